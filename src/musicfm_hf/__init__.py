@@ -1,0 +1,20 @@
+"""MusicFM in the Hugging Face ecosystem. Importing the package registers its classes with the Auto classes."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+from .model.configuration_musicfm import MusicFMConfig
+from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
+from .model.modeling_musicfm import MusicFMModel, MusicFMPreTrainedModel
+
+__version__ = "0.1.0"
+
+AutoConfig.register("musicfm", MusicFMConfig)
+AutoFeatureExtractor.register(MusicFMConfig, MusicFMFeatureExtractor)
+AutoModel.register(MusicFMConfig, MusicFMModel)
+
+# So that `save_pretrained` puts the code beside the weights.
+MusicFMConfig.register_for_auto_class()
+MusicFMFeatureExtractor.register_for_auto_class()
+MusicFMModel.register_for_auto_class("AutoModel")
+
+__all__ = ["MusicFMConfig", "MusicFMFeatureExtractor", "MusicFMModel", "MusicFMPreTrainedModel"]

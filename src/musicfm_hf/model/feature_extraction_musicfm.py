@@ -1,0 +1,174 @@
+"""Audio arrays of any kind → `input_values` and `attention_mask`."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_INTEGER_FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
+_TO_MONO = {
+    "mean": lambda audio: audio.mean(axis=0),
+    "left": lambda audio: audio[0],
+    "right": lambda audio: audio[-1],
+}
+
+
+class MusicFMFeatureExtractor(SequenceFeatureExtractor):
+    r"""
+    Checks audio, brings it to float32 mono and pads it into a batch. The spectrogram is made inside the model.
+
+    Args:
+        feature_size (`int`, defaults to 1): Values per sample; a waveform has one.
+        sampling_rate (`int`, defaults to 24000): Sampling rate that the model expects, in Hz.
+        padding_value (`float`, defaults to 0.0): Value of the padding; the model never looks at it.
+        return_attention_mask (`bool`, defaults to `True`): Return `attention_mask` unless a call says otherwise.
+        min_samples (`int`, defaults to 1025): The shortest audio that the model can encode, in samples.
+    """
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 24000,
+        padding_value: float = 0.0,
+        return_attention_mask: bool = True,
+        min_samples: int = 1025,
+        **kwargs,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.return_attention_mask = return_attention_mask
+        self.min_samples = min_samples
+
+    def __call__(
+        self,
+        raw_audio: Any,
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        to_mono: str | None = None,
+    ) -> BatchFeature:
+        """
+        Args:
+            raw_audio: One waveform of shape `(samples,)`, or a batch: a list of waveforms of any lengths, or an array
+                `(batch, samples)`. NumPy, torch or lists of floats; floating point in [-1, 1], or int8, int16, int32
+                and uint8 (scaled by their full scale). With `to_mono`, each waveform is `(channels, samples)`.
+            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it: a wrong one is an error.
+            padding: `True` or `"longest"`, `"max_length"`, or `False`.
+            max_length (`int`, *optional*): Length in samples for `padding="max_length"` and `truncation`.
+            truncation (`bool`): Cut what is longer than `max_length`.
+            pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
+            return_attention_mask (`bool`, *optional*): 1 for samples, 0 for padding; on by default.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+            to_mono (`str`, *optional*): How to make one channel out of several: `"mean"`, `"left"` or `"right"`.
+
+        Returns:
+            [`BatchFeature`] with `input_values` `(batch, samples)` float32 and `attention_mask` `(batch, samples)`.
+
+        Raises:
+            ValueError: wrong `sampling_rate`; audio that is empty, too short, not finite, or has several channels when
+                `to_mono` was not given. The item is named.
+            TypeError: audio that is not numeric.
+        """
+        if sampling_rate is None:
+            logger.warning_once(
+                f"No `sampling_rate` was given to {type(self).__name__}: the audio is taken to be at "
+                f"{self.sampling_rate} Hz. Pass `sampling_rate` to have it checked."
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"The audio is at {sampling_rate} Hz, the model needs {self.sampling_rate} Hz. Resample it, or read "
+                f"the file with `musicfm_hf.load_audio(path, sampling_rate={self.sampling_rate})`."
+            )
+        if to_mono is not None and to_mono not in _TO_MONO:
+            raise ValueError(f"`to_mono` must be one of {', '.join(_TO_MONO)}, got {to_mono!r}.")
+        if truncation and max_length is not None and max_length < self.min_samples:
+            raise ValueError(f"`max_length` is {max_length} samples, the model needs at least {self.min_samples}.")
+
+        items = _split_batch(raw_audio, waveform_ndim=1 if to_mono is None else 2)
+        waveforms = [self._waveform(item, index, to_mono) for index, item in enumerate(items)]
+        return self.pad(
+            BatchFeature({"input_values": waveforms}),
+            padding=padding,
+            max_length=max_length,
+            truncation=truncation,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_attention_mask=return_attention_mask,
+            return_tensors=return_tensors,
+        )
+
+    def _waveform(self, item: Any, index: int, to_mono: str | None) -> np.ndarray:
+        """Item `index` as float32 `(samples,)`, checked."""
+        audio = _as_float32(_as_array(item, index), index)
+        if to_mono is not None and audio.ndim == 2 and audio.shape[0] > 0:
+            if audio.shape[0] > audio.shape[1]:
+                raise ValueError(
+                    f"Item {index} has shape {audio.shape}, more channels than samples. `to_mono` needs "
+                    "(channels, samples): transpose it."
+                )
+            audio = _TO_MONO[to_mono](audio)
+        if audio.ndim != 1:
+            raise ValueError(
+                f"Item {index} has shape {audio.shape}, the model needs one channel, (samples,). For audio of shape "
+                "(channels, samples) choose `to_mono='mean'`, 'left' or 'right'."
+            )
+        if len(audio) == 0:
+            raise ValueError(f"Item {index} is empty.")
+        if len(audio) < self.min_samples:
+            raise ValueError(
+                f"Item {index} has {len(audio)} samples, the model needs at least {self.min_samples} "
+                f"({self.min_samples / self.sampling_rate:.3f} s)."
+            )
+        if not np.isfinite(audio).all():
+            bad = int(np.flatnonzero(~np.isfinite(audio))[0])
+            raise ValueError(f"Item {index} has NaN or infinite values, the first at sample {bad}.")
+        return audio
+
+
+def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
+    """The waveforms of a call: one array of `waveform_ndim` axes is one waveform, one axis more is a batch."""
+    if isinstance(raw_audio, (list, tuple)):
+        if len(raw_audio) == 0:
+            raise ValueError("`raw_audio` is an empty list, it needs at least one waveform.")
+        is_one_waveform = waveform_ndim == 1 and all(isinstance(x, (int, float, np.number)) for x in raw_audio)
+        return [raw_audio] if is_one_waveform else list(raw_audio)
+    audio = _as_array(raw_audio, 0)
+    if audio.ndim == waveform_ndim + 1:
+        if len(audio) == 0:
+            raise ValueError(f"`raw_audio` has shape {audio.shape}, it needs at least one waveform.")
+        return list(audio)
+    return [audio]
+
+
+def _as_array(item: Any, index: int) -> np.ndarray:
+    if isinstance(item, torch.Tensor):
+        item = item.detach().cpu()
+        return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
+    try:
+        return np.asarray(item)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"Item {index} is not an array of numbers: {error}") from error
+
+
+def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
+    if audio.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what overflows is reported as not finite
+            return audio.astype(np.float32)
+    if audio.dtype.name in _INTEGER_FULL_SCALE:
+        return (audio / _INTEGER_FULL_SCALE[audio.dtype.name]).astype(np.float32)
+    if audio.dtype.name == "uint8":
+        return ((audio.astype(np.float32)) - 128.0) / 128.0
+    raise TypeError(
+        f"Item {index} has dtype {audio.dtype}; give floating point in [-1, 1], or int8, int16, int32 or uint8 PCM."
+    )
+
+
+__all__ = ["MusicFMFeatureExtractor"]

@@ -1,0 +1,579 @@
+"""The MusicFM encoder (Won, Hung, Le 2023): waveform → log-mel → convolutional subsampling → conformer."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.audio_utils import mel_filter_bank
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_musicfm import MusicFMConfig
+from .convolution_musicfm import conv3x3, transform_filters
+
+# Tokens whose convolutions are computed together in inference: 5 s stay near the cache of a processor; on an
+# accelerator a minute keeps it busy and bounds the memory.
+_TILE_FRAMES = {"cpu": 125}
+_TILE_FRAMES_ACCELERATOR = 1500
+
+
+class MusicFMLogMel(nn.Module):
+    """
+    Waveform → normalised log-mel spectrogram, in float32 whatever the model's dtype.
+
+    It holds no tensor: filters live as a NumPy array and the window is made on the spot, so that no cast, no
+    meta device and no checkpoint can change them.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        self.config = config
+        filters = mel_filter_bank(
+            num_frequency_bins=config.n_fft // 2 + 1,
+            num_mel_filters=config.num_mel_bins,
+            min_frequency=0.0,
+            max_frequency=config.sampling_rate / 2,
+            sampling_rate=config.sampling_rate,
+            norm=None,
+            mel_scale="htk",
+        )
+        self.filters = filters.astype(np.float32)
+
+    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, samples)` → `(batch, samples // hop_length, num_mel_bins)`, zero beyond each item's own end."""
+        with torch.autocast(input_values.device.type, enabled=False):
+            waveform = self._reflect(input_values.float(), attention_mask)
+            n_fft, hop = self.config.n_fft, self.config.hop_length
+            window = torch.hann_window(n_fft, device=waveform.device)
+            spectrum = torch.stft(waveform, n_fft, hop, window=window, center=False, return_complex=True)
+            power = (spectrum.real.square() + spectrum.imag.square())[..., : input_values.shape[-1] // hop]
+            filters = torch.from_numpy(self.filters).to(waveform.device)
+            mel = power.transpose(1, 2) @ filters  # (batch, mel frames, bands)
+            mel = 10.0 * torch.log10(mel.clamp(min=1e-10))
+            mel = (mel - self.config.mel_mean) / self.config.mel_std
+            if attention_mask is not None:
+                counts = attention_mask.sum(-1) // hop
+                mel = mel * _valid(0, mel.shape[1], counts)[..., None]
+        return mel
+
+    def _reflect(self, waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Half a window of reflection on both sides; the right one at each item's own end."""
+        pad = self.config.n_fft // 2
+        if attention_mask is None:
+            return nn.functional.pad(waveform[:, None], (pad, pad), mode="reflect")[:, 0]
+        first = attention_mask.int().argmax(-1, keepdim=True)  # padding may stand on the left
+        last = attention_mask.sum(-1, keepdim=True) - 1
+        position = torch.arange(-pad, waveform.shape[-1] + pad, device=waveform.device).abs()[None]
+        position = torch.where(position > last, 2 * last - position, position).clamp(min=0)
+        return waveform.gather(1, first + position)
+
+
+class MusicFMSubsamplingBlock(nn.Module):
+    """Two 3×3 convolutions beside a strided one. Halves the frequency axis, and the time axis by `time_stride`."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_stride: int):
+        super().__init__()
+        self.time_stride = time_stride
+        stride = (time_stride, 2)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.shortcut_norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, channels, time, bands)`; `mask` `(batch, output time)` is true for frames that are not padding."""
+        mask = None if mask is None else mask[:, None, :, None]
+        residual = _batch_norm(self.shortcut_norm, self.shortcut_conv(hidden_states), mask)
+        hidden_states = _mask(nn.functional.relu(_batch_norm(self.norm1, self.conv1(hidden_states), mask)), mask)
+        hidden_states = _batch_norm(self.norm2, self.conv2(hidden_states), mask)
+        return _mask(nn.functional.relu(hidden_states + residual), mask)
+
+
+class _FusedSubsamplingBlock:
+    """A [`MusicFMSubsamplingBlock`] in eval mode, batch norm folded into the filters, for any range of frames."""
+
+    def __init__(self, block: MusicFMSubsamplingBlock):
+        self.stride = block.time_stride
+        self.conv1 = _fold(block.conv1, block.norm1)
+        weight, bias = _fold(block.conv2, block.norm2)
+        self.conv2 = (weight, transform_filters(weight))
+        shortcut_weight, shortcut_bias = _fold(block.shortcut_conv, block.shortcut_norm)
+        self.shortcut = (shortcut_weight, shortcut_bias + bias)
+
+    def input_range(self, start: int, stop: int) -> tuple[int, int]:
+        """The input frames that outputs `start` to `stop` are made from; may reach beyond both ends."""
+        return self.stride * (start - 1) - 1, self.stride * stop + 2
+
+    def __call__(self, frames: torch.Tensor, start: int, stop: int, counts: int | torch.Tensor) -> torch.Tensor:
+        """
+        Input frames `(batch, time, bands, channels)` of `input_range(start, stop)`, zero where there are none →
+        outputs `start` to `stop`; `counts` is the number of output frames, of all items or of each.
+        """
+        hidden = self._strided(frames, *self.conv1)
+        padded = hidden.new_zeros(hidden.shape[0], hidden.shape[1], hidden.shape[2] + 2, hidden.shape[3])
+        torch.clamp(hidden, min=0, out=padded[:, :, 1:-1])
+        _zero_outside(padded, start - 1, counts)
+        output = conv3x3(padded, *self.conv2)
+        output += self._strided(frames[:, self.stride : frames.shape[1] - self.stride], *self.shortcut)
+        return _zero_outside(output.clamp_(min=0), start, counts)
+
+    def _strided(self, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """3×3 convolution, padded in frequency only."""
+        if frames.shape[-1] > 1:
+            stride, padding = (self.stride, 2), (0, 1)
+            output = nn.functional.conv2d(frames.permute(0, 3, 1, 2), weight, bias, stride, padding)
+            return output.permute(0, 2, 3, 1)
+        # One channel: nine neighbours of each output and one matrix product.
+        patches = nn.functional.pad(frames[..., 0], (1, 1)).unfold(1, 3, self.stride).unfold(2, 3, 2)
+        return nn.functional.linear(patches.flatten(-2), weight.reshape(-1, 9), bias)
+
+
+class MusicFMSubsampling(nn.Module):
+    """Log-mel `(batch, mel frames, bands)` → the first hidden state `(batch, frames, hidden_size)`."""
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        channels, strides = config.subsampling_conv_channels, config.subsampling_time_strides
+        self.blocks = nn.ModuleList(
+            MusicFMSubsamplingBlock(in_channels, channels, stride)
+            for in_channels, stride in zip((1, channels), strides, strict=True)
+        )
+        bands = -(-config.num_mel_bins // 4)
+        self.projection = nn.Linear(channels * bands, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def frame_counts(self, mel_frames):
+        """Frames after each block, for a number (or a tensor of numbers) of mel frames."""
+        counts = [mel_frames]
+        for block in self.blocks:
+            counts.append((counts[-1] + block.time_stride - 1) // block.time_stride)
+        return counts[1:]
+
+    def forward(self, mel: torch.Tensor, mel_counts: torch.Tensor | None) -> torch.Tensor:
+        """`mel_counts` `(batch,)`: mel frames of each item that are not padding, or `None` if all are."""
+        mel = mel.to(self.projection.weight.dtype)
+        if _fusable(mel, *(module for block in self.blocks for module in block.children())):
+            return self.dropout(self._forward_fused(mel, mel_counts))
+        hidden_states = mel[:, None]  # (batch, 1, mel frames, bands)
+        counts = [None] * len(self.blocks) if mel_counts is None else self.frame_counts(mel_counts)
+        for block, count in zip(self.blocks, counts, strict=True):
+            frames = self.frame_counts_of(block, hidden_states)
+            mask = None if count is None else _valid(0, frames, count)
+            hidden_states = block(hidden_states, mask)
+        return self.dropout(self.projection(hidden_states.transpose(1, 2).flatten(2)))
+
+    @staticmethod
+    def frame_counts_of(block: MusicFMSubsamplingBlock, hidden_states: torch.Tensor) -> int:
+        return (hidden_states.shape[2] + block.time_stride - 1) // block.time_stride
+
+    def _forward_fused(self, mel: torch.Tensor, mel_counts: torch.Tensor | None) -> torch.Tensor:
+        """The same in tiles of time. On a processor, item by item, and nothing for the padding."""
+        blocks = [_FusedSubsamplingBlock(block) for block in self.blocks]
+        total = self.frame_counts(mel.shape[1])[-1]
+        output = mel.new_zeros(mel.shape[0], total, self.projection.out_features)
+        if mel.device.type != "cpu":
+            tile = max(1, _TILE_FRAMES_ACCELERATOR // mel.shape[0])
+            counts = self.frame_counts(mel.shape[1] if mel_counts is None else mel_counts)
+            self._fill(output, mel, blocks, counts, tile)
+            return output
+        for item in range(mel.shape[0]):
+            mel_count = mel.shape[1] if mel_counts is None else int(mel_counts[item])
+            counts = self.frame_counts(mel_count)
+            own = slice(item, item + 1)
+            self._fill(output[own, : counts[-1]], mel[own, :mel_count], blocks, counts, _TILE_FRAMES["cpu"])
+        return output
+
+    def _fill(self, output, mel, blocks, counts, tile: int) -> None:
+        """Write the projected frames of `mel` into `output`, `tile` of them at a time."""
+        for start in range(0, output.shape[1], tile):
+            stop = min(start + tile, output.shape[1])
+            middle = blocks[1].input_range(start, stop)
+            first, last = blocks[0].input_range(*middle)
+            frames = mel[:, max(first, 0) : max(last, 0)]
+            beyond = (max(-first, 0), last - max(first, 0) - frames.shape[1])
+            frames = nn.functional.pad(frames, (0, 0, *beyond))[..., None]  # (batch, time, bands, 1)
+            frames = blocks[0](frames, *middle, counts[0])
+            frames = blocks[1](frames, start, stop, counts[1])
+            output[:, start:stop] = self.projection(frames.transpose(2, 3).flatten(2))  # channel-major, as published
+
+
+class MusicFMAttention(nn.Module):
+    """
+    Self-attention whose rotary embedding turns the *input* of the query and key projections, as in the conformer of
+    wav2vec 2.0 that MusicFM was trained with; values are projected from the unrotated input.
+    """
+
+    def __init__(self, config: MusicFMConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(batch, frames, hidden_size)` → the same shape, and attention weights where the implementation has them."""
+        heads_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        rotated = _rotate(hidden_states.view(heads_shape), *position_embeddings).flatten(2)
+        query = self.q_proj(rotated).view(heads_shape).transpose(1, 2)  # (batch, heads, frames, head_dim)
+        key = self.k_proj(rotated).view(heads_shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads_shape).transpose(1, 2)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.out_proj(output.reshape(hidden_states.shape)), weights
+
+
+class MusicFMFeedForward(nn.Module):
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.intermediate_dropout(self.activation(self.intermediate_dense(hidden_states)))
+        return self.output_dropout(self.output_dense(hidden_states))
+
+
+class MusicFMConvolutionModule(nn.Module):
+    """Gated pointwise projection, depthwise convolution over time, batch norm, pointwise projection."""
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        width, kernel = config.hidden_size, config.conv_depthwise_kernel_size
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.pointwise_conv1 = nn.Linear(width, 2 * width, bias=False)
+        self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        self.batch_norm = nn.BatchNorm1d(width)
+        self.activation = ACT2FN[config.hidden_act]
+        self.pointwise_conv2 = nn.Linear(width, width, bias=False)
+        self.dropout = nn.Dropout(config.conformer_conv_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, frames_mask: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, frames, hidden_size)`; `frames_mask` `(batch, frames)` is false for padding."""
+        mask = None if frames_mask is None else frames_mask[:, None]
+        hidden_states = nn.functional.glu(self.pointwise_conv1(self.layer_norm(hidden_states)), dim=-1)
+        hidden_states = _mask(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
+        conv = self.depthwise_conv
+        if _fusable(hidden_states, conv, self.batch_norm):
+            weight, bias = _fold(conv, self.batch_norm)
+            hidden_states = nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
+        else:
+            hidden_states = _batch_norm(self.batch_norm, conv(hidden_states), mask)
+        hidden_states = self.activation(hidden_states).transpose(1, 2)
+        return self.dropout(self.pointwise_conv2(hidden_states))
+
+
+class MusicFMConformerLayer(GradientCheckpointingLayer):
+    """Half feed-forward, attention, convolution, half feed-forward, layer norm (Gulati et al. 2020)."""
+
+    def __init__(self, config: MusicFMConfig, layer_idx: int):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.ffn1_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.ffn1 = MusicFMFeedForward(config)
+        self.self_attn_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.self_attn = MusicFMAttention(config, layer_idx)
+        self.self_attn_dropout = nn.Dropout(config.hidden_dropout)
+        self.conv_module = MusicFMConvolutionModule(config)
+        self.ffn2_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.ffn2 = MusicFMFeedForward(config)
+        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        frames_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """`(batch, frames, hidden_size)` → the same shape."""
+        hidden_states = hidden_states + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_states))
+        normalized = self.self_attn_layer_norm(hidden_states)
+        attended, _ = self.self_attn(normalized, position_embeddings, attention_mask, **kwargs)
+        hidden_states = hidden_states + self.self_attn_dropout(attended)
+        hidden_states = hidden_states + self.conv_module(hidden_states, frames_mask)
+        hidden_states = hidden_states + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_states))
+        return self.final_layer_norm(hidden_states)
+
+
+class MusicFMPreTrainedModel(PreTrainedModel):
+    """Weights, saving and loading, shared by every MusicFM model."""
+
+    config_class = MusicFMConfig
+    config: MusicFMConfig
+    base_model_prefix = "musicfm"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MusicFMConformerLayer", "MusicFMSubsampling"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {
+        "hidden_states": [
+            OutputRecorder(MusicFMSubsampling, capture_initial_hidden_state=False),
+            OutputRecorder(MusicFMConformerLayer, capture_initial_hidden_state=False),
+        ],
+        "attentions": OutputRecorder(MusicFMAttention, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            init.kaiming_normal_(module.weight)
+
+    def frames_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Which output frames come from audio: sample mask `(batch, samples)` → frame mask `(batch, frames)`, bool.
+        The frames of an item come first, on whichever side its padding stands.
+        """
+        counts = self._frame_count(attention_mask.sum(-1))
+        return _valid(0, self._frame_count(attention_mask.shape[-1]), counts)
+
+    def frame_times(self, num_frames: int) -> torch.Tensor:
+        """The centres of the first `num_frames` output frames, in seconds from the start of the audio, float64."""
+        return torch.arange(num_frames, dtype=torch.float64) / self.config.frame_rate
+
+    def _frame_count(self, samples):
+        """Output frames of so many samples (a number, or a tensor of numbers)."""
+        frames = samples // self.config.hop_length
+        for stride in self.config.subsampling_time_strides:
+            frames = (frames + stride - 1) // stride
+        return frames
+
+
+class MusicFMModel(MusicFMPreTrainedModel):
+    """
+    The MusicFM encoder (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318).
+
+    Padding changes nothing: the valid frames of an item in a padded batch equal its frames alone.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__(config)
+        self.log_mel = MusicFMLogMel(config)
+        self.subsampling = MusicFMSubsampling(config)
+        self.layers = nn.ModuleList(MusicFMConformerLayer(config, index) for index in range(config.num_hidden_layers))
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @capture_outputs
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        layer: int | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`. Keep them
+                float32, also for a model in half precision.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
+            layer (`int`, *optional*): Stop after this layer, 0 (the input of the first) to `config.num_hidden_layers`
+                (the default). The final norm is part of the last layer. Nothing after it is computed.
+            output_hidden_states (`bool` or `list[int]`, *optional*): Return the hidden states 0 to `layer`; a list
+                keeps only those, the others are `None`.
+            output_attentions (`bool`, *optional*): Return attention weights (with `attn_implementation="eager"`).
+            return_dict (`bool`, *optional*): Return a tuple if `False`.
+
+        Returns:
+            [`BaseModelOutput`] with `last_hidden_state` of shape `(batch, frames, hidden_size)`: hidden state `layer`.
+            `frames_mask` tells which frames are not padding, `frame_times` where they are in seconds.
+
+        Raises:
+            ValueError: if a shape, the mask or `layer` is not as described, or an item is shorter than
+                `config.min_samples`.
+        """
+        num_layers = self.config.num_hidden_layers if layer is None else layer
+        if isinstance(num_layers, bool) or not 0 <= num_layers <= self.config.num_hidden_layers:
+            raise ValueError(f"`layer` must be between 0 and {self.config.num_hidden_layers}, got {layer!r}.")
+        self._check_input(input_values, attention_mask)
+        attention_mask = None if attention_mask is None else attention_mask.bool()
+
+        mel = self.log_mel(input_values, attention_mask)
+        mel_counts = None if attention_mask is None else attention_mask.sum(-1) // self.config.hop_length
+        hidden_states = self.subsampling(mel, mel_counts)
+        if num_layers > 0:
+            frames_mask = None if attention_mask is None else self.frames_mask(attention_mask)
+            encoder_mask = create_bidirectional_mask(self.config, hidden_states, frames_mask)
+            positions = self._rotary_embedding(hidden_states)
+            for encoder_layer in self.layers[:num_layers]:
+                hidden_states = encoder_layer(hidden_states, positions, encoder_mask, frames_mask, **kwargs)
+        if num_layers == self.config.num_hidden_layers:
+            hidden_states = self.layer_norm(hidden_states)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def _check_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        if input_values.ndim != 2 or not input_values.is_floating_point():
+            raise ValueError(
+                f"`input_values` must be floating point of shape (batch, samples), got {input_values.dtype} of shape "
+                f"{tuple(input_values.shape)}."
+            )
+        shortest = input_values.shape[-1]
+        if attention_mask is not None:
+            if attention_mask.shape != input_values.shape:
+                raise ValueError(
+                    f"`attention_mask` must have the shape of `input_values`, {tuple(input_values.shape)}, got "
+                    f"{tuple(attention_mask.shape)}."
+                )
+            if not torch.compiler.is_compiling():
+                mask = attention_mask.bool()
+                if (mask[:, 1:] & ~mask[:, :-1]).sum(-1).add(mask[:, 0]).max() > 1:
+                    raise ValueError("`attention_mask` has holes: the audio of an item must be in one piece.")
+                shortest = int(mask.sum(-1).min())
+        if not torch.compiler.is_compiling() and shortest < self.config.min_samples:
+            raise ValueError(f"An item has {shortest} samples, the model needs at least {self.config.min_samples}.")
+
+    def _rotary_embedding(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine `(frames, 1, head_dim / 2)`, computed in float32."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        device = hidden_states.device
+        exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
+        frames = torch.arange(hidden_states.shape[1], device=device, dtype=torch.float32)
+        angles = (frames[:, None] * self.config.rotary_embedding_base**-exponent)[:, None]
+        return angles.cos().to(hidden_states.dtype), angles.sin().to(hidden_states.dtype)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in plain operations; the one implementation that returns its weights `(batch, heads, frames, frames)`."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def _rotate(hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of `(batch, frames, heads, head_dim)`: feature i turns with feature i + head_dim / 2."""
+    first, second = hidden_states.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _valid(start: int, stop: int, counts: torch.Tensor) -> torch.Tensor:
+    """`(batch, stop - start)`: is frame `start`, `start + 1`, … one of the first `counts` of its item?"""
+    frame = torch.arange(start, stop, device=counts.device)
+    return (frame >= 0) & (frame < counts[:, None])
+
+
+def _mask(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return hidden_states if mask is None else hidden_states.masked_fill(~mask, 0.0)
+
+
+def _zero_outside(frames: torch.Tensor, start: int, counts: int | torch.Tensor) -> torch.Tensor:
+    """Zero, in place, what of frames `start`, `start + 1`, … (axis 1) lies before 0 or after `counts`."""
+    if isinstance(counts, torch.Tensor):
+        valid = _valid(start, start + frames.shape[1], counts)
+        return frames.mul_(valid[:, :, None, None])
+    frames[:, : max(-start, 0)] = 0
+    frames[:, max(counts - start, 0) :] = 0
+    return frames
+
+
+def _fold(conv: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the convolution that does the work of `conv` and, in eval mode, `norm`."""
+    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
+    bias = -norm.running_mean.float() if conv.bias is None else conv.bias.float() - norm.running_mean.float()
+    weight = conv.weight.float() * scale.view(-1, *[1] * (conv.weight.ndim - 1))
+    bias = bias * scale + norm.bias.float()
+    if weight.ndim == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+
+
+def _fusable(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
+    """
+    May these convolutions and batch norms be merged? Only in inference, and only if they are what they seem: not
+    wrapped (LoRA, quantization, synchronised batch norm), not offloaded, not observed by hooks.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if torch.is_autocast_enabled(hidden_states.device.type):
+        return False
+    return all(
+        type(module) in (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
+        and not module.training
+        and not (module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
+        and module.weight.device == hidden_states.device
+        for module in modules
+    )
+
+
+def _batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """
+    Batch norm over `(batch, channels, …)` whose training statistics leave out the padding (where `mask` is false) and
+    are not counted again when activation checkpointing recomputes a layer during the backward pass.
+    """
+    if not norm.training:
+        return norm(hidden_states)
+    recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    if mask is None and not recomputing:
+        return norm(hidden_states)
+    if mask is None:
+        return nn.functional.batch_norm(hidden_states, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+    axes = [axis for axis in range(hidden_states.ndim) if axis != 1]
+    values = hidden_states.float()
+    weights = mask.expand(hidden_states.shape[0], 1, *hidden_states.shape[2:]).float()
+    count = weights.sum()
+    mean = (values * weights).sum(axes, keepdim=True) / count
+    variance = ((values - mean).square() * weights).sum(axes, keepdim=True) / count
+    if norm.track_running_stats and not recomputing:
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            unbiased = variance.flatten() * (count / (count - 1).clamp(min=1))
+            norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), norm.momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    shape = [1, -1] + [1] * (hidden_states.ndim - 2)
+    normalized = (values - mean) * torch.rsqrt(variance + norm.eps)
+    normalized = normalized * norm.weight.float().view(shape) + norm.bias.float().view(shape)
+    return normalized.to(hidden_states.dtype)
+
+
+__all__ = ["MusicFMModel", "MusicFMPreTrainedModel"]
