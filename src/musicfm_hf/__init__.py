@@ -2,6 +2,9 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
+from .audio import load_audio
+from .conversion import convert_checkpoint
+from .inference import embed
 from .model.configuration_musicfm import MusicFMConfig
 from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from .model.modeling_musicfm import MusicFMModel, MusicFMPreTrainedModel
@@ -17,4 +20,12 @@ MusicFMConfig.register_for_auto_class()
 MusicFMFeatureExtractor.register_for_auto_class()
 MusicFMModel.register_for_auto_class("AutoModel")
 
-__all__ = ["MusicFMConfig", "MusicFMFeatureExtractor", "MusicFMModel", "MusicFMPreTrainedModel"]
+__all__ = [
+    "MusicFMConfig",
+    "MusicFMFeatureExtractor",
+    "MusicFMModel",
+    "MusicFMPreTrainedModel",
+    "convert_checkpoint",
+    "embed",
+    "load_audio",
+]

@@ -364,15 +364,15 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         Which output frames come from audio: sample mask `(batch, samples)` → frame mask `(batch, frames)`, bool.
         The frames of an item come first, on whichever side its padding stands.
         """
-        counts = self._frame_count(attention_mask.sum(-1))
-        return _valid(0, self._frame_count(attention_mask.shape[-1]), counts)
+        counts = self.output_frames(attention_mask.sum(-1))
+        return _valid(0, self.output_frames(attention_mask.shape[-1]), counts)
 
     def frame_times(self, num_frames: int) -> torch.Tensor:
         """The centres of the first `num_frames` output frames, in seconds from the start of the audio, float64."""
         return torch.arange(num_frames, dtype=torch.float64) / self.config.frame_rate
 
-    def _frame_count(self, samples):
-        """Output frames of so many samples (a number, or a tensor of numbers)."""
+    def output_frames(self, samples):
+        """How many output frames so many samples give; for a number, or a tensor of numbers."""
         frames = samples // self.config.hop_length
         for stride in self.config.subsampling_time_strides:
             frames = (frames + stride - 1) // stride

@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+FLOOR := .venv-floor
+
+help:  ## Show these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[train,tasks,dev]' -c constraints.txt
+	touch $@
+
+demo: $(VENV)/.installed  ## Embed real audio end to end; AUDIO=file-or-folder CHECKPOINT=file-or-folder to choose
+	$(BIN)/python recipes/demo.py $(if $(AUDIO),--audio '$(AUDIO)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)')
+
+test: $(VENV)/.installed  ## Run the tests
+	$(BIN)/python tests/transformers_suite.py
+	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.installed  ## Run the tests that take minutes or full-size models
+	$(BIN)/python tests/transformers_suite.py
+	$(BIN)/python -m pytest -q -m slow
+
+test-floor:  ## Run the tests with the oldest Transformers that is supported
+	$(PYTHON) -m venv $(FLOOR)
+	grep -vE '^(transformers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python -m pip install --quiet --editable '.[train,tasks,dev]' 'transformers==5.19.0' -c $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python tests/transformers_suite.py
+	$(FLOOR)/bin/python -m pytest -q
+
+check: $(VENV)/.installed  ## Check lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: $(VENV)/.installed  ## Mend lint and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: help demo test test-slow test-floor check style

@@ -1,0 +1,36 @@
+"""
+Convert a published MusicFM checkpoint to a folder that `AutoModel.from_pretrained` loads.
+
+    python recipes/convert.py --source pretrained_msd.pt --stats msd_stats.json --output musicfm-msd
+    python recipes/convert.py --source minzwon/MusicFM --variant fma --output musicfm-fma
+"""
+
+import argparse
+
+from musicfm_hf import convert_checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="a .pt file, a folder that has it, or a Hub repository")
+    parser.add_argument("--stats", help="JSON with the mel statistics; by default the one beside the weights")
+    parser.add_argument("--variant", choices=["msd", "fma"], help="which, where the source has both")
+    parser.add_argument("--output", required=True, help="the folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    arguments = parser.parse_args()
+    try:
+        result = convert_checkpoint(
+            arguments.source, arguments.output, arguments.stats, arguments.variant, arguments.overwrite
+        )
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"Not converted: {error}") from error
+    known = f"the published {result.variant} checkpoint" if result.variant else "not one of the published files"
+    print(f"SHA-256     {result.sha256} ({known})")
+    print(f"parameters  {result.num_parameters:,}")
+    for reason in sorted(set(result.unused.values())):
+        print(f"left out    {sum(why == reason for why in result.unused.values())} tensors: {reason}")
+    print(f"written to  {result.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

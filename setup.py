@@ -1,0 +1,39 @@
+"""Packaging. Ranges are wide on purpose; what is tested together is pinned in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (ROOT / "src/musicfm_hf/__init__.py").read_text())[1]
+
+setup(
+    name="musicfm_hf",
+    version=version,
+    description="MusicFM in the Hugging Face ecosystem: music embeddings, pretraining, fine-tuning, sharing",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    packages=[*find_packages("src"), "musicfm_hf.hub_cards"],
+    package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards"},
+    package_data={"musicfm_hf.hub_cards": ["*.md"]},
+    install_requires=[
+        "huggingface_hub>=1.0",
+        "jinja2>=3.1",
+        "numpy>=2.0",
+        "safetensors>=0.5",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "torch>=2.6",
+        "tqdm>=4.66",
+        "transformers>=5.19,<6",
+    ],
+    extras_require={
+        "train": ["accelerate>=1.10", "datasets>=4.0", "peft>=0.18"],
+        "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9"],
+        "dev": ["hypothesis>=6.100", "parameterized>=0.9", "pytest>=8.0", "ruff>=0.9"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Music and labels to learn from."""

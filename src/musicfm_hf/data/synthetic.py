@@ -1,0 +1,166 @@
+"""
+Labelled music from a seed: songs that are composed and synthesised here, so that every beat, chord, section and key is
+known exactly. Made for demos and tests; it needs no file and no network.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+_SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
+# One chord a bar, as (degree of the scale from 0, quality).
+_PROGRESSIONS = {
+    "maj": (
+        ((0, "maj"), (4, "maj"), (5, "min"), (3, "maj")),
+        ((0, "maj"), (5, "min"), (3, "maj"), (4, "maj")),
+        ((5, "min"), (3, "maj"), (0, "maj"), (4, "maj")),
+        ((0, "maj"), (3, "maj"), (1, "min"), (4, "maj")),
+    ),
+    "min": (
+        ((0, "min"), (5, "maj"), (2, "maj"), (6, "maj")),
+        ((0, "min"), (3, "min"), (4, "min"), (0, "min")),
+        ((0, "min"), (6, "maj"), (5, "maj"), (6, "maj")),
+        ((3, "min"), (6, "maj"), (2, "maj"), (0, "min")),
+    ),
+}
+_FORM = (("intro", 4), ("verse", 8), ("chorus", 8), ("verse", 8), ("chorus", 8), ("outro", 4))
+# Strength of the harmonics, and seconds of attack and decay.
+_INSTRUMENTS = {
+    "organ": ((1.0, 0.6, 0.0, 0.4, 0.0, 0.0, 0.0, 0.2), 0.02, 4.0),
+    "guitar": ((1.0, 0.5, 0.35, 0.2, 0.12, 0.08), 0.003, 0.5),
+    "strings": ((1.0, 0.5, 0.33, 0.25, 0.2, 0.17, 0.14, 0.12), 0.12, 6.0),
+    "bass": ((1.0, 0.5, 0.2, 0.1), 0.005, 0.8),
+    "lead": ((1.0, 0.0, 0.33, 0.0, 0.2, 0.0, 0.14), 0.01, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class SyntheticSong:
+    """
+    A composed song.
+
+    Attributes:
+        beats (`np.ndarray` of shape `(beats, 2)`): Time in seconds, and position in the bar from 1.
+        chords (`list[tuple[float, float, str]]`): Start and end in seconds, and a label such as `"A:min"`.
+        sections (`list[tuple[float, float, str]]`): Start, end, and function: intro, verse, chorus, outro.
+        key (`str`): Such as `"F#:maj"`.
+        tempo (`float`): Beats per minute.
+        beats_per_bar (`int`): 3 or 4.
+        notes (`list[tuple[float, float, int, str, float]]`): Start, end, MIDI pitch, instrument, loudness.
+        duration (`float`): Seconds, with two of decay after the last bar.
+    """
+
+    beats: np.ndarray
+    chords: list[tuple[float, float, str]]
+    sections: list[tuple[float, float, str]]
+    key: str
+    tempo: float
+    beats_per_bar: int
+    notes: list[tuple[float, float, int, str, float]]
+    duration: float
+
+
+def compose(seed: int) -> SyntheticSong:
+    """Compose a song. The same seed gives the same song; global generators are not touched."""
+    rng = np.random.default_rng(seed)
+    mode = str(rng.choice(["maj", "min"]))
+    tonic = int(rng.integers(12))
+    tempo = float(rng.integers(84, 148))
+    beats_per_bar = int(rng.choice([3, 4], p=[0.2, 0.8]))
+    bar_seconds = 60.0 / tempo * beats_per_bar
+    orders = rng.permutation(len(_PROGRESSIONS[mode]))
+    progressions = {"verse": _PROGRESSIONS[mode][orders[0]], "chorus": _PROGRESSIONS[mode][orders[1]]}
+
+    chords, sections, notes = [], [], []
+    bar = 0
+    for function, num_bars in _FORM:
+        sections.append((bar * bar_seconds, (bar + num_bars) * bar_seconds, function))
+        progression = progressions["chorus" if function == "chorus" else "verse"]
+        for index in range(num_bars):
+            degree, quality = progression[index % 4]
+            root = (tonic + _SCALES[mode][degree]) % 12
+            start = (bar + index) * bar_seconds
+            chords.append((start, start + bar_seconds, f"{PITCH_NAMES[root]}:{quality}"))
+            notes += _bar_notes(rng, function, root, quality, start, 60.0 / tempo, beats_per_bar)
+        bar += num_bars
+    beat = np.arange(bar * beats_per_bar)
+    beats = np.stack([beat * 60.0 / tempo, beat % beats_per_bar + 1], axis=1)
+    key = f"{PITCH_NAMES[tonic]}:{mode}"
+    return SyntheticSong(beats, chords, sections, key, tempo, beats_per_bar, notes, bar * bar_seconds + 2.0)
+
+
+def synthesize(song: SyntheticSong, sampling_rate: int = 44100, seed: int = 0) -> np.ndarray:
+    """
+    Play a song: additive tones, and noise for the drums.
+
+    Returns:
+        float32 of shape `(samples, 2)`, peak 0.9.
+    """
+    rng = np.random.default_rng(seed)
+    audio = np.zeros((round(song.duration * sampling_rate), 2), dtype=np.float32)
+    places = {"organ": 0.35, "guitar": 0.7, "strings": 0.25, "bass": 0.5, "lead": 0.6}
+    for start, end, pitch, instrument, loudness in song.notes:
+        if instrument in ("kick", "snare", "hat"):
+            sound, place = _drum(rng, instrument, sampling_rate), 0.5
+        else:
+            sound, place = _tone(pitch, end - start, instrument, sampling_rate), places[instrument]
+        first = round(start * sampling_rate)
+        sound = loudness * sound[: len(audio) - first]
+        audio[first : first + len(sound), 0] += np.sqrt(1 - place) * sound
+        audio[first : first + len(sound), 1] += np.sqrt(place) * sound
+    return (0.9 / np.abs(audio).max() * audio).astype(np.float32)
+
+
+def _bar_notes(rng, function: str, root: int, quality: str, start: float, beat: float, beats_per_bar: int) -> list:
+    """The notes of one bar: who plays what in this part of the song."""
+    triad = [root, root + (4 if quality == "maj" else 3), root + 7]
+    bar = beat * beats_per_bar
+    notes = []
+    pad = {"intro": "organ", "verse": "organ", "chorus": "strings", "outro": "organ"}[function]
+    notes += [(start, start + bar, 60 + pitch, pad, 0.10 if function == "verse" else 0.14) for pitch in triad]
+    if function != "intro":
+        notes += [(start + k * beat, start + (k + 1) * beat, 36 + root, "bass", 0.3) for k in range(beats_per_bar)]
+    if function in ("verse", "outro"):
+        for k in range(2 * beats_per_bar):
+            notes.append((start + k * beat / 2, start + (k + 2) * beat / 2, 60 + triad[k % 3], "guitar", 0.2))
+    if function == "chorus":
+        for k in range(beats_per_bar):
+            pitch = 72 + int(rng.choice(triad))
+            notes.append((start + k * beat, start + (k + 0.9) * beat, pitch, "lead", 0.25))
+    if function in ("verse", "chorus"):
+        notes.append((start, start + beat, 0, "kick", 0.5))
+        if beats_per_bar == 4:
+            notes.append((start + 2 * beat, start + 3 * beat, 0, "kick", 0.4))
+        for k in range(1, beats_per_bar, 2):
+            notes.append((start + k * beat, start + (k + 1) * beat, 0, "snare", 0.3 if function == "chorus" else 0.15))
+        if function == "chorus":
+            notes += [
+                (start + k * beat / 2, start + k * beat / 2 + 0.1, 0, "hat", 0.1) for k in range(2 * beats_per_bar)
+            ]
+    return notes
+
+
+def _tone(pitch: int, seconds: float, instrument: str, sampling_rate: int) -> np.ndarray:
+    harmonics, attack, decay = _INSTRUMENTS[instrument]
+    release = 0.05
+    time = np.arange(round((seconds + release) * sampling_rate)) / sampling_rate
+    frequency = 440.0 * 2 ** ((pitch - 69) / 12)
+    wave = np.zeros_like(time)
+    for number, strength in enumerate(harmonics, start=1):
+        if strength > 0 and number * frequency < sampling_rate / 2:
+            wave += strength * np.sin(2 * np.pi * number * frequency * time)
+    envelope = np.minimum(time / attack, 1.0) * np.exp(-time / decay)
+    envelope *= np.clip((seconds + release - time) / release, 0.0, 1.0)
+    return (wave * envelope / sum(harmonics)).astype(np.float32)
+
+
+def _drum(rng, instrument: str, sampling_rate: int) -> np.ndarray:
+    time = np.arange(round(0.25 * sampling_rate)) / sampling_rate
+    if instrument == "kick":  # a sine that falls from 150 to 50 Hz
+        phase = 2 * np.pi * (50 * time + 100 * 0.04 * (1 - np.exp(-time / 0.04)))
+        return (np.sin(phase) * np.exp(-time / 0.08)).astype(np.float32)
+    noise = rng.standard_normal(len(time))
+    if instrument == "hat":
+        return (np.diff(noise, prepend=0.0) * np.exp(-time / 0.02)).astype(np.float32)
+    return (noise * np.exp(-time / 0.06)).astype(np.float32)

@@ -1,0 +1,248 @@
+"""The tests that Transformers runs over its own models, configurations and feature extractors, run over ours."""
+
+import inspect
+import unittest
+from unittest import mock
+
+import torch
+import transformers_suite
+from torch import nn
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from musicfm_hf.model.configuration_musicfm import MusicFMConfig
+from musicfm_hf.model.feature_extraction_musicfm import MusicFMFeatureExtractor
+from musicfm_hf.model.modeling_musicfm import MusicFMModel, MusicFMPreTrainedModel
+
+modeling = transformers_suite.load("test_modeling_common")
+configuration = transformers_suite.load("test_configuration_common")
+feature_extraction = transformers_suite.load("test_sequence_feature_extraction_common")
+
+# Why a test of the suite may skip. The first group holds on every machine: such a test must skip.
+NO_TOKENS = "audio in, so there are no tokens, no embeddings of them and no inputs_embeds"
+NO_LANGUAGE_HEAD = "no language modelling head"
+NOT_COMPOSITE = "one model with one configuration, no parts"
+NO_EXPERTS = "no mixture of experts"
+ROPE = "the rotary embedding has a base and no other setting"
+NO_PARALLEL_PLAN = "no plan for tensor parallelism"
+NO_CONVERSION = "weights are saved under the names they have in the model"
+NO_FP32_MODULES = "the spectrogram is float32 without holding weights; all weights take the dtype asked for"
+NO_SLIDING_WINDOW = "attention over all frames, no sliding window"
+# The second group depends on the machine: such a test runs where it can.
+GPU = "needs an accelerator (some also RUN_SLOW=1)"
+FLASH = "needs an accelerator and a flash attention package or the kernels package"
+DEEPSPEED = "needs deepspeed and an accelerator"
+DEPENDS_ON_MACHINE = {GPU, FLASH, DEEPSPEED}
+
+EXPECTED_SKIPS = {
+    "test_enable_input_require_grads_with_gradient_checkpointing": NO_TOKENS,
+    "test_inputs_embeds": NO_TOKENS,
+    "test_inputs_embeds_matches_input_ids": NO_TOKENS,
+    "test_model_get_set_embeddings": NO_TOKENS,
+    "test_resize_embeddings_untied": NO_TOKENS,
+    "test_resize_embeddings_untied_no_reinit_on_post_init": NO_TOKENS,
+    "test_resize_position_vector_embeddings": NO_TOKENS,
+    "test_resize_tokens_embeddings": NO_TOKENS,
+    "test_causal_lm_loss_honors_shift_labels": NO_LANGUAGE_HEAD,
+    "test_encoder_decoder_loss_no_double_shift": NO_LANGUAGE_HEAD,
+    "test_attn_implementation_composite_models": NOT_COMPOSITE,
+    "test_can_set_attention_dynamically_composite_model": NOT_COMPOSITE,
+    "test_internal_model_config_and_subconfig_are_same": NOT_COMPOSITE,
+    "test_sdpa_can_dispatch_composite_models": NOT_COMPOSITE,
+    "test_eager_matches_batched_and_grouped_inference_0_fp16": NO_EXPERTS,
+    "test_eager_matches_batched_and_grouped_inference_1_fp32": NO_EXPERTS,
+    "test_eager_matches_batched_and_grouped_inference_2_bf16": NO_EXPERTS,
+    "test_moe_models_record_router_logits": NO_EXPERTS,
+    "test_output_router_logits_from_config": NO_EXPERTS,
+    "test_model_rope_scaling_frequencies": ROPE,
+    "test_model_rope_scaling_from_config_0_linear": ROPE,
+    "test_model_rope_scaling_from_config_1_dynamic": ROPE,
+    "test_model_rope_scaling_from_config_2_yarn": ROPE,
+    "test_model_rope_with_partial_rotation": ROPE,
+    "test_vision_axial_rope": ROPE,
+    "test_tied_head_has_a_tp_plan_entry": NO_PARALLEL_PLAN,
+    "test_tp_plan_matches_params": NO_PARALLEL_PLAN,
+    "test_can_load_from_already_mapped_keys": NO_CONVERSION,
+    "test_reverse_loading_mapping": NO_CONVERSION,
+    "test_keep_in_fp32_modules": NO_FP32_MODULES,
+    "test_keep_in_fp32_modules_exist": NO_FP32_MODULES,
+    "test_sliding_window_mask": NO_SLIDING_WINDOW,
+    "test_can_load_with_device_context_manager": GPU,
+    "test_can_load_with_global_device_set": GPU,
+    "test_cpu_offload": GPU,
+    "test_disk_offload_bin": GPU,
+    "test_disk_offload_safetensors": GPU,
+    "test_flex_attention_with_grads": GPU,
+    "test_model_parallelism": GPU,
+    "test_sdpa_can_compile_dynamic": GPU,
+    "test_sdpa_can_dispatch_on_flash": GPU,
+    "test_torch_compile_for_training": GPU,
+    "test_flash_attn_2_can_compile_with_attention_mask_None_without_graph_break": FLASH,
+    "test_flash_attn_2_can_dispatch_composite_models": FLASH,
+    "test_flash_attn_2_fp32_ln": FLASH,
+    "test_flash_attn_2_from_config": FLASH,
+    "test_flash_attn_2_inference_equivalence": FLASH,
+    "test_flash_attn_2_inference_equivalence_right_padding": FLASH,
+    "test_flash_attn_3_can_dispatch_composite_models": FLASH,
+    "test_flash_attn_3_from_config": FLASH,
+    "test_flash_attn_3_inference_equivalence": FLASH,
+    "test_flash_attn_3_inference_equivalence_right_padding": FLASH,
+    "test_flash_attn_4_can_dispatch_composite_models": FLASH,
+    "test_flash_attn_4_from_config": FLASH,
+    "test_flash_attn_4_inference_equivalence": FLASH,
+    "test_flash_attn_4_inference_equivalence_right_padding": FLASH,
+    "test_flash_attn_kernels_inference_equivalence": FLASH,
+    "test_flash_attn_kernels_mps_inference_equivalence": FLASH,
+    "test_kernels_can_load_without_crashing": FLASH,
+    "test_resize_embeddings_untied_with_deepspeed": DEEPSPEED,
+    "test_resize_embeddings_untied_with_deepspeed_multi_gpu": DEEPSPEED,
+    "test_resize_tokens_embeddings_with_deepspeed": DEEPSPEED,
+    "test_resize_tokens_embeddings_with_deepspeed_multi_gpu": DEEPSPEED,
+}
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "hidden_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "conformer_conv_dropout": 0.0,
+    "conv_depthwise_kernel_size": 7,
+    "num_mel_bins": 16,
+    "subsampling_conv_channels": 8,
+}
+
+
+class OnlyExpectedSkips:
+    """Makes a failure of every skip that is not in `EXPECTED_SKIPS`, and of every test there that could run here."""
+
+    def skipTest(self, reason):  # noqa: N802
+        if self._testMethodName not in EXPECTED_SKIPS:
+            self.fail(f"It is not in EXPECTED_SKIPS, but wants to skip: {reason}")
+        self.has_skipped = True
+        super().skipTest(reason)
+
+    def tearDown(self):
+        reason = EXPECTED_SKIPS.get(self._testMethodName, GPU)
+        if reason not in DEPENDS_ON_MACHINE and not getattr(self, "has_skipped", False):
+            self.fail("It runs, so it has no place in EXPECTED_SKIPS.")
+
+    def test_decorated_skips_are_expected(self):
+        """A decorator skips without calling `skipTest`."""
+        skipped = {name for name, test in inspect.getmembers(self) if getattr(test, "__unittest_skip__", False)}
+        self.assertLessEqual(skipped, {name for name, why in EXPECTED_SKIPS.items() if why in DEPENDS_ON_MACHINE})
+
+
+class MusicFMWithLoss(MusicFMPreTrainedModel):
+    """The suite trains only what returns a loss, and looks at `base_model_prefix` only in models with a head."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.musicfm = MusicFMModel(config)
+        self.head = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(self, input_values, attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
+        outputs = self.musicfm(input_values, attention_mask, **kwargs)
+        if not isinstance(outputs, tuple):
+            outputs["loss"] = self.head(outputs.last_hidden_state).square().mean()
+        return outputs
+
+
+class MusicFMModelTester:
+    """A small model and a batch for it, whose first item is padded since that is the one that is also run alone."""
+
+    is_training = True
+    hidden_size = SMALL["hidden_size"]
+    num_attention_heads = SMALL["num_attention_heads"]
+    num_hidden_layers = SMALL["num_hidden_layers"]
+    samples = (6000, 9600, 4321)
+    batch_size = len(samples)
+    seq_length = 10  # 9600 samples are 40 mel frames, halved twice
+
+    def prepare_config_and_inputs(self):
+        input_values = torch.empty(self.batch_size, max(self.samples), device=modeling.torch_device).uniform_(-1, 1)
+        samples = torch.tensor(self.samples, device=modeling.torch_device)[:, None]
+        attention_mask = (torch.arange(max(self.samples), device=modeling.torch_device) < samples).long()
+        return MusicFMConfig(**SMALL), input_values, attention_mask
+
+    def prepare_config_and_inputs_for_common(self):
+        config, input_values, attention_mask = self.prepare_config_and_inputs()
+        return config, {"input_values": input_values, "attention_mask": attention_mask}
+
+
+class MusicFMModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (MusicFMModel, MusicFMWithLoss)
+    test_resize_embeddings = False
+    # The suite reads a model's year from its copyright line, and spares old models this test; ours has no such line.
+    test_can_init_all_missing_weights_before_2023 = True
+
+    @classmethod
+    def setUpClass(cls):
+        # So small a model gains nothing from a second thread, and loses much when another process has that core.
+        cls.addClassCleanup(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        names = {**modeling.MODEL_MAPPING_NAMES, MusicFMConfig.model_type: MusicFMModel.__name__}
+        cls.enterClassContext(mock.patch.object(modeling, "MODEL_MAPPING_NAMES", names))
+        cls.enterClassContext(mock.patch.object(modeling, "MODEL_MAPPING", {MusicFMConfig: MusicFMModel}))
+        # The suite looks at this annotation to see whether a model returns attentions.
+        annotations = inspect.unwrap(MusicFMModel.forward).__annotations__
+        cls.enterClassContext(mock.patch.dict(annotations, {"kwargs": Unpack[TransformersKwargs]}))
+
+    def setUp(self):
+        self.model_tester = MusicFMModelTester()
+
+    def test_expected_skips_exist(self):
+        self.assertEqual([name for name in EXPECTED_SKIPS if not hasattr(self, name)], [])
+
+    def test_model_get_set_embeddings(self):
+        self.skipTest(EXPECTED_SKIPS[self._testMethodName])
+
+    def test_can_capture_specific_layers_hidden_states(self):
+        """In place of the suite's test, which skips models like ours that record from more than one class."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            model = model_class(config).to(modeling.torch_device).eval()
+            every = model(**inputs, output_hidden_states=True).hidden_states
+            some = model(**inputs, output_hidden_states=[0, -1]).hidden_states
+            self.assertEqual([state is None for state in some], [False, True, False])
+            torch.testing.assert_close((some[0], some[2]), (every[0], every[2]))
+
+
+class MusicFMConfigTest(OnlyExpectedSkips, unittest.TestCase):
+    def test_config(self):
+        tester = configuration.ConfigTester(self, config_class=MusicFMConfig, has_text_modality=False, **SMALL)
+        tester.run_common_tests()
+
+
+class MusicFMFeatureExtractorTester:
+    batch_size = 7
+    feature_size = 1
+    min_seq_length = 400
+    max_seq_length = 2000
+    seq_length_diff = (max_seq_length - min_seq_length) // (batch_size - 1)
+
+    def prepare_feat_extract_dict(self):
+        return {
+            "feature_size": self.feature_size,
+            "sampling_rate": 16000,
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "min_samples": 300,
+        }
+
+    def prepare_inputs_for_common(self, equal_length=False, numpify=False):
+        lengths = range(self.min_seq_length, self.max_seq_length, self.seq_length_diff)
+        waveforms = [torch.rand(self.max_seq_length if equal_length else length).numpy() for length in lengths]
+        return waveforms if numpify else [waveform.tolist() for waveform in waveforms]
+
+
+class MusicFMFeatureExtractorTest(
+    OnlyExpectedSkips, feature_extraction.SequenceFeatureExtractionTestMixin, unittest.TestCase
+):
+    feature_extraction_class = MusicFMFeatureExtractor
+
+    def setUp(self):
+        self.feat_extract_tester = MusicFMFeatureExtractorTester()
