@@ -157,15 +157,23 @@ class MusicFMConfig(PreTrainedConfig):
             value = getattr(self, name)
             return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
-        for name in (
-            "hidden_size num_hidden_layers num_attention_heads intermediate_size conv_depthwise_kernel_size "
-            "sampling_rate n_fft hop_length num_mel_bins subsampling_conv_channels"
-        ).split():
+        for name in [
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "conv_depthwise_kernel_size",
+            "sampling_rate",
+            "n_fft",
+            "hop_length",
+            "num_mel_bins",
+            "subsampling_conv_channels",
+        ]:
             require(is_number(name, int) and getattr(self, name) > 0, name, "a positive integer")
-        for name in "rotary_embedding_base layer_norm_eps initializer_range mel_std".split():
+        for name in ["rotary_embedding_base", "layer_norm_eps", "initializer_range", "mel_std"]:
             require(is_number(name, (int, float)) and getattr(self, name) > 0, name, "a positive number")
         require(is_number("mel_mean", (int, float)), "mel_mean", "a number")
-        for name in "hidden_dropout activation_dropout attention_dropout conformer_conv_dropout".split():
+        for name in ["hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout"]:
             valid = is_number(name, (int, float)) and 0 <= getattr(self, name) <= 1
             require(valid, name, "a probability between 0 and 1")
         require(self.hidden_act in ACT2FN, "hidden_act", f"one of {', '.join(sorted(ACT2FN))}")
