@@ -119,7 +119,7 @@ def _find_files(source: str | Path, stats: str | Path | None, variant: str | Non
             names = ", ".join(file.name for file in found) or "none"
             raise ValueError(f"{path} must have one checkpoint (*.pt), found {names}. Name the file, or a `variant`.")
         weights = found[0]
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not path.suffix == ".pt":
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".pt":
         from huggingface_hub import hf_hub_download
 
         if variant is None:

@@ -1,5 +1,6 @@
 """Frames, seconds and samples: changing a frame rate, cutting long audio into windows, joining their outputs."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ def plan_windows(
     window_samples = window_frames * samples_per_frame
     last = max(0, -(-(num_samples - window_samples) // samples_per_frame))
     starts = [*range(0, last, window_frames - overlap_frames), last]
-    seams = [(after + before + window_frames) // 2 for before, after in zip(starts, starts[1:], strict=False)]
+    seams = [(after + before + window_frames) // 2 for before, after in pairwise(starts)]
     edges = [0, *seams, num_frames]
     return [
         Window(

@@ -22,27 +22,7 @@ from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from .model.modeling_musicfm import MusicFMModel
 
 AUDIO_EXTENSIONS = frozenset(
-    [
-        ".aac",
-        ".aif",
-        ".aifc",
-        ".aiff",
-        ".au",
-        ".caf",
-        ".flac",
-        ".m4a",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".rf64",
-        ".w64",
-        ".wav",
-        ".wave",
-        ".wma",
-    ]
+    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
 )
 
 

@@ -16,12 +16,12 @@ _FILTER_TRANSFORM = (
 _ROWS_AT_ONCE = 48  # transformed patches of so many rows stay in the last-level cache
 
 
-def conv3x3(input: torch.Tensor, weight: torch.Tensor, transformed: torch.Tensor | None) -> torch.Tensor:
+def conv3x3(frames: torch.Tensor, weight: torch.Tensor, transformed: torch.Tensor | None) -> torch.Tensor:
     """
     A 3×3 convolution with stride 1 and without padding or bias.
 
     Args:
-        input (`torch.Tensor`): `(batch, rows + 2, columns + 2, channels)`.
+        frames (`torch.Tensor`): `(batch, rows + 2, columns + 2, channels)`.
         weight (`torch.Tensor`): `(outputs, channels, 3, 3)`.
         transformed (`torch.Tensor`, *optional*): What [`transform_filters`] made of `weight`; with it, Winograd's
             algorithm is used, without it, `torch.nn.functional.conv2d`. They agree within float32 rounding.
@@ -30,13 +30,13 @@ def conv3x3(input: torch.Tensor, weight: torch.Tensor, transformed: torch.Tensor
         `(batch, rows, columns, outputs)`.
     """
     if transformed is None:
-        return nn.functional.conv2d(input.permute(0, 3, 1, 2), weight).permute(0, 2, 3, 1)
-    batch, rows, columns, outputs = input.shape[0], input.shape[1] - 2, input.shape[2] - 2, weight.shape[0]
-    output = input.new_empty(batch, rows, columns, outputs)
+        return nn.functional.conv2d(frames.permute(0, 3, 1, 2), weight).permute(0, 2, 3, 1)
+    batch, rows, columns, outputs = frames.shape[0], frames.shape[1] - 2, frames.shape[2] - 2, weight.shape[0]
+    output = frames.new_empty(batch, rows, columns, outputs)
     for item in range(batch):
         for start in range(0, rows, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, rows)
-            output[item, start:stop] = _winograd(input[item, start : stop + 2], transformed)
+            output[item, start:stop] = _winograd(frames[item, start : stop + 2], transformed)
     return output
 
 
@@ -53,23 +53,23 @@ def transform_filters(weight: torch.Tensor) -> torch.Tensor | None:
     return (both_axes @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, outputs, channels)
 
 
-def _winograd(input: torch.Tensor, transformed: torch.Tensor) -> torch.Tensor:
+def _winograd(frames: torch.Tensor, transformed: torch.Tensor) -> torch.Tensor:
     """`(rows + 2, columns + 2, channels)` → `(rows, columns, outputs)`."""
-    rows, columns, channels = input.shape[0] - 2, input.shape[1] - 2, input.shape[2]
+    rows, columns, channels = frames.shape[0] - 2, frames.shape[1] - 2, frames.shape[2]
     tall, wide = -(-rows // 4), -(-columns // 4)
     if (tall * 4, wide * 4) != (rows, columns):
-        input = nn.functional.pad(input, (0, 0, 0, wide * 4 - columns, 0, tall * 4 - rows))
-    by_row = input.new_empty(6, tall, wide * 4 + 2, channels)
-    _transform_input([input[i : i + 4 * tall - 3 : 4] for i in range(6)], by_row)
-    patches = input.new_empty(6, 6, tall, wide, channels)
+        frames = nn.functional.pad(frames, (0, 0, 0, wide * 4 - columns, 0, tall * 4 - rows))
+    by_row = frames.new_empty(6, tall, wide * 4 + 2, channels)
+    _transform_input([frames[i : i + 4 * tall - 3 : 4] for i in range(6)], by_row)
+    patches = frames.new_empty(6, 6, tall, wide, channels)
     _transform_input([by_row[:, :, j : j + 4 * wide - 3 : 4] for j in range(6)], patches.unbind(1))
 
     products = torch.bmm(patches.view(36, tall * wide, channels), transformed.transpose(1, 2))
     products = products.view(6, 6, tall, wide, -1)
 
-    by_row = input.new_empty(4, *products.shape[1:])
+    by_row = frames.new_empty(4, *products.shape[1:])
     _transform_output(products, by_row)
-    output = input.new_empty(tall, 4, wide, 4, products.shape[-1])
+    output = frames.new_empty(tall, 4, wide, 4, products.shape[-1])
     _transform_output(by_row.unbind(1), output.permute(3, 1, 0, 2, 4))
     return output.view(tall * 4, wide * 4, -1)[:rows, :columns]
 

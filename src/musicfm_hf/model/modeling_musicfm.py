@@ -482,7 +482,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in plain operations; the one implementation that returns its weights `(batch, heads, frames, frames)`."""
+    """Attention in plain operations; the one implementation that returns weights, `(batch, heads, frames, frames)`."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
