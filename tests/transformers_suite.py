@@ -51,7 +51,17 @@ def fetch() -> Path:
     if not target.is_dir():
         CACHE.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", folder]
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--no-binary",
+                "transformers",
+                "--dest",
+                folder,
+            ]
             subprocess.run([*pip, f"transformers=={transformers.__version__}"], check=True)
             unpacked = Path(folder, release)
             with tarfile.open(unpacked.with_name(f"{release}.tar.gz")) as archive:

@@ -1,18 +1,19 @@
 """The MusicFM encoder (Won, Hung, Le 2023): waveform → log-mel → convolutional subsampling → conformer."""
 
+import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.audio_utils import mel_filter_bank
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_musicfm import MusicFMConfig
@@ -28,23 +29,13 @@ class MusicFMLogMel(nn.Module):
     """
     Waveform → normalised log-mel spectrogram, in float32 whatever the model's dtype.
 
-    It holds no tensor: filters live as a NumPy array and the window is made on the spot, so that no cast, no
-    meta device and no checkpoint can change them.
+    It holds no tensor: window and filters are made on the spot, which costs next to nothing, so that no cast, no meta
+    device and no checkpoint can change them.
     """
 
     def __init__(self, config: MusicFMConfig):
         super().__init__()
         self.config = config
-        filters = mel_filter_bank(
-            num_frequency_bins=config.n_fft // 2 + 1,
-            num_mel_filters=config.num_mel_bins,
-            min_frequency=0.0,
-            max_frequency=config.sampling_rate / 2,
-            sampling_rate=config.sampling_rate,
-            norm=None,
-            mel_scale="htk",
-        )
-        self.filters = filters.astype(np.float32)
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """`(batch, samples)` → `(batch, samples // hop_length, num_mel_bins)`, zero beyond each item's own end."""
@@ -54,14 +45,24 @@ class MusicFMLogMel(nn.Module):
             window = torch.hann_window(n_fft, device=waveform.device)
             spectrum = torch.stft(waveform, n_fft, hop, window=window, center=False, return_complex=True)
             power = (spectrum.real.square() + spectrum.imag.square())[..., : input_values.shape[-1] // hop]
-            filters = torch.from_numpy(self.filters).to(waveform.device)
-            mel = power.transpose(1, 2) @ filters  # (batch, mel frames, bands)
+            mel = power.transpose(1, 2) @ self._filters().to(waveform.device)  # (batch, mel frames, bands)
             mel = 10.0 * torch.log10(mel.clamp(min=1e-10))
             mel = (mel - self.config.mel_mean) / self.config.mel_std
             if attention_mask is not None:
                 counts = attention_mask.sum(-1) // hop
                 mel = mel * _valid(0, mel.shape[1], counts)[..., None]
         return mel
+
+    def _filters(self) -> torch.Tensor:
+        """Triangles on the HTK mel scale, each with its peak at 1: `(frequencies, bands)`, from float64."""
+        nyquist, bins = self.config.sampling_rate / 2, self.config.n_fft // 2
+        frequencies = torch.linspace(0, nyquist, bins + 1, dtype=torch.float64, device="cpu")[:, None]
+        top = 2595 * math.log10(1 + nyquist / 700)
+        mels = torch.linspace(0, top, self.config.num_mel_bins + 2, dtype=torch.float64, device="cpu")
+        corners = 700 * (10 ** (mels / 2595) - 1)
+        rising = (frequencies - corners[:-2]) / (corners[1:-1] - corners[:-2])
+        falling = (corners[2:] - frequencies) / (corners[2:] - corners[1:-1])
+        return torch.minimum(rising, falling).clamp(min=0).float()
 
     def _reflect(self, waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Half a window of reflection on both sides; the right one at each item's own end."""
@@ -216,7 +217,8 @@ class MusicFMAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // self.num_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
         self.is_causal = False
@@ -233,7 +235,7 @@ class MusicFMAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(batch, frames, hidden_size)` → the same shape, and attention weights where the implementation has them."""
-        heads_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        heads_shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
         rotated = _rotate(hidden_states.view(heads_shape), *position_embeddings).flatten(2)
         query = self.q_proj(rotated).view(heads_shape).transpose(1, 2)  # (batch, heads, frames, head_dim)
         key = self.k_proj(rotated).view(heads_shape).transpose(1, 2)
@@ -386,6 +388,8 @@ class MusicFMModel(MusicFMPreTrainedModel):
     Padding changes nothing: the valid frames of an item in a padded batch equal its frames alone.
     """
 
+    _input_embed_layer = "subsampling"  # where LoRA with reentrant checkpointing makes gradients begin
+
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
         self.log_mel = MusicFMLogMel(config)
@@ -400,7 +404,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         layer: int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         r"""
         Args:
@@ -554,10 +558,11 @@ def _batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor
     if not norm.training:
         return norm(hidden_states)
     recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-    if mask is None and not recomputing:
-        return norm(hidden_states)
+    if mask is None and recomputing:
+        scratch = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+        return torch.func.functional_call(norm, scratch, hidden_states)
     if mask is None:
-        return nn.functional.batch_norm(hidden_states, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+        return norm(hidden_states)
     axes = [axis for axis in range(hidden_states.ndim) if axis != 1]
     values = hidden_states.float()
     weights = mask.expand(hidden_states.shape[0], 1, *hidden_states.shape[2:]).float()
