@@ -46,13 +46,16 @@ def load_audio(
     A file that breaks off gives the audio it has, with a `UserWarning`.
     """
     _check_crop(sampling_rate, start, duration)
-    source, name = _open_source(source)
+    stream, name = _open_source(source)
     try:
-        with soundfile.SoundFile(source) as file:
-            audio = _read(file, name, sampling_rate, start, duration)
+        with soundfile.SoundFile(stream) as file:
+            audio = _read(file, name, sampling_rate, start, duration, _breaks_off(file, stream))
     except (soundfile.LibsndfileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise ValueError(f"{name} is not audio that can be read ({reason})") from error
+    finally:
+        if stream is not source:
+            stream.close()
     if not np.isfinite(audio).all():
         raise ValueError(f"{name} has {int((~np.isfinite(audio)).sum())} NaN or infinite samples.")
     return audio
@@ -72,8 +75,8 @@ def _check_crop(sampling_rate: int, start: float, duration: float | None) -> Non
         raise ValueError(f"`duration` must be more than 0 seconds, got {duration}.")
 
 
-def _open_source(source: Any) -> tuple[Any, str]:
-    """What soundfile can open, and a name for messages."""
+def _open_source(source: Any) -> tuple[BinaryIO, str]:
+    """A stream that soundfile can open, and a name for messages."""
     if isinstance(source, Mapping):
         name = str(source.get("path") or "audio")
         if source.get("bytes") is not None:
@@ -92,14 +95,28 @@ def _open_source(source: Any) -> tuple[Any, str]:
         if path.stat().st_size == 0:
             raise ValueError(f"{path} is empty.")
         # By descriptor, so that soundfile looks at the content and not at the extension.
-        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), str(path)
+        return open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb"), str(path)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return source, str(getattr(source, "name", "audio"))
     raise TypeError(f"`source` must be a path, bytes, a binary file or a mapping with them, got {type(source)}.")
 
 
+def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
+    """Is there less in the file than its header promises? Where decoding fails later, `_read` sees it."""
+    if "should be" in file.extra_info:  # what libsndfile notes of a wav or aiff that is too short
+        return True
+    if file.format != "OGG":
+        return False
+    position = stream.tell()
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - (1 << 16)))  # a page of Ogg is shorter than that
+    tail = stream.read()
+    stream.seek(position)
+    _, last_page, header = tail.rpartition(b"OggS")
+    return not last_page or len(header) < 2 or not header[1] & 4  # the flag of a stream's last page (RFC 3533)
+
+
 def _read(
-    file: soundfile.SoundFile, name: str, sampling_rate: int, start: float, duration: float | None
+    file: soundfile.SoundFile, name: str, sampling_rate: int, start: float, duration: float | None, truncated: bool
 ) -> np.ndarray:
     if file.frames == 0:
         raise ValueError(f"{name} has no samples.")
@@ -117,7 +134,6 @@ def _read(
     begin = max(0, first // step_out - margin)
     end = min(file.frames, (-(-last // step_out) + margin) * step_in)
 
-    truncated = "should be" in file.extra_info  # libsndfile's note that a header promised more than there is
     if begin:
         file.seek(begin * step_in)
     blocks = []
