@@ -22,7 +22,7 @@ def self_similarity(
         Similarities `(n, n)`, the standardised frames `(n, hidden_size)`, and their times in seconds `(n,)`.
     """
     features, times = average_frames(frames, frame_rate, target_rate)
-    features = (features - features.mean(0)) / features.std(0).clamp(min=1e-8)
+    features = (features - features.mean(0)) / features.std(0, correction=0).clamp(min=1e-8)
     directions = torch.nn.functional.normalize(features, dim=1)
     return (directions @ directions.T).numpy(), features.numpy(), times
 

@@ -94,10 +94,10 @@ def embed_songs(
     overlap_frames = round(settings.overlap_seconds * config.frame_rate)
     if settings.batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {settings.batch_size}.")
-    if window_frames * config.samples_per_frame < config.min_samples:
+    least_frames = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may lack part of a frame
+    if window_frames < least_frames:
         raise ValueError(
-            f"`window_seconds` must be at least {config.min_samples / config.sampling_rate:.3f}, "
-            f"got {settings.window_seconds}."
+            f"`window_seconds` must be at least {least_frames / config.frame_rate:g}, got {settings.window_seconds}."
         )
     enough = 1 if settings.batch_size == 1 else 4 * settings.batch_size
     pending: list[_PendingWindow] = []
