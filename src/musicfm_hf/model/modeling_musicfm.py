@@ -102,12 +102,12 @@ class MusicFMSubsamplingBlock(nn.Module):
 class _FusedSubsamplingBlock:
     """A [`MusicFMSubsamplingBlock`] in eval mode, batch norm folded into the filters, for any range of frames."""
 
-    def __init__(self, block: MusicFMSubsamplingBlock):
+    def __init__(self, block: MusicFMSubsamplingBlock, dtype: torch.dtype):
         self.stride = block.time_stride
-        self.conv1 = _fold(block.conv1, block.norm1)
-        weight, bias = _fold(block.conv2, block.norm2)
+        self.conv1 = _fold(block.conv1, block.norm1, dtype)
+        weight, bias = _fold(block.conv2, block.norm2, dtype)
         self.conv2 = (weight, transform_filters(weight))
-        shortcut_weight, shortcut_bias = _fold(block.shortcut_conv, block.shortcut_norm)
+        shortcut_weight, shortcut_bias = _fold(block.shortcut_conv, block.shortcut_norm, dtype)
         self.shortcut = (shortcut_weight, shortcut_bias + bias)
 
     def input_range(self, start: int, stop: int) -> tuple[int, int]:
@@ -161,10 +161,9 @@ class MusicFMSubsampling(nn.Module):
 
     def forward(self, mel: torch.Tensor, mel_counts: torch.Tensor | None) -> torch.Tensor:
         """`mel_counts` `(batch,)`: mel frames of each item that are not padding, or `None` if all are."""
-        mel = mel.to(self.projection.weight.dtype)
         if _fusable(mel, *(module for block in self.blocks for module in block.children())):
             return self.dropout(self._forward_fused(mel, mel_counts))
-        hidden_states = mel[:, None]  # (batch, 1, mel frames, bands)
+        hidden_states = mel[:, None].to(self.projection.weight.dtype)  # (batch, 1, mel frames, bands)
         counts = [None] * len(self.blocks) if mel_counts is None else self.frame_counts(mel_counts)
         for block, count in zip(self.blocks, counts, strict=True):
             frames = self.frame_counts_of(block, hidden_states)
@@ -177,11 +176,17 @@ class MusicFMSubsampling(nn.Module):
         return (hidden_states.shape[2] + block.time_stride - 1) // block.time_stride
 
     def _forward_fused(self, mel: torch.Tensor, mel_counts: torch.Tensor | None) -> torch.Tensor:
-        """The same in tiles of time. On a processor, item by item, and nothing for the padding."""
-        blocks = [_FusedSubsamplingBlock(block) for block in self.blocks]
+        """
+        The same in tiles of time. On a processor, item by item, nothing for the padding, and the convolutions in
+        float32: where bfloat16 has no instructions of its own, it is many times slower.
+        """
+        on_processor = mel.device.type == "cpu"
+        dtype = self.projection.weight.dtype
+        blocks = [_FusedSubsamplingBlock(block, torch.float32 if on_processor else dtype) for block in self.blocks]
         total = self.frame_counts(mel.shape[1])[-1]
-        output = mel.new_zeros(mel.shape[0], total, self.projection.out_features)
-        if mel.device.type != "cpu":
+        output = mel.new_zeros(mel.shape[0], total, self.projection.out_features, dtype=dtype)
+        if not on_processor:
+            mel = mel.to(dtype)
             tile = max(1, _TILE_FRAMES_ACCELERATOR // mel.shape[0])
             counts = self.frame_counts(mel.shape[1] if mel_counts is None else mel_counts)
             self._fill(output, mel, blocks, counts, tile)
@@ -204,7 +209,8 @@ class MusicFMSubsampling(nn.Module):
             frames = nn.functional.pad(frames, (0, 0, *beyond))[..., None]  # (batch, time, bands, 1)
             frames = blocks[0](frames, *middle, counts[0])
             frames = blocks[1](frames, start, stop, counts[1])
-            output[:, start:stop] = self.projection(frames.transpose(2, 3).flatten(2))  # channel-major, as published
+            frames = frames.transpose(2, 3).flatten(2)  # channel-major, as published
+            output[:, start:stop] = self.projection(frames.to(output.dtype))
 
 
 class MusicFMAttention(nn.Module):
@@ -291,7 +297,7 @@ class MusicFMConvolutionModule(nn.Module):
         hidden_states = _mask(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
         conv = self.depthwise_conv
         if _fusable(hidden_states, conv, self.batch_norm):
-            weight, bias = _fold(conv, self.batch_norm)
+            weight, bias = _fold(conv, self.batch_norm, hidden_states.dtype)
             hidden_states = nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
         else:
             hidden_states = _batch_norm(self.batch_norm, conv(hidden_states), mask)
@@ -521,15 +527,15 @@ def _zero_outside(frames: torch.Tensor, start: int, counts: int | torch.Tensor) 
     return frames
 
 
-def _fold(conv: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the convolution that does the work of `conv` and, in eval mode, `norm`."""
+def _fold(conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias, in `dtype`, of the convolution that does the work of `conv` and, in eval mode, `norm`."""
     scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
     bias = -norm.running_mean.float() if conv.bias is None else conv.bias.float() - norm.running_mean.float()
     weight = conv.weight.float() * scale.view(-1, *[1] * (conv.weight.ndim - 1))
     bias = bias * scale + norm.bias.float()
     if weight.ndim == 4:
         weight = weight.contiguous(memory_format=torch.channels_last)
-    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+    return weight.to(dtype), bias.to(dtype)
 
 
 def _fusable(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
