@@ -12,7 +12,6 @@ direct convolutions; an algorithm with fewer of them may pass 100 %.
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -78,7 +77,7 @@ def main() -> None:
         results = {"machine": machine(arguments.device), "speed": [], "memory": [], "growth": []}
         for dtype in arguments.dtypes:
             for batch_size in arguments.batch_sizes:
-                results["speed"] += speed(folder, dtype, batch_size, arguments)
+                results["speed"] += speed(folder, dtype, batch_size, results["machine"]["tflops"], arguments)
                 common = {"folder": folder, "device": arguments.device, "dtype": dtype, "batch_size": batch_size}
                 if dtype == "float32" or arguments.device != "cpu":
                     ways = [("plain", None), *(("ours", layer) for layer in LAYERS)]
@@ -111,10 +110,10 @@ def machine(device: str) -> dict:
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Best of ten products of square matrices, as linear layers make them, in 10¹² operations a second."""
-    size = 1024 if device == "cpu" else 8192
+    """Best of twenty products of square matrices, as linear layers make them, in 10¹² operations a second."""
+    size = (2048 if dtype == torch.float32 else 512) if device == "cpu" else 8192
     one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = [timed(lambda: nn.functional.linear(one, other), device) for _ in range(11)][1:]
+    times = [timed(lambda: nn.functional.linear(one, other), device) for _ in range(21)][1:]
     return 2 * size**3 / min(times) / 1e12
 
 
@@ -126,7 +125,9 @@ def timed(function, device: str) -> float:
     return time.perf_counter() - began
 
 
-def speed(folder: str, dtype: str, batch_size: int, arguments: argparse.Namespace) -> list[dict]:
+def speed(
+    folder: str, dtype: str, batch_size: int, tflops: dict[str, float], arguments: argparse.Namespace
+) -> list[dict]:
     device = arguments.device
     model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
     head = nn.Linear(model.config.hidden_size, CODES).to(device, model.dtype)
@@ -156,7 +157,7 @@ def speed(folder: str, dtype: str, batch_size: int, arguments: argparse.Namespac
         row["ratio_to_plain"] = rows[0]["audio_seconds_per_second"] / row["audio_seconds_per_second"]
         if row["layer"] in (None, LAYERS[-1]):  # the arithmetic of a whole forward pass
             rate = operations / SECONDS * row["audio_seconds_per_second"] / 1e12
-            row["share_of_matrix_rate"] = rate / matrix_rate(device, model.dtype)
+            row["share_of_matrix_rate"] = rate / tflops[dtype]
     return rows
 
 
@@ -177,7 +178,7 @@ def measure(
     head = nn.Linear(model.config.hidden_size, CODES).to(device, model.dtype)
     audio = 0.1 * torch.randn(batch_size, round(seconds * model.config.sampling_rate))
     model(audio[:1, :24000].to(device), layer=0)
-    before = peak(device)
+    before = start_peak(device)
     with torch.inference_mode():
         began = time.perf_counter()
         if way == "embed":
@@ -193,10 +194,22 @@ def measure(
     return {"load_seconds": load, "time": elapsed, "peak_mb": beyond, "output_mb": output.nbytes / 1e6}
 
 
-def peak(device: str) -> float:
+def start_peak(device: str) -> float:
+    """Forget earlier peaks; what is in use now, in MB."""
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return torch.cuda.max_memory_allocated(device) / 1e6
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again from here
+        return resident("VmRSS")
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device) / 1e6
+
+
+def peak(device: str) -> float:
+    return resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated(device) / 1e6
+
+
+def resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / 1e6
 
 
 def to_table(results: dict) -> str:

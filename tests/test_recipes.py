@@ -1,0 +1,104 @@
+"""The scripts, run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from conftest import FIXTURES, music
+from safetensors import safe_open
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments, launcher=(sys.executable,)):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_convert(tmp_path):
+    done = run("recipes/convert.py", "--source", FIXTURES / "musicfm/pretrained.pt", "--output", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    assert "(not one of the published files)" in done.stdout
+    assert "left out    2 tensors: makes the targets of masked pretraining" in done.stdout
+    again = run("recipes/convert.py", "--source", FIXTURES / "musicfm/pretrained.pt", "--output", tmp_path / "model")
+    assert again.returncode == 1
+    assert "Not converted:" in again.stderr
+    assert "is not empty" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+@pytest.fixture
+def songs(tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", music(1.0 + number, seed=number), 24000)
+    (folder / "broken.mp3").write_text("no music")
+    return folder
+
+
+def test_embed(converted, songs, tmp_path):
+    arguments = ["recipes/embed.py", songs, "--model", converted, "--output", tmp_path / "out"]
+    arguments += ["--layer", "2", "--pool", "mean", "--dtype", "bfloat16", "--device", "cpu"]
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "5 songs, 1 with problems:" in done.stdout
+    assert "audio s/s" in done.stderr
+    assert (tmp_path / "out/problems.tsv").read_text().startswith("broken.mp3\t")
+    with safe_open(tmp_path / "out/3.wav.safetensors", "pt") as file:
+        assert file.get_tensor("embeddings").shape == (48,)
+        assert file.get_tensor("embeddings").dtype == torch.bfloat16
+        metadata = file.metadata()
+    assert (metadata["layer"], metadata["model"]) == ("2", str(converted))
+    assert len(metadata["revision"]) == 64
+
+
+def test_embed_shared_between_processes(converted, songs, tmp_path):
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = run("recipes/embed.py", songs, "--model", converted, "--output", tmp_path / "out", launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("5 songs, 1 with problems:") == 1
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.safetensors")) == [
+        f"{number}.wav.safetensors" for number in range(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--layer", "9"], "`layer` must be between 0 and 3"),
+        (["--overlap-seconds", "30"], "overlap"),
+        (["--pool", "-1"], "a rate must be positive"),
+        (["--batch-size", "0"], "must be at least 1"),
+    ],
+)
+def test_embed_explains_wrong_settings(converted, songs, tmp_path, changes, message):
+    done = run("recipes/embed.py", songs, "--model", converted, "--output", tmp_path / "out", *changes)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_demo_with_own_audio_and_checkpoint(songs, tmp_path):
+    (songs / "broken.mp3").unlink()
+    checkpoint = FIXTURES / "musicfm/pretrained.pt"
+    done = run("recipes/demo.py", "--audio", songs, "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "reloaded through AutoModel: largest difference 0.0e+00" in done.stdout
+    for number in range(4):
+        assert (tmp_path / f"out/{number}.png").read_bytes()[:4] == b"\x89PNG"
