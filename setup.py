@@ -6,13 +6,13 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-version = re.search(r'__version__ = "(.+)"', (ROOT / "src/musicfm_hf/__init__.py").read_text())[1]
+version = re.search(r'__version__ = "(.+)"', (ROOT / "src/musicfm_hf/__init__.py").read_text(encoding="utf-8"))[1]
 
 setup(
     name="musicfm_hf",
     version=version,
     description="MusicFM in the Hugging Face ecosystem: music embeddings, pretraining, fine-tuning, sharing",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],

@@ -1,5 +1,5 @@
 """
-Embed a catalogue: a folder of audio, a text file that lists paths, or a data set saved by `datasets`.
+Embed a catalogue: a folder of audio, a .txt that lists paths, or a data set (saved to disk, or its id on the Hub).
 
     python recipes/embed.py music/ --model musicfm-msd --output embeddings --layer 7 --pool mean
     accelerate launch recipes/embed.py songs.txt --model musicfm-msd --output embeddings --dtype bfloat16
@@ -10,6 +10,7 @@ what is left. What cannot be read is listed at the end and in `problems.tsv`.
 
 import argparse
 import hashlib
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,12 +20,13 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModel
 
 import musicfm_hf
-from musicfm_hf.inference import WindowSettings, embed_files, list_sources
+from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf.inference import WindowSettings, embed_files
 
 
 def main() -> None:
     arguments = parse_arguments()
-    state = PartialState()
+    state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     try:
         folder, revision = find_model(arguments.model, arguments.revision)
         sources = list_sources(arguments.source, arguments.audio_column)
@@ -48,7 +50,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="a folder of audio, a .txt with a path a line, or a saved data set")
+    parser.add_argument("source", help="a folder of audio, a .txt with a path a line, or a data set")
     parser.add_argument("--model", required=True, help="a converted folder or a Hub repository")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     parser.add_argument("--output", required=True, help="where the embeddings go")
@@ -58,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="such as cpu or cuda:1; by default what accelerate finds")
     parser.add_argument("--batch-size", type=positive, default=4, help="windows encoded at once")
     parser.add_argument("--window-seconds", type=float, default=30.0)
-    parser.add_argument("--overlap-seconds", type=float, default=5.0)
+    parser.add_argument("--overlap-seconds", type=float, help="a sixth of the window by default")
     parser.add_argument("--num-workers", type=int, default=1, help="decoding processes")
     parser.add_argument("--audio-column", default="audio", help="column of a data set that has the audio")
     return parser.parse_args()
@@ -91,10 +93,11 @@ def find_model(name: str, revision: str | None) -> tuple[str, str]:
 def report(problems: list[tuple[str, str]], total: int, output: Path) -> None:
     lines = [f"{name}\t{problem}" for name, problem in sorted(problems)]
     output.mkdir(parents=True, exist_ok=True)
-    (output / "problems.tsv").write_text("".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    (output / "problems.tsv").write_text(text, encoding="utf-8", errors="backslashreplace")
     print(f"{total} songs, {len(problems)} with problems" + (":" if problems else ""))
     for line in lines[:20]:
-        print(f"  {line}")
+        print(f"  {line}".encode("ascii", "backslashreplace").decode())
     if len(lines) > 20:
         print(f"  … and {len(lines) - 20} more in {output / 'problems.tsv'}")
 

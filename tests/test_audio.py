@@ -170,7 +170,7 @@ def test_wrong_crops(tmp_path):
         ({"start": float("nan")}, "`start` must be"),
         ({"start": 1.0}, "ends at 1.000 s, before `start`"),
         ({"duration": 0.0}, "`duration` must be more than 0"),
-        ({"sampling_rate": 0}, "`sampling_rate` must be positive"),
+        ({"sampling_rate": 0}, "`sampling_rate` must be a positive integer"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_audio(path, **arguments)

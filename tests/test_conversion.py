@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -128,6 +129,9 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_written(tmp_path, monke
     (output / "mine.txt").write_text("keep")
     with pytest.raises(FileExistsError, match="is not empty"):
         convert_checkpoint(CHECKPOINT, output)
+    with pytest.raises(FileExistsError, match="other things than a converted model"):
+        convert_checkpoint(CHECKPOINT, output, overwrite=True)
+    (output / "config.json").write_text("{}")
 
     def disk_full(*_, **__):
         raise OSError("No space left on device")
@@ -136,7 +140,35 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_written(tmp_path, monke
         patch.setattr("musicfm_hf.conversion.write_card", disk_full)
         with pytest.raises(OSError, match="No space left"):
             convert_checkpoint(CHECKPOINT, output, overwrite=True)
-    assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "mine.txt", "model"]
     convert_checkpoint(CHECKPOINT, output, overwrite=True)
     assert (output / "model.safetensors").is_file()
     assert not (output / "mine.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_source_is_never_replaced(tmp_path, monkeypatch):
+    folder = tmp_path / "published"
+    source = save(folder, state_dict())
+    (folder / "config.json").write_text("{}")
+    for output in (folder, folder / ".." / "published"):
+        with pytest.raises(FileExistsError, match="it is not replaced"):
+            convert_checkpoint(source, output, overwrite=True)
+    monkeypatch.chdir(folder)
+    with pytest.raises(FileExistsError, match="it is not replaced"):
+        convert_checkpoint(source, ".", overwrite=True)
+    assert source.is_file()
+
+
+def test_published_files_are_recognised(tmp_path, monkeypatch):
+    source = save(tmp_path, state_dict())
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    monkeypatch.setattr("musicfm_hf.conversion.PUBLISHED_SHA256", {digest[:8]: "msd"})
+    result = convert_checkpoint(source, tmp_path / "msd", variant="msd")
+    assert (result.sha256, result.variant) == (digest, "msd")
+    assert "Million Song Dataset" in (tmp_path / "msd/README.md").read_text()
+    with pytest.raises(ValueError, match="is the published msd checkpoint, not fma"):
+        convert_checkpoint(source, tmp_path / "fma", variant="fma")
+    (tmp_path / "stats.json").write_text('{"melspec_2048_mean": 1.0, "melspec_2048_std": 2.0}')
+    with pytest.warns(UserWarning, match=r"says mean 1\.0, standard deviation 2\.0"):
+        convert_checkpoint(source, tmp_path / "other")

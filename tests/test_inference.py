@@ -1,15 +1,20 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import music
-from datasets import Dataset
+from datasets import Audio, Dataset
 from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from musicfm_hf import embed
+from musicfm_hf.data.catalogue import DatasetAudio, list_sources
 from musicfm_hf.frames import average_frames
-from musicfm_hf.inference import DatasetAudio, WindowSettings, embed_files, embed_songs, list_sources
+from musicfm_hf.inference import WindowSettings, embed_files, embed_songs
 
 RATE = 24000
 
@@ -37,6 +42,25 @@ def test_windows_join_without_seams(tiny_model, batch_size):
             window = torch.from_numpy(audio[start * 960 : start * 960 + 8 * RATE])[None]
             expected = tiny_model(window).last_hidden_state[0, first - start : stop - start]
             torch.testing.assert_close(frames[first:stop], expected, rtol=0, atol=1e-5)
+
+
+def test_embeddings_can_be_trained_on_and_modes_stay(tiny_model):
+    tiny_model.train()
+    tiny_model.layers[1].conv_module.batch_norm.eval()
+    before = {name: module.training for name, module in tiny_model.named_modules()}
+    frames = embed(tiny_model, music(1.0), RATE).frames
+    assert {name: module.training for name, module in tiny_model.named_modules()} == before
+    probe = torch.nn.Linear(32, 2)
+    probe(frames).sum().backward()
+    torch.testing.assert_close(probe.weight.grad[0], frames.sum(0))
+
+
+def test_an_offloaded_model_embeds(tiny_model, tmp_path):
+    expected = embed(tiny_model, music(1.0), RATE).frames
+    tiny_model.save_pretrained(tmp_path / "model")
+    places = {"subsampling": "disk", "layers": "disk", "layer_norm": "disk", "log_mel": "cpu"}
+    model = AutoModel.from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload")
+    torch.testing.assert_close(embed(model, music(1.0), RATE).frames, expected, rtol=0, atol=1e-5)
 
 
 def test_other_rates_are_resampled_and_the_model_is_left_as_it_was(tiny_model):
@@ -147,6 +171,25 @@ def test_a_second_run_does_what_is_left(tiny_model, folder, tmp_path):
         second = third
 
 
+def test_crash_leftovers_and_earlier_problems(tiny_model, folder, tmp_path):
+    arguments = (tiny_model, list_sources(folder), tmp_path / "out", SETTINGS, "mean")
+    first = embed_files(*arguments, num_workers=0, progress=False)
+    (tmp_path / "out/a.wav.safetensors").write_bytes(b"")
+    second = embed_files(*arguments, num_workers=0, progress=False)
+    assert sorted(second) == sorted(first)
+    assert {name for name, _ in first} == {"c.mp3", "d.wav", "e.wav"}
+    assert load_file(tmp_path / "out/a.wav.safetensors")["embeddings"].shape == (32,)
+
+
+def test_odd_file_names(tiny_model, folder, tmp_path):
+    latin = os.fsdecode(b"caf\xe9.wav")
+    shutil.copy(folder / "a.wav", folder / latin)
+    shutil.copy(folder / "a.wav", folder / f"{'n' * 250}.wav")
+    problems = embed_files(tiny_model, list_sources(folder), tmp_path / "out", SETTINGS, num_workers=0, progress=False)
+    assert (tmp_path / f"out/{latin}.safetensors").is_file()
+    assert "too long" in dict(problems)[f"{'n' * 250}.wav"]
+
+
 def test_pooling(tiny_model, folder, tmp_path):
     sources = [("a", str(folder / "a.wav"))]
     full = embed(tiny_model, music(2.0), RATE).frames
@@ -173,20 +216,44 @@ def test_sources(folder, tmp_path):
         "a.flac", "a.wav", "c.mp3", "d.wav", "e.wav", "more/b.ogg",
     ]  # fmt: skip
     listing = tmp_path / "songs.txt"
-    listing.write_text(f"music/a.wav\n\n{folder / 'more' / 'b.ogg'}\n")
-    assert list_sources(listing) == [("a.wav", str(folder / "a.wav")), ("more/b.ogg", str(folder / "more/b.ogg"))]
+    listing.write_text(f"\ufeffmusic/a.wav\n\n{folder / 'more' / 'b.ogg'}\n", encoding="utf-8")
+    assert list_sources(listing) == [
+        ("music/a.wav", str(folder / "a.wav")),
+        ("music/more/b.ogg", str(folder / "more/b.ogg")),
+    ]
+    (tmp_path / "lists").mkdir()
+    listing = listing.rename(tmp_path / "lists/songs.txt")
+    listing.write_text("../music/a.wav\n../music/more/b.ogg\n")
+    assert [name for name, _ in list_sources(listing)] == ["a.wav", "more/b.ogg"]
+    assert list_sources(folder / "a.wav") == [("a.wav", str(folder / "a.wav"))]
+    (folder / "folder.wav").mkdir()
+    (folder / "._a.wav").write_bytes(b"note")
+    assert len(list_sources(folder)) == 6
     with pytest.raises(FileNotFoundError, match=r"no .*nothing"):
         list_sources(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no audio"):
         list_sources(tmp_path / "empty")
-    with pytest.raises(ValueError, match="Two sources are named 'a'"):
-        embed_files(None, [("a", "x"), ("a", "y")], tmp_path, SETTINGS)
+
+
+def test_wrong_catalogues_are_refused_before_any_work(tiny_model, tmp_path):
+    for sources, settings, pool, message in [
+        ([("a", "x"), ("a", "y")], SETTINGS, "none", "Two sources are named 'a'"),
+        ([("../a", "x")], SETTINGS, "none", "leads out of the folder"),
+        ([("/a", "x")], SETTINGS, "none", "leads out of the folder"),
+        ([("a", "x")], SETTINGS, "maen", "`pool` must be 'none', 'mean' or a positive rate"),
+        ([("a", "x")], SETTINGS, -1.0, "`pool` must be"),
+        ([("a", "x")], WindowSettings(layer=7), "none", "`layer` must be between 0 and 3, got 7"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            embed_files(tiny_model, sources, tmp_path / "out", settings, pool)
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_set(tiny_model, folder, tmp_path):
     content = (folder / "a.wav").read_bytes()
-    data = Dataset.from_dict({"audio": [{"bytes": content, "path": "a.wav"}, {"bytes": b"", "path": "bad.wav"}]})
+    rows = [{"bytes": content, "path": "a.wav"}, {"bytes": b"", "path": "bad.wav"}]
+    data = Dataset.from_dict({"audio": rows, "other": rows, "text": ["x", "y"]}).cast_column("other", Audio())
     data.save_to_disk(tmp_path / "data")
     sources = list_sources(tmp_path / "data")
     assert [name for name, _ in sources] == ["0000000", "0000001"]
@@ -196,5 +263,5 @@ def test_data_set(tiny_model, folder, tmp_path):
     with safe_open(tmp_path / "out/0000000.safetensors", "pt") as file:
         assert file.metadata()["source"] == "a.wav"
         assert file.get_tensor("embeddings").shape == (50, 32)
-    with pytest.raises(ValueError, match="no column `sound`, only audio"):
+    with pytest.raises(ValueError, match="no column `sound`, only audio, other, text"):
         list_sources(tmp_path / "data", "sound")

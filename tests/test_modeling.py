@@ -1,5 +1,6 @@
 import copy
 import pickle
+import socket
 
 import numpy as np
 import pytest
@@ -112,6 +113,8 @@ def test_impulse_lies_at_its_frame_time(tiny_model):
     [
         ({"input_values": torch.zeros(24000)}, r"shape \(batch, samples\).*\(24000,\)"),
         ({"input_values": torch.zeros(1, 24000, dtype=torch.int16)}, "floating point"),
+        ({"input_values": torch.zeros(0, 24000)}, "batch is empty"),
+        ({"input_values": torch.zeros(1, 24000), "layer": 2.0}, r"`layer` must be .* got 2\.0"),
         ({"input_values": torch.zeros(1, 1024)}, "1024 samples, the model needs at least 1025"),
         ({"input_values": torch.zeros(1, 24000), "layer": 4}, "`layer` must be between 0 and 3, got 4"),
         ({"input_values": torch.zeros(1, 24000), "layer": -1}, "`layer` must be between 0 and 3, got -1"),
@@ -190,6 +193,37 @@ def test_masked_statistics_are_batch_norms():
     assert ours.num_batches_tracked == 1
 
 
+def _synchronised(rank, port, results):
+    """One of two processes, each with one item of a padded batch."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    norm, values, mask = _norm_and_batch(nn.SyncBatchNorm(5))
+    output = modeling._batch_norm(norm, values[rank : rank + 1], mask[rank : rank + 1])
+    (output.square() * torch.arange(7)).sum().backward()
+    results[rank] = (output.detach(), norm.running_var, values.grad[rank])
+    torch.distributed.destroy_process_group()
+
+
+def _norm_and_batch(norm):
+    values = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    return norm, values, torch.arange(7).expand(2, 1, 7) < torch.tensor([4, 7])[:, None, None]
+
+
+def test_synchronised_statistics_span_the_processes():
+    norm, values, mask = _norm_and_batch(nn.BatchNorm1d(5))
+    output = modeling._batch_norm(norm, values, mask)
+    (output.square() * torch.arange(7)).sum().backward()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = torch.multiprocessing.Manager().dict()
+    torch.multiprocessing.spawn(_synchronised, (port, results), nprocs=2)
+    for rank in range(2):
+        own_output, running_var, gradient = results[rank]
+        torch.testing.assert_close(own_output, output[rank : rank + 1].detach())
+        torch.testing.assert_close(running_var, norm.running_var)
+        torch.testing.assert_close(gradient, values.grad[rank])
+
+
 # Speed without difference
 
 
@@ -229,6 +263,17 @@ def test_fusing_looks_through_nothing(tiny_model):
         assert not modeling._fusable(mel, conv, norm)
         hook.remove()
     assert not modeling._fusable(mel, conv, norm)  # with gradients
+
+
+def test_hooks_see_what_they_would_see_in_training(tiny_model):
+    audio = torch.from_numpy(music(12.0))[None]
+    seen = []
+    with torch.no_grad():
+        expected = tiny_model(audio).last_hidden_state
+        for module in (tiny_model.subsampling.blocks[0], tiny_model.subsampling.projection):
+            module.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape)))
+        torch.testing.assert_close(tiny_model(audio).last_hidden_state, expected, rtol=0, atol=1e-5)
+    assert seen == [(1, 8, 600, 64), (1, 300, 32)]
 
 
 def test_inference_leaves_training_and_saving_alone(tiny_model):
@@ -281,6 +326,17 @@ def test_mel_is_the_same_to_the_last_bit(converted, dtype):
         assert model.log_mel(audio, mask).equal(expected)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert model.log_mel(audio, mask).equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_default_dtype_does_not_move_the_mel(tiny_model, dtype):
+    audio = torch.from_numpy(music(1.0))[None]
+    expected = tiny_model.log_mel(audio, None)
+    torch.set_default_dtype(dtype)
+    try:
+        assert tiny_model.log_mel(audio, None).equal(expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ _MARGIN_SECONDS = 0.1  # read around a crop, so that the resampler has settled w
 
 
 def load_audio(
-    source: str | Path | bytes | BinaryIO | Mapping[str, Any],
+    source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any],
     sampling_rate: int = 24000,
     start: float = 0.0,
     duration: float | None = None,
@@ -67,8 +68,8 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 def _check_crop(sampling_rate: int, start: float, duration: float | None) -> None:
-    if sampling_rate <= 0:
-        raise ValueError(f"`sampling_rate` must be positive, got {sampling_rate}.")
+    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+        raise ValueError(f"`sampling_rate` must be a positive integer, got {sampling_rate!r}.")
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"`start` must be 0 or more seconds, got {start}.")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
@@ -86,7 +87,7 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
         if len(source) == 0:
             raise ValueError("The audio has no bytes.")
         return io.BytesIO(source), f"audio of {len(source)} bytes"
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.exists():
             raise FileNotFoundError(f"There is no file {path}")
@@ -103,7 +104,9 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
 
 def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
     """Is there less in the file than its header promises? Where decoding fails later, `_read` sees it."""
-    if "should be" in file.extra_info:  # what libsndfile notes of a wav or aiff that is too short
+    # What libsndfile notes of the audio in a wav or aiff that is too short. Streams promise all there could be.
+    promised = re.search(r"^ *(?:data|SSND) *: *(\d+) *\(should be \d+\)", file.extra_info, re.MULTILINE)
+    if promised and int(promised[1]) < 0x7FFFFF00:
         return True
     if file.format != "OGG":
         return False

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +19,12 @@ from .model.configuration_musicfm import MusicFMConfig
 from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from .model.modeling_musicfm import MusicFMModel
 
-# The first digits of the SHA-256 of the published files.
+# The first digits of the SHA-256 of the published files, and the mel statistics that belong to them.
 PUBLISHED_SHA256 = {"68392eee": "fma", "218b483a": "msd"}
+PUBLISHED_STATS = {
+    "msd": (6.768444971712967, 18.417922652295623),
+    "fma": (3.0710578151459664, 20.999089814337626),
+}
 
 # Published keys → ours, applied in this order. The rest of a key stays as it is.
 _RENAMES = [
@@ -73,21 +79,29 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: a file is missing.
-        FileExistsError: `output_dir` is there and not empty, and `overwrite` was not given.
-        ValueError: the file is not such a checkpoint; missing, extra and misshaped tensors are named.
+        FileExistsError: `output_dir` is there and not empty, and `overwrite` was not given or it is no earlier model.
+        ValueError: the file is not such a checkpoint; missing, extra and misshaped tensors are named. Or it is the
+            other published one than `variant` says.
+
+    Statistics that are not those known for a published file give a `UserWarning`.
     """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise FileExistsError(f"{output_dir} is a file.")
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
-        raise FileExistsError(f"{output_dir} is not empty. Choose another folder, or pass `overwrite`.")
+    output_dir = Path(output_dir).resolve()
+    _check_output(output_dir, overwrite)
     weights_file, stats_file = _find_files(source, stats, variant)
     sha256 = _sha256(weights_file)
     mean, std = _read_stats(stats_file)
+    published = PUBLISHED_SHA256.get(sha256[:8])
+    if variant is not None and published not in (None, variant):
+        raise ValueError(f"{weights_file} is the published {published} checkpoint, not {variant}.")
+    if published is not None and not all(map(math.isclose, (mean, std), PUBLISHED_STATS[published])):
+        warnings.warn(
+            f"{stats_file} says mean {mean}, standard deviation {std}; for the published {published} checkpoint "
+            f"{PUBLISHED_STATS[published]} are known. With wrong statistics the embeddings are wrong.",
+            stacklevel=2,
+        )
     model, unused = _build_model(_read_state_dict(weights_file), mean, std)
 
-    variant = PUBLISHED_SHA256.get(sha256[:8])
-    result = Conversion(output_dir, sha256, variant, sum(p.numel() for p in model.parameters()), unused)
+    result = Conversion(output_dir, sha256, published, sum(p.numel() for p in model.parameters()), unused)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}."))
     try:
@@ -98,12 +112,37 @@ def convert_checkpoint(
             partial
         )
         write_card(partial, "converted", {"conversion": result, "config": config, "source_name": weights_file.name})
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        os.replace(partial, output_dir)
+        _put_in_place(partial, output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result
+
+
+def _check_output(output_dir: Path, overwrite: bool) -> None:
+    """May this folder be made, or replaced? Only an earlier model is ever replaced."""
+    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
+        return
+    if not output_dir.is_dir():
+        raise FileExistsError(f"{output_dir} is a file.")
+    if not overwrite:
+        raise FileExistsError(f"{output_dir} is not empty. Choose another folder, or pass `overwrite`.")
+    if not (output_dir / "config.json").is_file() or list(output_dir.glob("*.pt")):
+        raise FileExistsError(f"{output_dir} has other things than a converted model; it is not replaced.")
+
+
+def _put_in_place(partial: Path, output_dir: Path) -> None:
+    """Rename; what was there before is deleted only when the new folder is in its place."""
+    if not output_dir.exists():
+        os.replace(partial, output_dir)
+        return
+    earlier = partial.with_name(f"{partial.name}.replaced")
+    os.replace(output_dir, earlier)
+    try:
+        os.replace(partial, output_dir)
+    except OSError:
+        os.replace(earlier, output_dir)
+        raise
+    shutil.rmtree(earlier)
 
 
 def _find_files(source: str | Path, stats: str | Path | None, variant: str | None) -> tuple[Path, Path]:
@@ -149,7 +188,7 @@ def _sha256(path: Path) -> str:
 
 def _read_stats(path: Path) -> tuple[float, float]:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         return float(values["melspec_2048_mean"]), float(values["melspec_2048_std"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -1,29 +1,28 @@
 """Whole songs through a model: one waveform, or a catalogue of files."""
 
+import errno
 import os
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .audio import load_audio, resample
+from .data.catalogue import DatasetAudio
 from .frames import Window, average_frames, plan_windows
+from .model.configuration_musicfm import MusicFMConfig
 from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from .model.modeling_musicfm import MusicFMModel
-
-AUDIO_EXTENSIONS = frozenset(
-    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
-)
 
 
 class FrameEmbeddings(NamedTuple):
@@ -34,12 +33,34 @@ class FrameEmbeddings(NamedTuple):
 
 
 class WindowSettings(NamedTuple):
-    """How long audio is encoded: the hidden state that is kept, windows and overlap in seconds, windows at once."""
+    """How long audio is encoded; see [`embed`]."""
 
     layer: int | None = None
     window_seconds: float = 30.0
-    overlap_seconds: float = 5.0
+    overlap_seconds: float | None = None
     batch_size: int = 1
+
+    def frames(self, config: MusicFMConfig) -> tuple[int, int]:
+        """Frames in a window and in an overlap; raises `ValueError` where the model cannot work with the settings."""
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+        if self.layer is not None and not 0 <= self.layer <= config.num_hidden_layers:
+            raise ValueError(f"`layer` must be between 0 and {config.num_hidden_layers}, got {self.layer}.")
+        window = round(self.window_seconds * config.frame_rate)
+        least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may lack part of a frame
+        if window < least:
+            raise ValueError(
+                f"`window_seconds` must be at least {least / config.frame_rate:g}, got {self.window_seconds}."
+            )
+        if self.overlap_seconds is None:
+            return window, window // 6
+        overlap = round(self.overlap_seconds * config.frame_rate)
+        if not 0 <= overlap < window:
+            raise ValueError(
+                f"`overlap_seconds` must be at least 0 and less than `window_seconds` ({self.window_seconds}), "
+                f"got {self.overlap_seconds}."
+            )
+        return window, overlap
 
 
 def embed(
@@ -48,7 +69,7 @@ def embed(
     sampling_rate: int,
     layer: int | None = None,
     window_seconds: float = 30.0,
-    overlap_seconds: float = 5.0,
+    overlap_seconds: float | None = None,
     batch_size: int = 1,
 ) -> FrameEmbeddings:
     """
@@ -62,7 +83,7 @@ def embed(
         layer (`int`, *optional*): Hidden state to return, 0 to `model.config.num_hidden_layers` (the default). Layers
             after it are not computed.
         window_seconds (`float`): Length of a window; the published models were trained on 30 s.
-        overlap_seconds (`float`): Overlap of neighbouring windows.
+        overlap_seconds (`float`, *optional*): Overlap of neighbouring windows; a sixth of the window by default.
         batch_size (`int`): Windows encoded at once.
 
     Returns:
@@ -90,18 +111,10 @@ def embed_songs(
     length are batched across songs, so that songs come back in the order in which they are finished.
     """
     config = model.config
-    window_frames = round(settings.window_seconds * config.frame_rate)
-    overlap_frames = round(settings.overlap_seconds * config.frame_rate)
-    if settings.batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {settings.batch_size}.")
-    least_frames = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may lack part of a frame
-    if window_frames < least_frames:
-        raise ValueError(
-            f"`window_seconds` must be at least {least_frames / config.frame_rate:g}, got {settings.window_seconds}."
-        )
+    window_frames, overlap_frames = settings.frames(config)
     enough = 1 if settings.batch_size == 1 else 4 * settings.batch_size
     pending: list[_PendingWindow] = []
-    with _inference(model):
+    with _eval_mode(model):
         for key, waveform in songs:
             if len(waveform) < config.min_samples:
                 raise ValueError(f"The audio has {len(waveform)} samples, the model needs {config.min_samples}.")
@@ -144,17 +157,20 @@ def _encode_batch(
     for item in chosen:
         pending.remove(item)
     longest = max(item.length for item in chosen)
-    input_values = torch.zeros(len(chosen), longest)
+    input_values = torch.zeros(len(chosen), longest, dtype=torch.float32)
     attention_mask = torch.zeros(len(chosen), longest, dtype=torch.bool)
     for row, (song, window) in enumerate(chosen):
         audio = torch.from_numpy(song.waveform[window.start_sample : window.stop_sample])
         input_values[row, : len(audio)] = audio
         attention_mask[row, : len(audio)] = True
-    mask = None if attention_mask.all() else attention_mask.to(model.device)
-    hidden_states = model(input_values.to(model.device), mask, layer=settings.layer).last_hidden_state
+    # Where weights are offloaded, accelerate brings the input to where it is needed.
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    with torch.no_grad():
+        output = model(input_values.to(device), attention_mask.to(device), layer=settings.layer)
+    hidden_states = output.last_hidden_state.float().cpu()
     for (song, window), output in zip(chosen, hidden_states, strict=True):
         if song.frames is None:
-            song.frames = torch.empty(song.num_frames, output.shape[-1])
+            song.frames = torch.empty(song.num_frames, output.shape[-1], dtype=torch.float32)
         count = window.stop_frame - window.start_frame
         song.frames[window.start_frame : window.stop_frame] = output[window.first_kept : window.first_kept + count]
         song.missing -= 1
@@ -163,70 +179,15 @@ def _encode_batch(
 
 
 @contextmanager
-def _inference(model: MusicFMModel) -> Iterator[None]:
-    """Eval mode and no gradients, for a while."""
-    was_training = model.training
+def _eval_mode(model: MusicFMModel) -> Iterator[None]:
+    """Eval mode for a while; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
-        model.train(was_training)
-
-
-class DatasetAudio(NamedTuple):
-    """Audio in a row of a `datasets` data set whose column is `Audio(decode=False)`; read when it is needed."""
-
-    dataset: Any
-    index: int
-    column: str
-
-
-def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[str, Any]]:
-    """
-    The songs of a catalogue, as names and sources for [`embed_files`].
-
-    Args:
-        source: A folder of audio (searched below, by the extensions of `AUDIO_EXTENSIONS`), a `.txt` file with a path
-            a line (relative ones count from its folder), or a folder saved by `datasets.Dataset.save_to_disk`.
-        audio_column (`str`): The column of a data set that has the audio.
-
-    Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: it has no audio.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise FileNotFoundError(f"There is no {source}")
-    if (source / "dataset_info.json").is_file() or (source / "dataset_dict.json").is_file():
-        return _dataset_sources(source, audio_column)
-    if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_EXTENSIONS)
-        root = source
-    else:
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-        paths = [source.parent.absolute() / line for line in lines if line]
-        root = Path(os.path.commonpath([path.parent for path in paths])) if paths else source
-    if not paths:
-        raise ValueError(f"{source} has no audio ({', '.join(sorted(AUDIO_EXTENSIONS))}).")
-    return [(path.relative_to(root).as_posix(), str(path)) for path in paths]
-
-
-def _dataset_sources(source: Path, audio_column: str) -> list[tuple[str, Any]]:
-    from datasets import Audio, DatasetDict, load_from_disk
-
-    loaded = load_from_disk(str(source))
-    splits = loaded if isinstance(loaded, DatasetDict) else {"": loaded}
-    sources = []
-    for split, dataset in splits.items():
-        if audio_column not in dataset.column_names:
-            raise ValueError(f"{source} has no column `{audio_column}`, only {', '.join(dataset.column_names)}.")
-        dataset = dataset.cast_column(audio_column, Audio(decode=False))
-        prefix = f"{split}/" if split else ""
-        sources += [(f"{prefix}{row:07d}", DatasetAudio(dataset, row, audio_column)) for row in range(len(dataset))]
-    if not sources:
-        raise ValueError(f"{source} has no rows.")
-    return sources
+        for module, mode in modes:
+            module.training = mode
 
 
 class _Decoded(NamedTuple):
@@ -249,10 +210,11 @@ class _SongFiles(Dataset):
 
     def __getitem__(self, index: int) -> _Decoded:
         name, source = self.sources[index]
-        if isinstance(source, DatasetAudio):
-            source = source.dataset[source.index][source.column]
-        origin = str(source.get("path") or name) if isinstance(source, dict) else str(source)
+        origin = name
         try:
+            if isinstance(source, DatasetAudio):
+                source = source.dataset[source.index][source.column]
+            origin = str(source.get("path") or name) if isinstance(source, dict) else str(source)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 waveform = load_audio(source, self.sampling_rate)
@@ -276,8 +238,9 @@ def embed_files(
 ) -> list[tuple[str, str]]:
     """
     Embed a catalogue: for every `(name, source)` one file `output_dir/name.safetensors` with the tensors `embeddings`
-    and `times` (seconds), and what made it as metadata. Files are decoded in workers while the model runs, written
-    under a temporary name and renamed. Files that are there and were made in the same way are left alone.
+    and, unless pooled to one vector, `times` (seconds), and what made them as metadata. Files are decoded in workers
+    while the model runs, written under a temporary name and renamed. Those that are there and were made in the same
+    way are left alone.
 
     Args:
         model ([`MusicFMModel`]): The encoder. Embeddings are saved in its dtype.
@@ -293,43 +256,59 @@ def embed_files(
         `(name, problem)` for each source that could not be read, or only in part.
 
     Raises:
-        ValueError: if two sources have the same name, or a setting is out of range.
+        ValueError: before any work, if a setting is out of range, two sources have the same name, or a name leads out
+            of `output_dir`.
     """
-    names = [name for name, _ in sources]
-    if len(set(names)) < len(names):
-        double = next(name for name, count in Counter(names).items() if count > 1)
-        raise ValueError(f"Two sources are named {double!r}; they would be written to the same file.")
+    window_frames, overlap_frames = settings.frames(model.config)
+    if pool not in ("none", "mean") and not (isinstance(pool, (int, float)) and pool > 0):
+        raise ValueError(f"`pool` must be 'none', 'mean' or a positive rate in Hz, got {pool!r}.")
+    for name, count in Counter(name for name, _ in sources).items():
+        if count > 1:
+            raise ValueError(f"Two sources are named {name!r}; they would be written to the same file.")
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ValueError(f"The name {name!r} leads out of the folder for the results.")
     note = {
         "layer": str(model.config.num_hidden_layers if settings.layer is None else settings.layer),
         "frame_rate": str({"none": model.config.frame_rate, "mean": 0.0}.get(pool, pool)),
         "pool": str(pool),
-        "window_seconds": str(settings.window_seconds),
-        "overlap_seconds": str(settings.overlap_seconds),
+        "window_seconds": str(window_frames / model.config.frame_rate),
+        "overlap_seconds": str(overlap_frames / model.config.frame_rate),
         "dtype": str(model.dtype).removeprefix("torch."),
     } | (metadata or {})
     output_dir = Path(output_dir)
-    todo = [item for item in sources if not _is_done(output_dir / f"{item[0]}.safetensors", note)]
+    problems: list[tuple[str, str]] = []
+    todo = []
+    for name, source in sources:
+        done = _metadata(output_dir / f"{name}.safetensors")
+        if not note.items() <= done.items():
+            todo.append((name, source))
+        elif "problem" in done:
+            problems.append((name, done["problem"]))
     files = _SongFiles(todo, model.config.sampling_rate, model.config.min_samples)
     loader = DataLoader(files, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
-    problems: list[tuple[str, str]] = []
     seconds, began = 0.0, time.perf_counter()
 
-    def songs() -> Iterator[tuple[tuple[str, str, float], np.ndarray]]:
-        for name, origin, waveform, problem in loader:
-            if problem is not None:
-                problems.append((name, problem))
-            if waveform is None:
+    def songs() -> Iterator[tuple[_Decoded, np.ndarray]]:
+        for decoded in loader:
+            if decoded.problem is not None:
+                problems.append((decoded.name, decoded.problem))
+            if decoded.waveform is None:
                 bar.update()
             else:
-                yield (name, origin, len(waveform) / model.config.sampling_rate), waveform
+                yield decoded._replace(waveform=None), decoded.waveform
 
-    with tqdm(total=len(names), initial=len(names) - len(todo), unit="song", disable=not progress) as bar:
-        for (name, origin, duration), embeddings in embed_songs(model, songs(), settings):
+    with tqdm(total=len(sources), initial=len(sources) - len(todo), unit="song", disable=not progress) as bar:
+        for song, embeddings in embed_songs(model, songs(), settings):
             tensors = _pooled(embeddings, pool, model.config.frame_rate, model.dtype)
-            _write_atomically(output_dir / f"{name}.safetensors", tensors, note | {"source": origin})
-            seconds += duration
-            elapsed = time.perf_counter() - began
-            bar.set_postfix_str(f"{seconds / elapsed:.1f} audio s/s", refresh=False)
+            own_note = note | {"source": song.origin} | ({"problem": song.problem} if song.problem else {})
+            try:
+                _write_atomically(output_dir / f"{song.name}.safetensors", tensors, own_note)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                problems.append((song.name, str(error)))
+            seconds += len(embeddings.frames) / model.config.frame_rate
+            bar.set_postfix_str(f"{seconds / (time.perf_counter() - began):.1f} audio s/s", refresh=False)
             bar.update()
     return problems
 
@@ -339,12 +318,13 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _is_done(path: Path, note: dict[str, str]) -> bool:
-    if not path.exists():
-        return False
-    with safe_open(path, framework="pt") as file:
-        found = file.metadata() or {}
-    return all(found.get(key) == value for key, value in note.items())
+def _metadata(path: Path) -> dict[str, str]:
+    """What is noted in a finished file; nothing if there is none, or only what a crash left of it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return {}
 
 
 def _pooled(
@@ -360,9 +340,11 @@ def _pooled(
 
 def _write_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.tmp")
+    # Names that are not UTF-8 cannot be in a header.
+    readable = {key: os.fsencode(value).decode("utf-8", "replace") for key, value in metadata.items()}
     try:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, readable)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

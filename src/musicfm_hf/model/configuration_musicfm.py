@@ -126,12 +126,12 @@ class MusicFMConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As in [`PreTrainedConfig`], with every Auto class that these weights can serve in `auto_map`."""
-        return super().to_dict() | {
-            "auto_map": {
-                "AutoConfig": "configuration_musicfm.MusicFMConfig",
-                "AutoModel": "modeling_musicfm.MusicFMModel",
-            }
+        values = super().to_dict()
+        ours = {
+            "AutoConfig": "configuration_musicfm.MusicFMConfig",
+            "AutoModel": "modeling_musicfm.MusicFMModel",
         }
+        return values | {"auto_map": ours | (values.get("auto_map") or {})}
 
     @property
     def samples_per_frame(self) -> int:
@@ -147,6 +147,16 @@ class MusicFMConfig(PreTrainedConfig):
     def min_samples(self) -> int:
         """The shortest audio that can be encoded, in samples: the reflected edge must exist, and one mel frame."""
         return max(self.n_fft // 2 + 1, self.hop_length)
+
+    def frame_counts(self, samples):
+        """
+        Frames of the mel, after the first and after the second convolution block (the output), for a number of samples
+        or a tensor of such numbers. A partial mel frame is dropped, a partial output frame is kept.
+        """
+        counts = [samples // self.hop_length]
+        for stride in self.subsampling_time_strides:
+            counts.append((counts[-1] + stride - 1) // stride)
+        return tuple(counts)
 
     def _check_values(self) -> None:
         def require(condition: bool, name: str, need: str) -> None:

@@ -123,13 +123,19 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         if len(audio) == 0:
             raise ValueError(f"Item {index} is empty.")
         if len(audio) < self.min_samples:
+            hint = " Is it (samples, channels)? Transpose it and choose `to_mono`." if len(audio) < 16 else ""
             raise ValueError(
                 f"Item {index} has {len(audio)} samples, the model needs at least {self.min_samples} "
-                f"({self.min_samples / self.sampling_rate:.3f} s)."
+                f"({self.min_samples / self.sampling_rate:.3f} s).{hint}"
             )
         if not np.isfinite(audio).all():
             bad = int(np.flatnonzero(~np.isfinite(audio))[0])
             raise ValueError(f"Item {index} has NaN or infinite values, the first at sample {bad}.")
+        if (loudest := float(np.abs(audio).max())) > 100:
+            logger.warning_once(
+                f"Item {index} reaches {loudest:.0f}; floating point audio is expected in [-1, 1]. Was it converted "
+                "from integers without scaling?"
+            )
         return audio
 
 

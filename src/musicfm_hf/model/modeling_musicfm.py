@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
+from transformers.utils.generic import maybe_autocast
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_musicfm import MusicFMConfig
@@ -21,7 +22,7 @@ from .convolution_musicfm import conv3x3, transform_filters
 
 # Tokens whose convolutions are computed together in inference: 5 s stay near the cache of a processor; on an
 # accelerator a minute keeps it busy and bounds the memory.
-_TILE_FRAMES = {"cpu": 125}
+_TILE_FRAMES_PROCESSOR = 125
 _TILE_FRAMES_ACCELERATOR = 1500
 
 
@@ -39,18 +40,18 @@ class MusicFMLogMel(nn.Module):
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """`(batch, samples)` → `(batch, samples // hop_length, num_mel_bins)`, zero beyond each item's own end."""
-        with torch.autocast(input_values.device.type, enabled=False):
+        with maybe_autocast(input_values.device.type, enabled=False):
             waveform = self._reflect(input_values.float(), attention_mask)
             n_fft, hop = self.config.n_fft, self.config.hop_length
-            window = torch.hann_window(n_fft, device=waveform.device)
+            window = torch.hann_window(n_fft, dtype=torch.float32, device=waveform.device)
             spectrum = torch.stft(waveform, n_fft, hop, window=window, center=False, return_complex=True)
             power = (spectrum.real.square() + spectrum.imag.square())[..., : input_values.shape[-1] // hop]
             mel = power.transpose(1, 2) @ self._filters().to(waveform.device)  # (batch, mel frames, bands)
             mel = 10.0 * torch.log10(mel.clamp(min=1e-10))
             mel = (mel - self.config.mel_mean) / self.config.mel_std
             if attention_mask is not None:
-                counts = attention_mask.sum(-1) // hop
-                mel = mel * _valid(0, mel.shape[1], counts)[..., None]
+                counts = self.config.frame_counts(attention_mask.bool().sum(-1))
+                mel = mel * _valid(0, mel.shape[1], counts[0])[..., None]
         return mel
 
     def _filters(self) -> torch.Tensor:
@@ -70,7 +71,7 @@ class MusicFMLogMel(nn.Module):
         if attention_mask is None:
             return nn.functional.pad(waveform[:, None], (pad, pad), mode="reflect")[:, 0]
         first = attention_mask.int().argmax(-1, keepdim=True)  # padding may stand on the left
-        last = attention_mask.sum(-1, keepdim=True) - 1
+        last = attention_mask.bool().sum(-1, keepdim=True) - 1
         position = torch.arange(-pad, waveform.shape[-1] + pad, device=waveform.device).abs()[None]
         position = torch.where(position > last, 2 * last - position, position).clamp(min=0)
         return waveform.gather(1, first + position)
@@ -90,10 +91,11 @@ class MusicFMSubsamplingBlock(nn.Module):
         self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
         self.shortcut_norm = nn.BatchNorm2d(out_channels)
 
-    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, channels, time, bands)`; `mask` `(batch, output time)` is true for frames that are not padding."""
-        mask = None if mask is None else mask[:, None, :, None]
-        residual = _batch_norm(self.shortcut_norm, self.shortcut_conv(hidden_states), mask)
+    def forward(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, channels, time, bands)`; `counts` `(batch,)`: output frames of each item that are not padding."""
+        residual = self.shortcut_conv(hidden_states)
+        mask = None if counts is None else _valid(0, residual.shape[2], counts)[:, None, :, None]
+        residual = _batch_norm(self.shortcut_norm, residual, mask)
         hidden_states = _mask(nn.functional.relu(_batch_norm(self.norm1, self.conv1(hidden_states), mask)), mask)
         hidden_states = _batch_norm(self.norm2, self.conv2(hidden_states), mask)
         return _mask(nn.functional.relu(hidden_states + residual), mask)
@@ -143,6 +145,7 @@ class MusicFMSubsampling(nn.Module):
 
     def __init__(self, config: MusicFMConfig):
         super().__init__()
+        self.config = config
         channels, strides = config.subsampling_conv_channels, config.subsampling_time_strides
         self.blocks = nn.ModuleList(
             MusicFMSubsamplingBlock(in_channels, channels, stride)
@@ -152,50 +155,34 @@ class MusicFMSubsampling(nn.Module):
         self.projection = nn.Linear(channels * bands, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def frame_counts(self, mel_frames):
-        """Frames after each block, for a number (or a tensor of numbers) of mel frames."""
-        counts = [mel_frames]
-        for block in self.blocks:
-            counts.append((counts[-1] + block.time_stride - 1) // block.time_stride)
-        return counts[1:]
-
-    def forward(self, mel: torch.Tensor, mel_counts: torch.Tensor | None) -> torch.Tensor:
-        """`mel_counts` `(batch,)`: mel frames of each item that are not padding, or `None` if all are."""
-        if _fusable(mel, *(module for block in self.blocks for module in block.children())):
-            return self.dropout(self._forward_fused(mel, mel_counts))
-        hidden_states = mel[:, None].to(self.projection.weight.dtype)  # (batch, 1, mel frames, bands)
-        counts = [None] * len(self.blocks) if mel_counts is None else self.frame_counts(mel_counts)
-        for block, count in zip(self.blocks, counts, strict=True):
-            frames = self.frame_counts_of(block, hidden_states)
-            mask = None if count is None else _valid(0, frames, count)
-            hidden_states = block(hidden_states, mask)
+    def forward(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
+        """`counts`: of each item, what `config.frame_counts` says, or `None` if nothing is padding."""
+        watched = any(_is_watched(module) for module in (self.projection, *self.blocks))
+        if not watched and _fusable(mel, *(module for block in self.blocks for module in block.children())):
+            return self.dropout(self._forward_fused(mel, counts))
+        hidden_states = mel[:, None].to(self.blocks[0].conv1.weight.dtype)  # (batch, 1, mel frames, bands)
+        for index, block in enumerate(self.blocks, start=1):
+            hidden_states = block(hidden_states, None if counts is None else counts[index])
         return self.dropout(self.projection(hidden_states.transpose(1, 2).flatten(2)))
 
-    @staticmethod
-    def frame_counts_of(block: MusicFMSubsamplingBlock, hidden_states: torch.Tensor) -> int:
-        return (hidden_states.shape[2] + block.time_stride - 1) // block.time_stride
-
-    def _forward_fused(self, mel: torch.Tensor, mel_counts: torch.Tensor | None) -> torch.Tensor:
+    def _forward_fused(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         """
         The same in tiles of time. On a processor, item by item, nothing for the padding, and the convolutions in
         float32: where bfloat16 has no instructions of its own, it is many times slower.
         """
         on_processor = mel.device.type == "cpu"
-        dtype = self.projection.weight.dtype
+        dtype = self.blocks[0].conv1.weight.dtype
         blocks = [_FusedSubsamplingBlock(block, torch.float32 if on_processor else dtype) for block in self.blocks]
-        total = self.frame_counts(mel.shape[1])[-1]
-        output = mel.new_zeros(mel.shape[0], total, self.projection.out_features, dtype=dtype)
+        whole = self.config.frame_counts(mel.shape[1] * self.config.hop_length)
+        output = mel.new_zeros(mel.shape[0], whole[-1], self.projection.out_features, dtype=dtype)
         if not on_processor:
-            mel = mel.to(dtype)
             tile = max(1, _TILE_FRAMES_ACCELERATOR // mel.shape[0])
-            counts = self.frame_counts(mel.shape[1] if mel_counts is None else mel_counts)
-            self._fill(output, mel, blocks, counts, tile)
+            self._fill(output, mel.to(dtype), blocks, whole if counts is None else counts, tile)
             return output
         for item in range(mel.shape[0]):
-            mel_count = mel.shape[1] if mel_counts is None else int(mel_counts[item])
-            counts = self.frame_counts(mel_count)
-            own = slice(item, item + 1)
-            self._fill(output[own, : counts[-1]], mel[own, :mel_count], blocks, counts, _TILE_FRAMES["cpu"])
+            own = whole if counts is None else tuple(int(count[item]) for count in counts)
+            row = slice(item, item + 1)
+            self._fill(output[row, : own[-1]], mel[row, : own[0]], blocks, own, _TILE_FRAMES_PROCESSOR)
         return output
 
     def _fill(self, output, mel, blocks, counts, tile: int) -> None:
@@ -207,8 +194,8 @@ class MusicFMSubsampling(nn.Module):
             frames = mel[:, max(first, 0) : max(last, 0)]
             beyond = (max(-first, 0), last - max(first, 0) - frames.shape[1])
             frames = nn.functional.pad(frames, (0, 0, *beyond))[..., None]  # (batch, time, bands, 1)
-            frames = blocks[0](frames, *middle, counts[0])
-            frames = blocks[1](frames, start, stop, counts[1])
+            frames = blocks[0](frames, *middle, counts[1])
+            frames = blocks[1](frames, start, stop, counts[2])
             frames = frames.transpose(2, 3).flatten(2)  # channel-major, as published
             output[:, start:stop] = self.projection(frames.to(output.dtype))
 
@@ -372,19 +359,16 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         Which output frames come from audio: sample mask `(batch, samples)` → frame mask `(batch, frames)`, bool.
         The frames of an item come first, on whichever side its padding stands.
         """
-        counts = self.output_frames(attention_mask.sum(-1))
-        return _valid(0, self.output_frames(attention_mask.shape[-1]), counts)
+        counts = self.config.frame_counts(attention_mask.bool().sum(-1))
+        return _valid(0, self.output_frames(attention_mask.shape[-1]), counts[-1])
 
     def frame_times(self, num_frames: int) -> torch.Tensor:
         """The centres of the first `num_frames` output frames, in seconds from the start of the audio, float64."""
         return torch.arange(num_frames, dtype=torch.float64) / self.config.frame_rate
 
-    def output_frames(self, samples):
-        """How many output frames so many samples give; for a number, or a tensor of numbers."""
-        frames = samples // self.config.hop_length
-        for stride in self.config.subsampling_time_strides:
-            frames = (frames + stride - 1) // stride
-        return frames
+    def output_frames(self, num_samples: int) -> int:
+        """How many output frames so many samples give."""
+        return self.config.frame_counts(num_samples)[-1]
 
 
 class MusicFMModel(MusicFMPreTrainedModel):
@@ -419,8 +403,8 @@ class MusicFMModel(MusicFMPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
             layer (`int`, *optional*): Stop after this layer, 0 (the input of the first) to `config.num_hidden_layers`
                 (the default). The final norm is part of the last layer. Nothing after it is computed.
-            output_hidden_states (`bool` or `list[int]`, *optional*): Return the hidden states 0 to `layer`; a list
-                keeps only those, the others are `None`.
+            output_hidden_states (`bool` or `list[int]`, *optional*): Return the hidden states 0 to `layer`; a list (of
+                numbers from 0) keeps only those, the others are `None`.
             output_attentions (`bool`, *optional*): Return attention weights (with `attn_implementation="eager"`).
             return_dict (`bool`, *optional*): Return a tuple if `False`.
 
@@ -433,14 +417,13 @@ class MusicFMModel(MusicFMPreTrainedModel):
                 `config.min_samples`.
         """
         num_layers = self.config.num_hidden_layers if layer is None else layer
-        if isinstance(num_layers, bool) or not 0 <= num_layers <= self.config.num_hidden_layers:
+        if type(num_layers) is not int or not 0 <= num_layers <= self.config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {self.config.num_hidden_layers}, got {layer!r}.")
-        self._check_input(input_values, attention_mask)
-        attention_mask = None if attention_mask is None else attention_mask.bool()
+        attention_mask = self._check_input(input_values, attention_mask)
 
         mel = self.log_mel(input_values, attention_mask)
-        mel_counts = None if attention_mask is None else attention_mask.sum(-1) // self.config.hop_length
-        hidden_states = self.subsampling(mel, mel_counts)
+        counts = None if attention_mask is None else self.config.frame_counts(attention_mask.sum(-1))
+        hidden_states = self.subsampling(mel, counts)
         if num_layers > 0:
             frames_mask = None if attention_mask is None else self.frames_mask(attention_mask)
             encoder_mask = create_bidirectional_mask(self.config, hidden_states, frames_mask)
@@ -451,26 +434,33 @@ class MusicFMModel(MusicFMPreTrainedModel):
             hidden_states = self.layer_norm(hidden_states)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
-    def _check_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+    def _check_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """The mask as bool, or `None` if it masks nothing. Values are looked at outside of compilation only."""
         if input_values.ndim != 2 or not input_values.is_floating_point():
             raise ValueError(
                 f"`input_values` must be floating point of shape (batch, samples), got {input_values.dtype} of shape "
                 f"{tuple(input_values.shape)}."
             )
-        shortest = input_values.shape[-1]
         if attention_mask is not None:
             if attention_mask.shape != input_values.shape:
                 raise ValueError(
                     f"`attention_mask` must have the shape of `input_values`, {tuple(input_values.shape)}, got "
                     f"{tuple(attention_mask.shape)}."
                 )
-            if not torch.compiler.is_compiling():
-                mask = attention_mask.bool()
-                if (mask[:, 1:] & ~mask[:, :-1]).sum(-1).add(mask[:, 0]).max() > 1:
-                    raise ValueError("`attention_mask` has holes: the audio of an item must be in one piece.")
-                shortest = int(mask.sum(-1).min())
-        if not torch.compiler.is_compiling() and shortest < self.config.min_samples:
+            attention_mask = attention_mask.bool()
+        if torch.compiler.is_compiling() or input_values.is_meta:
+            return attention_mask
+        if input_values.shape[0] == 0:
+            raise ValueError("The batch is empty.")
+        shortest = input_values.shape[-1]
+        if attention_mask is not None:
+            begins = (attention_mask[:, 1:] & ~attention_mask[:, :-1]).sum(-1) + attention_mask[:, 0]
+            if begins.max() > 1:
+                raise ValueError("`attention_mask` has holes: the audio of an item must be in one piece.")
+            shortest = int(attention_mask.sum(-1).min())
+        if shortest < self.config.min_samples:
             raise ValueError(f"An item has {shortest} samples, the model needs at least {self.config.min_samples}.")
+        return None if shortest == input_values.shape[-1] else attention_mask
 
     def _rotary_embedding(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine `(frames, 1, head_dim / 2)`, computed in float32."""
@@ -538,19 +528,24 @@ def _fold(conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> tuple[torch.T
     return weight.to(dtype), bias.to(dtype)
 
 
+def _is_watched(module: nn.Module) -> bool:
+    """Would somebody notice if this module were not called? Hooks, and accelerate's offloading."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
+
+
 def _fusable(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
     """
     May these convolutions and batch norms be merged? Only in inference, and only if they are what they seem: not
     wrapped (LoRA, quantization, synchronised batch norm), not offloaded, not observed by hooks.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if torch.is_autocast_enabled(hidden_states.device.type):
+    if hidden_states.is_meta or torch.is_autocast_enabled(hidden_states.device.type):
         return False
     return all(
         type(module) in (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
         and not module.training
-        and not (module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
+        and not _is_watched(module)
         and module.weight.device == hidden_states.device
         for module in modules
     )
@@ -572,9 +567,11 @@ def _batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor
     axes = [axis for axis in range(hidden_states.ndim) if axis != 1]
     values = hidden_states.float()
     weights = mask.expand(hidden_states.shape[0], 1, *hidden_states.shape[2:]).float()
-    count = weights.sum()
-    mean = (values * weights).sum(axes, keepdim=True) / count
-    variance = ((values - mean).square() * weights).sum(axes, keepdim=True) / count
+    synchronised = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
+    add_ranks = torch.distributed.nn.functional.all_reduce if synchronised else (lambda sums: sums)
+    count = add_ranks(weights.sum())
+    mean = add_ranks((values * weights).sum(axes, keepdim=True)) / count
+    variance = add_ranks(((values - mean).square() * weights).sum(axes, keepdim=True)) / count
     if norm.track_running_stats and not recomputing:
         with torch.no_grad():
             norm.num_batches_tracked += 1

@@ -1,0 +1,75 @@
+"""Where the songs of a catalogue are."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+AUDIO_EXTENSIONS = frozenset(
+    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
+)
+
+
+class DatasetAudio(NamedTuple):
+    """Audio in a row of a `datasets` data set whose column is `Audio(decode=False)`; read when it is needed."""
+
+    dataset: Any
+    index: int
+    column: str
+
+
+def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[str, Any]]:
+    """
+    The songs of a catalogue, as names and sources for [`musicfm_hf.inference.embed_files`].
+
+    Args:
+        source: An audio file; a folder of them (searched below, by the extensions of `AUDIO_EXTENSIONS`, not through
+            links to folders); a `.txt` file with a path a line (relative ones count from its folder); a folder saved
+            by `datasets.Dataset.save_to_disk`; or the id of a data set on the Hub.
+        audio_column (`str`): The column of a data set that has the audio.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: it has no audio.
+    """
+    path = Path(source)
+    is_saved_dataset = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+    if is_saved_dataset or (not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))):
+        return _dataset_sources(str(source), is_saved_dataset, audio_column)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}")
+    if path.is_dir():
+        root = path
+        paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_EXTENSIONS and file.is_file())
+        paths = [file for file in paths if not file.name.startswith("._")]  # notes of macOS about a file
+    elif path.suffix.lower() == ".txt":
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]
+        root = path.parent.absolute()
+        if paths and not all(file.is_relative_to(root) for file in paths):
+            root = Path(os.path.commonpath([file.parent for file in paths]))
+    else:
+        root, paths = path.parent, [path]
+    if not paths:
+        raise ValueError(f"{path} has no audio ({', '.join(sorted(AUDIO_EXTENSIONS))}).")
+    return [(file.relative_to(root).as_posix(), str(file)) for file in paths]
+
+
+def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[tuple[str, Any]]:
+    from datasets import Audio, DatasetDict, load_dataset, load_from_disk
+
+    loaded = load_from_disk(source) if is_saved else load_dataset(source)
+    splits = loaded if isinstance(loaded, DatasetDict) else {"": loaded}
+    sources = []
+    for split, dataset in splits.items():
+        if audio_column not in dataset.column_names:
+            raise ValueError(f"{source} has no column `{audio_column}`, only {', '.join(dataset.column_names)}.")
+        try:
+            dataset = dataset.select_columns([audio_column]).cast_column(audio_column, Audio(decode=False))
+        except TypeError as error:
+            raise ValueError(f"The column `{audio_column}` of {source} has no audio files: {error}") from error
+        prefix = f"{split}/" if split else ""
+        sources += [(f"{prefix}{row:07d}", DatasetAudio(dataset, row, audio_column)) for row in range(len(dataset))]
+    if not sources:
+        raise ValueError(f"{source} has no rows.")
+    return sources
