@@ -65,7 +65,7 @@ def main() -> None:
     )
     parser.add_argument("--plain-half-seconds", type=float, help="clip for the plain way in half precision")
     parser.add_argument("--growth-seconds", nargs="*", type=float, default=[30.0, 300.0, 3600.0])
-    parser.add_argument("--growth-layer", type=int, default=3)
+    parser.add_argument("--sections", nargs="+", default=["speed", "memory", "growth"])
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -75,16 +75,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         musicfm_hf.MusicFMModel(musicfm_hf.MusicFMConfig()).save_pretrained(folder)
         results = {"machine": machine(arguments.device), "speed": [], "memory": [], "growth": []}
+        common = {"folder": folder, "device": arguments.device}
         for dtype in arguments.dtypes:
             for batch_size in arguments.batch_sizes:
-                results["speed"] += speed(folder, dtype, batch_size, results["machine"]["tflops"], arguments)
-                common = {"folder": folder, "device": arguments.device, "dtype": dtype, "batch_size": batch_size}
-                if dtype == "float32" or arguments.device != "cpu":
-                    ways = [("plain", None), *(("ours", layer) for layer in LAYERS)]
-                    results["memory"] += [separately(way=way, layer=layer, **common) for way, layer in ways]
-        for seconds in arguments.growth_seconds:
-            common = {"folder": folder, "device": arguments.device, "dtype": "float32", "batch_size": 1}
-            results["growth"].append(separately(way="embed", layer=arguments.growth_layer, seconds=seconds, **common))
+                if "speed" in arguments.sections:
+                    results["speed"] += speed(folder, dtype, batch_size, results["machine"]["tflops"], arguments)
+                if "memory" in arguments.sections and (dtype == "float32" or arguments.device != "cpu"):
+                    for way, layer in [("plain", None), *(("ours", layer) for layer in LAYERS)]:
+                        case = {"way": way, "layer": layer, "dtype": dtype, "batch_size": batch_size}
+                        results["memory"].append(separately(**common, **case))
+        long = {"way": "embed", "dtype": "float32", "batch_size": 1}
+        if "memory" in arguments.sections:
+            results["memory"].append(separately(**common, **long, layer=1, seconds=max(arguments.growth_seconds)))
+        if "growth" in arguments.sections:
+            for seconds in arguments.growth_seconds:
+                results["growth"].append(separately(**common, **long, layer=3, seconds=seconds))
     table = to_table(results)
     print(table)
     if arguments.output:
@@ -177,7 +182,8 @@ def measure(
     load = time.perf_counter() - began
     head = nn.Linear(model.config.hidden_size, CODES).to(device, model.dtype)
     audio = 0.1 * torch.randn(batch_size, round(seconds * model.config.sampling_rate))
-    model(audio[:1, :24000].to(device), layer=0)
+    with torch.inference_mode():
+        model(audio[:1, :24000].to(device))  # weights are read from the file when they are first used
     before = start_peak(device)
     with torch.inference_mode():
         began = time.perf_counter()
@@ -188,10 +194,8 @@ def measure(
         else:
             output = model(audio.to(device), layer=layer).last_hidden_state
         elapsed = time.perf_counter() - began
-    beyond = peak(device) - before
-    if way == "embed":  # the returned array is the user's
-        beyond -= output.nbytes / 1e6
-    return {"load_seconds": load, "time": elapsed, "peak_mb": beyond, "output_mb": output.nbytes / 1e6}
+    output_mb = output.nbytes / 1e6
+    return {"load_seconds": load, "time": elapsed, "peak_mb": peak(device) - before, "output_mb": output_mb}
 
 
 def start_peak(device: str) -> float:
@@ -216,36 +220,47 @@ def to_table(results: dict) -> str:
     spec = results["machine"]
     rates = ", ".join(f"{dtype} {rate:.3g} TFLOP/s" for dtype, rate in spec["tflops"].items())
     lines = [
-        f"{spec['device']}; torch {spec['torch']}, transformers {spec['transformers']}; matrix products: {rates}.",
-        "",
-        "| | batch | audio s per s | time, plain = 1 | share of matrix rate | peak memory beyond model and audio |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"{spec['device']}; torch {spec['torch']}, transformers {spec['transformers']}; matrix products: {rates}."
     ]
-    keys = ("way", "layer", "dtype", "batch_size")
-    memory = {tuple(row[key] for key in keys): row["peak_mb"] for row in results["memory"]}
+    if results["speed"]:
+        lines += [
+            "",
+            "| | batch | audio s per s | time per audio second, plain = 1 | share of matrix rate |",
+            "| --- | --- | --- | --- | --- |",
+        ]
     for row in results["speed"]:
-        name = "plain" if row["way"] == "plain" else f"`layer={row['layer']}`"
-        name += f", {row['dtype']}" + ("" if row["seconds"] == SECONDS else f", {row['seconds']:g} s clip")
+        clip = "" if row["seconds"] == SECONDS else f", {row['seconds']:g} s clip"
         share = f"{row['share_of_matrix_rate']:.0%}" if "share_of_matrix_rate" in row else ""
-        used = memory.get(tuple(row[key] for key in keys))
         lines.append(
-            f"| {name} | {row['batch_size']} | {row['audio_seconds_per_second']:.2f} | {row['ratio_to_plain']:.2f} "
-            f"| {share} | {'' if used is None else f'{used:.0f} MB'} |"
+            f"| {name(row)}, {row['dtype']}{clip} | {row['batch_size']} | {row['audio_seconds_per_second']:.2f} "
+            f"| {row['ratio_to_plain']:.2f} | {share} |"
         )
     if results["memory"]:
         load = statistics.median(row["load_seconds"] for row in results["memory"])
-        lines += ["", f"Loading the model: {load:.1f} s."]
-    if results["growth"]:
-        layer = results["growth"][0]["layer"]
         lines += [
             "",
-            f"| `embed`, `layer={layer}` | time | audio s per s | peak memory beyond model, audio and result |",
+            f"Loading the model takes {load:.1f} s (weights are mapped, and read when they are first used).",
+            "",
+            "| | batch | audio | peak memory beyond model, audio and result |",
             "| --- | --- | --- | --- |",
         ]
-        for row in results["growth"]:
-            rate = row["seconds"] / row["time"]
-            lines.append(f"| {row['seconds']:g} s | {row['time']:.1f} s | {rate:.2f} | {row['peak_mb']:.0f} MB |")
+    for row in results["memory"]:
+        seconds = row.get("seconds", SECONDS)
+        lines.append(
+            f"| {name(row)}, {row['dtype']} | {row['batch_size']} | {seconds:g} s "
+            f"| {row['peak_mb'] - row['output_mb']:.0f} MB |"
+        )
+    if results["growth"]:
+        lines += ["", "| | audio | time | audio s per s |", "| --- | --- | --- | --- |"]
+    for row in results["growth"]:
+        rate = row["seconds"] / row["time"]
+        lines.append(f"| {name(row)} | {row['seconds']:g} s | {row['time']:.1f} s | {rate:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def name(row: dict) -> str:
+    kinds = {"plain": "plain", "ours": f"`layer={row['layer']}`", "embed": f"`embed`, `layer={row['layer']}`"}
+    return kinds[row["way"]]
 
 
 if __name__ == "__main__":

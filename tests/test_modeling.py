@@ -369,11 +369,12 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(use_ree
     assert plain.layers[0].conv_module.batch_norm.num_batches_tracked == 2
 
 
-def test_compiled_model_agrees(tiny_model):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_model_agrees(tiny_model, backend):
     input_values, mask = batch_of([music(1.0), music(2.0)])
     with torch.no_grad():
         expected = tiny_model(input_values, mask).last_hidden_state
-        output = torch.compile(tiny_model, backend="aot_eager")(input_values, mask).last_hidden_state
+        output = torch.compile(tiny_model, backend=backend)(input_values, mask).last_hidden_state
     frames = tiny_model.frames_mask(mask)
     torch.testing.assert_close(output[frames], expected[frames], rtol=0, atol=1e-5)
 

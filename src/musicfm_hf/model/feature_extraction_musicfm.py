@@ -128,13 +128,14 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                 f"Item {index} has {len(audio)} samples, the model needs at least {self.min_samples} "
                 f"({self.min_samples / self.sampling_rate:.3f} s).{hint}"
             )
-        if not np.isfinite(audio).all():
+        peak = max(float(audio.max()), -float(audio.min()))  # without a copy of the audio; NaN stays NaN
+        if not np.isfinite(peak):
             bad = int(np.flatnonzero(~np.isfinite(audio))[0])
             raise ValueError(f"Item {index} has NaN or infinite values, the first at sample {bad}.")
-        if (loudest := float(np.abs(audio).max())) > 100:
+        if peak > 100:
             logger.warning_once(
-                f"Item {index} reaches {loudest:.0f}; floating point audio is expected in [-1, 1]. Was it converted "
-                "from integers without scaling?"
+                f"Item {index} reaches {peak:.0f}; floating point audio is expected in [-1, 1]. Was it converted from "
+                "integers without scaling?"
             )
         return audio
 
@@ -167,7 +168,7 @@ def _as_array(item: Any, index: int) -> np.ndarray:
 def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
     if audio.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what overflows is reported as not finite
-            return audio.astype(np.float32)
+            return audio.astype(np.float32, copy=False)
     if audio.dtype.name in _INTEGER_FULL_SCALE:
         return (audio / _INTEGER_FULL_SCALE[audio.dtype.name]).astype(np.float32)
     if audio.dtype.name == "uint8":

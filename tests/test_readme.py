@@ -1,0 +1,48 @@
+"""What the README says can be done."""
+
+import re
+from pathlib import Path
+
+import soundfile
+from conftest import TINY, music, random_model
+
+from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_snippets_run(tmp_path, monkeypatch):
+    random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 12})).save_pretrained(tmp_path / "musicfm-msd")
+    MusicFMFeatureExtractor().save_pretrained(tmp_path / "musicfm-msd")
+    soundfile.write(tmp_path / "song.mp3", music(3.0), 24000)
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(snippet, scope)
+    assert scope["frames"].shape[1] == 32
+    assert len(scope["times"]) == len(scope["frames"])
+    assert scope["output"].last_hidden_state.shape[0] == 2
+
+
+def test_files_that_are_named_exist():
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        named = re.findall(r"(?:recipes|benchmarks|tests|hub_cards)/[\w./-]+\.(?:py|json|md)", text)
+        named += re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+        assert named
+        assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_it_opens_with_the_two_commands_and_has_no_gaps():
+    assert re.match(r"# musicfm_hf\n\n```bash\nmake demo\b.*\nmake test\n```", README)
+    assert "@@" not in README
+
+
+def test_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        assert set(re.findall(r"`?make ([a-z-]+)", text)) <= targets
