@@ -32,8 +32,17 @@ setup(
         "transformers>=5.19,<6",
     ],
     extras_require={
-        "train": ["accelerate>=1.10", "datasets>=4.0", "peft>=0.18"],
+        "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
         "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9"],
-        "dev": ["hypothesis>=6.100", "parameterized>=0.9", "pytest>=8.0", "ruff>=0.9"],
+        # And tinysoundfont, without its dependencies: pip install --no-deps tinysoundfont
+        "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mido>=1.3",
+            "parameterized>=0.9",
+            "pretty_midi>=0.2.10",
+            "pytest>=8.0",
+            "ruff>=0.9",
+        ],
     },
 )

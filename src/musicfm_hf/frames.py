@@ -18,12 +18,18 @@ class Window(NamedTuple):
 
 
 def plan_windows(
-    num_samples: int, num_frames: int, samples_per_frame: int, window_frames: int, overlap_frames: int
+    num_samples: int,
+    num_frames: int,
+    samples_per_frame: int,
+    window_frames: int,
+    overlap_frames: int,
+    window_samples: int | None = None,
 ) -> list[Window]:
     """
     Windows of `window_frames` frames, overlapping by `overlap_frames`, over audio of `num_samples` samples that has
     `num_frames` frames. All start on a frame; the last one is moved back to be whole. Each frame is kept from the
-    window in whose middle it lies deeper: neighbours meet in the middle of their overlap.
+    window in whose middle it lies deeper: neighbours meet in the middle of their overlap. `window_samples` give
+    `window_frames` frames; `window_frames · samples_per_frame` by default.
 
     Raises:
         ValueError: if windows are not longer than their overlap.
@@ -32,7 +38,7 @@ def plan_windows(
         raise ValueError(
             f"The overlap ({overlap_frames} frames) must be at least 0 and shorter than the window ({window_frames})."
         )
-    window_samples = window_frames * samples_per_frame
+    window_samples = window_samples or window_frames * samples_per_frame
     last = max(0, -(-(num_samples - window_samples) // samples_per_frame))
     starts = [*range(0, last, window_frames - overlap_frames), last]
     seams = [(after + before + window_frames) // 2 for before, after in pairwise(starts)]
@@ -49,15 +55,18 @@ def plan_windows(
     ]
 
 
-def average_frames(frames: torch.Tensor, frame_rate: float, target_rate: float) -> tuple[torch.Tensor, np.ndarray]:
+def average_frames(
+    frames: torch.Tensor, frame_rate: float, target_rate: float, frame_offset: float = 0.0
+) -> tuple[torch.Tensor, np.ndarray]:
     """
-    Bring frames to another rate by averaging over time. Frame k is centred at k / `frame_rate` and stands for the time
-    around it; output j is the mean over [j, j + 1) / `target_rate`, parts of frames weighted by their length. At a
-    higher rate this repeats frames.
+    Bring frames to another rate by averaging over time. Frame k is centred at (k + `frame_offset`) / `frame_rate` and
+    stands for the time around it, the first one from 0 on; output j is the mean over [j, j + 1) / `target_rate`, parts
+    of frames weighted by their length. At a higher rate this repeats frames.
 
     Args:
         frames (`torch.Tensor` of shape `(frames, …)`): Any values at `frame_rate`.
         frame_rate, target_rate (`float`): In Hz.
+        frame_offset (`float`): Centre of the first frame, in frames; `config.frame_offset` of a model.
 
     Returns:
         The averages `(ceil(seconds · target_rate), …)` in float32, and the middles of their intervals in seconds.
@@ -67,8 +76,8 @@ def average_frames(frames: torch.Tensor, frame_rate: float, target_rate: float) 
     """
     if not (frame_rate > 0 and target_rate > 0):
         raise ValueError(f"Frame rates must be positive, got {frame_rate} and {target_rate} Hz.")
-    # Time in input frames. Frame k covers [k - 1/2, k + 1/2], the first one from 0.
-    edges = np.arange(len(frames) + 1) - 0.5
+    # Time in input frames, where frame k covers half a frame on both sides of its centre.
+    edges = np.arange(len(frames) + 1) - 0.5 + frame_offset
     edges[0] = 0.0
     count = int(np.ceil(edges[-1] * target_rate / frame_rate - 1e-9))
     bounds = np.minimum(np.arange(count + 1) * frame_rate / target_rate, edges[-1])

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 
-def write_card(folder: str | Path, template: str, fields: dict[str, Any]) -> None:
+def write_card(folder: str | Path, template: str, fields: dict[str, Any], license: str = "mit") -> None:
     """
     Write `folder/README.md` from the template `hub_cards/<template>.md`.
 
@@ -15,13 +15,14 @@ def write_card(folder: str | Path, template: str, fields: dict[str, Any]) -> Non
         folder: The folder of a saved model.
         template (`str`): Name of a template, without its ending.
         fields: What the template shows.
+        license (`str`): Licence of the weights, as the Hub names it.
 
     Raises:
         FileNotFoundError: if there is no such template.
     """
     data = ModelCardData(
         library_name="transformers",
-        license="mit",
+        license=license,
         pipeline_tag="feature-extraction",
         tags=["musicfm", "music", "audio", "music-information-retrieval"],
     )

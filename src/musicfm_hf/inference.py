@@ -119,8 +119,15 @@ def embed_songs(
             if len(waveform) < config.min_samples:
                 raise ValueError(f"The audio has {len(waveform)} samples, the model needs {config.min_samples}.")
             song = _Song(key, waveform, model.output_frames(len(waveform)))
+            if config.do_normalize:
+                song.waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
             windows = plan_windows(
-                len(waveform), song.num_frames, config.samples_per_frame, window_frames, overlap_frames
+                len(waveform),
+                song.num_frames,
+                config.samples_per_frame,
+                window_frames,
+                overlap_frames,
+                config.window_samples(window_frames),
             )
             song.missing = len(windows)
             pending += [_PendingWindow(song, window) for window in windows]
@@ -299,7 +306,7 @@ def embed_files(
 
     with tqdm(total=len(sources), initial=len(sources) - len(todo), unit="song", disable=not progress) as bar:
         for song, embeddings in embed_songs(model, songs(), settings):
-            tensors = _pooled(embeddings, pool, model.config.frame_rate, model.dtype)
+            tensors = _pooled(embeddings, pool, model.config, model.dtype)
             own_note = note | {"source": song.origin} | ({"problem": song.problem} if song.problem else {})
             try:
                 _write_atomically(output_dir / f"{song.name}.safetensors", tensors, own_note)
@@ -328,13 +335,13 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _pooled(
-    embeddings: FrameEmbeddings, pool: str | float, frame_rate: float, dtype: torch.dtype
+    embeddings: FrameEmbeddings, pool: str | float, config: MusicFMConfig, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     frames, times = embeddings
     if pool == "mean":
         return {"embeddings": frames.mean(0).to(dtype)}
     if pool != "none":
-        frames, times = average_frames(frames, frame_rate, float(pool))
+        frames, times = average_frames(frames, config.frame_rate, float(pool), config.frame_offset)
     return {"embeddings": frames.to(dtype), "times": torch.from_numpy(times)}
 
 

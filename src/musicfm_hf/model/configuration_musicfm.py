@@ -1,4 +1,4 @@
-"""The one description of a MusicFM encoder: front end, subsampling, conformer."""
+"""The one description of a MusicFM model: front end, encoder, and the targets and masks of pretraining."""
 
 import difflib
 import math
@@ -31,14 +31,19 @@ _INHERITED_KEYS = {
 
 class MusicFMConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`MusicFMModel`]. The defaults are the published 25 Hz checkpoints (Won, Hung, Le: *A Foundation
-    Model for Music Informatics*, arXiv 2311.03318), with the statistics of the MSD one.
+    Configuration of a [`MusicFMModel`] and of what stands on it. The defaults are the published 25 Hz checkpoints
+    (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), with the statistics of the MSD one.
+    MuQ (arXiv 2501.01108) and MERT (arXiv 2306.00107) are other values of the same fields.
 
     Args:
+        encoder_type (`str`, defaults to `"conformer"`): `"conformer"` (rotary positions) or `"bert"` (the encoder of
+            HuBERT, with a positional convolution).
+        front_end (`str`, defaults to `"mel"`): `"mel"` (log-mel spectrogram and 2-D convolutions) or `"waveform"`
+            (HuBERT's 1-D convolutions).
         hidden_size (`int`, defaults to 1024): Width of the encoder.
-        num_hidden_layers (`int`, defaults to 12): Conformer layers.
+        num_hidden_layers (`int`, defaults to 12): Encoder layers.
         num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size` into even parts.
-        intermediate_size (`int`, defaults to 4096): Width inside both feed-forward modules of a layer.
+        intermediate_size (`int`, defaults to 4096): Width inside the feed-forward modules of a layer.
         hidden_act (`str`, defaults to `"swish"`): Activation of the feed-forward and convolution modules.
         hidden_dropout (`float`, defaults to 0.1): Dropout after the subsampling and after each module of a layer.
         activation_dropout (`float`, defaults to 0.1): Dropout inside the feed-forward modules.
@@ -50,13 +55,48 @@ class MusicFMConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02): Standard deviation of new linear weights.
         sampling_rate (`int`, defaults to 24000): Sampling rate of `input_values`, in Hz.
         n_fft (`int`, defaults to 2048): Length of the Fourier transform and its window, in samples; even.
-        hop_length (`int`, defaults to 240): Distance of mel frames, in samples.
+        hop_length (`int`, defaults to 240): Distance of mel frames, in samples. Targets are made from mel frames, so
+            it must divide the samples of an output frame for the `"waveform"` front end too.
         num_mel_bins (`int`, defaults to 128): Mel bands between 0 Hz and half the sampling rate.
-        mel_mean (`float`, defaults to 6.768444971712967): Mean of the log-mel spectrogram, in dB.
-        mel_std (`float`, defaults to 18.417922652295623): Standard deviation of the log-mel spectrogram, in dB.
+        mel_mean (`float` or `list[float]`, defaults to 6.768444971712967): Mean of the log-mel spectrogram, in dB: one
+            for all bands, as published, or one for each.
+        mel_std (`float` or `list[float]`, defaults to 18.417922652295623): Its standard deviation, likewise.
         subsampling_conv_channels (`int`, defaults to 512): Channels of the two residual convolution blocks.
         subsampling_time_strides (`list[int]`, defaults to `[2, 2]`): Time stride of each block, 1 or 2. With a mel at
             100 Hz, `[2, 2]` gives 25 frames per second and `[2, 1]` gives 50.
+        conv_dim, conv_kernel, conv_stride (`list[int]`): Channels, kernels and strides of the `"waveform"` front end.
+        feat_extract_activation (`str`, defaults to `"gelu"`): Activation of the `"waveform"` front end and of the
+            positional convolution.
+        feat_proj_dropout (`float`, defaults to 0.0): Dropout after the projection of the `"waveform"` front end.
+        do_normalize (`bool`, defaults to `False`): The encoder expects waveforms of mean 0 and variance 1, as MERT's.
+            The feature extractor, `musicfm_hf.embed` and pretraining see to it; [`MusicFMModel`] takes what it gets.
+        do_stable_layer_norm (`bool`, defaults to `False`): Layer norms of `"bert"` before the modules (MERT-330M)
+            and not after them (MERT-95M).
+        num_conv_pos_embeddings (`int`, defaults to 128): Kernel of the positional convolution of `"bert"`.
+        num_conv_pos_embedding_groups (`int`, defaults to 16): Its groups.
+        freeze_batch_norm (`bool`, defaults to `False`): Keep the batch norms' statistics in training too.
+        quantizer_type (`str`, defaults to `"random_projection"`): Where the target tokens of pretraining come from:
+            `"random_projection"` (MusicFM), `"residual_vq"` (MuQ) or `"kmeans"` (HuBERT, MERT).
+        num_codebooks (`int`, defaults to 1): Tokens per frame. For `"kmeans"` one for each of `kmeans_features`.
+        codebook_size (`int` or `list[int]`, defaults to 4096): Codes of each codebook; 4096 in the published
+            checkpoints, 8192 in the paper.
+        codebook_dim (`int`, defaults to 16): Width in which codes are compared.
+        quantizer_seed (`int`, defaults to 0): Seed of the random projection and of new codebooks.
+        target_mel_mean, target_mel_std (`float` or `list[float]`, *optional*): Statistics that normalise the log-mel
+            spectrogram for the targets; `mel_mean` and `mel_std` by default. One for each band uses many more codes.
+        kmeans_features (`list[str]`, defaults to `["mel"]`): `"mel"` and `"chroma"`, what is clustered.
+        kmeans_mel_bins, kmeans_chroma_bins (`int`, default to 229 and 264): Their sizes in MERT. How MERT normalises
+            them is not published: here, decibels of the power, standardised over the fitting data.
+        mask_type (`str`, defaults to `"noise"`): `"noise"` replaces cells of a fixed grid of the waveform by Gaussian
+            noise, `"embedding"` replaces spans of frames before the encoder by a learned vector, as MERT does.
+        mask_prob (`float`, defaults to 0.6): Probability of a cell; or share of frames that spans are drawn for,
+            which may overlap.
+        mask_seconds (`float`, defaults to 0.4): Length of a cell or a span.
+        mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
+        cqt_loss_weight (`float`, defaults to 0.0): Weight of the mean squared error of MERT's constant-Q
+            reconstruction; 0 for none.
+        cqt_bins, cqt_bins_per_octave (`int`, default to 336 and 48): Size of the constant-Q transform.
+        cqt_fmin (`float`, defaults to 32.7): Its lowest frequency in Hz.
 
     Raises:
         ValueError: for an impossible value (named), or for an argument that does not exist (with the nearest one that
@@ -64,7 +104,17 @@ class MusicFMConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "musicfm"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "logits",
+        "accuracy",
+        "tokens",
+        "mask_time_indices",
+        "hidden_states",
+        "attentions",
+    ]
 
+    encoder_type: str = "conformer"
+    front_end: str = "mel"
     hidden_size: int = 1024
     num_hidden_layers: int = 12
     num_attention_heads: int = 16
@@ -82,10 +132,38 @@ class MusicFMConfig(PreTrainedConfig):
     n_fft: int = 2048
     hop_length: int = 240
     num_mel_bins: int = 128
-    mel_mean: float = 6.768444971712967
-    mel_std: float = 18.417922652295623
+    mel_mean: float | list[float] = 6.768444971712967
+    mel_std: float | list[float] = 18.417922652295623
     subsampling_conv_channels: int = 512
     subsampling_time_strides: list[int] | tuple[int, ...] = (2, 2)
+    conv_dim: list[int] | tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    feat_extract_activation: str = "gelu"
+    feat_proj_dropout: float = 0.0
+    do_normalize: bool = False
+    do_stable_layer_norm: bool = False
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    freeze_batch_norm: bool = False
+    quantizer_type: str = "random_projection"
+    num_codebooks: int = 1
+    codebook_size: int | list[int] = 4096
+    codebook_dim: int = 16
+    quantizer_seed: int = 0
+    target_mel_mean: float | list[float] | None = None
+    target_mel_std: float | list[float] | None = None
+    kmeans_features: list[str] | tuple[str, ...] = ("mel",)
+    kmeans_mel_bins: int = 229
+    kmeans_chroma_bins: int = 264
+    mask_type: str = "noise"
+    mask_prob: float = 0.6
+    mask_seconds: float = 0.4
+    mask_noise_std: float = 0.1
+    cqt_loss_weight: float = 0.0
+    cqt_bins: int = 336
+    cqt_bins_per_octave: int = 48
+    cqt_fmin: float = 32.7
 
     def __post_init__(self, **kwargs):
         if unknown := sorted(self._unknown_keys(kwargs)):
@@ -93,8 +171,9 @@ class MusicFMConfig(PreTrainedConfig):
             near = difflib.get_close_matches(key, self._known_keys(), n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
-        if isinstance(self.subsampling_time_strides, tuple):
-            self.subsampling_time_strides = list(self.subsampling_time_strides)  # as JSON gives it back
+        for name in self.__dataclass_fields__:
+            if isinstance(value := getattr(self, name), tuple):
+                setattr(self, name, list(value))  # as JSON gives it back
         self._check_values()
         super().__post_init__(**kwargs)
 
@@ -130,33 +209,72 @@ class MusicFMConfig(PreTrainedConfig):
         ours = {
             "AutoConfig": "configuration_musicfm.MusicFMConfig",
             "AutoModel": "modeling_musicfm.MusicFMModel",
+            "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
         }
         return values | {"auto_map": ours | (values.get("auto_map") or {})}
 
     @property
     def samples_per_frame(self) -> int:
         """Samples from one output frame to the next: 960 at 25 Hz."""
+        if self.front_end == "waveform":
+            return math.prod(self.conv_stride)
         return self.hop_length * math.prod(self.subsampling_time_strides)
 
     @property
     def frame_rate(self) -> float:
-        """Output frames per second."""
+        """Output frames, and target tokens, per second."""
         return self.sampling_rate / self.samples_per_frame
 
     @property
+    def frame_offset(self) -> float:
+        """Where the first output frame is centred, in frames: 0 for `"mel"`; 0.625 (8.3 ms) for `"waveform"`."""
+        return self.min_samples / 2 / self.samples_per_frame if self.front_end == "waveform" else 0.0
+
+    @property
     def min_samples(self) -> int:
-        """The shortest audio that can be encoded, in samples: the reflected edge must exist, and one mel frame."""
+        """
+        The shortest audio that can be encoded, in samples. `"mel"`: the reflected edge must exist, and one mel frame;
+        `"waveform"`: one output frame.
+        """
+        if self.front_end == "waveform":
+            return self.window_samples(1)
         return max(self.n_fft // 2 + 1, self.hop_length)
+
+    def window_samples(self, frames: int) -> int:
+        """The fewest samples that give this many output frames, the last one whole."""
+        if self.front_end == "mel":
+            return frames * self.samples_per_frame
+        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
+            frames = (frames - 1) * stride + kernel
+        return frames
 
     def frame_counts(self, samples):
         """
-        Frames of the mel, after the first and after the second convolution block (the output), for a number of samples
-        or a tensor of such numbers. A partial mel frame is dropped, a partial output frame is kept.
+        Frames after each step of the front end, the last of which are the output, for a number of samples or a tensor
+        of such numbers. `"mel"`: the mel, where a partial frame is dropped, and both convolution blocks, where it is
+        kept. `"waveform"`: each convolution.
         """
-        counts = [samples // self.hop_length]
+        counts = []
+        if self.front_end == "waveform":
+            for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
+                samples = (samples - kernel) // stride + 1
+                counts.append(samples)
+            return tuple(counts)
+        counts.append(samples // self.hop_length)
         for stride in self.subsampling_time_strides:
             counts.append((counts[-1] + stride - 1) // stride)
         return tuple(counts)
+
+    @property
+    def codebook_sizes(self) -> list[int]:
+        """Codes of each codebook."""
+        sizes = self.codebook_size
+        return list(sizes) if isinstance(sizes, list) else [sizes] * self.num_codebooks
+
+    @property
+    def mask_frames(self) -> int:
+        """Frames of a mask cell, or of a span."""
+        return round(self.mask_seconds * self.frame_rate)
 
     def _check_values(self) -> None:
         def require(condition: bool, name: str, need: str) -> None:
@@ -167,6 +285,23 @@ class MusicFMConfig(PreTrainedConfig):
             value = getattr(self, name)
             return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
+        def is_list(name: str, kinds: type | tuple[type, ...], positive: bool = True) -> bool:
+            values = getattr(self, name)
+            return isinstance(values, list) and all(
+                isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) and (v > 0 or not positive)
+                for v in values
+            )
+
+        choices = {
+            "encoder_type": ("conformer", "bert"),
+            "front_end": ("mel", "waveform"),
+            "quantizer_type": ("random_projection", "residual_vq", "kmeans"),
+            "mask_type": ("noise", "embedding"),
+            "hidden_act": tuple(sorted(ACT2FN)),
+            "feat_extract_activation": tuple(sorted(ACT2FN)),
+        }
+        for name, allowed in choices.items():
+            require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
         for name in [
             "hidden_size",
             "num_hidden_layers",
@@ -178,26 +313,84 @@ class MusicFMConfig(PreTrainedConfig):
             "hop_length",
             "num_mel_bins",
             "subsampling_conv_channels",
+            "num_conv_pos_embeddings",
+            "num_conv_pos_embedding_groups",
+            "num_codebooks",
+            "codebook_dim",
+            "kmeans_mel_bins",
+            "kmeans_chroma_bins",
+            "cqt_bins",
+            "cqt_bins_per_octave",
         ]:
             require(is_number(name, int) and getattr(self, name) > 0, name, "a positive integer")
-        for name in ["rotary_embedding_base", "layer_norm_eps", "initializer_range", "mel_std"]:
+        for name in ["rotary_embedding_base", "layer_norm_eps", "initializer_range", "mask_seconds", "cqt_fmin"]:
             require(is_number(name, (int, float)) and getattr(self, name) > 0, name, "a positive number")
-        require(is_number("mel_mean", (int, float)), "mel_mean", "a number")
-        for name in ["hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout"]:
+        for name in ["cqt_loss_weight", "mask_noise_std"]:
+            require(is_number(name, (int, float)) and getattr(self, name) >= 0, name, "0 or a positive number")
+        for name in [
+            "hidden_dropout",
+            "activation_dropout",
+            "attention_dropout",
+            "conformer_conv_dropout",
+            "feat_proj_dropout",
+            "mask_prob",
+        ]:
             valid = is_number(name, (int, float)) and 0 <= getattr(self, name) <= 1
             require(valid, name, "a probability between 0 and 1")
-        require(self.hidden_act in ACT2FN, "hidden_act", f"one of {', '.join(sorted(ACT2FN))}")
-        require(
-            self.hidden_size % (2 * self.num_attention_heads) == 0,
-            "num_attention_heads",
-            f"a divisor of `hidden_size` ({self.hidden_size}) with an even quotient (rotary embedding)",
-        )
+        for name in ["mel_mean", "mel_std", "target_mel_mean", "target_mel_std"]:
+            positive = name.endswith("std")
+            if isinstance(getattr(self, name), list):
+                valid = is_list(name, (int, float), positive) and len(getattr(self, name)) == self.num_mel_bins
+            elif name.startswith("target") and getattr(self, name) is None:
+                valid = True
+            else:
+                valid = is_number(name, (int, float)) and (getattr(self, name) > 0 or not positive)
+            require(valid, name, f"a {'positive ' * positive}number, or {self.num_mel_bins} (`num_mel_bins`) of them")
+        if self.encoder_type == "conformer":
+            require(
+                self.hidden_size % (2 * self.num_attention_heads) == 0,
+                "num_attention_heads",
+                f"a divisor of `hidden_size` ({self.hidden_size}) with an even quotient (rotary embedding)",
+            )
+        else:
+            for name in ["num_attention_heads", "num_conv_pos_embedding_groups"]:
+                valid = self.hidden_size % getattr(self, name) == 0
+                require(valid, name, f"a divisor of `hidden_size` ({self.hidden_size})")
         require(self.conv_depthwise_kernel_size % 2 == 1, "conv_depthwise_kernel_size", "odd")
         require(self.n_fft % 2 == 0, "n_fft", "even")
         require(self.hop_length <= self.n_fft, "hop_length", f"at most `n_fft` ({self.n_fft})")
         strides = self.subsampling_time_strides
         valid = isinstance(strides, list) and len(strides) == 2 and all(s in (1, 2) for s in strides)
         require(valid, "subsampling_time_strides", "two strides, each 1 or 2")
+        for name in ["conv_dim", "conv_kernel", "conv_stride"]:
+            valid = is_list(name, int) and len(getattr(self, name)) == len(self.conv_dim) > 0
+            require(valid, name, "a list of positive integers, as many as `conv_dim` has")
+        self._check_targets(require, is_list)
+
+    def _check_targets(self, require, is_list) -> None:
+        """The values that only matter in pretraining."""
+        if isinstance(self.codebook_size, list):
+            valid = is_list("codebook_size", int) and len(self.codebook_size) == self.num_codebooks
+            require(valid, "codebook_size", f"a positive integer, or {self.num_codebooks} (`num_codebooks`) of them")
+        else:
+            valid = type(self.codebook_size) is int and self.codebook_size > 0
+            require(valid, "codebook_size", "a positive integer or a list of them")
+        require(type(self.quantizer_seed) is int, "quantizer_seed", "an integer")
+        features = self.kmeans_features
+        valid = isinstance(features, list) and len(features) > 0 and set(features) <= {"mel", "chroma"}
+        require(valid, "kmeans_features", "a list of `mel` and `chroma`")
+        if self.quantizer_type == "kmeans":
+            require(
+                len(features) == self.num_codebooks, "num_codebooks", f"{len(features)}, one for each of {features}"
+            )
+        require(
+            self.samples_per_frame % self.hop_length == 0,
+            "hop_length",
+            f"a divisor of the {self.samples_per_frame} samples of an output frame",
+        )
+        cell = self.mask_seconds * self.frame_rate
+        valid = round(cell) >= 1 and (self.mask_type == "embedding" or math.isclose(cell, round(cell), rel_tol=1e-6))
+        require(valid, "mask_seconds", f"a whole number of frames ({1 / self.frame_rate:g} s each)")
 
 
 __all__ = ["MusicFMConfig"]

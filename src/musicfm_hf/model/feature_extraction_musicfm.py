@@ -27,6 +27,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         padding_value (`float`, defaults to 0.0): Value of the padding; the model never looks at it.
         return_attention_mask (`bool`, defaults to `True`): Return `attention_mask` unless a call says otherwise.
         min_samples (`int`, defaults to 1025): The shortest audio that the model can encode, in samples.
+        do_normalize (`bool`, defaults to `False`): Bring each waveform to mean 0 and variance 1, as MERT's does.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -38,11 +39,13 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.0,
         return_attention_mask: bool = True,
         min_samples: int = 1025,
+        do_normalize: bool = False,
         **kwargs,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.return_attention_mask = return_attention_mask
         self.min_samples = min_samples
+        self.do_normalize = do_normalize
 
     def __call__(
         self,
@@ -137,6 +140,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                 f"Item {index} reaches {peak:.0f}; floating point audio is expected in [-1, 1]. Was it converted from "
                 "integers without scaling?"
             )
+        if self.do_normalize:
+            audio = (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
         return audio
 
 

@@ -1,7 +1,8 @@
-"""The MusicFM encoder (Won, Hung, Le 2023): waveform → log-mel → convolutional subsampling → conformer."""
+"""The MusicFM encoder (Won, Hung, Le 2023) and its masked pretraining: waveform → frames → encoder → tokens."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,68 +14,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import maybe_autocast
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_musicfm import MusicFMConfig
 from .convolution_musicfm import conv3x3, transform_filters
+from .features_musicfm import MusicFMLogMel, align_left, constant_q, valid_frames
+from .masking_musicfm import fit_length, replace_by_noise, sample_mask, target_frames
+from .quantization_musicfm import MusicFMQuantizer, build_quantizer
 
 # Tokens whose convolutions are computed together in inference: 5 s stay near the cache of a processor; on an
 # accelerator a minute keeps it busy and bounds the memory.
 _TILE_FRAMES_PROCESSOR = 125
 _TILE_FRAMES_ACCELERATOR = 1500
-
-
-class MusicFMLogMel(nn.Module):
-    """
-    Waveform → normalised log-mel spectrogram, in float32 whatever the model's dtype.
-
-    It holds no tensor: window and filters are made on the spot, which costs next to nothing, so that no cast, no meta
-    device and no checkpoint can change them.
-    """
-
-    def __init__(self, config: MusicFMConfig):
-        super().__init__()
-        self.config = config
-
-    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, samples)` → `(batch, samples // hop_length, num_mel_bins)`, zero beyond each item's own end."""
-        with maybe_autocast(input_values.device.type, enabled=False):
-            waveform = self._reflect(input_values.float(), attention_mask)
-            n_fft, hop = self.config.n_fft, self.config.hop_length
-            window = torch.hann_window(n_fft, dtype=torch.float32, device=waveform.device)
-            spectrum = torch.stft(waveform, n_fft, hop, window=window, center=False, return_complex=True)
-            power = (spectrum.real.square() + spectrum.imag.square())[..., : input_values.shape[-1] // hop]
-            mel = power.transpose(1, 2) @ self._filters().to(waveform.device)  # (batch, mel frames, bands)
-            mel = 10.0 * torch.log10(mel.clamp(min=1e-10))
-            mel = (mel - self.config.mel_mean) / self.config.mel_std
-            if attention_mask is not None:
-                counts = self.config.frame_counts(attention_mask.bool().sum(-1))
-                mel = mel * _valid(0, mel.shape[1], counts[0])[..., None]
-        return mel
-
-    def _filters(self) -> torch.Tensor:
-        """Triangles on the HTK mel scale, each with its peak at 1: `(frequencies, bands)`, from float64."""
-        nyquist, bins = self.config.sampling_rate / 2, self.config.n_fft // 2
-        frequencies = torch.linspace(0, nyquist, bins + 1, dtype=torch.float64, device="cpu")[:, None]
-        top = 2595 * math.log10(1 + nyquist / 700)
-        mels = torch.linspace(0, top, self.config.num_mel_bins + 2, dtype=torch.float64, device="cpu")
-        corners = 700 * (10 ** (mels / 2595) - 1)
-        rising = (frequencies - corners[:-2]) / (corners[1:-1] - corners[:-2])
-        falling = (corners[2:] - frequencies) / (corners[2:] - corners[1:-1])
-        return torch.minimum(rising, falling).clamp(min=0).float()
-
-    def _reflect(self, waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Half a window of reflection on both sides; the right one at each item's own end."""
-        pad = self.config.n_fft // 2
-        if attention_mask is None:
-            return nn.functional.pad(waveform[:, None], (pad, pad), mode="reflect")[:, 0]
-        first = attention_mask.int().argmax(-1, keepdim=True)  # padding may stand on the left
-        last = attention_mask.bool().sum(-1, keepdim=True) - 1
-        position = torch.arange(-pad, waveform.shape[-1] + pad, device=waveform.device).abs()[None]
-        position = torch.where(position > last, 2 * last - position, position).clamp(min=0)
-        return waveform.gather(1, first + position)
 
 
 class MusicFMSubsamplingBlock(nn.Module):
@@ -94,7 +47,7 @@ class MusicFMSubsamplingBlock(nn.Module):
     def forward(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
         """`(batch, channels, time, bands)`; `counts` `(batch,)`: output frames of each item that are not padding."""
         residual = self.shortcut_conv(hidden_states)
-        mask = None if counts is None else _valid(0, residual.shape[2], counts)[:, None, :, None]
+        mask = None if counts is None else valid_frames(0, residual.shape[2], counts)[:, None, :, None]
         residual = _batch_norm(self.shortcut_norm, residual, mask)
         hidden_states = _mask(nn.functional.relu(_batch_norm(self.norm1, self.conv1(hidden_states), mask)), mask)
         hidden_states = _batch_norm(self.norm2, self.conv2(hidden_states), mask)
@@ -141,7 +94,7 @@ class _FusedSubsamplingBlock:
 
 
 class MusicFMSubsampling(nn.Module):
-    """Log-mel `(batch, mel frames, bands)` → the first hidden state `(batch, frames, hidden_size)`."""
+    """The `"mel"` front end: log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`."""
 
     def __init__(self, config: MusicFMConfig):
         super().__init__()
@@ -200,10 +153,97 @@ class MusicFMSubsampling(nn.Module):
             output[:, start:stop] = self.projection(frames.to(output.dtype))
 
 
+class MusicFMWaveformSubsampling(nn.Module):
+    """
+    The `"waveform"` front end: HuBERT's convolutions over samples, group norm with a group for each channel after the
+    first, layer norm and projection.
+
+    In a padded batch, the group norm takes its statistics from each item's own frames, so that padding changes
+    nothing; HuBERT and MERT take them from the padding too.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv1d(in_channels, out_channels, kernel, stride, bias=False)
+            for in_channels, out_channels, kernel, stride in zip(
+                (1, *config.conv_dim), config.conv_dim, config.conv_kernel, config.conv_stride, strict=False
+            )
+        )
+        self.group_norm = nn.GroupNorm(config.conv_dim[0], config.conv_dim[0])
+        self.activation = ACT2FN[config.feat_extract_activation]
+        self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = nn.Dropout(config.feat_proj_dropout)
+
+    def forward(self, waveform: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
+        """`(batch, samples)` → `(batch, frames, hidden_size)`; `counts` is what `config.frame_counts` says."""
+        hidden_states = waveform[:, None].to(self.convs[0].weight.dtype)
+        for index, conv in enumerate(self.convs):
+            hidden_states = conv(hidden_states)  # (batch, channels, frames)
+            if index == 0:
+                hidden_states = self._group_norm(hidden_states, None if counts is None else counts[0])
+            hidden_states = self.activation(hidden_states)
+        return self.dropout(self.projection(self.layer_norm(hidden_states.transpose(1, 2))))
+
+    def _group_norm(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        if counts is None:
+            return self.group_norm(hidden_states)
+        mask = valid_frames(0, hidden_states.shape[-1], counts)[:, None]
+        values = hidden_states.float()
+        mean = (values * mask).sum(-1, keepdim=True) / counts[:, None, None]
+        variance = ((values - mean).square() * mask).sum(-1, keepdim=True) / counts[:, None, None]
+        normalized = (values - mean) * torch.rsqrt(variance + self.group_norm.eps)
+        scale, shift = self.group_norm.weight.float()[:, None], self.group_norm.bias.float()[:, None]
+        return (normalized * scale + shift).to(hidden_states.dtype)
+
+
+class MusicFMEncoderInput(nn.Module):
+    """
+    The input of the first layer, which is hidden state 0: masked frames replaced by a learned vector where
+    `config.mask_type` says so, and for `"bert"` positions from a convolution over time.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        self.pos_conv = None
+        self.layer_norm = None
+        if config.mask_type == "embedding":
+            self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size).uniform_())
+        if config.encoder_type == "bert":
+            width, kernel = config.hidden_size, config.num_conv_pos_embeddings
+            groups = config.num_conv_pos_embedding_groups
+            self.pos_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+            self.activation = ACT2FN[config.feat_extract_activation]
+            if not config.do_stable_layer_norm:
+                self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+            self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        frames_mask: torch.Tensor | None,
+        mask_time_indices: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """`(batch, frames, hidden_size)` → the same shape; both masks are `(batch, frames)`."""
+        if mask_time_indices is not None:
+            masked = self.masked_spec_embed.to(hidden_states.dtype)
+            hidden_states = torch.where(mask_time_indices[..., None], masked, hidden_states)
+        if self.pos_conv is None:
+            return hidden_states
+        if frames_mask is not None:
+            hidden_states = hidden_states * frames_mask[..., None]
+        positions = self.pos_conv(hidden_states.transpose(1, 2))[..., : hidden_states.shape[1]].transpose(1, 2)
+        hidden_states = hidden_states + self.activation(positions)
+        if self.layer_norm is not None:
+            hidden_states = self.layer_norm(hidden_states)
+        return self.dropout(hidden_states)
+
+
 class MusicFMAttention(nn.Module):
     """
-    Self-attention whose rotary embedding turns the *input* of the query and key projections, as in the conformer of
-    wav2vec 2.0 that MusicFM was trained with; values are projected from the unrotated input.
+    Self-attention. With rotary positions, they turn the *input* of the query and key projections, as in the conformer
+    of wav2vec 2.0 that MusicFM was trained with; values are projected from the unrotated input.
     """
 
     def __init__(self, config: MusicFMConfig, layer_idx: int):
@@ -223,13 +263,15 @@ class MusicFMAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         attention_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(batch, frames, hidden_size)` → the same shape, and attention weights where the implementation has them."""
         heads_shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
-        rotated = _rotate(hidden_states.view(heads_shape), *position_embeddings).flatten(2)
+        rotated = hidden_states
+        if position_embeddings is not None:
+            rotated = _rotate(hidden_states.view(heads_shape), *position_embeddings).flatten(2)
         query = self.q_proj(rotated).view(heads_shape).transpose(1, 2)  # (batch, heads, frames, head_dim)
         key = self.k_proj(rotated).view(heads_shape).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads_shape).transpose(1, 2)
@@ -326,6 +368,36 @@ class MusicFMConformerLayer(GradientCheckpointingLayer):
         return self.final_layer_norm(hidden_states)
 
 
+class MusicFMBertLayer(GradientCheckpointingLayer):
+    """Attention and feed-forward; layer norms after each, or before each with `config.do_stable_layer_norm`."""
+
+    def __init__(self, config: MusicFMConfig, layer_idx: int):
+        super().__init__()
+        self.norm_first = config.do_stable_layer_norm
+        self.self_attn = MusicFMAttention(config, layer_idx)
+        self.self_attn_dropout = nn.Dropout(config.hidden_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.ffn = MusicFMFeedForward(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: None,
+        attention_mask: torch.Tensor | None = None,
+        frames_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """`(batch, frames, hidden_size)` → the same shape."""
+        normalized = self.self_attn_layer_norm(hidden_states) if self.norm_first else hidden_states
+        attended, _ = self.self_attn(normalized, position_embeddings, attention_mask, **kwargs)
+        hidden_states = hidden_states + self.self_attn_dropout(attended)
+        if self.norm_first:
+            return hidden_states + self.ffn(self.final_layer_norm(hidden_states))
+        hidden_states = self.self_attn_layer_norm(hidden_states)
+        return self.final_layer_norm(hidden_states + self.ffn(hidden_states))
+
+
 class MusicFMPreTrainedModel(PreTrainedModel):
     """Weights, saving and loading, shared by every MusicFM model."""
 
@@ -335,15 +407,23 @@ class MusicFMPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["MusicFMConformerLayer", "MusicFMSubsampling"]
+    _no_split_modules = [
+        "MusicFMConformerLayer",
+        "MusicFMBertLayer",
+        "MusicFMSubsampling",
+        "MusicFMWaveformSubsampling",
+        "MusicFMEncoderInput",
+    ]
+    _keep_in_fp32_modules_strict = ["quantizer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {
         "hidden_states": [
-            OutputRecorder(MusicFMSubsampling, capture_initial_hidden_state=False),
+            OutputRecorder(MusicFMEncoderInput, capture_initial_hidden_state=False),
             OutputRecorder(MusicFMConformerLayer, capture_initial_hidden_state=False),
+            OutputRecorder(MusicFMBertLayer, capture_initial_hidden_state=False),
         ],
         "attentions": OutputRecorder(MusicFMAttention, index=1),
     }
@@ -353,6 +433,15 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             init.kaiming_normal_(module.weight)
+        elif isinstance(module, MusicFMEncoderInput):
+            if hasattr(module, "masked_spec_embed"):
+                init.uniform_(module.masked_spec_embed)
+            if module.pos_conv is not None:
+                kernel, channels = module.pos_conv.kernel_size[0], module.pos_conv.in_channels
+                init.normal_(module.pos_conv.weight, 0.0, 2 * math.sqrt(1 / (kernel * channels)))
+                init.zeros_(module.pos_conv.bias)
+        elif isinstance(module, MusicFMQuantizer):
+            module.reset_parameters()
 
     def frames_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """
@@ -360,11 +449,12 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         The frames of an item come first, on whichever side its padding stands.
         """
         counts = self.config.frame_counts(attention_mask.bool().sum(-1))
-        return _valid(0, self.output_frames(attention_mask.shape[-1]), counts[-1])
+        return valid_frames(0, self.output_frames(attention_mask.shape[-1]), counts[-1])
 
     def frame_times(self, num_frames: int) -> torch.Tensor:
         """The centres of the first `num_frames` output frames, in seconds from the start of the audio, float64."""
-        return torch.arange(num_frames, dtype=torch.float64) / self.config.frame_rate
+        frame = torch.arange(num_frames, dtype=torch.float64)
+        return (frame + self.config.frame_offset) / self.config.frame_rate
 
     def output_frames(self, num_samples: int) -> int:
         """How many output frames so many samples give."""
@@ -373,19 +463,29 @@ class MusicFMPreTrainedModel(PreTrainedModel):
 
 class MusicFMModel(MusicFMPreTrainedModel):
     """
-    The MusicFM encoder (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318).
+    The MusicFM encoder (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), and by its
+    configuration those of MuQ and MERT.
 
     Padding changes nothing: the valid frames of an item in a padded batch equal its frames alone.
     """
 
     _input_embed_layer = "subsampling"  # where LoRA with reentrant checkpointing makes gradients begin
+    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\."]
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
-        self.log_mel = MusicFMLogMel(config)
-        self.subsampling = MusicFMSubsampling(config)
-        self.layers = nn.ModuleList(MusicFMConformerLayer(config, index) for index in range(config.num_hidden_layers))
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if config.front_end == "mel":
+            self.log_mel = MusicFMLogMel(config)
+            self.subsampling = MusicFMSubsampling(config)
+        else:
+            self.subsampling = MusicFMWaveformSubsampling(config)
+        self.encoder_input = MusicFMEncoderInput(config)
+        layer_class = MusicFMConformerLayer if config.encoder_type == "conformer" else MusicFMBertLayer
+        self.layers = nn.ModuleList(layer_class(config, index) for index in range(config.num_hidden_layers))
+        # A post-norm encoder ends with the norm of its last layer.
+        ends_with_norm = config.encoder_type == "conformer" or config.do_stable_layer_norm
+        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm = norm if ends_with_norm else nn.Identity()
         self.post_init()
 
     @capture_outputs
@@ -394,6 +494,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         layer: int | None = None,
+        mask_time_indices: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         r"""
@@ -403,6 +504,8 @@ class MusicFMModel(MusicFMPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
             layer (`int`, *optional*): Stop after this layer, 0 (the input of the first) to `config.num_hidden_layers`
                 (the default). The final norm is part of the last layer. Nothing after it is computed.
+            mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Frames that a learned vector
+                replaces before the encoder; for `config.mask_type="embedding"` only.
             output_hidden_states (`bool` or `list[int]`, *optional*): Return the hidden states 0 to `layer`; a list (of
                 numbers from 0) keeps only those, the others are `None`.
             output_attentions (`bool`, *optional*): Return attention weights (with `attn_implementation="eager"`).
@@ -421,18 +524,38 @@ class MusicFMModel(MusicFMPreTrainedModel):
             raise ValueError(f"`layer` must be between 0 and {self.config.num_hidden_layers}, got {layer!r}.")
         attention_mask = self._check_input(input_values, attention_mask)
 
-        mel = self.log_mel(input_values, attention_mask)
-        counts = None if attention_mask is None else self.config.frame_counts(attention_mask.sum(-1))
-        hidden_states = self.subsampling(mel, counts)
+        if mask_time_indices is not None and self.config.mask_type != "embedding":
+            raise ValueError('`mask_time_indices` needs a model with `config.mask_type="embedding"`.')
+
+        counts = frames_mask = None
+        if attention_mask is not None:
+            counts = self.config.frame_counts(attention_mask.sum(-1))
+            frames_mask = self.frames_mask(attention_mask)
+        hidden_states = self.subsampling(self._front_end_input(input_values, attention_mask), counts)
+        hidden_states = self.encoder_input(hidden_states, frames_mask, mask_time_indices)
         if num_layers > 0:
-            frames_mask = None if attention_mask is None else self.frames_mask(attention_mask)
             encoder_mask = create_bidirectional_mask(self.config, hidden_states, frames_mask)
-            positions = self._rotary_embedding(hidden_states)
+            positions = self._rotary_embedding(hidden_states) if self.config.encoder_type == "conformer" else None
             for encoder_layer in self.layers[:num_layers]:
                 hidden_states = encoder_layer(hidden_states, positions, encoder_mask, frames_mask, **kwargs)
         if num_layers == self.config.num_hidden_layers:
             hidden_states = self.layer_norm(hidden_states)
         return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def train(self, mode: bool = True):
+        """As in torch; batch norms keep their statistics if `config.freeze_batch_norm`."""
+        super().train(mode)
+        if self.config.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def _front_end_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """The log-mel spectrogram, or the waveform from its first sample on."""
+        if self.config.front_end == "mel":
+            return self.log_mel(input_values, attention_mask)
+        return input_values if attention_mask is None else align_left(input_values, attention_mask)
 
     def _check_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """The mask as bool, or `None` if it masks nothing. Values are looked at outside of compilation only."""
@@ -472,6 +595,203 @@ class MusicFMModel(MusicFMPreTrainedModel):
         return angles.cos().to(hidden_states.dtype), angles.sin().to(hidden_states.dtype)
 
 
+@dataclass
+class MusicFMQuantizerOutput(ModelOutput):
+    """
+    `tokens` `(batch, tokens, codebooks)`, int64; `tokens_mask` `(batch, tokens)`: which are not padding.
+    """
+
+    tokens: torch.Tensor | None = None
+    tokens_mask: torch.Tensor | None = None
+
+
+class MusicFMQuantizerModel(MusicFMPreTrainedModel):
+    """
+    The target tokens of masked pretraining on their own. It also loads from the folder of a pretrained
+    [`MusicFMForPreTraining`].
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^musicfm\.", r"^head\.", r"^cqt_head\."]
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__(config)
+        self.quantizer = build_quantizer(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> MusicFMQuantizerOutput:
+        """Clean waveforms `(batch, samples)` at `config.sampling_rate` → [`MusicFMQuantizerOutput`]."""
+        lengths = _lengths(input_values, attention_mask)
+        tokens = self.quantizer(input_values, attention_mask)
+        return MusicFMQuantizerOutput(
+            tokens, valid_frames(0, tokens.shape[1], lengths // self.config.samples_per_frame)
+        )
+
+
+@dataclass
+class MusicFMForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`MusicFMForPreTraining`].
+
+    Attributes:
+        loss (`torch.Tensor` of shape `()`): Cross-entropy in nats, averaged over masked frames and codebooks, plus the
+            weighted constant-Q loss if there is one.
+        logits (`torch.Tensor` of shape `(masked frames, codebooks, codes)`): Of the masked frames, in the order of
+            `mask_time_indices`; minus infinity for codes that a smaller codebook does not have.
+        accuracy (`torch.Tensor` of shape `()`): Share of right tokens among those.
+        tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`): Targets, -100 where there is none.
+        mask_time_indices (`torch.Tensor` of shape `(batch, frames)`): The frames that count: masked, with a target.
+        cqt_loss (`torch.Tensor` of shape `()`): Mean squared error of the constant-Q reconstruction.
+        hidden_states, attentions (`tuple`): As in the encoder, if asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    accuracy: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    mask_time_indices: torch.Tensor | None = None
+    cqt_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class MusicFMForPreTraining(MusicFMPreTrainedModel):
+    """
+    Masked token prediction (MusicFM, BEST-RQ, MuQ, MERT by configuration): tokens of the clean waveform are predicted
+    from a waveform of which parts are masked.
+    """
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__(config)
+        self.musicfm = MusicFMModel(config)
+        self.quantizer = build_quantizer(config)
+        self.head = nn.Linear(config.hidden_size, sum(config.codebook_sizes))
+        self.cqt_head = nn.Linear(config.hidden_size, config.cqt_bins) if config.cqt_loss_weight > 0 else None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        mask_time_indices: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        return_loss: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MusicFMForPreTrainingOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms; masked ones with `labels`. As
+                they are in the file: they are normalised here where `config.do_normalize` says so.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
+            mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Which frames are masked; drawn
+                as the configuration says if not given.
+            labels (`torch.Tensor` of shape `(batch, frames, codebooks)`, or without the last axis for one codebook,
+                *optional*): Tokens, -100 to leave a frame out. `input_values` then count as already masked, and
+                `mask_time_indices` is needed.
+            generator (`torch.Generator` or a list with one for each item, *optional*): Draws the mask and the noise.
+            num_items_in_batch (`int`, *optional*): Masked frames that the loss is averaged over, where this batch is
+                only a part of what an optimizer step sees.
+            return_loss (`bool`): Not looked at; tells the [`Trainer`] that there is a loss without labels.
+            output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
+
+        Returns:
+            [`MusicFMForPreTrainingOutput`].
+
+        Raises:
+            ValueError: if a shape is not as described, an item is too short, or `labels` come without a mask.
+        """
+        lengths = _lengths(input_values, attention_mask)
+        if attention_mask is not None:
+            input_values = align_left(input_values, attention_mask)
+            attention_mask = valid_frames(0, input_values.shape[1], lengths)
+        self._check_pretraining_input(input_values, lengths, mask_time_indices, labels)
+
+        if mask_time_indices is None:
+            mask_time_indices = sample_mask(self.config, lengths, input_values.shape[1], generator)
+        mask, waveform = mask_time_indices.bool(), input_values
+        if labels is None:
+            labels = self.quantizer(input_values, attention_mask)
+            if self.config.mask_type == "noise":
+                waveform = replace_by_noise(self.config, input_values, mask, generator)
+        if self.config.do_normalize:
+            waveform = _normalize(waveform, attention_mask)
+        frames = self.musicfm.output_frames(input_values.shape[1])
+        mask = fit_length(mask, frames)
+        encoder_mask = mask if self.config.mask_type == "embedding" else None
+        outputs = self.musicfm(waveform, attention_mask, mask_time_indices=encoder_mask, **kwargs)
+
+        tokens = fit_length(labels[..., None] if labels.ndim == 2 else labels, frames, value=-100)
+        has_target = target_frames(self.config, lengths, input_values.shape[1])
+        tokens = tokens.masked_fill(~has_target[..., None], -100)
+        mask = mask & (tokens >= 0).all(-1)
+        targets = tokens[mask]  # (masked frames, codebooks)
+        predicted = outputs.last_hidden_state[mask]  # (masked frames, hidden_size)
+        logits = self._logits(predicted)
+        count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        loss = loss / (count * self.config.num_codebooks)
+        cqt_loss = None
+        if self.cqt_head is not None:
+            target = constant_q(input_values, attention_mask, self.config)
+            target = fit_length(target, frames)[mask]
+            errors = (self.cqt_head(predicted).float() - target).square().mean(-1)
+            cqt_loss = errors.sum() / count
+            loss = loss + self.config.cqt_loss_weight * cqt_loss
+        return MusicFMForPreTrainingOutput(
+            loss=loss,
+            logits=logits,
+            accuracy=(logits.argmax(-1) == targets).sum() / max(targets.numel(), 1),
+            tokens=tokens,
+            mask_time_indices=mask,
+            cqt_loss=cqt_loss,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _check_pretraining_input(self, input_values, lengths, mask_time_indices, labels) -> None:
+        if labels is not None:
+            if mask_time_indices is None:
+                raise ValueError("With `labels`, `mask_time_indices` must say which frames of the input are masked.")
+            if self.cqt_head is not None:
+                raise ValueError("The constant-Q loss needs the clean waveform: leave `labels` out.")
+            codebooks = self.config.num_codebooks
+            if labels.ndim not in (2, 3) or (1 if labels.ndim == 2 else labels.shape[2]) != codebooks:
+                raise ValueError(f"`labels` must be (batch, frames, {codebooks}), got {tuple(labels.shape)}.")
+        frames = self.musicfm.output_frames(input_values.shape[1])
+        tokens = input_values.shape[1] // self.config.samples_per_frame
+        for name, given in (("mask_time_indices", mask_time_indices), ("labels", labels)):
+            if given is not None and (len(given) != len(input_values) or given.shape[1] not in (frames, tokens)):
+                raise ValueError(
+                    f"`{name}` must have shape ({len(input_values)}, {frames}, …) for these waveforms, got "
+                    f"{tuple(given.shape)}."
+                )
+        if not (torch.compiler.is_compiling() or input_values.is_meta):
+            shortest, needed = int(lengths.min()), max(self.config.min_samples, self.config.n_fft // 2 + 1)
+            if shortest < needed:
+                raise ValueError(f"An item has {shortest} samples, pretraining needs at least {needed}.")
+
+    def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(n, hidden_size)` → `(n, codebooks, codes)`."""
+        sizes = self.config.codebook_sizes
+        parts = self.head(hidden_states).split(sizes, dim=-1)
+        parts = [nn.functional.pad(part, (0, max(sizes) - part.shape[1]), value=-torch.inf) for part in parts]
+        return torch.stack(parts, dim=1)
+
+
+def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Samples of each item `(batch,)`."""
+    if attention_mask is not None:
+        return attention_mask.bool().sum(-1)
+    return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -497,10 +817,15 @@ def _rotate(hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def _valid(start: int, stop: int, counts: torch.Tensor) -> torch.Tensor:
-    """`(batch, stop - start)`: is frame `start`, `start + 1`, … one of the first `counts` of its item?"""
-    frame = torch.arange(start, stop, device=counts.device)
-    return (frame >= 0) & (frame < counts[:, None])
+def _normalize(waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean 0 and variance 1 over each item's own samples, in float32."""
+    waveform = waveform.float()
+    if attention_mask is None:
+        mean, variance = waveform.mean(-1, keepdim=True), waveform.var(-1, keepdim=True, correction=0)
+        return (waveform - mean) * torch.rsqrt(variance + 1e-7)
+    count = attention_mask.sum(-1, keepdim=True)
+    centered = (waveform - (waveform * attention_mask).sum(-1, keepdim=True) / count) * attention_mask
+    return centered * torch.rsqrt(centered.square().sum(-1, keepdim=True) / count + 1e-7)
 
 
 def _mask(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -510,7 +835,7 @@ def _mask(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tenso
 def _zero_outside(frames: torch.Tensor, start: int, counts: int | torch.Tensor) -> torch.Tensor:
     """Zero, in place, what of frames `start`, `start + 1`, … (axis 1) lies before 0 or after `counts`."""
     if isinstance(counts, torch.Tensor):
-        valid = _valid(start, start + frames.shape[1], counts)
+        valid = valid_frames(start, start + frames.shape[1], counts)
         return frames.mul_(valid[:, :, None, None])
     frames[:, : max(-start, 0)] = 0
     frames[:, max(counts - start, 0) :] = 0
@@ -584,4 +909,4 @@ def _batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor
     return normalized.to(hidden_states.dtype)
 
 
-__all__ = ["MusicFMModel", "MusicFMPreTrainedModel"]
+__all__ = ["MusicFMForPreTraining", "MusicFMModel", "MusicFMPreTrainedModel", "MusicFMQuantizerModel"]

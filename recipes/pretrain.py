@@ -1,0 +1,97 @@
+"""
+Masked pretraining of any variant of the paper, from a YAML file and flags over it.
+
+    python recipes/pretrain.py recipes/pretrain/small.yaml --train music/ --output_dir runs/small
+    accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/pretrain.py recipes/pretrain/fm7.yaml \
+        --train /data/shards/*.tar --stats stats.json --output_dir runs/fm7
+
+A run that was interrupted goes on where its last checkpoint was: give the same command again. The output folder has
+the model, `curves.png`, `results.json`, TensorBoard logs, and `problems.tsv`, the songs that could not be used.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+from transformers import set_seed
+
+from musicfm_hf import MusicFMFeatureExtractor
+from musicfm_hf.pretraining import (
+    DataArguments,
+    ModelArguments,
+    PretrainingArguments,
+    PretrainingTrainer,
+    build_data,
+    build_model,
+)
+from musicfm_hf.training import CurveCallback, environment, find_checkpoint, parse_recipe, write_json
+
+PANELS = {
+    "cross-entropy (nats)": ["cross_entropy", "eval_cross_entropy", "eval_unigram_cross_entropy"],
+    "accuracy": ["accuracy", "eval_accuracy", "eval_accuracy_copy", "eval_accuracy_most_frequent"],
+    "gradient norm": ["grad_norm"],
+}
+
+
+def main() -> None:
+    began = time.time()
+    model_arguments, data_arguments, arguments = parse_recipe(
+        (ModelArguments, DataArguments, PretrainingArguments), description=__doc__
+    )
+    logging.basicConfig(level=logging.INFO if arguments.should_log else logging.WARNING, format="%(message)s")
+    set_seed(arguments.seed)
+    try:
+        model = build_model(model_arguments, data_arguments, arguments)
+        loader, validation = build_data(data_arguments, arguments, model.config)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"Not trained: {error}") from error
+
+    trainer = PretrainingTrainer(model, arguments, loader, validation, callbacks=[CurveCallback(PANELS)])
+    checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except ValueError as error:
+        raise SystemExit(f"Not trained: {error}") from error
+    final = trainer.evaluate() if validation is not None else {}
+    trainer.save_model()
+
+    output = Path(arguments.output_dir)
+    loader.problems.write(output / f"problems_{arguments.process_index}.tsv")
+    if arguments.should_save:
+        config = model.config
+        MusicFMFeatureExtractor(
+            sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
+        ).save_pretrained(output)
+        results = {
+            "task": "masked pretraining",
+            "scores": final,
+            "parameters": model.num_parameters(),
+            "data": vars(data_arguments),
+            "model": vars(model_arguments),
+            "training": {name: getattr(arguments, name) for name in SETTINGS},
+            "seconds": round(time.time() - began),
+            **environment(),
+            "history": trainer.state.log_history,
+        }
+        write_json(output / "results.json", results)
+        trainer.log_metrics("eval", final)
+
+
+SETTINGS = [
+    "seed",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "learning_rate",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "weight_decay",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+]
+
+
+if __name__ == "__main__":
+    main()

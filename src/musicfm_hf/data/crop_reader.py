@@ -1,0 +1,213 @@
+"""A crop of a song at random, or what stands in its place where the song cannot be used."""
+
+import csv
+import math
+import os
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from torch.utils.data import Dataset
+
+from ..audio import _open_source, load_audio
+from .catalogue import DatasetAudio
+from .sources import ListedSource, Song, StreamedSource
+
+_TRIES = 3  # crops of a song, before it counts as silent
+_SILENCE_RMS = 1e-4
+_PLACEHOLDER_STD = 0.1
+_LONGEST_FRAMES = 2**48  # libsndfile gives more where it does not know the length
+_LONGEST_LOG = 10_000
+_POSITION, _PLACEHOLDER = range(2)  # what random numbers are for: the second of the integers that seed a generator
+
+
+Batch = dict[str, torch.Tensor]
+
+
+class AudioProblem(NamedTuple):
+    """A song that cannot be used; `reason` is "unreadable", "too short" or "silent", `seconds` its length if short."""
+
+    source: str
+    name: str
+    reason: str
+    detail: str
+    seconds: float | None = None
+
+
+class ProblemLog:
+    """Songs that cannot be used, each once: `counts` by reason, and the first ten thousand in `records`."""
+
+    def __init__(self):
+        self.counts: Counter[str] = Counter()
+        self.records: list[AudioProblem] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def add(self, problem: AudioProblem) -> bool:
+        """Record a problem; says whether there is a record more."""
+        if problem[:2] in self._seen:
+            return False
+        self._seen.add(problem[:2])
+        self.counts[problem.reason] += 1
+        if len(self.records) < _LONGEST_LOG:
+            self.records.append(problem)
+            return True
+        return False
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write the records as a table of tab-separated values: source, name, reason, detail."""
+        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(AudioProblem._fields[:4])
+            writer.writerows(problem[:4] for problem in self.records)
+
+    def summary(self) -> str:
+        """How many of each reason, with an example of each."""
+        examples = {problem.reason: problem for problem in reversed(self.records)}
+        return "; ".join(
+            f"{number} {reason}, such as {examples[reason].name}: {examples[reason].detail}"
+            for reason, number in self.counts.items()
+        )
+
+    def refusal(self, source: str, crop_seconds: float) -> ValueError:
+        """The error where these are all the songs that there are."""
+        if self.counts.keys() == {"unreadable"}:
+            text = "there is no readable audio"
+        elif self.counts.keys() == {"too short"}:
+            longest = max(problem.seconds for problem in self.records)
+            text = f"every file is shorter than the crop of {crop_seconds} s (longest {longest:.3f} s)"
+        else:
+            text = f"no file has a usable crop of {crop_seconds} s"
+        return ValueError(f"In {source}, {text}. {self.summary()}")
+
+
+class _UnusableError(Exception):
+    """Audio from which no crop can be taken: arguments reason, detail and, where it is too short, seconds."""
+
+
+class CropReference(NamedTuple):
+    """A crop to be made: the number of its source; the number of the song there, or a streamed song itself; a seed."""
+
+    source: int
+    song: int | Song
+    seed: int
+
+
+class CropReader(Dataset):
+    """
+    [`CropReference`] → an item: `input_values` `(samples,)` float32 at a position drawn from its seed, and `seeds`.
+
+    Where a song cannot be read, is shorter than a crop, or is silent in three crops, noise of `min_samples` samples
+    stands in its place, in an item that has `attention_mask` `(samples,)` int64 and `problem` ([`AudioProblem`]) too.
+
+    Args:
+        sources ([`ListedSource`], [`StreamedSource`]): What the references refer to.
+        crop_seconds (`float`): Length of a crop.
+        sampling_rate (`int`): Its rate, in Hz.
+        min_samples (`int`): Length of the noise.
+
+    Raises:
+        ValueError: a crop would be shorter than `min_samples`, or that is less than 1.
+        TypeError: a source is none.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ListedSource | StreamedSource],
+        crop_seconds: float,
+        sampling_rate: int,
+        min_samples: int,
+    ):
+        for source in sources:
+            if not isinstance(source, (ListedSource, StreamedSource)):
+                raise TypeError(f"Sources must be what `open_source` gives, got {type(source)}.")
+        # Streams stay in the process that reads them.
+        self.catalogues = [source.songs if isinstance(source, ListedSource) else None for source in sources]
+        self.names = [source.name for source in sources]
+        self.sampling_rate = sampling_rate
+        self.samples = round(crop_seconds * sampling_rate) if math.isfinite(crop_seconds) else 0
+        self.min_samples = min_samples
+        if not 1 <= min_samples <= self.samples:
+            raise ValueError(
+                f"`min_samples` must be at least 1, and `crop_seconds` no less than that, got {min_samples} and "
+                f"{crop_seconds} s, that is {self.samples} samples at {sampling_rate} Hz."
+            )
+
+    def __getitem__(self, reference: CropReference) -> dict[str, Any]:
+        source, song, seed = reference
+        name, audio = song if self.catalogues[source] is None else self.catalogues[source][song]
+        try:
+            if isinstance(audio, DatasetAudio):
+                audio = audio.dataset[audio.index][audio.column]
+            crop = self._read(audio, seed)
+        except _UnusableError as error:
+            problem = error.args
+        except (ValueError, TypeError, OSError, soundfile.SoundFileError) as error:
+            problem = ("unreadable", str(error))
+        else:
+            return {"input_values": torch.from_numpy(crop), "seeds": seed}
+        if name is None:  # rows need not have one
+            content = audio.get("bytes") or b""
+            name = f"{len(content)} bytes, CRC-32 {zlib.crc32(content):08x}"
+        return self._placeholder(seed) | {"problem": AudioProblem(self.names[source], name, *problem)}
+
+    def _read(self, audio: Any, seed: int) -> np.ndarray:
+        """The first crop `(samples,)` of three at random that is not silent."""
+        available = _available_samples(audio, self.sampling_rate)
+        if available < self.samples:
+            seconds = available / self.sampling_rate
+            raise _UnusableError("too short", f"has {seconds:.3f} s", seconds)
+        starts = np.random.default_rng([seed, _POSITION]).integers(available - self.samples + 1, size=_TRIES)
+        for start in dict.fromkeys(starts.tolist()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that it breaks off, maybe after the crop
+                crop = load_audio(
+                    audio, self.sampling_rate, start / self.sampling_rate, self.samples / self.sampling_rate
+                )
+            if len(crop) < self.samples:
+                end = (start + len(crop)) / self.sampling_rate
+                raise _UnusableError("unreadable", f"breaks off at {end:.3f} s, before its header says")
+            if float(np.dot(crop, crop)) >= self.samples * _SILENCE_RMS**2:
+                return crop
+        raise _UnusableError("silent", f"{_TRIES} crops of it have an RMS below {_SILENCE_RMS}")
+
+    def _placeholder(self, seed: int) -> dict[str, Any]:
+        # Noise, not another song: what follows must not depend on what can be decoded.
+        noise = np.random.default_rng([seed, _PLACEHOLDER]).standard_normal(self.min_samples, dtype=np.float32)
+        input_values = torch.zeros(self.samples)
+        input_values[: self.min_samples] = torch.from_numpy(noise) * _PLACEHOLDER_STD
+        attention_mask = (torch.arange(self.samples) < self.min_samples).long()
+        return {"input_values": input_values, "seeds": seed, "attention_mask": attention_mask}
+
+
+def _available_samples(audio: Any, sampling_rate: int) -> int:
+    """Samples at `sampling_rate` that the header promises."""
+    stream, name = _open_source(audio)
+    try:
+        with stream, soundfile.SoundFile(stream) as file:
+            frames, rate = file.frames, file.samplerate
+    except (soundfile.LibsndfileError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
+    if frames > _LONGEST_FRAMES:
+        raise ValueError(f"{name} does not say how long it is.")
+    return frames * sampling_rate // rate
+
+
+def collate_crops(items: Sequence[dict[str, Any]]) -> Batch:
+    """
+    Items of [`FixedCrops`] → a batch: `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, where
+    an item has one, `attention_mask` `(batch, samples)` int64.
+    """
+    batch = {
+        "input_values": torch.stack([item["input_values"] for item in items]),
+        "seeds": torch.tensor([item["seeds"] for item in items], dtype=torch.int64),
+    }
+    if any("attention_mask" in item for item in items):
+        whole = torch.ones(batch["input_values"].shape[1], dtype=torch.int64)
+        batch["attention_mask"] = torch.stack([item.get("attention_mask", whole) for item in items])
+    return batch

@@ -1,0 +1,312 @@
+"""Batches of random crops without end, the same after every interruption, and a fixed set of crops to validate on."""
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count as count_up
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers.utils import logging
+
+from .crop_reader import AudioProblem, Batch, CropReader, CropReference, ProblemLog, collate_crops
+from .sources import ListedSource, Song, SongStream, StreamedSource, hash_name
+
+logger = logging.get_logger(__name__)
+
+_CHUNK = 4096  # crops whose sources and seeds are drawn at once
+_CHECKED_SONGS = 1000  # of a stream
+_DRAWS, _ORDER, _STREAM = range(3)  # what random numbers are for: the second of the integers that seed a generator
+
+
+class FixedCrops(Dataset):
+    """
+    Crops that are always the same, from [`fixed_crops`]; decoded when they are asked for. An item has `input_values`
+    `(samples,)` float32 and `seeds` (`int`); [`collate_crops`] makes batches. `names` has the songs they are of, and
+    `problems` ([`ProblemLog`]) those that were left out.
+    """
+
+    def __init__(self, reader: CropReader, references: list[CropReference], problems: ProblemLog):
+        self.names = [reader.catalogues[0][reference.song][0] for reference in references]
+        self.problems = problems
+        self._reader = reader
+        self._references = references
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self._reader[self._references[index]]
+        item.pop("problem", None)
+        return item
+
+
+def fixed_crops(
+    songs: Sequence[Song],
+    crop_seconds: float,
+    count: int | None = None,
+    seed: int = 0,
+    sampling_rate: int = 24000,
+    min_samples: int = 1025,
+) -> FixedCrops:
+    """
+    Crops to validate on: one of each song, or `count` of them that go round the songs. Order and positions depend on
+    names and `seed` alone. Every crop is read once here, and songs that cannot be used are left out.
+
+    Args:
+        songs: Names and sources, as [`list_sources`] gives them.
+        crop_seconds (`float`): Length of a crop.
+        count (`int`, *optional*): How many; as many as there are songs by default.
+        seed (`int`): From which all is drawn.
+        sampling_rate (`int`): Rate of the crops, in Hz.
+        min_samples (`int`): Samples of noise in the place of a song that is no longer readable when it is asked for.
+
+    Raises:
+        ValueError: there is no song that can be used, or an argument is out of range.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"`count` must be at least 1, got {count}.")
+    reader = CropReader([ListedSource(songs, "validation")], crop_seconds, sampling_rate, min_samples)
+    left = sorted(range(len(songs)), key=lambda index: hash_name(songs[index][0], seed))
+    references: list[CropReference] = []
+    problems = ProblemLog()
+    for turn in count_up():
+        usable = []
+        for index in left:
+            if len(references) == count:
+                break
+            reference = CropReference(0, index, hash_name(songs[index][0], seed, turn))
+            problem = reader[reference].get("problem")
+            if problem is None:
+                references.append(reference)
+                usable.append(index)
+            else:
+                problems.add(problem)
+        left = usable
+        if count is None or len(references) == count or not left:
+            break
+    if not references:
+        raise problems.refusal("the songs to validate on", crop_seconds)
+    if problems.records:
+        logger.warning(f"Songs are left out of validation: {problems.summary()}")
+    return FixedCrops(reader, references, problems)
+
+
+class _Collate:
+    """What a worker makes of its items: a batch, and the problems met."""
+
+    def __init__(self, collate: Callable[[Batch], Batch] | None):
+        self.collate = collate
+
+    def __call__(self, items: list[dict[str, Any]]) -> tuple[Batch, list[AudioProblem]]:
+        problems = [item["problem"] for item in items if "problem" in item]
+        batch = collate_crops(items)
+        return batch if self.collate is None else self.collate(batch), problems
+
+
+class CropLoader:
+    """
+    Batches of random crops without end, which depend on the arguments alone: not on the number of workers, on how
+    often the run was interrupted, or on global generators.
+
+    Crops are numbered over all ranks; rank r of R makes those whose number is r modulo R. Each has a source, drawn by
+    weight, and a seed of its own, from which the position in the song is drawn. Of a listed source every song is taken
+    once, by whichever rank, before one is taken again; of a streamed one each rank reads shards of its own.
+
+    A song that cannot be read, is shorter than a crop or silent is replaced by `min_samples` samples of noise, the
+    rest of the crop masked: too short to have a frame masked for prediction, it adds nothing to the loss.
+
+    Iterating gives `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, in batches with such a
+    song, `attention_mask` `(batch, samples)` int64. It goes on after the batch that was last given, or from a state
+    that was loaded. A run that resumes with the state of a finished step is the run that was not interrupted.
+
+    Args:
+        sources ([`ListedSource`], [`StreamedSource`]): From [`open_source`].
+        weights: How often each source is drawn; by default in proportion to their songs, if all are listed.
+        crop_seconds (`float`): Length of a crop.
+        batch_size (`int`): Crops in a batch, on this rank.
+        seed (`int`): From which all is drawn.
+        rank (`int`), world_size (`int`): This process, of how many.
+        sampling_rate (`int`): Rate of the crops, in Hz.
+        min_samples (`int`): Samples in the place of a song that cannot be used: the least that the model takes.
+        num_workers (`int`): Decoding processes; 0 decodes in this one.
+        prefetch (`int`): Batches that each of them prepares in advance.
+        collate (`Callable`, *optional*): Called with each batch, in the worker, for what should replace it.
+
+    Attributes:
+        problems ([`ProblemLog`]): Songs met so far, by this rank, that could not be used.
+
+    Raises:
+        ValueError: an argument is out of range, or a stream has fewer shards than there are ranks.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ListedSource | StreamedSource],
+        weights: Sequence[float] | None = None,
+        *,
+        crop_seconds: float,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        sampling_rate: int = 24000,
+        min_samples: int = 1025,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        collate: Callable[[Batch], Batch] | None = None,
+    ):
+        for name, value, least in (
+            ("len(sources)", len(sources), 1),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+            ("num_workers", num_workers, 0),
+            ("prefetch", prefetch, 1),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"`rank` must be at least 0 and less than `world_size` ({world_size}), got {rank}.")
+        self.sources = list(sources)
+        self.crop_seconds = crop_seconds
+        self.rank = rank
+        self.problems = ProblemLog()
+        self._reader = CropReader(self.sources, crop_seconds, sampling_rate, min_samples)
+        for source in self.sources:
+            if isinstance(source, StreamedSource):
+                source.split(rank, world_size)
+        self._settings = {
+            "world_size": world_size,
+            "batch_size": batch_size,
+            "seed": seed,
+            "sources": [source.identity for source in self.sources],
+            "weights": _checked_weights(self.sources, weights),
+        }
+        self._state = {"position": 0, "drawn": [0] * len(sources), "streams": [None] * len(sources)}
+        self._options = {"num_workers": num_workers, "collate_fn": _Collate(collate)}
+        if num_workers:
+            self._options["prefetch_factor"] = prefetch
+
+    def check(self) -> None:
+        """
+        Find one song in every source that can be used, trying one after the other: all those of a listed source, and
+        the first thousand of a streamed one.
+
+        Raises:
+            ValueError: a source has none; says how many failed for which reason.
+        """
+        for number, source in enumerate(self.sources):
+            if isinstance(source, ListedSource):
+                songs = range(len(source.songs))
+            else:
+                dataset = source.split(self.rank, self._settings["world_size"])
+                songs = map(source.song, islice(dataset, _CHECKED_SONGS))
+            problems = ProblemLog()
+            for song in songs:
+                problem = self._reader[CropReference(number, song, self._settings["seed"])].get("problem")
+                if problem is None:
+                    break
+                problems.add(problem)
+            else:
+                raise problems.refusal(source.name, self.crop_seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this rank is, after the batch that was last given; can be written as JSON."""
+        return copy.deepcopy({"settings": self._settings, "rank": self.rank, **self._state})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a state with the next iteration.
+
+        Raises:
+            ValueError: it is of other sources, weights, seed, batch size or number of ranks, or of another rank where
+                there are streams.
+        """
+        for name, ours in self._settings.items():
+            theirs = state["settings"].get(name)
+            if theirs != ours:
+                raise ValueError(
+                    f"The state is of a run with `{name}` {theirs}, here it is {ours}; they must be equal."
+                )
+        if any(state["streams"]) and state["rank"] != self.rank:
+            raise ValueError(
+                f"The state is of rank {state['rank']}, this is rank {self.rank}; each has its own where songs are "
+                "streamed."
+            )
+        self._state = copy.deepcopy({name: state[name] for name in self._state})
+
+    def __iter__(self) -> Iterator[Batch]:
+        states: deque[dict] = deque()  # of batches that workers have in hand; they come back in order
+        references = self._references(states)
+        # A generator of its own, as the loader would draw from the global one.
+        loader = DataLoader(self._reader, batch_sampler=references, generator=torch.Generator(), **self._options)
+        try:
+            for batch, problems in loader:
+                for problem in filter(self.problems.add, problems):
+                    logger.warning(f"{problem.name} ({problem.source}) is {problem.reason}: {problem.detail}")
+                self._state = states.popleft()
+                yield batch
+        finally:
+            references.close()
+
+    def _references(self, states: deque[dict]) -> Iterator[list[CropReference]]:
+        """Batches of references, and with each the state after it; runs in the main process."""
+        world_size, batch_size, seed = (self._settings[name] for name in ("world_size", "batch_size", "seed"))
+        state = copy.deepcopy(self._state)
+        walks = [
+            source.order([seed, _ORDER, number], drawn)
+            if isinstance(source, ListedSource)
+            else SongStream(source, [seed, _STREAM, number], self.rank, world_size, stream)
+            for number, (source, drawn, stream) in enumerate(
+                zip(self.sources, state["drawn"], state["streams"], strict=True)
+            )
+        ]
+        drawn = state["drawn"]
+        draws = self._draws(state["position"])
+        try:
+            for first in count_up(state["position"], world_size * batch_size):
+                batch = []
+                for position in range(first, first + world_size * batch_size):
+                    number, crop_seed = next(draws)
+                    drawn[number] += 1
+                    is_mine = position % world_size == self.rank
+                    walk = walks[number]
+                    song = None
+                    if not isinstance(walk, SongStream):
+                        song = next(walk)
+                    elif is_mine:
+                        song = walk.draw()
+                    if is_mine:
+                        batch.append(CropReference(number, song, crop_seed))
+                streams = [walk.state_dict() if isinstance(walk, SongStream) else None for walk in walks]
+                states.append({"position": position + 1, "drawn": list(drawn), "streams": streams})
+                yield batch
+        finally:
+            for walk in walks:
+                walk.close()
+
+    def _draws(self, position: int) -> Iterator[tuple[int, int]]:
+        """Source and seed of every crop from `position` on."""
+        edges = np.cumsum(self._settings["weights"])
+        for chunk in count_up(position // _CHUNK):
+            generator = np.random.default_rng([self._settings["seed"], _DRAWS, chunk])
+            numbers = np.searchsorted(edges / edges[-1], generator.random(_CHUNK), side="right")
+            seeds = generator.integers(2**63 - 1, size=_CHUNK)
+            skipped = max(0, position - chunk * _CHUNK)
+            yield from zip(numbers[skipped:].tolist(), seeds[skipped:].tolist(), strict=True)
+
+
+def _checked_weights(sources: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
+    if weights is None:
+        if len(sources) > 1 and not all(isinstance(source, ListedSource) for source in sources):
+            raise ValueError("Give `weights`: how many songs a stream has is not known.")
+        return [float(len(source.songs)) if len(sources) > 1 else 1.0 for source in sources]
+    if len(weights) != len(sources):
+        raise ValueError(f"`weights` must have one number a source ({len(sources)}), got {len(weights)}.")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) == 0:
+        raise ValueError(f"`weights` must be 0 or more and not all 0, got {list(weights)}.")
+    return [float(weight) for weight in weights]

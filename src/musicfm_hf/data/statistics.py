@@ -1,0 +1,174 @@
+"""Mean and standard deviation of the log-mel spectrogram of a catalogue: what the model normalises its input with."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from tqdm.auto import tqdm
+
+from ..audio import load_audio
+from ..model.configuration_musicfm import MusicFMConfig
+from ..model.modeling_musicfm import MusicFMLogMel
+from .catalogue import DatasetAudio
+
+
+class MelStatistics(NamedTuple):
+    """
+    Statistics of the log-mel spectrogram, in dB.
+
+    Attributes:
+        mel_mean (`np.ndarray` of shape `(bands,)`): Mean of each mel band, float64.
+        mel_std (`np.ndarray` of shape `(bands,)`): Standard deviation of each mel band; 0 of an empty band.
+        mean (`float`): Over all bands.
+        std (`float`): Over all bands.
+        hours (`float`): Of audio that was measured.
+        files (`int`): That gave any of it.
+        skipped (`int`): Files that were tried and gave nothing.
+        problems (`list[tuple[str, str]]`): Name and reason, of files that could not be read, or only in part.
+    """
+
+    mel_mean: np.ndarray
+    mel_std: np.ndarray
+    mean: float
+    std: float
+    hours: float
+    files: int
+    skipped: int
+    problems: list[tuple[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the global numbers have the names that they have beside the published checkpoints."""
+        return {
+            "mel_mean": self.mel_mean.tolist(),
+            "mel_std": self.mel_std.tolist(),
+            "melspec_2048_mean": self.mean,
+            "melspec_2048_std": self.std,
+            "hours": self.hours,
+            "files": self.files,
+            "skipped": self.skipped,
+        }
+
+
+def mel_statistics(
+    sources: Sequence[tuple[str, Any]],
+    max_hours: float | None = None,
+    seed: int = 0,
+    crop_seconds: float = 10.0,
+    progress: bool = True,
+) -> MelStatistics:
+    """
+    Measure a catalogue on crops that are spread over its files.
+
+    Each file is cut in crops at a random offset. In a random order every file gives one crop, then every file that
+    has more another one, and so on: up to `max_hours`, or till all is measured but the odd end of each file. A file
+    shorter than a crop gives what it has. The mel is the model's own before it is normalised.
+
+    Args:
+        sources: Names and sources, as [`musicfm_hf.data.catalogue.list_sources`] gives them.
+        max_hours (`float`, *optional*): Audio to measure at most; all by default.
+        seed (`int`): Decides order and crops.
+        crop_seconds (`float`): Length of a crop.
+        progress (`bool`): Show a progress bar.
+
+    Raises:
+        ValueError: nothing could be read, all of it is silent, or a setting is out of range.
+    """
+    config = MusicFMConfig(mel_mean=0.0, mel_std=1.0)
+    min_samples = config.n_fft // 2 + 1
+    if not crop_seconds * config.sampling_rate >= min_samples:
+        raise ValueError(f"`crop_seconds` must be at least {min_samples} samples, got {crop_seconds}.")
+    if max_hours is not None and not max_hours * 3600 >= crop_seconds:
+        raise ValueError(f"`max_hours` must be at least one crop of {crop_seconds} s, got {max_hours}.")
+    compute_mel = MusicFMLogMel(config)
+    frames, sums, squares = 0, np.zeros(config.num_mel_bins), np.zeros(config.num_mel_bins)
+    seconds, measured, problems = 0.0, set(), []
+    with tqdm(desc="measured", unit="s", disable=not progress) as bar:
+        for index, crop in _crops(sources, seed, crop_seconds, config.sampling_rate):
+            if not isinstance(crop, str) and len(crop) < min_samples:
+                crop = f"has {len(crop)} samples where {min_samples} are needed"
+            if isinstance(crop, str):
+                problems.append((index, crop))
+                continue
+            with torch.inference_mode():
+                mel = compute_mel(torch.from_numpy(crop)[None], None)[0].double().numpy()  # (frames, bands)
+            frames += len(mel)
+            sums += mel.sum(axis=0)
+            squares += np.square(mel).sum(axis=0)
+            seconds += len(crop) / config.sampling_rate
+            measured.add(index)
+            bar.update(round(len(crop) / config.sampling_rate))
+            if max_hours is not None and seconds + crop_seconds > max_hours * 3600 + 1e-6:
+                break
+    named = [(sources[index][0], problem) for index, problem in problems]
+    if not measured:
+        reasons = "; ".join(f"{name}: {problem}" for name, problem in named[:3])
+        raise ValueError(f"None of {len(sources)} files could be read ({reasons}).")
+    skipped = len({index for index, _ in problems} - measured)
+    mel_mean, mel_std, mean, std = _moments(frames, sums, squares)
+    return MelStatistics(mel_mean, mel_std, mean, std, seconds / 3600, len(measured), skipped, named)
+
+
+def _moments(frames: int, sums: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Mean and standard deviation of each band `(bands,)`, and of all values."""
+    means = sums / frames
+    variances = np.maximum(squares / frames - means**2, 0.0)
+    variances[variances < 1e-9] = 0.0  # what rounding leaves of a constant
+    if not variances.any():
+        raise ValueError("The audio is silent.")
+    if empty := np.flatnonzero(variances == 0).tolist():
+        warnings.warn(f"Mel bands {empty} never change: no model can divide by their `mel_std` of 0.", stacklevel=3)
+    mean = float(means.mean())
+    return means, np.sqrt(variances), mean, float(np.sqrt(variances.mean() + np.square(means - mean).mean()))
+
+
+def _crops(
+    sources: Sequence[tuple[str, Any]], seed: int, crop_seconds: float, sampling_rate: int
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Index of a source, and a crop `(samples,)` of it or what is wrong with it, round after round."""
+    left = np.random.default_rng(seed).permutation(len(sources)).tolist()
+    starts: dict[int, list[float]] = {}
+    while left:
+        for index in left:
+            source = sources[index][1]
+            try:
+                if isinstance(source, DatasetAudio):
+                    source = source.dataset[source.index][source.column]
+                if index not in starts:
+                    starts[index] = _starts(_duration(source), crop_seconds, np.random.default_rng([seed, index]))
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", UserWarning)
+                    crop = load_audio(source, sampling_rate, starts[index].pop(), crop_seconds)
+            except (ValueError, TypeError, OSError) as error:
+                starts[index] = []
+                yield index, str(error)
+            else:
+                for warning in caught:
+                    yield index, str(warning.message)
+                yield index, crop
+        left = [index for index in left if starts[index]]
+
+
+def _starts(duration: float, crop_seconds: float, generator: np.random.Generator) -> list[float]:
+    """Where the crops of a file begin, in seconds, in a random order."""
+    count = max(1, int(duration // crop_seconds))
+    offset = generator.uniform(0.0, max(0.0, duration - count * crop_seconds))
+    return (offset + crop_seconds * generator.permutation(count)).tolist()
+
+
+def _duration(source: Any) -> float:
+    """Seconds, from the header."""
+    if isinstance(source, Mapping):
+        source = io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
+    try:
+        if not isinstance(source, (str, os.PathLike)):
+            return soundfile.info(source).duration
+        with Path(source).open("rb") as file:  # so that the content decides, not the name
+            return soundfile.info(file).duration
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"not audio that can be read ({error.error_string})") from error

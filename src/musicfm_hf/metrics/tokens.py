@@ -1,0 +1,119 @@
+"""What masked prediction is measured against: the frequencies of the tokens, and copying a neighbour."""
+
+import math
+
+import torch
+
+
+def count_tokens(tokens: torch.Tensor, codes: int) -> torch.Tensor:
+    """
+    How often each code occurs.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(…, codebooks)`): Codes; negative ones do not count.
+        codes (`int`): Codes of the largest codebook.
+
+    Returns:
+        int64 `(codebooks, codes)`.
+    """
+    columns = tokens.flatten(0, -2).unbind(-1)
+    return torch.stack([torch.bincount(column[column >= 0], minlength=codes) for column in columns])
+
+
+def unigram_entropy(counts: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of each codebook's frequencies `(codebooks, codes)` → `(codebooks,)`; e to its power is the
+    perplexity, the number of codes that would do if all were as frequent."""
+    share = counts.double() / counts.sum(-1, keepdim=True).clamp(min=1)
+    return -torch.xlogy(share, share).sum(-1)
+
+
+def unigram_cross_entropy(counts: torch.Tensor, tokens: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """
+    Mean negative log-likelihood in nats of `tokens` `(n, codebooks)` under the frequencies `counts`, one added to each
+    code, so that a code never seen has a likelihood too. `sizes` are the codes of each codebook.
+    """
+    losses = []
+    for column, own, size in zip(tokens.unbind(-1), counts, sizes, strict=True):
+        log_share = torch.log((own[:size] + 1).double() / (own[:size].sum() + size))
+        losses.append(-log_share[column])
+    return torch.stack(losses).mean()
+
+
+def copy_nearest(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Guess every masked token to be that of the nearest frame that is not masked, the earlier of two that are as near.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`): The right tokens; negative where there is none.
+        mask (`torch.Tensor` of shape `(batch, frames)`): Masked frames.
+
+    Returns:
+        Guesses of the shape of `tokens`, -1 where an item has no frame to copy from.
+    """
+    frames = torch.arange(tokens.shape[1], device=tokens.device)
+    known = ~mask & (tokens >= 0).all(-1)
+    far = 4 * tokens.shape[1]
+    before = torch.where(known, frames, -far).cummax(1).values
+    after = torch.where(known, frames, far).flip(1).cummin(1).values.flip(1)
+    nearest = torch.where(frames - before <= after - frames, before, after)
+    copied = tokens.gather(1, nearest.clamp(0, tokens.shape[1] - 1)[..., None].expand_as(tokens))
+    return copied.masked_fill(~known.any(1)[:, None, None], -1)
+
+
+class TokenStatistics:
+    """Sums over masked tokens, and how often each code was a target since the beginning; on one process."""
+
+    NAMES = ("loss", "correct", "copied", "most_frequent", "unigram", "masked")
+
+    def __init__(self, sizes: list[int], device: torch.device):
+        self.sizes = sizes  # codes of each codebook
+        self.counts = torch.zeros(len(sizes), max(sizes), dtype=torch.int64, device=device)
+        self.sums = dict.fromkeys(self.NAMES, 0.0)
+
+    def add(self, outputs, counts: torch.Tensor | None = None) -> None:
+        """Take in the outputs of a forward pass; `counts` are the frequencies to compare with, our own by default."""
+        tokens, mask = outputs["tokens"], outputs["mask_time_indices"]
+        targets = tokens[mask]
+        if counts is None:
+            self.counts += count_tokens(tokens, self.counts.shape[1])
+        if len(targets) == 0:
+            return
+        frequencies = self.counts if counts is None else counts
+        logits = outputs["logits"].detach().float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        found = {
+            "loss": loss * len(targets),
+            "correct": (logits.argmax(-1) == targets).double().mean(-1).sum(),
+            "copied": (copy_nearest(tokens, mask)[mask] == targets).double().mean(-1).sum(),
+            "most_frequent": (frequencies.argmax(-1) == targets).double().mean(-1).sum(),
+            "unigram": unigram_cross_entropy(frequencies, targets, self.sizes) * len(targets),
+            "masked": len(targets),
+        }
+        for name, value in found.items():
+            self.sums[name] = self.sums[name] + value
+
+    def take(self, reduce) -> dict[str, float]:
+        """Averages over all processes since the last call; `reduce` sums a tensor over them."""
+        sums = torch.tensor([float(self.sums[name]) for name in self.NAMES], dtype=torch.float64)
+        sums = dict(zip(self.NAMES, reduce(sums.to(self.counts.device)).tolist(), strict=True))
+        self.sums = dict.fromkeys(self.NAMES, 0.0)
+        masked = max(sums["masked"], 1.0)
+        return {
+            "cross_entropy": sums["loss"] / masked,
+            "unigram_cross_entropy": sums["unigram"] / masked,
+            "accuracy": sums["correct"] / masked,
+            "accuracy_most_frequent": sums["most_frequent"] / masked,
+            "accuracy_copy": sums["copied"] / masked,
+        }
+
+    def describe_codes(self, counts: torch.Tensor) -> dict[str, float]:
+        """How the codes are used, of each codebook, from counts over all processes."""
+        values = {}
+        for index, (own, size) in enumerate(zip(counts, self.sizes, strict=True)):
+            suffix = f"_{index}" if len(counts) > 1 else ""
+            entropy = unigram_entropy(own[None, :size])[0].item()
+            values[f"unigram_entropy{suffix}"] = entropy
+            values[f"perplexity{suffix}"] = math.exp(entropy)
+            values[f"codes_used{suffix}"] = (own > 0).sum().item() / size
+            values[f"top_token_share{suffix}"] = (own.max() / own.sum().clamp(min=1)).item()
+        return values

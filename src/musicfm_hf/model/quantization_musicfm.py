@@ -1,0 +1,269 @@
+"""Waveform → target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
+
+from .configuration_musicfm import MusicFMConfig
+from .features_musicfm import MusicFMLogMel, chroma
+
+
+class MusicFMQuantizer(nn.Module):
+    """
+    What the three quantizers share: features of the clean waveform, one vector for each token, and tensors that stay
+    float32 whatever the model is cast to. They are saved with the model.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        self.config = config
+        self.mel_frames_per_token = config.samples_per_frame // config.hop_length
+        self.log_mel = MusicFMLogMel(config, config.target_mel_mean, config.target_mel_std)
+
+    def features(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, samples)` → float32 `(batch, tokens, mel frames of a token · bands)`, partial tokens dropped."""
+        return self._stack(self.log_mel(input_values, attention_mask))
+
+    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Waveforms `(batch, samples)` → tokens `(batch, tokens, codebooks)`, int64, at the frame rate."""
+        with torch.no_grad(), maybe_autocast(input_values.device.type, enabled=False):
+            return self.tokens(self.features(input_values, attention_mask))
+
+    def tokens(self, features: torch.Tensor) -> torch.Tensor:
+        """Features as [`features`] gives them → tokens `(batch, tokens, codebooks)`."""
+        raise TypeError("MusicFMQuantizer is what quantizers share; build one with `build_quantizer(config)`.")
+
+    def reset_parameters(self) -> None:
+        """Fill with random values that depend on `config.quantizer_seed` alone."""
+        for name, values in self.initial_values().items():
+            init.copy_(getattr(self, name), values)  # but not where a checkpoint has been loaded
+
+    def initial_values(self) -> dict[str, torch.Tensor]:
+        """New values by name, on the processor, from a generator of their own."""
+        return {}
+
+    def _stack(self, frames: torch.Tensor) -> torch.Tensor:
+        """Mel frames `(batch, frames, dim)` → one vector for each token, frame after frame."""
+        count = frames.shape[1] // self.mel_frames_per_token
+        return frames[:, : count * self.mel_frames_per_token].reshape(frames.shape[0], count, -1)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator("cpu").manual_seed(self.config.quantizer_seed)
+
+    def _apply(self, fn, recurse=True):
+        """Move with the model, but do not let it change the dtype."""
+        before = {name: tensor.data for name, tensor in (*self._parameters.items(), *self._buffers.items())}
+        super()._apply(fn, recurse)
+        for name, tensor in before.items():
+            moved = getattr(self, name)
+            if moved.dtype != tensor.dtype:
+                moved.data = tensor.to(moved.device)
+        return self
+
+
+class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
+    """
+    BEST-RQ (Chiu et al. 2022) as MusicFM uses it: features → random projection → nearest of random codes by cosine.
+    Each codebook has a projection and codes of its own.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__(config)
+        size = max(config.codebook_sizes)
+        width = self.mel_frames_per_token * config.num_mel_bins
+        shape = (config.num_codebooks, width, config.codebook_dim)
+        self.register_buffer("projection", torch.empty(shape, dtype=torch.float32))
+        self.register_buffer(
+            "codebook", torch.empty(config.num_codebooks, size, config.codebook_dim, dtype=torch.float32)
+        )
+        self.reset_parameters()
+
+    def initial_values(self) -> dict[str, torch.Tensor]:
+        generator = self._generator()
+        std = (2.0 / sum(self.projection.shape[1:])) ** 0.5  # Xavier
+        projection = torch.empty(self.projection.shape, device="cpu").normal_(0.0, std, generator=generator)
+        codebook = torch.empty(self.codebook.shape, device="cpu").normal_(generator=generator)
+        return {"projection": projection, "codebook": codebook}
+
+    def tokens(self, features: torch.Tensor) -> torch.Tensor:
+        """As described in [`MusicFMQuantizer`]."""
+        tokens = []
+        for index, size in enumerate(self.config.codebook_sizes):
+            projected = _exact(features) @ _exact(self.projection[index])
+            tokens.append(_nearest_by_cosine(projected, self.codebook[index, :size]))
+        return torch.stack(tokens, dim=-1)
+
+
+class MusicFMKMeansQuantizer(MusicFMQuantizer):
+    """
+    K-means clusters of log-mel and of chroma features (HuBERT; MERT's first targets), one codebook for each. The
+    clusters are fitted by `recipes/train_quantizer.py`; new ones are random and mean nothing.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__(config)
+        self.wide_mel = MusicFMLogMel(config, 0.0, 1.0, config.kmeans_mel_bins)
+        bins = {"mel": config.kmeans_mel_bins, "chroma": config.kmeans_chroma_bins}
+        for index, (name, size) in enumerate(zip(config.kmeans_features, config.codebook_sizes, strict=True)):
+            width = bins[name] * self.mel_frames_per_token
+            self.register_buffer(f"feature_mean_{index}", torch.zeros(width, dtype=torch.float32))
+            self.register_buffer(f"feature_std_{index}", torch.ones(width, dtype=torch.float32))
+            self.register_buffer(f"centroids_{index}", torch.empty(size, width, dtype=torch.float32))
+        self.reset_parameters()
+
+    def initial_values(self) -> dict[str, torch.Tensor]:
+        generator = self._generator()
+        values = {}
+        for index in range(self.config.num_codebooks):
+            centroids = getattr(self, f"centroids_{index}")
+            values[f"feature_mean_{index}"] = torch.zeros(centroids.shape[1], device="cpu")
+            values[f"feature_std_{index}"] = torch.ones(centroids.shape[1], device="cpu")
+            values[f"centroids_{index}"] = torch.empty(centroids.shape, device="cpu").normal_(generator=generator)
+        return values
+
+    def features(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, samples)` → float32 `(batch, tokens, dim)`: those of all codebooks, one after the other."""
+        parts = []
+        for name in self.config.kmeans_features:
+            if name == "mel":
+                frames = self.wide_mel(input_values, attention_mask)
+            else:
+                frames = chroma(input_values, attention_mask, self.config)
+            parts.append(self._stack(frames))
+        return torch.cat(parts, dim=-1)
+
+    def split(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """The features of each codebook."""
+        widths = [getattr(self, f"centroids_{index}").shape[1] for index in range(self.config.num_codebooks)]
+        return list(features.split(widths, dim=-1))
+
+    def tokens(self, features: torch.Tensor) -> torch.Tensor:
+        """As described in [`MusicFMQuantizer`]."""
+        tokens = []
+        for index, part in enumerate(self.split(features)):
+            mean, std = getattr(self, f"feature_mean_{index}"), getattr(self, f"feature_std_{index}")
+            centroids = _exact(getattr(self, f"centroids_{index}"))
+            scores = _exact((part - mean) / std) @ centroids.T - 0.5 * centroids.square().sum(-1)
+            tokens.append(scores.argmax(-1))
+        return torch.stack(tokens, dim=-1)
+
+
+class MusicFMResidualQuantizer(MusicFMQuantizer):
+    """
+    The mel residual VQ of MuQ (Zhu et al. 2025, arXiv 2501.01108): at each stage the residual is projected to a small
+    width, replaced by the nearest code by cosine, projected back and subtracted. Both projections are weight-normed;
+    magnitude and direction are parameters of their own. It is trained by `recipes/train_quantizer.py`.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__(config)
+        stages, size, dim = config.num_codebooks, max(config.codebook_sizes), config.codebook_dim
+        width = self.mel_frames_per_token * config.num_mel_bins
+        shapes = {
+            "in_direction": (stages, dim, width),
+            "in_magnitude": (stages, dim),
+            "in_bias": (stages, dim),
+            "codebook": (stages, size, dim),
+            "out_direction": (stages, width, dim),
+            "out_magnitude": (stages, width),
+            "out_bias": (stages, width),
+        }
+        for name, shape in shapes.items():
+            # Fixed in pretraining; `recipes/train_quantizer.py` asks for gradients.
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=torch.float32), requires_grad=False))
+        self.reset_parameters()
+
+    def initial_values(self) -> dict[str, torch.Tensor]:
+        generator = self._generator()
+        values = {name: torch.zeros(parameter.shape, device="cpu") for name, parameter in self.named_parameters()}
+        for side in ("in", "out"):
+            bound = values[f"{side}_direction"].shape[-1] ** -0.5
+            values[f"{side}_direction"].uniform_(-bound, bound, generator=generator)
+            values[f"{side}_magnitude"] = values[f"{side}_direction"].norm(dim=-1)
+        values["codebook"].normal_(generator=generator)
+        return values
+
+    def tokens(self, features: torch.Tensor) -> torch.Tensor:
+        """As described in [`MusicFMQuantizer`]."""
+        residual, tokens = _exact(features), []
+        for stage, size in enumerate(self.config.codebook_sizes):
+            weights = {name: _exact(parameter[stage]) for name, parameter in self.named_parameters()}
+            chosen = _nearest_by_cosine(_project(residual, weights, "in"), weights["codebook"][:size])
+            residual = residual - _project(weights["codebook"][chosen], weights, "out")
+            tokens.append(chosen)
+        return torch.stack(tokens, dim=-1)
+
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens `(…, codebooks)` → what each stage adds to the features, `(codebooks, …, width)`."""
+        outputs = []
+        for stage, chosen in enumerate(tokens.unbind(-1)):
+            weights = {name: parameter[stage] for name, parameter in self.named_parameters()}
+            outputs.append(_project(weights["codebook"][chosen], weights, "out"))
+        return torch.stack(outputs)
+
+    def losses(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        What it is trained with, for features `(n, width)` in float32: `commitment` and `codebook`, mean squared
+        distances between projected residuals and codes, summed over the stages, with gradients to the one or the other
+        side; `reconstruction`, the mean absolute error; and `tokens` `(n, codebooks)` with what they stand for,
+        `projected` `(n, codebooks, codebook_dim)`.
+        """
+        residual, quantized = features, torch.zeros_like(features)
+        tokens, sought = [], []
+        commitment = codebook = features.new_zeros(())
+        for stage, size in enumerate(self.config.codebook_sizes):
+            weights = {name: parameter[stage] for name, parameter in self.named_parameters()}
+            projected = _project(residual, weights, "in")
+            chosen = _nearest_by_cosine(projected.detach(), weights["codebook"][:size].detach())
+            codes = weights["codebook"][chosen]
+            commitment = commitment + (projected - codes.detach()).square().mean()
+            codebook = codebook + (codes - projected.detach()).square().mean()
+            output = _project(projected + (codes - projected).detach(), weights, "out")
+            residual, quantized = residual - output, quantized + output
+            tokens.append(chosen)
+            sought.append(projected.detach())
+        return {
+            "commitment": commitment,
+            "codebook": codebook,
+            "reconstruction": (quantized - features).abs().mean(),
+            "tokens": torch.stack(tokens, dim=-1),
+            "projected": torch.stack(sought, dim=1),
+        }
+
+
+def build_quantizer(config: MusicFMConfig) -> MusicFMQuantizer:
+    """The quantizer that `config.quantizer_type` names."""
+    kinds = {
+        "random_projection": MusicFMRandomProjectionQuantizer,
+        "kmeans": MusicFMKMeansQuantizer,
+        "residual_vq": MusicFMResidualQuantizer,
+    }
+    return kinds[config.quantizer_type](config)
+
+
+def _exact(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64 where there is such a thing: which code is nearest must not depend on how matrices are multiplied."""
+    return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+def _nearest_by_cosine(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """`(…, dim)` and `(codes, dim)` → int64 `(…)`; the length of `values` does not matter."""
+    codes = nn.functional.normalize(_exact(codes), dim=-1)
+    pieces = _exact(values).flatten(0, -2).split(4096)  # bounds the memory of the scores
+    return torch.cat([(piece @ codes.T).argmax(-1) for piece in pieces]).view(values.shape[:-1])
+
+
+def _project(values: torch.Tensor, weights: dict[str, torch.Tensor], side: str) -> torch.Tensor:
+    """A weight-normed linear layer."""
+    weight = nn.functional.normalize(weights[f"{side}_direction"], dim=-1) * weights[f"{side}_magnitude"][:, None]
+    return nn.functional.linear(values, weight, weights[f"{side}_bias"])
+
+
+__all__ = [
+    "MusicFMKMeansQuantizer",
+    "MusicFMQuantizer",
+    "MusicFMRandomProjectionQuantizer",
+    "MusicFMResidualQuantizer",
+    "build_quantizer",
+]

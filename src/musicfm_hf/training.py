@@ -1,0 +1,183 @@
+"""What every training recipe shares: settings from YAML and flags, checkpoints that survive anything, curves."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_INCOMPLETE = ".incomplete"  # where a checkpoint is while it is written
+
+
+def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None):
+    """
+    Settings of a recipe: `recipe.yaml` first, if the first argument is one, and flags of the command line over it.
+
+    In YAML, a key is the name of a flag. A mapping becomes JSON where the flag takes one.
+
+    Args:
+        argument_classes: Dataclasses, as for [`HfArgumentParser`].
+        argv: Arguments; those of the process by default.
+        description: For `--help`.
+
+    Returns:
+        An instance of each class. A key or flag that none of them has ends the process with a message.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(argument_classes, description=description, allow_abbrev=False)
+    from_file: list[str] = []
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        path = Path(argv.pop(0))
+        if not path.is_file():
+            parser.error(f"there is no file {path}")
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            parser.error(f"{path} must hold `name: value` lines")
+        for name, value in settings.items():
+            if value is not None:
+                from_file += _as_flag(name, value)
+    # Later flags win. What is unknown is an error, with what is known.
+    return parser.parse_args_into_dataclasses([*from_file, *argv])
+
+
+def _as_flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"--{name}", json.dumps(value)]
+    values = value if isinstance(value, list) else [value]
+    return [f"--{name}", *(str(v) for v in values)]
+
+
+def find_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """The last complete checkpoint in a folder, if it has one."""
+    return get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
+
+
+class ResumableTrainer(Trainer):
+    """
+    A [`Trainer`] whose checkpoints appear when they are complete: each is written beside the others and renamed, older
+    ones are deleted afterwards. A process that is killed while it writes leaves the previous one as it was.
+    """
+
+    def _get_output_dir(self, trial) -> str:
+        run_dir = super()._get_output_dir(trial)
+        return os.path.join(run_dir, _INCOMPLETE) if self._is_writing_checkpoint else run_dir
+
+    _is_writing_checkpoint = False
+
+    def _save_checkpoint(self, model, trial) -> None:
+        run_dir = Path(super()._get_output_dir(trial))
+        incomplete = run_dir / _INCOMPLETE
+        if self.args.should_save:
+            shutil.rmtree(incomplete, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._is_writing_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._is_writing_checkpoint = False
+        name = f"checkpoint-{self.state.global_step}"
+        self.save_progress(incomplete / name)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._point_to_best(run_dir, incomplete / name)
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+            os.replace(incomplete / name, run_dir / name)
+            incomplete.rmdir()
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _point_to_best(self, run_dir: Path, checkpoint: Path) -> None:
+        """The state of the Trainer names the best checkpoint where it will be, not where it was written."""
+        if self.state.best_global_step:
+            best = run_dir / f"checkpoint-{self.state.best_global_step}"
+            if best.is_dir() or best.name == checkpoint.name:
+                self.state.best_model_checkpoint = str(best)
+            self.state.save_to_json(str(checkpoint / "trainer_state.json"))
+
+    def save_progress(self, folder: Path) -> None:
+        """What else a checkpoint needs; called on every process."""
+
+
+class CurveCallback(TrainerCallback):
+    """
+    Draws `curves.png` into the output folder at every checkpoint and at the end: one panel for each group of names.
+
+    Args:
+        panels: Title → names in the log history.
+    """
+
+    def __init__(self, panels: dict[str, list[str]]):
+        self.panels = panels
+
+    def on_save(self, args, state, control, **kwargs):
+        self._draw(args, state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._draw(args, state)
+
+    def _draw(self, args, state) -> None:
+        if not state.is_world_process_zero:
+            return
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.2 * len(self.panels), 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        for axes, (title, names) in zip(
+            figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels.items(), strict=True
+        ):
+            for name in names:
+                points = [(entry["step"], entry[name]) for entry in state.log_history if name in entry]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2, marker="." * (len(points) < 40))
+            axes.set(title=title, xlabel="step")
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend(fontsize=8)
+        path = Path(args.output_dir) / "curves.png"
+        figure.savefig(path.with_suffix(".part"), format="png", dpi=110)
+        os.replace(path.with_suffix(".part"), path)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file that is complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: versions and machine."""
+    packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft")
+    processor = next(
+        (line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.processor()
+    )
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "versions": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": devices or f"{os.cpu_count()} cores of {processor}",
+    }
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
