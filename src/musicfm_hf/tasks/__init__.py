@@ -1,0 +1,1 @@
+"""Music tasks: labels, targets from annotations, events from activations, scores; and the decoders they share."""
