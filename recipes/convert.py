@@ -1,8 +1,10 @@
 """
-Convert a published MusicFM checkpoint to a folder that `AutoModel.from_pretrained` loads.
+Convert a published MusicFM, MuQ or MERT checkpoint to a folder that `AutoModel.from_pretrained` loads.
 
     python recipes/convert.py --source pretrained_msd.pt --stats msd_stats.json --output musicfm-msd
     python recipes/convert.py --source minzwon/MusicFM --variant fma --output musicfm-fma
+    python recipes/convert.py --source OpenMuQ/MuQ-large-msd-iter --output muq
+    python recipes/convert.py --source m-a-p/MERT-v1-330M --output mert
 """
 
 import argparse
@@ -12,9 +14,11 @@ from musicfm_hf import convert_checkpoint
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, help="a .pt file, a folder that has it, or a Hub repository")
-    parser.add_argument("--stats", help="JSON with the mel statistics; by default the one beside the weights")
-    parser.add_argument("--variant", choices=["msd", "fma"], help="which, where the source has both")
+    parser.add_argument("--source", required=True, help="a .pt file, a folder with the files, or a Hub repository")
+    parser.add_argument(
+        "--stats", help="of MusicFM: JSON with the mel statistics; by default the one beside the weights"
+    )
+    parser.add_argument("--variant", choices=["msd", "fma"], help="of MusicFM: which, where the source has both")
     parser.add_argument("--output", required=True, help="the folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
     arguments = parser.parse_args()
@@ -26,7 +30,8 @@ def main() -> None:
         raise SystemExit(f"Not converted: {error}") from error
     known = f"the published {result.variant} checkpoint" if result.variant else "not one of the published files"
     print(f"SHA-256     {result.sha256} ({known})")
-    print(f"parameters  {result.num_parameters:,}")
+    print(f"family      {result.family}")
+    print(f"parameters  {result.num_parameters:,} in the encoder")
     for reason in sorted(set(result.unused.values())):
         print(f"left out    {sum(why == reason for why in result.unused.values())} tensors: {reason}")
     print(f"written to  {result.output_dir}")

@@ -3,14 +3,13 @@ Masked pretraining of any variant of the paper, from a YAML file and flags over 
 
     python recipes/pretrain.py recipes/pretrain/small.yaml --train music/ --output_dir runs/small
     accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/pretrain.py recipes/pretrain/fm7.yaml \
-        --train /data/shards/*.tar --stats stats.json --output_dir runs/fm7
+        --train '/data/shards/*.tar' --validation valid/ --stats stats.json --output_dir runs/fm7
 
 A run that was interrupted goes on where its last checkpoint was: give the same command again. The output folder has
 the model, `curves.png`, `results.json`, TensorBoard logs, and `problems.tsv`, the songs that could not be used.
 """
 
 import logging
-import time
 from pathlib import Path
 
 from transformers import set_seed
@@ -34,30 +33,29 @@ PANELS = {
 
 
 def main() -> None:
-    began = time.time()
-    model_arguments, data_arguments, arguments = parse_recipe(
-        (ModelArguments, DataArguments, PretrainingArguments), description=__doc__
-    )
-    logging.basicConfig(level=logging.INFO if arguments.should_log else logging.WARNING, format="%(message)s")
-    set_seed(arguments.seed)
     try:
+        model_arguments, data_arguments, arguments = parse_recipe(
+            (ModelArguments, DataArguments, PretrainingArguments), description=__doc__
+        )
+        logging.basicConfig(level=logging.INFO if arguments.should_log else logging.WARNING, format="%(message)s")
+        set_seed(arguments.seed)
         model = build_model(model_arguments, data_arguments, arguments)
         loader, validation = build_data(data_arguments, arguments, model.config)
+        trainer = PretrainingTrainer(model, arguments, loader, validation, callbacks=[CurveCallback(PANELS)])
+        checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir)
+        if checkpoint is not None:
+            trainer.load_progress(Path(checkpoint))  # so that what does not fit is said here
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not trained: {error}") from error
 
-    trainer = PretrainingTrainer(model, arguments, loader, validation, callbacks=[CurveCallback(PANELS)])
-    checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir)
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except ValueError as error:
-        raise SystemExit(f"Not trained: {error}") from error
+    trainer.train(resume_from_checkpoint=checkpoint)
     final = trainer.evaluate() if validation is not None else {}
     trainer.save_model()
 
     output = Path(arguments.output_dir)
-    loader.problems.write(output / f"problems_{arguments.process_index}.tsv")
+    problems = trainer.problems()
     if arguments.should_save:
+        problems.write(output / "problems.tsv")
         config = model.config
         MusicFMFeatureExtractor(
             sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
@@ -69,7 +67,8 @@ def main() -> None:
             "data": vars(data_arguments),
             "model": vars(model_arguments),
             "training": {name: getattr(arguments, name) for name in SETTINGS},
-            "seconds": round(time.time() - began),
+            "problems": dict(problems.counts),
+            "seconds": round(trainer.seconds),
             **environment(),
             "history": trainer.state.log_history,
         }

@@ -2,7 +2,7 @@
 Train what target tokens come from, for a variant whose `quantizer_type` is kmeans or residual_vq.
 
     python recipes/train_quantizer.py recipes/pretrain/muq.yaml --train music/ --output quantizers/muq
-    python recipes/pretrain.py recipes/pretrain/muq.yaml --train music/ --quantizer quantizers/muq --output_dir runs/muq
+    python recipes/pretrain.py recipes/pretrain/muq.yaml --train music/ --quantizer quantizers/muq --output_dir muq
 
 Codebook use and reconstruction error on songs that were kept out are printed and written to `report.json`.
 """
@@ -17,8 +17,8 @@ import yaml
 from musicfm_hf import MusicFMConfig, MusicFMQuantizerModel
 from musicfm_hf.data.catalogue import list_sources
 from musicfm_hf.data.crops import CropLoader, collate_crops, fixed_crops
-from musicfm_hf.data.sources import ListedSource, open_source, split_by_name
-from musicfm_hf.pretraining import mel_settings
+from musicfm_hf.data.sources import open_source
+from musicfm_hf.pretraining import config_values, keep_for_validation, mel_settings
 from musicfm_hf.quantizer_training import describe_quantizer, fit_kmeans, train_residual_vq
 from musicfm_hf.training import environment, write_json
 
@@ -52,8 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(arguments: argparse.Namespace) -> None:
     recipe = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
-    values = dict(recipe.get("config") or {})
-    values |= {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in arguments.set)}
+    values = config_values(recipe.get("config") or {}, arguments.set)
     sources = [open_source(source) for source in arguments.train]
     kind = recipe.get("statistics", "band")
     if kind != "config":
@@ -66,9 +65,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.validation:
         validation = [song for source in arguments.validation for song in list_sources(source)]
     else:
-        parts = [split_by_name(s.songs, 0.02) for s in sources if isinstance(s, ListedSource)]
-        validation = [song for _, kept in parts for song in kept]
-        sources = [ListedSource(train, "songs") for train, _ in parts] or sources
+        sources, validation = keep_for_validation(sources, 0.02)
     needed = {"sampling_rate": config.sampling_rate, "min_samples": config.n_fft // 2 + 1}
     loader = CropLoader(
         sources,

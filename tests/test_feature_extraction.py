@@ -154,3 +154,12 @@ def test_no_input_crashes(audio, to_mono):
     assert batch["input_values"].dtype == np.float32
     assert batch["input_values"].shape == batch["attention_mask"].shape
     assert np.isfinite(batch["input_values"]).all()
+
+
+def test_waveforms_stay_float32_when_features_are_moved():
+    audio = 1e-4 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    features = MusicFMFeatureExtractor()(audio, sampling_rate=RATE, return_tensors="pt")
+    quiet = features["input_values"].clone()
+    assert torch.equal(features.to("cpu", torch.bfloat16)["input_values"], quiet)
+    assert torch.equal(features.to(dtype=torch.float16)["input_values"], quiet)
+    assert features.to("meta")["attention_mask"].is_meta

@@ -14,7 +14,7 @@ LEVELS = [
     {"audio", "frames", "model"},
     {"tasks", "metrics"},
     {"data"},
-    {"training", "pretraining", "inference", "analysis", "conversion", "hub"},
+    {"training", "pretraining", "quantizer_training", "inference", "analysis", "conversion", "hub"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

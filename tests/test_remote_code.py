@@ -73,4 +73,5 @@ def test_saved_model_loads_without_the_package(tmp_path):
         config = json.loads((tmp_path / folder / "config.json").read_text())
         assert config["auto_map"] == {
             "AutoConfig": "configuration_musicfm.MusicFMConfig", "AutoModel": "modeling_musicfm.MusicFMModel",
+            "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
         }  # fmt: skip

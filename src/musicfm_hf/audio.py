@@ -16,6 +16,7 @@ import soxr
 _QUALITY = "HQ"  # soxr's setting for high quality: 20 bit, linear phase, passband to 0.91 of the lower Nyquist rate
 _BLOCK_FRAMES = 1 << 16
 _SMALL_BLOCK_FRAMES = 1 << 12
+_LONGEST_FRAMES = 2**48  # libsndfile gives more where it does not know the length
 _MARGIN_SECONDS = 0.1  # read around a crop, so that the resampler has settled where the crop begins
 
 
@@ -60,6 +61,33 @@ def load_audio(
     if not np.isfinite(audio).all():
         raise ValueError(f"{name} has {int((~np.isfinite(audio)).sum())} NaN or infinite samples.")
     return audio
+
+
+def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any]) -> tuple[int, int]:
+    """
+    What the header of audio promises, without decoding: samples of each channel, and their rate in Hz.
+
+    Args:
+        source: As for [`load_audio`].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the source is not audio, or does not say how long it is.
+        TypeError: `source` is of none of the kinds it may be.
+    """
+    stream, name = _open_source(source)
+    try:
+        with soundfile.SoundFile(stream) as file:
+            frames, rate = file.frames, file.samplerate
+    except (soundfile.LibsndfileError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
+    finally:
+        if stream is not source:
+            stream.close()
+    if frames > _LONGEST_FRAMES:
+        raise ValueError(f"{name} does not say how long it is.")
+    return frames, rate
 
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

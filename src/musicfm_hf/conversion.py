@@ -92,7 +92,7 @@ class Conversion(NamedTuple):
     family: str  # "musicfm", "muq" or "mert"
     sha256: str  # of the weights' file
     variant: str | None  # "msd" or "fma", if the source is a published file
-    num_parameters: int
+    num_parameters: int  # of the encoder
     unused: dict[str, str]  # published keys that were left out, and why
 
 
@@ -136,16 +136,17 @@ def convert_checkpoint(
         raise ValueError(f"`variant` must be 'msd' or 'fma', got {variant!r}.")
     folder = _transformers_folder(source, variant)
     if folder is not None:
-        published_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family, published_config = _read_config(folder / "config.json")
         weights_file = _weights_beside_config(folder)
         sha256, known = _sha256(weights_file), None
         state_dict = _read_state_dict(weights_file)
-        if "encoder_dim" in published_config:
-            family, config = "muq", _muq_config(published_config, state_dict)
-        elif published_config.get("model_type") == "mert_model":
-            family, config = "mert", _mert_config(published_config, folder)
-        else:
-            raise ValueError(f"{folder / 'config.json'} is neither MuQ's nor MERT's.")
+        try:
+            if family == "muq":
+                config = _muq_config(published_config, state_dict)
+            else:
+                config = _mert_config(published_config, folder)
+        except KeyError as error:
+            raise ValueError(f"The configuration in {folder} lacks the setting {error}.") from error
     else:
         family = "musicfm"
         weights_file, stats_file = _find_files(source, stats, variant)
@@ -156,7 +157,7 @@ def convert_checkpoint(
         config = _musicfm_config(state_dict, *statistics)
     model, unused = _build_model(config, state_dict)
 
-    result = Conversion(output_dir, family, sha256, known, sum(p.numel() for p in model.parameters()), unused)
+    result = Conversion(output_dir, family, sha256, known, model.base_model.num_parameters(), unused)
     extractor = MusicFMFeatureExtractor(
         sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
     )
@@ -166,7 +167,8 @@ def convert_checkpoint(
         partial.chmod(0o755)
         model.save_pretrained(partial)
         extractor.save_pretrained(partial)
-        fields = {"conversion": result, "config": config, "source_name": weights_file.name}
+        has_head = isinstance(model, MusicFMForPreTraining)
+        fields = {"conversion": result, "config": config, "source_name": weights_file.name, "has_head": has_head}
         write_card(partial, "converted", fields, license="mit" if family == "musicfm" else "cc-by-nc-4.0")
         _put_in_place(partial, output_dir)
     finally:
@@ -231,6 +233,16 @@ def _transformers_folder(source: str | Path, variant: str | None) -> Path | None
         patterns = ["config.json", "preprocessor_config.json", *_WEIGHTS_NAMES]
         path = Path(snapshot_download(str(source), allow_patterns=patterns))
     return path if (path / "config.json").is_file() else None
+
+
+def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """Whose configuration it is, and the configuration."""
+    published_config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(published_config, dict) and "encoder_dim" in published_config:
+        return "muq", published_config
+    if isinstance(published_config, dict) and published_config.get("model_type") == "mert_model":
+        return "mert", published_config
+    raise ValueError(f"{path} is neither MuQ's nor MERT's.")
 
 
 def _weights_beside_config(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,20 +10,22 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import broadcast, gather_object
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
 from .data.catalogue import list_sources
+from .data.crop_reader import AudioProblem, ProblemLog
 from .data.crops import CropLoader, FixedCrops, collate_crops, fixed_crops
-from .data.sources import ListedSource, StreamedSource, open_source, split_by_name
+from .data.sources import ListedSource, Song, StreamedSource, open_source, split_by_name
 from .data.statistics import mel_statistics
 from .metrics.tokens import TokenStatistics
 from .model.configuration_musicfm import MusicFMConfig
 from .model.masking_musicfm import fit_length, sample_mask, target_frames
 from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
-from .training import ResumableTrainer, write_json
+from .training import ResumableTrainer, selective_checkpointing, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -53,11 +56,25 @@ class PretrainingArguments(TrainingArguments):
     ignore_data_skip: bool = field(default=True, metadata={"help": "The data know themselves where they were."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
     report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, none, …"})
+    selective_checkpointing: bool = field(
+        default=False, metadata={"help": "Less memory for little time: compute norms, activations and dropout again."}
+    )
 
     def __post_init__(self):
+        if self.output_dir is not None and Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+            raise ValueError(f"`output_dir` must be a folder, but {self.output_dir} is a file.")
+        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            self.use_cpu = True  # without it, processes on processors wait for each other for ever
         super().__post_init__()
         if self.max_steps <= 0:
             raise ValueError("`max_steps` must be given: there is no last batch.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs need a process each: start with `accelerate launch --config_file "
+                "recipes/accelerate/ddp.yaml`, or choose one with CUDA_VISIBLE_DEVICES=0."
+            )
+        if not self.average_tokens_across_devices:
+            raise ValueError("`average_tokens_across_devices` must be true: the loss is averaged over all processes.")
 
 
 @dataclass
@@ -126,11 +143,9 @@ def build_data(
     if data.validation:
         validation = [song for source in data.validation for song in list_sources(source, data.audio_column)]
     elif data.validation_fraction > 0:
-        for index, source in enumerate(sources):
-            if isinstance(source, ListedSource):
-                songs, kept = split_by_name(source.songs, data.validation_fraction)
-                sources[index] = ListedSource(songs, source.name)
-                validation += kept
+        sources, validation = keep_for_validation(sources, data.validation_fraction)
+    if not validation and args.eval_strategy != "no":
+        raise ValueError("There is nothing to evaluate on: give `--validation`, or `--eval_strategy no`.")
     needed = {"sampling_rate": config.sampling_rate, "min_samples": max(config.min_samples, config.n_fft // 2 + 1)}
     loader = CropLoader(
         sources,
@@ -150,6 +165,46 @@ def build_data(
     return loader, crops
 
 
+def keep_for_validation(
+    sources: list[ListedSource | StreamedSource], fraction: float
+) -> tuple[list[ListedSource | StreamedSource], list[Song]]:
+    """The sources without a share of the songs of each listed one, chosen by name, and those songs."""
+    left, kept = [], []
+    for source in sources:
+        if isinstance(source, ListedSource):
+            songs, own = split_by_name(source.songs, fraction)
+            source = ListedSource(songs, source.name)
+            kept += own
+        left.append(source)
+    return left, kept
+
+
+def config_values(values: Any, assignments: list[str]) -> dict[str, Any]:
+    """
+    Values of [`MusicFMConfig`]: those of a mapping, or of JSON that holds one, and `name=value …` over them.
+
+    Raises:
+        ValueError: if one is not of this form.
+    """
+    if isinstance(values, str):
+        try:
+            values = json.loads(values)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`config` must be JSON, got {values!r}: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"`config` must map names to values, got {values!r}.")
+    values = dict(values)
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"`--set` takes name=value, got {assignment!r}.")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"`--set` takes name=value with a value as in YAML, got {assignment!r}.") from error
+    return values
+
+
 def build_model(settings: ModelArguments, data: DataArguments, args: PretrainingArguments) -> MusicFMForPreTraining:
     """
     The model to train, with the statistics of the training music and its quantizer.
@@ -159,14 +214,11 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
     """
     extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
     if settings.model is not None:
+        if settings.set:
+            raise ValueError("`--set` is for a new model: the one that `--model` names has its configuration.")
         model = MusicFMForPreTraining.from_pretrained(settings.model, **extra)
     else:
-        values = json.loads(settings.config)
-        for assignment in settings.set:
-            name, equals, value = assignment.partition("=")
-            if not equals:
-                raise ValueError(f"`--set` takes name=value, got {assignment!r}.")
-            values[name] = yaml.safe_load(value)
+        values = config_values(settings.config, settings.set)
         if settings.statistics != "config":
             path = Path(settings.stats or Path(args.output_dir) / "stats.json")
             if settings.stats is not None and not path.is_file():
@@ -249,8 +301,8 @@ def load_quantizer(model: MusicFMForPreTraining, folder: str) -> None:
     ]
     if differ:
         raise ValueError(f"The quantizer in {folder} does not fit the model: {'; '.join(differ)}.")
-    statistics = (theirs.target_mel_mean or theirs.mel_mean, theirs.target_mel_std or theirs.mel_std)
-    ours.target_mel_mean, ours.target_mel_std = statistics
+    ours.target_mel_mean = theirs.mel_mean if theirs.target_mel_mean is None else theirs.target_mel_mean
+    ours.target_mel_std = theirs.mel_std if theirs.target_mel_std is None else theirs.target_mel_std
     model.quantizer = source.quantizer.to(model.device)
     model.quantizer.config = ours
 
@@ -275,29 +327,42 @@ class PretrainingTrainer(ResumableTrainer):
         **kwargs,
     ):
         super().__init__(model=model, args=args, eval_dataset=validation, **kwargs)
+        if args.selective_checkpointing:
+            model.gradient_checkpointing_enable(selective_checkpointing())
         self.loader = loader
         self.encoder_config: MusicFMConfig = model.config
         self.statistics = TokenStatistics(model.config.codebook_sizes, args.device)
         self.audio_seconds = 0.0
-        self._timed = (time.perf_counter(), 0.0)
+        self._began = time.perf_counter()  # earlier by the time of the starts before this one
+        self._timed = (self._began, 0.0)
         self.add_callback(_ShareAsEpoch())
 
     def get_train_dataloader(self) -> CropLoader:
         """The endless loader, which knows its rank itself."""
         return self.loader
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def set_initial_training_values(self, args, dataloader):
+        """As in [`Trainer`], but of one epoch: a run that had come to its end does not go on for a step."""
+        return (1, *super().set_initial_training_values(args, dataloader)[1:])
+
+    @property
+    def seconds(self) -> float:
+        """How long it took so far, in all starts; without what was lost between a checkpoint and an interruption."""
+        return time.perf_counter() - self._began
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As in [`Trainer`]; data and statistics go on where the checkpoint was, too."""
         if resume_from_checkpoint:
-            self._load_progress(Path(resume_from_checkpoint))
+            self.load_progress(Path(resume_from_checkpoint))
         self._timed = (time.perf_counter(), self.audio_seconds)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Onto the device, and a generator of noise for each item in place of its seed."""
+        device = self.args.device
         seeds = inputs["seeds"].tolist()
-        inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name != "seeds"})
-        device = inputs["input_values"].device
+        # Not by the Trainer, which under DeepSpeed would give the waveform the dtype of the model.
+        inputs = {name: value.to(device) for name, value in inputs.items() if name != "seeds"}
         generators = [torch.Generator(device).manual_seed(seed ^ _NOISE) for seed in seeds]
         return inputs | {"generator": generators}
 
@@ -334,12 +399,12 @@ class PretrainingTrainer(ResumableTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
         Scores on the fixed crops with their fixed masks. `*_unigram_cross_entropy` and `*_accuracy_most_frequent` are
-        those of the frequencies seen in training; before any training, of the crops themselves.
+        those of the frequencies seen in training; before any training, of equal ones.
         """
         crops = self.eval_dataset if eval_dataset is None else eval_dataset
         if crops is None:
             raise ValueError("There is nothing to evaluate on: give the Trainer `validation`.")
-        began = time.time()
+        began, paused = time.time(), time.perf_counter()
         rank, ranks, size = self.args.process_index, self.args.world_size, self.args.eval_batch_size
         # All processes make the same number of steps; who has nothing left looks at the first batch again, unmasked.
         mine = [list(range(len(crops)))[start::ranks] for start in range(ranks)]
@@ -353,6 +418,9 @@ class PretrainingTrainer(ResumableTrainer):
         )
         counts = self._sum(self.statistics.counts.clone())
         statistics = TokenStatistics(self.encoder_config.codebook_sizes, self.args.device)
+        if ranks > 1:
+            for buffer in self.model.buffers():
+                broadcast(buffer)  # each process has batch statistics of its own; these are the ones that are saved
         self.model.eval()
         for step, batch in enumerate(batches):
             if step * size >= len(mine[rank]):
@@ -360,28 +428,52 @@ class PretrainingTrainer(ResumableTrainer):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.compute_loss_context_manager():
                 outputs = self.model(**inputs)
-            statistics.add(outputs, counts if counts.any() else None)
+            statistics.add(outputs, counts)
         scores = statistics.take(self._sum)
         metrics = {"loss": scores["cross_entropy"]} | scores
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         metrics |= speed_metrics(metric_key_prefix, began, num_samples=len(crops), num_steps=steps)
+        self._timed = (self._timed[0] + time.perf_counter() - paused, self._timed[1])
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def problems(self) -> ProblemLog:
+        """Songs that could not be used so far: of training, on all processes, and of validation."""
+        log = ProblemLog()
+        for problem in gather_object(self.loader.problems.records):
+            log.add(problem)
+        for problem in self.eval_dataset.problems.records if self.eval_dataset is not None else []:
+            log.add(problem)
+        return log
+
     def save_progress(self, folder: Path) -> None:
         """Where this rank's data are, and what was counted."""
-        state = {"loader": self.loader.state_dict(), "audio_seconds": self.audio_seconds}
+        state = {
+            "loader": self.loader.state_dict(),
+            "problems": self.loader.problems.records,
+            "audio_seconds": self.audio_seconds,
+            "seconds": self.seconds,
+        }
         (folder / f"data_{self.args.process_index}.json").write_text(json.dumps(state), encoding="utf-8")
         torch.save(self.statistics.counts.cpu(), folder / f"token_counts_{self.args.process_index}.pt")
 
-    def _load_progress(self, folder: Path) -> None:
+    def load_progress(self, folder: Path) -> None:
+        """
+        What [`save_progress`] wrote; `train` does it itself.
+
+        Raises:
+            ValueError: if the checkpoint is of another recipe, other data or another batch size.
+        """
         path = folder / f"data_{self.args.process_index}.json"
         if not path.is_file():
             raise ValueError(f"{folder} was not written by this recipe with {self.args.world_size} processes.")
         state = json.loads(path.read_text(encoding="utf-8"))
         self.loader.load_state_dict(state["loader"])
+        for problem in state["problems"]:
+            self.loader.problems.add(AudioProblem(*problem))
         self.audio_seconds = state["audio_seconds"]
+        self._began = time.perf_counter() - state["seconds"]
         counts = torch.load(folder / f"token_counts_{self.args.process_index}.pt", weights_only=True)
         self.statistics.counts = counts.to(self.args.device)
 

@@ -78,8 +78,10 @@ def train_residual_vq(
     if not isinstance(quantizer, MusicFMResidualQuantizer):
         raise ValueError(f"`quantizer_type` must be 'residual_vq', got {model.config.quantizer_type!r}.")
     generator = torch.Generator().manual_seed(seed)
-    quantizer.requires_grad_(True)
-    optimizer = torch.optim.Adam(quantizer.parameters(), learning_rate)
+    tensors = list(quantizer.buffers())
+    for tensor in tensors:
+        tensor.requires_grad_(True)
+    optimizer = torch.optim.Adam(tensors, learning_rate)
     unused = torch.zeros(quantizer.codebook.shape[:2], dtype=torch.int64, device=quantizer.codebook.device)
     history = []
     bar = tqdm(zip(range(steps), batches, strict=False), total=steps, desc="quantizer", unit="step")
@@ -97,7 +99,8 @@ def train_residual_vq(
         names = ("commitment", "codebook", "reconstruction")
         history.append({name: losses[name].item() for name in names} | {"replaced": replaced})
         bar.set_postfix(l1=f"{history[-1]['reconstruction']:.3f}", refresh=False)
-    quantizer.requires_grad_(False)
+    for tensor in tensors:
+        tensor.requires_grad_(False).grad = None
     return history
 
 

@@ -1,17 +1,20 @@
 """What every training recipe shares: settings from YAML and flags, checkpoints that survive anything, curves."""
 
+import difflib
 import json
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import HfArgumentParser, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
@@ -33,30 +36,66 @@ def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = 
         description: For `--help`.
 
     Returns:
-        An instance of each class. A key or flag that none of them has ends the process with a message.
+        An instance of each class. A key or flag that none of them has ends the process with a message that names it.
+
+    Raises:
+        ValueError: what a class says of the values it gets.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(argument_classes, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(
+        argument_classes,
+        description=description,
+        allow_abbrev=False,
+        usage="%(prog)s [recipe.yaml] [--name value ...]",
+    )
     from_file: list[str] = []
     if argv and argv[0].endswith((".yaml", ".yml")):
-        path = Path(argv.pop(0))
-        if not path.is_file():
-            parser.error(f"there is no file {path}")
+        from_file = _read_flags(parser, Path(argv.pop(0)))
+    arguments = [*from_file, *argv]  # later flags win
+    _, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = next((argument for argument in unknown if argument.startswith("--")), unknown[0]).split("=")[0]
+        near = difflib.get_close_matches(name, parser._option_string_actions, n=1)
+        parser.error(f"there is no {name}" + (f", did you mean {near[0]}?" if near else "; `--help` has all names"))
+    return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+
+
+def _read_flags(parser: HfArgumentParser, path: Path) -> list[str]:
+    """A YAML file as flags."""
+    if not path.is_file():
+        parser.error(f"there is no file {path}")
+    try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            parser.error(f"{path} must hold `name: value` lines")
-        for name, value in settings.items():
-            if value is not None:
-                from_file += _as_flag(name, value)
-    # Later flags win. What is unknown is an error, with what is known.
-    return parser.parse_args_into_dataclasses([*from_file, *argv])
+    except yaml.YAMLError as error:
+        parser.error(f"{path} is not YAML: {error}")
+    if not isinstance(settings, dict):
+        parser.error(f"{path} must hold `name: value` lines")
+    return [flag for name, value in settings.items() if value is not None for flag in _as_flag(name, value)]
 
 
 def _as_flag(name: str, value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [f"--{name}", json.dumps(value)]
-    values = value if isinstance(value, list) else [value]
-    return [f"--{name}", *(str(v) for v in values)]
+    if isinstance(value, list):
+        return [f"--{name}", *(str(v) for v in value)]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
+
+
+def selective_checkpointing() -> dict[str, Any]:
+    """
+    Arguments for `model.gradient_checkpointing_enable` that keep what convolutions, matrix products with weights and
+    fused attention gave, and compute the rest again in the backward pass: norms, activations, dropout, the scores of
+    unfused attention. It saves much of the memory of checkpointing whole layers, for little time.
+    """
+    aten = torch.ops.aten
+    kept = [
+        aten.convolution.default,
+        aten.mm.default,
+        aten.addmm.default,
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_cudnn_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+    ]
+    return {"use_reentrant": False, "context_fn": partial(create_selective_checkpoint_contexts, kept)}
 
 
 def find_checkpoint(output_dir: str | os.PathLike) -> str | None:
@@ -69,6 +108,17 @@ class ResumableTrainer(Trainer):
     A [`Trainer`] whose checkpoints appear when they are complete: each is written beside the others and renamed, older
     ones are deleted afterwards. A process that is killed while it writes leaves the previous one as it was.
     """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in [`Trainer`]. Under FSDP, half precision is that of autocast alone, as it is without."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            # Its own would round the waveform, the quantizer and the loss too.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+
+    def _prepare_input(self, data):
+        """As in [`Trainer`], but no waveform is cast: DeepSpeed would have it in half precision."""
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def _get_output_dir(self, trial) -> str:
         run_dir = super()._get_output_dir(trial)
@@ -88,13 +138,16 @@ class ResumableTrainer(Trainer):
         finally:
             self._is_writing_checkpoint = False
         name = f"checkpoint-{self.state.global_step}"
+        (incomplete / name).mkdir(parents=True, exist_ok=True)
         self.save_progress(incomplete / name)
         self.accelerator.wait_for_everyone()
+        self._point_to_best(run_dir, name)
         if self.args.should_save:
-            self._point_to_best(run_dir, incomplete / name)
-            shutil.rmtree(run_dir / name, ignore_errors=True)
+            self.state.save_to_json(str(incomplete / name / "trainer_state.json"))
+            if (run_dir / name).is_dir():  # of a run that went on from an earlier one; never half deleted in its place
+                os.replace(run_dir / name, incomplete / "replaced")
             os.replace(incomplete / name, run_dir / name)
-            incomplete.rmdir()
+            shutil.rmtree(incomplete)
             rotate_checkpoints(
                 output_dir=str(run_dir),
                 save_total_limit=self.args.save_total_limit,
@@ -103,13 +156,12 @@ class ResumableTrainer(Trainer):
             )
         self.accelerator.wait_for_everyone()
 
-    def _point_to_best(self, run_dir: Path, checkpoint: Path) -> None:
-        """The state of the Trainer names the best checkpoint where it will be, not where it was written."""
+    def _point_to_best(self, run_dir: Path, name: str) -> None:
+        """The state of the Trainer, on every process, names the best checkpoint where it will be."""
         if self.state.best_global_step:
             best = run_dir / f"checkpoint-{self.state.best_global_step}"
-            if best.is_dir() or best.name == checkpoint.name:
+            if best.is_dir() or best.name == name:
                 self.state.best_model_checkpoint = str(best)
-            self.state.save_to_json(str(checkpoint / "trainer_state.json"))
 
     def save_progress(self, folder: Path) -> None:
         """What else a checkpoint needs; called on every process."""

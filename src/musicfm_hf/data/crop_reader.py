@@ -14,14 +14,13 @@ import soundfile
 import torch
 from torch.utils.data import Dataset
 
-from ..audio import _open_source, load_audio
+from ..audio import audio_length, load_audio
 from .catalogue import DatasetAudio
 from .sources import ListedSource, Song, StreamedSource
 
 _TRIES = 3  # crops of a song, before it counts as silent
 _SILENCE_RMS = 1e-4
 _PLACEHOLDER_STD = 0.1
-_LONGEST_FRAMES = 2**48  # libsndfile gives more where it does not know the length
 _LONGEST_LOG = 10_000
 _POSITION, _PLACEHOLDER = range(2)  # what random numbers are for: the second of the integers that seed a generator
 
@@ -186,15 +185,7 @@ class CropReader(Dataset):
 
 def _available_samples(audio: Any, sampling_rate: int) -> int:
     """Samples at `sampling_rate` that the header promises."""
-    stream, name = _open_source(audio)
-    try:
-        with stream, soundfile.SoundFile(stream) as file:
-            frames, rate = file.frames, file.samplerate
-    except (soundfile.LibsndfileError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error))
-        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
-    if frames > _LONGEST_FRAMES:
-        raise ValueError(f"{name} does not say how long it is.")
+    frames, rate = audio_length(audio)
     return frames * sampling_rate // rate
 
 

@@ -1,18 +1,14 @@
 """Mean and standard deviation of the log-mel spectrogram of a catalogue: what the model normalises its input with."""
 
-import io
-import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from tqdm.auto import tqdm
 
-from ..audio import load_audio
+from ..audio import audio_length, load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMLogMel
 from .catalogue import DatasetAudio
@@ -140,7 +136,8 @@ def _crops(
                 if isinstance(source, DatasetAudio):
                     source = source.dataset[source.index][source.column]
                 if index not in starts:
-                    starts[index] = _starts(_duration(source), crop_seconds, np.random.default_rng([seed, index]))
+                    frames, rate = audio_length(source)
+                    starts[index] = _starts(frames / rate, crop_seconds, np.random.default_rng([seed, index]))
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", UserWarning)
                     crop = load_audio(source, sampling_rate, starts[index].pop(), crop_seconds)
@@ -159,16 +156,3 @@ def _starts(duration: float, crop_seconds: float, generator: np.random.Generator
     count = max(1, int(duration // crop_seconds))
     offset = generator.uniform(0.0, max(0.0, duration - count * crop_seconds))
     return (offset + crop_seconds * generator.permutation(count)).tolist()
-
-
-def _duration(source: Any) -> float:
-    """Seconds, from the header."""
-    if isinstance(source, Mapping):
-        source = io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
-    try:
-        if not isinstance(source, (str, os.PathLike)):
-            return soundfile.info(source).duration
-        with Path(source).open("rb") as file:  # so that the content decides, not the name
-            return soundfile.info(file).duration
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"not audio that can be read ({error.error_string})") from error

@@ -109,6 +109,7 @@ class MusicFMConfig(PreTrainedConfig):
         "accuracy",
         "tokens",
         "mask_time_indices",
+        "cqt_loss",
         "hidden_states",
         "attentions",
     ]
@@ -388,6 +389,9 @@ class MusicFMConfig(PreTrainedConfig):
             "hop_length",
             f"a divisor of the {self.samples_per_frame} samples of an output frame",
         )
+        if self.cqt_loss_weight > 0:
+            highest, nyquist = self.cqt_fmin * 2 ** (self.cqt_bins / self.cqt_bins_per_octave), self.sampling_rate / 2
+            require(highest <= nyquist, "cqt_bins", f"so few that all are below {nyquist:g} Hz (`sampling_rate` / 2)")
         cell = self.mask_seconds * self.frame_rate
         valid = round(cell) >= 1 and (self.mask_type == "embedding" or math.isclose(cell, round(cell), rel_tol=1e-6))
         require(valid, "mask_seconds", f"a whole number of frames ({1 / self.frame_rate:g} s each)")

@@ -17,6 +17,18 @@ _TO_MONO = {
 }
 
 
+class MusicFMBatchFeature(BatchFeature):
+    """A [`BatchFeature`] whose waveforms stay float32: in half precision, quiet music would be lost before the mel."""
+
+    def to(self, *args, **kwargs) -> "MusicFMBatchFeature":
+        """As in [`BatchFeature`], but a dtype is for the model alone."""
+        waveforms = self.data["input_values"]
+        super().to(*args, **kwargs)
+        if isinstance(waveforms, torch.Tensor):
+            self.data["input_values"] = waveforms.to(self.data["input_values"].device)
+        return self
+
+
 class MusicFMFeatureExtractor(SequenceFeatureExtractor):
     r"""
     Checks audio, brings it to float32 mono and pads it into a batch. The spectrogram is made inside the model.
@@ -98,7 +110,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
 
         items = _split_batch(raw_audio, waveform_ndim=1 if to_mono is None else 2)
         waveforms = [self._waveform(item, index, to_mono) for index, item in enumerate(items)]
-        return self.pad(
+        padded = self.pad(
             BatchFeature({"input_values": waveforms}),
             padding=padding,
             max_length=max_length,
@@ -107,6 +119,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask=return_attention_mask,
             return_tensors=return_tensors,
         )
+        return MusicFMBatchFeature(padded.data)
 
     def _waveform(self, item: Any, index: int, to_mono: str | None) -> np.ndarray:
         """Item `index` as float32 `(samples,)`, checked."""

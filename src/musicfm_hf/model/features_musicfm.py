@@ -80,6 +80,13 @@ def _reflect(waveform: torch.Tensor, attention_mask: torch.Tensor | None, pad: i
     return waveform.gather(1, first + position)
 
 
+def item_lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Samples of each item `(batch,)`."""
+    if attention_mask is not None:
+        return attention_mask.bool().sum(-1)
+    return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)
+
+
 def align_left(waveform: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Every item from its first sample on, and zeros after its last one."""
     first = attention_mask.int().argmax(-1, keepdim=True)
@@ -88,9 +95,20 @@ def align_left(waveform: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
     return aligned * valid_frames(0, waveform.shape[-1], attention_mask.bool().sum(-1))
 
 
+def normalize(waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean 0 and variance 1 over each item's own samples, in float32; 0 in the padding."""
+    waveform = waveform.float()
+    if attention_mask is None:
+        mean, variance = waveform.mean(-1, keepdim=True), waveform.var(-1, keepdim=True, correction=0)
+        return (waveform - mean) * torch.rsqrt(variance + 1e-7)
+    count = attention_mask.sum(-1, keepdim=True)
+    centered = (waveform - (waveform * attention_mask).sum(-1, keepdim=True) / count) * attention_mask
+    return centered * torch.rsqrt(centered.square().sum(-1, keepdim=True) / count + 1e-7)
+
+
 @functools.lru_cache(maxsize=8)
 def _chroma_filters(n_fft: int, num_chroma: int, sampling_rate: int) -> torch.Tensor:
-    filters = chroma_filter_bank(n_fft // 2 + 1, num_chroma, sampling_rate)
+    filters = chroma_filter_bank(n_fft, num_chroma, sampling_rate)  # of the bins up to half the rate
     return torch.as_tensor(filters, dtype=torch.float32).T.contiguous()
 
 
@@ -148,4 +166,13 @@ def valid_frames(start: int, stop: int, counts: torch.Tensor) -> torch.Tensor:
     return (frame >= 0) & (frame < counts[:, None])
 
 
-__all__ = ["MusicFMLogMel", "align_left", "chroma", "constant_q", "power_spectrum", "valid_frames"]
+__all__ = [
+    "MusicFMLogMel",
+    "align_left",
+    "chroma",
+    "constant_q",
+    "item_lengths",
+    "normalize",
+    "power_spectrum",
+    "valid_frames",
+]

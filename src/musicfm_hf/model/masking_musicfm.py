@@ -24,29 +24,36 @@ def sample_mask(
             given.
 
     Returns:
-        bool `(batch, num_samples / samples_per_frame, rounded up)`.
+        bool `(batch, frames)`, or `(batch, tokens)` where there are more tokens than frames.
     """
-    frames = -(-num_samples // config.samples_per_frame)
+    frames = max(config.frame_counts(num_samples)[-1], num_samples // config.samples_per_frame)
     if config.mask_type == "embedding":
-        starts = draw(torch.rand, (len(lengths), frames), generator, lengths.device)
-        starts = (starts < config.mask_prob / config.mask_frames).float()[:, None]
-        starts = nn.functional.pad(starts, (config.mask_frames - 1, 0))
+        counts = config.frame_counts(lengths)[-1]
+        starts = draw(torch.rand, counts, frames, generator) < config.mask_prob / config.mask_frames
+        starts = nn.functional.pad(starts.float()[:, None], (config.mask_frames - 1, 0))
         mask = nn.functional.max_pool1d(starts, config.mask_frames, stride=1)[:, 0] > 0
-        return mask & valid_frames(0, frames, config.frame_counts(lengths)[-1])
+        return mask & valid_frames(0, frames, counts)
     cell = config.mask_frames * config.samples_per_frame
-    cells = max(num_samples // cell, 1)
-    mask = draw(torch.rand, (len(lengths), cells), generator, lengths.device) < config.mask_prob
-    mask = (mask & valid_frames(0, cells, lengths // cell)).repeat_interleave(config.mask_frames, dim=1)
+    counts, cells = lengths // cell, max(num_samples // cell, 1)
+    mask = draw(torch.rand, counts, cells, generator) < config.mask_prob
+    mask = (mask & valid_frames(0, cells, counts)).repeat_interleave(config.mask_frames, dim=1)
     return fit_length(mask, frames)
 
 
 def replace_by_noise(
-    config: MusicFMConfig, waveform: torch.Tensor, mask: torch.Tensor, generator: Generators = None
+    config: MusicFMConfig,
+    waveform: torch.Tensor,
+    lengths: torch.Tensor,
+    mask: torch.Tensor,
+    generator: Generators = None,
 ) -> torch.Tensor:
-    """The waveform `(batch, samples)` with Gaussian noise where `mask` `(batch, frames)` is true."""
-    samples = fit_length(mask.repeat_interleave(config.samples_per_frame, dim=1), waveform.shape[1])
-    noise = draw(torch.randn, waveform.shape, generator, waveform.device) * config.mask_noise_std
-    return torch.where(samples, noise.to(waveform.dtype), waveform)
+    """
+    The waveform `(batch, samples)` with Gaussian noise where `mask` `(batch, frames)` is true; `lengths` and
+    `generator` as for [`sample_mask`].
+    """
+    masked = fit_length(mask.repeat_interleave(config.samples_per_frame, dim=1), waveform.shape[1])
+    noise = draw(torch.randn, lengths, waveform.shape[1], generator) * config.mask_noise_std
+    return torch.where(masked, noise.to(waveform.dtype), waveform)
 
 
 def target_frames(config: MusicFMConfig, lengths: torch.Tensor, num_samples: int) -> torch.Tensor:
@@ -65,15 +72,23 @@ def fit_length(values: torch.Tensor, frames: int, value: float = 0) -> torch.Ten
     return nn.functional.pad(values[:, :frames], padding, value=value)
 
 
-def draw(function, shape: tuple[int, ...], generator: Generators, device: torch.device) -> torch.Tensor:
-    """Random numbers, drawn where the generator lives; of a list of generators, each draws the numbers of its item."""
+def draw(function, counts: torch.Tensor, size: int, generator: Generators) -> torch.Tensor:
+    """
+    Random numbers `(batch, size)`, drawn where the generator lives. Of a list of generators, each draws the `counts`
+    numbers of its item and no more, so that they are the same in every batch; zeros follow.
+    """
     if isinstance(generator, list):
-        if len(generator) != shape[0]:
-            raise ValueError(f"`generator` has {len(generator)} generators for {shape[0]} items; give one for each.")
-        rows = [function(shape[1:], generator=own, device=own.device) for own in generator]
-        return torch.stack(rows).to(device)
-    where = device if generator is None else generator.device
-    return function(shape, generator=generator, device=where).to(device)
+        if len(generator) != len(counts):
+            raise ValueError(
+                f"`generator` has {len(generator)} generators for {len(counts)} items; give one for each."
+            )
+        rows = [
+            function(count, generator=own, device=own.device)
+            for own, count in zip(generator, counts.tolist(), strict=True)
+        ]
+        return torch.stack([nn.functional.pad(row, (0, size - len(row))) for row in rows]).to(counts.device)
+    where = counts.device if generator is None else generator.device
+    return function((len(counts), size), generator=generator, device=where).to(counts.device)
 
 
 __all__ = ["draw", "fit_length", "replace_by_noise", "sample_mask", "target_frames"]

@@ -19,8 +19,8 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_musicfm import MusicFMConfig
-from .convolution_musicfm import conv3x3, transform_filters
-from .features_musicfm import MusicFMLogMel, align_left, constant_q, valid_frames
+from .convolution_musicfm import conv3x3, fold_batch_norm, transform_filters
+from .features_musicfm import MusicFMLogMel, align_left, constant_q, item_lengths, normalize, valid_frames
 from .masking_musicfm import fit_length, replace_by_noise, sample_mask, target_frames
 from .quantization_musicfm import MusicFMQuantizer, build_quantizer
 
@@ -30,7 +30,7 @@ _TILE_FRAMES_PROCESSOR = 125
 _TILE_FRAMES_ACCELERATOR = 1500
 
 
-class MusicFMSubsamplingBlock(nn.Module):
+class MusicFMSubsamplingBlock(GradientCheckpointingLayer):
     """Two 3×3 convolutions beside a strided one. Halves the frequency axis, and the time axis by `time_stride`."""
 
     def __init__(self, in_channels: int, out_channels: int, time_stride: int):
@@ -59,10 +59,10 @@ class _FusedSubsamplingBlock:
 
     def __init__(self, block: MusicFMSubsamplingBlock, dtype: torch.dtype):
         self.stride = block.time_stride
-        self.conv1 = _fold(block.conv1, block.norm1, dtype)
-        weight, bias = _fold(block.conv2, block.norm2, dtype)
+        self.conv1 = fold_batch_norm(block.conv1, block.norm1, dtype)
+        weight, bias = fold_batch_norm(block.conv2, block.norm2, dtype)
         self.conv2 = (weight, transform_filters(weight))
-        shortcut_weight, shortcut_bias = _fold(block.shortcut_conv, block.shortcut_norm, dtype)
+        shortcut_weight, shortcut_bias = fold_batch_norm(block.shortcut_conv, block.shortcut_norm, dtype)
         self.shortcut = (shortcut_weight, shortcut_bias + bias)
 
     def input_range(self, start: int, stop: int) -> tuple[int, int]:
@@ -114,6 +114,8 @@ class MusicFMSubsampling(nn.Module):
         if not watched and _fusable(mel, *(module for block in self.blocks for module in block.children())):
             return self.dropout(self._forward_fused(mel, counts))
         hidden_states = mel[:, None].to(self.blocks[0].conv1.weight.dtype)  # (batch, 1, mel frames, bands)
+        if self.blocks[0].gradient_checkpointing and self.blocks[0].conv1.weight.requires_grad:
+            hidden_states.requires_grad_()  # without it, reentrant checkpointing would give these blocks no gradients
         for index, block in enumerate(self.blocks, start=1):
             hidden_states = block(hidden_states, None if counts is None else counts[index])
         return self.dropout(self.projection(hidden_states.transpose(1, 2).flatten(2)))
@@ -326,7 +328,7 @@ class MusicFMConvolutionModule(nn.Module):
         hidden_states = _mask(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
         conv = self.depthwise_conv
         if _fusable(hidden_states, conv, self.batch_norm):
-            weight, bias = _fold(conv, self.batch_norm, hidden_states.dtype)
+            weight, bias = fold_batch_norm(conv, self.batch_norm, hidden_states.dtype)
             hidden_states = nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
         else:
             hidden_states = _batch_norm(self.batch_norm, conv(hidden_states), mask)
@@ -414,7 +416,6 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         "MusicFMWaveformSubsampling",
         "MusicFMEncoderInput",
     ]
-    _keep_in_fp32_modules_strict = ["quantizer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -459,6 +460,36 @@ class MusicFMPreTrainedModel(PreTrainedModel):
     def output_frames(self, num_samples: int) -> int:
         """How many output frames so many samples give."""
         return self.config.frame_counts(num_samples)[-1]
+
+    def _check_input(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, min_samples: int
+    ) -> torch.Tensor | None:
+        """The mask as bool, or `None` if it masks nothing. Values are looked at outside of compilation only."""
+        if input_values.ndim != 2 or not input_values.is_floating_point():
+            raise ValueError(
+                f"`input_values` must be floating point of shape (batch, samples), got {input_values.dtype} of shape "
+                f"{tuple(input_values.shape)}."
+            )
+        if attention_mask is not None:
+            if attention_mask.shape != input_values.shape:
+                raise ValueError(
+                    f"`attention_mask` must have the shape of `input_values`, {tuple(input_values.shape)}, got "
+                    f"{tuple(attention_mask.shape)}."
+                )
+            attention_mask = attention_mask.bool()
+        if torch.compiler.is_compiling() or input_values.is_meta:
+            return attention_mask
+        if input_values.shape[0] == 0:
+            raise ValueError("The batch is empty.")
+        shortest = input_values.shape[-1]
+        if attention_mask is not None:
+            begins = (attention_mask[:, 1:] & ~attention_mask[:, :-1]).sum(-1) + attention_mask[:, 0]
+            if begins.max() > 1:
+                raise ValueError("`attention_mask` has holes: the audio of an item must be in one piece.")
+            shortest = int(attention_mask.sum(-1).min())
+        if shortest < min_samples:
+            raise ValueError(f"An item has {shortest} samples, the model needs at least {min_samples}.")
+        return None if shortest == input_values.shape[-1] else attention_mask
 
 
 class MusicFMModel(MusicFMPreTrainedModel):
@@ -522,8 +553,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
         num_layers = self.config.num_hidden_layers if layer is None else layer
         if type(num_layers) is not int or not 0 <= num_layers <= self.config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {self.config.num_hidden_layers}, got {layer!r}.")
-        attention_mask = self._check_input(input_values, attention_mask)
-
+        attention_mask = self._check_input(input_values, attention_mask, self.config.min_samples)
         if mask_time_indices is not None and self.config.mask_type != "embedding":
             raise ValueError('`mask_time_indices` needs a model with `config.mask_type="embedding"`.')
 
@@ -557,34 +587,6 @@ class MusicFMModel(MusicFMPreTrainedModel):
             return self.log_mel(input_values, attention_mask)
         return input_values if attention_mask is None else align_left(input_values, attention_mask)
 
-    def _check_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """The mask as bool, or `None` if it masks nothing. Values are looked at outside of compilation only."""
-        if input_values.ndim != 2 or not input_values.is_floating_point():
-            raise ValueError(
-                f"`input_values` must be floating point of shape (batch, samples), got {input_values.dtype} of shape "
-                f"{tuple(input_values.shape)}."
-            )
-        if attention_mask is not None:
-            if attention_mask.shape != input_values.shape:
-                raise ValueError(
-                    f"`attention_mask` must have the shape of `input_values`, {tuple(input_values.shape)}, got "
-                    f"{tuple(attention_mask.shape)}."
-                )
-            attention_mask = attention_mask.bool()
-        if torch.compiler.is_compiling() or input_values.is_meta:
-            return attention_mask
-        if input_values.shape[0] == 0:
-            raise ValueError("The batch is empty.")
-        shortest = input_values.shape[-1]
-        if attention_mask is not None:
-            begins = (attention_mask[:, 1:] & ~attention_mask[:, :-1]).sum(-1) + attention_mask[:, 0]
-            if begins.max() > 1:
-                raise ValueError("`attention_mask` has holes: the audio of an item must be in one piece.")
-            shortest = int(attention_mask.sum(-1).min())
-        if shortest < self.config.min_samples:
-            raise ValueError(f"An item has {shortest} samples, the model needs at least {self.config.min_samples}.")
-        return None if shortest == input_values.shape[-1] else attention_mask
-
     def _rotary_embedding(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine `(frames, 1, head_dim / 2)`, computed in float32."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
@@ -611,6 +613,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
     [`MusicFMForPreTraining`].
     """
 
+    _keep_in_fp32_modules_strict = ["quantizer"]
     _keys_to_ignore_on_load_unexpected = [r"^musicfm\.", r"^head\.", r"^cqt_head\."]
 
     def __init__(self, config: MusicFMConfig):
@@ -618,12 +621,26 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         self.quantizer = build_quantizer(config)
         self.post_init()
 
+    @property
+    def device(self) -> torch.device:
+        """As in [`PreTrainedModel`], which asks a parameter; there is none."""
+        return next(self.buffers()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Always float32."""
+        return next(self.buffers()).dtype
+
     @can_return_tuple
     def forward(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> MusicFMQuantizerOutput:
-        """Clean waveforms `(batch, samples)` at `config.sampling_rate` → [`MusicFMQuantizerOutput`]."""
-        lengths = _lengths(input_values, attention_mask)
+        """
+        Clean waveforms `(batch, samples)` at `config.sampling_rate` → [`MusicFMQuantizerOutput`]. What does not fit is
+        a `ValueError`, as in [`MusicFMForPreTraining`].
+        """
+        attention_mask = self._check_input(input_values, attention_mask, self.config.n_fft // 2 + 1)
+        lengths = item_lengths(input_values, attention_mask)
         tokens = self.quantizer(input_values, attention_mask)
         return MusicFMQuantizerOutput(
             tokens, valid_frames(0, tokens.shape[1], lengths // self.config.samples_per_frame)
@@ -664,6 +681,7 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
     """
 
     accepts_loss_kwargs = True
+    _keep_in_fp32_modules_strict = ["quantizer"]
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
@@ -679,7 +697,7 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        target_tokens: torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_loss: bool = True,
@@ -687,14 +705,14 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
     ) -> MusicFMForPreTrainingOutput:
         r"""
         Args:
-            input_values (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms; masked ones with `labels`. As
-                they are in the file: they are normalised here where `config.do_normalize` says so.
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms; masked ones with
+                `target_tokens`. Not normalised: that happens here where `config.do_normalize` says so.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
             mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Which frames are masked; drawn
                 as the configuration says if not given.
-            labels (`torch.Tensor` of shape `(batch, frames, codebooks)`, or without the last axis for one codebook,
-                *optional*): Tokens, -100 to leave a frame out. `input_values` then count as already masked, and
-                `mask_time_indices` is needed.
+            target_tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`, or without the last axis for one
+                codebook, *optional*): -100 to leave a frame out. `input_values` then count as already masked, and
+                `mask_time_indices` is needed. (Not called labels: a [`Trainer`] would not evaluate without them.)
             generator (`torch.Generator` or a list with one for each item, *optional*): Draws the mask and the noise.
             num_items_in_batch (`int`, *optional*): Masked frames that the loss is averaged over, where this batch is
                 only a part of what an optimizer step sees.
@@ -705,29 +723,32 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
             [`MusicFMForPreTrainingOutput`].
 
         Raises:
-            ValueError: if a shape is not as described, an item is too short, or `labels` come without a mask.
+            ValueError: if a shape is not as described, an item is too short, or `target_tokens` come without a mask.
         """
-        lengths = _lengths(input_values, attention_mask)
+        needed = max(self.config.min_samples, self.config.n_fft // 2 + 1)
+        attention_mask = self._check_input(input_values, attention_mask, needed)
+        self._check_targets(input_values, mask_time_indices, target_tokens)
+        lengths = item_lengths(input_values, attention_mask)
         if attention_mask is not None:
             input_values = align_left(input_values, attention_mask)
             attention_mask = valid_frames(0, input_values.shape[1], lengths)
-        self._check_pretraining_input(input_values, lengths, mask_time_indices, labels)
 
         if mask_time_indices is None:
             mask_time_indices = sample_mask(self.config, lengths, input_values.shape[1], generator)
         mask, waveform = mask_time_indices.bool(), input_values
-        if labels is None:
-            labels = self.quantizer(input_values, attention_mask)
+        if target_tokens is None:
+            target_tokens = self.quantizer(input_values, attention_mask)
             if self.config.mask_type == "noise":
-                waveform = replace_by_noise(self.config, input_values, mask, generator)
+                waveform = replace_by_noise(self.config, input_values, lengths, mask, generator)
         if self.config.do_normalize:
-            waveform = _normalize(waveform, attention_mask)
+            waveform = normalize(waveform, attention_mask)
         frames = self.musicfm.output_frames(input_values.shape[1])
         mask = fit_length(mask, frames)
         encoder_mask = mask if self.config.mask_type == "embedding" else None
-        outputs = self.musicfm(waveform, attention_mask, mask_time_indices=encoder_mask, **kwargs)
+        outputs = self.musicfm(waveform, attention_mask, mask_time_indices=encoder_mask, return_dict=True, **kwargs)
 
-        tokens = fit_length(labels[..., None] if labels.ndim == 2 else labels, frames, value=-100)
+        tokens = target_tokens[..., None] if target_tokens.ndim == 2 else target_tokens
+        tokens = fit_length(tokens, frames, value=-100)
         has_target = target_frames(self.config, lengths, input_values.shape[1])
         tokens = tokens.masked_fill(~has_target[..., None], -100)
         mask = mask & (tokens >= 0).all(-1)
@@ -755,27 +776,26 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _check_pretraining_input(self, input_values, lengths, mask_time_indices, labels) -> None:
-        if labels is not None:
-            if mask_time_indices is None:
-                raise ValueError("With `labels`, `mask_time_indices` must say which frames of the input are masked.")
-            if self.cqt_head is not None:
-                raise ValueError("The constant-Q loss needs the clean waveform: leave `labels` out.")
-            codebooks = self.config.num_codebooks
-            if labels.ndim not in (2, 3) or (1 if labels.ndim == 2 else labels.shape[2]) != codebooks:
-                raise ValueError(f"`labels` must be (batch, frames, {codebooks}), got {tuple(labels.shape)}.")
-        frames = self.musicfm.output_frames(input_values.shape[1])
-        tokens = input_values.shape[1] // self.config.samples_per_frame
-        for name, given in (("mask_time_indices", mask_time_indices), ("labels", labels)):
-            if given is not None and (len(given) != len(input_values) or given.shape[1] not in (frames, tokens)):
-                raise ValueError(
-                    f"`{name}` must have shape ({len(input_values)}, {frames}, …) for these waveforms, got "
-                    f"{tuple(given.shape)}."
-                )
-        if not (torch.compiler.is_compiling() or input_values.is_meta):
-            shortest, needed = int(lengths.min()), max(self.config.min_samples, self.config.n_fft // 2 + 1)
-            if shortest < needed:
-                raise ValueError(f"An item has {shortest} samples, pretraining needs at least {needed}.")
+    def _check_targets(self, input_values, mask_time_indices, target_tokens) -> None:
+        batch, samples = input_values.shape
+        frames, tokens = self.musicfm.output_frames(samples), samples // self.config.samples_per_frame
+        if mask_time_indices is not None:
+            shape = tuple(mask_time_indices.shape)
+            if shape not in ((batch, frames), (batch, tokens)):
+                raise ValueError(f"`mask_time_indices` must have shape {(batch, frames)}, got {shape}.")
+        if target_tokens is None:
+            return
+        if mask_time_indices is None:
+            raise ValueError("With `target_tokens`, `mask_time_indices` must say which frames are masked.")
+        if self.cqt_head is not None:
+            raise ValueError("The constant-Q loss needs the clean waveform: leave `target_tokens` out.")
+        shape, codebooks = tuple(target_tokens.shape), self.config.num_codebooks
+        allowed = [(batch, length, codebooks) for length in (frames, tokens)]
+        allowed += [(batch, length) for length in (frames, tokens) if codebooks == 1]
+        if shape not in allowed or target_tokens.is_floating_point():
+            raise ValueError(
+                f"`target_tokens` must be integers of shape {allowed[0]}, got {target_tokens.dtype} of shape {shape}."
+            )
 
     def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(n, hidden_size)` → `(n, codebooks, codes)`."""
@@ -783,13 +803,6 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         parts = self.head(hidden_states).split(sizes, dim=-1)
         parts = [nn.functional.pad(part, (0, max(sizes) - part.shape[1]), value=-torch.inf) for part in parts]
         return torch.stack(parts, dim=1)
-
-
-def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Samples of each item `(batch,)`."""
-    if attention_mask is not None:
-        return attention_mask.bool().sum(-1)
-    return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)
 
 
 def eager_attention_forward(
@@ -817,17 +830,6 @@ def _rotate(hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def _normalize(waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean 0 and variance 1 over each item's own samples, in float32."""
-    waveform = waveform.float()
-    if attention_mask is None:
-        mean, variance = waveform.mean(-1, keepdim=True), waveform.var(-1, keepdim=True, correction=0)
-        return (waveform - mean) * torch.rsqrt(variance + 1e-7)
-    count = attention_mask.sum(-1, keepdim=True)
-    centered = (waveform - (waveform * attention_mask).sum(-1, keepdim=True) / count) * attention_mask
-    return centered * torch.rsqrt(centered.square().sum(-1, keepdim=True) / count + 1e-7)
-
-
 def _mask(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return hidden_states if mask is None else hidden_states.masked_fill(~mask, 0.0)
 
@@ -840,17 +842,6 @@ def _zero_outside(frames: torch.Tensor, start: int, counts: int | torch.Tensor) 
     frames[:, : max(-start, 0)] = 0
     frames[:, max(counts - start, 0) :] = 0
     return frames
-
-
-def _fold(conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias, in `dtype`, of the convolution that does the work of `conv` and, in eval mode, `norm`."""
-    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
-    bias = -norm.running_mean.float() if conv.bias is None else conv.bias.float() - norm.running_mean.float()
-    weight = conv.weight.float() * scale.view(-1, *[1] * (conv.weight.ndim - 1))
-    bias = bias * scale + norm.bias.float()
-    if weight.ndim == 4:
-        weight = weight.contiguous(memory_format=torch.channels_last)
-    return weight.to(dtype), bias.to(dtype)
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -884,9 +875,12 @@ def _batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor
     if not norm.training:
         return norm(hidden_states)
     recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-    if mask is None and recomputing:
+    if mask is None and recomputing and isinstance(norm, nn.SyncBatchNorm):
         scratch = {name: buffer.clone() for name, buffer in norm.named_buffers()}
         return torch.func.functional_call(norm, scratch, hidden_states)
+    if mask is None and recomputing:  # a momentum of 0 changes nothing
+        running = (norm.running_mean, norm.running_var)
+        return nn.functional.batch_norm(hidden_states, *running, norm.weight, norm.bias, True, 0.0, norm.eps)
     if mask is None:
         return norm(hidden_states)
     axes = [axis for axis in range(hidden_states.ndim) if axis != 1]

@@ -12,7 +12,8 @@ from .features_musicfm import MusicFMLogMel, chroma
 class MusicFMQuantizer(nn.Module):
     """
     What the three quantizers share: features of the clean waveform, one vector for each token, and tensors that stay
-    float32 whatever the model is cast to. They are saved with the model.
+    float32 whatever the model is cast to. They are saved with the model, and are buffers: what shards and casts
+    parameters leaves them alone.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -53,7 +54,7 @@ class MusicFMQuantizer(nn.Module):
 
     def _apply(self, fn, recurse=True):
         """Move with the model, but do not let it change the dtype."""
-        before = {name: tensor.data for name, tensor in (*self._parameters.items(), *self._buffers.items())}
+        before = {name: tensor.data for name, tensor in self._buffers.items()}
         super()._apply(fn, recurse)
         for name, tensor in before.items():
             moved = getattr(self, name)
@@ -153,7 +154,7 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
     """
     The mel residual VQ of MuQ (Zhu et al. 2025, arXiv 2501.01108): at each stage the residual is projected to a small
     width, replaced by the nearest code by cosine, projected back and subtracted. Both projections are weight-normed;
-    magnitude and direction are parameters of their own. It is trained by `recipes/train_quantizer.py`.
+    magnitude and direction are tensors of their own. It is trained by `recipes/train_quantizer.py`.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -170,13 +171,12 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
             "out_bias": (stages, width),
         }
         for name, shape in shapes.items():
-            # Fixed in pretraining; `recipes/train_quantizer.py` asks for gradients.
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=torch.float32), requires_grad=False))
+            self.register_buffer(name, torch.empty(shape, dtype=torch.float32))
         self.reset_parameters()
 
     def initial_values(self) -> dict[str, torch.Tensor]:
         generator = self._generator()
-        values = {name: torch.zeros(parameter.shape, device="cpu") for name, parameter in self.named_parameters()}
+        values = {name: torch.zeros(tensor.shape, device="cpu") for name, tensor in self.named_buffers()}
         for side in ("in", "out"):
             bound = values[f"{side}_direction"].shape[-1] ** -0.5
             values[f"{side}_direction"].uniform_(-bound, bound, generator=generator)
@@ -188,7 +188,7 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
         """As described in [`MusicFMQuantizer`]."""
         residual, tokens = _exact(features), []
         for stage, size in enumerate(self.config.codebook_sizes):
-            weights = {name: _exact(parameter[stage]) for name, parameter in self.named_parameters()}
+            weights = {name: _exact(tensor[stage]) for name, tensor in self.named_buffers()}
             chosen = _nearest_by_cosine(_project(residual, weights, "in"), weights["codebook"][:size])
             residual = residual - _project(weights["codebook"][chosen], weights, "out")
             tokens.append(chosen)
@@ -198,7 +198,7 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
         """Tokens `(…, codebooks)` → what each stage adds to the features, `(codebooks, …, width)`."""
         outputs = []
         for stage, chosen in enumerate(tokens.unbind(-1)):
-            weights = {name: parameter[stage] for name, parameter in self.named_parameters()}
+            weights = {name: tensor[stage] for name, tensor in self.named_buffers()}
             outputs.append(_project(weights["codebook"][chosen], weights, "out"))
         return torch.stack(outputs)
 
@@ -213,7 +213,7 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
         tokens, sought = [], []
         commitment = codebook = features.new_zeros(())
         for stage, size in enumerate(self.config.codebook_sizes):
-            weights = {name: parameter[stage] for name, parameter in self.named_parameters()}
+            weights = {name: tensor[stage] for name, tensor in self.named_buffers()}
             projected = _project(residual, weights, "in")
             chosen = _nearest_by_cosine(projected.detach(), weights["codebook"][:size].detach())
             codes = weights["codebook"][chosen]
