@@ -4,7 +4,7 @@ A step of masked pretraining, side by side with the plain way, at full size with
     python benchmarks/train_step.py --output benchmarks/results/train_step_cpu.json
 
 The plain way is what one writes first: attention that keeps its scores, logits of all frames, and a softmax over all
-of them of which the masked ones count. Both are timed in turn, in processes of their own; the peak memory of each is
+of them of which the masked ones count. All are timed in turn, in processes of their own; the peak memory of each is
 what it adds to the model, its gradients and the optimizer. The share of the machine's rate counts the multiplications
 of the model, forward and backward (three times the forward pass), once.
 """
@@ -26,7 +26,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
+from musicfm_hf.training import selective_checkpointing
 
+WAYS = ["plain", "ours", "ours, selective checkpointing", "ours, checkpointing"]
 RECIPE = Path(__file__).parents[1] / "recipes/pretrain/fm7.yaml"
 
 
@@ -36,9 +38,9 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--steps", type=int, default=3, help="timed ones, after one that is not")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--rounds", type=int, default=2, help="how often the ways take turns")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of autocast")
-    parser.add_argument("--checkpointing", action="store_true", help="ours also with activation checkpointing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="JSON; a Markdown table is written beside it")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "BATCH"), help=argparse.SUPPRESS)
@@ -46,7 +48,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.one[0], int(arguments.one[1]), arguments)))
         return
-    ways = ["plain", "ours", *(["ours, checkpointing"] if arguments.checkpointing else [])]
+    ways = arguments.ways
     results = {"machine": machine(arguments), "settings": settings(arguments), "steps": []}
     for batch_size in arguments.batch_sizes:
         runs: dict[str, list[dict]] = {way: [] for way in ways}
@@ -81,8 +83,10 @@ def measure(way: str, batch_size: int, arguments) -> dict:
     torch.manual_seed(0)
     attention = "eager" if way == "plain" else "sdpa"
     model = MusicFMForPreTraining(MusicFMConfig(**values, attn_implementation=attention)).to(device).train()
-    if way.endswith("checkpointing"):
+    if way == "ours, checkpointing":
         model.gradient_checkpointing_enable()
+    elif way == "ours, selective checkpointing":
+        model.gradient_checkpointing_enable(selective_checkpointing())
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     waveform = 0.1 * torch.randn(batch_size, round(arguments.seconds * model.config.sampling_rate), device=device)
     for parameter in model.parameters():

@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from conftest import music
 from safetensors.torch import load_file
 from test_pretrain_recipe import RATE, SIZE, TINY, assert_same_run, history, losses, results, run_and_die, songs
-from test_training import ROOT, start_server
+from test_training import ROOT, launched, start_server
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForPreTraining
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
 from musicfm_hf.data.crop_reader import ProblemLog
@@ -163,6 +167,78 @@ def test_a_step_is_that_of_one_batch(server, one_batch, tmp_path, ranks, batches
         torch.testing.assert_close(changes[name], change, rtol=0, atol=1e-5)
     for name in ("loss", "cross_entropy", "accuracy", "perplexity", "codes_used", "audio_hours", "grad_norm"):
         assert entry[name] == pytest.approx(one_batch[1][name], rel=1e-5), name
+
+
+# FSDP, by its file. Accelerate knows it on accelerators alone, so that it must take the processes for such.
+
+
+def sharded(function, *arguments, mixed_precision: str = "no") -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        environment = launched(patch, "fsdp", "--main_process_port", "0")[1]
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    os.environ |= {name: value for name, value in environment.items() if "FSDP" in name}
+    os.environ["ACCELERATE_MIXED_PRECISION"] = mixed_precision
+    set_up = PretrainingArguments.__post_init__
+
+    def deceive(self):
+        set_up(self)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    PretrainingArguments.__post_init__ = deceive
+    function(*arguments)
+
+
+def sharded_step(output: Path, batches: list[list[int]], mixed_precision: str) -> None:
+    train = PretrainingTrainer.train
+
+    def gather(self):
+        train(self)
+        state = {name: getattr(t, "full_tensor", lambda t=t: t)() for name, t in self.model.state_dict().items()}
+        assert sum(isinstance(weight, DTensor) for weight in self.model.parameters()) > 50
+        self.model.state_dict = lambda: state
+
+    PretrainingTrainer.train = gather
+    sharded(step, output, batches, True, mixed_precision=mixed_precision)
+
+
+def sharded_recipe(arguments: list[str]) -> None:
+    sharded(run_and_die, arguments)
+
+
+def test_a_sharded_step(server, one_batch, tmp_path):
+    output = tmp_path / "run"
+    done = on_ranks(server, sharded_step, output, [[0, 1], [2, 3, 4]], "no", log=tmp_path / "log")
+    assert [code for code, _ in done] == [0, 0], done
+    changes, entry = torch.load(f"{output}.pt")
+    for name, change in one_batch[0].items():
+        torch.testing.assert_close(changes[name], change, rtol=0, atol=1e-5)
+    assert entry["loss"] == pytest.approx(one_batch[1]["loss"], rel=1e-6)
+
+    # In half precision the encoder is rounded, waveform and tokens are not.
+    done = on_ranks(server, sharded_step, output, [[0, 1], [2, 3, 4]], "bf16", log=tmp_path / "log")
+    assert [code for code, _ in done] == [0, 0], done
+    changes, half = torch.load(f"{output}.pt")
+    assert {change.dtype for change in changes.values() if change.is_floating_point()} == {torch.float32}
+    assert 0 < abs(half["loss"] - entry["loss"]) < 0.02
+    for name in ("perplexity", "codes_used", "top_token_share", "accuracy_copy"):
+        assert half[name] == entry[name]
+
+
+def test_a_sharded_run(server, data, tmp_path):
+    """It is the same when it was interrupted, and leaves the same folder as any other."""
+    flags = [*TINY, *songs(data), "--max_steps", "4"]
+    arguments = [str(ROOT / "recipes/pretrain.py"), *flags, "--output_dir", str(tmp_path / "killed")]
+    die = {"DIE_IN": "training_step", "DIE_AT": "4"}
+    done = on_ranks(server, sharded_recipe, arguments, log=tmp_path / "log", environments={0: die, 1: die})
+    assert [code for code, _ in done] == [-signal.SIGKILL] * 2, done
+    pretrain_on_ranks(server, tmp_path / "killed", *flags, function=sharded_recipe)
+    pretrain_on_ranks(server, tmp_path / "whole", *flags, function=sharded_recipe)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert not list(tmp_path.rglob("*fsdp*.py"))
+    config = json.loads((tmp_path / "whole/config.json").read_text())
+    assert config["auto_map"]["AutoModelForPreTraining"] == "modeling_musicfm.MusicFMForPreTraining"
+    assert (tmp_path / "whole/modeling_musicfm.py").is_file()
+    AutoModelForPreTraining.from_pretrained(tmp_path / "whole")
 
 
 # The recipe

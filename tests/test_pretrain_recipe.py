@@ -45,7 +45,7 @@ SHORT += ["--disable_tqdm", "true", "--report_to", "none", "--use_cpu", "true", 
 SHORT += ["--gradient_accumulation_steps", "1", "--dataloader_num_workers", "0"]
 SIZE = ["hidden_size=32", "intermediate_size=64", "num_hidden_layers=2", "num_attention_heads=4"]
 SIZE += ["conv_depthwise_kernel_size=7", "subsampling_conv_channels=8"]
-TINY = ["recipes/pretrain/tiny.yaml", *SHORT, "--set", *SIZE, "codebook_size=32"]
+TINY = [str(ROOT / "recipes/pretrain/tiny.yaml"), *SHORT, "--set", *SIZE, "codebook_size=32"]
 CLOCK = ("_runtime", "_per_second")  # ends of the names of what a clock measures
 
 
@@ -487,6 +487,7 @@ def test_the_waveform_stays_float32(trainer, monkeypatch):
 def test_checkpointing_and_bf16(server, data, tmp_path):
     flags = [*TINY, *songs(data), "--max_steps", "3", "--eval_strategy", "no", "--save_strategy", "no"]
     variants = {"plain": [], "gradient": ["--gradient_checkpointing", "true"], "bf16": ["--bf16", "true"]}
+    variants["selective"] = ["--selective_checkpointing", "true"]
     if "activation_checkpointing" in {field.name for field in dataclasses.fields(TrainingArguments)}:
         variants["activation"] = ["--activation_checkpointing", "true"]
     for name, changes in variants.items():
@@ -567,14 +568,14 @@ def test_variants(server, data, bad, tmp_path, recipe, settings, rate):
 
 def test_quantizers_that_do_not_fit(monkeypatch, capsys, server, data, tmp_path):
     settings = [*SIZE, *KMEANS]
-    arguments = ["recipes/pretrain/tiny.yaml", "--train", data / "files", "--validation", data / "valid"]
+    arguments = [TINY[0], "--train", data / "files", "--validation", data / "valid"]
     arguments += ["--crop-seconds", "1", "--hours", "0.005", "--num-workers", "0", "--batch-size", "2"]
     quantizer = tmp_path / "quantizer"
     code, log = server.run_script(
         "train_quantizer.py", *arguments, "--output", quantizer, "--set", *settings, log=tmp_path / "log"
     )
     assert code == 0, log
-    flags = ["recipes/pretrain/tiny.yaml", *SHORT, *songs(data), "--quantizer", quantizer, "--set", *settings]
+    flags = [TINY[0], *SHORT, *songs(data), "--quantizer", quantizer, "--set", *settings]
     words = refused(monkeypatch, capsys, tmp_path / "run", *flags, "codebook_size=[16, 9]", "hop_length=120")
     assert "does not fit the model: `codebook_size` is [16, 8] there and [16, 9] here" in words
     assert "`hop_length` is 240 there and 120 here" in words
@@ -595,7 +596,7 @@ def test_quantizers_that_do_not_fit(monkeypatch, capsys, server, data, tmp_path)
 def test_quantizers_of_files_and_streams(server, data, tmp_path):
     """Both are trained on; neither is left out because the other can be split."""
     train = [data / "files", data / "tar"]
-    arguments = ["recipes/pretrain/tiny.yaml", "--train", *train, "--set", *KMEANS, "--output", tmp_path / "quantizer"]
+    arguments = [TINY[0], "--train", *train, "--set", *KMEANS, "--output", tmp_path / "quantizer"]
     code, log = server.run_script("train_quantizer.py", *arguments, log=tmp_path / "log")
     assert code == 1
     assert "Streams cannot be measured" in log

@@ -87,6 +87,7 @@ def start_server() -> Server:
 
 def _prepare(log: Path, environment: dict[str, str], function: Callable, arguments: tuple) -> None:
     os.setsid()
+    os.chdir(ROOT)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that nobody forked
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

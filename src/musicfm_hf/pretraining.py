@@ -359,10 +359,9 @@ class PretrainingTrainer(ResumableTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Onto the device, and a generator of noise for each item in place of its seed."""
-        device = self.args.device
         seeds = inputs["seeds"].tolist()
-        # Not by the Trainer, which under DeepSpeed would give the waveform the dtype of the model.
-        inputs = {name: value.to(device) for name, value in inputs.items() if name != "seeds"}
+        inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name != "seeds"})
+        device = inputs["input_values"].device
         generators = [torch.Generator(device).manual_seed(seed ^ _NOISE) for seed in seeds]
         return inputs | {"generator": generators}
 

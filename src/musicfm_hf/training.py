@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import HfArgumentParser, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
@@ -110,11 +111,24 @@ class ResumableTrainer(Trainer):
     """
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As in [`Trainer`]. Under FSDP, half precision is that of autocast alone, as it is without."""
+        """As in [`Trainer`], without the half precision of FSDP: it would round the waveform and the loss too."""
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
-            # Its own would round the waveform, the quantizer and the loss too.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
+        """As in [`Trainer`]. Under FSDP too, half precision is that of autocast, which accelerate leaves out there."""
+        return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """With the code of the model, not with that of the class that FSDP derives from it."""
+        own = type(self.model)
+        try:
+            if issubclass(own, FSDPModule):
+                self.model.__class__ = own.__bases__[-1]
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model.__class__ = own
 
     def _prepare_input(self, data):
         """As in [`Trainer`], but no waveform is cast: DeepSpeed would have it in half precision."""
