@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         train(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, yaml.YAMLError) as error:
         raise SystemExit(f"Not trained: {error}") from error
 
 
@@ -52,6 +52,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(arguments: argparse.Namespace) -> None:
     recipe = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{arguments.recipe} must hold `name: value` lines.")
     values = config_values(recipe.get("config") or {}, arguments.set)
     sources = [open_source(source) for source in arguments.train]
     kind = recipe.get("statistics", "band")

@@ -31,9 +31,15 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 from musicfm_hf import MusicFMForPreTraining, MusicFMModel, MusicFMQuantizerModel, load_audio
 from musicfm_hf.data.catalogue import list_sources
 from musicfm_hf.data.crops import CropLoader, fixed_crops
-from musicfm_hf.data.sources import open_source
+from musicfm_hf.data.sources import ListedSource, open_source, split_by_name
 from musicfm_hf.model.masking_musicfm import sample_mask
-from musicfm_hf.pretraining import _NOISE, MaskCrops, PretrainingArguments, PretrainingTrainer
+from musicfm_hf.pretraining import (
+    _NOISE,
+    MaskCrops,
+    PretrainingArguments,
+    PretrainingTrainer,
+    keep_for_validation,
+)
 
 ROOT = Path(__file__).parents[1]
 RATE = 24000
@@ -593,10 +599,13 @@ def test_quantizers_that_do_not_fit(monkeypatch, capsys, server, data, tmp_path)
         assert message in words
 
 
-def test_quantizers_of_files_and_streams(server, data, tmp_path):
-    """Both are trained on; neither is left out because the other can be split."""
-    train = [data / "files", data / "tar"]
-    arguments = [TINY[0], "--train", *train, "--set", *KMEANS, "--output", tmp_path / "quantizer"]
-    code, log = server.run_script("train_quantizer.py", *arguments, log=tmp_path / "log")
-    assert code == 1
-    assert "Streams cannot be measured" in log
+def test_songs_kept_for_validation(data):
+    """Of every listed source a share; streams stay whole, and where they are."""
+    listed = [ListedSource([(f"{name}{number}", number) for number in range(500)], name) for name in "ab"]
+    stream = open_source(data / "tar")
+    left, kept = keep_for_validation([listed[0], stream, listed[1]], 0.02)
+    assert [source.name for source in left] == ["a", str(data / "tar"), "b"]
+    assert left[1] is stream
+    assert sorted(left[0].songs + left[2].songs + kept) == sorted(listed[0].songs + listed[1].songs)
+    assert 10 <= len(kept) <= 35
+    assert kept == split_by_name(listed[0].songs, 0.02)[1] + split_by_name(listed[1].songs, 0.02)[1]
