@@ -11,11 +11,11 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[train,tasks,dev]' -c constraints.txt
-	$(BIN)/python -m pip install --quiet --no-deps tinysoundfont -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps tinysoundfont mirdata -c constraints.txt
 	touch $@
 
-demo: $(VENV)/.installed  ## Embed real audio end to end; AUDIO=file-or-folder CHECKPOINT=file-or-folder to choose
-	$(BIN)/python recipes/demo.py $(if $(AUDIO),--audio '$(AUDIO)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)')
+demo: $(VENV)/.installed  ## Pretrain, fine-tune, score, annotate and draw, on composed songs; AUDIO=file to annotate another
+	$(BIN)/python recipes/demo.py $(if $(AUDIO),--audio '$(AUDIO)')
 
 test: $(VENV)/.installed  ## Run the tests
 	$(BIN)/python tests/transformers_suite.py
@@ -29,7 +29,7 @@ test-floor:  ## Run the tests with the oldest Transformers that is supported
 	$(PYTHON) -m venv $(FLOOR)
 	grep -vE '^(transformers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet --editable '.[train,tasks,dev]' 'transformers==5.19.0' -c $(FLOOR)/constraints.txt
-	$(FLOOR)/bin/python -m pip install --quiet --no-deps tinysoundfont -c $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python -m pip install --quiet --no-deps tinysoundfont mirdata -c $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python tests/transformers_suite.py
 	$(FLOOR)/bin/python -m pytest -q
 

@@ -33,16 +33,21 @@ setup(
     ],
     extras_require={
         "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
-        "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9"],
+        "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9", "mir_eval>=0.8", "scikit-learn>=1.5"],
+        "mirdata": ["mirdata>=1.0"],
+        # The Makefile installs mirdata without its dependencies, of which smart_open[all] alone brings three clouds.
         # And tinysoundfont, without its dependencies: pip install --no-deps tinysoundfont
         "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
         "dev": [
+            "chardet>=5.0",
+            "deprecated>=1.2",
             "hypothesis>=6.100",
             "mido>=1.3",
             "parameterized>=0.9",
             "pretty_midi>=0.2.10",
             "pytest>=8.0",
             "ruff>=0.9",
+            "smart_open>=5.0",
         ],
     },
 )

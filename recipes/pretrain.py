@@ -23,7 +23,7 @@ from musicfm_hf.pretraining import (
     build_data,
     build_model,
 )
-from musicfm_hf.training import CurveCallback, environment, find_checkpoint, parse_recipe, write_json
+from musicfm_hf.training import CurveCallback, environment, find_checkpoint, parse_recipe, recorded, write_json
 
 PANELS = {
     "cross-entropy (nats)": ["cross_entropy", "eval_cross_entropy", "eval_unigram_cross_entropy"],
@@ -64,8 +64,8 @@ def main() -> None:
             "task": "masked pretraining",
             "scores": final,
             "parameters": model.num_parameters(),
-            "data": vars(data_arguments),
-            "model": vars(model_arguments),
+            "data": recorded(vars(data_arguments)),
+            "model": recorded(vars(model_arguments)),
             "training": {name: getattr(arguments, name) for name in SETTINGS},
             "problems": dict(problems.counts),
             "seconds": round(trainer.seconds),

@@ -1,14 +1,19 @@
 """What several tests need: recorded outputs of the public implementation, a tiny model, music."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
 from musicfm_hf import MusicFMConfig, MusicFMModel, convert_checkpoint
+from musicfm_hf.data.labelled import LabelledSong, Source, build, save
+from musicfm_hf.data.synthetic import compose, synthesize
+from musicfm_hf.tasks.annotations import Beats, Segment
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = {
@@ -87,3 +92,49 @@ def full_size_checkpoint(path: Path) -> Path:
     torch.save({"state_dict": state_dict}, path)
     (path.parent / "stats.json").write_text((FIXTURES / "musicfm/stats.json").read_text())
     return path
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory) -> Path:
+    """
+    A data set as recipes/prepare.py writes it: eight synthetic songs, four of them to train on, two to validate on and
+    two to test on. They are the first 10 s of songs, and one is shorter.
+    """
+    folder = tmp_path_factory.mktemp("labelled")
+    splits = {"train": range(4), "validation": range(4, 6), "test": range(6, 8)}
+    songs = {split: [_labelled_song(folder, number, split) for number in part] for split, part in splits.items()}
+    save(build(songs, Source("Synthetic songs.", "", "", "")), folder)
+    return folder
+
+
+def _labelled_song(folder: Path, number: int, split: str) -> LabelledSong:
+    seconds = 3.0 if number == 1 else 10.0
+    whole = compose(10 + number)
+    notes = [note for note in whole.notes if note[0] < seconds]
+    audio = synthesize(replace(whole, notes=notes), 24000)[: round(seconds * 24000)].mean(1)
+    soundfile.write(folder / f"{number}.wav", audio, 24000)
+    beats = whole.beats[whole.beats[:, 0] < seconds]
+
+    def part(segments: list) -> list[Segment]:
+        return [Segment(start, min(end, seconds), label) for start, end, label in segments if start < seconds]
+
+    return LabelledSong(
+        f"song {number}",
+        str(folder / f"{number}.wav"),
+        f"song {number}",
+        split,
+        seconds,
+        beats=Beats(beats[:, 0], beats[:, 1].astype(np.int64)),
+        chords=part(whole.chords),
+        sections=part(whole.sections),
+        keys=[Segment(0.0, seconds, whole.key)],
+        tags=["major" if "maj" in whole.key else "minor"] + ["even"] * (number % 2 == 0),
+    )
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A saved tiny encoder with random weights, and batch statistics that are not the initial ones."""
+    folder = tmp_path_factory.mktemp("encoder") / "tiny"
+    random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 2})).save_pretrained(folder)
+    return folder

@@ -40,6 +40,16 @@ def test_frame_rate(hop_length, strides, rate):
         ("mel_mean", float("nan")),
         ("subsampling_time_strides", [2]),
         ("subsampling_time_strides", [2, 3]),
+        ("task", "beats"),
+        ("label_rate", 0.0),
+        ("label_rate", -8.0),
+        ("classifier_layer", 13),
+        ("classifier_layer", -1),
+        ("classifier_layer", 2.0),
+        ("classifier_proj_size", 0),
+        ("classifier_dropout", 1.5),
+        ("classifier_outputs", [{"name": "function", "size": 2}]),
+        ("classifier_outputs", [{"name": "function", "size": 2, "problem_type": "regression"}]),
     ],
 )
 def test_impossible_values_are_named(name, value):
@@ -80,3 +90,72 @@ def test_round_trip(tmp_path):
     assert isinstance(loaded, MusicFMConfig)
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert auto_map["AutoModel"] == "modeling_musicfm.MusicFMModel"
+
+
+FUNCTION = {"name": "function", "size": 7, "problem_type": "single_label_classification", "loss_weight": 0.1}
+BOUNDARY = {"name": "boundary", "size": 1, "problem_type": "multi_label_classification", "loss_weight": 0.9}
+
+
+def test_head_fits_its_labels():
+    labels = dict(enumerate("ABCDEFGH"))
+    assert MusicFMConfig(id2label=labels, classifier_outputs=[FUNCTION, BOUNDARY]).num_labels == 8
+    with pytest.raises(ValueError, match="`classifier_outputs` must be of 8 labels together, as `id2label` has"):
+        MusicFMConfig(id2label=labels, classifier_outputs=[FUNCTION])
+    with pytest.raises(ValueError, match=r"`class_weights` must be 8 numbers, one for each label, got \[1\.0, 2\.0\]"):
+        MusicFMConfig(id2label=labels, class_weights=[1.0, 2.0])
+
+
+def test_number_of_labels_will_do_for_their_names():
+    config = MusicFMConfig(num_labels=8, classifier_outputs=[FUNCTION, BOUNDARY], class_weights=[1.0] * 8)
+    assert config.num_labels == len(config.id2label) == 8
+
+
+def test_slices_of_the_logits():
+    labels = dict(enumerate("ABCDEFGH"))
+    assert MusicFMConfig(id2label=labels, classifier_outputs=[FUNCTION, BOUNDARY]).classifier_slices == [
+        FUNCTION,
+        BOUNDARY,
+    ]
+    # Without any: all labels together, of the problem type that Transformers has for a model.
+    one = {"name": "labels", "size": 8, "problem_type": "single_label_classification", "loss_weight": 1.0}
+    assert MusicFMConfig(id2label=labels).classifier_slices == [one]
+    several = one | {"problem_type": "multi_label_classification"}
+    assert MusicFMConfig(id2label=labels, problem_type=several["problem_type"]).classifier_slices == [several]
+
+
+def test_round_trip_of_a_head(tmp_path):
+    labels = dict(enumerate("ABCDEFGH"))
+    fields = {
+        "task": "structure",
+        "decoding": {"threshold": 0.3, "before": 12},
+        "label_rate": 8.0,
+        "label_centered": True,
+        "classifier_layer": 7,
+        "classifier_proj_size": 64,
+        "classifier_dropout": 0.25,
+        "classifier_outputs": [FUNCTION, BOUNDARY],
+        "class_weights": [1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5, 6.0],
+    }
+    MusicFMConfig(id2label=labels, label2id={name: i for i, name in labels.items()}, **fields).save_pretrained(
+        tmp_path
+    )
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in fields} == fields
+    assert loaded.id2label == labels
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert "keys_to_ignore_at_inference" not in saved
+    changed = AutoConfig.from_pretrained(tmp_path, classifier_layer=3, label_rate=None)
+    assert (changed.classifier_layer, changed.label_rate) == (3, None)
+    with pytest.raises(ValueError, match=r"`classifier_layer` must be between 0 and 12 .*, got 13"):
+        AutoConfig.from_pretrained(tmp_path, classifier_layer=13)
+
+
+def test_every_auto_class_is_in_the_map(tmp_path):
+    MusicFMConfig().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "configuration_musicfm.MusicFMConfig",
+        "AutoModel": "modeling_musicfm.MusicFMModel",
+        "AutoModelForAudioClassification": "classification_musicfm.MusicFMForAudioClassification",
+        "AutoModelForAudioFrameClassification": "classification_musicfm.MusicFMForAudioFrameClassification",
+        "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
+    }

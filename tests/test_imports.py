@@ -14,7 +14,21 @@ LEVELS = [
     {"audio", "frames", "model"},
     {"tasks", "metrics"},
     {"data"},
-    {"training", "pretraining", "quantizer_training", "inference", "analysis", "conversion", "hub"},
+    {
+        "training",
+        "pretraining",
+        "quantizer_training",
+        "inference",
+        "annotation",
+        "picture",
+        "analysis",
+        "baselines",
+        "features",
+        "finetuning",
+        "scoring",
+        "conversion",
+        "hub",
+    },
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,5 +1,7 @@
+import dataclasses
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import soundfile
 import tinysoundfont
 
 from musicfm_hf.data import pop909
+from musicfm_hf.data.labelled import check_song, load_songs
 from musicfm_hf.data.pop909 import PARTS, read_songs, render, render_songs
+from musicfm_hf.data.pop909_labels import read_song, song_readers, transpose_chord, transpose_key
+from musicfm_hf.tasks.annotations import Segment
 
 ROOT = Path(__file__).parents[1]
 RATE = 24000
@@ -169,6 +174,15 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, package, message):
         render(path)
 
 
+LABELS = {
+    "beats": "0.055\t4\n0.555\t1\n1.055\t2\n",
+    "chords": "0.000\t0.500\tN\n0.500\t1.000\tBb:min7/b3\n1.000\t1.500\tX\n",
+    "keys": "0.000\t1.500\tB:maj\n",
+    "segments": "0.555\t1.500\tA\t4\tverse\n",
+    "segments2": "0.555\t1.055\tB\t2\tchorus\n1.055\t1.500\to\t2\toutro\n",
+}
+
+
 @pytest.fixture
 def pack(tmp_path):
     """A folder as POP909's, with three songs of 1.5 s."""
@@ -184,6 +198,9 @@ def pack(tmp_path):
         arrangements.append(f"00{number}\t40\t11\t{number}\tviolin,vibraphone,piano,major,fast")
         (folder / f"splits/{split}.txt").write_text(f"00{number}\n")
         (folder / f"splits/mini_{split}.txt").write_text(f"00{number}\n" if split != "train" else "")
+        for kind, text in LABELS.items():
+            (folder / kind).mkdir(exist_ok=True)
+            (folder / kind / f"00{number}.{'beats' if kind == 'beats' else 'lab'}").write_text(text)
     (folder / "songs.tsv").write_text("\n".join(songs) + "\n", encoding="utf-8")
     (folder / "arrangements.tsv").write_text("\n".join(arrangements) + "\n")
     return folder
@@ -312,3 +329,108 @@ def test_recipe_explains_mistakes(pack, tmp_path, monkeypatch, file, arguments, 
         (pack / file).unlink()
     with pytest.raises(SystemExit, match=f"^Not prepared: {message}"):
         prepare(monkeypatch, "pop909", "--source", pack, "--output", tmp_path / "out", *arguments)
+
+
+def test_labels_are_read(pack, tmp_path):
+    songs = read_songs(pack)
+    list(render_songs(songs, tmp_path / "out"))
+    song = read_song(pack, songs[1], tmp_path / "out")
+    assert (song.id, song.split, song.group, song.transposition) == ("002", "validation", "木头人", 0)
+    assert song.audio == tmp_path / "out/002.flac"
+    assert song.beats.times.tolist() == [0.055, 0.555, 1.055]
+    assert song.beats.positions.tolist() == [4, 1, 2]
+    assert song.chords == [Segment(0, 0.5, "N"), Segment(0.5, 1, "Bb:min7/b3"), Segment(1, 1.5, "X")]
+    assert song.keys == [Segment(0, 1.5, "B:maj")]
+    assert song.sections == [Segment(0.555, 1.5, "verse")]
+    assert song.more["sections_2"] == [Segment(0.555, 1.055, "chorus"), Segment(1.055, 1.5, "outro")]
+    assert song.tags == ["violin", "vibraphone", "piano", "major", "fast"]
+    assert read_song(pack, songs[1], tmp_path / "out", with_tags=False).tags is None
+
+
+def test_transposed_labels(pack, tmp_path):
+    readers = song_readers(pack, read_songs(pack), tmp_path, (-3, 2))
+    assert list(readers) == ["001", "001_t-3", "001_t+2", "002", "003"]  # training songs only
+    song = readers["001_t+2"]()
+    assert (song.id, song.transposition, song.audio.name) == ("001_t+2", 2, "001_t+2.flac")
+    assert [chord.label for chord in song.chords] == ["N", "C:min7/b3", "X"]
+    assert [key.label for key in song.keys] == ["C#:maj"]
+    assert song.sections == [Segment(0.555, 1.5, "verse")]
+    assert song.group == readers["001"]().group
+
+
+@pytest.mark.parametrize(
+    ("label", "semitones", "expected"),
+    [
+        ("B:maj", 1, "C:maj"),
+        ("C", -1, "B"),
+        ("Gb:min7/b3", 12, "F#:min7/b3"),
+        ("C#:(1,b3,5)", 2, "Eb:(1,b3,5)"),
+        ("Abb/5", 1, "Ab/5"),
+        ("X", 5, "X"),
+    ],
+)
+def test_chords_are_transposed(label, semitones, expected):
+    assert transpose_chord(label, semitones) == expected
+
+
+def test_keys_are_transposed():
+    assert transpose_key("C:min", -1) == "B:min"
+    assert transpose_key("N", 3) == "N"
+    with pytest.raises(ValueError, match="'H' is no pitch"):
+        transpose_chord("H:maj", 1)
+
+
+def test_transposed_audio(pack, tmp_path):
+    songs = read_songs(pack)[:1]
+    paths = list(render_songs(songs, tmp_path, transpositions=(0, -12)))
+    assert [path.name for path in paths] == ["001.flac", "001_t-12.flac"]
+    for path, semitones in zip(paths, (0, -12), strict=True):
+        audio, _ = soundfile.read(path, dtype="float32")
+        np.testing.assert_allclose(audio, render(songs[0].midi, transpose=semitones), atol=2**-15)
+
+
+def test_recipe_makes_a_labelled_data_set(pack, tmp_path, monkeypatch, capsys):
+    arguments = ["pop909", "--source", pack, "--output", tmp_path / "out", "--arranged", "--num-workers", "1"]
+    prepare(monkeypatch, *arguments)
+    lists = {name: (tmp_path / f"out/{name}.txt").read_bytes() for name in ("train", "valid", "test")}
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/audio").iterdir()}
+    assert [song.id for song in load_songs(tmp_path / "out", "train")] == ["001"]
+    prepare(monkeypatch, *arguments, "--transpositions", "-3", "2", "0")
+    songs = load_songs(tmp_path / "out", "train")
+    assert [(song.id, song.transposition) for song in songs] == [("001", 0), ("001_t-3", -3), ("001_t+2", 2)]
+    assert [song.keys[0].label for song in songs] == ["B:maj", "Ab:maj", "C#:maj"]
+    assert [song.duration for song in songs] == [3, 3, 3]
+    # Pretraining's lists do not change, and nothing is rendered again.
+    assert lists == {name: (tmp_path / f"out/{name}.txt").read_bytes() for name in lists}
+    assert {name: (tmp_path / "out/audio" / name).stat().st_mtime_ns for name in times} == times
+    assert (tmp_path / "out/missing.tsv").read_text() == ""
+    info = json.loads((tmp_path / "out/info.json").read_text())
+    assert info["counts"] == {"train": 1, "valid": 1, "test": 1, "left out": 0}
+    assert info["rows"] == {"train": 3, "validation": 1, "test": 1}
+    (pack / "chords/003.lab").write_text("0\t1\tC:maj\n0.5\t1.5\tN\n")
+    with pytest.raises(SystemExit, match=r"^Not prepared: .*003.lab, line 2: segments must not overlap"):
+        prepare(monkeypatch, *arguments)
+    (pack / "chords/003.lab").unlink()
+    capsys.readouterr()
+    prepare(monkeypatch, *arguments)
+    assert "1 left out" in capsys.readouterr().out
+    assert "003.lab" in (tmp_path / "out/missing.tsv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MUSICFM_POP909" not in os.environ, reason="MUSICFM_POP909 names no folder of POP909")
+def test_all_labels_of_pop909(tmp_path, monkeypatch):
+    source = Path(os.environ["MUSICFM_POP909"])
+    songs = read_songs(source)
+    readers = song_readers(source, songs, tmp_path, (5,))
+    assert len(readers) == 470 + 370
+    for song in songs:
+        found = readers[song.id]()
+        # The audio lasts till 1.5 s after the last note-off.
+        check_song(dataclasses.replace(found, duration=song.seconds + 1.5))
+        assert len(found.tags) >= 4
+        assert found.beats.positions.max() == 4
+        if song.split == "train":
+            higher = readers[f"{song.id}_t+5"]()
+            pairs = zip(found.chords, higher.chords, strict=True)
+            assert all(transpose_chord(new.label, -5) == old.label for old, new in pairs)

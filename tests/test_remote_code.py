@@ -7,11 +7,19 @@ import sys
 
 import torch
 from conftest import TINY, music, random_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForAudioFrameClassification
+from transformers.dynamic_module_utils import custom_object_save
 
-from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
+from musicfm_hf import (
+    MusicFMConfig,
+    MusicFMFeatureExtractor,
+    MusicFMForAudioClassification,
+    MusicFMForAudioFrameClassification,
+)
 
-WITHOUT_THE_PACKAGE = """
+NO_PACKAGE = """
 import sys
 
 class NoPackage:
@@ -28,6 +36,9 @@ else:
     raise SystemExit("the package could be imported")
 
 from safetensors.torch import load_file, save_file
+"""
+
+ENCODER = """
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
 folder, audio, output, again = sys.argv[1:]
@@ -43,15 +54,40 @@ model.save_pretrained(again)
 extractor.save_pretrained(again)
 """
 
+HEADS = """
+from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
 
-def run_without_the_package(tmp_path, folder, name):
+frames, clips, adapter, audio, output = sys.argv[1:]
+waveform, outputs = load_file(audio)["audio"][None], {}
+for folder, auto_class in (
+    (frames, AutoModelForAudioFrameClassification),
+    (clips, AutoModelForAudioClassification),
+    (adapter, AutoModelForAudioFrameClassification),
+):
+    model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
+    outputs[folder] = model(waveform).logits.detach()
+encoder = AutoModel.from_pretrained(frames, trust_remote_code=True)
+outputs["encoder"] = encoder(waveform).last_hidden_state.detach()
+assert not any(name.startswith("musicfm_hf") for name in sys.modules)
+save_file(outputs, output)
+"""
+
+
+def run_without_the_package(tmp_path, code, *arguments):
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    arguments = [str(folder), str(tmp_path / "audio"), str(tmp_path / f"{name}.out"), str(tmp_path / f"{name}.again")]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, *arguments], env=environment, cwd=tmp_path, capture_output=True
+        [sys.executable, "-c", NO_PACKAGE + code, *map(str, arguments)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr.decode()
-    return load_file(tmp_path / f"{name}.out")["embeddings"]
+
+
+def embed_without_the_package(tmp_path, folder, name):
+    output = tmp_path / f"{name}.out"
+    run_without_the_package(tmp_path, ENCODER, folder, tmp_path / "audio", output, tmp_path / f"{name}.again")
+    return load_file(output)["embeddings"]
 
 
 def test_saved_model_loads_without_the_package(tmp_path):
@@ -62,16 +98,42 @@ def test_saved_model_loads_without_the_package(tmp_path):
     save_file({"audio": audio}, tmp_path / "audio")
     expected = model(audio[None], layer=2).last_hidden_state
     torch.testing.assert_close(
-        run_without_the_package(tmp_path, tmp_path / "model", "first"), expected, rtol=0, atol=1e-6
+        embed_without_the_package(tmp_path, tmp_path / "model", "first"), expected, rtol=0, atol=1e-6
     )
     # What such a process saves is complete again.
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
     assert sorted(path.name for path in (tmp_path / "first.again").iterdir() if path.is_file()) == names
-    second = run_without_the_package(tmp_path, tmp_path / "first.again", "second")
+    second = embed_without_the_package(tmp_path, tmp_path / "first.again", "second")
     torch.testing.assert_close(second, expected, rtol=0, atol=1e-6)
     for folder in ("model", "first.again"):
         config = json.loads((tmp_path / folder / "config.json").read_text())
         assert config["auto_map"] == {
-            "AutoConfig": "configuration_musicfm.MusicFMConfig", "AutoModel": "modeling_musicfm.MusicFMModel",
+            "AutoConfig": "configuration_musicfm.MusicFMConfig",
+            "AutoModel": "modeling_musicfm.MusicFMModel",
+            "AutoModelForAudioClassification": "classification_musicfm.MusicFMForAudioClassification",
+            "AutoModelForAudioFrameClassification": "classification_musicfm.MusicFMForAudioFrameClassification",
             "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
-        }  # fmt: skip
+        }
+
+
+def test_saved_heads_load_without_the_package(tmp_path):
+    waveform = torch.from_numpy(music(2.0))
+    save_file({"audio": waveform}, tmp_path / "audio")
+    frames = MusicFMForAudioFrameClassification(MusicFMConfig(**TINY, label_rate=8.0, num_labels=5)).eval()
+    clips = MusicFMForAudioClassification(MusicFMConfig(**TINY, use_weighted_layer_sum=True, num_labels=3)).eval()
+    frames.save_pretrained(tmp_path / "frames")
+    clips.save_pretrained(tmp_path / "clips")
+    lora = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["classifier"], init_lora_weights=False)
+    adapted = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "frames", label_rate=20.0)
+    adapted = get_peft_model(adapted, lora).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    # The configuration and, which peft does not, the code.
+    adapted.config.save_pretrained(tmp_path / "adapter")
+    custom_object_save(adapted.get_base_model(), tmp_path / "adapter")
+    folders = [tmp_path / name for name in ("frames", "clips", "adapter")]
+    run_without_the_package(tmp_path, HEADS, *folders, tmp_path / "audio", tmp_path / "out")
+    outputs = load_file(tmp_path / "out")
+    for folder, model in zip(folders, (frames, clips, adapted), strict=True):
+        torch.testing.assert_close(outputs[str(folder)], model(waveform[None]).logits, rtol=0, atol=1e-6)
+    hidden_states = frames.musicfm(waveform[None]).last_hidden_state
+    torch.testing.assert_close(outputs["encoder"], hidden_states, rtol=0, atol=1e-6)

@@ -8,6 +8,7 @@ from unittest import mock
 import torch
 import transformers_suite
 
+from musicfm_hf.model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from musicfm_hf.model.configuration_musicfm import MusicFMConfig
 from musicfm_hf.model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from musicfm_hf.model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel
@@ -149,6 +150,7 @@ class MusicFMModelTester:
     samples = (6000, 9600, 4321)
     batch_size = len(samples)
     seq_length = 10  # 9600 samples are 40 mel frames, halved twice
+    label_frames = 10  # the last frame ends at 9.5
 
     settings = SMALL
 
@@ -179,10 +181,17 @@ class MusicFMWaveformModelTester(MusicFMModelTester):
         "hop_length": 320,
     }
     seq_length = 29  # of 9600 samples, in steps of 320
+    label_frames = 30  # the first frame is centred at 0.625, so the last one ends at 29.125
 
 
 class MusicFMModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (MusicFMModel, MusicFMForPreTraining)
+    # Frames come last: where a configuration has no rate for their labels, they set it.
+    all_model_classes = (
+        MusicFMModel,
+        MusicFMForPreTraining,
+        MusicFMForAudioClassification,
+        MusicFMForAudioFrameClassification,
+    )
     test_resize_embeddings = False
     # The suite reads a model's year from its copyright line, and spares old models this test; ours has no such line.
     test_can_init_all_missing_weights_before_2023 = True
@@ -200,10 +209,19 @@ class MusicFMModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.Te
         self.model_tester = MusicFMModelTester()
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
-        """Pretraining would draw a mask and make tokens: give it both, so that two calls agree."""
+        """
+        Pretraining would draw a mask and make tokens: give it both, so that two calls agree. Heads need labels, of the
+        suite's kind, that the suite gives to models of Transformers only.
+        """
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        batch_size = len(inputs["input_values"])
         if model_class is MusicFMForPreTraining:
-            inputs |= self.model_tester.prepare_targets(len(inputs["input_values"]))
+            inputs |= self.model_tester.prepare_targets(batch_size)
+        elif model_class is not MusicFMModel and return_labels:
+            frames = (self.model_tester.label_frames,) * (model_class is MusicFMForAudioFrameClassification)
+            inputs["labels"] = torch.zeros(batch_size, *frames, dtype=torch.long, device=modeling.torch_device)
+            if self.model_tester.settings.get("mask_type") == "embedding":  # else the learned vector has no gradient
+                inputs["mask_time_indices"] = self.model_tester.prepare_targets(batch_size)["mask_time_indices"]
         return inputs
 
     def test_expected_skips_exist(self):

@@ -1,89 +1,160 @@
-"""Looking at what embeddings hold."""
+"""Looking at what embeddings hold: the form of a song, and what can be read from each layer."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-
-from .frames import average_frames
 
 
-def self_similarity(
-    frames: torch.Tensor, frame_rate: float, target_rate: float = 2.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def best_layer(scores: Sequence[float]) -> int | None:
+    """The layer with the highest score, the lowest of equal ones; `None` where all are nan."""
+    scores = np.asarray(scores, dtype=np.float64)
+    return None if np.isnan(scores).all() else int(np.nanargmax(scores))
+
+
+def summarise_layers(metric: str, layers: Sequence[dict[str, Any]], weighted: dict[str, Any]) -> dict[str, Any]:
     """
-    Cosine similarity of every moment of a song with every other, each dimension standardised over the song first.
+    What probes of all layers say for one model and one task.
 
     Args:
-        frames (`torch.Tensor` of shape `(frames, hidden_size)`): Embeddings at `frame_rate` Hz.
-        frame_rate, target_rate (`float`): In Hz; the song is averaged to the second one.
+        metric (`str`): The score that is looked at.
+        layers: For each hidden state, the `results` of [`finetune`].
+        weighted: Those of the probe of the learned sum, with `layer_weights`.
 
     Returns:
-        Similarities `(n, n)`, the standardised frames `(n, hidden_size)`, and their times in seconds `(n,)`.
+        `metric`; `validation` and `test`, scores by layer; `best`, the layer with the best validation score, and
+        `test_of_best`, `mean` and, where songs have scores, `interval`; `weighted_sum`, `validation`, `test` and
+        `layer_weights` of the learned sum.
     """
-    features, times = average_frames(frames, frame_rate, target_rate)
-    features = (features - features.mean(0)) / features.std(0, correction=0).clamp(min=1e-8)
-    directions = torch.nn.functional.normalize(features, dim=1)
-    return (directions @ directions.T).numpy(), features.numpy(), times
+
+    def score(results: dict[str, Any], split: str) -> dict[str, Any]:
+        return results["scores"][split][metric]
+
+    values = {split: [score(results, split)["mean"] for results in layers] for split in ("validation", "test")}
+    best = best_layer(values["validation"])
+    return {
+        "metric": metric,
+        **values,
+        "best": best,
+        "test_of_best": None if best is None else score(layers[best], "test"),
+        "weighted_sum": {
+            "validation": score(weighted, "validation")["mean"],
+            "test": score(weighted, "test"),
+            "layer_weights": weighted["layer_weights"],
+        },
+    }
 
 
-def find_boundaries(features: np.ndarray, times: np.ndarray, num_segments: int) -> np.ndarray:
+def layer_table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
     """
-    Times in seconds where `num_segments` stretches of like frames begin, after the first: temporally constrained
-    agglomerative clustering (`librosa.segment.agglomerative`) of frames smoothed over 4.5 s, longer than a bar.
+    Markdown of scores by layer.
 
     Args:
-        features (`np.ndarray` of shape `(n, hidden_size)`), times (`np.ndarray` of shape `(n,)`, in seconds): As from
-            [`self_similarity`].
-        num_segments (`int`): How many stretches; at most `n`.
+        summary: Model → task → what [`summarise_layers`] gives.
     """
-    import librosa
-    from scipy.ndimage import uniform_filter1d
+    lines = []
+    for model, tasks in summary.items():
+        count = max(len(found["validation"]) for found in tasks.values())
+        columns = ["task", "metric", *(str(layer) for layer in range(count)), "sum", "test of best", "test of sum"]
+        lines += [f"## {model}", "", "Validation scores by layer; the best is bold. `sum` is the learned sum.", ""]
+        lines += [_row(columns), _row(["---"] * len(columns))]
+        for task, found in tasks.items():
+            cells = [f"{value:.3f}" for value in found["validation"]]
+            if found["best"] is not None:
+                cells[found["best"]] = f"**{cells[found['best']]}**"
+            weighted = found["weighted_sum"]
+            best = "" if found["best"] is None else f"{_with_interval(found['test_of_best'])} (layer {found['best']})"
+            cells += [f"{weighted['validation']:.3f}", best, _with_interval(weighted["test"])]
+            lines.append(_row([task, found["metric"], *cells]))
+        lines += ["", "Weights of the learned sum:", ""]
+        columns = ["task", *(str(layer) for layer in range(count))]
+        lines += [_row(columns), _row(["---"] * len(columns))]
+        for task, found in tasks.items():
+            lines.append(_row([task, *(f"{weight:.3f}" for weight in found["weighted_sum"]["layer_weights"])]))
+        lines.append("")
+    return "\n".join(lines)
 
-    if len(features) < 2:
-        return np.zeros(0)
-    step = times[1] - times[0]
-    smooth = uniform_filter1d(features, max(1, round(4.5 / step)), axis=0, mode="nearest")
-    starts = librosa.segment.agglomerative(smooth.T, min(num_segments, len(features)))
-    return times[starts[1:]] - step / 2
 
-
-def plot_self_similarity(
-    similarity: np.ndarray,
-    times: np.ndarray,
-    boundaries: np.ndarray,
-    output: str | Path,
-    title: str = "",
-    sections: list[tuple[float, float, str]] | None = None,
-) -> None:
+def plot_layers(summary: dict[str, dict[str, dict[str, Any]]], output: str | Path) -> None:
     """
-    Draw a self-similarity matrix as PNG: found `boundaries` (seconds) as lines, known `sections` (start, end, name) as
-    a coloured band above.
+    Draw validation scores by task and layer as PNG, a panel for each model: the best layer framed, its test score on
+    the right. Colours run from the lowest to the highest score of a task over all models.
+
+    Args:
+        summary: Model → task → what [`summarise_layers`] gives.
     """
     from matplotlib.figure import Figure
-    from mpl_toolkits.axes_grid1 import make_axes_locatable
 
-    figure = Figure(figsize=(7.2, 6.6), dpi=120)
-    axes = figure.subplots()
-    divider = make_axes_locatable(axes)
-    end = float(times[-1] + times[0])
-    image = axes.imshow(similarity, origin="lower", extent=(0, end, 0, end), cmap="magma", vmin=-0.5, vmax=1)
-    for number, boundary in enumerate(boundaries):
-        axes.axvline(boundary, color="white", linewidth=1, linestyle="--", label=None if number else "found boundary")
-        axes.axhline(boundary, color="white", linewidth=1, linestyle="--")
-    axes.set(xlabel="time (s)", ylabel="time (s)", xlim=(0, end), ylim=(0, end))
-    top = axes
-    if sections:
-        top = divider.append_axes("top", size="5%", pad=0.06)
-        names = sorted({name for _, _, name in sections})
-        for start, stop, name in sections:
-            top.axvspan(start, stop, color=f"C{names.index(name)}", linewidth=0)
-            top.axvline(stop, color="black", linewidth=1)
-            top.text((start + stop) / 2, 0.5, name, ha="center", va="center", fontsize=8, color="white")
-        top.set(xlim=(0, end), ylim=(0, 1))
-        top.axis("off")
-    top.set_title(title)
-    if len(boundaries):
-        axes.legend(loc="lower right", fontsize=8, facecolor="black", labelcolor="white")
-    figure.colorbar(image, cax=divider.append_axes("right", size="4%", pad=0.12), label="cosine similarity")
+    columns = max(len(found["validation"]) for tasks in summary.values() for found in tasks.values()) + 1.5
+    rows = [len(tasks) for tasks in summary.values()]
+    width, height = 0.58 * columns + 4.2, 0.42 * sum(rows) + 0.8 * len(rows) + 0.6
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
+    limits = _limits(summary)
+    for axes, (model, tasks) in zip(panels, summary.items(), strict=True):
+        _draw_layers(axes, tasks, limits, columns)
+        axes.set_title(model, loc="left", fontsize=11, fontweight="bold", parse_math=False)
+    panels[-1].set_xlabel(
+        "Validation scores of probes, by the hidden state they read.\n"
+        "0: before the first layer; Σ: learned sum of all. Red: the best layer.\n"
+        "Colours run from the lowest to the highest score of a task.",
+        loc="left",
+        fontsize=9,
+    )
     figure.savefig(output, bbox_inches="tight")
+
+
+def _limits(summary: dict[str, dict[str, dict[str, Any]]]) -> dict[str, tuple[float, float]]:
+    """Task → lowest and highest validation score over all models."""
+    values: dict[str, list[float]] = {}
+    for tasks in summary.values():
+        for task, found in tasks.items():
+            values.setdefault(task, []).extend([*found["validation"], found["weighted_sum"]["validation"]])
+    return {
+        task: (np.nanmin(found), np.nanmax(found)) if np.isfinite(found).any() else (0.0, 1.0)
+        for task, found in values.items()
+    }
+
+
+def _draw_layers(
+    axes: Any, tasks: dict[str, dict[str, Any]], limits: dict[str, tuple[float, float]], columns: float
+) -> None:
+    """One model: a cell for each task and layer; after a gap that of the learned sum, and test scores as text."""
+    from matplotlib import colormaps
+
+    layers = max(len(found["validation"]) for found in tasks.values())
+    place_of_sum = layers + 0.3
+    for row, (task, found) in enumerate(tasks.items()):
+        low, high = limits[task]
+        cells = [*enumerate(found["validation"]), (place_of_sum, found["weighted_sum"]["validation"])]
+        for place, value in cells:
+            share = (value - low) / max(high - low, 1e-9)
+            colour = "#dddddd" if np.isnan(value) else colormaps["viridis"](share)
+            axes.fill_between([place - 0.47, place + 0.47], row - 0.46, row + 0.46, color=colour, linewidth=0)
+            text = "–" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
+            ink = "black" if np.isnan(value) or share > 0.6 else "white"
+            axes.text(place, row, text, ha="center", va="center", fontsize=8.5, color=ink)
+        best = found["best"]
+        text = f"test of sum {_with_interval(found['weighted_sum']['test'])}"
+        if best is not None:
+            corners = ([best - 0.47, best + 0.47, best + 0.47, best - 0.47], [row - 0.46] * 2 + [row + 0.46] * 2)
+            axes.fill(*corners, facecolor="none", edgecolor="#e4002b", linewidth=2.2, zorder=3)
+            text = f"test of layer {best} {_with_interval(found['test_of_best'])}\n{text}"
+        axes.text(place_of_sum + 0.7, row, text, va="center", fontsize=8, linespacing=1.15)
+    axes.set_xticks([*range(layers), place_of_sum], [*range(layers), "Σ"])
+    axes.set_yticks(range(len(tasks)), [f"{task} ({found['metric']})" for task, found in tasks.items()])
+    axes.set(xlim=(-0.6, columns + 3.6), ylim=(len(tasks) - 0.5, -0.5))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _with_interval(score: dict[str, Any]) -> str:
+    if "interval" not in score:
+        return f"{score['mean']:.3f}"
+    low, high = score["interval"]
+    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

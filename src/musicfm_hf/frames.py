@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .model.classification_musicfm import average_frames as average_batch
+
 
 class Window(NamedTuple):
     """A stretch of audio that is encoded at once, and which of its frames are kept when windows are joined."""
@@ -76,18 +78,7 @@ def average_frames(
     """
     if not (frame_rate > 0 and target_rate > 0):
         raise ValueError(f"Frame rates must be positive, got {frame_rate} and {target_rate} Hz.")
-    # Time in input frames, where frame k covers half a frame on both sides of its centre.
-    edges = np.arange(len(frames) + 1) - 0.5 + frame_offset
-    edges[0] = 0.0
-    count = int(np.ceil(edges[-1] * target_rate / frame_rate - 1e-9))
-    bounds = np.minimum(np.arange(count + 1) * frame_rate / target_rate, edges[-1])
-    # The integral of the frames at each bound, interpolated between edges, in float64.
-    values = frames.double()
-    widths = torch.from_numpy(np.diff(edges)).view(-1, *[1] * (values.ndim - 1)).to(values.device)
-    integral = torch.cat([torch.zeros_like(values[:1]), (values * widths).cumsum(0)])
-    index = np.minimum(np.searchsorted(edges, bounds, side="right") - 1, len(frames) - 1)
-    part = torch.from_numpy(bounds - edges[index]).view(-1, *[1] * (values.ndim - 1)).to(values.device)
-    at_bounds = integral[index] + part * values[index]
-    lengths = torch.from_numpy(np.diff(bounds)).view(-1, *[1] * (values.ndim - 1)).to(values.device)
-    averages = (at_bounds[1:] - at_bounds[:-1]) / lengths
-    return averages.float(), (bounds[1:] + bounds[:-1]) / 2 / frame_rate
+    averages = average_batch(frames[None].float(), frame_rate, target_rate, frame_offset)[0]
+    end = (len(frames) - 0.5 + frame_offset) / frame_rate
+    bounds = np.minimum(np.arange(len(averages) + 1) / target_rate, end)
+    return averages, (bounds[1:] + bounds[:-1]) / 2

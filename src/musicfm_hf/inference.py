@@ -20,9 +20,13 @@ from tqdm.auto import tqdm
 from .audio import load_audio, resample
 from .data.catalogue import DatasetAudio
 from .frames import Window, average_frames, plan_windows
+from .model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from .model.configuration_musicfm import MusicFMConfig
 from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from .model.modeling_musicfm import MusicFMModel
+from .tasks import tagging
+
+HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
 
 
 class FrameEmbeddings(NamedTuple):
@@ -94,27 +98,40 @@ def embed(
         TypeError: if the audio is not numeric.
     """
     settings = WindowSettings(layer, window_seconds, overlap_seconds, batch_size)
-    extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)
-    checked = extractor(audio, sampling_rate, padding=False, return_attention_mask=False)["input_values"]
-    if len(checked) != 1:
-        raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(checked)} of them.")
-    waveform = resample(checked[0], sampling_rate, model.config.sampling_rate)
+    waveform = checked_waveform(audio, sampling_rate, model.config.sampling_rate)
     ((_, embeddings),) = embed_songs(model, [(None, waveform)], settings)
     return embeddings
 
 
+def checked_waveform(audio: np.ndarray | torch.Tensor, sampling_rate: int, target_rate: int) -> np.ndarray:
+    """One mono waveform, float32 `(samples,)` at `target_rate` Hz; raises as [`embed`] says."""
+    extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)
+    checked = extractor(audio, sampling_rate, padding=False, return_attention_mask=False)["input_values"]
+    if len(checked) != 1:
+        raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(checked)} of them.")
+    return resample(checked[0], sampling_rate, target_rate)
+
+
 def embed_songs(
-    model: MusicFMModel, songs: Iterable[tuple[Any, np.ndarray]], settings: WindowSettings
+    model: MusicFMModel,
+    songs: Iterable[tuple[Any, np.ndarray]],
+    settings: WindowSettings,
+    mix: torch.Tensor | None = None,
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
     """
     [`embed`] for a stream of `(key, waveform)`, waveforms float32 `(samples,)` at the model's rate. Windows of like
     length are batched across songs, so that songs come back in the order in which they are finished.
+
+    Args:
+        mix (`torch.Tensor` of shape `(readers, layers + 1)`, *optional*): In place of one layer, weighted sums of the
+            hidden states, so that several heads are served by one pass. Frames then are `(frames, readers,
+            hidden_size)`, and no layer is computed after the last one that has weight.
     """
     config = model.config
     window_frames, overlap_frames = settings.frames(config)
     enough = 1 if settings.batch_size == 1 else 4 * settings.batch_size
     pending: list[_PendingWindow] = []
-    with _eval_mode(model):
+    with eval_mode(model):
         for key, waveform in songs:
             if len(waveform) < config.min_samples:
                 raise ValueError(f"The audio has {len(waveform)} samples, the model needs {config.min_samples}.")
@@ -132,9 +149,9 @@ def embed_songs(
             song.missing = len(windows)
             pending += [_PendingWindow(song, window) for window in windows]
             while len(pending) >= enough:
-                yield from _encode_batch(model, pending, settings)
+                yield from _encode_batch(model, pending, settings, mix)
         while pending:
-            yield from _encode_batch(model, pending, settings)
+            yield from _encode_batch(model, pending, settings, mix)
 
 
 class _Song:
@@ -156,7 +173,7 @@ class _PendingWindow(NamedTuple):
 
 
 def _encode_batch(
-    model: MusicFMModel, pending: list[_PendingWindow], settings: WindowSettings
+    model: MusicFMModel, pending: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
     """Encode the oldest window with those nearest to it in length; give the songs that this completes."""
     oldest = pending[0].length
@@ -173,11 +190,18 @@ def _encode_batch(
     # Where weights are offloaded, accelerate brings the input to where it is needed.
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     with torch.no_grad():
-        output = model(input_values.to(device), attention_mask.to(device), layer=settings.layer)
-    hidden_states = output.last_hidden_state.float().cpu()
+        inputs = (input_values.to(device), attention_mask.to(device))
+        if mix is None:
+            hidden_states = model(*inputs, layer=settings.layer).last_hidden_state
+        else:
+            layers = mix.any(0).nonzero().flatten().tolist()
+            states = model(*inputs, layer=layers[-1], output_hidden_states=layers).hidden_states
+            weights = mix[:, layers].to(states[layers[0]])
+            hidden_states = torch.einsum("lbth,nl->btnh", torch.stack([states[layer] for layer in layers]), weights)
+    hidden_states = hidden_states.float().cpu()
     for (song, window), output in zip(chosen, hidden_states, strict=True):
         if song.frames is None:
-            song.frames = torch.empty(song.num_frames, output.shape[-1], dtype=torch.float32)
+            song.frames = torch.empty(song.num_frames, *output.shape[1:], dtype=torch.float32)
         count = window.stop_frame - window.start_frame
         song.frames[window.start_frame : window.stop_frame] = output[window.first_kept : window.first_kept + count]
         song.missing -= 1
@@ -185,8 +209,39 @@ def _encode_batch(
             yield song.key, FrameEmbeddings(song.frames, model.frame_times(song.num_frames).numpy())
 
 
+def layer_mix(model: HeadModel) -> torch.Tensor:
+    """What the head of a model reads, as weights `(layers + 1,)` of the encoder's hidden states."""
+    config = model.config
+    if config.use_weighted_layer_sum:
+        return model.classifier.layer_weights.detach().float().softmax(0).cpu()
+    layer = config.num_hidden_layers if config.classifier_layer is None else config.classifier_layer
+    return torch.eye(config.num_hidden_layers + 1)[layer]
+
+
+def head_logits(classifier: torch.nn.Module, frames: torch.Tensor) -> np.ndarray:
+    """
+    The head of a model over a whole song.
+
+    Args:
+        classifier: `model.classifier`. It is used in eval mode and left as it was.
+        frames (`torch.Tensor` of shape `(frames, width)`): What it reads, of the song.
+
+    Returns:
+        float32 `(label frames, num_labels)`, or `(clips, num_labels)` from a head that labels clips: the song is cut
+        in even parts of about the length that tagging is trained with.
+    """
+    parameter = next(classifier.parameters())
+    parts = [frames]
+    if classifier.config.label_rate is None:
+        clips = round(len(frames) / classifier.config.frame_rate / tagging.CROP_SECONDS)
+        parts = torch.tensor_split(frames, max(1, clips))
+    with torch.no_grad(), eval_mode(classifier):
+        logits = [classifier(part[None].to(parameter)).logits.float().cpu() for part in parts]
+    return (logits[0][0] if classifier.config.label_rate is not None else torch.cat(logits)).numpy()
+
+
 @contextmanager
-def _eval_mode(model: MusicFMModel) -> Iterator[None]:
+def eval_mode(model: MusicFMModel) -> Iterator[None]:
     """Eval mode for a while; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -204,7 +259,7 @@ class _Decoded(NamedTuple):
     problem: str | None
 
 
-class _SongFiles(Dataset):
+class SongFiles(Dataset):
     """Decodes `(name, source)` pairs, in workers; what cannot be read comes back as a problem, not as an exception."""
 
     def __init__(self, sources: list[tuple[str, Any]], sampling_rate: int, min_samples: int):
@@ -291,8 +346,8 @@ def embed_files(
             todo.append((name, source))
         elif "problem" in done:
             problems.append((name, done["problem"]))
-    files = _SongFiles(todo, model.config.sampling_rate, model.config.min_samples)
-    loader = DataLoader(files, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+    files = SongFiles(todo, model.config.sampling_rate, model.config.min_samples)
+    loader = DataLoader(files, batch_size=None, num_workers=num_workers, collate_fn=as_it_is)
     seconds, began = 0.0, time.perf_counter()
 
     def songs() -> Iterator[tuple[_Decoded, np.ndarray]]:
@@ -309,7 +364,7 @@ def embed_files(
             tensors = _pooled(embeddings, pool, model.config, model.dtype)
             own_note = note | {"source": song.origin} | ({"problem": song.problem} if song.problem else {})
             try:
-                _write_atomically(output_dir / f"{song.name}.safetensors", tensors, own_note)
+                write_atomically(output_dir / f"{song.name}.safetensors", tensors, own_note)
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:
                     raise
@@ -320,7 +375,7 @@ def embed_files(
     return problems
 
 
-def _as_it_is(item: Any) -> Any:
+def as_it_is(item: Any) -> Any:
     """Collate nothing: waveforms stay NumPy arrays and go through pipes, not through shared memory."""
     return item
 
@@ -345,7 +400,7 @@ def _pooled(
     return {"embeddings": frames.to(dtype), "times": torch.from_numpy(times)}
 
 
-def _write_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def write_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.tmp")
     # Names that are not UTF-8 cannot be in a header.

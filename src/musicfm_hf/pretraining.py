@@ -65,6 +65,7 @@ class PretrainingArguments(TrainingArguments):
             raise ValueError(f"`output_dir` must be a folder, but {self.output_dir} is a file.")
         if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
             self.use_cpu = True  # without it, processes on processors wait for each other for ever
+        self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
         if self.max_steps <= 0:
             raise ValueError("`max_steps` must be given: there is no last batch.")

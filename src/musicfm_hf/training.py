@@ -27,7 +27,8 @@ _INCOMPLETE = ".incomplete"  # where a checkpoint is while it is written
 
 def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None):
     """
-    Settings of a recipe: `recipe.yaml` first, if the first argument is one, and flags of the command line over it.
+    Settings of a recipe: YAML files first, if the first arguments are such, each over the one before, and flags of
+    the command line over them.
 
     In YAML, a key is the name of a flag. A mapping becomes JSON where the flag takes one.
 
@@ -47,11 +48,11 @@ def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = 
         argument_classes,
         description=description,
         allow_abbrev=False,
-        usage="%(prog)s [recipe.yaml] [--name value ...]",
+        usage="%(prog)s [recipe.yaml ...] [--name value ...]",
     )
     from_file: list[str] = []
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        from_file = _read_flags(parser, Path(argv.pop(0)))
+    while argv and argv[0].endswith((".yaml", ".yml")):
+        from_file += _read_flags(parser, Path(argv.pop(0)))
     arguments = [*from_file, *argv]  # later flags win
     _, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -228,6 +229,17 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def recorded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as results show them: of absolute paths the last part only, for they say who ran it where."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shown(part) for part in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {name: shown(value) for name, value in settings.items()}
 
 
 def environment() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 POP909 rendered to audio: real pop songs, played by hand, whose labels apply to the audio as it is.
 
 The source is a folder with `midi/ID.mid` (tracks `MELODY`, `BRIDGE` and `PIANO`), `songs.tsv`, `arrangements.tsv` and
-`splits/`. Wang et al., "POP909: A Pop-song Dataset for Music Arrangement Generation", ISMIR 2020.
+`splits/`; `pop909_labels.py` reads its labels. Wang et al., "POP909: A Pop-song Dataset for Music Arrangement
+Generation", ISMIR 2020.
 """
 
 import hashlib
@@ -180,9 +181,11 @@ def render_songs(
     soundfont: str | os.PathLike | None = None,
     arranged: bool = False,
     num_workers: int = 1,
+    transpositions: Sequence[int] = (0,),
 ) -> Iterator[Path]:
     """
     Render songs to `folder/ID.flac` (24 kHz mono, 16 bit) in several processes; yields each path when it is there.
+    Transposed ones are called `ID_t+2.flac`.
 
     Files that are there are kept: a file is written under another name and renamed when it is complete. How they were
     rendered stands in `folder/rendering.json`, so that two ways do not end up in one folder.
@@ -193,6 +196,7 @@ def render_songs(
         soundfont: As for [`render`].
         arranged (`bool`): With the programs of each song, rather than as the MIDI file is.
         num_workers (`int`): Processes; 1 works in this one.
+        transpositions: Semitones: each song is rendered with each.
 
     Raises:
         ValueError: the folder has songs that were rendered in another way, or `num_workers` is below 1.
@@ -203,7 +207,11 @@ def render_songs(
     folder = Path(folder)
     _check_settings(folder, rendering_settings(soundfont, arranged))
     soundfont = _find_soundfont(soundfont)
-    jobs = [(song.midi, folder / f"{song.id}.flac", soundfont, song.programs if arranged else None) for song in songs]
+    jobs = [
+        (song.midi, folder / audio_name(song, semitones), soundfont, song.programs if arranged else None, semitones)
+        for song in songs
+        for semitones in transpositions
+    ]
     if num_workers == 1:
         yield from map(_render_file, jobs)
         return
@@ -214,6 +222,11 @@ def render_songs(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def audio_name(song: Song, transposition: int = 0) -> str:
+    """The name of a song's file: `001.flac`, or `001_t-3.flac` if it is transposed by -3 semitones."""
+    return f"{song.id}_t{transposition:+d}.flac" if transposition else f"{song.id}.flac"
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -228,12 +241,12 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _render_file(job: tuple[Path, Path, Path, tuple[int, int, int] | None]) -> Path:
-    midi, path, soundfont, programs = job
+def _render_file(job: tuple[Path, Path, Path, tuple[int, int, int] | None, int]) -> Path:
+    midi, path, soundfont, programs, transposition = job
     if not path.exists():
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            audio = render(midi, soundfont, programs, 0, SAMPLING_RATE, TAIL_SECONDS)
+            audio = render(midi, soundfont, programs, transposition, SAMPLING_RATE, TAIL_SECONDS)
             soundfile.write(unfinished, audio, SAMPLING_RATE, "PCM_16", format="FLAC")
             unfinished.replace(path)
         finally:

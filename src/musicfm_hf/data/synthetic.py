@@ -3,11 +3,18 @@ Labelled music from a seed: songs that are composed and synthesised here, so tha
 known exactly. Made for demos and tests; it needs no file and no network.
 """
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import soundfile
 
-PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+from ..tasks.annotations import PITCH_NAMES, Beats, Segment
+from .labelled import LabelledSong, Source
+
+SOURCE = Source("Songs that a program composed and synthesised from seeds.", "", "", "CC0-1.0")
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
 # One chord a bar, as (degree of the scale from 0, quality).
 _PROGRESSIONS = {
@@ -110,6 +117,39 @@ def synthesize(song: SyntheticSong, sampling_rate: int = 44100, seed: int = 0) -
         audio[first : first + len(sound), 0] += np.sqrt(1 - place) * sound
         audio[first : first + len(sound), 1] += np.sqrt(place) * sound
     return (0.9 / np.abs(audio).max() * audio).astype(np.float32)
+
+
+def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = None) -> LabelledSong:
+    """
+    Compose a song, write it as `folder/SEED.flac` at 24 kHz, and say all that is known of it.
+
+    Args:
+        seconds (`float`, *optional*): Keep the beginning only.
+    """
+    song = compose(seed)
+    duration = min(song.duration, seconds or song.duration)
+    # What ends later sounds as it would in the whole song, but for the loudness of its peak.
+    song = replace(song, notes=[note for note in song.notes if note[0] < duration], duration=duration)
+    path = Path(folder).absolute() / f"{seed}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, synthesize(song, 24000), 24000)
+    beats = song.beats[song.beats[:, 0] < duration]
+    tempo = "slow" if song.tempo < 105 else "fast" if song.tempo > 126 else "medium"
+    return LabelledSong(
+        id=str(seed),
+        audio=str(path),
+        group=str(seed),
+        duration=duration,
+        beats=Beats(beats[:, 0], beats[:, 1].astype(np.int64)),
+        chords=_until(duration, song.chords),
+        sections=_until(duration, song.sections),
+        keys=[Segment(0.0, duration, song.key)],
+        tags=["major" if song.key.endswith("maj") else "minor", tempo, f"{song.beats_per_bar}/4"],
+    )
+
+
+def _until(duration: float, segments: Sequence[tuple[float, float, str]]) -> list[Segment]:
+    return [Segment(start, min(end, duration), label) for start, end, label in segments if start < duration]
 
 
 def _bar_notes(rng, function: str, root: int, quality: str, start: float, beat: float, beats_per_bar: int) -> list:

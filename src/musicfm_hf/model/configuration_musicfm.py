@@ -97,6 +97,20 @@ class MusicFMConfig(PreTrainedConfig):
             reconstruction; 0 for none.
         cqt_bins, cqt_bins_per_octave (`int`, default to 336 and 48): Size of the constant-Q transform.
         cqt_fmin (`float`, defaults to 32.7): Its lowest frequency in Hz.
+        task (`str`, *optional*): What the head was trained for: `"beat"`, `"chord"`, `"structure"`, `"key"` or
+            `"tagging"`, so that a saved model decodes its own outputs.
+        decoding (`dict`, *optional*): Settings of that task's decoder.
+        label_rate (`float`, *optional*): Label frames per second; one label for the whole clip if not given.
+        label_centered (`bool`, defaults to `False`): Label frame j is about the time j / `label_rate` (beats), not
+            about the interval that begins there.
+        classifier_layer (`int`, *optional*): Hidden state that the head reads; the last by default.
+        use_weighted_layer_sum (`bool`, defaults to `False`): It reads a learned weighted sum of all of them.
+        classifier_proj_size (`int`, defaults to 512): Width of the hidden layer of the head.
+        classifier_dropout (`float`, defaults to 0.0): Dropout after it.
+        classifier_outputs (`list[dict]`, *optional*): Slices of the logits in order, each with `name`, `size`,
+            `problem_type` (`"single_label_classification"`: softmax; `"multi_label_classification"`: sigmoids) and
+            `loss_weight`. One output of all labels, of the configuration's `problem_type`, if not given.
+        class_weights (`list[float]`, *optional*): Weight of each label in the loss; of its positives for sigmoids.
 
     Raises:
         ValueError: for an impossible value (named), or for an argument that does not exist (with the nearest one that
@@ -165,6 +179,16 @@ class MusicFMConfig(PreTrainedConfig):
     cqt_bins: int = 336
     cqt_bins_per_octave: int = 48
     cqt_fmin: float = 32.7
+    task: str | None = None
+    decoding: dict | None = None
+    label_rate: float | None = None
+    label_centered: bool = False
+    classifier_layer: int | None = None
+    use_weighted_layer_sum: bool = False
+    classifier_proj_size: int = 512
+    classifier_dropout: float = 0.0
+    classifier_outputs: list[dict] | None = None
+    class_weights: list[float] | None = None
 
     def __post_init__(self, **kwargs):
         if unknown := sorted(self._unknown_keys(kwargs)):
@@ -175,8 +199,8 @@ class MusicFMConfig(PreTrainedConfig):
         for name in self.__dataclass_fields__:
             if isinstance(value := getattr(self, name), tuple):
                 setattr(self, name, list(value))  # as JSON gives it back
-        self._check_values()
         super().__post_init__(**kwargs)
+        self._check_values()
 
     @classmethod
     def _known_keys(cls) -> set[str]:
@@ -210,8 +234,12 @@ class MusicFMConfig(PreTrainedConfig):
         ours = {
             "AutoConfig": "configuration_musicfm.MusicFMConfig",
             "AutoModel": "modeling_musicfm.MusicFMModel",
+            "AutoModelForAudioClassification": "classification_musicfm.MusicFMForAudioClassification",
+            "AutoModelForAudioFrameClassification": "classification_musicfm.MusicFMForAudioFrameClassification",
             "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
         }
+        for name in ("keys_to_ignore_at_inference", "use_cache"):  # what models and the Trainer leave here
+            values.pop(name, None)
         return values | {"auto_map": ours | (values.get("auto_map") or {})}
 
     @property
@@ -277,6 +305,14 @@ class MusicFMConfig(PreTrainedConfig):
         """Frames of a mask cell, or of a span."""
         return round(self.mask_seconds * self.frame_rate)
 
+    @property
+    def classifier_slices(self) -> list[dict]:
+        """`classifier_outputs`, or the one that is meant if there are none."""
+        if self.classifier_outputs is not None:
+            return self.classifier_outputs
+        kind = self.problem_type or "single_label_classification"
+        return [{"name": "labels", "size": self.num_labels, "problem_type": kind, "loss_weight": 1.0}]
+
     def _check_values(self) -> None:
         def require(condition: bool, name: str, need: str) -> None:
             if not condition:
@@ -322,6 +358,7 @@ class MusicFMConfig(PreTrainedConfig):
             "kmeans_chroma_bins",
             "cqt_bins",
             "cqt_bins_per_octave",
+            "classifier_proj_size",
         ]:
             require(is_number(name, int) and getattr(self, name) > 0, name, "a positive integer")
         for name in ["rotary_embedding_base", "layer_norm_eps", "initializer_range", "mask_seconds", "cqt_fmin"]:
@@ -335,6 +372,7 @@ class MusicFMConfig(PreTrainedConfig):
             "conformer_conv_dropout",
             "feat_proj_dropout",
             "mask_prob",
+            "classifier_dropout",
         ]:
             valid = is_number(name, (int, float)) and 0 <= getattr(self, name) <= 1
             require(valid, name, "a probability between 0 and 1")
@@ -367,6 +405,30 @@ class MusicFMConfig(PreTrainedConfig):
             valid = is_list(name, int) and len(getattr(self, name)) == len(self.conv_dim) > 0
             require(valid, name, "a list of positive integers, as many as `conv_dim` has")
         self._check_targets(require, is_list)
+        self._check_head(require)
+
+    def _check_head(self, require) -> None:
+        """The values that only matter to a model with a head."""
+        tasks = ("beat", "chord", "structure", "key", "tagging")
+        require(self.task is None or self.task in tasks, "task", f"one of {', '.join(tasks)}")
+        require(self.label_rate is None or self.label_rate > 0, "label_rate", "a positive number of Hz")
+        layer = self.classifier_layer
+        valid = layer is None or (type(layer) is int and 0 <= layer <= self.num_hidden_layers)
+        require(valid, "classifier_layer", f"between 0 and {self.num_hidden_layers} (`num_hidden_layers`)")
+        kinds = ("single_label_classification", "multi_label_classification")
+        require(self.problem_type in (None, *kinds), "problem_type", f"one of {', '.join(kinds)}")
+        chosen = self.classifier_layer is not None and self.use_weighted_layer_sum
+        require(not chosen, "classifier_layer", "left out where `use_weighted_layer_sum` is true")
+        for output in self.classifier_outputs or []:
+            valid = {"name", "size", "problem_type"} <= set(output) and output["problem_type"] in kinds
+            require(
+                valid, "classifier_outputs", f"dictionaries with name, size and problem_type ({' or '.join(kinds)})"
+            )
+        sizes = sum(output["size"] for output in self.classifier_outputs or [])
+        valid = self.classifier_outputs is None or sizes == self.num_labels
+        require(valid, "classifier_outputs", f"of {self.num_labels} labels together, as `id2label` has")
+        valid = self.class_weights is None or len(self.class_weights) == self.num_labels
+        require(valid, "class_weights", f"{self.num_labels} numbers, one for each label")
 
     def _check_targets(self, require, is_list) -> None:
         """The values that only matter in pretraining."""

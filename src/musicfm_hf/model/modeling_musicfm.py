@@ -501,7 +501,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
     """
 
     _input_embed_layer = "subsampling"  # where LoRA with reentrant checkpointing makes gradients begin
-    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
@@ -614,7 +614,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
     """
 
     _keep_in_fp32_modules_strict = ["quantizer"]
-    _keys_to_ignore_on_load_unexpected = [r"^musicfm\.", r"^head\.", r"^cqt_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^musicfm\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)

@@ -1,0 +1,91 @@
+"""
+Score saved models or adapters on whole songs of a prepared data set.
+
+    python recipes/evaluate.py runs/chord runs/chord-lora --data data/pop909 --split test
+    python recipes/evaluate.py runs/beat --data data/gtzan --output results/beat_gtzan.json --window-seconds 12
+
+Prints a row for each song and averages with 95 % bootstrap intervals over songs; of several models on one task, also
+the paired difference of each to the first. `--output` writes all of it.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
+
+from musicfm_hf.data.examples import task_module, with_annotation
+from musicfm_hf.data.labelled import load_songs
+from musicfm_hf.inference import WindowSettings
+from musicfm_hf.scoring import bootstrap_interval, score_song, scores_with_intervals, song_logits
+from musicfm_hf.training import environment, recorded, write_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folders or repositories of models or adapters")
+    parser.add_argument("--data", required=True, help="data set of recipes/prepare.py")
+    parser.add_argument("--split", default="test", help="train, validation or test")
+    parser.add_argument("--window-seconds", type=float, default=30.0, help="window in which songs are encoded")
+    parser.add_argument("--batch-size", type=int, default=8, help="windows encoded at once")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--limit", type=int, help="so many songs only")
+    parser.add_argument("--output", type=Path, help="a JSON file")
+    arguments = parser.parse_args()
+    try:
+        results = {folder: evaluate(folder, arguments) for folder in arguments.models}
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"Not evaluated: {error}") from error
+    first = results[arguments.models[0]]
+    for folder, found in results.items():
+        print_scores(folder, found)
+        if found is not first and found["task"] == first["task"] != "tagging":
+            found["difference"] = paired_difference(first, found)
+            mean, (low, high) = found["difference"]["mean"], found["difference"]["interval"]
+            print(f"  {found['metric']} beside {arguments.models[0]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    if arguments.output is not None:
+        settings = {"data": arguments.data, "split": arguments.split, "window_seconds": arguments.window_seconds}
+        named = {recorded({"model": folder})["model"]: found for folder, found in results.items()}
+        write_json(arguments.output, recorded(settings) | {"models": named} | environment())
+
+
+def evaluate(folder: str, arguments: argparse.Namespace) -> dict:
+    """Scores of one model."""
+    config = AutoConfig.from_pretrained(folder)
+    if config.task is None:
+        raise ValueError(f"{folder} has no `task` in its configuration: is it a model of recipes/finetune.py?")
+    is_clip = config.label_rate is None
+    auto_class = AutoModelForAudioClassification if is_clip else AutoModelForAudioFrameClassification
+    model = auto_class.from_pretrained(folder).to(arguments.device).eval()
+    songs = load_songs(arguments.data, arguments.split)
+    songs = with_annotation(songs, config.task, f"{arguments.data} ({arguments.split})")[: arguments.limit]
+    settings = WindowSettings(window_seconds=arguments.window_seconds, batch_size=arguments.batch_size)
+    logits = tqdm(song_logits(model, songs, settings), total=len(songs), unit="song", desc=folder)
+    found = {song.id: score_song(config, song, own) for song, own in logits}
+    scores = {song.id: found[song.id] for song in songs}
+    summary = scores_with_intervals(config, scores)
+    return {"task": config.task, "metric": task_module(config.task).METRIC, "scores": summary, "songs": scores}
+
+
+def print_scores(folder: str, found: dict) -> None:
+    print(f"\n{folder}: {found['task']}, {len(found['songs'])} songs")
+    if found["task"] != "tagging":
+        for name, row in found["songs"].items():
+            print(f"  {name:24} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    for name, value in found["scores"].items():
+        low, high = value.get("interval", (float("nan"),) * 2)
+        print(f"  {name:24} {value['mean']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if "interval" in value else ""))
+
+
+def paired_difference(first: dict, second: dict) -> dict:
+    """How much better the second is, with the paired bootstrap's interval over songs."""
+    metric = first["metric"]
+    values = [second["songs"][name][metric] - row[metric] for name, row in first["songs"].items()]
+    known = [value for value in values if not math.isnan(value)]
+    return {"mean": sum(known) / max(len(known), 1), "interval": bootstrap_interval(known)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""
+Train a head for beats, chords, structure, key or tags on a pretrained encoder, and score it on whole songs.
+
+    python recipes/finetune.py recipes/chord/probe.yaml --model musicfm-msd --data data/pop909 --output_dir runs/chord
+    python recipes/finetune.py recipes/chord/lora.yaml recipes/small/lora.yaml --model runs/small --data data/pop909 \
+        --output_dir runs/chord-lora
+
+Methods differ by YAML: a probe (frozen encoder, features computed once), the whole encoder, or LoRA. Each YAML goes
+over the one before, and flags over all. A run that was interrupted goes on: give the same command again. The output
+folder has the model (or the adapter), `curves.png`, TensorBoard logs and checkpoints; scores are in
+`results/<name of the folder>.json`.
+"""
+
+import logging
+from pathlib import Path
+
+from transformers import set_seed
+
+from musicfm_hf import MusicFMFeatureExtractor
+from musicfm_hf.data.examples import task_module
+from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, finetune, read_split, save_finetuned
+from musicfm_hf.training import CurveCallback, parse_recipe, write_json
+
+
+def main() -> None:
+    try:
+        task, arguments = parse_recipe((TaskArguments, FinetuningArguments), description=__doc__)
+        logging.basicConfig(level=logging.INFO if arguments.should_log else logging.WARNING, format="%(message)s")
+        set_seed(arguments.seed)
+        splits = {name: read_split(task, name) for name in ("train", "validation", "test")}
+        panels = {"loss": ["loss"], "validation songs": [f"eval_{task_module(task.task).METRIC}"]}
+        model, trained, _, _, results = finetune(task, arguments, splits, [CurveCallback(panels)])
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"Not trained: {error}") from error
+
+    if arguments.should_save:
+        output = Path(arguments.output_dir)
+        if model is not None:
+            save_finetuned(model, trained, output)
+            config = model.config
+            MusicFMFeatureExtractor(
+                sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
+            ).save_pretrained(output)
+        for path in (output / "results.json", Path(task.results) / f"{output.resolve().name}.json"):
+            write_json(path, results)
+        for split, averages in results["scores"].items():
+            print(f"{split}: " + ", ".join(f"{name} {value['mean']:.3f}" for name, value in averages.items()))
+
+
+if __name__ == "__main__":
+    main()

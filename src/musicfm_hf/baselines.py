@@ -1,0 +1,350 @@
+"""
+What one gets without a trained encoder: classical methods, trivial answers, and a second annotator where there is one.
+
+An estimate is a function of a song, of what librosa hears in it (`Sound`, `None` where nobody has to listen) and of
+what is known of the training songs (`Training`); it is `None` where the song lacks what it needs.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from .audio import load_audio
+from .data.examples import annotation_of, task_labels, task_module, with_annotation
+from .data.labelled import LabelledSong
+from .inference import as_it_is
+from .model.configuration_musicfm import MusicFMConfig
+from .scoring import scores_with_intervals
+from .tasks import structure
+from .tasks.annotations import PITCH_NAMES, Beats, Segment
+
+SAMPLING_RATE = 24000  # Hz; that of the encoders, so that all hear the same
+HOP_LENGTH = 512  # samples
+BEATS_PER_BAR = 4
+BARS_PER_SECTION = 8
+LEAST_SECONDS = 1.0
+QUIET = 0.05  # of the song's median: chroma that is weaker is no chord
+# How well each pitch class above the tonic fits a key, as listeners rated it (Krumhansl, Kessler, *Tracing the dynamic
+# changes in perceived tonal organization in a spatial representation of musical keys*, 1982).
+KEY_PROFILES = {
+    "maj": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
+    "min": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+}
+_TRIADS = {"maj": (0, 4, 7), "min": (0, 3, 7)}
+
+
+class Sound(NamedTuple):
+    """What librosa hears in a song."""
+
+    beats: np.ndarray | None  # float64 (beats,) seconds
+    chroma: np.ndarray | None  # float32 (12, frames) from C, not normalised
+    frame_rate: float  # of chroma, in Hz; frame j is centred at j / frame_rate
+
+
+class Training(NamedTuple):
+    """What is known of the training songs."""
+
+    function: str  # the section function with most seconds
+    tags: dict[str, float]  # the share of the songs that has a tag
+
+
+class Baseline(NamedTuple):
+    """A way to answer without a model."""
+
+    task: str
+    about: str
+    listens: bool  # whether it needs a `Sound`
+    estimate: Callable[[LabelledSong, Sound | None, Training], Any]
+
+
+def listen(waveform: np.ndarray, beats: bool, chroma: bool) -> Sound:
+    """
+    Beats (`librosa.beat.beat_track`) and chroma (`librosa.feature.chroma_cqt`) of a song, if they are wanted.
+
+    Args:
+        waveform (`np.ndarray` of shape `(samples,)`): Mono, at 24000 Hz.
+
+    Raises:
+        ValueError: it is shorter than a second.
+    """
+    import librosa
+
+    if len(waveform) < LEAST_SECONDS * SAMPLING_RATE:
+        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, baselines need {LEAST_SECONDS:g}")
+    settings = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
+    return Sound(
+        librosa.beat.beat_track(**settings, units="time")[1].astype(np.float64) if beats else None,
+        librosa.feature.chroma_cqt(**settings, norm=None).astype(np.float32) if chroma else None,
+        SAMPLING_RATE / HOP_LENGTH,
+    )
+
+
+class ListenedSongs(Dataset):
+    """Songs as `(id, Sound, problem)`, for workers; one of the latter two is `None`."""
+
+    def __init__(self, songs: Sequence[LabelledSong], beats: bool, chroma: bool):
+        self.songs, self.beats, self.chroma = songs, beats, chroma
+
+    def __len__(self) -> int:
+        return len(self.songs)
+
+    def __getitem__(self, index: int) -> tuple[str, Sound | None, str | None]:
+        song = self.songs[index]
+        try:
+            return song.id, listen(load_audio(song.audio, SAMPLING_RATE), self.beats, self.chroma), None
+        except (ValueError, TypeError, OSError) as error:
+            return song.id, None, str(error)
+
+
+def listen_to_songs(
+    songs: Sequence[LabelledSong], beats: bool, chroma: bool, num_workers: int = 0
+) -> dict[str, Sound]:
+    """
+    Song id → what [`listen`] hears, computed in `num_workers` processes (0: in this one).
+
+    Raises:
+        ValueError: audio cannot be read or is too short; names all such songs.
+    """
+    if not songs or not (beats or chroma):
+        return {}
+    # Compiled here, before there are workers: they would all compile the same, and write it to the same files.
+    listen(np.sin(np.arange(4 * SAMPLING_RATE, dtype=np.float32) / 10), beats, chroma)
+    loader = DataLoader(
+        ListenedSongs(songs, beats, chroma), batch_size=None, num_workers=num_workers, collate_fn=as_it_is
+    )
+    sounds, problems = {}, []
+    for name, sound, problem in tqdm(loader, unit="song", desc="listening"):
+        if problem is None:
+            sounds[name] = sound
+        else:
+            problems.append(f"{name}: {problem}")
+    if problems:
+        raise ValueError("Songs cannot be used: " + "; ".join(problems))
+    return sounds
+
+
+def bars_of_four(times: np.ndarray) -> Beats:
+    """Beats at these seconds, of which every fourth from the first is taken for a downbeat."""
+    return Beats(times, np.arange(len(times)) % BEATS_PER_BAR + 1)
+
+
+def match_chords(chroma: np.ndarray, frame_rate: float, beats: np.ndarray, duration: float) -> list[Segment]:
+    """
+    Chords by binary templates (Fujishima, *Realtime Chord Recognition of Musical Sound*, ICMC 1999): the triad whose
+    three pitch classes have the highest cosine similarity with the mean chroma between two beats. N where chroma is
+    weaker than 5 % of its median over the song.
+
+    Args:
+        chroma (`np.ndarray` of shape `(12, frames)`): From C. Frame j is centred at j / `frame_rate`.
+        frame_rate (`float`): In Hz.
+        beats (`np.ndarray` of shape `(beats,)`): Seconds, between which a chord does not change.
+        duration (`float`): Seconds.
+
+    Returns:
+        Segments from 0 to `duration` without gaps; equal neighbours are one.
+    """
+    inside = beats[(beats > 0) & (beats < duration)]
+    edges = np.concatenate([[0.0], inside, [duration]])
+    triads = [(root, mode) for mode in _TRIADS for root in range(12)]
+    templates = np.zeros((len(triads), 12))
+    for row, (root, mode) in enumerate(triads):
+        templates[row, [(root + step) % 12 for step in _TRIADS[mode]]] = 1
+    frames = np.clip(np.round(edges * frame_rate).astype(int), 0, chroma.shape[1])
+    least = QUIET * np.median(chroma.sum(0))
+    chords: list[Segment] = []
+    for (start, end), (first, last) in zip(pairwise(edges), pairwise(frames), strict=True):
+        first = min(first, chroma.shape[1] - 1)
+        mean = chroma[:, first : max(last, first + 1)].mean(1, dtype=np.float64)
+        # Cosines but for a factor: templates are of one length, and so is `mean` for all of them.
+        root, mode = triads[(templates @ mean).argmax()]
+        label = f"{PITCH_NAMES[root]}:{mode}" if mean.sum() > least else "N"
+        if chords and chords[-1].label == label:
+            start = chords.pop().start
+        chords.append(Segment(float(start), float(end), label))
+    return chords
+
+
+def match_key(chroma: np.ndarray) -> str:
+    """
+    The key whose profile correlates best with the mean chroma `(12, frames)` (Krumhansl, *Cognitive Foundations of
+    Musical Pitch*, 1990, chapter 4); N where all pitch classes are alike.
+    """
+    mean = chroma.mean(1, dtype=np.float64)
+    if np.ptp(mean) <= 1e-9 * max(mean.max(), 1e-9):
+        return "N"
+    found = {
+        f"{name}:{mode}": np.corrcoef(np.roll(profile, tonic), mean)[0, 1]
+        for mode, profile in KEY_PROFILES.items()
+        for tonic, name in enumerate(PITCH_NAMES)
+    }
+    return max(found, key=found.__getitem__)
+
+
+def bar_grid(beats: Beats, duration: float, label: str, first_bar: int = 0) -> list[Segment]:
+    """
+    Sections from 0 to `duration` (seconds), all with one label, that begin every eight bars from `first_bar` on (0:
+    with the first downbeat).
+    """
+    starts = beats.times[beats.positions == 1][first_bar::BARS_PER_SECTION]
+    edges = [0.0, *starts[(starts > 0) & (starts < duration)].tolist(), duration]
+    return [Segment(start, end, label) for start, end in pairwise(edges)]
+
+
+def learn(songs: Sequence[LabelledSong]) -> Training:
+    """
+    What baselines know of training songs. Where no song has sections, the function is verse; tags are empty where no
+    song has tags.
+    """
+    seconds: dict[str, float] = {}
+    for song in songs:
+        for start, end, label in song.sections or []:
+            if function := structure.function_of(label):
+                seconds[function] = seconds.get(function, 0.0) + end - start
+    tagged = [song.tags for song in songs if song.tags is not None]
+    labels = sorted({tag for tags in tagged for tag in tags})
+    shares = {label: sum(label in tags for tags in tagged) / len(tagged) for label in labels}
+    return Training(max(seconds, key=seconds.__getitem__, default="verse"), shares)
+
+
+def _chords_on_true_beats(song: LabelledSong, sound: Sound, training: Training) -> list[Segment] | None:
+    if song.beats is None:
+        return None
+    return match_chords(sound.chroma, sound.frame_rate, song.beats.times, song.duration)
+
+
+def _grids(song: LabelledSong, training: Training) -> list[list[Segment]]:
+    """The song's grids of eight bars, by their first bar; none where downbeats are not known."""
+    if song.beats is None or not (song.beats.positions == 1).any():
+        return []
+    return [bar_grid(song.beats, song.duration, training.function, bar) for bar in range(BARS_PER_SECTION)]
+
+
+def _first_grid(song: LabelledSong, sound: Sound | None, training: Training) -> list[Segment] | None:
+    return next(iter(_grids(song, training)), None)
+
+
+def _best_grid(song: LabelledSong, sound: Sound | None, training: Training) -> list[Segment] | None:
+    grids = _grids(song, training)
+    return max(grids, key=lambda grid: structure.score(song.sections, grid)[structure.METRIC], default=None)
+
+
+BASELINES = {
+    "beat_track": Baseline(
+        "beat",
+        "librosa.beat.beat_track; every fourth beat from the first is a downbeat",
+        True,
+        lambda song, sound, training: bars_of_four(sound.beats),
+    ),
+    "templates_true_beats": Baseline("chord", "chroma templates between annotated beats", True, _chords_on_true_beats),
+    "templates_tracked_beats": Baseline(
+        "chord",
+        "chroma templates between beats of librosa.beat.beat_track",
+        True,
+        lambda song, sound, training: match_chords(sound.chroma, sound.frame_rate, sound.beats, song.duration),
+    ),
+    "key_profiles": Baseline(
+        "key",
+        "profiles of Krumhansl and Kessler on the mean chroma",
+        True,
+        lambda song, sound, training: [Segment(0.0, song.duration, match_key(sound.chroma))],
+    ),
+    "start_and_end": Baseline(
+        "structure",
+        "no boundary but start and end; the function that has most time in training songs",
+        False,
+        lambda song, sound, training: [Segment(0.0, song.duration, training.function)],
+    ),
+    "eight_bars": Baseline(
+        "structure",
+        "a boundary every eight annotated bars from the first on; the function that has most time in training songs",
+        False,
+        _first_grid,
+    ),
+    "eight_bars_best_phase": Baseline(
+        "structure",
+        "as eight_bars, but from the one of the first eight bars that scores best: what a regular grid can reach",
+        False,
+        _best_grid,
+    ),
+    "second_annotator": Baseline(
+        "structure",
+        "the column sections_2: boundaries and functions of another annotator",
+        False,
+        lambda song, sound, training: song.more.get("sections_2"),
+    ),
+    "prevalence": Baseline(
+        "tagging",
+        "for every song, how many of the training songs have a tag",
+        False,
+        lambda song, sound, training: training.tags,
+    ),
+}
+
+
+def score_baseline(
+    name: str, songs: Sequence[LabelledSong], sounds: dict[str, Sound], training: Training
+) -> dict[str, Any] | None:
+    """
+    Scores of one of `BASELINES` on songs that are annotated for its task: `task`, `metric`, `about`, `scores`
+    (averages with intervals, see [`scores_with_intervals`]) and `songs` (id → scores); of those songs only that have
+    what it needs, and `None` where no song has.
+
+    Raises:
+        ValueError: for tagging, if no training song has tags.
+    """
+    task, about, _, estimate = BASELINES[name]
+    if task == "tagging" and not training.tags:
+        raise ValueError("No training song has tags: the baseline cannot know how frequent they are.")
+    scores = {}
+    for song in songs:
+        if (found := estimate(song, sounds.get(song.id), training)) is not None:
+            scores[song.id] = _score(task, song, found)
+    if not scores:
+        return None
+    labels = list(training.tags) if task == "tagging" else task_labels(task, songs)
+    summary = scores_with_intervals(MusicFMConfig(task=task, id2label=dict(enumerate(labels))), scores)
+    return {"task": task, "metric": task_module(task).METRIC, "about": about, "scores": summary, "songs": scores}
+
+
+def score_baselines(
+    tasks: Sequence[str],
+    songs: Sequence[LabelledSong],
+    training_songs: Sequence[LabelledSong],
+    where: str,
+    num_workers: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """
+    Name → what [`score_baseline`] gives, of all baselines of some tasks that songs have what it takes for.
+
+    Args:
+        songs: To score on.
+        training_songs: Of which functions and tags are counted.
+        where (`str`): What errors call the songs.
+        num_workers (`int`): Processes that listen.
+
+    Raises:
+        ValueError: no song is annotated for a task, or as the functions above.
+    """
+    annotated = {task: with_annotation(songs, task, where) for task in tasks}
+    training = learn(training_songs)
+    listens = [task for task in tasks if any(one.task == task and one.listens for one in BASELINES.values())]
+    heard = {song.id: song for task in listens for song in annotated[task]}
+    beats, chroma = "beat" in listens or "chord" in listens, "chord" in listens or "key" in listens
+    sounds = listen_to_songs(list(heard.values()), beats, chroma, num_workers)
+    found = {
+        name: score_baseline(name, annotated[baseline.task], sounds, training)
+        for name, baseline in BASELINES.items()
+        if baseline.task in tasks
+    }
+    return {name: scores for name, scores in found.items() if scores is not None}
+
+
+def _score(task: str, song: LabelledSong, estimate: Any) -> dict[str, Any]:
+    """Scores of one song, as [`score_song`] gives them for logits."""
+    if task == "tagging":
+        return {"probabilities": estimate, "tags": list(song.tags)}
+    return task_module(task).score(annotation_of(song, task), estimate)

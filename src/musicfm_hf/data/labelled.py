@@ -1,0 +1,345 @@
+"""
+Songs with labels, as a `datasets.DatasetDict` on disk: what every labelled data set looks like here.
+
+Splits are `train`, `validation` and `test`. Columns: `id`; `audio` (`bytes` and `path`); `duration` in seconds;
+`transposition` in semitones, of versions that are made; `group`, the songs of which are in one split; `beats` (`times`
+in seconds, `positions` in the bar); `chords`, `sections` and `keys` (`starts` and `ends` in seconds, `labels` as they
+were annotated); `tags`. What a song was not annotated with is null. A data set may have more columns like `sections`.
+
+`audio` is what a column `datasets.Audio(decode=False)` gives, but not of that type: `save_to_disk` would copy all
+files into the data set. Cast it to that type before `push_to_hub`, which then takes the files along.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..audio import audio_length
+from ..tasks.annotations import Beats, Segment, check_beats, check_segments
+from ..tasks.chord import parse_chord
+from ..tasks.key import parse_key
+from .catalogue import AUDIO_EXTENSIONS
+from .sources import hash_name
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.8, 0.1, 0.1)  # of songs whose source says nothing of splits
+SEGMENT_COLUMNS = ("chords", "sections", "keys")
+_PARSERS = {"chords": parse_chord, "keys": parse_key}
+
+
+class Source(NamedTuple):
+    """Where a data set comes from, as `datasets.DatasetInfo` has it."""
+
+    description: str
+    citation: str
+    homepage: str
+    licence: str
+
+
+class LeftOutError(ValueError):
+    """A song cannot be used, and its annotations are not to blame."""
+
+
+class Problem(NamedTuple):
+    """A song that is left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LabelledSong:
+    """
+    A song and what is known of it. Annotations are `None` where there are none.
+
+    Attributes:
+        id (`str`): Its name in the data set.
+        audio: A path; or a mapping with `bytes` or `path`, as [`musicfm_hf.audio.load_audio`] takes it.
+        group (`str`): Songs of one group are in one split.
+        split (`str`, *optional*): train, validation or test; drawn by the group where it is `None`.
+        duration (`float`): Seconds of audio; 0 until it was looked up.
+        transposition (`int`): Semitones by which the audio was transposed, and the labels with it.
+        beats (`Beats`): Seconds and positions in the bar.
+        chords, sections, keys (`list[Segment]`): Seconds and labels as annotated.
+        tags (`list[str]`): What is true of the whole song.
+        more (`dict[str, list[Segment]]`): Further columns, such as the sections of another annotator.
+        files (`dict[str, str]`): By column, where an annotation was read: what errors call it.
+    """
+
+    id: str
+    audio: Any
+    group: str
+    split: str | None = None
+    duration: float = 0.0
+    transposition: int = 0
+    beats: Beats | None = None
+    chords: list[Segment] | None = None
+    sections: list[Segment] | None = None
+    keys: list[Segment] | None = None
+    tags: list[str] | None = None
+    more: Mapping[str, list[Segment]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def segments(self) -> dict[str, list[Segment] | None]:
+        """All its annotations that are segments, by column."""
+        return {name: getattr(self, name) for name in SEGMENT_COLUMNS} | dict(self.more)
+
+
+class AudioFolder:
+    """
+    The audio files below a folder, found by name without extension.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder).absolute()
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {self.folder}")
+        self._paths: dict[str, list[Path]] = {}
+        for path in sorted(self.folder.rglob("*")):
+            if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith("."):
+                self._paths.setdefault(path.stem, []).append(path)
+
+    def find(self, *names: str) -> Path:
+        """
+        The file with the first of these names that is there.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: there are several of one name.
+        """
+        for name in names:
+            if paths := self._paths.get(name):
+                if len(paths) > 1:
+                    raise ValueError(f"{name} may be any of {', '.join(map(str, paths))}: keep one of them.")
+                return paths[0]
+        raise FileNotFoundError(f"There is no audio {' or '.join(names)} in {self.folder}")
+
+
+def read_all(
+    readers: Iterable[tuple[str, Callable[[], LabelledSong]]], skip_faulty: bool = False
+) -> tuple[list[LabelledSong], list[Problem]]:
+    """
+    Read songs, look up how long they are, and check their labels.
+
+    Args:
+        readers: Ids, and what reads the song.
+        skip_faulty (`bool`): Leave songs out whose annotations are wrong, instead of raising.
+
+    Returns:
+        The songs, and those that are left out as there is no audio that can be read, or no label.
+
+    Raises:
+        ValueError: an annotation is wrong; names the file and the place in it.
+    """
+    songs, problems = [], []
+    for name, read in readers:
+        try:
+            song = read()
+            song = replace(song, duration=_duration(song))
+            check_song(song)
+            songs.append(song)
+        except (FileNotFoundError, LeftOutError) as error:
+            problems.append(Problem(name, str(error)))
+        except ValueError as error:
+            if not skip_faulty:
+                raise
+            problems.append(Problem(name, str(error)))
+    return songs, problems
+
+
+def _duration(song: LabelledSong) -> float:
+    try:
+        samples, rate = audio_length(song.audio)
+    except ValueError as error:
+        raise LeftOutError(str(error)) from error
+    return samples / rate
+
+
+def check_song(song: LabelledSong) -> None:
+    """
+    Raises:
+        ValueError: annotations overlap, are out of order or out of the audio, a chord is not in the syntax of
+            `mir_eval.chord`, a key is none that [`parse_key`] knows, or a tag is empty; says where.
+        LeftOutError: it has no annotation.
+    """
+    if song.beats is None and song.tags is None and not any(song.segments().values()):
+        raise LeftOutError("It has no annotation.")
+    if song.beats is not None:
+        check_beats(song.beats, song.files.get("beats", f"{song.id}, beats"), song.duration)
+    for column, segments in song.segments().items():
+        where = song.files.get(column, f"{song.id}, {column}")
+        check_segments(segments or [], where, song.duration)
+        parse = _PARSERS.get(column, str)
+        for number, segment in enumerate(segments or [], 1):
+            try:
+                parse(segment.label)
+            except ValueError as error:
+                raise ValueError(f"{where}, segment {number}: {error}") from error
+    if any(not tag.strip() for tag in song.tags or []):
+        raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
+
+
+def assign_splits(
+    songs: Iterable[LabelledSong], seed: int = 0, fractions: Sequence[float] = FRACTIONS
+) -> dict[str, list[LabelledSong]]:
+    """
+    Songs by split. Those that do not say theirs are divided by a hash of their group and the seed: where a song goes
+    does not depend on which others are there.
+
+    Raises:
+        ValueError: fractions are not three numbers from 0 that sum to 1, a split is none of `SPLITS`, two songs have
+            the same id, or none of the songs is in a split whose fraction is above 0.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"`fractions` of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {list(fractions)}.")
+    bounds = np.cumsum(fractions)[:2]
+    splits: dict[str, list[LabelledSong]] = {name: [] for name in SPLITS}
+    ids, drawn = set(), False
+    for song in songs:
+        if song.id in ids:
+            raise ValueError(f"Two songs have the id {song.id!r}.")
+        ids.add(song.id)
+        if song.split is None:
+            drawn = True
+            place = hash_name(song.group, seed) / 2**63
+            song = replace(song, split=SPLITS[int(np.searchsorted(bounds, place, side="right"))])
+        if song.split not in splits:
+            raise ValueError(f"{song.id} has split {song.split!r}, which is none of {', '.join(SPLITS)}.")
+        splits[song.split].append(song)
+    empty = [name for name, part in zip(SPLITS, fractions, strict=True) if part > 0 and not splits[name]]
+    if drawn and empty:
+        raise ValueError(f"No song came to {', '.join(empty)}: take another seed or other fractions.")
+    return splits
+
+
+def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
+    """
+    A `datasets.DatasetDict` with those of `SPLITS` that have songs (`datasets` cannot load what has no rows).
+
+    Raises:
+        ValueError: there are no songs at all.
+    """
+    from datasets import Dataset, DatasetDict, DatasetInfo
+
+    if not any(splits.values()):
+        raise ValueError("There are no songs with audio and labels.")
+    more = sorted({name for songs in splits.values() for song in songs for name in song.more})
+    features = _features(more)
+    info = DatasetInfo(source.description, source.citation, source.homepage, source.licence, features)
+    parts = {}
+    for name in SPLITS:
+        rows = [_to_row(song, more) for song in splits.get(name, [])]
+        if not rows:
+            continue
+        columns = {column: [row[column] for row in rows] for column in features}
+        parts[name] = Dataset.from_dict(columns, info=info.copy(), split=name)
+    return DatasetDict(parts)
+
+
+def save(dataset: Any, output: str | os.PathLike) -> None:
+    """
+    Write a `DatasetDict` to a folder, beside what else is there. An older one is replaced once the new is complete.
+    """
+    output = Path(output)
+    unfinished = output / f".unfinished.{os.getpid()}"
+    try:
+        dataset.save_to_disk(unfinished)
+        (output / "dataset_dict.json").unlink(missing_ok=True)
+        for split in SPLITS:
+            if (output / split / "state.json").is_file():
+                shutil.rmtree(output / split)
+            if split in dataset:
+                (unfinished / split).replace(output / split)
+        (unfinished / "dataset_dict.json").replace(output / "dataset_dict.json")
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
+    """
+    The songs of a split of a data set that [`save`] wrote, or of one on the Hub with the same columns.
+
+    Raises:
+        FileNotFoundError: there is no such data set.
+        ValueError: it has no such split, or no such columns.
+    """
+    from datasets import Audio, DatasetDict, load_dataset, load_from_disk
+
+    folder = Path(path)
+    if not (folder / "dataset_dict.json").is_file() and folder.exists():
+        raise FileNotFoundError(f"{folder} has no labelled data set: make one with recipes/prepare.py.")
+    dataset = load_from_disk(str(path)) if folder.exists() else load_dataset(str(path))
+    if not isinstance(dataset, DatasetDict) or split not in dataset:
+        raise ValueError(f"{path} has no split {split!r}, only {', '.join(dataset)}.")
+    rows = dataset[split]
+    if missing := [name for name in _features([]) if name not in rows.column_names]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}: is it a labelled data set of this package?")
+    # Where the column is `Audio`, `datasets` would decode it.
+    return [_from_row(row, split) for row in rows.cast_column("audio", Audio(decode=False))]
+
+
+def _features(more: Sequence[str]) -> Any:
+    """The columns."""
+    from datasets import Features, List, Value
+
+    times, text = List(Value("float64")), List(Value("string"))
+    segments = {"starts": times, "ends": times, "labels": text}
+    return Features(
+        {"id": Value("string"), "audio": {"bytes": Value("binary"), "path": Value("string")}}
+        | {"duration": Value("float64"), "transposition": Value("int32"), "group": Value("string")}
+        | {"beats": {"times": times, "positions": List(Value("int32"))}}
+        | {name: dict(segments) for name in (*SEGMENT_COLUMNS, *more)}
+        | {"tags": text}
+    )
+
+
+def _to_row(song: LabelledSong, more: Sequence[str]) -> dict[str, Any]:
+    beats = song.beats and {"times": np.asarray(song.beats.times), "positions": np.asarray(song.beats.positions)}
+    audio = (
+        song.audio if isinstance(song.audio, Mapping) else {"bytes": None, "path": str(Path(song.audio).absolute())}
+    )
+    row = {"id": song.id, "audio": audio, "duration": song.duration}
+    row |= {"transposition": song.transposition, "group": song.group, "beats": beats, "tags": song.tags}
+    segments = dict.fromkeys(more) | song.segments()
+    return row | {name: _columns(values) for name, values in segments.items()}
+
+
+def _columns(segments: Sequence[Segment] | None) -> dict[str, list] | None:
+    if segments is None:
+        return None
+    starts, ends, labels = map(list, zip(*segments, strict=True)) if segments else ([], [], [])
+    return {"starts": starts, "ends": ends, "labels": labels}
+
+
+def _from_row(row: Mapping[str, Any], split: str) -> LabelledSong:
+    segments = {
+        name: _segments(value)
+        for name, value in row.items()
+        if name in SEGMENT_COLUMNS or (isinstance(value, Mapping) and value.keys() == {"starts", "ends", "labels"})
+    }
+    beats = row["beats"]
+    if beats is not None and beats["times"] is not None:
+        beats = Beats(np.array(beats["times"], dtype=np.float64), np.array(beats["positions"], dtype=np.int64))
+    audio = row["audio"]
+    return LabelledSong(
+        **{name: row[name] for name in ("id", "group", "duration", "transposition", "tags")},
+        **{name: segments.pop(name) for name in SEGMENT_COLUMNS},
+        audio=audio if audio["bytes"] is not None else audio["path"],
+        split=split,
+        beats=beats if isinstance(beats, Beats) else None,
+        more=segments,
+    )
+
+
+def _segments(value: Mapping[str, list] | None) -> list[Segment] | None:
+    if value is None or value["starts"] is None:
+        return None
+    return [Segment(*columns) for columns in zip(value["starts"], value["ends"], value["labels"], strict=True)]

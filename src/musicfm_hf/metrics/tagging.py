@@ -1,0 +1,49 @@
+"""
+Tags, as an `evaluate` module: `evaluate.load("…/metrics/tagging.py")`. Thin over `musicfm_hf.tasks.tagging.score`.
+"""
+
+import datasets
+import evaluate
+
+from musicfm_hf.tasks import tagging
+
+_DESCRIPTION = """
+Mean average precision and area under the ROC curve, as scikit-learn measures them: macro averages over the tags that
+some songs have and some have not.
+
+map, roc_auc: means over tags.
+tags: {tag: {"map", "roc_auc", "positives"}} of each tag that counts. skipped: the other tags.
+"""
+_CITATION = """
+@article{pedregosa2011scikit,
+  title = {Scikit-learn: Machine Learning in Python},
+  author = {Pedregosa, F. and Varoquaux, G. and Gramfort, A. and Michel, V. and Thirion, B. and Grisel, O. and
+            Blondel, M. and Prettenhofer, P. and Weiss, R. and Dubourg, V. and Vanderplas, J. and Passos, A. and
+            Cournapeau, D. and Brucher, M. and Perrot, M. and Duchesnay, E.},
+  journal = {Journal of Machine Learning Research},
+  volume = {12},
+  pages = {2825--2830},
+  year = {2011}
+}
+"""
+_INPUTS = """
+predictions: of each song, the probability of each tag. references: of each song, 1 for each tag that it has, else 0.
+labels: names of the tags, in the order of both.
+"""
+
+
+class Tagging(evaluate.Metric):
+    """Scores of `musicfm_hf.tasks.tagging.score` over all songs."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": [datasets.Value("float64")], "references": [datasets.Value("int64")]}
+            ),
+        )
+
+    def _compute(self, predictions, references, labels):
+        return tagging.score(references, predictions, labels)

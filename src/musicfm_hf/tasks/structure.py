@@ -1,0 +1,231 @@
+"""
+Sections of a song: where they begin, and which of seven functions each has. Frame j covers [j, j + 1) / rate seconds.
+
+Functions, targets and loss weights are those of Wang, Hung, Smith, *To Catch a Chorus, Verse, Intro, or Anything Else:
+Analyzing a Song with Structural Functions* (ICASSP 2022). Boundaries are scored by `mir_eval.segment.detection`
+(HR.5F, HR3F: Turnbull et al. 2007), functions by the share of time that is right.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from . import spans
+from .annotations import Segment, check_segments
+
+FUNCTIONS = ("intro", "verse", "chorus", "bridge", "inst", "outro", "silence")
+LABELS = (*FUNCTIONS, "boundary")
+OUTPUTS = (
+    {"name": "function", "size": 7, "problem_type": "single_label_classification", "loss_weight": 0.1},
+    {"name": "boundary", "size": 1, "problem_type": "multi_label_classification", "loss_weight": 0.9},
+)
+PAPER_RATE = 5.0  # Hz
+README_RATE = 8.0
+CROP_SECONDS = 24.0
+METRIC = "hr05_f"
+BOUNDARY_SECONDS = 0.3  # on each side of a boundary
+
+END = "end"  # marks the end of a song, and is no function
+# The first of these that is in a label decides.
+_PARTS = (
+    ("silence", "silence"),
+    ("pre-chorus", "verse"),
+    ("prechorus", "verse"),
+    ("refrain", "chorus"),
+    ("chorus", "chorus"),
+    ("theme", "chorus"),
+    ("stutter", "chorus"),
+    ("verse", "verse"),
+    ("rap", "verse"),
+    ("section", "verse"),
+    ("slow", "verse"),
+    ("build", "verse"),
+    ("dialog", "verse"),
+    ("intro", "intro"),
+    ("fadein", "intro"),
+    ("opening", "intro"),
+    ("bridge", "bridge"),
+    ("trans", "bridge"),
+    ("out", "outro"),
+    ("coda", "outro"),
+    ("ending", "outro"),
+    ("break", "inst"),
+    ("inst", "inst"),
+    ("interlude", "inst"),
+    ("impro", "inst"),
+    ("solo", "inst"),
+)
+
+
+def function_of(label: str) -> str | None:
+    """
+    The function that an annotator's label stands for: one of [`FUNCTIONS`], or `None` for `end`, which marks the end.
+    What is not known is "inst". (The table of Wang et al. 2022.)
+    """
+    label = label.strip().lower()
+    if label == END:
+        return None
+    return next((function for part, function in _PARTS if part in label), "inst")
+
+
+def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
+    """
+    The function with most time in each frame, and where boundaries are. A boundary is the start of a segment or the
+    end of one before a gap. The end of the last segment is none: it is where the music ends, and scoring gives both
+    sides the same end. Frames whose middle is within 0.3 s of a boundary are 1, the nearest one always.
+
+    Args:
+        annotation (`list[Segment]`): With any labels; see [`function_of`].
+        num_frames (`int`): Rows.
+        frame_rate (`float`): In Hz.
+        start (`float`): Seconds at which the first frame begins.
+
+    Returns:
+        float32 `(num_frames, 8)`: the functions, one-hot, -1 in frames of which most has none; and the boundary.
+
+    Raises:
+        ValueError: segments are not in order, or there are no such frames.
+    """
+    functions = spans.frame_targets(annotation, function_of, FUNCTIONS, num_frames, frame_rate, start)
+    edges = np.array(_boundaries(annotation)) - start
+    middles = (np.arange(num_frames) + 0.5) / frame_rate
+    near = np.abs(middles[:, None] - edges).min(axis=1, initial=np.inf) <= BOUNDARY_SECONDS + 1e-9
+    holds = np.floor(edges * frame_rate + 1e-9).astype(int)
+    near[holds[(holds >= 0) & (holds < num_frames)]] = True
+    return np.column_stack([functions, near]).astype(np.float32)
+
+
+def events(
+    logits: np.ndarray,
+    frame_rate: float,
+    peak_window_seconds: float = 6.0,
+    threshold: float = 0.05,
+    before_seconds: float = 12.0,
+    after_seconds: float = 6.0,
+    min_segment_seconds: float = 0.0,
+) -> list[Segment]:
+    """
+    Sections of a whole song: peaks of the probability of a boundary, and between them the function with the highest
+    mean probability. How peaks are picked is our choice.
+
+    Args:
+        logits (`np.ndarray` of shape `(frames, 8)`): Scores before softmax and sigmoid.
+        frame_rate (`float`): In Hz.
+        peak_window_seconds (`float`): No frame within this time on either side of a boundary is higher. A run of equal
+            maxima is one peak, at its middle.
+        threshold (`float`): By how much a peak exceeds the mean around it.
+        before_seconds, after_seconds (`float`): How far this mean reaches.
+        min_segment_seconds (`float`): Boundaries nearer to the start, to the end or to a higher one are dropped.
+
+    Returns:
+        `list[Segment]`: from 0 to the end of the last frame, without gaps; empty if there are no frames.
+
+    Raises:
+        ValueError: if logits have another shape or are not finite, or settings are out of range.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2 or logits.shape[1] != len(LABELS):
+        raise ValueError(f"Logits must have the shape (frames, {len(LABELS)}), got {logits.shape}.")
+    settings = (peak_window_seconds, before_seconds, after_seconds, min_segment_seconds)
+    if not (0 < frame_rate < np.inf and all(0 <= seconds < np.inf for seconds in settings) and threshold >= 0):
+        raise ValueError(
+            "Need a positive frame rate and settings of 0 or more, got "
+            f"{frame_rate} Hz, threshold {threshold} and {', '.join(map(str, settings))} s."
+        )
+    functions = spans.softmax(logits[:, :-1], FUNCTIONS)
+    if not np.isfinite(logits[:, -1]).all():
+        raise ValueError("Logits must be finite, and those of the boundary are not.")
+    if not len(logits):
+        return []
+    boundary = np.exp(-np.logaddexp(0, -logits[:, -1]))
+    window = round(peak_window_seconds * frame_rate)
+    peaks = _peaks(boundary, window)
+    level = [_mean_around(boundary, peak, before_seconds * frame_rate, after_seconds * frame_rate) for peak in peaks]
+    peaks = [peak for peak, mean in zip(peaks, level, strict=True) if boundary[int(peak)] - mean > threshold]
+    times = _apart(
+        [(peak + 0.5) / frame_rate for peak in peaks],
+        boundary[np.array(peaks, dtype=int)],
+        len(logits) / frame_rate,
+        min_segment_seconds,
+    )
+    sections = []
+    for begin, end in pairwise(times):
+        first = min(int(begin * frame_rate + 0.5), len(logits) - 1)
+        mean = functions[first : max(first + 1, int(end * frame_rate + 0.5))].mean(axis=0)
+        sections.append(Segment(float(begin), float(end), FUNCTIONS[int(mean.argmax())]))
+    return sections
+
+
+def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str, float]:
+    """
+    Scores of one song. Both sides begin at 0 and end with the reference, as `mir_eval.segment.evaluate` has it.
+
+    Returns:
+        `hr05_f`, `hr05_p`, `hr05_r`: boundaries within 0.5 s, start and end included; `hr3_f`: within 3 s;
+        `frame_accuracy`: the share of time with the same function, of the time for which the reference has one.
+
+    Raises:
+        ValueError: segments are not in order, or the reference is empty.
+    """
+    import mir_eval
+
+    check_segments(reference, "reference")
+    check_segments(estimate, "estimate")
+    labelled = [segment for segment in reference if function_of(segment.label)]
+    if not labelled:
+        raise ValueError("The reference has no segments: there is nothing to compare with.")
+    end = labelled[-1].end
+    estimate = [Segment(begin, min(stop, end), label) for begin, stop, label in estimate if begin < end]
+    sides = (labelled, estimate)
+    edges = [_boundaries(side) + [segment.end for segment in side[-1:]] for side in sides]
+    intervals = [_intervals([0.0, *times, end]) for times in edges]
+    precision, recall, hr05 = mir_eval.segment.detection(*intervals, window=0.5, trim=False)
+    _, _, hr3 = mir_eval.segment.detection(*intervals, window=3.0, trim=False)
+    named = [[Segment(*segment[:2], function_of(segment.label) or END) for segment in side] for side in sides]
+    seconds, names, estimated = spans.pair(*named, END, END)
+    known = np.array([name != END for name in names])
+    right = np.array([name == other for name, other in zip(names, estimated, strict=True)])
+    return {
+        "hr05_f": float(hr05),
+        "hr05_p": float(precision),
+        "hr05_r": float(recall),
+        "hr3_f": float(hr3),
+        "frame_accuracy": float(seconds[known & right].sum() / seconds[known].sum()),
+    }
+
+
+def _boundaries(segments: Sequence[Segment]) -> list[float]:
+    """Seconds at which segments start or end, without the last end."""
+    segments = [segment for segment in segments if function_of(segment.label)]
+    ends = [now.end for now, after in pairwise(segments) if after.start - now.end > 1e-6]
+    return sorted([segment.start for segment in segments] + ends)
+
+
+def _intervals(times: Sequence[float]) -> np.ndarray:
+    """Intervals (n, 2) between different times."""
+    times = np.unique(np.round(times, 5))
+    return np.column_stack([times[:-1], times[1:]])
+
+
+def _peaks(values: np.ndarray, window: int) -> list[float]:
+    """Places, in frames, of runs of equal values than which none within `window` frames is higher."""
+    from numpy.lib.stride_tricks import sliding_window_view
+
+    highest = sliding_window_view(np.pad(values, window, constant_values=-np.inf), 2 * window + 1).max(axis=1)
+    is_peak = np.r_[False, values == highest, False]
+    starts, stops = np.flatnonzero(is_peak[1:] & ~is_peak[:-1]), np.flatnonzero(~is_peak[1:] & is_peak[:-1])
+    return [(start + stop - 1) / 2 for start, stop in zip(starts, stops, strict=True)]
+
+
+def _mean_around(values: np.ndarray, peak: float, before: float, after: float) -> float:
+    return float(values[max(0, round(peak - before)) : round(peak + after) + 1].mean())
+
+
+def _apart(times: list[float], heights: np.ndarray, duration: float, min_seconds: float) -> list[float]:
+    """0, the times that are `min_seconds` from all higher ones and both ends, and the duration; ascending."""
+    kept = [0.0, duration]
+    for index in np.argsort(-heights, kind="stable"):
+        if all(0 < abs(times[index] - other) >= min_seconds for other in kept):
+            kept.append(times[index])
+    return sorted(kept)
