@@ -4,27 +4,43 @@ import re
 from pathlib import Path
 
 import soundfile
+import torch
 from conftest import TINY, music, random_model
+from transformers import AutoConfig
 
 from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
+from musicfm_hf.finetuning import TaskArguments, add_lora, build_model, head_config, save_finetuned
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_python_snippets_run(tmp_path, monkeypatch):
-    random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 12})).save_pretrained(tmp_path / "musicfm-msd")
-    MusicFMFeatureExtractor().save_pretrained(tmp_path / "musicfm-msd")
-    soundfile.write(tmp_path / "song.mp3", music(3.0), 24000)
     monkeypatch.chdir(tmp_path)
-    scope = {}
+    random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 12})).save_pretrained("musicfm-msd")
+    MusicFMFeatureExtractor().save_pretrained("musicfm-msd")
+    soundfile.write("song.mp3", music(3.0), 24000)
+    heads = {}
+    for task in ("beat", "chord"):
+        arguments = TaskArguments(task=task, model="musicfm-msd", data="none")
+        heads[task] = build_model(arguments, head_config(arguments, AutoConfig.from_pretrained("musicfm-msd"), []))
+    adapted = build_model(arguments, heads["chord"].config)
+    save_finetuned(adapted, add_lora(adapted, arguments), "runs/chord-lora")
+    scope = {"beats": heads["beat"], "chords": heads["chord"]}
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 4
     for snippet in snippets:
         exec(snippet, scope)
     assert scope["frames"].shape[1] == 32
     assert len(scope["times"]) == len(scope["frames"])
     assert scope["output"].last_hidden_state.shape[0] == 2
+    assert scope["logits"].shape == (2, 24, 25)
+    torch.testing.assert_close(scope["merged"](**scope["inputs"]).logits, scope["logits"], rtol=0, atol=1e-5)
+    assert sorted(path.name for path in (tmp_path / "annotations").iterdir()) == [
+        "song.beats",
+        "song.chords.lab",
+        "song.json",
+    ]
 
 
 def test_files_that_are_named_exist():
