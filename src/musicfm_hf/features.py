@@ -148,7 +148,9 @@ class FeatureCache:
                 start = min(start, whole)
                 stop = whole if frames is None else min(start + frames, whole)
                 if isinstance(self.features, LogMelFeatures):
-                    parts.append(_surroundings(content[:], self.features.offsets, start, stop))
+                    offsets = self.features.offsets
+                    first, last = max(start + offsets[0], 0), min(stop + offsets[-1], whole)
+                    parts.append(_surroundings(content[first:last], offsets, start - first, stop - first))
                 else:
                     parts.append(content[start:stop])
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
