@@ -19,9 +19,8 @@ from pathlib import Path
 from musicfm_hf.baselines import score_baselines
 from musicfm_hf.data.examples import annotation_of
 from musicfm_hf.data.labelled import load_songs
+from musicfm_hf.tasks import TASKS
 from musicfm_hf.training import environment, recorded, write_json
-
-TASKS = ("beat", "chord", "structure", "key", "tagging")
 
 
 def main() -> None:

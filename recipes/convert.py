@@ -10,6 +10,7 @@ Convert a published MusicFM, MuQ or MERT checkpoint to a folder that `AutoModel.
 import argparse
 
 from musicfm_hf import convert_checkpoint
+from musicfm_hf.hub import add_hub_arguments, hub_target, publish
 
 
 def main() -> None:
@@ -21,8 +22,10 @@ def main() -> None:
     parser.add_argument("--variant", choices=["msd", "fma"], help="of MusicFM: which, where the source has both")
     parser.add_argument("--output", required=True, help="the folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    add_hub_arguments(parser)
     arguments = parser.parse_args()
     try:
+        target = hub_target(arguments, arguments.output)
         result = convert_checkpoint(
             arguments.source, arguments.output, arguments.stats, arguments.variant, arguments.overwrite
         )
@@ -35,6 +38,8 @@ def main() -> None:
     for reason in sorted(set(result.unused.values())):
         print(f"left out    {sum(why == reason for why in result.unused.values())} tensors: {reason}")
     print(f"written to  {result.output_dir}")
+    if target is not None:
+        publish(result.output_dir, target)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
 
-from musicfm_hf.data.examples import task_module, with_annotation
+from musicfm_hf.annotation import load_models
+from musicfm_hf.data.catalogue import describe_source
+from musicfm_hf.data.examples import with_annotation
 from musicfm_hf.data.labelled import load_songs
 from musicfm_hf.inference import WindowSettings
 from musicfm_hf.scoring import bootstrap_interval, score_song, scores_with_intervals, song_logits
+from musicfm_hf.tasks import task_module
 from musicfm_hf.training import environment, recorded, write_json
 
 
@@ -46,19 +48,16 @@ def main() -> None:
             mean, (low, high) = found["difference"]["mean"], found["difference"]["interval"]
             print(f"  {found['metric']} beside {arguments.models[0]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
     if arguments.output is not None:
+        music = describe_source(arguments.data)
         settings = {"data": arguments.data, "split": arguments.split, "window_seconds": arguments.window_seconds}
         named = {recorded({"model": folder})["model"]: found for folder, found in results.items()}
-        write_json(arguments.output, recorded(settings) | {"models": named} | environment())
+        write_json(arguments.output, recorded(settings) | {"music": music, "models": named} | environment())
 
 
 def evaluate(folder: str, arguments: argparse.Namespace) -> dict:
     """Scores of one model."""
-    config = AutoConfig.from_pretrained(folder)
-    if config.task is None:
-        raise ValueError(f"{folder} has no `task` in its configuration: is it a model of recipes/finetune.py?")
-    is_clip = config.label_rate is None
-    auto_class = AutoModelForAudioClassification if is_clip else AutoModelForAudioFrameClassification
-    model = auto_class.from_pretrained(folder).to(arguments.device).eval()
+    model = load_models([folder])[folder].to(arguments.device)
+    config = model.config
     songs = load_songs(arguments.data, arguments.split)
     songs = with_annotation(songs, config.task, f"{arguments.data} ({arguments.split})")[: arguments.limit]
     settings = WindowSettings(window_seconds=arguments.window_seconds, batch_size=arguments.batch_size)

@@ -17,15 +17,22 @@ from pathlib import Path
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
-from musicfm_hf.data.examples import task_module
 from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, finetune, read_split, save_finetuned
+from musicfm_hf.hub import hub_target, publish
+from musicfm_hf.tasks import task_module
 from musicfm_hf.training import CurveCallback, parse_recipe, write_json
 
 
 def main() -> None:
     try:
         task, arguments = parse_recipe((TaskArguments, FinetuningArguments), description=__doc__)
-        logging.basicConfig(level=logging.INFO if arguments.should_log else logging.WARNING, format="%(message)s")
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("musicfm_hf").setLevel(logging.INFO if arguments.should_log else logging.WARNING)
+        if arguments.push_to_hub and task.method == "lora" and Path(task.model).is_dir():
+            raise ValueError(
+                f"An adapter for {task.model}, a folder, is of use to nobody else: push that, and name it."
+            )
+        target = hub_target(arguments, arguments.output_dir)
         set_seed(arguments.seed)
         splits = {name: read_split(task, name) for name in ("train", "validation", "test")}
         panels = {"loss": ["loss"], "validation songs": [f"eval_{task_module(task.task).METRIC}"]}
@@ -45,6 +52,8 @@ def main() -> None:
             write_json(path, results)
         for split, averages in results["scores"].items():
             print(f"{split}: " + ", ".join(f"{name} {value['mean']:.3f}" for name, value in averages.items()))
+        if model is not None:
+            publish(output, target)
 
 
 if __name__ == "__main__":

@@ -26,21 +26,17 @@ from transformers import AutoConfig, set_seed
 from transformers.utils import logging
 
 from musicfm_hf.analysis import layer_table, plot_layers, summarise_layers
-from musicfm_hf.data.examples import task_module
-from musicfm_hf.features import EncoderFeatures, FeatureCache
 from musicfm_hf.finetuning import (
     RECORDED_ARGUMENTS,
     FinetuningArguments,
     TaskArguments,
-    build_model,
+    cache_all_layers,
     finetune,
-    head_config,
     read_split,
 )
-from musicfm_hf.inference import WindowSettings
+from musicfm_hf.tasks import TASKS, task_module
 from musicfm_hf.training import parse_recipe, recorded, write_json
 
-TASKS = ("beat", "chord", "structure", "key", "tagging")
 PLACES = ("cache", "results")  # settings that change nothing in the results
 
 
@@ -110,7 +106,7 @@ def run_probes(task: str, probes: list[tuple], splits: dict[str, list]) -> dict:
     """Train those that are missing, and summarise all."""
     missing = [probe for probe in probes if not is_done(*probe)]
     if missing:
-        fill_cache(*missing[0][1:], splits)
+        cache_all_layers(*missing[0][1:], splits)
     for path, settings, arguments in missing:
         set_seed(arguments.seed)
         found = finetune(settings, arguments, splits)
@@ -139,17 +135,6 @@ def is_done(path: Path, settings: TaskArguments, arguments: FinetuningArguments)
     if differ:
         raise ValueError(f"{path} was made with {'; '.join(differ)}. Give another `--output`, or remove it.")
     return True
-
-
-def fill_cache(task: TaskArguments, arguments: FinetuningArguments, splits: dict[str, list]) -> None:
-    """All hidden states of all songs in one pass; probes find them by what [`finetune`] would compute."""
-    set_seed(arguments.seed)
-    config = head_config(task, AutoConfig.from_pretrained(task.model), splits["train"])
-    model = build_model(task, config)
-    settings = WindowSettings(window_seconds=task.window_seconds, batch_size=arguments.per_device_eval_batch_size)
-    features = EncoderFeatures(model.musicfm.to(arguments.device), range(config.num_hidden_layers + 1), settings)
-    songs = [song for part in splits.values() for song in part]
-    FeatureCache(task.cache, features).fill(songs, arguments.dataloader_num_workers)
 
 
 def write_summary(summary: dict[str, dict], output: Path) -> None:

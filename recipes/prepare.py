@@ -105,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def add_command(commands: Any, name: str, prepare: Any, summary: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=summary, description=summary)
-    command.set_defaults(prepare=prepare)
+    command.set_defaults(prepare=prepare, data_set=name)
     return command
 
 
@@ -144,8 +144,7 @@ def prepare_pop909(arguments: argparse.Namespace) -> None:
     rendering = output / "audio", arguments.soundfont, arguments.arranged, arguments.num_workers
     for part, semitones in ((songs, [0]), (splits["train"], transpositions)):
         total = len(part) * len(semitones)
-        for _ in tqdm(pop909.render_songs(part, *rendering, semitones), total=total, unit="song", disable=not total):
-            pass
+        list(tqdm(pop909.render_songs(part, *rendering, semitones), total=total, unit="song", disable=not total))
     settings = songs, output / "audio", transpositions, arguments.arranged
     info = {
         "ids": {name: [song.id for song in split] for name, split in splits.items()},
@@ -165,8 +164,9 @@ def prepare_fma(arguments: argparse.Namespace) -> None:
     write_table(output / "problems.tsv", [(track.path, track.problem) for track in tracks if track.problem])
     write_table(output / "licences.tsv", [(track.path, track.licence) for track in good])
     info = {
-        "source": str(source),
-        "metadata": str(Path(arguments.metadata).absolute()),
+        "name": "fma",
+        "source": source.name,
+        "metadata": Path(arguments.metadata).absolute().name,
         "subset": subset,
         "licence": fma.LICENCE,
         "licences": dict(Counter(track.licence for track in good).most_common()),
@@ -234,7 +234,8 @@ def write_labelled(
     originals = {name: [song for song in splits[split] if not song.transposition] for name, split in names.items()}
     write_splits(output, {name: [listed(song.audio, output) for song in part] for name, part in originals.items()})
     found = {
-        "source": str(Path(arguments.source).absolute()),
+        "name": arguments.data_set,
+        "source": Path(arguments.source).absolute().name,
         "licence": source.licence,
         "homepage": source.homepage,
         "citation": source.citation,

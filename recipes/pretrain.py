@@ -15,6 +15,8 @@ from pathlib import Path
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
+from musicfm_hf.data.catalogue import describe_source
+from musicfm_hf.hub import hub_target, publish
 from musicfm_hf.pretraining import (
     DataArguments,
     ModelArguments,
@@ -37,8 +39,11 @@ def main() -> None:
         model_arguments, data_arguments, arguments = parse_recipe(
             (ModelArguments, DataArguments, PretrainingArguments), description=__doc__
         )
-        logging.basicConfig(level=logging.INFO if arguments.should_log else logging.WARNING, format="%(message)s")
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("musicfm_hf").setLevel(logging.INFO if arguments.should_log else logging.WARNING)
+        target = hub_target(arguments, arguments.output_dir)
         set_seed(arguments.seed)
+        music = [describe_source(source) for source in data_arguments.train]
         model = build_model(model_arguments, data_arguments, arguments)
         loader, validation = build_data(data_arguments, arguments, model.config)
         trainer = PretrainingTrainer(model, arguments, loader, validation, callbacks=[CurveCallback(PANELS)])
@@ -64,6 +69,7 @@ def main() -> None:
             "task": "masked pretraining",
             "scores": final,
             "parameters": model.num_parameters(),
+            "music": music,
             "data": recorded(vars(data_arguments)),
             "model": recorded(vars(model_arguments)),
             "training": {name: getattr(arguments, name) for name in SETTINGS},
@@ -74,6 +80,7 @@ def main() -> None:
         }
         write_json(output / "results.json", results)
         trainer.log_metrics("eval", final)
+        publish(output, target)
 
 
 SETTINGS = [

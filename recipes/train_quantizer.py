@@ -15,12 +15,13 @@ from pathlib import Path
 import yaml
 
 from musicfm_hf import MusicFMConfig, MusicFMQuantizerModel
-from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf.data.catalogue import describe_source, list_sources
 from musicfm_hf.data.crops import CropLoader, collate_crops, fixed_crops
 from musicfm_hf.data.sources import open_source
+from musicfm_hf.hub import add_hub_arguments, hub_target, publish
 from musicfm_hf.pretraining import config_values, keep_for_validation, mel_settings
 from musicfm_hf.quantizer_training import describe_quantizer, fit_kmeans, train_residual_vq
-from musicfm_hf.training import environment, write_json
+from musicfm_hf.training import environment, recorded, write_json
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    add_hub_arguments(parser)
     return parser.parse_args()
 
 
@@ -54,7 +56,9 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
     if not isinstance(recipe, dict):
         raise ValueError(f"{arguments.recipe} must hold `name: value` lines.")
+    target = hub_target(arguments, arguments.output)
     values = config_values(recipe.get("config") or {}, arguments.set)
+    music = [describe_source(source) for source in arguments.train]
     sources = [open_source(source) for source in arguments.train]
     kind = recipe.get("statistics", "band")
     if kind != "config":
@@ -93,16 +97,18 @@ def train(arguments: argparse.Namespace) -> None:
         batches = (collate_crops([crops[index]]) for index in range(len(crops)))
         report = describe_quantizer(model, batches)
         print(json.dumps(report, indent=1))
-    settings = {name: str(value) for name, value in vars(arguments).items()}
+    settings = recorded({name: str(value) for name, value in vars(arguments).items() if not name.startswith("hub_")})
     write_json(
         arguments.output / "report.json",
         {
             "validation": report,
+            "music": music,
             "settings": settings,
             "history": history[:: max(1, len(history) // 200)],
             **environment(),
         },
     )
+    publish(arguments.output, target)
 
 
 if __name__ == "__main__":

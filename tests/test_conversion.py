@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import FIXTURES, music
 from huggingface_hub import ModelCard
@@ -49,7 +50,8 @@ def changed(folder: Path, family: str, name: str = "config.json", **values) -> P
 def test_folder_is_complete(tmp_path):
     result = convert_checkpoint(CHECKPOINT, tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
-        "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "configuration_musicfm.py",
+        "README.md", "conversion.json", "config.json", "model.safetensors", "preprocessor_config.json",
+            "configuration_musicfm.py", "classification_musicfm.py",
         "convolution_musicfm.py", "feature_extraction_musicfm.py", "features_musicfm.py", "masking_musicfm.py",
         "modeling_musicfm.py", "quantization_musicfm.py",
     }  # fmt: skip
@@ -304,8 +306,9 @@ def test_card_of_mert(folders, family):
 def test_snippet_of_the_card_runs(folders, family, monkeypatch):
     text = (folders[family] / "README.md").read_text()
     snippet = text.split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(folders[family])
-    scope = {"audio": music(1.0)}
+    monkeypatch.chdir(folders[family].parent)
+    soundfile.write("song.wav", music(1.0), 24000, subtype="FLOAT")
+    scope = {}
     exec(snippet, scope)
     assert scope["embeddings"].shape == (1, 74 if family.startswith("mert") else 25, 48)
     assert scope["embeddings"].isfinite().all()

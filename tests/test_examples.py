@@ -16,11 +16,11 @@ from musicfm_hf.data.examples import (
     collate_examples,
     crop_targets,
     task_labels,
-    task_module,
     transpose_targets,
     with_annotation,
 )
 from musicfm_hf.data.labelled import LabelledSong, load_songs
+from musicfm_hf.tasks import task_module
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
 
 RATE = 24000

@@ -28,6 +28,7 @@ from musicfm_hf.finetuning import (
     read_split,
     save_finetuned,
 )
+from musicfm_hf.tasks import task_module
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.training import parse_recipe
 
@@ -444,7 +445,7 @@ def test_probes(places, tmp_path, task, flags):
     run = tune(places, tmp_path / "run", "probe", "--task", task, "--max_steps", "2", *flags)
     assert (run.model is None) == ("--log_mel" in flags)
     assert all(0 < entry["loss"] < 20 for entry in history(run) if "loss" in entry)
-    assert run.results["scores"]["test"].keys() >= {module.task_module(task).METRIC}
+    assert run.results["scores"]["test"].keys() >= {task_module(task).METRIC}
     assert all(tensor.isfinite().all() for tensor in run.trained.state_dict().values())
 
 

@@ -27,6 +27,7 @@ LEVELS = [
         "finetuning",
         "scoring",
         "conversion",
+        "cards",
         "hub",
     },
 ]
@@ -71,7 +72,7 @@ def test_model_code_travels_alone(path):
     # Transformers finds siblings by this pattern, in docstrings too.
     for line in path.read_text().splitlines():
         if re.match(r"\s*from\s+\.|\s*import\s+\.", line):
-            assert re.fullmatch(r"from \.\w+_musicfm import [\w, ]+", line), line
+            assert re.fullmatch(r"\s*from \.\w+_musicfm import [\w, ]+(  # noqa: F401)?", line), line
 
 
 def test_every_module_has_a_level():

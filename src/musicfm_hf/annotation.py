@@ -1,6 +1,5 @@
 """Annotating whole songs: beats, chords, sections, keys and tags, by models with a head that share their encoder."""
 
-import importlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
 
+from .features import encoder_settings
 from .frames import Window, plan_windows
 from .inference import HeadModel, WindowSettings, checked_waveform, embed_songs, eval_mode, head_logits, layer_mix
 from .model.classification_musicfm import (
@@ -22,16 +22,14 @@ from .model.classification_musicfm import (
 )
 from .model.configuration_musicfm import MusicFMConfig
 from .model.modeling_musicfm import MusicFMModel
-from .tasks import tagging
+from .tasks import decode, tagging
 from .tasks.annotations import Beats, Segment, write_beats, write_segments
+from .tasks.key import song_key
 
 FORMATS = ("json", "beats", "lab", "tags")
 PART_SECONDS = 600.0  # about as much audio has its frames in memory at once
 SILENCE = 1e-4  # of full scale: -80 dB
 LIKELY = 0.5  # the probability from which a tag is written to a `.tags` file
-# What does not change the output of an encoder in eval mode: settings of heads, of pretraining, and dropout.
-_OTHER_FIELDS = ("class", "label", "task", "decoding", "use_weighted", "freeze", "quantizer", "num_codebooks")
-_OTHER_FIELDS += ("codebook", "target_mel", "kmeans", "mask_", "cqt_")
 
 
 @dataclass
@@ -269,12 +267,7 @@ def _with_shared_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
 def _same_encoder(first: MusicFMModel, second: MusicFMModel) -> bool:
     if first is second:
         return True
-    fields = [
-        name
-        for name in MusicFMConfig.__annotations__
-        if not name.startswith(_OTHER_FIELDS) and not name.endswith("dropout")
-    ]
-    if any(getattr(first.config, name, None) != getattr(second.config, name, None) for name in fields):
+    if encoder_settings(first.config) != encoder_settings(second.config):
         return False
     # Equal weights of adapters would not be enough: they have a scale, and may be switched off.
     if any(type(module).__module__.startswith("peft.") for model in (first, second) for module in model.modules()):
@@ -389,13 +382,10 @@ def _score(classifier: torch.nn.Module, pooled: torch.Tensor) -> torch.Tensor:
 
 def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.ndarray) -> None:
     """Decode what a head gives."""
-    task = importlib.import_module(f"musicfm_hf.tasks.{config.task}")
-    decoding = config.decoding or {}
+    events = decode(config, logits)
     if config.task == "tagging":
-        labels = [config.id2label[index] for index in range(config.num_labels)]
-        annotation.tags = task.events(logits, labels, **decoding)
+        annotation.tags = events
         return
-    events = task.events(logits, config.label_rate, **decoding)
     if config.task == "beat":
         inside = events.times <= annotation.duration
         annotation.beats = Beats(events.times[inside], events.positions[inside])
@@ -408,7 +398,7 @@ def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.nd
     ]
     setattr(annotation, {"chord": "chords", "structure": "sections", "key": "keys"}[config.task], segments)
     if config.task == "key":
-        annotation.key = task.song_key(logits)
+        annotation.key = song_key(logits)
 
 
 def _set_silence(annotation: SongAnnotation, task: str) -> None:

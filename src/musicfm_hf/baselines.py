@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .audio import load_audio
-from .data.examples import annotation_of, task_labels, task_module, with_annotation
+from .data.examples import annotation_of, task_labels, with_annotation
 from .data.labelled import LabelledSong
 from .inference import as_it_is
 from .model.configuration_musicfm import MusicFMConfig
 from .scoring import scores_with_intervals
-from .tasks import structure
+from .tasks import structure, task_module
 from .tasks.annotations import PITCH_NAMES, Beats, Segment
 
 SAMPLING_RATE = 24000  # Hz; that of the encoders, so that all hear the same

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .hub import write_card
+from .cards import write_card
 from .model.configuration_musicfm import MusicFMConfig
 from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel, MusicFMPreTrainedModel
@@ -168,8 +168,11 @@ def convert_checkpoint(
         model.save_pretrained(partial)
         extractor.save_pretrained(partial)
         has_head = isinstance(model, MusicFMForPreTraining)
-        fields = {"conversion": result, "config": config, "source_name": weights_file.name, "has_head": has_head}
-        write_card(partial, "converted", fields, license="mit" if family == "musicfm" else "cc-by-nc-4.0")
+        facts = result._asdict() | {"source_name": weights_file.name, "has_head": has_head}
+        facts["licence"] = "mit" if family == "musicfm" else "cc-by-nc-4.0"
+        del facts["output_dir"], facts["unused"]
+        (partial / "conversion.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_card(partial, output_dir.name)
         _put_in_place(partial, output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -21,9 +21,20 @@ from .model.modeling_musicfm import MusicFMModel
 
 _FORMAT = 1  # of the code here: raised when what is computed changes
 _CONTEXT_SECONDS = 0.6
-# Values of a configuration, by how their names begin, that change nothing in the output of an encoder.
-_OF_HEADS = ("_", "architectures", "auto_map", "class", "decoding", "freeze_", "id2label", "label", "problem_type")
-_OF_HEADS += ("dtype", "extra_", "mask_", "quantizer_", "target_", "task", "transformers_version", "use_weighted")
+# Values of a configuration, by how their names begin, that change nothing in the output of an encoder in eval mode:
+# those of heads, of pretraining, and of Transformers. (The dtype of weights is theirs to say.)
+_OTHER_VALUES = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
+_OTHER_VALUES += ("codebook", "cqt_", "kmeans", "mask_", "num_codebooks", "quantizer_", "target_")
+_OTHER_VALUES += (
+    "_",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "extra_",
+    "output_",
+    "return_dict",
+    "transformers_version",
+)
 
 
 class EncoderFeatures:
@@ -62,7 +73,7 @@ class LogMelFeatures:
         self.names = {"log_mel": None}
         reach = round(_CONTEXT_SECONDS * config.frame_rate)
         self.offsets = np.arange(-reach, reach + 1, 3)
-        note = {"log_mel": _encoder_settings(config), "format": _FORMAT}
+        note = {"log_mel": _as_json(encoder_settings(config)), "format": _FORMAT}
         self.key = _digest(json.dumps(note).encode())
 
     @property
@@ -176,13 +187,21 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    digest.update(_encoder_settings(model.config).encode())
+    digest.update(_as_json(encoder_settings(model.config)).encode())
     return digest.hexdigest()
 
 
-def _encoder_settings(config: MusicFMConfig) -> str:
-    values = {name: value for name, value in config.to_dict().items() if not name.startswith(_OF_HEADS)}
-    return json.dumps(values, sort_keys=True, default=str)
+def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
+    """The values of a configuration that can change what an encoder in eval mode gives, beside its weights."""
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if not name.startswith(_OTHER_VALUES) and not name.endswith("dropout")
+    }
+
+
+def _as_json(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def _surroundings(frames: torch.Tensor, offsets: np.ndarray, start: int, stop: int) -> torch.Tensor:

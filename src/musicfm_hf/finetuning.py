@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import logging
+from transformers.utils import cached_file
 
+from .data.catalogue import describe_source
 from .data.examples import (
     ReadWaveform,
     TaskCrops,
     collate_examples,
     crop_targets,
     task_labels,
-    task_module,
     with_annotation,
 )
 from .data.labelled import LabelledSong, load_songs
@@ -35,9 +35,8 @@ from .model.classification_musicfm import (
 )
 from .model.configuration_musicfm import MusicFMConfig
 from .scoring import average_scores, score_song, scores_with_intervals, song_logits
+from .tasks import task_module
 from .training import ResumableTrainer, environment, find_checkpoint, recorded
-
-logger = logging.get_logger(__name__)
 
 RECORDED_ARGUMENTS = [
     "seed",
@@ -93,6 +92,7 @@ class TaskArguments:
 
     task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
     model: str = field(default="", metadata={"help": "Folder or repository of the encoder."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that repository."})
     data: str = field(default="", metadata={"help": "Data set of recipes/prepare.py, a folder or a repository."})
     method: str = field(
         default="probe",
@@ -158,7 +158,17 @@ def build_model(arguments: TaskArguments, config: MusicFMConfig) -> HeadModel:
     """
     is_clip = config.label_rate is None
     model_class = MusicFMForAudioClassification if is_clip else MusicFMForAudioFrameClassification
-    return model_class(config) if arguments.random_encoder else model_class.from_encoder(arguments.model, config)
+    if arguments.random_encoder:
+        return model_class(config)
+    return model_class.from_encoder(arguments.model, config, revision=arguments.revision)
+
+
+def pinned(arguments: TaskArguments) -> TaskArguments:
+    """With the commit as `revision` where the model is a repository; without one where it is a folder."""
+    if Path(arguments.model).is_dir():
+        return replace(arguments, revision=None)
+    file = cached_file(arguments.model, "config.json", revision=arguments.revision)
+    return replace(arguments, revision=Path(file).parent.name)
 
 
 def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[LabelledSong]) -> MusicFMConfig:
@@ -251,7 +261,7 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
         lora_dropout=arguments.lora_dropout,
         target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_targets)})",
         modules_to_save=["classifier"],
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=arguments.revision,
     )
     return get_peft_model(model, lora)
 
@@ -362,6 +372,23 @@ def read_layers(config: MusicFMConfig) -> list[int]:
     return [config.num_hidden_layers if config.classifier_layer is None else config.classifier_layer]
 
 
+def cache_all_layers(
+    task: TaskArguments, arguments: FinetuningArguments, splits: dict[str, list[LabelledSong]]
+) -> None:
+    """All hidden states of all songs in one pass: probes of any layer find them where [`finetune`] looks."""
+    set_seed(arguments.seed)
+    task = pinned(task)
+    config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
+    encoder = build_model(task, config).musicfm.to(arguments.device)
+    settings = _window_settings(task, arguments)
+    cache = FeatureCache(task.cache, EncoderFeatures(encoder, range(config.num_hidden_layers + 1), settings))
+    cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
+
+
+def _window_settings(task: TaskArguments, arguments: FinetuningArguments) -> WindowSettings:
+    return WindowSettings(window_seconds=task.window_seconds, batch_size=arguments.per_device_eval_batch_size)
+
+
 def save_finetuned(model: HeadModel, trained: torch.nn.Module, folder: str | Path) -> None:
     """
     Write what was trained: the whole model; or an adapter of peft, with the configuration of its model beside it, so
@@ -405,9 +432,10 @@ def finetune(
     Raises:
         ValueError: before anything is trained, if settings do not fit each other, the songs or the encoder.
     """
-    began = time.time()
-    config = head_config(task, AutoConfig.from_pretrained(task.model), splits["train"])
-    settings = WindowSettings(window_seconds=task.window_seconds, batch_size=arguments.per_device_eval_batch_size)
+    began, data = time.time(), describe_source(task.data)
+    task = pinned(task)
+    config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
+    settings = _window_settings(task, arguments)
     settings.frames(config)
     model = cache = None
     if task.log_mel:
@@ -452,7 +480,8 @@ def finetune(
         "settings": recorded(vars(task)),
         "training": {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS},
         "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
-        "songs": {name: len(songs) for name, songs in splits.items()},
+        "base": {"name": recorded({"model": task.model})["model"], "revision": task.revision},
+        "data": data | {"songs": {name: len(songs) for name, songs in splits.items()}},
         "seconds": round(time.time() - began, 1),
         **environment(),
         "history": trainer.state.log_history,

@@ -1,33 +1,240 @@
-"""Cards, and what else a folder needs to be a good citizen of the Hub."""
+"""Sharing folders of models, adapters and quantizers on the Hub: all of it in one commit, or nothing."""
 
-from importlib.resources import as_file, files
+import argparse
+import json
+import re
+import time
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    eval_result_entries_to_yaml,
+    get_token,
+)
+from huggingface_hub.errors import HTTPError
+from transformers import TrainingArguments
+from transformers.utils import strtobool
+
+from .cards import eval_result_entries, write_card
+from .training import write_json
+
+# What a repository has of a folder. Not optimizer states, logs, lists of files: those say who trained where.
+PUBLISHED = (
+    "README.md",
+    "config.json",
+    "preprocessor_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "*_musicfm.py",
+    "results.json",
+    "report.json",
+    "conversion.json",
+    "stats.json",
+    "evaluations/*.json",
+    "curves.png",
+)
+WAITS = (2, 10, None)  # seconds after attempts; the client retries each file by itself, but not the commit
+EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"
 
 
-def write_card(folder: str | Path, template: str, fields: dict[str, Any], license: str = "mit") -> None:
+class HubTarget(NamedTuple):
     """
-    Write `folder/README.md` from the template `hub_cards/<template>.md`.
+    Where something is pushed.
 
-    Args:
-        folder: The folder of a saved model.
-        template (`str`): Name of a template, without its ending.
-        fields: What the template shows.
-        license (`str`): Licence of the weights, as the Hub names it.
+    Attributes:
+        repo (`str`): Its id; of the user whose token it is, if it has no `/`.
+        revision (`str`, *optional*): A branch, made if it is not there; main by default.
+        private (`bool`): Who sees it, if it is made now.
+        token (`str`, *optional*): The one that is logged in by default.
+    """
+
+    repo: str
+    revision: str | None = None
+    private: bool = True
+    token: str | None = None
+
+    def create(self) -> "HubTarget":
+        """Make the repository, if it is not there, and say its whole id; so that a wrong token shows before work."""
+        api = HfApi(token=self.token)
+        repo = api.create_repo(self.repo, private=self.private, exist_ok=True).repo_id
+        if self.revision is not None:
+            api.create_branch(repo, branch=self.revision, exist_ok=True)
+        return self._replace(repo=repo)
+
+
+def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of [`TrainingArguments`] for a recipe that has no Trainer."""
+    parser.add_argument("--push_to_hub", action="store_true", help="push the result to the Hub")
+    parser.add_argument("--hub_model_id", help="its repository; called as the output folder by default")
+    parser.add_argument("--hub_private_repo", type=strtobool, help="true (the default) or false, if it is made now")
+    parser.add_argument("--hub_revision", help="a branch, made if it is not there; main by default")
+    parser.add_argument("--hub_token", help="the one that is logged in by default")
+
+
+def hub_target(arguments: TrainingArguments | argparse.Namespace, output: str | Path) -> HubTarget | None:
+    """
+    Where `--push_to_hub`, `--hub_model_id`, `--hub_private_repo`, `--hub_revision` and `--hub_token` of a recipe say
+    that its result goes, once, at the end. The repository is made now; it is private unless said otherwise. The
+    Trainer itself, and its own card, are switched off.
 
     Raises:
-        FileNotFoundError: if there is no such template.
+        OSError: the Hub does not let us.
     """
-    data = ModelCardData(
-        library_name="transformers",
-        license=license,
-        pipeline_tag="feature-extraction",
-        tags=["musicfm", "music", "audio", "music-information-retrieval"],
+    if not arguments.push_to_hub:
+        return None
+    target = HubTarget(
+        arguments.hub_model_id or Path(output).resolve().name,
+        arguments.hub_revision,
+        arguments.hub_private_repo in (None, True),
+        arguments.hub_token,
     )
-    with as_file(files("musicfm_hf.hub_cards") / f"{template}.md") as path:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no card template {template!r}.")
-        card = ModelCard.from_template(data, template_path=str(path), **fields)
-    card.save(Path(folder) / "README.md")
+    arguments.push_to_hub, arguments.hub_token = False, None
+    return target.create() if getattr(arguments, "process_index", 0) == 0 else target
+
+
+def publish(folder: str | Path, target: HubTarget | None, **settings) -> None:
+    """
+    The end of a recipe: the card, and with a target the push.
+
+    Raises:
+        SystemExit: it could not be pushed; says that the folder is whole, and how to push it later.
+    """
+    if target is None:
+        write_card(folder)
+        return
+    try:
+        print(push_folder(folder, target, **settings))
+    except (ValueError, OSError) as error:
+        later = f"python recipes/push.py {folder} {target.repo}"
+        raise SystemExit(f"{folder} is complete, but was not pushed: {error}\nPush it later: {later}") from error
+
+
+def push_folder(
+    folder: str | Path,
+    target: HubTarget,
+    base_model: str | None = None,
+    licence: str | None = None,
+) -> str:
+    """
+    Write the card of a folder, and push what belongs in a repository, in one commit: what did not change is not sent
+    again, what is gone is deleted. Large files are sent one by one before that, and those that arrived are not sent
+    again by the next attempt.
+
+    Args:
+        folder: Of a recipe or of the conversion.
+        target ([`HubTarget`]): Where to.
+        base_model (`str`, *optional*): For an adapter, the repository of its base model, if it was trained on a folder
+            of this machine; pinned to what is there now.
+        licence (`str`, *optional*): Of the weights, as the Hub names it.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: nothing there can be shared, a file says who or where you are, or an adapter has no base model on
+            the Hub.
+        OSError: the Hub cannot be reached, or does not let us. Nothing is then to be seen there, and the folder is
+            whole.
+    """
+    folder = Path(folder)
+    target = target.create()
+    api = HfApi(token=target.token)
+    if (folder / "adapter_config.json").is_file():
+        pin_base_model(folder, api, base_model)
+    write_card(folder, target.repo, licence)
+    paths = {path.relative_to(folder).as_posix(): path for path in published_files(folder)}
+    check_nothing_private(folder, paths.values(), target.token)
+    ModelCard.load(folder / "README.md").validate()
+    contents: dict[str, Path | bytes] = dict(paths)
+    entries = eval_result_entries(folder)
+    if entries:
+        contents[EVAL_RESULTS] = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode()
+    message = f"{folder.resolve().name}, by musicfm_hf"
+    for wait in WAITS:
+        try:
+            return _commit(api, target, contents, message)
+        except (HTTPError, OSError, RuntimeError) as error:  # a runtime error: a file could not be sent
+            status = getattr(getattr(error, "response", None), "status_code", 500)
+            if wait is None or status < 500:
+                raise OSError(f"{error} {error.__cause__ or ''}") from error
+            time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
+    """What is to be there, and what is there and not to be any more, in one commit."""
+    there = api.list_repo_files(target.repo, revision=target.revision)
+    operations: list[Any] = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    operations += [CommitOperationDelete(name) for name in there if _is_published(name) and name not in contents]
+    commit = api.create_commit(target.repo, operations, commit_message=message, revision=target.revision)
+    return str(commit.commit_url)
+
+
+def published_files(folder: Path) -> list[Path]:
+    """
+    Files of a folder that belong in a repository.
+
+    Raises:
+        ValueError: there are no weights.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = [path for path in paths if _is_published(path.relative_to(folder).as_posix())]
+    if not any(path.suffix == ".safetensors" for path in paths):
+        raise ValueError(f"{folder} has no weights (*.safetensors) to push.")
+    return paths
+
+
+def _is_published(name: str) -> bool:
+    return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in PUBLISHED)
+
+
+def pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
+    """
+    An adapter names its base model by repository and revision.
+
+    Raises:
+        ValueError: it was trained on a folder, and no repository is given; or its base has another shape.
+    """
+    path = folder / "adapter_config.json"
+    named = json.loads(path.read_text(encoding="utf-8"))
+    if base_model is None and named.get("revision"):
+        return
+    if base_model is None:
+        raise ValueError(
+            f"The adapter's base model is the folder {Path(named['base_model_name_or_path']).name}, which nobody else "
+            "has: push it, and name its repository (`--base_model`)."
+        )
+    ours = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    theirs = json.loads(Path(api.hf_hub_download(base_model, "config.json")).read_text(encoding="utf-8"))
+    for name in ("encoder_type", "front_end", "hidden_size", "num_hidden_layers", "intermediate_size"):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"The adapter was trained for {name} {ours.get(name)}, but {base_model} has {theirs.get(name)}."
+            )
+    named |= {"base_model_name_or_path": base_model, "revision": api.model_info(base_model).sha}
+    write_json(path, named)
+
+
+def check_nothing_private(folder: Path, paths: Iterable[Path], token: str | None = None) -> None:
+    """
+    Raises:
+        ValueError: a text file has the token, or a path of this machine.
+    """
+    tokens = [re.escape(value) for value in (token, get_token()) if value]
+    places = [re.escape(str(place)) for place in {Path.home(), folder.resolve().parent} if len(place.parts) > 1]
+    secret = re.compile("|".join([*tokens, *(f"{place}(?![\\w-])" for place in places)]) or r"(?!)")
+    for path in paths:
+        if path.suffix in (".safetensors", ".png"):
+            continue
+        found = secret.search(path.read_text(encoding="utf-8", errors="replace"))
+        if found is not None:
+            shown = "your token" if found[0] in (token, get_token()) else found[0]
+            raise ValueError(f"{path} has {shown}, which is nobody else's business: nothing was pushed.")

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from .audio import load_audio
-from .data.examples import annotation_of, task_module
+from .data.examples import annotation_of
 from .data.labelled import LabelledSong
 from .features import FeatureCache
 from .inference import HeadModel, WindowSettings, embed_songs, head_logits, layer_mix
 from .model.configuration_musicfm import MusicFMConfig
+from .tasks import decode, label_names, task_module
 
 
 def song_logits(
@@ -42,12 +43,9 @@ def song_logits(
 def score_song(config: MusicFMConfig, song: LabelledSong, logits: np.ndarray) -> dict[str, Any]:
     """Scores of one song; for tagging its probabilities, as only sets of songs are scored."""
     module, annotation = task_module(config.task), annotation_of(song, config.task)
-    settings = config.decoding or {}
+    estimate = decode(config, logits)
     if config.task == "tagging":
-        labels = [config.id2label[index] for index in range(config.num_labels)]
-        found = module.events(logits, labels)
-        return {"probabilities": {label: found[label] for label in labels}, "tags": list(annotation)}
-    estimate = module.events(logits, config.label_rate, **settings)
+        return {"probabilities": {label: estimate[label] for label in label_names(config)}, "tags": list(annotation)}
     if config.task == "key":
         return module.score(annotation, estimate, module.song_key(logits))
     return module.score(annotation, estimate)
@@ -63,7 +61,7 @@ def average_scores(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> 
     rows = list(scores.values())
     module = task_module(config.task)
     if config.task == "tagging":
-        labels = [config.id2label[index] for index in range(config.num_labels)]
+        labels = label_names(config)
         references = np.array([[label in row["tags"] for label in labels] for row in rows], dtype=int)
         estimates = np.array([[row["probabilities"][label] for label in labels] for row in rows])
         found = module.score(references, estimates, labels)

@@ -1,5 +1,6 @@
 """Where the songs of a catalogue are."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any, NamedTuple
 AUDIO_EXTENSIONS = frozenset(
     ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
 )
+
+
+_DESCRIPTION = ("name", "licence", "homepage", "citation")
 
 
 class DatasetAudio(NamedTuple):
@@ -34,7 +38,7 @@ def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[
     """
     path = Path(source)
     is_saved_dataset = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
-    if is_saved_dataset or (not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))):
+    if is_saved_dataset or _is_hub_id(source):
         return _dataset_sources(str(source), is_saved_dataset, audio_column)
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}")
@@ -53,6 +57,30 @@ def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[
     if not paths:
         raise ValueError(f"{path} has no audio ({', '.join(sorted(AUDIO_EXTENSIONS))}).")
     return [(file.relative_to(root).as_posix(), str(file)) for file in paths]
+
+
+def _is_hub_id(source: str | Path) -> bool:
+    return not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
+
+
+def describe_source(source: str | Path) -> dict[str, str]:
+    """
+    What is known of music: `name`; `licence`, `homepage` and `citation`, where the `info.json` of recipes/prepare.py
+    (in the folder, or beside the list) or the data set on the Hub says so, whose id then is `hub_id`.
+    """
+    path = Path(source)
+    for folder in (path, path.parent):
+        if (folder / "info.json").is_file():
+            info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+            found = {key: info[key] for key in _DESCRIPTION if info.get(key)}
+            return {"name": folder.resolve().name} | found
+    if not _is_hub_id(source):
+        return {"name": path.name}
+    from datasets import load_dataset_builder
+
+    info = load_dataset_builder(str(source)).info
+    known = {"licence": info.license, "homepage": info.homepage, "citation": info.citation}
+    return {"name": str(source), "hub_id": str(source)} | {key: value for key, value in known.items() if value}
 
 
 def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[tuple[str, Any]]:

@@ -1,8 +1,6 @@
 """Labelled songs → training examples of a task: a crop at random, and its targets."""
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,23 +10,12 @@ from torch.utils.data import Dataset
 from ..audio import load_audio
 from ..model.classification_musicfm import count_averages, label_settings
 from ..model.configuration_musicfm import MusicFMConfig
+from ..tasks import label_names, task_module
 from ..tasks.annotations import Beats
 from .labelled import LabelledSong
 
 _COLUMNS = {"beat": "beats", "chord": "chords", "structure": "sections", "key": "keys", "tagging": "tags"}
 _ORDER, _CROP = range(2)  # what random numbers are for: the second of the integers that seed a generator
-
-
-def task_module(task: str) -> ModuleType:
-    """
-    `musicfm_hf.tasks.<task>`.
-
-    Raises:
-        ValueError: if there is no such task.
-    """
-    if task not in _COLUMNS:
-        raise ValueError(f"`task` must be one of {', '.join(_COLUMNS)}, got {task!r}.")
-    return import_module(f"..tasks.{task}", __package__)
 
 
 def annotation_of(song: LabelledSong, task: str) -> Any:
@@ -78,7 +65,7 @@ def crop_targets(
     """
     module, annotation = task_module(config.task), annotation_of(song, config.task)
     if config.label_rate is None:
-        labels = [config.id2label[index] for index in range(config.num_labels)]
+        labels = label_names(config)
         return torch.from_numpy(module.targets([tag for tag in annotation if tag in labels], labels))
     count = count_averages(num_frames, *label_settings(config))
     if isinstance(annotation, Beats):

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -23,6 +25,9 @@ from .convolution_musicfm import conv3x3, fold_batch_norm, transform_filters
 from .features_musicfm import MusicFMLogMel, align_left, constant_q, item_lengths, normalize, valid_frames
 from .masking_musicfm import fit_length, replace_by_noise, sample_mask, target_frames
 from .quantization_musicfm import MusicFMQuantizer, build_quantizer
+
+if TYPE_CHECKING:  # so that whoever copies this file copies the heads, which every `auto_map` names
+    from .classification_musicfm import MusicFMForAudioClassification  # noqa: F401
 
 # Tokens whose convolutions are computed together in inference: 5 s stay near the cache of a processor; on an
 # accelerator a minute keeps it busy and bounds the memory.
@@ -630,6 +635,11 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
     def dtype(self) -> torch.dtype:
         """Always float32."""
         return next(self.buffers()).dtype
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in [`PreTrainedModel`], with the code too: there is no Auto class, for which Transformers would do so."""
+        super().save_pretrained(save_directory, **kwargs)
+        custom_object_save(self, save_directory)
 
     @can_return_tuple
     def forward(

@@ -1,0 +1,43 @@
+"""
+Push a folder of a recipe or of the conversion to the Hub: a model, an adapter, a quantizer, with its card.
+
+    python recipes/push.py runs/small you/musicfm-small
+    python recipes/push.py runs/chord-lora you/musicfm-chord-lora --base_model you/musicfm-small --public
+    python recipes/push.py runs/chord you/musicfm-chord --evaluations results/beatles.json --license mit
+
+Repositories are private unless `--public` is given. Pushing again sends what changed. An adapter that was trained on a
+folder needs `--base_model`, the repository of that folder; it is pinned to what is there now. `--evaluations` takes
+files of recipes/evaluate.py, whose scores go into the card.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from musicfm_hf.hub import HubTarget, push_folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("repo", metavar="REPO", help="its id on the Hub, such as you/musicfm-small")
+    parser.add_argument("--revision", help="a branch, made if it is not there; main by default")
+    parser.add_argument("--public", action="store_true", help="let everybody see a repository that is made now")
+    parser.add_argument("--base_model", help="of an adapter: the repository of its base model")
+    parser.add_argument("--license", help="of the weights, as the Hub names it, such as cc-by-4.0")
+    parser.add_argument("--evaluations", type=Path, nargs="+", default=[], help="JSON files of recipes/evaluate.py")
+    arguments = parser.parse_args()
+    target = HubTarget(arguments.repo, arguments.revision, not arguments.public)
+    try:
+        if not arguments.folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {arguments.folder}.")
+        for path in arguments.evaluations:
+            (arguments.folder / "evaluations").mkdir(exist_ok=True)
+            shutil.copy(path, arguments.folder / "evaluations")
+        print(push_folder(arguments.folder, target, arguments.base_model, arguments.license))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"Not pushed: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Sharing on the Hub: folders that are pushed and cards, asked by the real client of a server on this machine."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import TINY, music
+from hub_server import HubServer
+from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import close_session
+from safetensors import SafetensorError
+from transformers import AutoModel, AutoModelForAudioFrameClassification
+
+from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor, MusicFMForAudioFrameClassification
+from musicfm_hf.cards import write_card
+from musicfm_hf.hub import HubTarget, push_folder
+
+RESULTS = {
+    "task": "chord",
+    "method": "full",
+    "scores": {
+        "test": {
+            "majmin": {"mean": 0.8125, "songs": 50, "interval": [0.7519, 0.8666]},
+            "root": {"mean": float("nan"), "songs": 0, "interval": [float("nan")] * 2},
+            "seconds": {"mean": 200.0, "songs": 50},
+        }
+    },
+    "parameters": 123456,
+    "trained_parameters": 12345,
+    "base": {"name": "small", "revision": None},
+    "data": {"name": "pop909", "licence": "MIT", "homepage": "https://example.org/pop909", "citation": "@misc{pop}"},
+    "training": {"seed": 42, "learning_rate": 0.001, "bf16": False},
+    "seconds": 90.0,
+    "versions": {"musicfm_hf": "0.1.0"},
+    "machine": "2 cores of a processor",
+}
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """The server, and a client in this process that is logged in."""
+    close_session()
+    with HubServer({"hf_alice": "alice", "hf_bob": "bob"}) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_alice")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
+        yield hub
+    close_session()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model with a head for chords, as recipes/finetune.py leaves it."""
+    torch.manual_seed(0)
+    names = dict(enumerate(["C:maj", "A:min", "N"]))
+    config = MusicFMConfig(**TINY, task="chord", label_rate=8.0, id2label=names)
+    folder = tmp_path / "runs" / "chord"
+    MusicFMForAudioFrameClassification(config).save_pretrained(folder)
+    MusicFMFeatureExtractor().save_pretrained(folder)
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    (folder / "checkpoint-4").mkdir()
+    for name in ("optimizer.pt", "training_args.bin", "checkpoint-4/model.safetensors", "problems.tsv"):
+        (folder / name).write_text(f"a file of {tmp_path}")
+    return folder
+
+
+def logits(model) -> torch.Tensor:
+    return model.eval()(torch.from_numpy(music(1.0))[None]).logits
+
+
+def test_push_and_read_back(server, folder):
+    address = push_folder(folder, HubTarget("alice/chord"))
+    assert address.startswith(f"{server.url}/alice/chord/commit/")
+    names = set(server.files("alice/chord"))
+    code = {"configuration", "convolution", "classification", "feature_extraction", "features", "masking", "modeling"}
+    assert names == {f"{name}_musicfm.py" for name in code | {"quantization"}} | {
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json",
+    }  # fmt: skip
+    assert server.repositories["models", "alice/chord"].private
+    model = AutoModelForAudioFrameClassification.from_pretrained("alice/chord")
+    expected = logits(AutoModelForAudioFrameClassification.from_pretrained(folder))
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=0)
+    assert AutoModel.from_pretrained("alice/chord", local_files_only=True).config.hidden_size == 32
+
+
+def test_what_did_not_change_is_not_sent_again(server, folder):
+    first = push_folder(folder, HubTarget("alice/chord"))
+    server.requests.clear()
+    assert push_folder(folder, HubTarget("alice/chord")).rpartition("/")[2] == first.rpartition("/")[2]
+    assert server.calls("PUT") == []
+    assert server.calls("POST", "/commit/") == []
+    model = MusicFMForAudioFrameClassification.from_pretrained(folder)
+    model.classifier.output.bias.data += 1
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").unlink()
+    push_folder(folder, HubTarget("alice/chord"))
+    assert len(server.calls("PUT")) == 1
+    files = server.files("alice/chord")
+    assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert "preprocessor_config.json" not in files
+
+
+def test_branches_and_visibility(server, folder):
+    push_folder(folder, HubTarget("alice/chord", revision="try", private=False))
+    assert "config.json" in server.files("alice/chord", "try")
+    assert server.files("alice/chord") == {}
+    assert not server.repositories["models", "alice/chord"].private
+    pinned = server.repositories["models", "alice/chord"].at("try")
+    (folder / "stats.json").write_text("{}")
+    push_folder(folder, HubTarget("chord", revision="try"))  # of the user whose token it is
+    assert "stats.json" in server.files("alice/chord", "try")
+    assert "stats.json" not in pinned.tree
+    model = AutoModelForAudioFrameClassification.from_pretrained("alice/chord", revision="try")
+    assert model.config.task == "chord"
+
+
+def test_wrong_token(server, folder, monkeypatch):
+    before = sorted(folder.rglob("*"))
+    for token in ("hf_nobody", "hf_bob"):
+        with pytest.raises(HfHubHTTPError, match=r"401|403"):
+            push_folder(folder, HubTarget("alice/chord", token=token))
+    assert sorted(folder.rglob("*")) == before
+    assert server.repositories == {}
+    push_folder(folder, HubTarget("alice/chord"))
+    monkeypatch.setenv("HF_TOKEN", "hf_bob")
+    with pytest.raises(RepositoryNotFoundError):
+        HfApi().model_info("alice/chord")
+
+
+def test_a_storm_passes(server, folder):
+    server.fail(method="PUT", times=2, status=503)
+    server.drop(method="PUT", times=1, after_bytes=1000)
+    server.fail(path="/commit/", times=1, status=503)
+    server.drop(path="/commit/", times=1)  # it is made, but nobody hears of it
+    push_folder(folder, HubTarget("alice/chord"))
+    assert server.files("alice/chord")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_storm_that_stays_leaves_nothing_half(server, folder):
+    push_folder(folder, HubTarget("alice/chord"))
+    whole = server.files("alice/chord")
+    model = MusicFMForAudioFrameClassification.from_pretrained(folder)
+    model.classifier.output.bias.data += 1
+    model.save_pretrained(folder)
+    for fault in ({"method": "PUT", "status": 503}, {"path": "/commit/", "status": 500}):
+        server.fail(**fault, times=None)
+        with pytest.raises(OSError, match=r"503|500"):
+            push_folder(folder, HubTarget("alice/chord"))
+        server.heal()
+        assert server.files("alice/chord") == whole
+    sent = len(server.calls("PUT"))
+    push_folder(folder, HubTarget("alice/chord"))  # what arrived in the attempt before is not sent again
+    assert len(server.calls("PUT")) == sent
+    assert server.files("alice/chord")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_download_that_breaks_off(server, folder):
+    push_folder(folder, HubTarget("alice/chord"))
+    server.drop(method="GET", path="/storage/", times=None, after_bytes=5000)
+    with pytest.raises((OSError, SafetensorError)):
+        AutoModelForAudioFrameClassification.from_pretrained("alice/chord")
+    server.heal()
+    model = AutoModelForAudioFrameClassification.from_pretrained("alice/chord")
+    expected = logits(AutoModelForAudioFrameClassification.from_pretrained(folder))
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=0)
+
+
+def test_nothing_private_is_pushed(server, folder):
+    results = RESULTS | {"settings": {"data": f"{folder.parent}/music"}}
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=re.escape(f"results.json has {folder.parent}, which is nobody else's")):
+        push_folder(folder, HubTarget("alice/chord"))
+    (folder / "results.json").write_text(json.dumps(RESULTS | {"note": "hf_alice"}))
+    with pytest.raises(ValueError, match=r"results\.json has your token"):
+        push_folder(folder, HubTarget("alice/chord"))
+    assert server.files("alice/chord") == {}
+
+
+def test_what_is_no_model(server, tmp_path, folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no weights \(\*.safetensors\)"):
+        push_folder(folder, HubTarget("alice/chord"))
+    (folder / "results.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has none of conversion\.json"):
+        push_folder(folder, HubTarget("alice/chord"))
+
+
+def test_adapter_of_a_folder(server, folder):
+    adapter = {"base_model_name_or_path": str(folder.parent / "base"), "revision": None, "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    (folder / "results.json").write_text(json.dumps(RESULTS | {"method": "lora"}))
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="is the folder base, which nobody else has"):
+        push_folder(folder, HubTarget("alice/lora"))
+    api = HfApi()
+    for name, layers in (("alice/deep", 5), ("alice/base", 3)):
+        api.create_repo(name)
+        content = json.dumps(TINY | {"num_hidden_layers": layers, "encoder_type": "conformer", "front_end": "mel"})
+        api.upload_file(path_or_fileobj=content.encode(), path_in_repo="config.json", repo_id=name)
+    with pytest.raises(ValueError, match="was trained for num_hidden_layers 3, but alice/deep has 5"):
+        push_folder(folder, HubTarget("alice/lora"), base_model="alice/deep")
+    push_folder(folder, HubTarget("alice/lora"), base_model="alice/base")
+    pushed = json.loads(server.files("alice/lora")["adapter_config.json"])
+    assert (pushed["base_model_name_or_path"], pushed["revision"]) == ("alice/base", api.model_info("alice/base").sha)
+    card = ModelCard(server.files("alice/lora")["README.md"].decode())
+    assert (card.data.base_model, card.data.library_name) == ("alice/base", "peft")
+    assert f"`alice/base`, revision `{pushed['revision']}`" in card.text
+
+
+# Cards
+
+
+def test_card_has_the_numbers_of_the_results(server, folder):
+    write_card(folder, "alice/chord")
+    card = ModelCard.load(folder / "README.md")
+    card.validate()
+    assert "| pop909 | test | major and minor chords (mir_eval majmin) | 0.812 | 0.752 to 0.867 | 50 |" in card.text
+    assert "nan" not in card.text.lower().replace("unannounced", "")
+    assert "roots of chords" not in card.text
+    assert "- [pop909](https://example.org/pop909): MIT" in card.text
+    assert "@misc{pop}" in card.text
+    assert "| wall time | 1.5 minutes |" in card.text
+    assert "| seed | 42 |" in card.text
+    assert "123,456, of which 12,345 were trained" in card.text
+    (result,) = card.data.eval_results
+    assert (result.metric_value, result.dataset_name, result.dataset_split) == (0.8125, "pop909", "test")
+    assert (card.data.license, card.data.license_name) == ("other", "not-stated")
+    assert card.data.pipeline_tag == "audio-classification"
+
+
+def test_licences(folder, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    (folder / "results.json").write_text(json.dumps(RESULTS | {"base": {"name": str(base), "revision": None}}))
+    write_card(folder)
+    assert ModelCard.load(folder / "README.md").data.license == "cc-by-nc-4.0"
+    write_card(folder, licence="mit")
+    write_card(folder)  # what is there is kept
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "mit"
+    assert "**Weights:** mit." in card.text
+
+
+def test_evaluations_and_data_on_the_hub(server, folder):
+    found = {"task": "chord", "scores": {"majmin": {"mean": 0.5, "songs": 8, "interval": [0.4, 0.6]}}}
+    music = {"name": "alice/beatles", "hub_id": "alice/beatles"}
+    (folder / "evaluations").mkdir()
+    evaluation = {"music": music, "split": "validation", "models": {"chord": found, "beat": found | {"task": "beat"}}}
+    (folder / "evaluations/beatles.json").write_text(json.dumps(evaluation))
+    push_folder(folder, HubTarget("alice/chord"))
+    files = server.files("alice/chord")
+    card = ModelCard(files["README.md"].decode())
+    assert [result.metric_value for result in card.data.eval_results] == [0.8125, 0.5]
+    assert "| alice/beatles | validation | major and minor chords (mir_eval majmin) | 0.500 |" in card.text
+    assert files[".eval_results/musicfm_hf.yaml"].decode() == (
+        "- dataset:\n    id: alice/beatles\n    task_id: chord\n  value: 0.5\n"
+        "  notes: major and minor chords (mir_eval majmin)\n"
+    )
+
+
+def test_a_full_disk_leaves_the_card_that_was_there(folder, monkeypatch):
+    write_card(folder, licence="mit")
+    before = (folder / "README.md").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_card(folder, licence="cc-by-4.0")
+    assert (folder / "README.md").read_bytes() == before
