@@ -106,7 +106,8 @@ def test_results(runs, labelled, method):
     assert not re.search(r'"/', text)  # no absolute path
     assert str(runs) not in text
     assert (found["task"], found["method"]) == ("chord", method)
-    assert found["songs"] == {"train": 4, "validation": 2, "test": 2}
+    assert found["data"]["songs"] == {"train": 4, "validation": 2, "test": 2}
+    assert found["base"] == {"name": "tiny", "revision": None}
     assert found["training"]["seed"] == 42
     assert found["training"]["max_steps"] == 4
     assert found["settings"]["rate"] == 8
@@ -346,7 +347,7 @@ def test_messages(encoder, labelled, tmp_path, monkeypatch, capsys, flags, messa
 
 
 def test_messages_of_evaluation(runs, encoder, labelled, tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit, match=r"Not evaluated: .* has no `task` in its configuration"):
+    with pytest.raises(SystemExit, match=r"Not evaluated: .* does not say what its head was trained for"):
         run_here(monkeypatch, capsys, "evaluate.py", encoder, "--data", labelled)
     with pytest.raises(SystemExit, match=r"Not evaluated: .*no split 'valid', only train, validation, test"):
         run_here(monkeypatch, capsys, "evaluate.py", runs / "probe", "--data", labelled, "--split", "valid")
