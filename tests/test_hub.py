@@ -161,6 +161,27 @@ def test_a_storm_that_stays_leaves_nothing_half(server, folder):
     assert server.files("alice/chord")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
 
 
+def test_a_big_model_goes_on_where_it_broke_off(server, folder):
+    model = MusicFMForAudioFrameClassification.from_pretrained(folder)
+    expected = logits(model)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="100KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) >= 4
+    server.drop(method="PUT", times=None, after_bytes=90_000)  # of the big ones: smaller ones arrive
+    with pytest.raises(OSError, match="model-0000"):
+        push_folder(folder, HubTarget("alice/chord"))
+    assert server.files("alice/chord") == {}
+    arrived = len(server.repositories["models", "alice/chord"].objects)
+    server.heal()
+    server.requests.clear()
+    push_folder(folder, HubTarget("alice/chord"))
+    assert len(server.calls("PUT")) == len(shards) - arrived
+    torch.testing.assert_close(
+        logits(AutoModelForAudioFrameClassification.from_pretrained("alice/chord")), expected, rtol=0, atol=0
+    )
+
+
 def test_a_download_that_breaks_off(server, folder):
     push_folder(folder, HubTarget("alice/chord"))
     server.drop(method="GET", path="/storage/", times=None, after_bytes=5000)
@@ -202,9 +223,9 @@ def test_adapter_of_a_folder(server, folder):
     api = HfApi()
     for name, layers in (("alice/deep", 5), ("alice/base", 3)):
         api.create_repo(name)
-        content = json.dumps(TINY | {"num_hidden_layers": layers, "encoder_type": "conformer", "front_end": "mel"})
+        content = json.dumps(TINY | {"num_hidden_layers": layers, "model_type": "musicfm"})
         api.upload_file(path_or_fileobj=content.encode(), path_in_repo="config.json", repo_id=name)
-    with pytest.raises(ValueError, match="was trained for num_hidden_layers 3, but alice/deep has 5"):
+    with pytest.raises(ValueError, match=r"with alice/deep: it was trained for num_hidden_layers 3 \(it has 5\)\."):
         push_folder(folder, HubTarget("alice/lora"), base_model="alice/deep")
     push_folder(folder, HubTarget("alice/lora"), base_model="alice/base")
     pushed = json.loads(server.files("alice/lora")["adapter_config.json"])
@@ -212,6 +233,16 @@ def test_adapter_of_a_folder(server, folder):
     card = ModelCard(server.files("alice/lora")["README.md"].decode())
     assert (card.data.base_model, card.data.library_name) == ("alice/base", "peft")
     assert f"`alice/base`, revision `{pushed['revision']}`" in card.text
+
+
+def test_adapter_on_a_base_of_another_shape(folder, tmp_path):
+    other = MusicFMConfig(**TINY | {"hidden_size": 64, "num_hidden_layers": 2})
+    other.save_pretrained(tmp_path / "other")
+    adapter = {"base_model_name_or_path": str(tmp_path / "other"), "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    needed = r"hidden_size 32 \(it has 64\), num_hidden_layers 3 \(it has 2\)"
+    with pytest.raises(ValueError, match=rf"cannot be used with .*other: it was trained for {needed}\."):
+        AutoModelForAudioFrameClassification.from_pretrained(folder)
 
 
 # Cards

@@ -104,8 +104,8 @@ def convert_checkpoint(
     overwrite: bool = False,
 ) -> Conversion:
     """
-    Convert a published checkpoint to a folder with `config.json`, `model.safetensors`, `preprocessor_config.json`, a
-    card and the code:
+    Convert a published checkpoint to a folder with `config.json`, weights (`*.safetensors`),
+    `preprocessor_config.json`, a card and the code:
 
     - MusicFM (github.com/minzwon/musicfm, Hub repository minzwon/MusicFM): a `.pt` file with its statistics.
     - MuQ (OpenMuQ/MuQ-large-msd-iter) and MERT (m-a-p/MERT-v1-95M, m-a-p/MERT-v1-330M): `config.json` and

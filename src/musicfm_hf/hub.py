@@ -23,6 +23,8 @@ from transformers import TrainingArguments
 from transformers.utils import strtobool
 
 from .cards import eval_result_entries, write_card
+from .model.classification_musicfm import check_base
+from .model.configuration_musicfm import MusicFMConfig
 from .training import write_json
 
 # What a repository has of a folder. Not optimizer states, logs, lists of files: those say who trained where.
@@ -212,14 +214,9 @@ def pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
             f"The adapter's base model is the folder {Path(named['base_model_name_or_path']).name}, which nobody else "
             "has: push it, and name its repository (`--base_model`)."
         )
-    ours = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    theirs = json.loads(Path(api.hf_hub_download(base_model, "config.json")).read_text(encoding="utf-8"))
-    for name in ("encoder_type", "front_end", "hidden_size", "num_hidden_layers", "intermediate_size"):
-        if ours.get(name) != theirs.get(name):
-            raise ValueError(
-                f"The adapter was trained for {name} {ours.get(name)}, but {base_model} has {theirs.get(name)}."
-            )
-    named |= {"base_model_name_or_path": base_model, "revision": api.model_info(base_model).sha}
+    commit = api.model_info(base_model).sha
+    check_base(MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)
+    named |= {"base_model_name_or_path": base_model, "revision": commit}
     write_json(path, named)
 
 

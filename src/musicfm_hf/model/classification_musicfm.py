@@ -15,6 +15,8 @@ from .configuration_musicfm import MusicFMConfig
 from .features_musicfm import item_lengths, valid_frames
 from .modeling_musicfm import MusicFMModel, MusicFMPreTrainedModel
 
+# What weights must agree on, so that an adapter of one encoder fits another.
+_SHAPE = ("encoder_type", "front_end", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -205,6 +207,22 @@ class MusicFMClassifierOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+def check_base(config: MusicFMConfig, base_model: str, **kwargs) -> None:
+    """
+    Raises:
+        ValueError: if the model in a folder or repository is no base for an adapter with this configuration: it has
+            another shape.
+    """
+    base = MusicFMConfig.from_pretrained(base_model, **kwargs)
+    differ = [
+        f"{name} {getattr(config, name)} (it has {getattr(base, name)})"
+        for name in _SHAPE
+        if getattr(config, name) != getattr(base, name)
+    ]
+    if differ:
+        raise ValueError(f"The adapter cannot be used with {base_model}: it was trained for {', '.join(differ)}.")
+
+
 class _MusicFMWithClassifier(MusicFMPreTrainedModel):
     """Encoder and head; which of frames and clips it is about is `config.label_rate`."""
 
@@ -237,6 +255,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         config = MusicFMConfig.from_pretrained(adapter, **hub)
         kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "output_loading_info")}
         base = {"revision": named.get("revision") or "main", "subfolder": ""}
+        check_base(config, named["base_model_name_or_path"], **hub | base)
         model = cls.from_encoder(named["base_model_name_or_path"], config, **kwargs | base)
         model.load_adapter(adapter, adapter_kwargs=hub)
         return model

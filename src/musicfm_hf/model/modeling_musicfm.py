@@ -434,6 +434,10 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(MusicFMAttention, index=1),
     }
 
+    def save_pretrained(self, save_directory, *args, max_shard_size: int | str = "1GB", **kwargs):
+        """As in [`PreTrainedModel`], in files of at most 1 GB: an upload that breaks off goes on with the next."""
+        super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -636,9 +640,9 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         """Always float32."""
         return next(self.buffers()).dtype
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """As in [`PreTrainedModel`], with the code too: there is no Auto class, for which Transformers would do so."""
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         custom_object_save(self, save_directory)
 
     @can_return_tuple
