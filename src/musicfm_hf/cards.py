@@ -51,7 +51,7 @@ PRETRAINING_SCORES = {
 }
 
 
-def write_card(folder: str | Path, repo: str | None = None, licence: str | None = None, **fields: Any) -> Path:
+def write_card(folder: str | Path, repo: str | None = None, licence: str | None = None) -> Path:
     """
     Write `README.md` into the folder of a model, an adapter or a quantizer that a recipe or the conversion made.
     Scores are those in its `results.json`, and in JSON files of recipes/evaluate.py in its folder `evaluations`.
@@ -61,7 +61,6 @@ def write_card(folder: str | Path, repo: str | None = None, licence: str | None 
         repo (`str`, *optional*): Id of the repository in which the card will be; the folder's name by default.
         licence (`str`, *optional*): Of the weights, as the Hub names it; by default what the card that is there says,
             or that of the model that was trained further, or `other`, not stated.
-        fields: For the template, over what the folder says.
 
     Returns:
         The card's path.
@@ -84,7 +83,6 @@ def write_card(folder: str | Path, repo: str | None = None, licence: str | None 
             folder, config, results
         )
         found |= own
-    found |= fields
     known = dict.fromkeys(("licence", "homepage", "citation", "hub_id"))
     found["sources"] = [known | source for source in found["sources"]]
     licence = licence or results.get("licence") or _licence_of(folder)
@@ -106,6 +104,7 @@ def write_card(folder: str | Path, repo: str | None = None, licence: str | None 
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     text = environment.get_template(f"{kind}.md").render(card_data=data.to_yaml(), **found)
     ModelCard(text)  # raises where the metadata is no YAML
