@@ -27,8 +27,8 @@ def test_python_snippets_run(tmp_path, monkeypatch):
     adapted = build_model(arguments, heads["chord"].config)
     save_finetuned(adapted, add_lora(adapted, arguments), "runs/chord-lora")
     scope = {"beats": heads["beat"], "chords": heads["chord"]}
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 4
+    snippets = re.findall(r"```python\n(.*?)```", README.replace("you/musicfm-chord", "runs/chord-lora"), re.DOTALL)
+    assert len(snippets) == 5
     for snippet in snippets:
         exec(snippet, scope)
     assert scope["frames"].shape[1] == 32
