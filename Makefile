@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := .venv-floor
+COMMA := ,
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -17,6 +18,13 @@ $(VENV)/.installed: setup.py constraints.txt
 demo: $(VENV)/.installed  ## Pretrain, fine-tune, score, annotate and draw, on composed songs; AUDIO=file to annotate another
 	$(BIN)/python recipes/demo.py $(if $(AUDIO),--audio '$(AUDIO)')
 
+space: $(VENV)/.installed $(if $(MODELS),,demo_output/beats/config.json)  ## Annotate songs on a web page; MODELS=a,b in place of the demo's
+	$(BIN)/python -m pip install --quiet --editable '.[space]' -c constraints.txt
+	MUSICFM_MODELS=$(or $(MODELS),demo_output/chords$(COMMA)demo_output/beats) $(BIN)/python hub_cards/space/app.py
+
+demo_output/beats/config.json:
+	$(MAKE) demo
+
 test: $(VENV)/.installed  ## Run the tests
 	$(BIN)/python tests/transformers_suite.py
 	$(BIN)/python -m pytest -q
@@ -24,6 +32,10 @@ test: $(VENV)/.installed  ## Run the tests
 test-slow: $(VENV)/.installed  ## Run the tests that take minutes or full-size models
 	$(BIN)/python tests/transformers_suite.py
 	$(BIN)/python -m pytest -q -m slow
+
+test-space: $(VENV)/.installed  ## Run the tests of the web page, in Chromium
+	$(BIN)/python -m pip install --quiet --editable '.[space]' selenium -c constraints.txt
+	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_space.py
 
 test-floor:  ## Run the tests with the oldest Transformers that is supported
 	$(PYTHON) -m venv $(FLOOR)
@@ -41,4 +53,4 @@ style: $(VENV)/.installed  ## Mend lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help demo test test-slow test-floor check style
+.PHONY: help demo space test test-slow test-space test-floor check style

@@ -1,20 +1,22 @@
 """
-Push a folder of a recipe or of the conversion to the Hub: a model, an adapter, a quantizer, with its card.
+Push a folder of a recipe or of the conversion to the Hub: a model, an adapter, a quantizer, with its card. Or push the
+web page that annotates songs with models that are there.
 
     python recipes/push.py runs/small you/musicfm-small
     python recipes/push.py runs/chord-lora you/musicfm-chord-lora --base_model you/musicfm-small --public
     python recipes/push.py runs/chord you/musicfm-chord --evaluations results/beatles.json --license mit
+    python recipes/push.py hub_cards/space you/annotate --space you/musicfm-beat you/musicfm-chord
 
 Repositories are private unless `--public` is given. Pushing again sends what changed. An adapter that was trained on a
 folder needs `--base_model`, the repository of that folder; it is pinned to what is there now. `--evaluations` takes
-files of recipes/evaluate.py, whose scores go into the card.
+files of recipes/evaluate.py, whose scores go into the card. A Space needs a secret HF_TOKEN if its models are private.
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
-from musicfm_hf.hub import HubTarget, push_folder
+from musicfm_hf.hub import HubTarget, push_folder, push_space
 
 
 def main() -> None:
@@ -26,11 +28,17 @@ def main() -> None:
     parser.add_argument("--base_model", help="of an adapter: the repository of its base model")
     parser.add_argument("--license", help="of the weights, as the Hub names it, such as cc-by-4.0")
     parser.add_argument("--evaluations", type=Path, nargs="+", default=[], help="JSON files of recipes/evaluate.py")
+    parser.add_argument("--space", nargs="+", metavar="MODEL", help="FOLDER is a Space, with these models of the Hub")
     arguments = parser.parse_args()
     target = HubTarget(arguments.repo, arguments.revision, not arguments.public)
     try:
         if not arguments.folder.is_dir():
             raise FileNotFoundError(f"There is no folder {arguments.folder}.")
+        if arguments.space:
+            if arguments.base_model or arguments.license or arguments.evaluations:
+                parser.error("--base_model, --license and --evaluations are for models, not for a Space")
+            print(push_space(arguments.folder, target, arguments.space))
+            return
         for path in arguments.evaluations:
             (arguments.folder / "evaluations").mkdir(exist_ok=True)
             shutil.copy(path, arguments.folder / "evaluations")

@@ -13,9 +13,16 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from musicfm_hf import MusicFMConfig, MusicFMModel, convert_checkpoint
+from musicfm_hf import (
+    MusicFMConfig,
+    MusicFMForAudioClassification,
+    MusicFMForAudioFrameClassification,
+    MusicFMModel,
+    convert_checkpoint,
+)
 from musicfm_hf.data.labelled import LabelledSong, Source, build, save
 from musicfm_hf.data.synthetic import compose, synthesize
+from musicfm_hf.tasks import beat, chord, key, structure
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -26,6 +33,15 @@ TINY = {
     "intermediate_size": 64,
     "subsampling_conv_channels": 8,
     "conv_depthwise_kernel_size": 7,
+}
+
+
+HEADS = {
+    "beat": {"labels": beat.LABELS, "label_rate": 20.0, "label_centered": True, "classifier_layer": 2},
+    "chord": {"labels": chord.LABELS, "label_rate": 8.0, "classifier_layer": 2},
+    "structure": {"labels": structure.LABELS, "label_rate": 5.0},
+    "key": {"labels": key.LABELS, "label_rate": 0.5, "use_weighted_layer_sum": True},
+    "tagging": {"labels": ("loud", "slow"), "label_rate": None},
 }
 
 
@@ -62,6 +78,17 @@ def random_model(config: MusicFMConfig, seed: int = 0) -> MusicFMModel:
     return model
 
 
+def head(task: str, seed: int = 0, **changes):
+    """A tiny model with random weights; encoders are equal where seeds are."""
+    settings = HEADS[task] | changes
+    config = MusicFMConfig(**TINY, task=task, id2label=dict(enumerate(settings.pop("labels"))), **settings)
+    clips = config.label_rate is None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = (MusicFMForAudioClassification if clips else MusicFMForAudioFrameClassification)(config)
+    return model.eval()
+
+
 def music(seconds: float, sampling_rate: int = 24000, seed: int = 0) -> np.ndarray:
     """Chords with a beat and some noise, float32 `(samples,)`."""
     generator = np.random.default_rng(seed)
@@ -79,19 +106,19 @@ def full_size_checkpoint(path: Path) -> Path:
     layout = json.loads((FIXTURES / "musicfm/checkpoint_layout_full.json").read_text())
     generator = torch.Generator().manual_seed(0)
     state_dict = {}
-    for key, entry in layout.items():
+    for name, entry in layout.items():
         shape, dtype = entry["shape"], getattr(torch, entry["dtype"])
         tensor = torch.empty(shape, dtype=dtype)
-        is_norm = "norm" in key or ".bn" in key
-        if key.endswith("running_var"):
+        is_norm = "norm" in name or ".bn" in name
+        if name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5, generator=generator)
-        elif key.endswith("num_batches_tracked"):
+        elif name.endswith("num_batches_tracked"):
             tensor.fill_(1000)
-        elif is_norm and key.endswith("weight"):
+        elif is_norm and name.endswith("weight"):
             tensor.uniform_(0.8, 1.2, generator=generator)
         else:
             tensor.normal_(0.0, 0.02 if len(shape) > 1 else 0.1, generator=generator)
-        state_dict[key] = tensor
+        state_dict[name] = tensor
     torch.save({"state_dict": state_dict}, path)
     (path.parent / "stats.json").write_text((FIXTURES / "musicfm/stats.json").read_text())
     return path

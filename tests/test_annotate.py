@@ -8,36 +8,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TINY, music
+from conftest import HEADS, head, music
 
-from musicfm_hf import MusicFMConfig, MusicFMForAudioClassification, MusicFMForAudioFrameClassification, annotation
+from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, annotation
 from musicfm_hf.annotation import SongAnnotation, annotate, load_models
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference import WindowSettings, embed_songs, head_logits, layer_mix
 from musicfm_hf.picture import clock, key_name, short_chord
-from musicfm_hf.tasks import beat, chord, key, structure
+from musicfm_hf.tasks import chord
 from musicfm_hf.tasks.annotations import Beats, Segment, read_beats, read_segments, read_tags
 
 RATE = 24000
 ROOT = Path(__file__).parents[1]
-HEADS = {
-    "beat": {"labels": beat.LABELS, "label_rate": 20.0, "label_centered": True, "classifier_layer": 2},
-    "chord": {"labels": chord.LABELS, "label_rate": 8.0, "classifier_layer": 2},
-    "structure": {"labels": structure.LABELS, "label_rate": 5.0},
-    "key": {"labels": key.LABELS, "label_rate": 0.5, "use_weighted_layer_sum": True},
-    "tagging": {"labels": ("loud", "slow"), "label_rate": None},
-}
-
-
-def head(task: str, seed: int = 0, **changes):
-    """A tiny model with random weights; encoders are equal where seeds are."""
-    settings = HEADS[task] | changes
-    config = MusicFMConfig(**TINY, task=task, id2label=dict(enumerate(settings.pop("labels"))), **settings)
-    clips = config.label_rate is None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = (MusicFMForAudioClassification if clips else MusicFMForAudioFrameClassification)(config)
-    return model.eval()
 
 
 def with_logits(model, logits):

@@ -1,13 +1,18 @@
 """Sharing on the Hub: folders that are pushed and cards, asked by the real client of a server on this machine."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import soundfile
 import torch
-from conftest import TINY, music
+from conftest import TINY, head, music
 from hub_server import HubServer
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import close_session
 from safetensors import SafetensorError
@@ -15,7 +20,7 @@ from transformers import AutoModel, AutoModelForAudioFrameClassification
 
 from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor, MusicFMForAudioFrameClassification
 from musicfm_hf.cards import write_card
-from musicfm_hf.hub import HubTarget, push_folder
+from musicfm_hf.hub import HubTarget, push_folder, push_space
 
 RESULTS = {
     "task": "chord",
@@ -309,3 +314,69 @@ def test_a_full_disk_leaves_the_card_that_was_there(folder, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_card(folder, licence="cc-by-4.0")
     assert (folder / "README.md").read_bytes() == before
+
+
+# Spaces
+
+SPACE = Path(__file__).parents[1] / "hub_cards/space"
+
+
+@pytest.fixture
+def models(server, tmp_path) -> list[str]:
+    """Models for beats and tags, pushed."""
+    return [upload(head(task), f"alice/{task}", tmp_path) for task in ("beat", "tagging")]
+
+
+def upload(model, name: str, tmp_path) -> str:
+    model.save_pretrained(tmp_path / name)
+    HfApi().create_repo(name)
+    HfApi().upload_folder(repo_id=name, folder_path=tmp_path / name)
+    return name
+
+
+def test_a_space_has_all_it_needs(server, models, tmp_path):
+    push_space(SPACE, HubTarget("alice/annotate"), models)
+    space = server.repositories["spaces", "alice/annotate"]
+    assert space.private
+    assert space.sdk == "gradio"
+    folder = Path(snapshot_download("alice/annotate", repo_type="space"))
+    card = (folder / "README.md").read_text()
+    assert "models:\n- alice/beat\n- alice/tagging\n" in card
+    assert card.partition("\n# ")[2] == (SPACE / "README.md").read_text().partition("\n# ")[2]
+    needed = (folder / "requirements.txt").read_text().splitlines()
+    assert {"peft>=0.18", "librosa>=0.11", "transformers<6,>=5.19", "jinja2>=3.1"} <= set(needed)
+    assert not [line for line in needed if line.startswith(("ruff", "mirdata", "gradio", "musicfm"))]
+    # The package that is there is the one that runs, and it reads the models that the card names.
+    soundfile.write(tmp_path / "song.wav", music(3.0), 24000)
+    code = "import app, musicfm_hf, sys; print(musicfm_hf.__file__); print(app.annotate_file(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path / "song.wav")]
+    environment = server.environment("hf_alice", tmp_path / "elsewhere") | {"NO_PROXY": "127.0.0.1"}
+    environment |= {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(folder / "musicfm_hf/__init__.py"))
+    assert "</meter>loud<" in done.stdout
+
+
+def test_a_space_that_is_pushed_again(server, models):
+    first = push_space(SPACE, HubTarget("alice/annotate"), models)
+    assert push_space(SPACE, HubTarget("alice/annotate"), models).rpartition("/")[2] == first.rpartition("/")[2]
+    api = HfApi()
+    for name in ("musicfm_hf/old.py", "notes.txt"):
+        api.upload_file(path_or_fileobj=b"", path_in_repo=name, repo_id="alice/annotate", repo_type="space")
+    push_space(SPACE, HubTarget("alice/annotate"), models[:1])
+    files = server.files("alice/annotate", kind="spaces")
+    assert "notes.txt" in files  # somebody's own
+    assert "musicfm_hf/old.py" not in files
+    assert b"models:\n- alice/beat\n---" in files["README.md"]
+
+
+def test_a_space_has_one_model_for_each_task(server, models, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="alice/beat and alice/beat are both for beat"):
+        push_space(SPACE, HubTarget("alice/annotate"), ["alice/beat", "alice/beat"])
+    upload(tiny_model, "alice/encoder", tmp_path)
+    with pytest.raises(ValueError, match="alice/encoder has no task"):
+        push_space(SPACE, HubTarget("alice/annotate"), ["alice/encoder"])
+    with pytest.raises(OSError, match="alice/nothing"):
+        push_space(SPACE, HubTarget("alice/annotate"), ["alice/nothing"])
+    assert ("spaces", "alice/annotate") not in server.repositories

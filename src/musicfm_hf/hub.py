@@ -1,6 +1,7 @@
 """Sharing folders of models, adapters and quantizers on the Hub: all of it in one commit, or nothing."""
 
 import argparse
+import importlib.metadata
 import json
 import re
 import time
@@ -15,10 +16,12 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     ModelCard,
+    SpaceCard,
     eval_result_entries_to_yaml,
     get_token,
 )
 from huggingface_hub.errors import HTTPError
+from packaging.requirements import Requirement
 from transformers import TrainingArguments
 from transformers.utils import strtobool
 
@@ -43,6 +46,7 @@ PUBLISHED = (
     "evaluations/*.json",
     "curves.png",
 )
+PACKAGE = Path(__file__).parent
 WAITS = (2, 10, None)  # seconds after attempts; the client retries each file by itself, but not the commit
 EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"
 
@@ -56,19 +60,23 @@ class HubTarget(NamedTuple):
         revision (`str`, *optional*): A branch, made if it is not there; main by default.
         private (`bool`): Who sees it, if it is made now.
         token (`str`, *optional*): The one that is logged in by default.
+        kind (`str`): `"model"`, or `"space"` for one of Gradio.
     """
 
     repo: str
     revision: str | None = None
     private: bool = True
     token: str | None = None
+    kind: str = "model"
 
     def create(self) -> "HubTarget":
         """Make the repository, if it is not there, and say its whole id; so that a wrong token shows before work."""
         api = HfApi(token=self.token)
-        repo = api.create_repo(self.repo, private=self.private, exist_ok=True).repo_id
+        sdk = "gradio" if self.kind == "space" else None
+        kind = {"repo_type": self.kind}
+        repo = api.create_repo(self.repo, private=self.private, exist_ok=True, space_sdk=sdk, **kind).repo_id
         if self.revision is not None:
-            api.create_branch(repo, branch=self.revision, exist_ok=True)
+            api.create_branch(repo, branch=self.revision, exist_ok=True, **kind)
         return self._replace(repo=repo)
 
 
@@ -159,7 +167,57 @@ def push_folder(
     entries = eval_result_entries(folder)
     if entries:
         contents[EVAL_RESULTS] = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode()
-    message = f"{folder.resolve().name}, by musicfm_hf"
+    return _commit_until_done(api, target, contents, f"{folder.resolve().name}, by musicfm_hf")
+
+
+def push_space(folder: str | Path, target: HubTarget, models: list[str]) -> str:
+    """
+    Push the application that annotates songs on a web page, in one commit: `hub_cards/space`, this package beside it,
+    and what it needs.
+
+    Args:
+        folder: Of the application.
+        target ([`HubTarget`]): Where to; a Space.
+        models (`list[str]`): Repositories of models, one for each task.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: a model has no task, or two have the same one.
+        OSError: the Hub cannot be reached, does not let us, or has no such model.
+    """
+    folder, target = Path(folder), target._replace(kind="space")
+    found: dict[str, str] = {}
+    for name in models:
+        task = MusicFMConfig.from_pretrained(name, token=target.token).task
+        if task is None or task in found:
+            reason = "has no task" if task is None else f"and {found[task]} are both for {task}"
+            raise ValueError(f"A Space has one model for each task, but {name} {reason}.")
+        found[task] = name
+    target = target.create()
+    card = SpaceCard.load(folder / "README.md", ignore_metadata_errors=False)
+    card.data.models = models
+    card.validate()
+    contents: dict[str, Path | bytes] = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    contents |= {f"musicfm_hf/{path.relative_to(PACKAGE).as_posix()}": path for path in sorted(PACKAGE.rglob("*.py"))}
+    contents |= {"README.md": str(card).encode(), "requirements.txt": space_requirements().encode()}
+    return _commit_until_done(HfApi(token=target.token), target, contents, "A song's annotations, by musicfm_hf")
+
+
+def space_requirements() -> str:
+    """What annotating needs, for pip; which Gradio, the Space's `README.md` says."""
+    needed = [Requirement(line) for line in importlib.metadata.requires("musicfm_hf") or ()]
+    extras = ({"extra": ""}, {"extra": "train"}, {"extra": "tasks"})
+    needed = [one for one in needed if one.marker is None or any(one.marker.evaluate(extra) for extra in extras)]
+    return "".join(f"{one.name}{one.specifier}\n" for one in needed)
+
+
+def _commit_until_done(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
+    """
+    Raises:
+        OSError: the Hub cannot be reached, or does not let us.
+    """
     for wait in WAITS:
         try:
             return _commit(api, target, contents, message)
@@ -173,11 +231,12 @@ def push_folder(
 
 def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
     """What is to be there, and what is there and not to be any more, in one commit."""
-    there = api.list_repo_files(target.repo, revision=target.revision)
+    where = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
+    gone = [name for name in api.list_repo_files(**where) if name not in contents]
+    ours = _is_published if target.kind == "model" else re.compile(r"musicfm_hf/").match
     operations: list[Any] = [CommitOperationAdd(name, content) for name, content in contents.items()]
-    operations += [CommitOperationDelete(name) for name in there if _is_published(name) and name not in contents]
-    commit = api.create_commit(target.repo, operations, commit_message=message, revision=target.revision)
-    return str(commit.commit_url)
+    operations += [CommitOperationDelete(name) for name in gone if ours(name)]
+    return str(api.create_commit(operations=operations, commit_message=message, **where).commit_url)
 
 
 def published_files(folder: Path) -> list[Path]:

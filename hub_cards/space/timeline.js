@@ -1,0 +1,69 @@
+// What sounds now is shown while the song is played; a click on the time line goes there.
+(() => {
+  const player = () => document.querySelector("#song audio");
+  // The last of what begins at or before a time, and its number; lists ascend.
+  const numberAt = (list, time) => {
+    let number = -1;
+    while (number + 1 < list.length && list[number + 1][0] <= time) number++;
+    return number;
+  };
+  const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+  function show() {
+    const song = document.querySelector(".song[data-events]");
+    const audio = player();
+    if (!song || !audio) return;
+    const time = audio.currentTime;
+    song.events ??= JSON.parse(song.dataset.events);
+    const { beats = [], chords = [], sections = [], keys = [] } = song.events;
+    const now = (name) => song.querySelector(`.now .${name}`);
+
+    now("play").textContent = audio.paused ? "▶" : "❚❚";
+    now("clock").textContent = clock(time);
+    const chord = numberAt(chords, time);
+    now("chord").textContent = chords[chord]?.[1] ?? "";
+    now("chord").style.background = chords[chord]?.[2] ?? "none";
+    now("next").textContent = chords[chord + 1] ? `→ ${chords[chord + 1][1]}` : "";
+    const beat = numberAt(beats, time);
+    const bar = beats.slice(0, beat + 1).filter(([, position]) => position === 1).length;
+    const metre = Math.max(0, ...beats.map(([, position]) => position));
+    now("beats").textContent = beat < 0 ? "" : "○".repeat(metre).replace(/./g, (dot, i) => (i < beats[beat][1] ? "●" : dot));
+    const words = [sections[numberAt(sections, time)]?.[1], bar ? `bar ${bar}` : "", keys[numberAt(keys, time)]?.[1]];
+    now("place").textContent = words.filter(Boolean).join(" · ");
+
+    song.querySelector(".overview .cursor").style.left = `${(100 * time) / song.querySelector(".overview").dataset.end}%`;
+    const cells = [...song.querySelectorAll(".bar")];
+    const cell = cells.findLast((bar) => Number(bar.dataset.start) <= time);
+    if (!cell) return;
+    if (!cell.classList.contains("current")) {
+      song.querySelector(".bar.current")?.classList.remove("current");
+      cell.classList.add("current");
+      const { top, bottom } = cell.getBoundingClientRect();
+      if (!audio.paused && (top < 80 || bottom > innerHeight)) cell.scrollIntoView({ behavior: "smooth", block: "center" });
+    }
+    const cursor = song.querySelector(".sheet .cursor") ?? document.createElement("i");
+    cursor.className = "cursor";
+    const share = (time - cell.dataset.start) / (cell.dataset.end - cell.dataset.start);
+    cursor.style.left = `${100 * Math.min(1, share)}%`;
+    if (cursor.parentElement !== cell) cell.append(cursor);
+  }
+
+  function follow() {
+    show();
+    if (player() && !player().paused) requestAnimationFrame(follow);
+  }
+
+  // Events of media do not bubble, but they can be caught on their way down.
+  document.addEventListener("play", follow, true);
+  for (const name of ["pause", "seeking", "timeupdate"]) document.addEventListener(name, show, true);
+  document.addEventListener("click", (event) => {
+    const audio = player();
+    const place = event.target.closest(".song .bar, .song .overview");
+    if (!audio) return;
+    if (event.target.closest(".song .play")) audio.paused ? audio.play() : audio.pause();
+    if (!place) return;
+    const { left, width } = place.getBoundingClientRect();
+    const start = Number(place.dataset.start);
+    audio.currentTime = start + (Number(place.dataset.end) - start) * ((event.clientX - left) / width);
+  });
+})();
