@@ -38,7 +38,7 @@ setup(
         # The Makefile installs mirdata without its dependencies, of which smart_open[all] alone brings three clouds.
         # And tinysoundfont, without its dependencies: pip install --no-deps tinysoundfont
         "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
-        "space": ["gradio>=6.0"],  # hub_cards/space
+        "space": ["gradio>=6.24"],  # hub_cards/space
         "dev": [
             "chardet>=5.0",
             "deprecated>=1.2",

@@ -6,7 +6,8 @@ What pretraining is good for: five tasks × baselines, probes, full fine-tuning 
 
 The layer that a probe reads is chosen on the validation songs, for the pretrained encoder and for the one of random
 weights; probes have three seeds. Every run is one of `recipes/finetune.py`, and its command is kept beside its scores.
-What is done is not done again, so that several of these can share the work (`--tasks`, `--rows`). Writes
+What is done is not done again, so that several of these can share the work (`--tasks`, `--rows`). Flags that are not
+its own go to the runs of full fine-tuning and LoRA, such as `--bf16 true`; their models are kept in `--runs`. Writes
 `benchmarks/results/tasks.json` and `.md`; differences are over test songs, with the paired bootstrap.
 """
 
@@ -14,6 +15,8 @@ import argparse
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--cache", default=".features")
     parser.add_argument("--table", action="store_true", help="only make the table of what is there")
-    arguments = parser.parse_args()
+    arguments, arguments.others = parser.parse_known_args()
     if not arguments.table:
         for task in arguments.tasks:
             splits: dict = {}
@@ -67,7 +70,7 @@ def run_row(arguments: argparse.Namespace, task: str, row: str, splits: dict) ->
     """All runs of one row for one task."""
     common = ["--model", arguments.model, "--data", arguments.data, *FLAGS.get(task, [])]
     if row in ("full", "LoRA"):
-        run(arguments, task, row, f"{row.lower()}.yaml", [*common, "--seed", "1"], splits)
+        run(arguments, task, row, f"{row.lower()}.yaml", [*common, *arguments.others, "--seed", "1"], splits)
         return
     common += ["--cache", arguments.cache, "--report_to", "none"]
     if row == "log-mel with context":
@@ -86,7 +89,10 @@ def run_row(arguments: argparse.Namespace, task: str, row: str, splits: dict) ->
 
 
 def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: list[str], splits: dict) -> dict:
-    """A run of recipes/finetune.py, in this process; its results from a file if it was done before."""
+    """
+    A run of recipes/finetune.py, of a probe in this process, so that songs are read once; its results from a file if
+    it was done before.
+    """
     files = [f"recipes/{folder}/{recipe}" for folder in (task, "small")]
     reader = [flag for flag in flags if flag.startswith(("--layer", "--weighted"))]
     name = "_".join([task, row, *reader, flags[-1]]).replace("--", "").replace(" ", "-").replace("=", "-")
@@ -94,20 +100,22 @@ def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: 
     if path.is_file():
         return json.loads(path.read_text())
     output = arguments.runs / name
-    words = [*(str(ROOT / file) for file in files), *flags]
-    settings, training = parse_recipe(
-        (TaskArguments, FinetuningArguments), [*words, "--output_dir", str(output), "--disable_tqdm", "true"]
-    )
+    words = [*(str(ROOT / file) for file in files), *flags, "--output_dir", str(output), "--disable_tqdm", "true"]
     print(f"{name} …", flush=True)
-    if not splits:
-        splits.update({split: read_split(settings, split) for split in ("train", "validation", "test")})
-    if row in ("random encoder", "pretrained probe"):
-        cache_all_layers(settings, training, splits)
-    set_seed(training.seed)
-    results = finetune(settings, training, splits).results
+    if row in ("full", "LoRA"):
+        subprocess.run([sys.executable, str(ROOT / "recipes/finetune.py"), *words], check=True)
+        results = json.loads((output / "results.json").read_text())
+    else:
+        settings, training = parse_recipe((TaskArguments, FinetuningArguments), words)
+        if not splits:
+            splits.update({split: read_split(settings, split) for split in ("train", "validation", "test")})
+        if not settings.log_mel:
+            cache_all_layers(settings, training, splits)
+        set_seed(training.seed)
+        results = finetune(settings, training, splits).results
+        shutil.rmtree(output)
     shown = list(recorded({"words": [*files, *flags]})["words"])
     write_json(path, {"row": row, "command": shlex.join(["python", "recipes/finetune.py", *shown])} | results)
-    shutil.rmtree(output)
     scores = results["scores"]
     metric = task_module(task).METRIC
     print(f"  validation {scores['validation'][metric]['mean']:.4f}, test {scores['test'][metric]['mean']:.4f}, "

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -344,8 +345,8 @@ def test_a_space_has_all_it_needs(server, models, tmp_path):
     assert "models:\n- alice/beat\n- alice/tagging\n" in card
     assert card.partition("\n# ")[2] == (SPACE / "README.md").read_text().partition("\n# ")[2]
     needed = (folder / "requirements.txt").read_text().splitlines()
-    assert {"peft>=0.18", "librosa>=0.11", "transformers<6,>=5.19", "jinja2>=3.1"} <= set(needed)
-    assert not [line for line in needed if line.startswith(("ruff", "mirdata", "gradio", "musicfm"))]
+    assert {"peft>=0.18", "transformers<6,>=5.19", "jinja2>=3.1"} <= set(needed)
+    assert not [line for line in needed if line.startswith(("ruff", "librosa", "gradio", "musicfm"))]
     # The package that is there is the one that runs, and it reads the models that the card names.
     soundfile.write(tmp_path / "song.wav", music(3.0), 24000)
     code = "import app, musicfm_hf, sys; print(musicfm_hf.__file__); print(app.annotate_file(sys.argv[1]))"
@@ -356,6 +357,18 @@ def test_a_space_has_all_it_needs(server, models, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(folder / "musicfm_hf/__init__.py"))
     assert "</meter>loud<" in done.stdout
+
+
+def test_a_space_says_nothing_private(server, models, tmp_path):
+    folder = tmp_path / "space"
+    shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".env").write_text("HF_TOKEN=hf_alice")
+    push_space(folder, HubTarget("alice/annotate"), models)
+    assert ".env" not in server.files("alice/annotate", kind="spaces")
+    with (folder / "app.py").open("a") as file:
+        file.write("# hf_alice")
+    with pytest.raises(ValueError, match="your token"):
+        push_space(folder, HubTarget("alice/annotate"), models)
 
 
 def test_a_space_that_is_pushed_again(server, models):
@@ -371,7 +384,7 @@ def test_a_space_that_is_pushed_again(server, models):
     assert b"models:\n- alice/beat\n---" in files["README.md"]
 
 
-def test_a_space_has_one_model_for_each_task(server, models, tiny_model, tmp_path):
+def test_a_space_has_one_model_for_each_task(server, models, tiny_model, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="alice/beat and alice/beat are both for beat"):
         push_space(SPACE, HubTarget("alice/annotate"), ["alice/beat", "alice/beat"])
     upload(tiny_model, "alice/encoder", tmp_path)
@@ -379,4 +392,10 @@ def test_a_space_has_one_model_for_each_task(server, models, tiny_model, tmp_pat
         push_space(SPACE, HubTarget("alice/annotate"), ["alice/encoder"])
     with pytest.raises(OSError, match="alice/nothing"):
         push_space(SPACE, HubTarget("alice/annotate"), ["alice/nothing"])
+    monkeypatch.chdir(tmp_path)
+    head("beat").save_pretrained("runs/beat")
+    with pytest.raises(OSError, match="runs/beat"):  # a folder is of no use there
+        push_space(SPACE, HubTarget("alice/annotate"), ["runs/beat"])
+    with pytest.raises(ValueError, match="Repo id"):
+        push_space(SPACE, HubTarget("alice/annotate"), [str(tmp_path / "runs/beat")])
     assert ("spaces", "alice/annotate") not in server.repositories

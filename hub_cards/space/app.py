@@ -7,11 +7,13 @@ Models are folders or repositories, one for each task: those of the environment 
 that README.md names. MUSICFM_LONGEST_SECONDS is how much of a song is annotated, 900 by default.
 """
 
+import asyncio
 import io
 import os
 import tempfile
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -31,6 +33,7 @@ HERE = Path(__file__).parent
 KEPT_SECONDS = 3600  # after that, what was uploaded is deleted
 LARGEST_FILE = "500mb"
 LONGEST_QUEUE = 20
+WORKER = ThreadPoolExecutor(1)
 EXAMPLES = (1001, 1002, 1007)  # seeds of composed songs
 
 
@@ -78,13 +81,19 @@ def annotate_file(path: str | None) -> str:
     return timeline(annotation, audio, title, zipped(annotation, title), notes)
 
 
+async def annotate_in_turn(path: str | None) -> str:
+    """[`annotate_file`], always in the same thread: each new one would keep memory of its own."""
+    return await asyncio.get_running_loop().run_in_executor(WORKER, annotate_file, path)
+
+
 def read(path: str, sampling_rate: int) -> tuple[np.ndarray, list[str]]:
     """The audio as far as it is annotated, and what the listener has to know of that."""
     longest = longest_seconds()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         audio = load_audio(path, sampling_rate, duration=longest + 1)
-    notes = ["The file breaks off; it is annotated as far as it goes."] if caught else []
+    broken = any("breaks off" in str(warning.message) for warning in caught)
+    notes = ["The file breaks off; it is annotated as far as it goes."] if broken else []
     if len(audio) > longest * sampling_rate:
         audio = audio[: int(longest * sampling_rate)]
         notes.append(f"The song is longer than {clock(longest)}; the rest is not annotated.")
@@ -122,8 +131,10 @@ def build(examples: list[str]):
             waveform_options=gr.WaveformOptions(show_recording_waveform=False),
         )  # fmt: skip
         gr.Examples(examples, song, cache_examples=False)
+        song.keep_in_cache |= song.temp_files  # examples are not deleted
         page = gr.HTML(apply_default_css=False, min_height=120)
-        song.change(annotate_file, song, page, concurrency_limit=1, api_visibility="private")
+        song.change(annotate_in_turn, song, page, concurrency_limit=1, api_visibility="private")
+        song.clear(lambda: "", None, page, queue=False, show_progress="hidden", api_visibility="private")
         gr.Markdown("Songs are deleted after an hour, and are not kept for anything else.")
     return app.queue(max_size=LONGEST_QUEUE)
 
@@ -132,7 +143,7 @@ def main() -> None:
     import gradio as gr
 
     try:
-        models()
+        models(), longest_seconds()
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
     with tempfile.TemporaryDirectory() as folder:

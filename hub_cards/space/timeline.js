@@ -14,7 +14,8 @@
     const audio = player();
     if (!song || !audio) return;
     const time = audio.currentTime;
-    song.events ??= JSON.parse(song.dataset.events);
+    // The page of the next song comes into the same elements.
+    if (song.json !== song.dataset.events) song.events = JSON.parse((song.json = song.dataset.events));
     const { beats = [], chords = [], sections = [], keys = [] } = song.events;
     const now = (name) => song.querySelector(`.now .${name}`);
 
@@ -29,7 +30,7 @@
     const metre = Math.max(0, ...beats.map(([, position]) => position));
     now("beats").textContent = beat < 0 ? "" : "○".repeat(metre).replace(/./g, (dot, i) => (i < beats[beat][1] ? "●" : dot));
     const words = [sections[numberAt(sections, time)]?.[1], bar ? `bar ${bar}` : "", keys[numberAt(keys, time)]?.[1]];
-    now("place").textContent = words.filter(Boolean).join(" · ");
+    now("place").textContent = audio.error ? "This browser cannot play the file." : words.filter(Boolean).join(" · ");
 
     song.querySelector(".overview .cursor").style.left = `${(100 * time) / song.querySelector(".overview").dataset.end}%`;
     const cells = [...song.querySelectorAll(".bar")];
@@ -55,12 +56,12 @@
 
   // Events of media do not bubble, but they can be caught on their way down.
   document.addEventListener("play", follow, true);
-  for (const name of ["pause", "seeking", "timeupdate"]) document.addEventListener(name, show, true);
+  for (const name of ["pause", "seeking", "timeupdate", "error"]) document.addEventListener(name, show, true);
   document.addEventListener("click", (event) => {
     const audio = player();
     const place = event.target.closest(".song .bar, .song .overview");
     if (!audio) return;
-    if (event.target.closest(".song .play")) audio.paused ? audio.play() : audio.pause();
+    if (event.target.closest(".song .play")) audio.paused ? audio.play().catch(show) : audio.pause();
     if (!place) return;
     const { left, width } = place.getBoundingClientRect();
     const start = Number(place.dataset.start);

@@ -69,6 +69,7 @@ def bars(annotation: SongAnnotation) -> list[Bar]:
     """The song without gaps, from bar line to bar line. What is as long as several bars is cut into like parts."""
     beats = annotation.beats
     downbeats = beats.times[beats.positions == 1] if beats is not None else np.empty(0)
+    downbeats = downbeats[downbeats < annotation.duration]
     if len(downbeats) < 2:
         edges = [*np.arange(0, annotation.duration, CELL_SECONDS).tolist(), annotation.duration]
         return [Bar(start, end, clock(start)) for start, end in pairwise(edges)]
@@ -106,6 +107,7 @@ def _facts(annotation: SongAnnotation) -> list[str]:
     facts, beats = [clock(annotation.duration)], annotation.beats
     if beats is not None and len(beats.times) > 1:
         facts.append(f"{60 / np.median(np.diff(beats.times)):.0f} beats a minute")
+    if beats is not None and beats.positions.any():
         facts.append(f"{beats.positions.max()} beats in a bar")
     return facts
 

@@ -48,6 +48,7 @@ PUBLISHED = (
 )
 PACKAGE = Path(__file__).parent
 WAITS = (2, 10, None)  # seconds after attempts; the client retries each file by itself, but not the commit
+SPACE_FILES = ("app.py", "timeline.*", "README.md")
 EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"
 
 
@@ -188,8 +189,9 @@ def push_space(folder: str | Path, target: HubTarget, models: list[str]) -> str:
         OSError: the Hub cannot be reached, does not let us, or has no such model.
     """
     folder, target = Path(folder), target._replace(kind="space")
-    found: dict[str, str] = {}
+    api, found = HfApi(token=target.token), dict[str, str]()
     for name in models:
+        api.model_info(name)  # a folder of this machine is none
         task = MusicFMConfig.from_pretrained(name, token=target.token).task
         if task is None or task in found:
             reason = "has no task" if task is None else f"and {found[task]} are both for {task}"
@@ -199,16 +201,18 @@ def push_space(folder: str | Path, target: HubTarget, models: list[str]) -> str:
     card = SpaceCard.load(folder / "README.md", ignore_metadata_errors=False)
     card.data.models = models
     card.validate()
-    contents: dict[str, Path | bytes] = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {path.name: path for pattern in SPACE_FILES for path in sorted(folder.glob(pattern))}
+    check_nothing_private(folder, files.values(), target.token)
+    contents: dict[str, Path | bytes] = dict(files)
     contents |= {f"musicfm_hf/{path.relative_to(PACKAGE).as_posix()}": path for path in sorted(PACKAGE.rglob("*.py"))}
     contents |= {"README.md": str(card).encode(), "requirements.txt": space_requirements().encode()}
-    return _commit_until_done(HfApi(token=target.token), target, contents, "A song's annotations, by musicfm_hf")
+    return _commit_until_done(api, target, contents, "A song's annotations, by musicfm_hf")
 
 
 def space_requirements() -> str:
     """What annotating needs, for pip; which Gradio, the Space's `README.md` says."""
     needed = [Requirement(line) for line in importlib.metadata.requires("musicfm_hf") or ()]
-    extras = ({"extra": ""}, {"extra": "train"}, {"extra": "tasks"})
+    extras = ({"extra": ""}, {"extra": "train"})  # peft is among those of training
     needed = [one for one in needed if one.marker is None or any(one.marker.evaluate(extra) for extra in extras)]
     return "".join(f"{one.name}{one.specifier}\n" for one in needed)
 
