@@ -368,7 +368,12 @@ def scored(monkeypatch, *values: float) -> None:
 
 
 def saved(folder, method: str) -> dict[str, torch.Tensor]:
-    return load_file(folder / ("adapter_model.safetensors" if method == "lora" else "model.safetensors"))
+    state = load_file(folder / ("adapter_model.safetensors" if method == "lora" else "model.safetensors"))
+    if "projector.matrix" in state:  # a checkpoint of a probe; the layer that comes of it is a plain one
+        weight = state["projector.weight"].double() @ state.pop("projector.matrix").double().T
+        bias = state["projector.bias"].double() - weight @ state.pop("projector.mean").double()
+        state |= {"projector.weight": weight.float(), "projector.bias": bias.float()}
+    return state
 
 
 def trained_state(run: module.Finetuned, method: str) -> dict[str, torch.Tensor]:

@@ -29,6 +29,7 @@ LEVELS = [
         "conversion",
         "cards",
         "hub",
+        "whitening",
     },
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
