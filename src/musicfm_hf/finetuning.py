@@ -55,8 +55,8 @@ RECORDED_ARGUMENTS = [
     "bf16",
     "fp16",
 ]
-# Attention and feed-forward layers of every encoder.
 WHITENING_CROPS = 1024
+# Attention and feed-forward layers of every encoder.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
 
 

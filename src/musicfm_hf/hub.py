@@ -73,11 +73,11 @@ class HubTarget(NamedTuple):
     def create(self) -> "HubTarget":
         """Make the repository, if it is not there, and say its whole id; so that a wrong token shows before work."""
         api = HfApi(token=self.token)
+        common = {"repo_type": self.kind, "exist_ok": True}
         sdk = "gradio" if self.kind == "space" else None
-        kind = {"repo_type": self.kind}
-        repo = api.create_repo(self.repo, private=self.private, exist_ok=True, space_sdk=sdk, **kind).repo_id
+        repo = api.create_repo(self.repo, private=self.private, space_sdk=sdk, **common).repo_id
         if self.revision is not None:
-            api.create_branch(repo, branch=self.revision, exist_ok=True, **kind)
+            api.create_branch(repo, branch=self.revision, **common)
         return self._replace(repo=repo)
 
 
@@ -185,7 +185,7 @@ def push_space(folder: str | Path, target: HubTarget, models: list[str]) -> str:
         The address of the commit.
 
     Raises:
-        ValueError: a model has no task, or two have the same one.
+        ValueError: a model has no task, or two have the same one; a file has a token or a path of this machine.
         OSError: the Hub cannot be reached, does not let us, or has no such model.
     """
     folder, target = Path(folder), target._replace(kind="space")
