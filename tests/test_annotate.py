@@ -97,6 +97,37 @@ def test_made_up_logits_are_decoded():
     assert found.sections[1].end == 9.99
     assert list(found.tags) == ["slow", "loud"]
     assert found.tags == pytest.approx({"slow": 0.75, "loud": 0.25})
+    # The boundary is in the middle of frame 25, which is the chorus's; its half goes to the intro.
+    expected = {"beats": [1] * 20, "chords": [1] * 3, "sections": [25 / 26, 1], "keys": [1] * 2}
+    assert list(found.probabilities) == ["sections", "beats", "chords", "keys"]
+    for name, values in expected.items():
+        np.testing.assert_allclose(found.probabilities[name], values, atol=1e-7)
+
+
+def test_events_have_probabilities():
+    """Softmax of logarithms of shares is these shares."""
+    beats = np.tile([0.05, 0.05, 0.9], (61, 1))
+    beats[5::10] = [0.5, 0.1, 0.4]
+    beats[5::40] = [0.1, 0.7, 0.2]
+    chords = np.full((25, 25), 0.2 / 24)
+    chords[:16, 0], chords[8:16, 0], chords[16:, 24] = 0.8, 0.4, 0.8
+    chords[8:16, 1:] = 0.6 / 24
+    sections = np.full((16, 8), 0.4 / 6)
+    sections[:, 1] = 0.6
+    models = {
+        "beat": with_logits(head("beat"), np.log(beats)),
+        "chord": with_logits(head("chord"), np.log(chords)),
+        "structure": with_logits(head("structure"), np.log(sections)),
+    }
+    found = annotate(models, music(3.0), RATE)
+    np.testing.assert_allclose(found.beats.times, np.arange(0.25, 3.0, 0.5), atol=0.03)
+    np.testing.assert_allclose(found.probabilities["beats"], [0.8, 0.6, 0.6, 0.6, 0.8, 0.6], atol=1e-6)
+    assert [chord.label for chord in found.chords] == ["C:maj", "N"]
+    np.testing.assert_allclose(found.probabilities["chords"], [0.6, 0.8], atol=1e-6)
+    np.testing.assert_allclose(found.probabilities["sections"], [0.6], atol=1e-6)
+    content = found.to_dict()
+    assert [event["probability"] for event in content["chords"]] == [0.6, 0.8]
+    assert content["beats"][0]["probability"] == 0.8
 
 
 def test_settings_of_the_decoder_are_those_of_the_configuration():
@@ -171,7 +202,7 @@ def test_silence_has_nothing(level, count_passes):
     assert len(found.beats.times) == 0
     assert found.chords == found.keys == [Segment(0.0, 2.0, "N")]
     assert found.sections == [Segment(0.0, 2.0, "silence")]
-    assert (found.key, found.tags) == ("N", {})
+    assert (found.key, found.tags, found.probabilities) == ("N", {}, {})
 
 
 def test_noise_without_beats():

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from .model.classification_musicfm import (
 )
 from .model.configuration_musicfm import MusicFMConfig
 from .model.modeling_musicfm import MusicFMModel
-from .tasks import decode, tagging
+from .tasks import decode, event_probabilities, tagging
 from .tasks.annotations import Beats, Segment, write_beats, write_segments
 from .tasks.key import song_key
 
+KINDS = {"beat": "beats", "chord": "chords", "structure": "sections", "key": "keys"}  # task → attribute
 FORMATS = ("json", "beats", "lab", "tags")
 PART_SECONDS = 600.0  # about as much audio has its frames in memory at once
 SILENCE = 1e-4  # of full scale: -80 dB
@@ -45,6 +46,8 @@ class SongAnnotation:
         keys (`list[Segment]`): Seconds, and keys such as `F#:min`, `N` for none.
         key (`str`): Of the whole song.
         tags (`dict[str, float]`): Probabilities, the highest first.
+        probabilities (`dict[str, np.ndarray]`): How sure the models are of each of the `beats`, `chords`, `sections`
+            and `keys`, as [`musicfm_hf.tasks.event_probabilities`] says. Of silence they were not asked.
     """
 
     duration: float
@@ -54,9 +57,10 @@ class SongAnnotation:
     keys: list[Segment] | None = None
     key: str | None = None
     tags: dict[str, float] | None = None
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is not `None`, as JSON has it. Times in seconds, to the microsecond."""
+        """All that is not `None`, as JSON has it. Times in seconds, to the microsecond; `probability` where known."""
         values: dict[str, Any] = {"duration": round(self.duration, 6)}
         if self.beats is not None:
             values["beats"] = [
@@ -68,6 +72,9 @@ class SongAnnotation:
                 values[name] = [
                     {"start": round(start, 6), "end": round(end, 6), "label": label} for start, end, label in segments
                 ]
+        for name, probabilities in self.probabilities.items():
+            for event, probability in zip(values[name], probabilities, strict=True):
+                event["probability"] = round(float(probability), 4)
         if self.key is not None:
             values["key"] = self.key
         if self.tags is not None:
@@ -386,17 +393,20 @@ def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.nd
     if config.task == "tagging":
         annotation.tags = events
         return
+    probabilities = event_probabilities(config, logits, events)
+    name = KINDS[config.task]
     if config.task == "beat":
         inside = events.times <= annotation.duration
-        annotation.beats = Beats(events.times[inside], events.positions[inside])
-        return
-    # The last label frame may end after the audio.
-    segments = [
-        Segment(start, min(end, annotation.duration), label)
-        for start, end, label in events
-        if start < annotation.duration
-    ]
-    setattr(annotation, {"chord": "chords", "structure": "sections", "key": "keys"}[config.task], segments)
+        annotation.beats, probabilities = Beats(events.times[inside], events.positions[inside]), probabilities[inside]
+    else:  # the last label frame may end after the audio
+        segments = [
+            Segment(start, min(end, annotation.duration), label)
+            for start, end, label in events
+            if start < annotation.duration
+        ]
+        setattr(annotation, name, segments)
+        probabilities = probabilities[: len(segments)]
+    annotation.probabilities[name] = probabilities
     if config.task == "key":
         annotation.key = song_key(logits)
 

@@ -1,5 +1,6 @@
 """The five tasks: labels, targets from annotations, events from logits, scores."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..model.configuration_musicfm import MusicFMConfig
+from .annotations import Beats, Segment
+from .spans import softmax
 
 TASKS = ("beat", "chord", "structure", "key", "tagging")
 
@@ -41,3 +44,29 @@ def decode(config: MusicFMConfig, logits: np.ndarray) -> Any:
     """
     of_time = label_names(config) if config.task == "tagging" else config.label_rate
     return task_module(config.task).events(logits, of_time, **(config.decoding or {}))
+
+
+def event_probabilities(config: MusicFMConfig, logits: np.ndarray, events: Beats | Sequence[Segment]) -> np.ndarray:
+    """
+    How sure a head is of the events that [`decode`] found. Of a beat, it is the probability in the nearest frame that
+    there is one, downbeat or not; of a segment, that of its label, the mean over its frames.
+
+    Args:
+        config ([`MusicFMConfig`]): Of the model with its head; its task is not tagging.
+        logits (`np.ndarray` of shape `(label frames, num_labels)`): Of the whole song.
+        events: Beats, or segments with labels of the model.
+
+    Returns:
+        float64 `(events,)`.
+    """
+    labels = label_names(config)[: task_module(config.task).OUTPUTS[0]["size"]]  # of structure, the functions
+    probabilities = softmax(logits[:, : len(labels)], labels)
+    if isinstance(events, Beats):
+        frames = np.round(events.times * config.label_rate).astype(int).clip(0, len(probabilities) - 1)
+        return probabilities[frames, :2].sum(axis=1)
+    found = np.empty(len(events))
+    for index, (start, end, label) in enumerate(events):
+        first = min(int(start * config.label_rate + 0.5), len(probabilities) - 1)
+        last = max(first + 1, int(end * config.label_rate + 0.5))
+        found[index] = probabilities[first:last, labels.index(label)].mean()
+    return found
