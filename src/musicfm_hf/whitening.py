@@ -48,7 +48,10 @@ class WhitenedLinear(nn.Linear):
         self.register_buffer("matrix", (directions * variances.rsqrt()).float().contiguous())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward((inputs - self.mean) @ self.matrix)
+        rows = (inputs - self.mean).reshape(-1, self.in_features)
+        # Few rows are whitened; for many it costs less to map the weights, as multi_dot decides.
+        outputs = torch.linalg.multi_dot([rows, self.matrix, self.weight.T]) + self.bias
+        return outputs.view(*inputs.shape[:-1], self.out_features)
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
