@@ -35,7 +35,7 @@ from musicfm_hf.finetuning import (
     read_split,
 )
 from musicfm_hf.tasks import TASKS, task_module
-from musicfm_hf.training import parse_recipe, recorded, write_json
+from musicfm_hf.training import parse_recipe, recorded, refuse_other_settings, write_json
 
 PLACES = ("cache", "results")  # settings that change nothing in the results
 
@@ -126,14 +126,8 @@ def is_done(path: Path, settings: TaskArguments, arguments: FinetuningArguments)
         return False
     results = json.loads(path.read_text())
     asked = recorded(vars(settings)) | {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS}
-    there = results["settings"] | results["training"]
-    differ = [
-        f"{name} {there.get(name)!r}, not {value!r}"
-        for name, value in json.loads(json.dumps(asked)).items()
-        if there.get(name) != value and name not in PLACES
-    ]
-    if differ:
-        raise ValueError(f"{path} was made with {'; '.join(differ)}. Give another `--output`, or remove it.")
+    asked = {name: value for name, value in asked.items() if name not in PLACES}
+    refuse_other_settings(path, results["settings"] | results["training"], asked, "--output")
     return True
 
 

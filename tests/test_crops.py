@@ -538,6 +538,7 @@ def test_states_of_other_runs_are_refused(data, listed, tmp_path):
     for sources, changes, message in [
         ([listed], {"world_size": 3}, "with `world_size` 2, here it is 3"),
         ([listed], {"batch_size": 3}, "with `batch_size` 2, here it is 3"),
+        ([listed], {"crop_seconds": 1.5}, "with `crop_seconds` .*, here it is 1.5"),
         ([listed], {"seed": 2}, "with `seed` 1, here it is 2"),
         ([fewer], {}, r"with `sources` \[\['listed', 12, '.*here it is \[\['listed', 11, "),
     ]:

@@ -356,6 +356,23 @@ def test_a_resumed_run_is_the_run(places, finished, tmp_path, method):
     assert resumed.results["steps"] == finished(method).results["steps"]
     again = tune(places, tmp_path / "run", method)
     assert_same_run(again, finished(method))
+    assert (
+        again.results["seconds"] > json.loads((tmp_path / "run/checkpoint-4/finetuning.json").read_text())["seconds"]
+    )
+
+
+def test_a_run_of_other_settings_does_not_go_on(places, tmp_path):
+    tune(places, tmp_path / "run", "probe")
+    message = r"checkpoint-4 was made with layer None, not 1; whiten True, not False. Give another `--output_dir`"
+    with pytest.raises(ValueError, match=message):
+        tune(places, tmp_path / "run", "probe", "--layer", "1", "--whiten", "false")
+    with pytest.raises(ValueError, match="was made with seed 42, not 7"):
+        tune(places, tmp_path / "run", "probe", "--seed", "7")
+    longer = tune(places, tmp_path / "run", "probe", "--max_steps", "6")
+    assert longer.results["steps"]["run"] == 6
+    (tmp_path / "run/checkpoint-6/finetuning.json").unlink()
+    with pytest.raises(ValueError, match="checkpoint-6 was not written by this recipe"):
+        tune(places, tmp_path / "run", "probe")
 
 
 # The best checkpoint

@@ -36,7 +36,14 @@ from .model.classification_musicfm import (
 from .model.configuration_musicfm import MusicFMConfig
 from .scoring import average_scores, score_song, scores_with_intervals, song_logits
 from .tasks import task_module
-from .training import ResumableTrainer, environment, find_checkpoint, recorded
+from .training import (
+    ResumableTrainer,
+    environment,
+    find_checkpoint,
+    recorded,
+    refuse_other_settings,
+    write_json,
+)
 from .whitening import WhitenedLinear
 
 RECORDED_ARGUMENTS = [
@@ -55,6 +62,9 @@ RECORDED_ARGUMENTS = [
     "bf16",
     "fp16",
 ]
+# What may differ where a run goes on: places, and how long it is.
+FREE_TO_CHANGE = ("cache", "results", "max_steps", "early_stopping_patience")
+PROGRESS = "finetuning.json"
 WHITENING_CROPS = 1024
 # Attention and feed-forward layers of every encoder.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
@@ -279,6 +289,8 @@ class FinetuningTrainer(ResumableTrainer):
         songs: To evaluate on.
         logits (`Callable`): Songs → `(song, logits)`, with the model as it is.
         config ([`MusicFMConfig`]): Of the model with its head.
+        stated (`dict`): `settings` and `training`, as results have them.
+        began (`float`): When the run would have begun if it had never been interrupted, by `time.perf_counter`.
     """
 
     def __init__(
@@ -289,6 +301,8 @@ class FinetuningTrainer(ResumableTrainer):
         songs: Sequence[LabelledSong],
         logits: Callable[[Sequence[LabelledSong]], Iterable[tuple[LabelledSong, np.ndarray]]],
         config: MusicFMConfig,
+        stated: dict[str, dict[str, Any]],
+        began: float,
         **kwargs,
     ):
         args.metric_for_best_model = f"eval_{task_module(config.task).METRIC}"
@@ -302,7 +316,18 @@ class FinetuningTrainer(ResumableTrainer):
             **kwargs,
         )
         self.logits, self.config = logits, config
+        self.stated, self.began = stated, began
         self.model_accepts_loss_kwargs = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it took so far, in all starts; without what was lost between a checkpoint and an interruption."""
+        return time.perf_counter() - self.began
+
+    def save_progress(self, folder: Path) -> None:
+        """With what settings this is, and how long it took."""
+        if self.args.should_save:
+            write_json(folder / PROGRESS, self.stated | {"seconds": self.seconds})
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """
@@ -366,6 +391,23 @@ class EarlyStopping(TrainerCallback):
         if len(values):
             best = int(np.where(np.isnan(values), -np.inf, values).argmax())
             control.should_training_stop |= len(values) - 1 - best >= self.patience
+
+
+def seconds_before(checkpoint: Path, stated: dict[str, dict[str, Any]]) -> float:
+    """
+    How long a run took up to a checkpoint of it.
+
+    Raises:
+        ValueError: the checkpoint was made with other settings; a longer run than was meant may go on.
+    """
+    path = checkpoint / PROGRESS
+    if not path.is_file():
+        raise ValueError(f"{checkpoint} was not written by this recipe. Give another `--output_dir`.")
+    there = json.loads(path.read_text(encoding="utf-8"))
+    for name, values in stated.items():
+        same = {key: value for key, value in values.items() if key not in FREE_TO_CHANGE}
+        refuse_other_settings(checkpoint, there[name], same, "--output_dir")
+    return there["seconds"]
 
 
 def read_layers(config: MusicFMConfig) -> list[int]:
@@ -441,10 +483,18 @@ def finetune(
         callbacks (`list[TrainerCallback]`): For the [`Trainer`].
 
     Raises:
-        ValueError: before anything is trained, if settings do not fit each other, the songs or the encoder.
+        ValueError: before anything is trained, if settings do not fit each other, the songs, the encoder, or the
+            checkpoint in the output folder.
     """
-    began, data = time.time(), describe_source(task.data)
+    began, data = time.perf_counter(), describe_source(task.data)
     task = pinned(task)
+    stated = {
+        "settings": recorded(vars(task)),
+        "training": {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS},
+    }
+    checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir)
+    if checkpoint:
+        began -= seconds_before(Path(checkpoint), stated)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     settings = _window_settings(task, arguments)
     settings.frames(config)
@@ -477,9 +527,9 @@ def finetune(
         callbacks = [*callbacks, EarlyStopping(arguments.early_stopping_patience)]
     logits = partial(song_logits, model or trained, settings=settings, cache=cache)
     trainer = FinetuningTrainer(
-        trained, arguments, crops, splits["validation"], logits, config, callbacks=list(callbacks)
+        trained, arguments, crops, splits["validation"], logits, config, stated, began, callbacks=list(callbacks)
     )
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if cache is not None and task.whiten:
         trained.projector = trained.projector.folded()
     scores = {name: trainer.score_songs(splits[name]) for name in ("validation", "test")}
@@ -493,12 +543,11 @@ def finetune(
             if ".original_module." not in name  # peft keeps a copy of the head as it was
         ),
         "trained_parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
-        "settings": recorded(vars(task)),
-        "training": {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS},
+        **stated,
         "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
         "base": {"name": recorded({"model": task.model})["model"], "revision": task.revision},
         "data": data | {"songs": {name: len(songs) for name, songs in splits.items()}},
-        "seconds": round(time.time() - began, 1),
+        "seconds": round(trainer.seconds, 1),
         **environment(),
         "history": trainer.state.log_history,
         "scores_of_songs": scores,

@@ -25,11 +25,14 @@ from .metrics.tokens import TokenStatistics
 from .model.configuration_musicfm import MusicFMConfig
 from .model.masking_musicfm import fit_length, sample_mask, target_frames
 from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
-from .training import ResumableTrainer, selective_checkpointing, write_json
+from .training import ResumableTrainer, refuse_other_settings, selective_checkpointing, write_json
 
 logger = logging.get_logger(__name__)
 
 _NOISE = 0x6E6F697365  # sets the seed of an item's noise apart from that of its mask
+
+# What a configuration has that is no setting of the model.
+_NO_SETTINGS = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 # What a quantizer was made for; a model that takes its tokens must be configured alike.
 _QUANTIZER_FIELDS = [
@@ -454,6 +457,7 @@ class PretrainingTrainer(ResumableTrainer):
             "problems": self.loader.problems.records,
             "audio_seconds": self.audio_seconds,
             "seconds": self.seconds,
+            "config": self.encoder_config.to_dict(),
         }
         (folder / f"data_{self.args.process_index}.json").write_text(json.dumps(state), encoding="utf-8")
         torch.save(self.statistics.counts.cpu(), folder / f"token_counts_{self.args.process_index}.pt")
@@ -463,13 +467,15 @@ class PretrainingTrainer(ResumableTrainer):
         What [`save_progress`] wrote; `train` does it itself.
 
         Raises:
-            ValueError: if the checkpoint is of another recipe, other data or another batch size.
+            ValueError: if the checkpoint is of another recipe or model, other data or another batch size.
         """
         path = folder / f"data_{self.args.process_index}.json"
         if not path.is_file():
             raise ValueError(f"{folder} was not written by this recipe with {self.args.world_size} processes.")
         state = json.loads(path.read_text(encoding="utf-8"))
         self.loader.load_state_dict(state["loader"])
+        config = {name: value for name, value in self.encoder_config.to_dict().items() if name not in _NO_SETTINGS}
+        refuse_other_settings(folder, state["config"], config, "--output_dir")
         for problem in state["problems"]:
             self.loader.problems.add(AudioProblem(*problem))
         self.audio_seconds = state["audio_seconds"]

@@ -231,6 +231,26 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def refuse_other_settings(made: str | Path, there: dict[str, Any], here: dict[str, Any], flag: str) -> None:
+    """
+    Settings that something was made with have to be those of now, as JSON has them; what only `there` has is ignored.
+
+    Args:
+        made: What it is.
+        flag: Of the recipe, with which something else can be made.
+
+    Raises:
+        ValueError: some differ; names them.
+    """
+    differ = [
+        f"{name} {there.get(name)!r}, not {value!r}"
+        for name, value in json.loads(json.dumps(here)).items()
+        if there.get(name) != value
+    ]
+    if differ:
+        raise ValueError(f"{made} was made with {'; '.join(differ)}. Give another `{flag}`, or remove it.")
+
+
 def recorded(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as results show them: of absolute paths the last part only, for they say who ran it where."""
 

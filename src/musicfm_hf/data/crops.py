@@ -182,6 +182,7 @@ class CropLoader:
         self._settings = {
             "world_size": world_size,
             "batch_size": batch_size,
+            "crop_seconds": crop_seconds,
             "seed": seed,
             "sources": [source.identity for source in self.sources],
             "weights": _checked_weights(self.sources, weights),
@@ -223,8 +224,8 @@ class CropLoader:
         Go on from a state with the next iteration.
 
         Raises:
-            ValueError: it is of other sources, weights, seed, batch size or number of ranks, or of another rank where
-                there are streams.
+            ValueError: it is of other sources, weights, seed, length of crops, batch size or number of ranks, or of
+                another rank where there are streams.
         """
         for name, ours in self._settings.items():
             theirs = state["settings"].get(name)
