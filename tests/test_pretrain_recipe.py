@@ -403,8 +403,8 @@ def test_more_refusals(monkeypatch, capsys, data, finished, tmp_path):
     assert "The state is of a run with `batch_size` 2, here it is 4" in words
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, *songs(data, "tar"))
     assert "The state is of a run with `sources` [['listed', 7, " in words
-    words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, *songs(data), "--set", "codebook_size=16")
-    assert "checkpoint-12 was made with codebook_size 32, not 16. Give another `--output_dir`, or remove it." in words
+    words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, "quantizer_seed=3", *songs(data))
+    assert "checkpoint-12 was made with quantizer_seed 0, not 3. Give another `--output_dir`, or remove it." in words
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *songs(data))
     assert "2 GPUs need a process each: start with `accelerate launch" in words
