@@ -41,7 +41,7 @@ def main() -> None:
 
     print("\nThe adapter, through AutoModelForAudioFrameClassification.from_pretrained:")
     models = [AutoModelForAudioFrameClassification.from_pretrained(folder).eval() for folder in (chords, beats)]
-    song = arguments.audio or sorted((data / "audio").glob("*.flac"))[-1]
+    song = arguments.audio or data / (data / "test.txt").read_text(encoding="utf-8").splitlines()[-1]
     audio = musicfm_hf.load_audio(song, models[0].config.sampling_rate)
     annotation = musicfm_hf.annotate(models, audio, models[0].config.sampling_rate)
     annotation.save(output, song.stem)
@@ -57,9 +57,10 @@ def main() -> None:
 
 def run(recipe: str, *arguments: object) -> None:
     """A recipe, as from the command line; YAML files are those of recipes/."""
-    words = [str(ROOT / "recipes" / word) if str(word).endswith(".yaml") else str(word) for word in arguments]
-    print(f"\n$ python recipes/{recipe} {shlex.join(str(word) for word in arguments)}", flush=True)
-    done = subprocess.run([sys.executable, str(ROOT / "recipes" / recipe), *words], cwd=Path.cwd())
+    words = [f"recipes/{word}" if str(word).endswith(".yaml") else str(word) for word in (recipe, *arguments)]
+    print(f"\n$ python {shlex.join(words)}", flush=True)
+    words = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
+    done = subprocess.run([sys.executable, *words])
     if done.returncode:
         raise SystemExit(done.returncode)
 

@@ -41,7 +41,7 @@ def main() -> None:
             num_workers=arguments.num_workers,
             progress=state.is_local_main_process,
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"Not embedded: {error}") from error
     problems = gather_object(problems)
     if state.is_main_process:

@@ -9,7 +9,6 @@ the paired difference of each to the first. `--output` writes all of it.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from musicfm_hf.data.catalogue import describe_source
 from musicfm_hf.data.examples import with_annotation
 from musicfm_hf.data.labelled import load_songs
 from musicfm_hf.inference import WindowSettings
-from musicfm_hf.scoring import bootstrap_interval, score_song, scores_with_intervals, song_logits
+from musicfm_hf.scoring import paired_difference, score_song, scores_with_intervals, song_logits
 from musicfm_hf.tasks import task_module
 from musicfm_hf.training import environment, recorded, write_json
 
@@ -37,20 +36,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     try:
+        names = [recorded({"model": folder})["model"] for folder in arguments.models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Two models have the same name in {', '.join(names)}: give relative paths, each once.")
         results = {folder: evaluate(folder, arguments) for folder in arguments.models}
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not evaluated: {error}") from error
     first = results[arguments.models[0]]
     for folder, found in results.items():
         print_scores(folder, found)
-        if found is not first and found["task"] == first["task"] != "tagging":
-            found["difference"] = paired_difference(first, found)
+        if found is not first and found["task"] == first["task"]:
+            found["difference"] = paired_difference([first["songs"]], [found["songs"]], first["metric"])
             mean, (low, high) = found["difference"]["mean"], found["difference"]["interval"]
             print(f"  {found['metric']} beside {arguments.models[0]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
     if arguments.output is not None:
         music = describe_source(arguments.data)
         settings = {"data": arguments.data, "split": arguments.split, "window_seconds": arguments.window_seconds}
-        named = {recorded({"model": folder})["model"]: found for folder, found in results.items()}
+        named = dict(zip(names, results.values(), strict=True))
         write_json(arguments.output, recorded(settings) | {"music": music, "models": named} | environment())
 
 
@@ -76,14 +78,6 @@ def print_scores(folder: str, found: dict) -> None:
     for name, value in found["scores"].items():
         low, high = value.get("interval", (float("nan"),) * 2)
         print(f"  {name:24} {value['mean']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if "interval" in value else ""))
-
-
-def paired_difference(first: dict, second: dict) -> dict:
-    """How much better the second is, with the paired bootstrap's interval over songs."""
-    metric = first["metric"]
-    values = [second["songs"][name][metric] - row[metric] for name, row in first["songs"].items()]
-    known = [value for value in values if not math.isnan(value)]
-    return {"mean": sum(known) / max(len(known), 1), "interval": bootstrap_interval(known)}
 
 
 if __name__ == "__main__":

@@ -75,6 +75,16 @@ def test_crops_reach_the_whole_song(songs):
     assert {crops[number]["start"] for number in range(60)} == {0, 1, 2}
 
 
+def test_crops_of_songs_that_are_annotated_in_part_have_labels(songs):
+    """1.2 s of 10 s: of crops of 2 s at any place, more than half would have none."""
+    part = replace(songs[0], chords=[Segment(4.0, 5.2, "C:maj")])
+    crops = TaskCrops(config_of("chord"), [part], note_place, 60, 2.0, seed=0)
+    assert all((crops[number]["labels"] >= 0).any() for number in range(60))
+    assert len({crops[number]["start"] for number in range(60)}) > 20
+    without = TaskCrops(config_of("chord"), [replace(part, chords=[])], note_place, 3, 2.0, seed=0)
+    assert all((without[number]["labels"] == -1).all() for number in range(3))
+
+
 def test_songs_that_are_shorter_are_taken_whole(songs):
     (short,) = [song for song in songs if song.duration < 5]
     crop = TaskCrops(config_of("chord"), [short], note_place, 1, 6.0, seed=0)[0]

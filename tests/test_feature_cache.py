@@ -12,7 +12,7 @@ from conftest import TINY, music, random_model
 from safetensors import safe_open
 from test_examples import config_of
 
-from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMModel, embed, load_audio
+from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMModel, embed, features, load_audio
 from musicfm_hf.data.labelled import LabelledSong, load_songs
 from musicfm_hf.features import EncoderFeatures, FeatureCache, LogMelFeatures, _surroundings
 from musicfm_hf.inference import WindowSettings
@@ -144,9 +144,17 @@ def test_filled_once_and_read_as_embedded(tiny_model, songs, tmp_path):
         assert not cache(song, len(found) + 3, 5, np.random.default_rng(0))["hidden_states"].any()
 
 
+@pytest.mark.parametrize("name", ["version", "_FORMAT"])
+def test_other_code_has_other_files(tiny_model, monkeypatch, name):
+    before = EncoderFeatures(tiny_model, [2], SETTINGS).key, LogMelFeatures(tiny_model.config).key
+    monkeypatch.setattr(features, name, (lambda package: "9.9") if name == "version" else 99)
+    assert EncoderFeatures(tiny_model, [2], SETTINGS).key != before[0]
+    assert LogMelFeatures(tiny_model.config).key != before[1]
+
+
 def test_half_precision_by_default(tiny_model, songs, tmp_path):
     exact = FeatureCache(tmp_path / "a", EncoderFeatures(tiny_model, [2], SETTINGS), torch.float32)
-    cache = FeatureCache(tmp_path / "b", EncoderFeatures(tiny_model, [2], SETTINGS))
+    cache = FeatureCache(tmp_path / "a", EncoderFeatures(tiny_model, [2], SETTINGS))  # dtypes have their own files
     for one in (exact, cache):
         one.fill(songs[1:], 0, progress=False)
     assert cache.read(songs[1]).equal(exact.read(songs[1]).half())

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -208,3 +209,21 @@ def test_audio_is_found_by_name(tmp_path):
         folder.find("two")
     with pytest.raises(FileNotFoundError, match="no folder"):
         AudioFolder(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"beats": Beats(np.array([0.5, 9.0]), np.array([1, 2]))}, "line 3: 9 s is after the end of the audio"),
+        ({"chords": [Segment(0, 1, "C"), Segment(1, 9, "G")]}, "line 3: 9 s is after the end of the audio"),
+        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "line 3: 'H' is no chord"),
+        ({"chords": [Segment(0, 1, "H")]}, "segment 1: 'H' is no chord"),
+    ],
+)
+def test_mistakes_are_named_by_line(tmp_path, columns, message):
+    """Where the file has an item a line; comments are lines too."""
+    path = tmp_path / "a.lab"
+    path.write_text("# by hand\n0 1 C\n1 9 G\n")
+    song = LabelledSong("a", "a.wav", "a", duration=3.0, **columns, files=dict.fromkeys(columns, str(path)))
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}, {message}"):
+        check_song(song)

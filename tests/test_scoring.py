@@ -14,7 +14,15 @@ from musicfm_hf.data.examples import crop_targets
 from musicfm_hf.data.labelled import LabelledSong, load_songs
 from musicfm_hf.features import EncoderFeatures, FeatureCache
 from musicfm_hf.inference import WindowSettings
-from musicfm_hf.scoring import average_scores, bootstrap_interval, score_song, scores_with_intervals, song_logits
+from musicfm_hf.scoring import (
+    average_scores,
+    bootstrap_interval,
+    paired_difference,
+    score_song,
+    scores_with_intervals,
+    song_logits,
+)
+from musicfm_hf.tasks import tagging
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 TAGS = ["even", "major", "minor"]
@@ -96,8 +104,8 @@ def test_logits_of_one_window_are_those_of_the_model(songs):
 def test_perfect_logits(songs, task):
     rate = {"beat": 50.0, "chord": 25.0, "structure": 25.0, "key": 1.0}[task]
     config = config_of(task, rate)
-    if task == "structure":  # the start of the song is a boundary as it is
-        config.decoding = {"peak_window_seconds": 1.0, "min_segment_seconds": 0.3}
+    if task == "structure":
+        config.decoding = {"peak_window_seconds": 1.0}
     song = songs[0]
     targets = crop_targets(config, song, 0.0, 250).numpy()
     logits = np.where(targets > 0, np.log(np.maximum(targets, 1e-6)), -8.0) if task == "beat" else 16.0 * targets - 8.0
@@ -164,10 +172,10 @@ def test_averages_of_chords():
         "c": {"majmin": 0.0, "root": 0.1, "seconds": 0.0},
     }
     found = average_scores(config_of("chord", 8.0), rows)
-    expected = {"majmin": 0.4, "root": 0.5, "majmin_by_duration": (0.8 * 100 + 0.4 * 300) / 400}
+    expected = {"majmin": 0.6, "root": 0.7, "majmin_by_duration": (0.8 * 100 + 0.4 * 300) / 400}
     assert found == pytest.approx(expected)
     summary = scores_with_intervals(config_of("chord", 8.0), rows)
-    assert "interval" in summary["majmin"]
+    assert summary["majmin"] == {"mean": pytest.approx(0.6), "songs": 2, "interval": (0.4, 0.8)}
     assert "interval" not in summary["majmin_by_duration"]
 
 
@@ -185,7 +193,14 @@ def test_averages_of_tags():
     config = config_of("tagging", None, TAGS)
     assert average_scores(config, rows) == pytest.approx({"map": (1 + 0.5) / 2, "roc_auc": (1 + 0.25) / 2})
     summary = scores_with_intervals(config, rows)
-    assert summary["map"] == {"mean": pytest.approx(0.75), "songs": 4}  # not a mean over songs
+    assert (summary["map"]["mean"], summary["map"]["songs"]) == (pytest.approx(0.75), 4)
+    samples = tagging.bootstrap(*arrays_of(rows), TAGS)["map"]
+    assert summary["map"]["interval"] == pytest.approx(tuple(np.nanquantile(samples, [0.025, 0.975])))
+
+
+def arrays_of(rows):
+    references = [[tag in row["tags"] for tag in TAGS] for row in rows.values()]
+    return np.array(references, dtype=int), np.array([list(row["probabilities"].values()) for row in rows.values()])
 
 
 # Intervals
@@ -225,3 +240,45 @@ def test_beats_without_positions(songs):
     averages = average_scores(config, rows)
     assert averages["downbeat_f"] == rows["known"]["downbeat_f"]
     assert averages["beat_f"] == pytest.approx((rows["known"]["beat_f"] + rows["unknown"]["beat_f"]) / 2)
+
+
+def test_paired_difference():
+    """Of two seeds their mean; a song without a score on one side is left out; the same difference has no interval."""
+    first = {"a": {"beat_f": 0.2}, "b": {"beat_f": 0.4}, "c": {"beat_f": NAN}}
+    second = [
+        {"a": {"beat_f": 0.3}, "b": {"beat_f": 0.5}, "c": {"beat_f": 0.9}},
+        {"a": {"beat_f": 0.5}, "b": {"beat_f": 0.7}, "c": {"beat_f": 0.9}},
+    ]
+    found = paired_difference([first], second, "beat_f")
+    assert found["mean"] == pytest.approx(0.2)
+    assert found["interval"] == pytest.approx((0.2, 0.2))
+    chords = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.5, "seconds": 9.0}}
+    better = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.75, "seconds": 9.0}}
+    assert paired_difference([chords], [better], "majmin")["mean"] == pytest.approx(0.25)
+
+
+def test_paired_difference_of_tags():
+    """Songs are drawn as sets: of what is always as good the interval is 0, and it is narrower than that of either."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 2, (40, len(TAGS)))
+    noise = generator.normal(size=truth.shape)
+
+    def rows(scores):
+        return {
+            str(index): {
+                "probabilities": dict(zip(TAGS, row, strict=True)),
+                "tags": [tag for tag, own in zip(TAGS, truth[index], strict=True) if own],
+            }
+            for index, row in enumerate(scores)
+        }
+
+    good, better = rows(truth + noise), rows(1.2 * truth + noise)
+    same = paired_difference([good], [rows(2 * truth + 2 * noise)], "map")
+    assert same == {"mean": 0.0, "interval": (0.0, 0.0)}
+    found = paired_difference([good], [better], "map")
+    config = config_of("tagging", None, TAGS)
+    scores = [scores_with_intervals(config, own)["map"] for own in (good, better)]
+    assert found["mean"] == pytest.approx(scores[1]["mean"] - scores[0]["mean"])
+    low, high = found["interval"]
+    assert 0 < low < found["mean"] < high
+    assert high - low < 0.5 * (scores[0]["interval"][1] - scores[0]["interval"][0])

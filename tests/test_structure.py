@@ -63,7 +63,7 @@ def test_targets():
 def test_gaps_end_with_a_boundary_and_end_is_no_segment():
     song = [Segment(0.0, 4.0, "a"), Segment(8.0, 12.0, "b"), Segment(12.0, 13.0, "end")]
     boundary = structure.targets(song, 13, 1.0)[:, 7]
-    assert np.flatnonzero(boundary).tolist() == [0, 4, 8]  # the frame that holds the boundary, always
+    assert np.flatnonzero(boundary).tolist() == [4, 8]  # the frame that holds the boundary, always
     assert (structure.targets(song, 13, 1.0)[4:8, :7] == -1).all()
     assert (structure.targets(song, 13, 1.0)[12, :7] == -1).all()
     assert not structure.targets([], 3, 1.0)[:, 7].any()
@@ -172,3 +172,14 @@ def test_pop909_survives_the_round_trip(rate):
         scores.append(structure.score(song, structure.events(logits(targets), rate, peak_window_seconds=1)))
     assert np.mean([one["hr05_f"] for one in scores]) > 0.999
     assert np.mean([one["frame_accuracy"] for one in scores]) > 0.998
+
+
+@pytest.mark.parametrize("rate", [5.0, 8.0])
+@pytest.mark.parametrize("window", [1.0, 6.0])
+def test_sections_from_the_start_come_back(rate, window):
+    """The start of the song is a boundary on both sides as it is, and not once more a frame later."""
+    sections = [Segment(0.0, 20.0, "intro"), Segment(20.0, 45.0, "verse"), Segment(45.0, 70.0, "chorus")]
+    logits = 16.0 * structure.targets(sections, round(70 * rate), rate) - 8.0
+    found = structure.events(logits, rate, peak_window_seconds=window)
+    assert [segment.label for segment in found] == ["intro", "verse", "chorus"]
+    assert structure.score(sections, found)["hr05_f"] == 1.0

@@ -81,3 +81,24 @@ def test_a_single_song_has_no_score():
 def test_score_refuses(references, estimates, message):
     with pytest.raises(ValueError, match=message):
         tagging.score(references, estimates, LABELS)
+
+
+def test_bootstrap_beside_scikit_learn():
+    """Each set by itself, with songs as often as they were drawn: ties, rare tags and all."""
+    generator = np.random.default_rng(3)
+    references = (generator.random((12, 4)) < [0.5, 0.1, 0.8, 0.3]).astype(int)
+    estimates = generator.integers(0, 4, (12, 4)) / 4 + 0.3 * references
+    labels = ["a", "b", "c", "d"]
+    found = tagging.bootstrap(references, estimates, labels, draws=50, seed=9)
+    counts = np.random.default_rng(9).multinomial(12, np.full(12, 1 / 12), size=50)
+    for draw, count in enumerate(counts):
+        songs = np.repeat(np.arange(12), count)
+        expected = tagging.score(references[songs], estimates[songs], labels)
+        assert found["map"][draw] == pytest.approx(expected["map"], abs=1e-12)
+        assert found["roc_auc"][draw] == pytest.approx(expected["roc_auc"], abs=1e-12)
+
+
+def test_bootstrap_of_nothing():
+    found = tagging.bootstrap(np.ones((3, 1)), np.ones((3, 1)), ["a"], draws=5)
+    assert np.isnan(found["map"]).all()
+    assert np.isnan(found["roc_auc"]).all()

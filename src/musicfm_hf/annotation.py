@@ -180,7 +180,7 @@ def annotate(
     waveforms = {rate: checked_waveform(audio, sampling_rate, rate) for rate in rates}
     rate, waveform = next(iter(waveforms.items()))
     annotation = SongAnnotation(len(waveform) / rate)
-    if max(waveform.max(), -waveform.min()) < SILENCE:
+    if waveform.max() - waveform.min() < 2 * SILENCE:  # a constant is not heard
         for task in heads:
             _set_silence(annotation, task)
         return annotation

@@ -216,9 +216,11 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
     found = [(results["data"], "test", results["scores"].get("test", {}))]
     for path in sorted((folder / "evaluations").glob("*.json")):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        for model in evaluation["models"].values():
-            if model["task"] == results["task"]:
-                found.append((evaluation["music"], evaluation["split"], model["scores"]))
+        models = {name: own for name, own in evaluation["models"].items() if own["task"] == results["task"]}
+        if len(models) > 1:  # several were compared
+            models = {name: own for name, own in models.items() if Path(name).name == folder.resolve().name}
+        for model in models.values():
+            found.append((evaluation["music"], evaluation["split"], model["scores"]))
     rows = []
     for data, split, scores in found:
         for name, (kind, label) in SCORES.items():

@@ -51,7 +51,7 @@ class EncoderFeatures:
         self.model, self.settings, self.config = model, settings, model.config
         self.names = {f"layer_{layer:02d}": layer for layer in layers}
         note = {"weights": weights_digest(model), "frames": settings.frames(model.config), "dtype": str(model.dtype)}
-        self.key = _digest(json.dumps(note | {"version": version("musicfm_hf"), "format": _FORMAT}).encode())
+        self.key = _key(note)
 
     def encode(
         self, songs: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
@@ -73,8 +73,7 @@ class LogMelFeatures:
         self.names = {"log_mel": None}
         reach = round(_CONTEXT_SECONDS * config.frame_rate)
         self.offsets = np.arange(-reach, reach + 1, 3)
-        note = {"log_mel": _as_json(encoder_settings(config)), "format": _FORMAT}
-        self.key = _digest(json.dumps(note).encode())
+        self.key = _key({"log_mel": _as_json(encoder_settings(config))})
 
     @property
     def width(self) -> int:
@@ -97,8 +96,8 @@ class LogMelFeatures:
 class FeatureCache:
     """
     Features of songs in files, one for each song and name, below a folder whose name is a digest of what they depend
-    on: weights, windows, dtype and the version of this code. A file's name is a digest of the audio's path, size and
-    time of change, or of its bytes. Files are complete or absent.
+    on: weights, windows, dtype of the encoder and the version of this code. A file's name is a digest of the audio's
+    path, size and time of change, or of its bytes. Files are complete or absent.
 
     Args:
         folder: Where to keep them.
@@ -107,7 +106,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype=torch.float16):
-        self.folder = Path(folder) / features.key
+        self.folder = Path(folder) / features.key / str(dtype).removeprefix("torch.")
         self.features, self.dtype = features, dtype
         self.config = features.config
 
@@ -179,6 +178,11 @@ class FeatureCache:
         else:
             own = _file_state(audio)
         return self.folder / name / f"{_digest(own)}.safetensors"
+
+
+def _key(note: dict[str, Any]) -> str:
+    """A digest of what features depend on, and of the version of what computes them."""
+    return _digest(json.dumps(note | {"version": version("musicfm_hf"), "format": _FORMAT}).encode())
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -12,7 +12,7 @@ from .data.labelled import LabelledSong
 from .features import FeatureCache
 from .inference import HeadModel, WindowSettings, embed_songs, head_logits, layer_mix
 from .model.configuration_musicfm import MusicFMConfig
-from .tasks import decode, label_names, task_module
+from .tasks import decode, label_names, tagging, task_module
 
 
 def song_logits(
@@ -53,7 +53,8 @@ def score_song(config: MusicFMConfig, song: LabelledSong, logits: np.ndarray) ->
 
 def average_scores(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
     """
-    Averages over songs, of what is not nan; for chords weighted by duration as well, for tagging over tags.
+    Averages over songs, of what is not nan, and of chords where there is something to compare; for chords weighted by
+    duration as well, for tagging over tags.
 
     Args:
         scores: Song id → what [`score_song`] gave.
@@ -61,22 +62,30 @@ def average_scores(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> 
     rows = list(scores.values())
     module = task_module(config.task)
     if config.task == "tagging":
-        labels = label_names(config)
-        references = np.array([[label in row["tags"] for label in labels] for row in rows], dtype=int)
-        estimates = np.array([[row["probabilities"][label] for label in labels] for row in rows])
-        found = module.score(references, estimates, labels)
+        found = module.score(*_tag_arrays(rows))
         return {"map": found["map"], "roc_auc": found["roc_auc"]}
     averages = {}
     for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        known = values[~np.isnan(values)]
-        averages[name] = float(known.mean()) if len(known) else float("nan")
+        values = _known(rows, name)
+        averages[name] = float(np.mean(values)) if values else float("nan")
     if config.task == "chord":
         seconds = np.array([row["seconds"] for row in rows])
         values = np.array([row["majmin"] for row in rows])
         averages["majmin_by_duration"] = float((values * seconds).sum() / max(seconds.sum(), 1e-9))
         del averages["seconds"]
     return averages
+
+
+def _known(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """A score of the songs that have it. Of a song without a chord to compare it would be 0."""
+    return [row[name] for row in rows if not math.isnan(row[name]) and row.get("seconds") != 0]
+
+
+def _tag_arrays(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """References and estimates `(songs, tags)`, and the tags."""
+    labels = list(rows[0]["probabilities"])
+    references = np.array([[label in row["tags"] for label in labels] for row in rows], dtype=int)
+    return references, np.array([[row["probabilities"][label] for label in labels] for row in rows]), labels
 
 
 def bootstrap_interval(
@@ -97,14 +106,46 @@ def bootstrap_interval(
 
 def scores_with_intervals(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
-    Each average as `mean`, with a bootstrap `interval` of 95 % where it is one over songs, and of how many `songs`:
-    those where it is not nan.
+    Each average as `mean`, with a bootstrap `interval` of 95 % over songs, but where it is weighted by duration, and
+    of how many `songs`: those that have it.
     """
-    summary = {}
+    rows, summary = list(scores.values()), {}
+    samples = tagging.bootstrap(*_tag_arrays(rows)) if config.task == "tagging" else {}
     for name, mean in average_scores(config, scores).items():
-        summary[name] = {"mean": mean, "songs": len(scores)}
-        values = [row[name] for row in scores.values() if name in row]
-        if values:
-            summary[name]["songs"] = len(values) - int(np.isnan(values).sum())
-            summary[name]["interval"] = bootstrap_interval(values)
+        summary[name] = {"mean": mean, "songs": len(rows)}
+        if name in samples:
+            summary[name]["interval"] = _quantiles(samples[name])
+        elif name in rows[0]:
+            values = _known(rows, name)
+            summary[name] |= {"songs": len(values), "interval": bootstrap_interval(values)}
     return summary
+
+
+def paired_difference(
+    first: Sequence[dict[str, dict[str, Any]]], second: Sequence[dict[str, dict[str, Any]]], metric: str
+) -> dict[str, Any]:
+    """
+    How much better a second system is on the same songs: `mean`, and the `interval` of 95 % of the paired bootstrap.
+
+    Args:
+        first, second: Runs of a system, such as of several seeds, which are averaged; each song id → its scores.
+        metric (`str`): The score that is compared.
+    """
+    names = list(first[0])
+    if "probabilities" in first[0][names[0]]:
+        means, samples = [], []
+        for runs in (first, second):
+            arrays = [_tag_arrays([run[name] for name in names]) for run in runs]
+            means.append(np.mean([tagging.score(*own)[metric] for own in arrays]))
+            samples.append(np.mean([tagging.bootstrap(*own)[metric] for own in arrays], axis=0))
+        return {"mean": float(means[1] - means[0]), "interval": _quantiles(samples[1] - samples[0])}
+    values = [np.mean([run[name][metric] for run in second]) - np.mean([run[name][metric] for run in first])
+              for name in names if all(run[name].get("seconds") != 0 for run in (*first, *second))]  # fmt: skip
+    known = [value for value in values if not math.isnan(value)]
+    return {"mean": float(np.mean(known)) if known else float("nan"), "interval": bootstrap_interval(known)}
+
+
+def _quantiles(samples: np.ndarray) -> tuple[float, float]:
+    known = samples[~np.isnan(samples)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)

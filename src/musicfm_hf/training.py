@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -264,16 +264,21 @@ def recorded(settings: dict[str, Any]) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """What a run was made with: versions and machine."""
-    packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft")
+    packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "librosa", "numpy")
+    scoring = ("mir_eval", "scikit-learn")  # of the extra `tasks`
     processor = next(
         (line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.processor()
     )
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in (*packages, *filter(_is_installed, scoring))},
         "python": platform.python_version(),
         "machine": devices or f"{os.cpu_count()} cores of {processor}",
     }
+
+
+def _is_installed(package: str) -> bool:
+    return any(distributions(name=package))
 
 
 def _cpu_info() -> list[str]:

@@ -15,6 +15,7 @@ from ..tasks.annotations import Beats
 from .labelled import LabelledSong
 
 _COLUMNS = {"beat": "beats", "chord": "chords", "structure": "sections", "key": "keys", "tagging": "tags"}
+_TRIES = 100  # to find a crop that has a label
 _ORDER, _CROP = range(2)  # what random numbers are for: the second of the integers that seed a generator
 
 
@@ -83,8 +84,9 @@ def transpose_targets(targets: torch.Tensor, semitones: int) -> torch.Tensor:
 
 class TaskCrops(Dataset):
     """
-    `count` crops of songs at random places. Every song is taken once before one is taken again. A crop is a function
-    of its number and the seed alone, so that a run that resumes is the run that was not interrupted.
+    `count` crops of songs at random places, where songs that are annotated in part have a label. Every song is taken
+    once before one is taken again. A crop is a function of its number and the seed alone, so that a run that resumes
+    is the run that was not interrupted.
 
     Items have `labels` and what `read` gives.
 
@@ -128,13 +130,23 @@ class TaskCrops(Dataset):
         config, generator = self.config, np.random.default_rng([self.seed, _CROP, number])
         whole = config.frame_counts(round(song.duration * config.sampling_rate))[-1]
         frames = min(self.crop_frames, whole)
-        start = int(generator.integers(whole - frames + 1))
+        for _ in range(_TRIES):
+            start = int(generator.integers(whole - frames + 1))
+            if self._is_annotated(song, start / config.frame_rate, (start + frames) / config.frame_rate):
+                break
         item = dict(self.read(song, start, frames, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
         labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
         if semitones and config.task in ("chord", "key"):
             labels = transpose_targets(labels, semitones)
         return item | {"labels": labels}
+
+    def _is_annotated(self, song: LabelledSong, start: float, end: float) -> bool:
+        """Whether there is a label between two times; where there is no beat, that is one."""
+        annotation = annotation_of(song, self.config.task)
+        if isinstance(annotation, Beats) or self.config.label_rate is None:
+            return True
+        return any(segment.start < end and segment.end > start for segment in annotation)
 
 
 class ReadWaveform:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..tasks.annotations import Segment, check_segments, read_beats
+from ..tasks.annotations import Segment, read_beats
 from .labelled import AudioFolder, LabelledSong, Source
 
 SOURCE = Source(
@@ -77,11 +77,12 @@ def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: needs a time in seconds and a label, got {line!r}.") from error
         labels.append(label.strip())
+        if not starts[-1] > max(starts[:-1], default=-1.0):
+            raise ValueError(f"{path}, line {number}: sections must ascend from 0 s on, got {line!r}.")
     if labels and labels[-1].lower() != "end" and last > starts[-1]:
         starts.append(last)
     rows = zip(starts[:-1], starts[1:], labels, strict=False)
     segments = [Segment(*row) for row in rows if row[2].lower() != "end"]
-    check_segments(segments, path)
     return segments
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..audio import audio_length
-from ..tasks.annotations import Beats, Segment, check_beats, check_segments
+from ..tasks.annotations import Beats, Segment, check_beats, check_segments, places_in
 from ..tasks.chord import parse_chord
 from ..tasks.key import parse_key
 from .catalogue import AUDIO_EXTENSIONS
@@ -178,11 +178,11 @@ def check_song(song: LabelledSong) -> None:
         where = song.files.get(column, f"{song.id}, {column}")
         check_segments(segments or [], where, song.duration)
         parse = _PARSERS.get(column, str)
-        for number, segment in enumerate(segments or [], 1):
+        for index, segment in enumerate(segments or []):
             try:
                 parse(segment.label)
             except ValueError as error:
-                raise ValueError(f"{where}, segment {number}: {error}") from error
+                raise ValueError(f"{places_in(where, 'segment', len(segments))(index)}: {error}") from error
     if any(not tag.strip() for tag in song.tags or []):
         raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
 

@@ -72,8 +72,8 @@ def function_of(label: str) -> str | None:
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
     The function with most time in each frame, and where boundaries are. A boundary is the start of a segment or the
-    end of one before a gap. The end of the last segment is none: it is where the music ends, and scoring gives both
-    sides the same end. Frames whose middle is within 0.3 s of a boundary are 1, the nearest one always.
+    end of one before a gap. The start of the song and the end of the last segment are none: scoring gives both sides
+    the same start and end. Frames whose middle is within 0.3 s of a boundary are 1, the nearest one always.
 
     Args:
         annotation (`list[Segment]`): With any labels; see [`function_of`].
@@ -88,7 +88,7 @@ def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, s
         ValueError: segments are not in order, or there are no such frames.
     """
     functions = spans.frame_targets(annotation, function_of, FUNCTIONS, num_frames, frame_rate, start)
-    edges = np.array(_boundaries(annotation)) - start
+    edges = np.array([time for time in _boundaries(annotation) if time > 0]) - start
     middles = (np.arange(num_frames) + 0.5) / frame_rate
     near = np.abs(middles[:, None] - edges).min(axis=1, initial=np.inf) <= BOUNDARY_SECONDS + 1e-9
     holds = np.floor(edges * frame_rate + 1e-9).astype(int)

@@ -3,6 +3,7 @@ Tags of a clip or a song, any number of them. Which tags there are is a matter o
 `labels`. Scores are scikit-learn's.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,6 +95,45 @@ def score(references: np.ndarray, estimates: np.ndarray, labels: Sequence[str]) 
         "tags": tags,
         "skipped": [label for label in labels if label not in tags],
     }
+
+
+def bootstrap(
+    references: np.ndarray, estimates: np.ndarray, labels: Sequence[str], draws: int = 1000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """
+    What [`score`] gives for sets of as many songs, drawn with replacement. The same seed draws the same songs, so that
+    systems can be compared draw by draw.
+
+    Args:
+        references, estimates, labels: As for [`score`].
+        draws (`int`): How many sets.
+
+    Returns:
+        map, roc_auc (float64 `(draws,)`): Means over the tags that can be scored in a set.
+
+    Raises:
+        ValueError: as [`score`].
+    """
+    references, estimates = _checked(references, estimates, labels)
+    songs = len(references)
+    counts = np.random.default_rng(seed).multinomial(songs, np.full(songs, 1 / songs), size=draws)  # (draws, songs)
+    found: dict[str, list[np.ndarray]] = {"map": [], "roc_auc": []}
+    for truth, scores in zip(references.T, estimates.T, strict=True):
+        order = np.argsort(-scores, kind="stable")
+        last = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])  # of those with the same score
+        # Songs with the tag, and without it, from the highest score down to each different one: (draws, scores).
+        right, wrong = (
+            np.pad((counts * side)[:, order].cumsum(axis=1)[:, last], [(0, 0), (1, 0)]) for side in (truth, 1 - truth)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):  # nan where a set has no song with or without the tag
+            precision = np.nan_to_num(right / (right + wrong))[:, 1:]
+            average = (np.diff(right) * precision).sum(axis=1) / right[:, -1]
+            area = (np.diff(wrong) * (right[:, 1:] + right[:, :-1]) / 2).sum(axis=1) / (right[:, -1] * wrong[:, -1])
+        found["map"].append(np.where(wrong[:, -1] > 0, average, np.nan))
+        found["roc_auc"].append(area)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mean of empty slice")
+        return {name: np.nanmean(values, axis=0) for name, values in found.items()}
 
 
 def _checked(references: np.ndarray, estimates: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
