@@ -11,6 +11,7 @@ folder has the model (or the adapter), `curves.png`, TensorBoard logs and checkp
 `results/<name of the folder>.json`.
 """
 
+import json
 import logging
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from musicfm_hf import MusicFMFeatureExtractor
 from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, finetune, read_split, save_finetuned
 from musicfm_hf.hub import hub_target, publish
 from musicfm_hf.tasks import task_module
-from musicfm_hf.training import CurveCallback, parse_recipe, write_json
+from musicfm_hf.training import CurveCallback, parse_recipe, recorded, refuse_other_settings, write_json
 
 
 def main() -> None:
@@ -30,8 +31,14 @@ def main() -> None:
         logging.getLogger("musicfm_hf").setLevel(logging.INFO if arguments.should_log else logging.WARNING)
         if arguments.push_to_hub and task.method == "lora" and Path(task.model).is_dir():
             raise ValueError(
-                f"An adapter for {task.model}, a folder, is of use to nobody else: push that, and name it."
+                f"An adapter for {task.model}, a folder, is of use to nobody else: push that, and name it as "
+                "`--model`; or push the adapter later, with recipes/push.py and `--base_model`."
             )
+        path = Path(task.results) / f"{Path(arguments.output_dir).resolve().name}.json"
+        if path.is_file():
+            there, same = json.loads(path.read_text(encoding="utf-8")), ("task", "method", "model", "data")
+            here = {name: value for name, value in recorded(vars(task)).items() if name in same}
+            refuse_other_settings(path, there["settings"], here, "--results")
         target = hub_target(arguments, arguments.output_dir)
         set_seed(arguments.seed)
         splits = {name: read_split(task, name) for name in ("train", "validation", "test")}
@@ -48,8 +55,8 @@ def main() -> None:
             MusicFMFeatureExtractor(
                 sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
             ).save_pretrained(output)
-        for path in (output / "results.json", Path(task.results) / f"{output.resolve().name}.json"):
-            write_json(path, results)
+        for file in (output / "results.json", path):
+            write_json(file, results)
         for split, averages in results["scores"].items():
             print(f"{split}: " + ", ".join(f"{name} {value['mean']:.3f}" for name, value in averages.items()))
         if model is not None:

@@ -36,7 +36,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML of recipes/pretrain; its `config` and `statistics` count")
     parser.add_argument("--train", nargs="+", required=True, help="as in recipes/pretrain.py")
-    parser.add_argument("--validation", nargs="+", help="songs to report on; a fiftieth of `--train` by default")
+    parser.add_argument("--validation", nargs="+", help="songs to report on; a share of `--train` by default")
+    parser.add_argument("--validation-fraction", type=float, default=0.02, help="of songs, without `--validation`")
     parser.add_argument("--output", type=Path, required=True, help="where the quantizer goes")
     parser.add_argument("--stats", type=Path, help="JSON of `recipes/prepare.py stats`; measured if not given")
     parser.add_argument("--set", nargs="*", default=[], help="name=value … of MusicFMConfig, over the recipe's")
@@ -63,6 +64,8 @@ def train(arguments: argparse.Namespace) -> None:
     kind = recipe.get("statistics", "band")
     if kind != "config":
         path = arguments.stats or arguments.output / "stats.json"
+        if arguments.stats is not None and not path.is_file():
+            raise ValueError(f"There is no file {path}.")
         values = mel_settings(kind, path, sources, arguments.seed) | values
     config = MusicFMConfig(**values)
     if config.quantizer_type == "random_projection":
@@ -71,7 +74,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.validation:
         validation = [song for source in arguments.validation for song in list_sources(source)]
     else:
-        sources, validation = keep_for_validation(sources, 0.02)
+        sources, validation = keep_for_validation(sources, arguments.validation_fraction)
     needed = {"sampling_rate": config.sampling_rate, "min_samples": config.n_fft // 2 + 1}
     loader = CropLoader(
         sources,

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -181,6 +182,31 @@ def test_evaluation_of_saved_models(runs, labelled, tmp_path, monkeypatch, capsy
     assert (low, high) == (pytest.approx(min(differences)), pytest.approx(max(differences)))
     assert f"beside {folders[0]}" in text
     assert "song 7" in text
+
+
+def test_runs_of_one_name_are_kept_apart(runs, encoder, labelled, monkeypatch, capsys, tmp_path):
+    """Neither results of another task nor a model of the same name are written over."""
+    flags = flags_of("key", "probe", runs / "more/probe", encoder, labelled, "--results", runs / "results")
+    with pytest.raises(
+        SystemExit, match=r"probe.json was made with task 'chord', not 'key'. Give another `--results`"
+    ):
+        run_here(monkeypatch, capsys, "finetune.py", *flags)
+    shutil.copytree(runs / "probe", tmp_path / "probe")
+    arguments = [runs / "probe", tmp_path / "probe", "--data", labelled, "--device", "cpu"]
+    with pytest.raises(SystemExit, match="Two models have the same name in probe, probe"):
+        run_here(monkeypatch, capsys, "evaluate.py", *arguments)
+
+
+def test_an_adapter_knows_its_base_from_anywhere(encoder, labelled, tmp_path, monkeypatch, capsys):
+    """The base model was given by a path from another folder."""
+    monkeypatch.chdir(encoder.parent)
+    flags = flags_of("chord", "lora", tmp_path / "adapter", encoder.name, labelled)
+    run_here(monkeypatch, capsys, "finetune.py", *flags)
+    monkeypatch.chdir(tmp_path)
+    model = AutoModelForAudioFrameClassification.from_pretrained("adapter")
+    assert model.config.task == "chord"
+    assert results(tmp_path / "adapter")["settings"]["model"] == encoder.name
+    assert str(encoder.parent) not in (tmp_path / "adapter/README.md").read_text()
 
 
 def test_tags_from_training_to_evaluation(encoder, labelled, tmp_path, monkeypatch, capsys):

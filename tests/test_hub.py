@@ -303,6 +303,19 @@ def test_evaluations_and_data_on_the_hub(server, folder):
     )
 
 
+def test_scores_of_other_models_are_not_on_the_card(folder):
+    """An evaluation that compared several models for the task: the one of this name counts, or none."""
+    found = {"task": "chord", "scores": {"majmin": {"mean": 0.25, "songs": 8, "interval": [0.2, 0.3]}}}
+    better = {"task": "chord", "scores": {"majmin": {"mean": 0.75, "songs": 8, "interval": [0.7, 0.8]}}}
+    (folder / "evaluations").mkdir()
+    evaluation = {"music": {"name": "beatles"}, "split": "test"}
+    for other, shown in ((f"runs/{folder.name}", ["0.250"]), ("runs/third", [])):
+        evaluation["models"] = {other: found, "runs/other": better}
+        (folder / "evaluations/beatles.json").write_text(json.dumps(evaluation))
+        rows = [row for row in write_card(folder).read_text().splitlines() if row.startswith("| beatles")]
+        assert [row.split(" | ")[3] for row in rows] == shown
+
+
 def test_a_full_disk_leaves_the_card_that_was_there(folder, monkeypatch):
     write_card(folder, licence="mit")
     before = (folder / "README.md").read_bytes()

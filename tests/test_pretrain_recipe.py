@@ -358,7 +358,7 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--crop_seconds", "0.01"], "`crop_seconds` no less than that"),
         (["--validation", "{bad}/broken"], "In the songs to validate on, there is no readable audio"),
         (["--validation", "{bad}/none"], "There is no "),
-        (["--train", "{data}/parquet"], "Streams cannot be measured: give `--stats` or `--statistics config`"),
+        (["--train", "{data}/parquet"], "Streams cannot be measured: give `--stats`, or `statistics: config`"),
         (["--set", "quantizer_type=residual_vq"], "'residual_vq' come from a trained quantizer: make one with"),
         (["--set", "quantizer_type=kmeans"], "'kmeans' come from a trained quantizer: make one with"),
         (["--quantizer", "{data}/none"], "/none"),

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from .model.configuration_musicfm import MusicFMConfig
 from .tasks import TASKS, label_names
+from .training import recorded
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 NOT_STATED = "not-stated"  # the name of a licence that nobody has given
@@ -85,9 +86,9 @@ def write_card(folder: str | Path, repo: str | None = None, licence: str | None 
         found |= own
     known = dict.fromkeys(("licence", "homepage", "citation", "hub_id"))
     found["sources"] = [known | source for source in found["sources"]]
-    licence = licence or results.get("licence") or _licence_of(folder)
+    licence = licence or results.get("licence") or licence_of(folder) or results.get("base_licence")
     if licence is None and "base" in found:
-        licence = _licence_of_base(**found["base"])
+        licence = licence_of(**found["base"])
     found["license"] = licence = licence or "other"
     if licence == "other":
         metadata["license_name"] = NOT_STATED
@@ -173,7 +174,7 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         named = json.loads(adapter.read_text(encoding="utf-8"))
-        base = {"name": named["base_model_name_or_path"], "revision": named.get("revision")}
+        base = recorded({"name": named["base_model_name_or_path"], "revision": named.get("revision")})
     scores = _score_rows(folder, results)
     is_clip = config.label_rate is None
     metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
@@ -251,18 +252,12 @@ def _hub_ids(sources: list[dict[str, str]]) -> list[str] | None:
     return [source["hub_id"] for source in sources if "hub_id" in source] or None
 
 
-def _licence_of(folder: Path) -> str | None:
-    """What the card in a folder says, if there is one."""
+def licence_of(name: str | Path, revision: str | None = None) -> str | None:
+    """What the card of a model says, if it has one: of a folder, or with a revision of a repository."""
+    try:
+        folder = Path(name) if revision is None else Path(hf_hub_download(name, "README.md", revision=revision)).parent
+    except OSError:  # it has no card, or cannot be reached
+        return None
     path = folder / "README.md"
     licence = ModelCard.load(path).data.license if path.is_file() else None
     return None if licence == "other" else licence
-
-
-def _licence_of_base(name: str, revision: str | None) -> str | None:
-    """What the card of the model says that was trained further: a folder, or with a revision a repository."""
-    if revision is None:
-        return _licence_of(Path(name))
-    try:
-        return _licence_of(Path(hf_hub_download(name, "README.md", revision=revision)).parent)
-    except OSError:  # it has no card, or cannot be reached
-        return None

@@ -16,6 +16,7 @@ from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import cached_file
 
+from .cards import licence_of
 from .data.catalogue import describe_source
 from .data.examples import (
     ReadWaveform,
@@ -173,7 +174,9 @@ def build_model(arguments: TaskArguments, config: MusicFMConfig) -> HeadModel:
     model_class = MusicFMForAudioClassification if is_clip else MusicFMForAudioFrameClassification
     if arguments.random_encoder:
         return model_class(config)
-    return model_class.from_encoder(arguments.model, config, revision=arguments.revision)
+    folder = Path(arguments.model)
+    name = str(folder.resolve()) if folder.is_dir() else arguments.model  # which an adapter will name
+    return model_class.from_encoder(name, config, revision=arguments.revision)
 
 
 def pinned(arguments: TaskArguments) -> TaskArguments:
@@ -546,6 +549,7 @@ def finetune(
         **stated,
         "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
         "base": {"name": recorded({"model": task.model})["model"], "revision": task.revision},
+        "base_licence": licence_of(task.model, task.revision),
         "data": data | {"songs": {name: len(songs) for name, songs in splits.items()}},
         "seconds": round(trainer.seconds, 1),
         **environment(),

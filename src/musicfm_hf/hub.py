@@ -125,6 +125,7 @@ def publish(folder: str | Path, target: HubTarget | None, **settings) -> None:
         print(push_folder(folder, target, **settings))
     except (ValueError, OSError) as error:
         later = f"python recipes/push.py {folder} {target.repo}"
+        later += f" --revision {target.revision}" if target.revision else ""
         raise SystemExit(f"{folder} is complete, but was not pushed: {error}\nPush it later: {later}") from error
 
 

@@ -256,7 +256,7 @@ def mel_settings(kind: str, path: Path, sources: list[ListedSource | StreamedSou
     """
     if not path.is_file():
         if not all(isinstance(source, ListedSource) for source in sources):
-            raise ValueError("Streams cannot be measured: give `--stats` or `--statistics config`.")
+            raise ValueError("Streams cannot be measured: give `--stats`, or `statistics: config` in the recipe.")
         songs = [song for source in sources for song in source.songs]
         write_json(path, mel_statistics(songs, max_hours=1.0, seed=seed, progress=False).to_dict())
     measured = json.loads(path.read_text(encoding="utf-8"))

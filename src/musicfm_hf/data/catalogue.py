@@ -60,7 +60,9 @@ def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[
 
 
 def _is_hub_id(source: str | Path) -> bool:
-    return not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
+    path = Path(source)
+    is_file = path.exists() or path.suffix.lower() in (*AUDIO_EXTENSIONS, ".txt")
+    return not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
 
 
 def describe_source(source: str | Path) -> dict[str, str]:

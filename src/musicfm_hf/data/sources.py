@@ -74,7 +74,7 @@ def split_by_name(songs: Sequence[Song], fraction: float, seed: int = 0) -> tupl
     if not all(sides):
         raise ValueError(
             f"A fraction of {fraction} divides {len(songs)} songs in {len(sides[0])} to train and {len(sides[1])} to "
-            "validate on; both need one at least. Change the fraction or the seed, or give more songs."
+            "validate on; both need one at least. Take a larger fraction, such as 0.2, or name other songs for that."
         )
     return sides
 
