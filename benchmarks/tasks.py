@@ -22,10 +22,17 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoConfig, set_seed
 
-from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, cache_all_layers, finetune, read_split
-from musicfm_hf.scoring import bootstrap_interval
+from musicfm_hf.finetuning import (
+    FREE_TO_CHANGE,
+    FinetuningArguments,
+    TaskArguments,
+    cache_all_layers,
+    finetune,
+    read_split,
+)
+from musicfm_hf.scoring import paired_difference
 from musicfm_hf.tasks import TASKS, task_module
-from musicfm_hf.training import environment, parse_recipe, recorded, write_json
+from musicfm_hf.training import environment, parse_recipe, recorded, refuse_other_settings, write_json
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (1, 2, 3)
@@ -43,6 +50,7 @@ CLASSICAL = {
     "downbeat_f": "beat_track",
     "majmin": "templates_true_beats",
     "hr05_f": "eight_bars",
+    "frame_accuracy": "eight_bars",
     "key_weighted": "key_profiles",
 }
 ROWS = ("log-mel with context", "random encoder", "pretrained probe", "full", "LoRA")
@@ -97,16 +105,19 @@ def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: 
     reader = [flag for flag in flags if flag.startswith(("--layer", "--weighted"))]
     name = "_".join([task, row, *reader, flags[-1]]).replace("--", "").replace(" ", "-").replace("=", "-")
     path = arguments.runs / f"{name}.json"
-    if path.is_file():
-        return json.loads(path.read_text())
     output = arguments.runs / name
     words = [*(str(ROOT / file) for file in files), *flags, "--output_dir", str(output), "--disable_tqdm", "true"]
+    settings, training = parse_recipe((TaskArguments, FinetuningArguments), words)
+    if path.is_file():
+        results = json.loads(path.read_text())
+        asked = {key: value for key, value in recorded(vars(settings)).items() if key not in FREE_TO_CHANGE}
+        refuse_other_settings(path, results["settings"], asked, "--runs")
+        return results
     print(f"{name} …", flush=True)
     if row in ("full", "LoRA"):
         subprocess.run([sys.executable, str(ROOT / "recipes/finetune.py"), *words], check=True)
         results = json.loads((output / "results.json").read_text())
     else:
-        settings, training = parse_recipe((TaskArguments, FinetuningArguments), words)
         if not splits:
             splits.update({split: read_split(settings, split) for split in ("train", "validation", "test")})
         if not settings.log_mel:
@@ -114,7 +125,7 @@ def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: 
         set_seed(training.seed)
         results = finetune(settings, training, splits).results
         shutil.rmtree(output)
-    shown = list(recorded({"words": [*files, *flags]})["words"])
+    shown = recorded({"words": [*files, *flags, "--output_dir", f"{arguments.runs.name}/{name}"]})["words"]
     write_json(path, {"row": row, "command": shlex.join(["python", "recipes/finetune.py", *shown])} | results)
     scores = results["scores"]
     metric = task_module(task).METRIC
@@ -160,11 +171,6 @@ def cell(task: str, results: list[dict]) -> dict:
     chosen = max(first, key=lambda result: result["scores"]["validation"][metric]["mean"])
     same = [result for result in results if choice(result) == choice(chosen)]
     means = {name: [result["scores"]["test"][name]["mean"] for result in same] for name in chosen["scores"]["test"]}
-    songs = {}
-    if task != "tagging":
-        for song, scores in chosen["scores_of_songs"]["test"].items():
-            every = [result["scores_of_songs"]["test"][song] for result in same]
-            songs[song] = {name: float(np.mean([own[name] for own in every])) for name in scores}
     return {
         "command": chosen["command"],
         "layer": choice(chosen),
@@ -173,28 +179,25 @@ def cell(task: str, results: list[dict]) -> dict:
         "test": {name: float(np.mean(values)) for name, values in means.items()},
         "seeds": {name: values for name, values in means.items() if len(values) > 1},
         "trained_parameters": chosen["trained_parameters"],
+        "parameters": chosen["parameters"],
         "seconds": chosen["seconds"],
-        "songs": songs,
+        "songs": [result["scores_of_songs"]["test"] for result in same],
     }
 
 
 def compare(task: str, cells: dict[str, dict], baselines: dict) -> dict[str, dict]:
     """Paired differences on the test songs: the pretrained probe to other probes, the best training to a baseline."""
-    rows = {row: own["songs"] for row, own in cells.items() if own.get("songs")}
-    metric = task_module(task).METRIC
-    trained = [row for row in ("full", "LoRA") if row in rows]
-    pairs = [("pretrained probe", row, metric) for row in ("log-mel with context", "random encoder")]
-    if trained:
+    runs = {row: own["songs"] for row, own in cells.items() if own}
+    runs |= {name: [own["songs"]] for name, own in baselines.items() if own["task"] == task}
+    pairs = [("pretrained probe", row, task_module(task).METRIC) for row in ("log-mel with context", "random encoder")]
+    if trained := [row for row in ("full", "LoRA") if row in runs]:
         best = max(trained, key=lambda row: cells[row]["validation_score"])
-        pairs += [(best, CLASSICAL[name], name) for name in SCORES[task] if name in CLASSICAL]
-    found = {}
-    for ours, theirs, name in pairs:
-        other = rows.get(theirs) or baselines.get(theirs, {}).get("songs")
-        if ours in rows and other:
-            values = [own[name] - other[song][name] for song, own in rows[ours].items()]
-            difference = {"mean": float(np.nanmean(values)), "interval": bootstrap_interval(values)}
-            found[f"{name}: {ours} − {theirs}"] = difference
-    return found
+        pairs += [(best, CLASSICAL.get(name, "prevalence"), name) for name in SCORES[task]]
+    return {
+        f"{name}: {ours} − {theirs}": paired_difference(runs[theirs], runs[ours], name)
+        for ours, theirs, name in pairs
+        if ours in runs and theirs in runs
+    }
 
 
 def as_markdown(table: dict, baselines: dict) -> str:
