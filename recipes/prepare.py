@@ -55,6 +55,11 @@ def parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = add_labelled(commands, "pop909", prepare_pop909, "render POP909 to audio, with all its labels")
+    command.description += (
+        ". SOURCE has midi/ID.mid with the tracks MELODY, BRIDGE and PIANO; beats/ID.beats, and chords/, keys/, "
+        "segments/ and segments2/ with ID.lab, in seconds of the MIDI file; songs.tsv, arrangements.tsv and splits/. "
+        "The repository of POP909 itself has other files: bring them to this form."
+    )
     command.add_argument("--soundfont", help="a .sf2 file; TimGM6mb of pretty_midi by default")
     command.add_argument("--arranged", action="store_true", help="each part with its own instrument, as the tags need")
     command.add_argument("--num-workers", type=positive, default=2, help="rendering processes")

@@ -9,7 +9,7 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
-from .annotation import SongAnnotation, annotate
+from .annotation import SongAnnotation, annotate, load_models
 from .audio import load_audio
 from .conversion import convert_checkpoint
 from .inference import embed
@@ -49,4 +49,5 @@ __all__ = [
     "convert_checkpoint",
     "embed",
     "load_audio",
+    "load_models",
 ]
