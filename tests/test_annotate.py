@@ -128,6 +128,8 @@ def test_events_have_probabilities():
     content = found.to_dict()
     assert [event["probability"] for event in content["chords"]] == [0.6, 0.8]
     assert content["beats"][0]["probability"] == 0.8
+    found.chords = found.chords[:1]  # by hand
+    assert "probability" not in found.to_dict()["chords"][0]
 
 
 def test_settings_of_the_decoder_are_those_of_the_configuration():
@@ -194,9 +196,9 @@ def test_short_audio(seconds):
     assert len(found.tags) == 2
 
 
-@pytest.mark.parametrize("level", [0.0, 1e-5])
-def test_silence_has_nothing(level, count_passes):
-    noise = level * np.random.default_rng(0).uniform(-1, 1, 2 * RATE)
+@pytest.mark.parametrize(("level", "offset"), [(0.0, 0.0), (1e-5, 0.0), (1e-5, 0.5)])
+def test_silence_has_nothing(level, offset, count_passes):
+    noise = offset + level * np.random.default_rng(0).uniform(-1, 1, 2 * RATE)
     found = annotate([head(task) for task in HEADS], noise, RATE)
     assert not count_passes
     assert len(found.beats.times) == 0

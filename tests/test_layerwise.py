@@ -137,6 +137,24 @@ def test_recipe(monkeypatch, material, capsys):
     assert (out / "layers.md").read_text().startswith("## small")
 
 
+def test_models_side_by_side(monkeypatch, material):
+    """One like MusicFM, and one like MERT: from the waveform, at 75 Hz, with three hidden layers."""
+    config = MusicFMConfig(
+        encoder_type="bert", front_end="waveform", hop_length=320, conv_dim=[16] * 7, hidden_size=32,
+        num_hidden_layers=3, num_attention_heads=2, intermediate_size=48, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    random_model(config).save_pretrained(material / "other")
+    models = [str(material / name) for name in ("small", "other")]
+    output = material / "both"
+    arguments = ["--tasks", "chord", "--models", *models, "--output", str(output)]
+    songs, probes = probe(monkeypatch, material, *arguments)
+    assert (songs, probes) in ((4, 9), (8, 9))  # those of the first may be there
+    found = json.loads((output / "layers.json").read_text())
+    assert [len(found[name]["chord"]["validation"]) for name in ("small", "other")] == [3, 4]
+    assert len(found["other"]["chord"]["weighted_sum"]["layer_weights"]) == 4
+    assert probe(monkeypatch, material, *arguments) == (0, 0)
+
+
 def test_resuming(monkeypatch, material):
     probe(monkeypatch, material, "--tasks", "chord")
     path = material / "out/small/chord/layer_01.json"

@@ -73,6 +73,8 @@ class SongAnnotation:
                     {"start": round(start, 6), "end": round(end, 6), "label": label} for start, end, label in segments
                 ]
         for name, probabilities in self.probabilities.items():
+            if len(values.get(name, [])) != len(probabilities):
+                continue  # events were changed since
             for event, probability in zip(values[name], probabilities, strict=True):
                 event["probability"] = round(float(probability), 4)
         if self.key is not None:
