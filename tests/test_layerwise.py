@@ -140,9 +140,17 @@ def test_recipe(monkeypatch, material, capsys):
 def test_models_side_by_side(monkeypatch, material):
     """One like MusicFM, and one like MERT: from the waveform, at 75 Hz, with three hidden layers."""
     config = MusicFMConfig(
-        encoder_type="bert", front_end="waveform", hop_length=320, conv_dim=[16] * 7, hidden_size=32,
-        num_hidden_layers=3, num_attention_heads=2, intermediate_size=48, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
+        encoder_type="bert",
+        front_end="waveform",
+        hop_length=320,
+        conv_dim=[16] * 7,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=48,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
     random_model(config).save_pretrained(material / "other")
     models = [str(material / name) for name in ("small", "other")]
     output = material / "both"
