@@ -138,11 +138,11 @@ def test_class_weights_of_one_class():
 
 
 def test_class_weights_of_independent_classes():
-    """Sections at 25 Hz, 8 s with boundaries at 0 and 2 s; and tags, of which songs have or have not each."""
+    """Sections at 25 Hz, 8 s with a boundary at 2 s; and tags, of which songs have or have not each."""
     config = config_of("structure")
     song = LabelledSong("a", "a", "a", duration=8.0, sections=[Segment(0, 2, "verse"), Segment(2, 8, "chorus")])
     found = class_weights(config, [song], 1.0)
-    share = (8 + 16) / 200  # middles within 0.3 s: of frames 0 to 7, and 42 to 57
+    share = 16 / 200  # middles within 0.3 s: of frames 42 to 57
     assert found[7] == pytest.approx((1 - share) / share)
     assert found[1] == pytest.approx(1 / (7 * 0.25))
     assert found[2] == pytest.approx(1 / (7 * 0.75))

@@ -501,20 +501,7 @@ def finetune(
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     settings = _window_settings(task, arguments)
     settings.frames(config)
-    model = cache = None
-    if task.log_mel:
-        features = LogMelFeatures(config)
-        trained = MusicFMClassifier(config, features.width)
-        cache = FeatureCache(task.cache, features)
-    else:
-        model = trained = build_model(task, config)
-    if task.method == "probe" and model is not None:
-        model.freeze_base_model()
-        trained = model.classifier
-        features = EncoderFeatures(model.musicfm.to(arguments.device), read_layers(config), settings)
-        cache = FeatureCache(task.cache, features)
-    elif task.method == "lora":
-        trained = add_lora(model, task)
+    model, trained, cache = _to_train(task, arguments, config, settings)
     if cache is not None:
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
@@ -540,12 +527,7 @@ def finetune(
         "task": task.task,
         "method": task.method,
         "scores": {name: scores_with_intervals(config, found) for name, found in scores.items()},
-        "parameters": sum(
-            parameter.numel()
-            for name, parameter in (model or trained).named_parameters()
-            if ".original_module." not in name  # peft keeps a copy of the head as it was
-        ),
-        "trained_parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        **_parameters(model or trained, trained),
         **stated,
         "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
         "base": {"name": recorded({"model": task.model})["model"], "revision": task.revision},
@@ -557,3 +539,27 @@ def finetune(
         "scores_of_songs": scores,
     }
     return Finetuned(model, trained, trainer, scores, results)
+
+
+def _to_train(
+    task: TaskArguments, arguments: FinetuningArguments, config: MusicFMConfig, settings: WindowSettings
+) -> tuple[HeadModel | None, torch.nn.Module, FeatureCache | None]:
+    """The model with its head, what is trained of it, and for a probe the features that it reads."""
+    if task.log_mel:
+        features = LogMelFeatures(config)
+        return None, MusicFMClassifier(config, features.width), FeatureCache(task.cache, features)
+    model = build_model(task, config)
+    if task.method == "probe":
+        model.freeze_base_model()
+        features = EncoderFeatures(model.musicfm.to(arguments.device), read_layers(config), settings)
+        return model, model.classifier, FeatureCache(task.cache, features)
+    return model, add_lora(model, task) if task.method == "lora" else model, None
+
+
+def _parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
+    """How many there are, and how many were trained. (Peft keeps a copy of the head as it was.)"""
+    own = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
+    return {
+        "parameters": sum(parameter.numel() for parameter in own),
+        "trained_parameters": sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
+    }
