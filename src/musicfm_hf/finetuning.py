@@ -292,8 +292,9 @@ class FinetuningTrainer(ResumableTrainer):
         songs: To evaluate on.
         logits (`Callable`): Songs → `(song, logits)`, with the model as it is.
         config ([`MusicFMConfig`]): Of the model with its head.
-        stated (`dict`): `settings` and `training`, as results have them.
-        began (`float`): When the run would have begun if it had never been interrupted, by `time.perf_counter`.
+        stated (`dict`, *optional*): `settings` and `training`, as results have them: checkpoints say them.
+        began (`float`, *optional*): When the run would have begun if it had never been interrupted, by
+            `time.perf_counter`; now by default.
     """
 
     def __init__(
@@ -304,8 +305,8 @@ class FinetuningTrainer(ResumableTrainer):
         songs: Sequence[LabelledSong],
         logits: Callable[[Sequence[LabelledSong]], Iterable[tuple[LabelledSong, np.ndarray]]],
         config: MusicFMConfig,
-        stated: dict[str, dict[str, Any]],
-        began: float,
+        stated: dict[str, dict[str, Any]] | None = None,
+        began: float | None = None,
         **kwargs,
     ):
         args.metric_for_best_model = f"eval_{task_module(config.task).METRIC}"
@@ -319,7 +320,8 @@ class FinetuningTrainer(ResumableTrainer):
             **kwargs,
         )
         self.logits, self.config = logits, config
-        self.stated, self.began = stated, began
+        self.stated = {"settings": {}, "training": {}} if stated is None else stated
+        self.began = time.perf_counter() if began is None else began
         self.model_accepts_loss_kwargs = False
 
     @property
