@@ -475,6 +475,7 @@ def test_probes(places, tmp_path, task, flags):
     ("method", "task", "flags"),
     [
         ("full", "beat", ["--tempo", "0.2"]),
+        ("full", "structure", ["--speed", "3"]),
         ("lora", "key", ["--transpose", "true", "--weighted_layer_sum", "true"]),
         ("lora", "structure", ["--layer", "1", "--crop_seconds", "6"]),  # layers after it get no gradients
         ("full", "tagging", ["--crop_seconds", "6", "--gradient_accumulation_steps", "2"]),
@@ -534,6 +535,8 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs):
         (["--method", "full", "--random_encoder"], "baselines of probes: use `--method probe`"),
         (["--transpose"], "A probe reads features that were computed once"),
         (["--tempo", "0.2"], "A probe reads features that were computed once"),
+        (["--speed", "3"], "A probe reads features that were computed once"),
+        (["--method", "full", "--task", "tagging", "--speed", "3"], "`speed` changes pitch and tempo"),
         (["--method", "full", "--task", "beat", "--transpose"], "changes chords and keys, but the task is beat"),
         (["--method", "full", "--tempo", "0.2"], "`tempo` changes beats, but the task is chord"),
         (["--max_steps", "0"], "`max_steps` must be given"),

@@ -29,7 +29,14 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
 from musicfm_hf.pretraining import DataArguments, ModelArguments, PretrainingArguments
-from musicfm_hf.training import CurveCallback, ResumableTrainer, find_checkpoint, parse_recipe, write_json
+from musicfm_hf.training import (
+    CurveCallback,
+    ResumableTrainer,
+    find_checkpoint,
+    parse_recipe,
+    refuse_other_settings,
+    write_json,
+)
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes/pretrain").glob("*.yaml"))
@@ -373,6 +380,14 @@ def test_curves(tmp_path):
     assert not (empty.max(-1) - empty.min(-1) > 0.3).any()
     callback.on_train_end(arguments, TrainerState(), TrainerControl())
     assert imread(tmp_path / "run/curves.png").shape == picture.shape
+
+
+def test_settings_have_to_be_the_same():
+    there = {"seed": 1, "rates": [1, 2], "gone": 5, "layer": None}
+    refuse_other_settings("runs/a", there, {"seed": 1, "rates": (1, 2), "layer": None, "later": 0}, "--output")
+    message = r"runs/a was made with seed 1, not 2; layer None, not 0; later None, not 3. Give another `--output`"
+    with pytest.raises(ValueError, match=message):
+        refuse_other_settings("runs/a", there, {"seed": 2, "rates": [1, 2], "layer": 0, "later": 3}, "--output")
 
 
 def test_write_json(tmp_path):

@@ -134,6 +134,9 @@ class TaskArguments:
     tempo: float = field(
         default=0.0, metadata={"help": "Training crops up to this much faster or slower, such as 0.2."}
     )
+    speed: int = field(
+        default=0, metadata={"help": "Training crops played faster or slower by up to so many semitones, such as 3."}
+    )
     cache: str = field(default=".features", metadata={"help": "Where features of a frozen encoder are kept."})
     lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: float = field(default=16, metadata={"help": "Their scale times the rank."})
@@ -149,12 +152,14 @@ class TaskArguments:
                 raise ValueError(f"`--{name}` must be given.")
         if (self.log_mel or self.random_encoder) and self.method != "probe":
             raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
-        if (self.transpose or self.tempo) and self.method == "probe":
+        if (self.transpose or self.tempo or self.speed) and self.method == "probe":
             raise ValueError("A probe reads features that were computed once: prepare transposed songs instead.")
         if self.transpose and self.task not in ("chord", "key"):
             raise ValueError(f"`transpose` changes chords and keys, but the task is {self.task}.")
         if self.tempo and self.task != "beat":
             raise ValueError(f"`tempo` changes beats, but the task is {self.task}.")
+        if self.speed and self.task == "tagging":
+            raise ValueError("`speed` changes pitch and tempo, which tags may name: leave it at 0.")
 
 
 def read_split(arguments: TaskArguments, split: str) -> list[LabelledSong]:
@@ -508,7 +513,7 @@ def finetune(
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
     count = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps
-    read = cache or ReadWaveform(config, task.transpose, task.tempo)
+    read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
     seconds = task.crop_seconds or task_module(task.task).CROP_SECONDS
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     crops = crops_of(count=count * arguments.world_size)

@@ -233,7 +233,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 def refuse_other_settings(made: str | Path, there: dict[str, Any], here: dict[str, Any], flag: str) -> None:
     """
-    Settings that something was made with have to be those of now, as JSON has them; what only `there` has is ignored.
+    Settings that something was made with have to be those of now, as JSON has them; what only `there` has is ignored,
+    and what it does not have yet was off.
 
     Args:
         made: What it is.
@@ -245,7 +246,7 @@ def refuse_other_settings(made: str | Path, there: dict[str, Any], here: dict[st
     differ = [
         f"{name} {there.get(name)!r}, not {value!r}"
         for name, value in json.loads(json.dumps(here)).items()
-        if there.get(name) != value
+        if there.get(name) != value and (name in there or value)
     ]
     if differ:
         raise ValueError(f"{made} was made with {'; '.join(differ)}. Give another `{flag}`, or remove it.")
