@@ -23,11 +23,12 @@ import numpy as np
 from transformers import AutoConfig, set_seed
 
 from musicfm_hf.finetuning import (
-    FREE_TO_CHANGE,
+    RECORDED_ARGUMENTS,
     FinetuningArguments,
     TaskArguments,
     cache_all_layers,
     finetune,
+    pinned,
     read_split,
 )
 from musicfm_hf.scoring import paired_difference
@@ -107,11 +108,13 @@ def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: 
     path = arguments.runs / f"{name}.json"
     output = arguments.runs / name
     words = [*(str(ROOT / file) for file in files), *flags, "--output_dir", str(output), "--disable_tqdm", "true"]
+    words += ["--results", str(arguments.runs / "results")]
     settings, training = parse_recipe((TaskArguments, FinetuningArguments), words)
     if path.is_file():
         results = json.loads(path.read_text())
-        asked = {key: value for key, value in recorded(vars(settings)).items() if key not in FREE_TO_CHANGE}
-        refuse_other_settings(path, results["settings"], asked, "--runs")
+        asked = recorded(vars(pinned(settings))) | {key: getattr(training, key) for key in RECORDED_ARGUMENTS}
+        asked = {key: value for key, value in asked.items() if key not in ("cache", "results")}
+        refuse_other_settings(path, results["settings"] | results["training"], asked, "--runs")
         return results
     print(f"{name} …", flush=True)
     if row in ("full", "LoRA"):

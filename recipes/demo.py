@@ -57,7 +57,8 @@ def main() -> None:
 
 def run(recipe: str, *arguments: object) -> None:
     """A recipe, as from the command line; YAML files are those of recipes/."""
-    words = [f"recipes/{word}" if str(word).endswith(".yaml") else str(word) for word in (recipe, *arguments)]
+    words = [f"recipes/{recipe}"]
+    words += [f"recipes/{word}" if str(word).endswith(".yaml") else str(word) for word in arguments]
     print(f"\n$ python {shlex.join(words)}", flush=True)
     words = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
     done = subprocess.run([sys.executable, *words])

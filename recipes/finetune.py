@@ -38,7 +38,7 @@ def main() -> None:
         if path.is_file():
             there, same = json.loads(path.read_text(encoding="utf-8")), ("task", "method", "model", "data")
             here = {name: value for name, value in recorded(vars(task)).items() if name in same}
-            refuse_other_settings(path, there["settings"], here, "--results")
+            refuse_other_settings(path, there.get("settings", {}), here, "--results")
         target = hub_target(arguments, arguments.output_dir)
         set_seed(arguments.seed)
         splits = {name: read_split(task, name) for name in ("train", "validation", "test")}

@@ -32,6 +32,7 @@ from musicfm_hf.finetuning import (
     TaskArguments,
     cache_all_layers,
     finetune,
+    pinned,
     read_split,
 )
 from musicfm_hf.tasks import TASKS, task_module
@@ -125,7 +126,7 @@ def is_done(path: Path, settings: TaskArguments, arguments: FinetuningArguments)
     if not path.is_file():
         return False
     results = json.loads(path.read_text())
-    asked = recorded(vars(settings)) | {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS}
+    asked = recorded(vars(pinned(settings))) | {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS}
     asked = {name: value for name, value in asked.items() if name not in PLACES}
     refuse_other_settings(path, results["settings"] | results["training"], asked, "--output")
     return True

@@ -368,8 +368,15 @@ def test_a_run_of_other_settings_does_not_go_on(places, tmp_path):
         tune(places, tmp_path / "run", "probe", "--layer", "1", "--whiten", "false")
     with pytest.raises(ValueError, match="was made with seed 42, not 7"):
         tune(places, tmp_path / "run", "probe", "--seed", "7")
+    with pytest.raises(ValueError, match="checkpoint-4 has taken more than 3 steps already"):
+        tune(places, tmp_path / "run", "probe", "--max_steps", "3")
+    path = tmp_path / "run/checkpoint-4/finetuning.json"
+    progress = json.loads(path.read_text())
+    del progress["settings"]["speed"]  # of a version that had no such setting
+    path.write_text(json.dumps(progress | {"seconds": 1000.0}))
     longer = tune(places, tmp_path / "run", "probe", "--max_steps", "6")
     assert longer.results["steps"]["run"] == 6
+    assert 1000 < longer.results["seconds"] < 2000
     (tmp_path / "run/checkpoint-6/finetuning.json").unlink()
     with pytest.raises(ValueError, match="checkpoint-6 was not written by this recipe"):
         tune(places, tmp_path / "run", "probe")

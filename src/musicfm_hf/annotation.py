@@ -47,7 +47,7 @@ class SongAnnotation:
         key (`str`): Of the whole song.
         tags (`dict[str, float]`): Probabilities, the highest first.
         probabilities (`dict[str, np.ndarray]`): How sure the models are of each of the `beats`, `chords`, `sections`
-            and `keys`, as [`musicfm_hf.tasks.event_probabilities`] says. Of silence they were not asked.
+            and `keys`, as [`musicfm_hf.tasks.event_probabilities`] says. Of silence there are none.
     """
 
     duration: float
@@ -57,7 +57,7 @@ class SongAnnotation:
     keys: list[Segment] | None = None
     key: str | None = None
     tags: dict[str, float] | None = None
-    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All that is not `None`, as JSON has it. Times in seconds, to the microsecond; `probability` where known."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, hf_hub_download
 
 from .model.configuration_musicfm import MusicFMConfig
@@ -87,7 +88,7 @@ def write_card(folder: str | Path, repo: str | None = None, licence: str | None 
     known = dict.fromkeys(("licence", "homepage", "citation", "hub_id"))
     found["sources"] = [known | source for source in found["sources"]]
     licence = licence or results.get("licence") or licence_of(folder) or results.get("base_licence")
-    if licence is None and "base" in found:
+    if licence is None and found.get("base", {}).get("revision"):
         licence = licence_of(**found["base"])
     found["license"] = licence = licence or "other"
     if licence == "other":
@@ -253,11 +254,10 @@ def _hub_ids(sources: list[dict[str, str]]) -> list[str] | None:
 
 
 def licence_of(name: str | Path, revision: str | None = None) -> str | None:
-    """What the card of a model says, if it has one: of a folder, or with a revision of a repository."""
+    """What the card of a model says, if it can be read: of a folder, or with a revision of a repository."""
     try:
-        folder = Path(name) if revision is None else Path(hf_hub_download(name, "README.md", revision=revision)).parent
-    except OSError:  # it has no card, or cannot be reached
+        path = Path(name) / "README.md" if revision is None else hf_hub_download(name, "README.md", revision=revision)
+        licence = ModelCard.load(path).data.license
+    except (OSError, ValueError, yaml.YAMLError):
         return None
-    path = folder / "README.md"
-    licence = ModelCard.load(path).data.license if path.is_file() else None
     return None if licence == "other" else licence

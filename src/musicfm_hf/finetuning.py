@@ -414,6 +414,9 @@ def seconds_before(checkpoint: Path, stated: dict[str, dict[str, Any]]) -> float
     if not path.is_file():
         raise ValueError(f"{checkpoint} was not written by this recipe. Give another `--output_dir`.")
     there = json.loads(path.read_text(encoding="utf-8"))
+    taken = int(checkpoint.name.rpartition("-")[2])
+    if stated["training"]["max_steps"] < taken:
+        raise ValueError(f"{checkpoint} has taken more than {stated['training']['max_steps']} steps already.")
     for name, values in stated.items():
         same = {key: value for key, value in values.items() if key not in FREE_TO_CHANGE}
         refuse_other_settings(checkpoint, there[name], same, "--output_dir")
@@ -502,9 +505,12 @@ def finetune(
         "settings": recorded(vars(task)),
         "training": {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS},
     }
-    checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir)
+    checkpoint = arguments.resume_from_checkpoint
+    if checkpoint in (None, True):
+        checkpoint = find_checkpoint(arguments.output_dir)
     if checkpoint:
         began -= seconds_before(Path(checkpoint), stated)
+    base_licence = licence_of(task.model, task.revision)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     settings = _window_settings(task, arguments)
     settings.frames(config)
@@ -538,7 +544,7 @@ def finetune(
         **stated,
         "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
         "base": {"name": recorded({"model": task.model})["model"], "revision": task.revision},
-        "base_licence": licence_of(task.model, task.revision),
+        "base_licence": base_licence,
         "data": data | {"songs": {name: len(songs) for name, songs in splits.items()}},
         "seconds": round(trainer.seconds, 1),
         **environment(),

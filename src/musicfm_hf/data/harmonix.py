@@ -77,7 +77,7 @@ def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: needs a time in seconds and a label, got {line!r}.") from error
         labels.append(label.strip())
-        if not starts[-1] > max(starts[:-1], default=-1.0):
+        if starts[-1] < 0 or starts[-1] <= max(starts[:-1], default=-1.0):
             raise ValueError(f"{path}, line {number}: sections must ascend from 0 s on, got {line!r}.")
     if labels and labels[-1].lower() != "end" and last > starts[-1]:
         starts.append(last)

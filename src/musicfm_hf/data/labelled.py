@@ -11,8 +11,10 @@ files into the data set. Cast it to that type before `push_to_hub`, which then t
 """
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..audio import audio_length
-from ..tasks.annotations import Beats, Segment, check_beats, check_segments, places_in
+from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
 from ..tasks.chord import parse_chord
 from ..tasks.key import parse_key
 from .catalogue import AUDIO_EXTENSIONS
@@ -173,18 +175,33 @@ def check_song(song: LabelledSong) -> None:
     if song.beats is None and song.tags is None and not any(song.segments().values()):
         raise LeftOutError("It has no annotation.")
     if song.beats is not None:
-        check_beats(song.beats, song.files.get("beats", f"{song.id}, beats"), song.duration)
+        with _named_by_line(song, "beats", "beat", len(song.beats.times)) as where:
+            check_beats(song.beats, where, song.duration)
     for column, segments in song.segments().items():
-        where = song.files.get(column, f"{song.id}, {column}")
-        check_segments(segments or [], where, song.duration)
         parse = _PARSERS.get(column, str)
-        for index, segment in enumerate(segments or []):
-            try:
-                parse(segment.label)
-            except ValueError as error:
-                raise ValueError(f"{places_in(where, 'segment', len(segments))(index)}: {error}") from error
+        with _named_by_line(song, column, "segment", len(segments or [])) as where:
+            check_segments(segments or [], where, song.duration)
+            for number, segment in enumerate(segments or [], 1):
+                try:
+                    parse(segment.label)
+                except ValueError as error:
+                    raise ValueError(f"{where}, segment {number}: {error}") from error
     if any(not tag.strip() for tag in song.tags or []):
         raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
+
+
+@contextmanager
+def _named_by_line(song: LabelledSong, column: str, kind: str, count: int) -> Iterator[str]:
+    """What errors are to call an annotation; those that leave say the line of its file, where items have one each."""
+    where = song.files.get(column, f"{song.id}, {column}")
+    try:
+        yield where
+    except ValueError as error:
+        found = re.match(rf"{re.escape(where)}, {kind} (\d+)", str(error))
+        line = line_of(where, int(found[1]) - 1, count) if found and column in song.files else None
+        if line is None:
+            raise
+        raise ValueError(line + str(error)[found.end() :]) from error
 
 
 def assign_splits(

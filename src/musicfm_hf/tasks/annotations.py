@@ -159,14 +159,14 @@ def check_beats(beats: Beats, where: str | os.PathLike, duration: float | None =
     Raise if beats cannot be right.
 
     Args:
-        where: What the error calls them; if it is their file, with the line.
+        where: What the error calls them, such as their file.
         duration (`float`, *optional*): Seconds of audio; nothing may be annotated later than a second after its end.
 
     Raises:
         ValueError: shapes differ, or a beat is not finite, negative, not after the one before it or after the end of
             the audio, or has a negative position. The first mistake is named.
     """
-    _check_beats(beats, places_in(where, "beat", len(beats.times)), duration)
+    _check_beats(beats, lambda index: f"{where}, beat {index + 1}", duration)
 
 
 def check_segments(segments: Sequence[Segment], where: str | os.PathLike, duration: float | None = None) -> None:
@@ -174,31 +174,23 @@ def check_segments(segments: Sequence[Segment], where: str | os.PathLike, durati
     Raise if segments cannot be right.
 
     Args:
-        where: What the error calls them; if it is their file, with the line.
+        where: What the error calls them, such as their file.
         duration (`float`, *optional*): Seconds of audio; nothing may be annotated later than a second after its end.
 
     Raises:
         ValueError: a segment is not finite, negative, without length or label, begins before the one before it ends
             or ends after the audio. The first mistake is named.
     """
-    _check_segments(segments, places_in(where, "segment", len(segments)), duration)
+    _check_segments(segments, lambda index: f"{where}, segment {index + 1}", duration)
 
 
-def places_in(where: str | os.PathLike, kind: str, count: int) -> Callable[[int], str]:
-    """
-    What errors call the items of an annotation: their lines, where it is a text file with an item a line.
-
-    Args:
-        where: A file, or any words.
-        kind (`str`): beat or segment.
-        count (`int`): How many there are.
-    """
-    path = Path(where)
-    if path.is_file() and path.suffix.lower() != ".jams":
-        places = [place for place, _ in _read_lines(path)]
-        if len(places) == count:
-            return places.__getitem__
-    return lambda index: f"{where}, {kind} {index + 1}"
+def line_of(path: str | os.PathLike, index: int, count: int) -> str | None:
+    """What errors call an item of a text file with an item a line; `None` where it has not `count` of them."""
+    path = Path(path)
+    if path.suffix.lower() == ".jams" or not path.is_file():
+        return None
+    places = [place for place, _ in _read_lines(path)]
+    return places[index] if len(places) == count else None
 
 
 class _Annotation(NamedTuple):
