@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForAudioFrameClassification
 
 from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor, MusicFMForAudioFrameClassification
-from musicfm_hf.cards import write_card
+from musicfm_hf.cards import licence_of, write_card
 from musicfm_hf.hub import HubTarget, push_folder, push_space
 
 RESULTS = {
@@ -276,7 +276,11 @@ def test_licences(folder, tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    (folder / "results.json").write_text(json.dumps(RESULTS | {"base": {"name": str(base), "revision": None}}))
+    assert licence_of(base) == "cc-by-nc-4.0"
+    assert licence_of(folder) is None  # it has no card yet
+    (folder / "results.json").write_text(json.dumps(RESULTS | {"base_licence": licence_of(base)}))
+    (base / "README.md").write_text("---\nlicense: [a\n---\n")
+    assert licence_of(base) is None
     write_card(folder)
     assert ModelCard.load(folder / "README.md").data.license == "cc-by-nc-4.0"
     write_card(folder, licence="mit")
