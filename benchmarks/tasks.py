@@ -23,17 +23,16 @@ import numpy as np
 from transformers import AutoConfig, set_seed
 
 from musicfm_hf.finetuning import (
-    RECORDED_ARGUMENTS,
     FinetuningArguments,
     TaskArguments,
     cache_all_layers,
     finetune,
-    pinned,
     read_split,
+    results_if_done,
 )
 from musicfm_hf.scoring import paired_difference
 from musicfm_hf.tasks import TASKS, task_module
-from musicfm_hf.training import environment, parse_recipe, recorded, refuse_other_settings, write_json
+from musicfm_hf.training import environment, parse_recipe, recorded, write_json
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (1, 2, 3)
@@ -110,11 +109,7 @@ def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: 
     words = [*(str(ROOT / file) for file in files), *flags, "--output_dir", str(output), "--disable_tqdm", "true"]
     words += ["--results", str(arguments.runs / "results")]
     settings, training = parse_recipe((TaskArguments, FinetuningArguments), words)
-    if path.is_file():
-        results = json.loads(path.read_text())
-        asked = recorded(vars(pinned(settings))) | {key: getattr(training, key) for key in RECORDED_ARGUMENTS}
-        asked = {key: value for key, value in asked.items() if key not in ("cache", "results")}
-        refuse_other_settings(path, results["settings"] | results["training"], asked, "--runs")
+    if (results := results_if_done(path, settings, training, "--runs")) is not None:
         return results
     print(f"{name} …", flush=True)
     if row in ("full", "LoRA"):

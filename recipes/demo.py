@@ -57,11 +57,13 @@ def main() -> None:
 
 def run(recipe: str, *arguments: object) -> None:
     """A recipe, as from the command line; YAML files are those of recipes/."""
-    words = [f"recipes/{recipe}"]
-    words += [f"recipes/{word}" if str(word).endswith(".yaml") else str(word) for word in arguments]
-    print(f"\n$ python {shlex.join(words)}", flush=True)
-    words = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
-    done = subprocess.run([sys.executable, *words])
+
+    def words(folder: Path) -> list[str]:
+        paths = [folder / recipe, *(folder / word if str(word).endswith(".yaml") else word for word in arguments)]
+        return [str(path) for path in paths]
+
+    print(f"\n$ python {shlex.join(words(Path('recipes')))}", flush=True)
+    done = subprocess.run([sys.executable, *words(ROOT / "recipes")])
     if done.returncode:
         raise SystemExit(done.returncode)
 

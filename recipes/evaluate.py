@@ -40,15 +40,15 @@ def main() -> None:
         if len(set(names)) < len(names):
             raise ValueError(f"Two models have the same name in {', '.join(names)}: give relative paths, each once.")
         results = {folder: evaluate(folder, arguments) for folder in arguments.models}
+        first = results[arguments.models[0]]
+        for folder, found in results.items():
+            print_scores(folder, found)
+            if found is not first and found["task"] == first["task"]:
+                found["difference"] = paired_difference([first["songs"]], [found["songs"]], first["metric"])
+                mean, (low, high) = found["difference"]["mean"], found["difference"]["interval"]
+                print(f"  {found['metric']} beside {arguments.models[0]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not evaluated: {error}") from error
-    first = results[arguments.models[0]]
-    for folder, found in results.items():
-        print_scores(folder, found)
-        if found is not first and found["task"] == first["task"]:
-            found["difference"] = paired_difference([first["songs"]], [found["songs"]], first["metric"])
-            mean, (low, high) = found["difference"]["mean"], found["difference"]["interval"]
-            print(f"  {found['metric']} beside {arguments.models[0]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
     if arguments.output is not None:
         music = describe_source(arguments.data)
         settings = {"data": arguments.data, "split": arguments.split, "window_seconds": arguments.window_seconds}

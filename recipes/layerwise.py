@@ -27,18 +27,15 @@ from transformers.utils import logging
 
 from musicfm_hf.analysis import layer_table, plot_layers, summarise_layers
 from musicfm_hf.finetuning import (
-    RECORDED_ARGUMENTS,
     FinetuningArguments,
     TaskArguments,
     cache_all_layers,
     finetune,
-    pinned,
     read_split,
+    results_if_done,
 )
 from musicfm_hf.tasks import TASKS, task_module
-from musicfm_hf.training import parse_recipe, recorded, refuse_other_settings, write_json
-
-PLACES = ("cache", "results")  # settings that change nothing in the results
+from musicfm_hf.training import parse_recipe, write_json
 
 
 def main() -> None:
@@ -105,7 +102,7 @@ def splits_of(task: TaskArguments) -> dict[str, list]:
 
 def run_probes(task: str, probes: list[tuple], splits: dict[str, list]) -> dict:
     """Train those that are missing, and summarise all."""
-    missing = [probe for probe in probes if not is_done(*probe)]
+    missing = [probe for probe in probes if results_if_done(*probe, "--output") is None]
     if missing:
         cache_all_layers(*missing[0][1:], splits)
     for path, settings, arguments in missing:
@@ -119,17 +116,6 @@ def run_probes(task: str, probes: list[tuple], splits: dict[str, list]) -> dict:
         print(f"{path.parent}/{path.stem}: " + ", ".join(f"{split} {value:.3f}" for split, value in scores.items()))
     *layers, weighted = [json.loads(path.read_text()) for path, _, _ in probes]
     return summarise_layers(task_module(task).METRIC, layers, weighted)
-
-
-def is_done(path: Path, settings: TaskArguments, arguments: FinetuningArguments) -> bool:
-    """Whether results are there; raises where they are of other settings."""
-    if not path.is_file():
-        return False
-    results = json.loads(path.read_text())
-    asked = recorded(vars(pinned(settings))) | {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS}
-    asked = {name: value for name, value in asked.items() if name not in PLACES}
-    refuse_other_settings(path, results["settings"] | results["training"], asked, "--output")
-    return True
 
 
 def write_summary(summary: dict[str, dict], output: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
 
+from .data.examples import COLUMNS
 from .features import encoder_settings
 from .frames import Window, plan_windows
 from .inference import HeadModel, WindowSettings, checked_waveform, embed_songs, eval_mode, head_logits, layer_mix
@@ -26,7 +27,6 @@ from .tasks import decode, event_probabilities, tagging
 from .tasks.annotations import Beats, Segment, write_beats, write_segments
 from .tasks.key import song_key
 
-KINDS = {"beat": "beats", "chord": "chords", "structure": "sections", "key": "keys"}  # task → attribute
 FORMATS = ("json", "beats", "lab", "tags")
 PART_SECONDS = 600.0  # about as much audio has its frames in memory at once
 SILENCE = 1e-4  # of full scale: -80 dB
@@ -47,7 +47,8 @@ class SongAnnotation:
         key (`str`): Of the whole song.
         tags (`dict[str, float]`): Probabilities, the highest first.
         probabilities (`dict[str, np.ndarray]`): How sure the models are of each of the `beats`, `chords`, `sections`
-            and `keys`, as [`musicfm_hf.tasks.event_probabilities`] says. Of silence there are none.
+            and `keys`, as [`musicfm_hf.tasks.event_probabilities`] says. Of silence there are none, and where the
+            number of events was changed since they are left out.
     """
 
     duration: float
@@ -74,7 +75,7 @@ class SongAnnotation:
                 ]
         for name, probabilities in self.probabilities.items():
             if len(values.get(name, [])) != len(probabilities):
-                continue  # events were changed since
+                continue
             for event, probability in zip(values[name], probabilities, strict=True):
                 event["probability"] = round(float(probability), 4)
         if self.key is not None:
@@ -396,7 +397,7 @@ def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.nd
         annotation.tags = events
         return
     probabilities = event_probabilities(config, logits, events)
-    name = KINDS[config.task]
+    name = COLUMNS[config.task]
     if config.task == "beat":
         inside = events.times <= annotation.duration
         annotation.beats, probabilities = Beats(events.times[inside], events.positions[inside]), probabilities[inside]

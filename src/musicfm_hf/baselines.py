@@ -223,7 +223,7 @@ def _grids(song: LabelledSong, training: Training) -> list[list[Segment]]:
     return [bar_grid(song.beats, song.duration, training.function, bar) for bar in range(BARS_PER_SECTION)]
 
 
-def _first_grid(song: LabelledSong, sound: Sound | None, training: Training) -> list[Segment] | None:
+def _true_grid(song: LabelledSong, sound: Sound | None, training: Training) -> list[Segment] | None:
     """From the bar on that begins where the first section does, and back to the start."""
     grids = _grids(song, training)
     if not grids:
@@ -268,7 +268,7 @@ BASELINES = {
         "a boundary every eight annotated bars, counted from the start of the first section; the function that has "
         "most time in training songs",
         False,
-        _first_grid,
+        _true_grid,
     ),
     "eight_bars_best_phase": Baseline(
         "structure",

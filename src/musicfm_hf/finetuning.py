@@ -63,10 +63,12 @@ RECORDED_ARGUMENTS = [
     "bf16",
     "fp16",
 ]
-# What may differ where a run goes on: places, and how long it is.
-FREE_TO_CHANGE = ("cache", "results", "max_steps", "early_stopping_patience")
+PLACES = ("cache", "results")  # settings that change nothing in the results
+FREE_TO_CHANGE = (*PLACES, "max_steps", "early_stopping_patience")  # where a run goes on
 PROGRESS = "finetuning.json"
 WHITENING_CROPS = 1024
+# Values of the configuration that `encoder_dropout` sets.
+ENCODER_DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout")
 # Attention and feed-forward layers of every encoder.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
 
@@ -128,6 +130,9 @@ class TaskArguments:
     )
     head_size: int = field(default=512, metadata={"help": "Units of the head's hidden layer."})
     head_dropout: float = field(default=0.0, metadata={"help": "Dropout after them."})
+    encoder_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout everywhere in the encoder, in place of what it was pretrained with."}
+    )
     whiten: bool = field(default=True, metadata={"help": "A probe learns on whitened features, which is faster."})
     freeze_batch_norm: bool = field(default=True, metadata={"help": "Keep the encoder's batch statistics."})
     transpose: bool = field(default=False, metadata={"help": "Training crops pitch-shifted by -5 to 6 semitones."})
@@ -154,6 +159,8 @@ class TaskArguments:
             raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
         if (self.transpose or self.tempo or self.speed) and self.method == "probe":
             raise ValueError("A probe reads features that were computed once: prepare transposed songs instead.")
+        if self.encoder_dropout is not None and self.method == "probe":
+            raise ValueError("A probe's encoder is frozen, so `encoder_dropout` changes nothing: use `head_dropout`.")
         if self.transpose and self.task not in ("chord", "key"):
             raise ValueError(f"`transpose` changes chords and keys, but the task is {self.task}.")
         if self.tempo and self.task != "beat":
@@ -214,6 +221,8 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
         "decoding": decoder_settings(arguments, rate),
         "class_weights": None,
     }
+    if arguments.encoder_dropout is not None:
+        values |= dict.fromkeys(ENCODER_DROPOUTS, arguments.encoder_dropout)
     config = MusicFMConfig.from_dict(values)
     if arguments.balance > 0:
         config.class_weights = class_weights(config, songs, arguments.balance)
@@ -337,7 +346,7 @@ class FinetuningTrainer(ResumableTrainer):
     def save_progress(self, folder: Path) -> None:
         """With what settings this is, and how long it took."""
         if self.args.should_save:
-            write_json(folder / PROGRESS, self.stated | {"seconds": self.seconds})
+            write_json(folder / PROGRESS, self.stated | {"steps": self.state.global_step, "seconds": self.seconds})
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """
@@ -414,13 +423,40 @@ def seconds_before(checkpoint: Path, stated: dict[str, dict[str, Any]]) -> float
     if not path.is_file():
         raise ValueError(f"{checkpoint} was not written by this recipe. Give another `--output_dir`.")
     there = json.loads(path.read_text(encoding="utf-8"))
-    taken = int(checkpoint.name.rpartition("-")[2])
-    if stated["training"]["max_steps"] < taken:
+    if stated["training"]["max_steps"] < there["steps"]:
         raise ValueError(f"{checkpoint} has taken more than {stated['training']['max_steps']} steps already.")
-    for name, values in stated.items():
-        same = {key: value for key, value in values.items() if key not in FREE_TO_CHANGE}
-        refuse_other_settings(checkpoint, there[name], same, "--output_dir")
+    _refuse_other(checkpoint, there, stated, FREE_TO_CHANGE, "--output_dir")
     return there["seconds"]
+
+
+def results_if_done(
+    path: Path, task: TaskArguments, arguments: FinetuningArguments, flag: str
+) -> dict[str, Any] | None:
+    """
+    The `results` of a run, from the file that has them; `None` if there is no such file.
+
+    Args:
+        flag: Of the recipe, with which results come to another place.
+
+    Raises:
+        ValueError: they were made with other settings.
+    """
+    if not path.is_file():
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    _refuse_other(path, results, _stated(pinned(task), arguments), PLACES, flag)
+    return results
+
+
+def _stated(task: TaskArguments, arguments: FinetuningArguments) -> dict[str, dict[str, Any]]:
+    """Settings, as results have them."""
+    training = {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS}
+    return {"settings": recorded(vars(task)), "training": training}
+
+
+def _refuse_other(made: Path, there: dict, stated: dict, free: Sequence[str], flag: str) -> None:
+    here = {key: value for values in stated.values() for key, value in values.items() if key not in free}
+    refuse_other_settings(made, there["settings"] | there["training"], here, flag)
 
 
 def read_layers(config: MusicFMConfig) -> list[int]:
@@ -501,10 +537,7 @@ def finetune(
     """
     began, data = time.perf_counter(), describe_source(task.data)
     task = pinned(task)
-    stated = {
-        "settings": recorded(vars(task)),
-        "training": {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS},
-    }
+    stated = _stated(task, arguments)
     checkpoint = arguments.resume_from_checkpoint
     if checkpoint in (None, True):
         checkpoint = find_checkpoint(arguments.output_dir)

@@ -1,7 +1,6 @@
 """Whole songs through a head, and their scores."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +65,8 @@ def average_scores(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> 
         return {"map": found["map"], "roc_auc": found["roc_auc"]}
     averages = {}
     for name in rows[0]:
-        values = _known(rows, name)
-        averages[name] = float(np.mean(values)) if values else float("nan")
+        values = _known(_value(row, name) for row in rows)
+        averages[name] = float(values.mean()) if len(values) else float("nan")
     if config.task == "chord":
         seconds = np.array([row["seconds"] for row in rows])
         values = np.array([row["majmin"] for row in rows])
@@ -76,9 +75,22 @@ def average_scores(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> 
     return averages
 
 
-def _known(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    """A score of the songs that have it. Of a song without a chord to compare it would be 0."""
-    return [row[name] for row in rows if not math.isnan(row[name]) and row.get("seconds") != 0]
+def _value(row: dict[str, Any], name: str) -> float:
+    """A score of a song; nan where there was no chord to compare, of which it would be 0."""
+    return float("nan") if row.get("seconds") == 0 else row[name]
+
+
+def _known(values: Iterable[float]) -> np.ndarray:
+    """What is not nan."""
+    values = np.array(list(values))
+    return values[~np.isnan(values)]
+
+
+def _interval(samples: np.ndarray, share: float = 0.95) -> tuple[float, float]:
+    """What the middle `share` of samples lies between; nan if there are none."""
+    known = _known(samples)
+    low, high = np.quantile(known, [(1 - share) / 2, (1 + share) / 2]) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def _tag_arrays(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -95,13 +107,11 @@ def bootstrap_interval(
     An interval of the mean by the percentile bootstrap over songs (Efron, Tibshirani, *An Introduction to the
     Bootstrap*, 1993), nan left out. Of differences between two systems on the same songs it is the paired bootstrap.
     """
-    values = np.array([value for value in values if not math.isnan(value)])
+    values = _known(values)
     if not len(values):
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
-    means = values[generator.integers(len(values), size=(draws, len(values)))].mean(1)
-    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
-    return float(low), float(high)
+    return _interval(values[generator.integers(len(values), size=(draws, len(values)))].mean(1), share)
 
 
 def scores_with_intervals(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -114,9 +124,9 @@ def scores_with_intervals(config: MusicFMConfig, scores: dict[str, dict[str, Any
     for name, mean in average_scores(config, scores).items():
         summary[name] = {"mean": mean, "songs": len(rows)}
         if name in samples:
-            summary[name]["interval"] = _quantiles(samples[name])
+            summary[name]["interval"] = _interval(samples[name])
         elif name in rows[0]:
-            values = _known(rows, name)
+            values = _known(_value(row, name) for row in rows)
             summary[name] |= {"songs": len(values), "interval": bootstrap_interval(values)}
     return summary
 
@@ -130,22 +140,23 @@ def paired_difference(
     Args:
         first, second: Runs of a system, such as of several seeds, which are averaged; each song id → its scores.
         metric (`str`): The score that is compared.
+
+    Raises:
+        ValueError: they tell other tags.
     """
     names = list(first[0])
     if "probabilities" in first[0][names[0]]:
+        tags = {tuple(run[names[0]]["probabilities"]) for run in (*first, *second)}
+        if len(tags) > 1:
+            raise ValueError(f"Systems tell other tags: {' or '.join(', '.join(own) for own in tags)}.")
         means, samples = [], []
         for runs in (first, second):
             arrays = [_tag_arrays([run[name] for name in names]) for run in runs]
             means.append(np.mean([tagging.score(*own)[metric] for own in arrays]))
             samples.append(np.mean([tagging.bootstrap(*own)[metric] for own in arrays], axis=0))
-        return {"mean": float(means[1] - means[0]), "interval": _quantiles(samples[1] - samples[0])}
-    values = [np.mean([run[name][metric] for run in second]) - np.mean([run[name][metric] for run in first])
-              for name in names if all(run[name].get("seconds") != 0 for run in (*first, *second))]  # fmt: skip
-    known = [value for value in values if not math.isnan(value)]
-    return {"mean": float(np.mean(known)) if known else float("nan"), "interval": bootstrap_interval(known)}
-
-
-def _quantiles(samples: np.ndarray) -> tuple[float, float]:
-    known = samples[~np.isnan(samples)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return float(low), float(high)
+        return {"mean": float(means[1] - means[0]), "interval": _interval(samples[1] - samples[0])}
+    first, second = (
+        [np.mean([_value(run[name], metric) for run in runs]) for name in names] for runs in (first, second)
+    )
+    values = _known(np.subtract(second, first))
+    return {"mean": float(values.mean()) if len(values) else float("nan"), "interval": bootstrap_interval(values)}

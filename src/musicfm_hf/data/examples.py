@@ -14,14 +14,15 @@ from ..tasks import label_names, task_module
 from ..tasks.annotations import Beats
 from .labelled import LabelledSong
 
-_COLUMNS = {"beat": "beats", "chord": "chords", "structure": "sections", "key": "keys", "tagging": "tags"}
+# Task → what its annotations are called, in a song as in a data set.
+COLUMNS = {"beat": "beats", "chord": "chords", "structure": "sections", "key": "keys", "tagging": "tags"}
 _TRIES = 100  # to find a crop that has a label
 _ORDER, _CROP = range(2)  # what random numbers are for: the second of the integers that seed a generator
 
 
 def annotation_of(song: LabelledSong, task: str) -> Any:
     """What a song was annotated with for a task: [`Beats`], segments or tags; `None` if it was not."""
-    return getattr(song, _COLUMNS[task])
+    return getattr(song, COLUMNS[task])
 
 
 def with_annotation(songs: Sequence[LabelledSong], task: str, where: str) -> list[LabelledSong]:
@@ -38,7 +39,7 @@ def with_annotation(songs: Sequence[LabelledSong], task: str, where: str) -> lis
         if annotation is not None and (annotation or task == "tagging")
     ]
     if not chosen:
-        raise ValueError(f"None of the {len(songs)} songs of {where} has {_COLUMNS[task]}, which {task} needs.")
+        raise ValueError(f"None of the {len(songs)} songs of {where} has {COLUMNS[task]}, which {task} needs.")
     return chosen
 
 
@@ -84,8 +85,8 @@ def transpose_targets(targets: torch.Tensor, semitones: int) -> torch.Tensor:
 
 class TaskCrops(Dataset):
     """
-    `count` crops of songs at random places, where songs that are annotated in part have a label. Every song is taken
-    once before one is taken again. A crop is a function of its number and the seed alone, so that a run that resumes
+    `count` crops of songs at random places, with a label if one is found in a hundred tries. Every song is taken once
+    before one is taken again. A crop is a function of its number and the seed alone, so that a run that resumes
     is the run that was not interrupted.
 
     Items have `labels` and what `read` gives.
@@ -132,21 +133,16 @@ class TaskCrops(Dataset):
         frames = min(self.crop_frames, whole)
         for _ in range(_TRIES):
             start = int(generator.integers(whole - frames + 1))
-            if self._is_annotated(song, start / config.frame_rate, (start + frames) / config.frame_rate):
+            labels = crop_targets(config, song, start / config.frame_rate, frames)
+            if (labels[..., 0] >= 0).any():
                 break
         item = dict(self.read(song, start, frames, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
-        labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
+        if tempo != 1.0:
+            labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
         if semitones and config.task in ("chord", "key"):
             labels = transpose_targets(labels, semitones)
         return item | {"labels": labels}
-
-    def _is_annotated(self, song: LabelledSong, start: float, end: float) -> bool:
-        """Whether there is a label between two times; where there is no beat, that is one."""
-        annotation = annotation_of(song, self.config.task)
-        if isinstance(annotation, Beats) or self.config.label_rate is None:
-            return True
-        return any(segment.start < end and segment.end > start for segment in annotation)
 
 
 class ReadWaveform:

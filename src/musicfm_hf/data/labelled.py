@@ -11,11 +11,10 @@ files into the data set. Cast it to that type before `push_to_hub`, which then t
 """
 
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,33 +174,25 @@ def check_song(song: LabelledSong) -> None:
     if song.beats is None and song.tags is None and not any(song.segments().values()):
         raise LeftOutError("It has no annotation.")
     if song.beats is not None:
-        with _named_by_line(song, "beats", "beat", len(song.beats.times)) as where:
-            check_beats(song.beats, where, song.duration)
+        check_beats(song.beats, partial(_place, song, "beats", "beat", len(song.beats.times)), song.duration)
     for column, segments in song.segments().items():
+        place = partial(_place, song, column, "segment", len(segments or []))
+        check_segments(segments or [], place, song.duration)
         parse = _PARSERS.get(column, str)
-        with _named_by_line(song, column, "segment", len(segments or [])) as where:
-            check_segments(segments or [], where, song.duration)
-            for number, segment in enumerate(segments or [], 1):
-                try:
-                    parse(segment.label)
-                except ValueError as error:
-                    raise ValueError(f"{where}, segment {number}: {error}") from error
+        for index, segment in enumerate(segments or []):
+            try:
+                parse(segment.label)
+            except ValueError as error:
+                raise ValueError(f"{place(index)}: {error}") from error
     if any(not tag.strip() for tag in song.tags or []):
         raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
 
 
-@contextmanager
-def _named_by_line(song: LabelledSong, column: str, kind: str, count: int) -> Iterator[str]:
-    """What errors are to call an annotation; those that leave say the line of its file, where items have one each."""
+def _place(song: LabelledSong, column: str, kind: str, count: int, index: int) -> str:
+    """What errors call one of `count` beats or segments: its line, where its file has one for each."""
     where = song.files.get(column, f"{song.id}, {column}")
-    try:
-        yield where
-    except ValueError as error:
-        found = re.match(rf"{re.escape(where)}, {kind} (\d+)", str(error))
-        line = line_of(where, int(found[1]) - 1, count) if found and column in song.files else None
-        if line is None:
-            raise
-        raise ValueError(line + str(error)[found.end() :]) from error
+    line = line_of(where, index, count) if column in song.files else None
+    return line or f"{where}, {kind} {index + 1}"
 
 
 def assign_splits(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..model.configuration_musicfm import MusicFMConfig
 from .annotations import Beats, Segment
-from .spans import softmax
+from .spans import frames_of, softmax
 
 TASKS = ("beat", "chord", "structure", "key", "tagging")
 
@@ -64,9 +64,6 @@ def event_probabilities(config: MusicFMConfig, logits: np.ndarray, events: Beats
     if isinstance(events, Beats):
         frames = np.round(events.times * config.label_rate).astype(int).clip(0, len(probabilities) - 1)
         return probabilities[frames, :2].sum(axis=1)
-    found = np.empty(len(events))
-    for index, (start, end, label) in enumerate(events):
-        first = min(int(start * config.label_rate + 0.5), len(probabilities) - 1)
-        last = max(first + 1, int(end * config.label_rate + 0.5))
-        found[index] = probabilities[first:last, labels.index(label)].mean()
-    return found
+    frames = [frames_of(segment, config.label_rate, len(probabilities)) for segment in events]
+    columns = [labels.index(segment.label) for segment in events]
+    return np.array([probabilities[own, column].mean() for own, column in zip(frames, columns, strict=True)])

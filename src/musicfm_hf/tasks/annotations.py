@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,34 +155,40 @@ def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None
     Path(path).write_text("".join(lines), encoding="utf-8")
 
 
-def check_beats(beats: Beats, where: str | os.PathLike, duration: float | None = None) -> None:
+def check_beats(beats: Beats, where: str | os.PathLike | Callable[[int], str], duration: float | None = None) -> None:
     """
     Raise if beats cannot be right.
 
     Args:
-        where: What the error calls them, such as their file.
+        where: What the error calls them, such as their file; or what it calls one, by its index.
         duration (`float`, *optional*): Seconds of audio; nothing may be annotated later than a second after its end.
 
     Raises:
         ValueError: shapes differ, or a beat is not finite, negative, not after the one before it or after the end of
             the audio, or has a negative position. The first mistake is named.
     """
-    _check_beats(beats, lambda index: f"{where}, beat {index + 1}", duration)
+    _check_beats(beats, _named(where, "beat"), duration)
 
 
-def check_segments(segments: Sequence[Segment], where: str | os.PathLike, duration: float | None = None) -> None:
+def check_segments(
+    segments: Sequence[Segment], where: str | os.PathLike | Callable[[int], str], duration: float | None = None
+) -> None:
     """
     Raise if segments cannot be right.
 
     Args:
-        where: What the error calls them, such as their file.
+        where: What the error calls them, such as their file; or what it calls one, by its index.
         duration (`float`, *optional*): Seconds of audio; nothing may be annotated later than a second after its end.
 
     Raises:
         ValueError: a segment is not finite, negative, without length or label, begins before the one before it ends
             or ends after the audio. The first mistake is named.
     """
-    _check_segments(segments, lambda index: f"{where}, segment {index + 1}", duration)
+    _check_segments(segments, _named(where, "segment"), duration)
+
+
+def _named(where: str | os.PathLike | Callable[[int], str], kind: str) -> Callable[[int], str]:
+    return where if callable(where) else lambda index: f"{where}, {kind} {index + 1}"
 
 
 def line_of(path: str | os.PathLike, index: int, count: int) -> str | None:
@@ -321,7 +328,7 @@ def _check_beats(beats: Beats, place: Callable[[int], str], duration: float | No
         )
     before = -math.inf
     for index, (time, position) in enumerate(zip(times, positions, strict=True)):
-        _check_time(time, place(index), duration)
+        _check_time(time, partial(place, index), duration)
         if time <= before:
             raise ValueError(f"{place(index)}: beats must ascend, got {time:g} s after {before:g} s.")
         if position < 0:
@@ -334,8 +341,8 @@ def _check_segments(segments: Sequence[Segment], place: Callable[[int], str], du
     before = Segment(-math.inf, -math.inf, "")
     for index, segment in enumerate(segments):
         start, end, label = segment
-        _check_time(start, place(index), duration)
-        _check_time(end, place(index), duration)
+        _check_time(start, partial(place, index), duration)
+        _check_time(end, partial(place, index), duration)
         if end <= start:
             raise ValueError(f"{place(index)}: a segment must end after its start, got {start:g} to {end:g} s.")
         if start < before.start:
@@ -350,8 +357,8 @@ def _check_segments(segments: Sequence[Segment], place: Callable[[int], str], du
         before = segment
 
 
-def _check_time(time: float, place: str, duration: float | None) -> None:
+def _check_time(time: float, place: Callable[[], str], duration: float | None) -> None:
     if not math.isfinite(time) or time < 0:
-        raise ValueError(f"{place}: times must be finite and not negative, got {time:g} s.")
+        raise ValueError(f"{place()}: times must be finite and not negative, got {time:g} s.")
     if duration is not None and time > duration + LATE_SECONDS:
-        raise ValueError(f"{place}: {time:g} s is after the end of the audio, which has {duration:g} s.")
+        raise ValueError(f"{place()}: {time:g} s is after the end of the audio, which has {duration:g} s.")

@@ -93,6 +93,12 @@ def decode(logits: np.ndarray, labels: tuple[str, ...], frame_rate: float, min_s
     ]
 
 
+def frames_of(segment: Segment, frame_rate: float, num_frames: int) -> slice:
+    """The frames of a segment whose middle is in it; one at least."""
+    first = min(int(segment.start * frame_rate + 0.5), num_frames - 1)
+    return slice(first, max(first + 1, int(segment.end * frame_rate + 0.5)))
+
+
 def softmax(logits: np.ndarray, labels: tuple[str, ...]) -> np.ndarray:
     """
     Probabilities, float64 `(frames, len(labels))`, of logits of this shape.

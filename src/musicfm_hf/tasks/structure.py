@@ -151,9 +151,9 @@ def events(
     )
     sections = []
     for begin, end in pairwise(times):
-        first = min(int(begin * frame_rate + 0.5), len(logits) - 1)
-        mean = functions[first : max(first + 1, int(end * frame_rate + 0.5))].mean(axis=0)
-        sections.append(Segment(float(begin), float(end), FUNCTIONS[int(mean.argmax())]))
+        section = Segment(float(begin), float(end), "")
+        mean = functions[spans.frames_of(section, frame_rate, len(logits))].mean(axis=0)
+        sections.append(section._replace(label=FUNCTIONS[int(mean.argmax())]))
     return sections
 
 

@@ -116,15 +116,15 @@ def bootstrap(
     """
     references, estimates = _checked(references, estimates, labels)
     songs = len(references)
-    counts = np.random.default_rng(seed).multinomial(songs, np.full(songs, 1 / songs), size=draws)  # (draws, songs)
+    counts = np.random.default_rng(seed).multinomial(songs, np.full(songs, 1 / songs), size=draws).astype(np.int32)
     found: dict[str, list[np.ndarray]] = {"map": [], "roc_auc": []}
     for truth, scores in zip(references.T, estimates.T, strict=True):
         order = np.argsort(-scores, kind="stable")
         last = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])  # of those with the same score
+        drawn = counts[:, order]  # (draws, songs)
         # Songs with the tag, and without it, from the highest score down to each different one: (draws, scores).
-        right, wrong = (
-            np.pad((counts * side)[:, order].cumsum(axis=1)[:, last], [(0, 0), (1, 0)]) for side in (truth, 1 - truth)
-        )
+        right = np.pad((drawn * truth[order]).cumsum(axis=1)[:, last], [(0, 0), (1, 0)])
+        wrong = np.pad(drawn.cumsum(axis=1)[:, last], [(0, 0), (1, 0)]) - right
         with np.errstate(divide="ignore", invalid="ignore"):  # nan where a set has no song with or without the tag
             precision = np.nan_to_num(right / (right + wrong))[:, 1:]
             average = (np.diff(right) * precision).sum(axis=1) / right[:, -1]
