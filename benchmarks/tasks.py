@@ -44,6 +44,15 @@ SCORES = {
     "tagging": ("map", "roc_auc"),
 }
 FLAGS = {"structure": ["--decoding", '{"peak_window_seconds": 10}']}  # best of full fine-tuning on validation songs
+# Full fine-tuning and LoRA play crops faster or slower, in place of pitch shift and time stretch, which take longer
+# than a step of a small encoder.
+AUGMENTATION = {
+    "beat": ["--tempo", "0", "--speed", "3"],
+    "chord": ["--transpose", "false", "--speed", "5"],
+    "structure": ["--speed", "3"],
+    "key": ["--transpose", "false", "--speed", "5"],
+    "tagging": [],
+}
 # What the best of full and LoRA has to be better than, of recipes/baselines.py.
 CLASSICAL = {
     "beat_f": "beat_track",
@@ -78,7 +87,8 @@ def run_row(arguments: argparse.Namespace, task: str, row: str, splits: dict) ->
     """All runs of one row for one task."""
     common = ["--model", arguments.model, "--data", arguments.data, *FLAGS.get(task, [])]
     if row in ("full", "LoRA"):
-        run(arguments, task, row, f"{row.lower()}.yaml", [*common, *arguments.others, "--seed", "1"], splits)
+        flags = [*common, *AUGMENTATION[task], *arguments.others, "--seed", "1"]
+        run(arguments, task, row, f"{row.lower()}.yaml", flags, splits)
         return
     common += ["--cache", arguments.cache, "--report_to", "none"]
     if row == "log-mel with context":
