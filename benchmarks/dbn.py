@@ -2,17 +2,24 @@
 Time and memory of beat and downbeat tracking on made-up activations, one row per length and frame rate.
 
     OMP_NUM_THREADS=1 python benchmarks/dbn.py
+
+Writes `benchmarks/results/dbn.json` and `.md`.
 """
 
 import argparse
 import statistics
 import time
 import tracemalloc
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 
 from musicfm_hf.tasks.dbn import track_beats, track_downbeats
+from musicfm_hf.training import environment, write_json
+
+TARGET = Path(__file__).parent / "results/dbn.json"
 
 
 def made_up(seconds: float, fps: float) -> np.ndarray:
@@ -32,20 +39,49 @@ def main() -> None:
     parser.add_argument("--fps", nargs="+", type=float, default=[20.0, 50.0, 100.0])
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    print("| | audio | frames a second | median | fastest | processor time | peak memory |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for seconds, fps in product(arguments.seconds, arguments.fps):
-        activations = made_up(seconds, fps)
-        for track, given in [(track_downbeats, activations), (track_beats, activations.sum(axis=1).clip(max=1))]:
-            tracemalloc.start()
-            track(given, fps)
-            peak = tracemalloc.get_traced_memory()[1] / 1e6
-            tracemalloc.stop()
-            wall, processor = zip(*(timed(track, given, fps) for _ in range(arguments.repeats)), strict=True)
-            print(
-                f"| `{track.__name__}` | {seconds:g} s | {fps:g} | {statistics.median(wall):.3f} s "
-                f"| {min(wall):.3f} s | {statistics.median(processor):.3f} s | {peak:.1f} MB |"
-            )
+    rows = [
+        measure(track, given, seconds, fps, arguments.repeats)
+        for seconds, fps in product(arguments.seconds, arguments.fps)
+        for track, given in tracks(made_up(seconds, fps))
+    ]
+    write_json(TARGET, {"rows": rows} | environment())
+    TARGET.with_suffix(".md").write_text(as_markdown(rows), encoding="utf-8")
+    print(as_markdown(rows))
+
+
+def tracks(activations: np.ndarray) -> list[tuple]:
+    """Both decoders, with what they take."""
+    return [(track_downbeats, activations), (track_beats, activations.sum(axis=1).clip(max=1))]
+
+
+def measure(track: Callable, given: np.ndarray, seconds: float, fps: float, repeats: int) -> dict:
+    tracemalloc.start()
+    track(given, fps)
+    peak = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    wall, processor = zip(*(timed(track, given, fps) for _ in range(repeats)), strict=True)
+    return {
+        "function": track.__name__,
+        "audio_seconds": seconds,
+        "fps": fps,
+        "seconds": statistics.median(wall),
+        "fastest": min(wall),
+        "processor_seconds": statistics.median(processor),
+        "memory_mb": peak,
+    }
+
+
+def as_markdown(rows: list[dict]) -> str:
+    lines = [
+        "| | audio | frames a second | median | fastest | processor time | peak memory |",
+        "| --- |" + " --- |" * 6,
+    ]
+    for row in rows:
+        lines.append(
+            f"| `{row['function']}` | {row['audio_seconds']:g} s | {row['fps']:g} | {row['seconds']:.3f} s "
+            f"| {row['fastest']:.3f} s | {row['processor_seconds']:.3f} s | {row['memory_mb']:.1f} MB |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def timed(function, *arguments) -> tuple[float, float]:

@@ -75,6 +75,10 @@ def print_scores(folder: str, found: dict) -> None:
     if found["task"] != "tagging":
         for name, row in found["songs"].items():
             print(f"  {name:24} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    for tag, value in found["scores"][found["metric"]].get("tags", {}).items():
+        print(f"  {tag:24} {found['metric']} {value:.3f}")
+    if skipped := found["scores"][found["metric"]].get("skipped"):
+        print(f"  not scored, as all songs have it or none: {', '.join(skipped)}")
     for name, value in found["scores"].items():
         low, high = value.get("interval", (float("nan"),) * 2)
         print(f"  {name:24} {value['mean']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if "interval" in value else ""))

@@ -74,7 +74,7 @@ def test_harmonix_without_end_and_without_audio(harmonixset, tmp_path):
     [
         ("segments/0001_song.txt", "0 a\nb 2\n", r"0001_song.txt, line 2: needs a time in seconds and a label"),
         ("segments/0001_song.txt", "0 a\n5 b\n4 end\n", r"0001_song.txt, line 3: sections must ascend"),
-        ("segments/0001_song.txt", "0 a\n25 end\n", r"0001_song.txt, segment 1: 25 s is after the end of the audio"),
+        ("segments/0001_song.txt", "0 a\n25 end\n", r"0001_song.txt, line 1: 25 s is after the end of the audio"),
         ("beats_and_downbeats/0001_song.txt", "1\t1\t1\n1\t2\t1\n", r"0001_song.txt, line 2: beats must ascend"),
         ("metadata.csv", "File,Title\n", r"metadata.csv, line 1: no column Artist"),
         ("metadata.csv", "File,Title,Artist\na,b,c\na,b,c\n", r"metadata.csv, line 3: 'a' is empty or there twice"),

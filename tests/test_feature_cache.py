@@ -224,6 +224,17 @@ def test_songs_that_cannot_be_read_are_named(tiny_model, songs, tmp_path):
     assert cache.read(songs[1]).shape == (round(25 * songs[1].duration), 32)  # the others are there
 
 
+def test_audio_that_breaks_off_is_named(tmp_path, tiny_model, monkeypatch):
+    said = []
+    monkeypatch.setattr(features.logger, "warning", said.append)
+    whole, cut = write_song(tmp_path / "whole.mp3"), write_song(tmp_path / "cut.mp3")
+    Path(cut.audio).write_bytes(Path(cut.audio).read_bytes()[:8000])
+    FeatureCache(tmp_path / "cache", EncoderFeatures(tiny_model, [1], SETTINGS)).fill([whole, cut], 0, progress=False)
+    (message,) = said
+    assert message.startswith("cut: ")
+    assert "cut.mp3" in message
+
+
 # The spectrogram
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, random_model
 from safetensors.torch import load_file
 from test_examples import config_of
 from transformers import AutoModelForAudioFrameClassification, TrainerCallback, TrainerControl, set_seed
@@ -516,9 +516,17 @@ def test_accumulated_steps_are_those_of_a_larger_batch(places, tmp_path):
     assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs):
+@pytest.mark.parametrize("kind", ["conformer", "bert"])
+def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, kind):
     """Loaded on its own, by peft, and merged."""
-    run = tune(places, tmp_path / "run", "lora", "--encoder_learning_rate", "0.05")
+    flags = ["--encoder_learning_rate", "0.05"]
+    if kind == "bert":  # as MERT
+        values = TINY | {"num_hidden_layers": 2, "encoder_type": "bert", "front_end": "waveform"}
+        values |= {"hop_length": 320, "conv_dim": [16] * 7}
+        values |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+        random_model(MusicFMConfig(**values)).save_pretrained(tmp_path / "encoder")
+        flags += ["--model", str(tmp_path / "encoder"), "--weighted_layer_sum", "true"]
+    run = tune(places, tmp_path / "run", "lora", *flags)
     folder = tmp_path / "adapter"
     save_finetuned(run.model, run.trained, folder)
     assert not (folder / "model.safetensors").exists()

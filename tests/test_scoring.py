@@ -196,6 +196,9 @@ def test_averages_of_tags():
     assert (summary["map"]["mean"], summary["map"]["songs"]) == (pytest.approx(0.75), 4)
     samples = tagging.bootstrap(*arrays_of(rows), TAGS)["map"]
     assert summary["map"]["interval"] == pytest.approx(tuple(np.nanquantile(samples, [0.025, 0.975])))
+    assert summary["map"]["tags"] == pytest.approx({"even": 1.0, "minor": 0.5})
+    assert summary["roc_auc"]["tags"] == pytest.approx({"even": 1.0, "minor": 0.25})
+    assert summary["map"]["skipped"] == ["major"]
 
 
 def arrays_of(rows):

@@ -392,10 +392,10 @@ def test_settings_have_to_be_the_same():
 
 def test_write_json(tmp_path):
     path = tmp_path / "new/results.json"
-    write_json(path, {"a": 1})
+    write_json(path, {"a": 1, "b": [float("nan"), float("inf"), 0.5], "c": (None, "NaN")})
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert json.loads(path.read_text()) == {"a": 1, "b": [None, None, 0.5], "c": [None, "NaN"]}
     assert os.listdir(path.parent) == ["results.json"]
 
 

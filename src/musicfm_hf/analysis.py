@@ -29,7 +29,8 @@ def summarise_layers(metric: str, layers: Sequence[dict[str, Any]], weighted: di
     """
 
     def score(results: dict[str, Any], split: str) -> dict[str, Any]:
-        return results["scores"][split][metric]
+        found = results["scores"][split][metric]
+        return found if found["mean"] is not None else {"mean": float("nan")}  # as JSON has it
 
     values = {split: [score(results, split)["mean"] for results in layers] for split in ("validation", "test")}
     best = best_layer(values["validation"])

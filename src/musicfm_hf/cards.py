@@ -1,6 +1,7 @@
 """Model cards: what a folder holds, how to use it, how good it is, by what the files in the folder say."""
 
 import json
+import math
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -227,7 +228,7 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
     for data, split, scores in found:
         for name, (kind, label) in SCORES.items():
             value = scores.get(name)
-            if value is not None and value["mean"] == value["mean"]:  # not nan
+            if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
                 rows.append(
                     {"data": data["name"], "hub_id": data.get("hub_id"), "split": split, "kind": kind, "label": label}

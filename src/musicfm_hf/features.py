@@ -12,12 +12,15 @@ import torch
 from safetensors import safe_open
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from .data.labelled import LabelledSong
 from .inference import SongFiles, WindowSettings, as_it_is, embed_songs, write_atomically
 from .model.configuration_musicfm import MusicFMConfig
 from .model.features_musicfm import MusicFMLogMel
 from .model.modeling_musicfm import MusicFMModel
+
+logger = logging.get_logger(__name__)
 
 _FORMAT = 1  # of the code here: raised when what is computed changes
 _CONTEXT_SECONDS = 0.6
@@ -132,6 +135,8 @@ class FeatureCache:
                 if decoded.waveform is None:
                     problems.append(f"{decoded.name}: {decoded.problem}")
                 else:
+                    if decoded.problem is not None:
+                        logger.warning(f"{decoded.name}: {decoded.problem}")
                     yield decoded.name, decoded.waveform
 
         with tqdm(total=len(todo), unit="song", desc="features", disable=not progress) as bar:

@@ -76,8 +76,8 @@ def average_scores(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> 
 
 
 def _value(row: dict[str, Any], name: str) -> float:
-    """A score of a song; nan where there was no chord to compare, of which it would be 0."""
-    return float("nan") if row.get("seconds") == 0 else row[name]
+    """A score of a song; nan where there was no chord to compare, of which it would be 0, or JSON has null."""
+    return float("nan") if row.get("seconds") == 0 or row[name] is None else row[name]
 
 
 def _known(values: Iterable[float]) -> np.ndarray:
@@ -117,14 +117,20 @@ def bootstrap_interval(
 def scores_with_intervals(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
     Each average as `mean`, with a bootstrap `interval` of 95 % over songs, but where it is weighted by duration, and
-    of how many `songs`: those that have it.
+    of how many `songs`: those that have it. For tagging with the score of each of the `tags`, and which are `skipped`:
+    those of all songs, or of none.
     """
     rows, summary = list(scores.values()), {}
-    samples = tagging.bootstrap(*_tag_arrays(rows)) if config.task == "tagging" else {}
+    samples, of_tags = {}, {}
+    if config.task == "tagging":
+        samples, found = tagging.bootstrap(*_tag_arrays(rows)), tagging.score(*_tag_arrays(rows))
+        for name in samples:
+            tags = {tag: own[name] for tag, own in found["tags"].items()}
+            of_tags[name] = {"tags": tags, "skipped": found["skipped"]}
     for name, mean in average_scores(config, scores).items():
         summary[name] = {"mean": mean, "songs": len(rows)}
         if name in samples:
-            summary[name]["interval"] = _interval(samples[name])
+            summary[name] |= {"interval": _interval(samples[name])} | of_tags[name]
         elif name in rows[0]:
             values = _known(_value(row, name) for row in rows)
             summary[name] |= {"songs": len(values), "interval": bootstrap_interval(values)}

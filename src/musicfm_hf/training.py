@@ -224,7 +224,8 @@ class CurveCallback(TrainerCallback):
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file that is complete or absent."""
+    """Write a file that is complete or absent. What is not finite becomes null, as JSON has no word for it."""
+    values = json.loads(json.dumps(values), parse_constant=lambda name: None)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

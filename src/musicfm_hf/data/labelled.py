@@ -174,9 +174,9 @@ def check_song(song: LabelledSong) -> None:
     if song.beats is None and song.tags is None and not any(song.segments().values()):
         raise LeftOutError("It has no annotation.")
     if song.beats is not None:
-        check_beats(song.beats, partial(_place, song, "beats", "beat", len(song.beats.times)), song.duration)
+        check_beats(song.beats, partial(_place, song, "beats", "beat", song.beats.times), song.duration)
     for column, segments in song.segments().items():
-        place = partial(_place, song, column, "segment", len(segments or []))
+        place = partial(_place, song, column, "segment", [segment.start for segment in segments or []])
         check_segments(segments or [], place, song.duration)
         parse = _PARSERS.get(column, str)
         for index, segment in enumerate(segments or []):
@@ -188,10 +188,10 @@ def check_song(song: LabelledSong) -> None:
         raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
 
 
-def _place(song: LabelledSong, column: str, kind: str, count: int, index: int) -> str:
-    """What errors call one of `count` beats or segments: its line, where its file has one for each."""
+def _place(song: LabelledSong, column: str, kind: str, starts: Sequence[float], index: int) -> str:
+    """What errors call one of the beats or segments with these starts: its line, where its file has one."""
     where = song.files.get(column, f"{song.id}, {column}")
-    line = line_of(where, index, count) if column in song.files else None
+    line = line_of(where, index, len(starts), starts[index]) if column in song.files else None
     return line or f"{where}, {kind} {index + 1}"
 
 

@@ -191,13 +191,26 @@ def _named(where: str | os.PathLike | Callable[[int], str], kind: str) -> Callab
     return where if callable(where) else lambda index: f"{where}, {kind} {index + 1}"
 
 
-def line_of(path: str | os.PathLike, index: int, count: int) -> str | None:
-    """What errors call an item of a text file with an item a line; `None` where it has not `count` of them."""
+def line_of(path: str | os.PathLike, index: int, count: int, start: float) -> str | None:
+    """
+    What errors call an item of a text file with an item a line. Where it has other lines than the `count` of items, it
+    is the line that begins with the `start` of the item; `None` if there is not one of these.
+    """
     path = Path(path)
     if path.suffix.lower() == ".jams" or not path.is_file():
         return None
-    places = [place for place, _ in _read_lines(path)]
-    return places[index] if len(places) == count else None
+    lines = _read_lines(path)
+    if len(lines) == count:
+        return lines[index][0]
+    same = [place for place, text in lines if _begins_with(text, start)]
+    return same[0] if len(same) == 1 else None
+
+
+def _begins_with(text: str, number: float) -> bool:
+    try:
+        return float(re.split(r"[\s,]+", text.strip())[0]) == number
+    except ValueError:
+        return False
 
 
 class _Annotation(NamedTuple):

@@ -163,10 +163,11 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
 
     Returns:
         `hr05_f`, `hr05_p`, `hr05_r`: boundaries within 0.5 s, start and end included; `hr3_f`: within 3 s;
-        `frame_accuracy`: the share of time with the same function, of the time for which the reference has one.
+        `frame_accuracy`: the share of time with the same function, of the time for which the reference has one. All
+        are nan if the reference has no sections.
 
     Raises:
-        ValueError: segments are not in order, or the reference is empty.
+        ValueError: segments are not in order.
     """
     import mir_eval
 
@@ -174,7 +175,7 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
     check_segments(estimate, "estimate")
     labelled = [segment for segment in reference if function_of(segment.label)]
     if not labelled:
-        raise ValueError("The reference has no segments: there is nothing to compare with.")
+        return dict.fromkeys(("hr05_f", "hr05_p", "hr05_r", "hr3_f", "frame_accuracy"), float("nan"))
     end = labelled[-1].end
     estimate = [Segment(begin, min(stop, end), label) for begin, stop, label in estimate if begin < end]
     sides = (labelled, estimate)
