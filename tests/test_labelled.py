@@ -217,11 +217,12 @@ def test_audio_is_found_by_name(tmp_path):
         ({"beats": Beats(np.array([0.5, 9.0]), np.array([1, 2]))}, "line 3: 9 s is after the end of the audio"),
         ({"chords": [Segment(0, 1, "C"), Segment(1, 9, "G")]}, "line 3: 9 s is after the end of the audio"),
         ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "line 3: 'H' is no chord"),
-        ({"chords": [Segment(0, 1, "H")]}, "segment 1: 'H' is no chord"),
+        ({"chords": [Segment(1, 2, "H")]}, "line 3: 'H' is no chord"),
+        ({"chords": [Segment(0.5, 1, "H")]}, "segment 1: 'H' is no chord"),
     ],
 )
 def test_mistakes_are_named_by_line(tmp_path, columns, message):
-    """Where the file has an item a line; comments are lines too."""
+    """Where the file has an item a line, or one line that begins with the time; comments are lines too."""
     path = tmp_path / "a.lab"
     path.write_text("# by hand\n0 1 C\n1 9 G\n")
     song = LabelledSong("a", "a.wav", "a", duration=3.0, **columns, files=dict.fromkeys(columns, str(path)))
