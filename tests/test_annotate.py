@@ -214,6 +214,16 @@ def test_noise_without_beats():
     assert len(annotate(model, sound, RATE).beats.times) == 0
 
 
+def test_one_beat_is_none():
+    logits = np.tile([0.0, 0.0, 5.0], (121, 1))
+    logits[8, 1] = 9.0  # at 0.4 s, and another one at 0.9 s
+    assert len(annotate(with_logits(head("beat"), logits), music(0.6), RATE).beats.times) == 0
+    logits[18, 0] = 9.0
+    found = annotate(with_logits(head("beat"), logits), music(1.0), RATE)
+    np.testing.assert_allclose(found.beats.times, [0.4, 0.9])
+    assert len(found.probabilities["beats"]) == 2
+
+
 def test_other_rates():
     found = annotate(head("chord"), music(3.0, 44100), 44100)
     assert found.duration == 3.0

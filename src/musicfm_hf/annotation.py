@@ -400,6 +400,7 @@ def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.nd
     name = COLUMNS[config.task]
     if config.task == "beat":
         inside = events.times <= annotation.duration
+        inside &= inside.sum() > 1  # one alone, in a moment of sound, is no beat
         annotation.beats, probabilities = Beats(events.times[inside], events.positions[inside]), probabilities[inside]
     else:  # the last label frame may end after the audio
         segments = [
