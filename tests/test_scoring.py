@@ -285,3 +285,11 @@ def test_paired_difference_of_tags():
     low, high = found["interval"]
     assert 0 < low < found["mean"] < high
     assert high - low < 0.5 * (scores[0]["interval"][1] - scores[0]["interval"][0])
+
+
+def test_systems_with_other_tags_are_not_compared():
+    def rows(*labels):
+        return {str(song): {"probabilities": dict.fromkeys(labels, 0.5), "tags": ["slow"]} for song in range(2)}
+
+    with pytest.raises(ValueError, match=r"Systems tell other tags: slow, (fast or slow, loud|loud or slow, fast)\."):
+        paired_difference([rows("slow", "fast")], [rows("slow", "loud")], "map")
