@@ -336,6 +336,7 @@ class FinetuningTrainer(ResumableTrainer):
         self.logits, self.config = logits, config
         self.stated = {"settings": {}, "training": {}} if stated is None else stated
         self.began = time.perf_counter() if began is None else began
+        self.evaluated: dict[int, dict[str, dict[str, Any]]] = {}  # step → scores of songs
         self.model_accepts_loss_kwargs = False
 
     @property
@@ -371,6 +372,8 @@ class FinetuningTrainer(ResumableTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Average scores of whole songs; songs are shared among processes."""
         scores = self.score_songs(self.eval_dataset if eval_dataset is None else eval_dataset)
+        if eval_dataset is None:
+            self.evaluated[self.state.global_step] = scores
         averages = average_scores(self.config, scores)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in averages.items()}
         self.log(metrics)
@@ -568,7 +571,13 @@ def finetune(
     trainer.train(resume_from_checkpoint=checkpoint)
     if cache is not None and task.whiten:
         trained.projector = trained.projector.folded()
-    scores = {name: trainer.score_songs(splits[name]) for name in ("validation", "test")}
+    validation = None  # has been scored if this is the model of an evaluation of this start
+    if cache is None and arguments.load_best_model_at_end:
+        validation = trainer.evaluated.get(trainer.state.best_global_step)
+    scores = {
+        "validation": validation or trainer.score_songs(splits["validation"]),
+        "test": trainer.score_songs(splits["test"]),
+    }
     results = {
         "task": task.task,
         "method": task.method,
