@@ -459,6 +459,23 @@ def test_early_stopping():
     assert stops(0.2, float("nan"), float("nan"))
 
 
+def test_validation_songs_are_not_scored_twice(places, tmp_path, monkeypatch, labelled):
+    scored, score_songs = [], FinetuningTrainer.score_songs
+
+    def noting(trainer, songs):
+        scored.append([song.id for song in songs])
+        return score_songs(trainer, songs)
+
+    monkeypatch.setattr(FinetuningTrainer, "score_songs", noting)
+    run = tune(places, tmp_path / "run", "full")
+    validation, test = ([song.id for song in load_songs(labelled, split)] for split in ("validation", "test"))
+    assert scored == [validation, validation, test]
+    best = run.results["steps"]["best"]
+    (entry,) = [entry for entry in run.trainer.state.log_history if entry["step"] == best and "eval_majmin" in entry]
+    assert run.results["scores"]["validation"]["majmin"]["mean"] == entry["eval_majmin"]
+    assert run.scores["validation"] == score_songs(run.trainer, run.trainer.eval_dataset)
+
+
 def test_the_last_is_kept_if_asked(places, tmp_path, monkeypatch):
     scored(monkeypatch, 0.5, 0.3)
     run = tune(places, tmp_path / "run", "probe", "--load_best_model_at_end", "false")
