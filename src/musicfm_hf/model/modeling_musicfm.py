@@ -118,7 +118,8 @@ class MusicFMSubsampling(nn.Module):
         watched = any(_is_watched(module) for module in (self.projection, *self.blocks))
         if not watched and _fusable(mel, *(module for block in self.blocks for module in block.children())):
             return self.dropout(self._forward_fused(mel, counts))
-        hidden_states = mel[:, None].to(self.blocks[0].conv1.weight.dtype)  # (batch, 1, mel frames, bands)
+        # (batch, 1, mel frames, bands), channels last: convolutions keep it so, and need no copies in between.
+        hidden_states = mel[..., None].permute(0, 3, 1, 2).to(self.blocks[0].conv1.weight.dtype)
         if self.blocks[0].gradient_checkpointing and self.blocks[0].conv1.weight.requires_grad:
             hidden_states.requires_grad_()  # without it, reentrant checkpointing would give these blocks no gradients
         for index, block in enumerate(self.blocks, start=1):
