@@ -476,6 +476,25 @@ def test_validation_songs_are_not_scored_twice(places, tmp_path, monkeypatch, la
     assert run.scores["validation"] == score_songs(run.trainer, run.trainer.eval_dataset)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_songs_are_scored_in_the_precision_of_training(places, tmp_path, monkeypatch, bf16):
+    same, song_logits = {False: [], True: []}, module.song_logits
+
+    def noting(model, songs, **kwargs):
+        for song, logits in song_logits(model, songs, **kwargs):
+            for half in same:
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    ((_, expected),) = song_logits(model, [song], **kwargs)
+                same[half].append((logits == expected).all())
+            yield song, logits
+
+    monkeypatch.setattr(module, "song_logits", noting)
+    run = tune(places, tmp_path / "run", "full", "--bf16", str(bf16))
+    assert len(same[bf16]) == 2 * len(run.scores["validation"]) + len(run.scores["test"])
+    assert all(same[bf16])
+    assert not any(same[not bf16])
+
+
 def test_the_last_is_kept_if_asked(places, tmp_path, monkeypatch):
     scored(monkeypatch, 0.5, 0.3)
     run = tune(places, tmp_path / "run", "probe", "--load_best_model_at_end", "false")

@@ -381,10 +381,11 @@ class FinetuningTrainer(ResumableTrainer):
         return metrics
 
     def score_songs(self, songs: Sequence[LabelledSong]) -> dict[str, dict[str, Any]]:
-        """Song id → its scores, in the order of the songs, on every process."""
+        """Song id → its scores, in the order of the songs, on every process; in the precision of training."""
         own = list(songs)[self.args.process_index :: self.args.world_size]
         self.model.eval()
-        found = [(song.id, score_song(self.config, song, logits)) for song, logits in self.logits(own)]
+        with self.accelerator.autocast():
+            found = [(song.id, score_song(self.config, song, logits)) for song, logits in self.logits(own)]
         found = dict(gather_object(found) if self.args.world_size > 1 else found)
         return {song.id: found[song.id] for song in songs}
 
