@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import runpy
 import sys
@@ -248,7 +247,7 @@ def test_recipe(data, monkeypatch, capsys):
     assert means["templates_tracked_beats"] > 0.9
     assert means["key_profiles"] == 1.0
     assert means["start_and_end"] == pytest.approx(2 * 1.0 * (2 / 3) / (1 + 2 / 3))  # 0 and 16 of 0, 8, 16
-    assert math.isnan(means["prevalence"])  # all songs that are scored have the one tag
+    assert means["prevalence"] is None  # all songs that are scored have the one tag
     assert found["start_and_end"]["songs"]["a"]["frame_accuracy"] == 0.5
     assert found["prevalence"]["songs"]["a"]["probabilities"] == {"low": 0.5}
     assert written["split"] == "test"
