@@ -9,8 +9,8 @@ weights; probes have three seeds. Every run is one of `recipes/finetune.py`, and
 What is done is not done again, so that several of these can share the work (`--tasks`, `--rows`). Flags that are not
 its own go to the runs of full fine-tuning and LoRA, such as `--bf16 true`; their models are kept in `--runs`. Writes
 `benchmarks/results/tasks.json` and `.md`; differences are over test songs, with the paired bootstrap. The results of
-single runs, with scores of every song, are in `benchmarks/results/tasks/`: copied to `--runs`, they are not done again.
-(A random encoder has other weights with another seed, of which features are computed once more.)
+single runs, with scores of every song, are in `benchmarks/results/tasks/`: copied to `--runs`, these are not done
+again. (A random encoder has other weights with another seed, of which features are computed once more.)
 """
 
 import argparse
