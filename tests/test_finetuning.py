@@ -123,15 +123,6 @@ def test_configuration_of_the_head(songs):
     assert head_config(arguments_of(method="lora", freeze_batch_norm=False), base, songs).freeze_batch_norm
 
 
-def test_dropout_of_the_encoder(songs):
-    names = ("hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout")
-    base = MusicFMConfig(**TINY | dict.fromkeys(names, 0.3), classifier_dropout=0.4)
-    for given, expected in ((None, 0.3), (0.0, 0.0), (0.2, 0.2)):
-        config = head_config(arguments_of(method="full", encoder_dropout=given), base, songs)
-        assert [getattr(config, name) for name in names] == [expected] * 4
-        assert config.classifier_dropout == 0.0
-
-
 def test_class_weights_of_one_class():
     """C for 2 s, N for 6 s: of 8 s at 25 Hz, 1 / (25 · share); the 23 that do not occur weigh like a share of 1e-4."""
     config = config_of("chord")
@@ -597,7 +588,6 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--method", "full", "--random_encoder"], "baselines of probes: use `--method probe`"),
         (["--transpose"], "A probe reads features that were computed once"),
         (["--tempo", "0.2"], "A probe reads features that were computed once"),
-        (["--encoder_dropout", "0.2"], "A probe's encoder is frozen, .*: use `head_dropout`"),
         (["--speed", "3"], "A probe reads features that were computed once"),
         (["--method", "full", "--task", "tagging", "--speed", "3"], "`speed` changes pitch and tempo"),
         (["--method", "full", "--task", "beat", "--transpose"], "changes chords and keys, but the task is beat"),

@@ -67,8 +67,6 @@ PLACES = ("cache", "results")  # settings that change nothing in the results
 FREE_TO_CHANGE = (*PLACES, "max_steps", "early_stopping_patience")  # where a run goes on
 PROGRESS = "finetuning.json"
 WHITENING_CROPS = 1024
-# Values of the configuration that `encoder_dropout` sets.
-ENCODER_DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout")
 # Attention and feed-forward layers of every encoder.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
 
@@ -130,9 +128,6 @@ class TaskArguments:
     )
     head_size: int = field(default=512, metadata={"help": "Units of the head's hidden layer."})
     head_dropout: float = field(default=0.0, metadata={"help": "Dropout after them."})
-    encoder_dropout: float | None = field(
-        default=None, metadata={"help": "Dropout everywhere in the encoder, in place of what it was pretrained with."}
-    )
     whiten: bool = field(default=True, metadata={"help": "A probe learns on whitened features, which is faster."})
     freeze_batch_norm: bool = field(default=True, metadata={"help": "Keep the encoder's batch statistics."})
     transpose: bool = field(default=False, metadata={"help": "Training crops pitch-shifted by -5 to 6 semitones."})
@@ -159,8 +154,6 @@ class TaskArguments:
             raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
         if (self.transpose or self.tempo or self.speed) and self.method == "probe":
             raise ValueError("A probe reads features that were computed once: prepare transposed songs instead.")
-        if self.encoder_dropout is not None and self.method == "probe":
-            raise ValueError("A probe's encoder is frozen, so `encoder_dropout` changes nothing: use `head_dropout`.")
         if self.transpose and self.task not in ("chord", "key"):
             raise ValueError(f"`transpose` changes chords and keys, but the task is {self.task}.")
         if self.tempo and self.task != "beat":
@@ -221,8 +214,6 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
         "decoding": decoder_settings(arguments, rate),
         "class_weights": None,
     }
-    if arguments.encoder_dropout is not None:
-        values |= dict.fromkeys(ENCODER_DROPOUTS, arguments.encoder_dropout)
     config = MusicFMConfig.from_dict(values)
     if arguments.balance > 0:
         config.class_weights = class_weights(config, songs, arguments.balance)
