@@ -62,8 +62,8 @@ def probe(arguments: argparse.Namespace, task: str, model: Path, flags: list[str
     words += ["--load_best_model_at_end", "false", "--early_stopping_patience", "0", "--disable_tqdm", "true"]
     settings, training = parse_recipe((TaskArguments, FinetuningArguments), [*recipes, *words, *flags])
     set_seed(training.seed)
-    splits = {split: read_split(settings, split) for split in ("train", "validation", "test")}
-    score = finetune(settings, training, splits | {"test": splits["test"][:1]}).results["scores"]["validation"]
+    splits = {split: read_split(settings, split) for split in ("train", "validation")}
+    score = finetune(settings, training, splits).results["scores"]["validation"]
     print(f"{task}, {model.name} {' '.join(flags)}: {score[task_module(task).METRIC]['mean']:.4f}", flush=True)
     return score[task_module(task).METRIC]["mean"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
-from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, finetune, read_split, save_finetuned
+from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, finetune, read_splits, save_finetuned
 from musicfm_hf.hub import hub_target, publish
 from musicfm_hf.tasks import task_module
 from musicfm_hf.training import CurveCallback, parse_recipe, recorded, refuse_other_settings, write_json
@@ -41,7 +41,7 @@ def main() -> None:
             refuse_other_settings(path, there.get("settings", {}), here, "--results")
         target = hub_target(arguments, arguments.output_dir)
         set_seed(arguments.seed)
-        splits = {name: read_split(task, name) for name in ("train", "validation", "test")}
+        splits = read_splits(task)
         panels = {"loss": ["loss"], "validation songs": [f"eval_{task_module(task.task).METRIC}"]}
         model, trained, _, _, results = finetune(task, arguments, splits, [CurveCallback(panels)])
     except (ValueError, OSError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from datasets import load_from_disk
 from matplotlib.image import imread
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -224,6 +225,23 @@ def test_tags_from_training_to_evaluation(encoder, labelled, tmp_path, monkeypat
         probabilities = expected["scores_of_songs"]["test"][song]["probabilities"]
         assert row["probabilities"] == pytest.approx(probabilities, abs=1e-6)
         assert list(probabilities) == ["even", "major", "minor"]
+
+
+def test_without_test_songs(encoder, labelled, tmp_path, monkeypatch, capsys):
+    """They may be in another data set; scores and card are then those that there are."""
+    two = load_from_disk(labelled)
+    del two["test"]
+    two.save_to_disk(tmp_path / "two")
+    flags = flags_of("key", "probe", tmp_path / "run", encoder, tmp_path / "two")
+    text = run_here(monkeypatch, capsys, "finetune.py", *flags)
+    assert "validation: key_weighted" in text
+    assert "test:" not in text
+    found = results(tmp_path / "run")
+    assert found["data"]["songs"] == {"train": 4, "validation": 2}
+    assert found["scores"].keys() == found["scores_of_songs"].keys() == {"validation"}
+    assert "model-index" not in (tmp_path / "run/README.md").read_text()
+    arguments = [tmp_path / "run", "--data", labelled, "--device", "cpu", "--output", tmp_path / "scores.json"]
+    assert "key, 2 songs" in run_here(monkeypatch, capsys, "evaluate.py", *arguments)
 
 
 def load_and_compare(folder: str, audio: str, expected: str) -> None:

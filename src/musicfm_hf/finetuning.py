@@ -26,7 +26,7 @@ from .data.examples import (
     task_labels,
     with_annotation,
 )
-from .data.labelled import LabelledSong, load_songs
+from .data.labelled import LabelledSong, load_songs, split_names
 from .features import EncoderFeatures, FeatureCache, LogMelFeatures
 from .inference import HeadModel, WindowSettings
 from .model.classification_musicfm import (
@@ -166,6 +166,13 @@ def read_split(arguments: TaskArguments, split: str) -> list[LabelledSong]:
     """The songs of a split that are annotated for the task; raises as [`load_songs`] and where there is none."""
     songs = with_annotation(load_songs(arguments.data, split), arguments.task, f"{arguments.data} ({split})")
     return songs[: arguments.limit]
+
+
+def read_splits(arguments: TaskArguments) -> dict[str, list[LabelledSong]]:
+    """Train and validation songs, and test songs where the data set has such a split; raises as [`read_split`]."""
+    has_test = "test" in split_names(arguments.data)
+    names = ("train", "validation", "test") if has_test else ("train", "validation")
+    return {name: read_split(arguments, name) for name in names}
 
 
 def build_model(arguments: TaskArguments, config: MusicFMConfig) -> HeadModel:
@@ -523,7 +530,7 @@ def finetune(
     Train as the settings say, and score validation and test songs with what scored best on validation songs.
 
     Args:
-        splits: train, validation and test songs, as from [`read_split`].
+        splits: train, validation and, if there are any, test songs, as from [`read_splits`].
         callbacks (`list[TrainerCallback]`): For the [`Trainer`].
 
     Raises:
@@ -566,10 +573,9 @@ def finetune(
     validation = None  # has been scored if this is the model of an evaluation of this start
     if cache is None and arguments.load_best_model_at_end:
         validation = trainer.evaluated.get(trainer.state.best_global_step)
-    scores = {
-        "validation": validation or trainer.score_songs(splits["validation"]),
-        "test": trainer.score_songs(splits["test"]),
-    }
+    scores = {"validation": validation or trainer.score_songs(splits["validation"])}
+    if "test" in splits:
+        scores["test"] = trainer.score_songs(splits["test"])
     results = {
         "task": task.task,
         "method": task.method,

@@ -279,19 +279,31 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
         FileNotFoundError: there is no such data set.
         ValueError: it has no such split, or no such columns.
     """
-    from datasets import Audio, DatasetDict, load_dataset, load_from_disk
+    from datasets import Audio
 
-    folder = Path(path)
-    if not (folder / "dataset_dict.json").is_file() and folder.exists():
-        raise FileNotFoundError(f"{folder} has no labelled data set: make one with recipes/prepare.py.")
-    dataset = load_from_disk(str(path)) if folder.exists() else load_dataset(str(path))
-    if not isinstance(dataset, DatasetDict) or split not in dataset:
+    dataset = _load(path)
+    if split not in dataset:
         raise ValueError(f"{path} has no split {split!r}, only {', '.join(dataset)}.")
     rows = dataset[split]
     if missing := [name for name in _features([]) if name not in rows.column_names]:
         raise ValueError(f"{path} has no column {', '.join(missing)}: is it a labelled data set of this package?")
     # Where the column is `Audio`, `datasets` would decode it.
     return [_from_row(row, split) for row in rows.cast_column("audio", Audio(decode=False))]
+
+
+def split_names(path: str | os.PathLike) -> list[str]:
+    """Which splits a data set has; raises as [`load_songs`]."""
+    return list(_load(path))
+
+
+def _load(path: str | os.PathLike) -> Any:
+    """The `datasets.DatasetDict`."""
+    from datasets import load_dataset, load_from_disk
+
+    folder = Path(path)
+    if not (folder / "dataset_dict.json").is_file() and folder.exists():
+        raise FileNotFoundError(f"{folder} has no labelled data set: make one with recipes/prepare.py.")
+    return load_from_disk(str(path)) if folder.exists() else load_dataset(str(path))
 
 
 def _features(more: Sequence[str]) -> Any:
