@@ -29,7 +29,7 @@ from musicfm_hf.finetuning import (
     TaskArguments,
     cache_all_layers,
     finetune,
-    read_split,
+    read_splits,
     results_if_done,
 )
 from musicfm_hf.scoring import paired_difference
@@ -121,15 +121,15 @@ def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: 
     words = [*(str(ROOT / file) for file in files), *flags, "--output_dir", str(output), "--disable_tqdm", "true"]
     words += ["--results", str(arguments.runs / "results")]
     settings, training = parse_recipe((TaskArguments, FinetuningArguments), words)
-    if (results := results_if_done(path, settings, training, "--runs")) is not None:
+    if not splits:
+        splits.update(read_splits(settings))
+    if (results := results_if_done(path, settings, training, splits, "--runs")) is not None:
         return results
     print(f"{name} …", flush=True)
     if row in ("full", "LoRA"):
         subprocess.run([sys.executable, str(ROOT / "recipes/finetune.py"), *words], check=True)
         results = json.loads((output / "results.json").read_text())
     else:
-        if not splits:
-            splits.update({split: read_split(settings, split) for split in ("train", "validation", "test")})
         if not settings.log_mel:
             cache_all_layers(settings, training, splits)
         set_seed(training.seed)

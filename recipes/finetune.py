@@ -11,17 +11,24 @@ folder has the model (or the adapter), `curves.png`, TensorBoard logs and checkp
 `results/<name of the folder>.json`.
 """
 
-import json
 import logging
 from pathlib import Path
 
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
-from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, finetune, read_splits, save_finetuned
+from musicfm_hf.finetuning import (
+    FREE_TO_CHANGE,
+    FinetuningArguments,
+    TaskArguments,
+    finetune,
+    read_splits,
+    results_if_done,
+    save_finetuned,
+)
 from musicfm_hf.hub import hub_target, publish
 from musicfm_hf.tasks import task_module
-from musicfm_hf.training import CurveCallback, parse_recipe, recorded, refuse_other_settings, write_json
+from musicfm_hf.training import CurveCallback, parse_recipe, write_json
 
 
 def main() -> None:
@@ -35,13 +42,11 @@ def main() -> None:
                 "`--model`; or push the adapter later, with recipes/push.py and `--base_model`."
             )
         path = Path(task.results) / f"{Path(arguments.output_dir).resolve().name}.json"
-        if path.is_file():
-            there, same = json.loads(path.read_text(encoding="utf-8")), ("task", "method", "model", "data")
-            here = {name: value for name, value in recorded(vars(task)).items() if name in same}
-            refuse_other_settings(path, there.get("settings", {}), here, "--results")
+        splits = read_splits(task)
+        # Those of another run of this name are not written over.
+        results_if_done(path, task, arguments, splits, "--results", FREE_TO_CHANGE)
         target = hub_target(arguments, arguments.output_dir)
         set_seed(arguments.seed)
-        splits = read_splits(task)
         panels = {"loss": ["loss"], "validation songs": [f"eval_{task_module(task.task).METRIC}"]}
         model, trained, _, _, results = finetune(task, arguments, splits, [CurveCallback(panels)])
     except (ValueError, OSError) as error:

@@ -102,7 +102,7 @@ def splits_of(task: TaskArguments) -> dict[str, list]:
 
 def run_probes(task: str, probes: list[tuple], splits: dict[str, list]) -> dict:
     """Train those that are missing, and summarise all."""
-    missing = [probe for probe in probes if results_if_done(*probe, "--output") is None]
+    missing = [probe for probe in probes if results_if_done(*probe, splits, "--output") is None]
     if missing:
         cache_all_layers(*missing[0][1:], splits)
     for path, settings, arguments in missing:

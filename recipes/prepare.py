@@ -239,7 +239,7 @@ def write_labelled(
     originals = {name: [song for song in splits[split] if not song.transposition] for name, split in names.items()}
     write_splits(output, {name: [listed(song.audio, output) for song in part] for name, part in originals.items()})
     found = {
-        "name": arguments.data_set,
+        "name": output.name if arguments.data_set == "folder" else arguments.data_set,
         "source": Path(arguments.source).absolute().name,
         "licence": source.licence,
         "homepage": source.homepage,

@@ -1,6 +1,9 @@
 import importlib.util
 import json
+import os
+import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 import soundfile
 
 from musicfm_hf.data.annotated_folder import song_readers
-from musicfm_hf.data.labelled import load_songs, read_all
+from musicfm_hf.data.catalogue import describe_source
+from musicfm_hf.data.labelled import AudioFolder, load_songs, read_all
 from musicfm_hf.tasks.annotations import Segment
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +103,18 @@ def test_jams(tmp_path):
     assert song.sections == [Segment(0, 2, "verse")]
     assert song.keys == [Segment(0, 2, "C:minor")]
     assert song.tags == ["piano"]
+    # What nothing is in hides nothing; segments of several levels overlap.
+    content["annotations"][0]["namespace"] = "beat_position"
+    content["annotations"][0]["data"] = []
+    content["annotations"][2]["namespace"] = "segment_tut"
+    content["annotations"] += [
+        {"namespace": "beat", "data": [{"time": 0.7, "duration": 0, "value": 1, "confidence": None}]},
+        {"namespace": "multi_segment", "data": [{"time": 0, "duration": 2, "value": {"label": "A", "level": 0}}]},
+    ]
+    write(tmp_path / "song.jams", json.dumps(content))
+    songs, _ = read(tmp_path)
+    assert songs["song"].beats.times.tolist() == [0.7]
+    assert songs["song"].sections == [Segment(0, 2, "verse")]
     write(tmp_path / "song.jams", "{}")
     with pytest.raises(ValueError, match=r"song.jams is not JAMS"):
         read(tmp_path)
@@ -107,11 +123,29 @@ def test_jams(tmp_path):
 def test_missing_parts_are_listed(tmp_path):
     write(tmp_path / "a.wav")
     write(tmp_path / "b.beats", "0.5\n")
+    write(tmp_path / "c.wav")
+    write(tmp_path / "c.beats", "\n")
     songs, problems = read(tmp_path)
     assert songs == {}
-    assert [problem.id for problem in problems] == ["a", "b"]
+    assert [problem.id for problem in problems] == ["a", "b", "c"]
     assert "no annotation" in problems[0].reason
     assert "no audio b" in problems[1].reason
+    assert "no annotation" in problems[2].reason
+
+
+def test_accents(tmp_path):
+    """macOS writes accents apart from letters, others do not; and some names are no Unicode at all."""
+    apart, together = (unicodedata.normalize(form, "Café") for form in ("NFD", "NFC"))
+    write(tmp_path / f"{apart}.wav")
+    write(tmp_path / f"{together}.beats", "0.5\n")
+    assert read(tmp_path)[0][together].audio == tmp_path / f"{apart}.wav"
+    assert AudioFolder(tmp_path).find(together) == AudioFolder(tmp_path).find(apart) == tmp_path / f"{apart}.wav"
+    latin = os.fsdecode(b"Caf\xe9")
+    shutil.copy(tmp_path / f"{apart}.wav", tmp_path / f"{latin}.wav")
+    write(tmp_path / f"{latin}.beats", "0.5\n")
+    songs, problems = read(tmp_path)
+    assert list(songs) == [together]
+    assert problems == [(latin, "Its name is not UTF-8: rename the file.")]
 
 
 def test_mistakes_are_named(tmp_path):
@@ -158,6 +192,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert "There is no audio 7" in (tmp_path / "out/missing.tsv").read_text()
     info = json.loads((tmp_path / "out/info.json").read_text())
     assert info["licence"] == "CC0"
+    assert describe_source(tmp_path / "out")["name"] == "out"  # and not that of the command
     assert info["counts"]["left out"] == 1
     assert info["rows"] == {split: len(lists[name]) for split, name in zip(info["rows"], lists, strict=True)}
     write(tmp_path / "music/8.lab", "0 2 H\n")

@@ -705,3 +705,20 @@ def test_trainer_trains_an_adapter(tmp_path):
     changed = {name for name, tensor in adapted.state_dict().items() if not tensor.equal(before[name])}
     assert {"lora_" in name or "modules_to_save" in name for name in changed} == {True}
     assert peft.get_peft_model_state_dict(adapted).keys() >= {"base_model.model.classifier.output.weight"}
+
+
+@pytest.mark.parametrize("labels", [25, 3])
+def test_a_head_that_was_saved_is_not_that_of_another_task(tmp_path, labels):
+    """Neither where the new head has its shape nor where it has not."""
+    saved = MusicFMForAudioFrameClassification(MusicFMConfig(**TINY, num_labels=25, label_rate=5.0)).eval()
+    saved.save_pretrained(tmp_path)
+    config = MusicFMConfig(**TINY, num_labels=labels, label_rate=5.0)
+    found = MusicFMForAudioFrameClassification.from_encoder(tmp_path, config)
+    expected = saved.musicfm.state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in found.musicfm.state_dict().items())
+    assert found.classifier.output.weight.shape[0] == labels
+    assert not found.classifier.projector.weight.equal(saved.classifier.projector.weight)
+    assert found.classifier.projector.weight.std() > 0
+    other = MusicFMConfig(**TINY | {"intermediate_size": 96}, num_labels=labels, label_rate=5.0)
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of the encoder that the configuration describes"):
+        MusicFMForAudioFrameClassification.from_encoder(tmp_path, other)

@@ -278,6 +278,24 @@ def test_a_faster_crop_at_the_end_is_padded(tmp_path):
 # Targets of transposed music
 
 
+@pytest.mark.parametrize("name", ["half.flac", "half.mp3"])
+def test_a_place_that_cannot_be_decoded_has_no_label(tmp_path, name):
+    """The file breaks off after a third; training goes on, and learns nothing from there."""
+    song = write_song(tmp_path / name, np.sin(np.arange(60 * RATE) / 9), chords=[Segment(0.0, 60.0, "C")])
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[: (tmp_path / name).stat().st_size // 3])
+    crops = TaskCrops(config_of("chord"), [song], ReadWaveform(config_of("chord")), 20, 2.0, seed=0)
+    with pytest.warns(
+        UserWarning, match=r"half: .*half.(flac is not|mp3 has no) audio that can be .* Nothing is learned"
+    ):
+        items = [crops[number] for number in range(20)]
+    silent = [bool((item["input_values"] == 0).all()) for item in items]
+    assert 5 < sum(silent) < 18
+    for item, is_silent in zip(items, silent, strict=True):
+        assert item["input_values"].shape == items[0]["input_values"].shape
+        assert (item["labels"][:, 0] == (-1 if is_silent else 1)).all()
+        assert item.keys() == {"input_values", "labels"}
+
+
 def test_transposed_targets():
     labels = torch.zeros(5, 25)
     labels[0, 0] = labels[1, 12 + 9] = labels[2, 24] = labels[3, 11] = 1  # C, a, none, B
@@ -332,6 +350,8 @@ def test_wrong_settings(songs):
 
 def test_songs_without_annotation(songs):
     mixed = [songs[0], replace(songs[1], chords=None), replace(songs[2], chords=[]), replace(songs[3], tags=[])]
+    no_beats = [songs[0], replace(songs[1], beats=None), replace(songs[2], beats=Beats(np.zeros(0), np.zeros(0, int)))]
+    assert with_annotation(no_beats, "beat", "here") == songs[:1]
     assert [song.id for song in with_annotation(mixed, "chord", "here")] == [songs[0].id, songs[3].id]
     assert with_annotation(mixed, "tagging", "here") == mixed  # to have none of the tags is an annotation
     with pytest.raises(ValueError, match=r"None of the 1 songs of data \(test\) has sections, which structure needs"):

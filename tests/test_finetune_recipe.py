@@ -188,10 +188,11 @@ def test_evaluation_of_saved_models(runs, labelled, tmp_path, monkeypatch, capsy
 def test_runs_of_one_name_are_kept_apart(runs, encoder, labelled, monkeypatch, capsys, tmp_path):
     """Neither results of another task nor a model of the same name are written over."""
     flags = flags_of("key", "probe", runs / "more/probe", encoder, labelled, "--results", runs / "results")
-    with pytest.raises(
-        SystemExit, match=r"probe.json was made with task 'chord', not 'key'. Give another `--results`"
-    ):
+    with pytest.raises(SystemExit, match=r"probe.json was made with task 'chord', not 'key'; .* another `--results`"):
         run_here(monkeypatch, capsys, "finetune.py", *flags)
+    flags = flags_of("chord", "probe", runs / "more/probe", encoder, labelled, "--results", runs / "results")
+    with pytest.raises(SystemExit, match=r"probe.json was made with seed 42, not 7. Give another `--results`"):
+        run_here(monkeypatch, capsys, "finetune.py", *flags, "--seed", "7")
     shutil.copytree(runs / "probe", tmp_path / "probe")
     arguments = [runs / "probe", tmp_path / "probe", "--data", labelled, "--device", "cpu"]
     with pytest.raises(SystemExit, match="Two models have the same name in probe, probe"):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import peft
@@ -382,6 +384,27 @@ def test_a_run_of_other_settings_does_not_go_on(places, tmp_path):
         tune(places, tmp_path / "run", "probe")
 
 
+def test_a_run_on_another_encoder_or_other_songs_does_not_go_on(places, tmp_path, encoder, labelled, monkeypatch):
+    """Under the same name: what was trained before is not taken for what is asked for now."""
+    shutil.copytree(encoder, tmp_path / "encoder")
+    own = ["--model", str(tmp_path / "encoder")]
+    tune(places, tmp_path / "run", "probe", *own)
+    other = random_model(MusicFMConfig.from_pretrained(encoder), seed=9)
+    other.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match=r"checkpoint-4 was made with encoder_digest '\w{16}', not '\w{16}'"):
+        tune(places, tmp_path / "run", "probe", *own)
+    shutil.copytree(encoder, tmp_path / "encoder", dirs_exist_ok=True)
+    tune(places, tmp_path / "run", "probe", *own)  # it is what it was
+
+    def relabelled(path, split):
+        songs = load_songs(path, split)
+        return [replace(song, chords=[Segment(0.0, song.duration, "C")]) for song in songs]
+
+    monkeypatch.setattr(module, "load_songs", relabelled)
+    with pytest.raises(ValueError, match=r"checkpoint-4 was made with songs_digest '\w{16}', not '\w{16}'"):
+        tune(places, tmp_path / "run", "probe", *own)
+
+
 # The best checkpoint
 
 
@@ -621,8 +644,6 @@ def test_missing_things(places, tmp_path):
 
 
 def test_no_labels_for_the_task(places, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.setattr(
         module, "load_songs", lambda path, split: [replace(song, chords=None) for song in load_songs(path, split)]
     )

@@ -144,22 +144,27 @@ def test_unusual_labels_are_fine():
 def test_what_is_missing_is_listed_and_what_is_wrong_raises(tmp_path):
     good = write_audio(tmp_path / "a.wav")
     (tmp_path / "text.wav").write_text("no music")
+    rest = np.sin(np.arange(40 * 8000))
+    soundfile.write(tmp_path / "half.flac", rest, 8000)
+    (tmp_path / "half.flac").write_bytes((tmp_path / "half.flac").read_bytes()[:40_000])
     wrong = song(good, "wrong", beats=Beats(np.array([-1.0]), np.array([1])))
     readers = [
         ("a", lambda: song(good, beats=BEATS)),
         ("none", lambda: song(tmp_path / "none.wav", "none", beats=BEATS)),
         ("text", lambda: song(tmp_path / "text.wav", "text", beats=BEATS)),
         ("bare", lambda: song(good, "bare")),
+        ("half", lambda: song(tmp_path / "half.flac", "half", beats=BEATS)),
     ]
     songs, problems = read_all(readers)
     assert [(one.id, one.duration) for one in songs] == [("a", 2.0)]
-    assert [problem.id for problem in problems] == ["none", "text", "bare"]
-    for problem, reason in zip(problems, ("There is no file", "is not audio", "no annotation"), strict=True):
+    assert [problem.id for problem in problems] == ["none", "text", "bare", "half"]
+    reasons = ("There is no file", "is not audio", "no annotation", "half.flac is not audio that can be read")
+    for problem, reason in zip(problems, reasons, strict=True):
         assert reason in problem.reason
     with pytest.raises(ValueError, match="wrong, beats, beat 1"):
         read_all([*readers, ("wrong", lambda: wrong)])
     songs, problems = read_all([("wrong", lambda: wrong), *readers], skip_faulty=True)
-    assert [problem.id for problem in problems] == ["wrong", "none", "text", "bare"]
+    assert [problem.id for problem in problems] == ["wrong", "none", "text", "bare", "half"]
     assert len(songs) == 1
 
 

@@ -176,6 +176,7 @@ def _read(
     if resampler is not None:
         blocks.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
     truncated = truncated or count < end - begin * step_in
+    blocks.append(np.zeros(0, dtype=np.float32))  # there may be none
     audio = np.concatenate(blocks)[first - begin * step_out : last - begin * step_out]
     if len(audio) == 0:
         raise ValueError(f"{name} has no audio that can be decoded from {start} s on.")

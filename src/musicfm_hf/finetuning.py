@@ -1,5 +1,6 @@
 """Training a head on the encoder: as a probe, with the whole encoder, or with LoRA."""
 
+import hashlib
 import json
 import os
 import time
@@ -21,6 +22,7 @@ from .data.catalogue import describe_source
 from .data.examples import (
     ReadWaveform,
     TaskCrops,
+    annotation_of,
     collate_examples,
     crop_targets,
     task_labels,
@@ -37,6 +39,7 @@ from .model.classification_musicfm import (
 from .model.configuration_musicfm import MusicFMConfig
 from .scoring import average_scores, score_song, scores_with_intervals, song_logits
 from .tasks import task_module
+from .tasks.annotations import Beats
 from .training import (
     ResumableTrainer,
     environment,
@@ -57,8 +60,16 @@ RECORDED_ARGUMENTS = [
     "encoder_learning_rate",
     "warmup_steps",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "weight_decay",
     "max_grad_norm",
+    "eval_steps",
+    "load_best_model_at_end",
     "early_stopping_patience",
     "bf16",
     "fp16",
@@ -332,7 +343,7 @@ class FinetuningTrainer(ResumableTrainer):
             **kwargs,
         )
         self.logits, self.config = logits, config
-        self.stated = {"settings": {}, "training": {}} if stated is None else stated
+        self.stated = {"settings": {}, "training": {}, "inputs": {}} if stated is None else stated
         self.began = time.perf_counter() if began is None else began
         self.evaluated: dict[int, dict[str, dict[str, Any]]] = {}  # step → scores of songs
         self.model_accepts_loss_kwargs = False
@@ -419,7 +430,8 @@ def seconds_before(checkpoint: Path, stated: dict[str, dict[str, Any]]) -> float
     How long a run took up to a checkpoint of it.
 
     Raises:
-        ValueError: the checkpoint was made with other settings; a longer run than was meant may go on.
+        ValueError: the checkpoint was made with other settings, another encoder or other songs; a longer run than was
+            meant may go on.
     """
     path = checkpoint / PROGRESS
     if not path.is_file():
@@ -432,33 +444,68 @@ def seconds_before(checkpoint: Path, stated: dict[str, dict[str, Any]]) -> float
 
 
 def results_if_done(
-    path: Path, task: TaskArguments, arguments: FinetuningArguments, flag: str
+    path: Path,
+    task: TaskArguments,
+    arguments: FinetuningArguments,
+    splits: dict[str, list[LabelledSong]],
+    flag: str,
+    free: Sequence[str] = PLACES,
 ) -> dict[str, Any] | None:
     """
     The `results` of a run, from the file that has them; `None` if there is no such file.
 
     Args:
+        splits: As [`finetune`] has them.
         flag: Of the recipe, with which results come to another place.
+        free: Settings that may be others.
 
     Raises:
-        ValueError: they were made with other settings.
+        ValueError: they were made with other settings, another encoder or other songs.
     """
     if not path.is_file():
         return None
     results = json.loads(path.read_text(encoding="utf-8"))
-    _refuse_other(path, results, _stated(pinned(task), arguments), PLACES, flag)
+    _refuse_other(path, results, _stated(pinned(task), arguments, splits), free, flag)
     return results
 
 
-def _stated(task: TaskArguments, arguments: FinetuningArguments) -> dict[str, dict[str, Any]]:
-    """Settings, as results have them."""
+def _stated(
+    task: TaskArguments, arguments: FinetuningArguments, splits: dict[str, list[LabelledSong]]
+) -> dict[str, dict[str, Any]]:
+    """Settings, as results have them, and what shows that the encoder or the songs are others than they were."""
     training = {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS}
-    return {"settings": recorded(vars(task)), "training": training}
+    inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task.task, splits)}
+    return {"settings": recorded(vars(task)), "training": training, "inputs": inputs}
+
+
+def _encoder_digest(task: TaskArguments) -> str | None:
+    """Of the files of a folder; of a repository the revision says it."""
+    folder = Path(task.model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def _songs_digest(task: str, splits: dict[str, list[LabelledSong]]) -> str:
+    """Of ids, durations and annotations."""
+    digest = hashlib.blake2b(digest_size=8)
+    for split, songs in splits.items():
+        for song in songs:
+            annotation = annotation_of(song, task)
+            if isinstance(annotation, Beats):
+                annotation = [values.tolist() for values in annotation]
+            digest.update(repr((split, song.id, song.duration, annotation)).encode())
+    return digest.hexdigest()
 
 
 def _refuse_other(made: Path, there: dict, stated: dict, free: Sequence[str], flag: str) -> None:
     here = {key: value for values in stated.values() for key, value in values.items() if key not in free}
-    refuse_other_settings(made, there["settings"] | there["training"], here, flag)
+    made_with = {key: value for name in stated for key, value in there.get(name, {}).items()}
+    refuse_other_settings(made, made_with, here, flag)
 
 
 def read_layers(config: MusicFMConfig) -> list[int]:
@@ -539,7 +586,7 @@ def finetune(
     """
     began, data = time.perf_counter(), describe_source(task.data)
     task = pinned(task)
-    stated = _stated(task, arguments)
+    stated = _stated(task, arguments, splits)
     checkpoint = arguments.resume_from_checkpoint
     if checkpoint in (None, True):
         checkpoint = find_checkpoint(arguments.output_dir)

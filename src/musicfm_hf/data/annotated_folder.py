@@ -9,6 +9,7 @@ before JAMS.
 
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,11 @@ from .labelled import SEGMENT_COLUMNS, LabelledSong, Source
 
 COLUMNS = ("beats", *SEGMENT_COLUMNS, "tags")
 _SUFFIXES = {".beats": "beats", ".tags": "tags", ".jams": "jams"}
-# Namespaces of JAMS by column; the first that a file has is read.
+# Namespaces of JAMS by column; the first of which a file has something is read.
 _NAMESPACES = {
     "beats": ("beat_position", "beat"),
     "chords": ("chord", "chord_harte"),
-    "sections": ("segment_salami_function", "segment_open", "multi_segment", "segment_tut", "segment_salami_upper"),
+    "sections": ("segment_salami_function", "segment_open", "segment_tut", "segment_salami_upper"),
     "keys": ("key_mode",),
 }
 
@@ -68,7 +69,7 @@ def song_readers(
     for path in _files(folder):
         if kind := _kind(path.relative_to(folder), lab_task, path):
             column, name = kind
-            _put(annotations.setdefault(name, {}), column, path)
+            _put(annotations.setdefault(unicodedata.normalize("NFC", name), {}), column, path)
     if not songs and not annotations:
         raise ValueError(f"{folder} and {audio_folder} have neither audio nor annotations.")
     return {
@@ -82,6 +83,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _put(paths: dict[str, Path], key: str, path: Path) -> None:
+    key = unicodedata.normalize("NFC", key)  # macOS has accents apart from letters
     if key in paths:
         raise ValueError(f"{paths[key]} and {path} are for the same: keep one of them.")
     paths[key] = path
@@ -129,8 +131,9 @@ def _read_song(
 
 
 def _namespaces(path: Path) -> set[str]:
+    """Of which a file has at least one observation."""
     try:
         annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
-        return {annotation["namespace"] for annotation in annotations}
+        return {annotation["namespace"] for annotation in annotations if annotation["data"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error

@@ -1,5 +1,6 @@
 """Labelled songs → training examples of a task: a crop at random, and its targets."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def annotation_of(song: LabelledSong, task: str) -> Any:
 
 def with_annotation(songs: Sequence[LabelledSong], task: str, where: str) -> list[LabelledSong]:
     """
-    The songs that are annotated for a task; a list of segments without any is no annotation.
+    The songs that are annotated for a task; segments or beats without any are no annotation.
 
     Raises:
         ValueError: if there is none; names `where`.
@@ -36,7 +37,7 @@ def with_annotation(songs: Sequence[LabelledSong], task: str, where: str) -> lis
     chosen = [
         song
         for song, annotation in zip(songs, found, strict=True)
-        if annotation is not None and (annotation or task == "tagging")
+        if annotation is not None and (task == "tagging" or len(getattr(annotation, "times", annotation)))
     ]
     if not chosen:
         raise ValueError(f"None of the {len(songs)} songs of {where} has {COLUMNS[task]}, which {task} needs.")
@@ -95,7 +96,7 @@ class TaskCrops(Dataset):
         config ([`MusicFMConfig`]): Of the model with its head.
         songs: Annotated for `config.task`.
         read (`Callable`): `(song, first frame, frames, generator)` → a mapping for the model, with `semitones` and
-            `tempo` where it changed them.
+            `tempo` where it changed them, and `readable` where there may be no audio.
         count (`int`): How many crops.
         crop_seconds (`float`): Length of a crop; songs that are shorter are taken whole.
         seed (`int`): From which order and places are drawn.
@@ -138,6 +139,8 @@ class TaskCrops(Dataset):
                 break
         item = dict(self.read(song, start, frames, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
+        if not item.pop("readable", True):
+            return item | {"labels": torch.full_like(labels, -1.0)}
         if tempo != 1.0:
             labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
         if semitones and config.task in ("chord", "key"):
@@ -152,7 +155,8 @@ class ReadWaveform:
     much faster or slower that it sounds up to so many semitones higher or lower, which costs one resampling (Ko et
     al., *Audio Augmentation for Speech Recognition*, Interspeech 2015).
 
-    Gives `input_values` `(samples,)`.
+    Gives `input_values` `(samples,)`. A place that cannot be decoded, in a file that breaks off before its header
+    says, is silence, with a warning, and [`TaskCrops`] gives it no label: a run of days does not end there.
     """
 
     def __init__(self, config: MusicFMConfig, transpose: bool = False, tempo: float = 0.0, speed: int = 0):
@@ -170,7 +174,11 @@ class ReadWaveform:
         played = int(generator.integers(-self.speed, self.speed + 1)) if self.speed else 0
         own_rate = round(rate / 2 ** (played / 12))  # what is read at this rate and played at that one
         begin = start * config.samples_per_frame / rate
-        waveform = load_audio(song.audio, own_rate, begin, samples * tempo / own_rate)
+        try:
+            waveform = load_audio(song.audio, own_rate, begin, samples * tempo / own_rate)
+        except ValueError as error:
+            warnings.warn(f"{song.id}: {error} Nothing is learned from there.", stacklevel=2)
+            return {"input_values": torch.zeros(samples), "readable": False}
         if semitones or tempo != 1.0:
             import librosa
 

@@ -12,6 +12,7 @@ files into the data set. Cast it to that type before `push_to_hub`, which then t
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..audio import audio_length
+from ..audio import audio_length, load_audio
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
 from ..tasks.chord import parse_chord
 from ..tasks.key import parse_key
@@ -93,7 +94,7 @@ class LabelledSong:
 
 class AudioFolder:
     """
-    The audio files below a folder, found by name without extension.
+    The audio files below a folder, found by name without extension, however their accents are encoded.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -106,7 +107,7 @@ class AudioFolder:
         self._paths: dict[str, list[Path]] = {}
         for path in sorted(self.folder.rglob("*")):
             if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith("."):
-                self._paths.setdefault(path.stem, []).append(path)
+                self._paths.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
 
     def find(self, *names: str) -> Path:
         """
@@ -117,7 +118,7 @@ class AudioFolder:
             ValueError: there are several of one name.
         """
         for name in names:
-            if paths := self._paths.get(name):
+            if paths := self._paths.get(unicodedata.normalize("NFC", name)):
                 if len(paths) > 1:
                     raise ValueError(f"{name} may be any of {', '.join(map(str, paths))}: keep one of them.")
                 return paths[0]
@@ -143,6 +144,8 @@ def read_all(
     songs, problems = [], []
     for name, read in readers:
         try:
+            if not _is_text(name):
+                raise LeftOutError("Its name is not UTF-8: rename the file.")
             song = read()
             song = replace(song, duration=_duration(song))
             check_song(song)
@@ -156,9 +159,16 @@ def read_all(
     return songs, problems
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name is Unicode; Python can read files whose names are not, but nobody could write them down."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _duration(song: LabelledSong) -> float:
+    """Seconds that its header promises and that are there: its end is read."""
     try:
         samples, rate = audio_length(song.audio)
+        load_audio(song.audio, rate, start=max(0.0, samples / rate - 1), duration=1.0)
     except ValueError as error:
         raise LeftOutError(str(error)) from error
     return samples / rate
@@ -171,7 +181,8 @@ def check_song(song: LabelledSong) -> None:
             `mir_eval.chord`, a key is none that [`parse_key`] knows, or a tag is empty; says where.
         LeftOutError: it has no annotation.
     """
-    if song.beats is None and song.tags is None and not any(song.segments().values()):
+    has_beats = song.beats is not None and len(song.beats.times) > 0
+    if not has_beats and song.tags is None and not any(song.segments().values()):
         raise LeftOutError("It has no annotation.")
     if song.beats is not None:
         check_beats(song.beats, partial(_place, song, "beats", "beat", song.beats.times), song.duration)

@@ -263,29 +263,37 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
     @classmethod
     def from_encoder(cls, pretrained_model_name_or_path, config: MusicFMConfig, **kwargs):
         """
-        The encoder of a saved model under a new head.
+        The encoder of a saved model under a new head, whatever head it was saved with.
 
         Args:
             config ([`MusicFMConfig`]): Of the model with its head.
             kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if weights of the encoder are not there.
+            ValueError: if weights of the encoder are not there, or have other shapes.
         """
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # that the head is new is no news
         try:
             model, loaded = super().from_pretrained(
-                pretrained_model_name_or_path, config=config, output_loading_info=True, **kwargs
+                pretrained_model_name_or_path,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # of the head that was saved
+                **kwargs,
             )
         finally:
             logging.set_verbosity(verbosity)
-        missing = sorted(name for name in loaded["missing_keys"] if not name.startswith("classifier."))
-        if missing:
+        others = {name for name, *_ in loaded["mismatched_keys"]}
+        wanting = sorted(name for name in {*loaded["missing_keys"], *others} if not name.startswith("classifier."))
+        if wanting:
             raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the encoder that the configuration "
-                f"describes, such as {missing[0]}."
+                f"{pretrained_model_name_or_path} lacks {len(wanting)} weights of the encoder that the configuration "
+                f"describes, such as {wanting[0]}."
             )
+        if any(f"classifier.{name}" not in loaded["missing_keys"] for name in model.classifier.state_dict()):
+            model.classifier = MusicFMClassifier(config).to(model.classifier.projector.weight)
+            model.classifier.apply(model._init_weights)
         return model
 
     @torch.no_grad()

@@ -274,12 +274,11 @@ def _jams_annotation(annotation: dict, place: str) -> _Annotation:
 
 
 def _pick(annotations: list[_Annotation], namespaces: Sequence[str], path: Path) -> _Annotation:
-    """The first annotation with the first of the namespaces that is there."""
-    for namespace in namespaces:
-        for annotation in annotations:
-            if annotation.namespace == namespace:
-                return annotation
-    raise ValueError(f"{path} has no annotation {' or '.join(namespaces)}, only {_names(annotations)}.")
+    """The first annotation with the first of the namespaces that is there; one that is empty if all are."""
+    found = [annotation for namespace in namespaces for annotation in annotations if annotation.namespace == namespace]
+    if not found:
+        raise ValueError(f"{path} has no annotation {' or '.join(namespaces)}, only {_names(annotations)}.")
+    return next((annotation for annotation in found if annotation.observations), found[0])
 
 
 def _only_namespace(annotations: list[_Annotation], path: Path) -> str:
