@@ -6,9 +6,12 @@ Annotate songs: beats, chords, sections, keys and tags, by models with a head, a
 
 Models are folders or repositories, one for each task, or adapters with the configuration of the whole model beside
 them. Heads on one encoder cost one pass. What cannot be read is listed at the end, and the exit code is then 1.
+Files that are there already, such as annotations by hand in a folder of audio, are not written over: give another
+folder, or `--existing skip` to go on where it stopped, or `--existing overwrite`.
 """
 
 import argparse
+import itertools
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -18,26 +21,43 @@ from tqdm.auto import tqdm
 
 from musicfm_hf import load_audio
 from musicfm_hf.annotation import FORMATS, annotate, load_models
-from musicfm_hf.data.catalogue import DatasetAudio, list_sources
+from musicfm_hf.data.catalogue import AUDIO_EXTENSIONS, DatasetAudio, list_sources
+from musicfm_hf.data.examples import COLUMNS
+from musicfm_hf.data.labelled import SEGMENT_COLUMNS
+from musicfm_hf.inference import WindowSettings
 
 
 def main() -> None:
     arguments = parse_arguments()
     try:
         sources = [source for song in arguments.songs for source in list_sources(song)]
+        names = file_names(sources)
         models = load_models(arguments.models, dtype=getattr(torch, arguments.dtype))
+        settings = WindowSettings(None, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size)
+        for model in models.values():
+            settings.frames(model.config)
+        there = {name for name in names if any(path.exists() for path in files_of(name, models, arguments))}
+        if there and arguments.existing == "refuse":
+            raise ValueError(
+                f"{arguments.output} has files of {len(there)} of {len(names)} songs, such as {min(there)}: give another "
+                "`--output`, or `--existing skip` or `--existing overwrite`."
+            )
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not annotated: {error}") from error
     device = arguments.device or PartialState().device
     for model in models.values():
         model.to(device)
     problems = []
-    for name, (_, source) in tqdm(list(zip(file_names(sources), sources, strict=True)), unit="song"):
+    for name, (_, source) in tqdm(list(zip(names, sources, strict=True)), unit="song"):
+        if name in there and arguments.existing == "skip":
+            continue
         try:
             annotate_song(models, source, name, arguments)
         except (ValueError, TypeError, OSError) as error:
             problems.append(f"{name}: {error}")
-    print(f"{len(sources)} songs, {len(problems)} with problems" + (":" if problems else f", in {arguments.output}"))
+    skipped = f", {len(there)} were there" if there and arguments.existing == "skip" else ""
+    end = ":" if problems else f", in {arguments.output}"
+    print(f"{len(sources)} songs{skipped}, {len(problems)} with problems{end}")
     for problem in problems:
         print(f"  {problem}".encode("ascii", "backslashreplace").decode())
     raise SystemExit(1 if problems else 0)
@@ -49,6 +69,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", required=True, nargs="+", help="folders or repositories, one for each task")
     parser.add_argument("--output", required=True, type=Path, help="where the annotations go")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="what to write; all by default")
+    parser.add_argument(
+        "--existing", choices=["refuse", "skip", "overwrite"], default="refuse", help="songs of which files are there"
+    )
     parser.add_argument("--no-picture", action="store_true", help="draw nothing")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", help="such as cpu or cuda:1; by default what accelerate finds")
@@ -60,14 +83,25 @@ def parse_arguments() -> argparse.Namespace:
 
 def file_names(sources: list[tuple[str, object]]) -> list[str]:
     """Names without extension, but where two songs would have the same; with a number, if they still have."""
-    stems = [PurePosixPath(name).with_suffix("").as_posix() for name, _ in sources]
+    paths = [PurePosixPath(name) for name, _ in sources]
+    stems = [(path.with_suffix("") if path.suffix.lower() in AUDIO_EXTENSIONS else path).as_posix() for path in paths]
     count = Counter(stems)
     names = [stem if count[stem] == 1 else name for stem, (name, _) in zip(stems, sources, strict=True)]
-    seen: Counter = Counter()
+    taken: set[str] = set()
     for index, name in enumerate(names):
-        seen[name] += 1
-        names[index] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names[index] = next(one for one in itertools.chain([name], numbered) if one not in taken)
+        taken.add(names[index])
     return names
+
+
+def files_of(name: str, models: dict, arguments: argparse.Namespace) -> list[Path]:
+    """What would be written of a song."""
+    columns = {COLUMNS[model.config.task] for model in models.values()}
+    endings = {"json": ["json"], "lab": [f"{column}.lab" for column in columns & set(SEGMENT_COLUMNS)]}
+    endings |= {column: [column] for column in columns & {"beats", "tags"}}
+    chosen = [ending for kind in arguments.format for ending in endings.get(kind, [])]
+    return [arguments.output / f"{name}.{ending}" for ending in (*chosen, *([] if arguments.no_picture else ["png"]))]
 
 
 def annotate_song(models: dict, source: object, name: str, arguments: argparse.Namespace) -> None:

@@ -29,17 +29,17 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="train, validation or test")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help="by default all that songs are annotated for")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that listen; 0 listens in this one")
-    parser.add_argument("--limit", type=int, help="so many songs only")
+    parser.add_argument("--limit", type=int, help="so many songs of each task only")
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     try:
-        songs = load_songs(arguments.data, arguments.split)[: arguments.limit]
+        songs = load_songs(arguments.data, arguments.split)
         known = [task for task in TASKS if any(annotation_of(song, task) is not None for song in songs)]
         tasks = arguments.tasks or known
         learns = {"structure", "tagging"} & set(tasks)
         training_songs = load_songs(arguments.data, "train") if learns else []
         where = f"{arguments.data} ({arguments.split})"
-        found = score_baselines(tasks, songs, training_songs, where, arguments.num_workers)
+        found = score_baselines(tasks, songs, training_songs, where, arguments.num_workers, arguments.limit)
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not scored: {error}") from error
     for name, result in found.items():

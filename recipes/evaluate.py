@@ -44,9 +44,7 @@ def main() -> None:
         for folder, found in results.items():
             print_scores(folder, found)
             if found is not first and found["task"] == first["task"]:
-                found["difference"] = paired_difference([first["songs"]], [found["songs"]], first["metric"])
-                mean, (low, high) = found["difference"]["mean"], found["difference"]["interval"]
-                print(f"  {found['metric']} beside {arguments.models[0]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+                compare(arguments.models[0], first, found)
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not evaluated: {error}") from error
     if arguments.output is not None:
@@ -68,6 +66,18 @@ def evaluate(folder: str, arguments: argparse.Namespace) -> dict:
     scores = {song.id: found[song.id] for song in songs}
     summary = scores_with_intervals(config, scores)
     return {"task": config.task, "metric": task_module(config.task).METRIC, "scores": summary, "songs": scores}
+
+
+def compare(name: str, first: dict, found: dict) -> None:
+    """Adds and shows the difference to the first model."""
+    try:
+        difference = paired_difference([first["songs"]], [found["songs"]], first["metric"])
+    except ValueError as error:
+        print(f"  not compared with {name}: {error}")
+        return
+    found["difference"] = difference
+    low, high = difference["interval"]
+    print(f"  {found['metric']} beside {name}: {difference['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
 def print_scores(folder: str, found: dict) -> None:

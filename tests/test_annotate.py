@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,27 @@ def test_a_clip_gives_what_the_models_give():
         with torch.no_grad():
             expected = model(torch.from_numpy(audio)[None]).logits
         np.testing.assert_allclose(logits, expected.reshape(logits.shape), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", [task for task in HEADS if task != "key"])
+def test_a_head_that_is_offloaded(tmp_path, task):
+    """The head comes last, and so is the first for which there is no room."""
+    model = head(task)
+    model.save_pretrained(tmp_path / "model")
+    places = {"device_map": {"musicfm": "cpu", "classifier": "disk"}, "offload_folder": tmp_path / "offload"}
+    (offloaded,) = load_models([tmp_path / "model"], **places).values()
+    assert offloaded.classifier.output.weight.is_meta
+    found, expected = (annotate(one, music(3.0), RATE).to_dict() for one in (offloaded, model))
+    assert found.pop("tags", None) == (pytest.approx(expected.pop("tags")) if task == "tagging" else None)
+    assert found == expected
+
+
+def test_a_sum_of_layers_that_is_offloaded(tmp_path):
+    head("key").save_pretrained(tmp_path / "model")
+    places = {"device_map": {"musicfm": "cpu", "classifier": "disk"}, "offload_folder": tmp_path / "offload"}
+    models = load_models([tmp_path / "model"], **places)
+    with pytest.raises(ValueError, match="sum of layers is offloaded: load the model with its head on a device"):
+        annotate(models, music(3.0), RATE)
 
 
 def test_made_up_logits_are_decoded():
@@ -224,10 +246,12 @@ def test_one_beat_is_none():
     assert len(found.probabilities["beats"]) == 2
 
 
-def test_other_rates():
-    found = annotate(head("chord"), music(3.0, 44100), 44100)
-    assert found.duration == 3.0
-    assert found.chords[-1].end == pytest.approx(3.0, abs=0.04)
+@pytest.mark.parametrize("seconds", [2.97, 3.0, 3.03])
+def test_other_rates(seconds):
+    """Segments end where the audio does, before or after the last label frame."""
+    found = annotate(head("chord"), music(seconds, 44100), 44100)
+    assert found.duration == pytest.approx(seconds, abs=1 / RATE)
+    assert found.chords[-1].end == found.duration
 
 
 @pytest.mark.parametrize(
@@ -238,6 +262,7 @@ def test_other_rates():
         (None, music(1.0), {}, ValueError, "mine does not say what"),
         ([head("key"), head("key", seed=1)], music(1.0), {}, ValueError, "model 1 and model 2 are both for the task"),
         (head("key"), np.zeros((2, RATE)), {}, ValueError, "one waveform"),
+        (head("key"), np.zeros((RATE, 2)), {}, ValueError, r"one waveform of shape \(samples,\), got \(24000, 2\)"),
         (head("key"), np.zeros(0), {}, ValueError, "is empty"),
         (head("key"), music(1.0), {"window_seconds": 0.01}, ValueError, "`window_seconds` must be at least"),
         (head("key"), music(1.0), {"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
@@ -356,6 +381,12 @@ def test_long_audio_is_drawn_as_an_overview_of_bounded_size(tmp_path):
     assert size_of(tmp_path / "5.png")[1] == pytest.approx(110 * (1.05 + 8 * row), abs=2)
 
 
+def test_one_format(tmp_path):
+    assert SONG.save(tmp_path, "song", "json") == [tmp_path / "song.json"]
+    with pytest.raises(ValueError, match="Formats are json, beats, lab, tags, got midi"):
+        SONG.save(tmp_path, "song", "midi")
+
+
 def test_names():
     labels = ["C:maj", "A:min", "Bb:7/b3", "F#:min7", "B:hdim7", "D", "N", "X"]
     assert [short_chord(label) for label in labels] == ["C", "Am", "B♭7/♭3", "F♯m7", "Bø7", "D", "N.C.", "?"]
@@ -387,6 +418,47 @@ def test_models_are_loaded_with_one_encoder(folders):
     assert keys.musicfm is not tags.musicfm
     with pytest.raises(ValueError, match="are both for the task chord"):
         load_models([folders[0], folders[0]])
+
+
+def test_models_in_a_part_of_a_repository(folders, tmp_path):
+    (chords,) = load_models([tmp_path], subfolder="chord").values()
+    assert chords.config.task == "chord"
+
+
+def test_files_that_are_there(tmp_path, monkeypatch, capsys):
+    """Annotations by hand have the same names: they stay, unless it is said that they need not."""
+    head("chord").save_pretrained(tmp_path / "chord")
+    music_folder = tmp_path / "music"
+    for name in ("a", "b"):
+        (music_folder / name).mkdir(parents=True)
+        soundfile.write(music_folder / name / "song.wav", music(1.0), RATE)
+    by_hand = music_folder / "a/song.chords.lab"
+    by_hand.write_text("0 1 C\n")
+
+    def run(*flags) -> str:
+        command = [music_folder, "--models", tmp_path / "chord", "--output", music_folder, "--device", "cpu", *flags]
+        monkeypatch.setattr(sys, "argv", ["annotate.py", *map(str, command)])
+        with pytest.raises(SystemExit) as error:
+            runpy.run_path(str(ROOT / "recipes/annotate.py"), run_name="__main__")
+        return f"{error.value} {capsys.readouterr().out}"
+
+    said = run()
+    assert "music has files of 1 of 2 songs, such as a/song: give another `--output`, or `--existing skip`" in said
+    assert not (music_folder / "b/song.chords.lab").exists()
+    assert run("--existing", "skip").startswith("0 2 songs, 1 were there, 0 with problems")
+    assert by_hand.read_text() == "0 1 C\n"
+    assert (music_folder / "b/song.chords.lab").exists()
+    assert "of 1 of 2 songs, such as b/song" in run("--format", "json", "--no-picture")
+    assert run("--existing", "overwrite").startswith("0 2 songs, 0 with problems")
+    assert by_hand.read_text() != "0 1 C\n"
+    assert "`window_seconds` must be at least" in run("--existing", "skip", "--window-seconds", "0.01")
+
+
+def test_every_song_has_files_of_its_own():
+    names = runpy.run_path(str(ROOT / "recipes/annotate.py"), run_name="annotate")["file_names"]
+    paths = ["t/song.mp3", "t/song.mp3-2.wav", "t/song.wav", "t/song.mp3", "t/Dr. Dre - Still"]
+    expected = ["t/song.mp3", "t/song.mp3-2", "t/song.wav", "t/song.mp3-3", "t/Dr. Dre - Still"]
+    assert names([(path, None) for path in paths]) == expected
 
 
 def test_recipe(folders, tmp_path):

@@ -11,7 +11,7 @@ import soundfile
 
 from musicfm_hf import baselines
 from musicfm_hf.baselines import KEY_PROFILES, Sound, Training, bar_grid, learn, match_chords, match_key
-from musicfm_hf.data.labelled import LabelledSong, Source, build, save
+from musicfm_hf.data.labelled import LabelledSong, Source, build, load_songs, save
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
 
 ROOT = Path(__file__).parents[1]
@@ -254,6 +254,19 @@ def test_recipe(data, monkeypatch, capsys):
     assert (
         "key, key_profiles: profiles of Krumhansl and Kessler on the mean chroma; 1 songs" in capsys.readouterr().out
     )
+
+
+def test_so_many_songs_of_each_task(data, monkeypatch, capsys):
+    """Also where the first ones are not annotated for it."""
+    songs = load_songs(data / "data", "test")
+    bare = replace(songs[0], id="bare", beats=None, chords=None)
+    splits = {"train": load_songs(data / "data", "train"), "test": [bare, songs[0]]}
+    save(build(splits, Source("", "", "", "")), data / "data")
+    run("baselines.py", monkeypatch, "--data", data / "data", "--limit", "1", "--tasks", "beat", "key")
+    out = capsys.readouterr().out
+    assert "beat, beat_track: librosa.beat.beat_track" in out
+    assert "; 1 songs" in out
+    assert "; 2 songs" not in out
 
 
 def test_mistakes(data, monkeypatch):

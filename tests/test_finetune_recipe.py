@@ -185,6 +185,15 @@ def test_evaluation_of_saved_models(runs, labelled, tmp_path, monkeypatch, capsy
     assert "song 7" in text
 
 
+def test_systems_that_cannot_be_compared(capsys):
+    """They are scored all the same."""
+    compare = runpy.run_path(str(ROOT / "recipes/evaluate.py"), run_name="evaluate")["compare"]
+    first, second = ({"songs": {"a": {"probabilities": {tag: 0.5}}}, "metric": "map"} for tag in ("slow", "loud"))
+    compare("one", first, second)
+    assert "not compared with one: Systems tell other tags" in capsys.readouterr().out
+    assert "difference" not in second
+
+
 def test_runs_of_one_name_are_kept_apart(runs, encoder, labelled, monkeypatch, capsys, tmp_path):
     """Neither results of another task nor a model of the same name are written over."""
     flags = flags_of("key", "probe", runs / "more/probe", encoder, labelled, "--results", runs / "results")

@@ -177,6 +177,9 @@ def test_averages_of_chords():
     summary = scores_with_intervals(config_of("chord", 8.0), rows)
     assert summary["majmin"] == {"mean": pytest.approx(0.6), "songs": 2, "interval": (0.4, 0.8)}
     assert "interval" not in summary["majmin_by_duration"]
+    nothing = average_scores(config_of("chord", 8.0), {"c": rows["c"]})
+    assert math.isnan(nothing["majmin_by_duration"])
+    assert math.isnan(nothing["majmin"])
 
 
 def test_averages_of_tags():

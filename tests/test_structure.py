@@ -95,6 +95,7 @@ def test_peaks():
     assert starts(probabilities) == [0, 14.5, 31]  # the lower neighbour, and a peak under the threshold, go
     assert starts(probabilities, peak_window_seconds=1) == [0, 10.5, 14.5, 31]
     assert starts(probabilities, peak_window_seconds=1, min_segment_seconds=5) == [0, 14.5, 31]
+    assert starts(probabilities, peak_window_seconds=0) == starts(probabilities, peak_window_seconds=1)
     assert starts(probabilities, threshold=0.02) == [0, 14.5, 31, 50.5]
     assert starts(probabilities, min_segment_seconds=15) == [0, 31]  # too near to the start, then free
     assert starts(np.full(60, 0.5), threshold=0) == [0]

@@ -14,8 +14,18 @@ from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelF
 from .data.examples import COLUMNS
 from .features import encoder_settings
 from .frames import Window, plan_windows
-from .inference import HeadModel, WindowSettings, checked_waveform, embed_songs, eval_mode, head_logits, layer_mix
+from .inference import (
+    HeadModel,
+    WindowSettings,
+    checked_waveform,
+    embed_songs,
+    eval_mode,
+    head_logits,
+    layer_mix,
+    to_module,
+)
 from .model.classification_musicfm import (
+    HUB_ARGUMENTS,
     MusicFMForAudioClassification,
     MusicFMForAudioFrameClassification,
     average_frames,
@@ -33,7 +43,7 @@ SILENCE = 1e-4  # of full scale: -80 dB
 LIKELY = 0.5  # the probability from which a tag is written to a `.tags` file
 
 
-@dataclass
+@dataclass(eq=False)  # arrays have no one truth
 class SongAnnotation:
     """
     What was found in a song. What no model was asked for is `None`.
@@ -58,7 +68,7 @@ class SongAnnotation:
     keys: list[Segment] | None = None
     key: str | None = None
     tags: dict[str, float] | None = None
-    probabilities: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All that is not `None`, as JSON has it. Times in seconds, to the microsecond; `probability` where known."""
@@ -93,7 +103,7 @@ class SongAnnotation:
         Args:
             folder: Where to write; made if it is not there.
             name (`str`): Of the song; may contain `/`.
-            formats: Some of `FORMATS`.
+            formats: Some of `FORMATS`, or one.
 
         Returns:
             The files that were written.
@@ -101,7 +111,7 @@ class SongAnnotation:
         Raises:
             ValueError: there is no such format.
         """
-        formats = set(formats)
+        formats = {formats} if isinstance(formats, str) else set(formats)
         if unknown := formats - set(FORMATS):
             raise ValueError(f"Formats are {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}.")
         start = Path(folder) / name
@@ -201,7 +211,7 @@ def load_models(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, Hea
 
     Args:
         folders: Folders or repositories of models, or of adapters of peft with the configuration of the whole model.
-        **kwargs: For `from_pretrained`, such as `dtype`.
+        **kwargs: For `from_pretrained`, such as `dtype` or `revision`.
 
     Returns:
         The models in eval mode, by folder.
@@ -211,7 +221,8 @@ def load_models(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, Hea
         OSError: if there is no such model.
     """
     folders = [str(folder) for folder in folders]
-    configs = {folder: AutoConfig.from_pretrained(folder) for folder in folders}
+    hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+    configs = {folder: AutoConfig.from_pretrained(folder, **hub) for folder in folders}
     _check_tasks([(folder, configs[folder]) for folder in folders])
     models: dict[str, HeadModel] = {}
     for folder, config in configs.items():
@@ -387,7 +398,7 @@ class _Clips:
 
 def _score(classifier: torch.nn.Module, pooled: torch.Tensor) -> torch.Tensor:
     with torch.no_grad(), eval_mode(classifier):
-        return classifier.score(pooled.to(next(classifier.parameters()))).float().cpu()
+        return classifier.score(to_module(pooled, classifier)).float().cpu()
 
 
 def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.ndarray) -> None:
@@ -402,12 +413,9 @@ def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.nd
         inside = events.times <= annotation.duration
         inside &= inside.sum() > 1  # one alone, in a moment of sound, is no beat
         annotation.beats, probabilities = Beats(events.times[inside], events.positions[inside]), probabilities[inside]
-    else:  # the last label frame may end after the audio
-        segments = [
-            Segment(start, min(end, annotation.duration), label)
-            for start, end, label in events
-            if start < annotation.duration
-        ]
+    else:  # the last label frame ends a little before or after the audio
+        segments = [segment for segment in events if segment.start < annotation.duration]
+        segments[-1:] = [segment._replace(end=annotation.duration) for segment in segments[-1:]]
         setattr(annotation, name, segments)
         probabilities = probabilities[: len(segments)]
     annotation.probabilities[name] = probabilities

@@ -322,6 +322,7 @@ def score_baselines(
     training_songs: Sequence[LabelledSong],
     where: str,
     num_workers: int = 0,
+    limit: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """
     Name → what [`score_baseline`] gives, of all baselines of some tasks that songs have what it takes for.
@@ -331,11 +332,12 @@ def score_baselines(
         training_songs: Of which functions and tags are counted.
         where (`str`): What errors call the songs.
         num_workers (`int`): Processes that listen.
+        limit (`int`, *optional*): Score so many songs of each task only.
 
     Raises:
         ValueError: no song is annotated for a task, or as the functions above.
     """
-    annotated = {task: with_annotation(songs, task, where) for task in tasks}
+    annotated = {task: with_annotation(songs, task, where)[:limit] for task in tasks}
     training = learn(training_songs)
     listens = [task for task in tasks if any(one.task == task and one.listens for one in BASELINES.values())]
     heard = {song.id: song for task in listens for song in annotated[task]}

@@ -105,11 +105,22 @@ def embed(
 
 def checked_waveform(audio: np.ndarray | torch.Tensor, sampling_rate: int, target_rate: int) -> np.ndarray:
     """One mono waveform, float32 `(samples,)` at `target_rate` Hz; raises as [`embed`] says."""
+    shape = tuple(getattr(audio, "shape", ()))
+    if len(shape) > 1 and shape[0] != 1:
+        raise ValueError(
+            f"`audio` must be one waveform of shape (samples,), got {shape}. Average its channels, or call this for "
+            "each waveform."
+        )
+    if not isinstance(sampling_rate, int | float | np.number) or not sampling_rate > 0:
+        raise ValueError(f"`sampling_rate` must be that of the audio, in Hz, got {sampling_rate!r}.")
     extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)
     checked = extractor(audio, sampling_rate, padding=False, return_attention_mask=False)["input_values"]
     if len(checked) != 1:
         raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(checked)} of them.")
-    return resample(checked[0], sampling_rate, target_rate)
+    waveform = resample(checked[0], sampling_rate, target_rate)
+    if not len(waveform):
+        raise ValueError(f"`audio` is empty at {target_rate} Hz: it has {len(checked[0])} samples.")
+    return waveform
 
 
 def embed_songs(
@@ -134,7 +145,8 @@ def embed_songs(
     with eval_mode(model):
         for key, waveform in songs:
             if len(waveform) < config.min_samples:
-                raise ValueError(f"The audio has {len(waveform)} samples, the model needs {config.min_samples}.")
+                name = "The audio" if key is None else str(getattr(key, "id", key))
+                raise ValueError(f"{name} has {len(waveform)} samples, the model needs {config.min_samples}.")
             song = _Song(key, waveform, model.output_frames(len(waveform)))
             if config.do_normalize:
                 song.waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
@@ -213,6 +225,8 @@ def layer_mix(model: HeadModel) -> torch.Tensor:
     """What the head of a model reads, as weights `(layers + 1,)` of the encoder's hidden states."""
     config = model.config
     if config.use_weighted_layer_sum:
+        if model.classifier.layer_weights.is_meta:
+            raise ValueError("The head's sum of layers is offloaded: load the model with its head on a device.")
         return model.classifier.layer_weights.detach().float().softmax(0).cpu()
     layer = config.num_hidden_layers if config.classifier_layer is None else config.classifier_layer
     return torch.eye(config.num_hidden_layers + 1)[layer]
@@ -230,14 +244,19 @@ def head_logits(classifier: torch.nn.Module, frames: torch.Tensor) -> np.ndarray
         float32 `(label frames, num_labels)`, or `(clips, num_labels)` from a head that labels clips: the song is cut
         in even parts of about the length that tagging is trained with.
     """
-    parameter = next(classifier.parameters())
     parts = [frames]
     if classifier.config.label_rate is None:
         clips = round(len(frames) / classifier.config.frame_rate / tagging.CROP_SECONDS)
         parts = torch.tensor_split(frames, max(1, clips))
     with torch.no_grad(), eval_mode(classifier):
-        logits = [classifier(part[None].to(parameter)).logits.float().cpu() for part in parts]
+        logits = [classifier(to_module(part[None], classifier)).logits.float().cpu() for part in parts]
     return (logits[0][0] if classifier.config.label_rate is not None else torch.cat(logits)).numpy()
+
+
+def to_module(values: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
+    """Values in the dtype and on the device of a module; left to accelerate where its weights are offloaded."""
+    parameter = next(module.parameters())
+    return values if parameter.is_meta else values.to(parameter)
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def average_scores(config: MusicFMConfig, scores: dict[str, dict[str, Any]]) -> 
     if config.task == "chord":
         seconds = np.array([row["seconds"] for row in rows])
         values = np.array([row["majmin"] for row in rows])
-        averages["majmin_by_duration"] = float((values * seconds).sum() / max(seconds.sum(), 1e-9))
+        total = seconds.sum()
+        averages["majmin_by_duration"] = float((values * seconds).sum() / total) if total else float("nan")
         del averages["seconds"]
     return averages
 

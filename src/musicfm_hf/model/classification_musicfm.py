@@ -17,7 +17,7 @@ from .modeling_musicfm import MusicFMModel, MusicFMPreTrainedModel
 
 # What weights must agree on, so that an adapter of one encoder fits another.
 _SHAPE = ("encoder_type", "front_end", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 def average_frames(
@@ -246,7 +246,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         adapter_kwargs = adapter_kwargs or {}
         adapter = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
         given = kwargs | adapter_kwargs  # of an Auto class, which may have gone on to the base model: the adapter's
-        hub = {name: given[name] for name in _HUB_ARGUMENTS if name in given}
+        hub = {name: given[name] for name in HUB_ARGUMENTS if name in given}
         file = find_adapter_config_file(adapter, **hub)
         if file is None:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)

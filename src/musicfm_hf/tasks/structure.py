@@ -139,7 +139,7 @@ def events(
     if not len(logits):
         return []
     boundary = np.exp(-np.logaddexp(0, -logits[:, -1]))
-    window = round(peak_window_seconds * frame_rate)
+    window = max(1, round(peak_window_seconds * frame_rate))
     peaks = _peaks(boundary, window)
     level = [_mean_around(boundary, peak, before_seconds * frame_rate, after_seconds * frame_rate) for peak in peaks]
     peaks = [peak for peak, mean in zip(peaks, level, strict=True) if boundary[int(peak)] - mean > threshold]
