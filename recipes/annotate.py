@@ -39,8 +39,8 @@ def main() -> None:
         there = {name for name in names if any(path.exists() for path in files_of(name, models, arguments))}
         if there and arguments.existing == "refuse":
             raise ValueError(
-                f"{arguments.output} has files of {len(there)} of {len(names)} songs, such as {min(there)}: give another "
-                "`--output`, or `--existing skip` or `--existing overwrite`."
+                f"{arguments.output} has files of {len(there)} of {len(names)} songs, such as {min(there)}: give "
+                "another `--output`, or `--existing skip` or `--existing overwrite`."
             )
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not annotated: {error}") from error

@@ -61,7 +61,7 @@ def test_folders_of_annotations_apart(tmp_path):
     write(tmp_path / "audio/a/song.wav")
     write(tmp_path / "labels/chords/a/song.lab", "0 2 C\n")
     write(tmp_path / "labels/sections/a/song.lab", "0 2 verse\n")
-    write(tmp_path / "labels/beats/a/song.beats", "0.5\n")
+    write(tmp_path / "labels/beats/a/song.lab", "0.5\n")
     write(tmp_path / "labels/a/song.lab", "0 2 D\n")
     with pytest.raises(ValueError, match=r"song.lab may have chords, keys or sections: say which \(`--lab-task`\)"):
         song_readers(tmp_path / "labels", tmp_path / "audio")

@@ -294,7 +294,11 @@ def test_evaluations_and_data_on_the_hub(server, folder):
     found = {"task": "chord", "scores": {"majmin": {"mean": 0.5, "songs": 8, "interval": [0.4, 0.6]}}}
     music = {"name": "alice/beatles", "hub_id": "alice/beatles"}
     (folder / "evaluations").mkdir()
-    evaluation = {"music": music, "split": "validation", "models": {"chord": found, "beat": found | {"task": "beat"}}}
+    evaluation = {
+        "music": music,
+        "split": "validation",
+        "models": {folder.name: found, "beat": found | {"task": "beat"}},
+    }
     (folder / "evaluations/beatles.json").write_text(json.dumps(evaluation))
     push_folder(folder, HubTarget("alice/chord"))
     files = server.files("alice/chord")
@@ -308,16 +312,22 @@ def test_evaluations_and_data_on_the_hub(server, folder):
 
 
 def test_scores_of_other_models_are_not_on_the_card(folder):
-    """An evaluation that compared several models for the task: the one of this name counts, or none."""
+    """Of an evaluation that compared several models the one of this name counts."""
     found = {"task": "chord", "scores": {"majmin": {"mean": 0.25, "songs": 8, "interval": [0.2, 0.3]}}}
     better = {"task": "chord", "scores": {"majmin": {"mean": 0.75, "songs": 8, "interval": [0.7, 0.8]}}}
     (folder / "evaluations").mkdir()
     evaluation = {"music": {"name": "beatles"}, "split": "test"}
-    for other, shown in ((f"runs/{folder.name}", ["0.250"]), ("runs/third", [])):
-        evaluation["models"] = {other: found, "runs/other": better}
-        (folder / "evaluations/beatles.json").write_text(json.dumps(evaluation))
-        rows = [row for row in write_card(folder).read_text().splitlines() if row.startswith("| beatles")]
-        assert [row.split(" | ")[3] for row in rows] == shown
+    path = folder / "evaluations/beatles.json"
+    path.write_text(json.dumps(evaluation | {"models": {f"runs/{folder.name}": found, "runs/other": better}}))
+    rows = [row for row in write_card(folder).read_text().splitlines() if row.startswith("| beatles")]
+    assert [row.split(" | ")[3] for row in rows] == ["0.250"]
+    path.write_text(json.dumps(evaluation | {"models": {"runs/other": better}}))
+    with pytest.raises(ValueError, match=rf"beatles.json has scores of runs/other, not of {folder.name}: remove it"):
+        write_card(folder)
+    evaluation |= {"split": "train", "music": json.loads((folder / "results.json").read_text())["data"]}
+    path.write_text(json.dumps(evaluation | {"models": {folder.name: better}}))
+    with pytest.raises(ValueError, match="has scores of songs that .* was trained on: remove it"):
+        write_card(folder)
 
 
 def test_a_full_disk_leaves_the_card_that_was_there(folder, monkeypatch):

@@ -1,11 +1,14 @@
 import json
+import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf import load_audio
+from musicfm_hf.data.catalogue import DatasetAudio, list_sources
 from musicfm_hf.data.labelled import (
     AudioFolder,
     LabelledSong,
@@ -93,6 +96,31 @@ def test_audio_of_the_data_set_is_a_source_and_can_be_cast(songs, tmp_path):
     rows = load_from_disk(tmp_path / "out")["train"]
     assert rows[0]["audio"] == {"bytes": None, "path": str(tmp_path / "a.wav")}
     assert rows.cast_column("audio", Audio(decode=False))[0]["audio"] == rows[0]["audio"]
+
+
+def test_audio_in_the_data_set_stays_there_until_it_is_read(songs, tmp_path):
+    """As the Hub gives it: `push_to_hub` takes files along."""
+    dataset = build(assign_splits(songs), SOURCE)
+    expected = load_audio(tmp_path / "a.wav")
+    dataset["train"] = dataset["train"].map(
+        lambda row: {"audio": {"bytes": Path(row["audio"]["path"]).read_bytes(), "path": "a.wav"}}
+    )
+    save(dataset, tmp_path / "out")
+    (found, _) = load_songs(tmp_path / "out", "train")
+    assert isinstance(found.audio, DatasetAudio)
+    found = pickle.loads(pickle.dumps(found))  # as a process that reads gets it
+    np.testing.assert_array_equal(load_audio(found.audio), expected)
+    assert dict(found.audio) == {"bytes": (tmp_path / "a.wav").read_bytes(), "path": "a.wav"}
+    again = build({"train": [found]}, SOURCE)["train"][0]["audio"]
+    assert again == dict(found.audio)
+
+
+def test_a_folder_of_the_name_of_a_split_stays(songs, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="train is no part of a data set: give another folder"):
+        save(build(assign_splits(songs), SOURCE), tmp_path)
+    assert [path.name for path in tmp_path.glob("*/*.txt")] == ["mine.txt"]
 
 
 def test_an_older_data_set_is_replaced(songs, tmp_path):

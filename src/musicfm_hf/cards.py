@@ -70,6 +70,7 @@ def write_card(folder: str | Path, repo: str | None = None, licence: str | None 
 
     Raises:
         FileNotFoundError: the folder has none of these files.
+        ValueError: an evaluation is of another model, or of songs that this one was trained on.
     """
     folder = Path(folder)
     config = MusicFMConfig.from_pretrained(folder)
@@ -215,15 +216,22 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 
 def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Scores on test songs: those of the training run, and of evaluations on other data."""
+    """
+    Scores on test songs: those of the training run, and of evaluations on other data.
+
+    Raises:
+        ValueError: an evaluation is not of this model, or of the songs it was trained on.
+    """
     found = [(results["data"], "test", results["scores"].get("test", {}))]
     for path in sorted((folder / "evaluations").glob("*.json")):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        models = {name: own for name, own in evaluation["models"].items() if own["task"] == results["task"]}
-        if len(models) > 1:  # several were compared
-            models = {name: own for name, own in models.items() if Path(name).name == folder.resolve().name}
-        for model in models.values():
-            found.append((evaluation["music"], evaluation["split"], model["scores"]))
+        name = folder.resolve().name
+        scores = [own["scores"] for model, own in evaluation["models"].items() if Path(model).name == name]
+        if not scores:
+            raise ValueError(f"{path} has scores of {', '.join(evaluation['models'])}, not of {name}: remove it.")
+        if evaluation["split"] == "train" and evaluation["music"]["name"] == results["data"]["name"]:
+            raise ValueError(f"{path} has scores of songs that {name} was trained on: remove it.")
+        found.append((evaluation["music"], evaluation["split"], scores[0]))
     rows = []
     for data, split, scores in found:
         for name, (kind, label) in SCORES.items():

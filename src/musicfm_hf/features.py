@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,7 @@ class FeatureCache:
     def __init__(self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype=torch.float16):
         self.folder = Path(folder) / features.key / str(dtype).removeprefix("torch.")
         self.features, self.dtype = features, dtype
+        self._digests: dict[str, str] = {}  # of audio that is in the data set, by song
         self.config = features.config
 
     def fill(self, songs: Sequence[LabelledSong], num_workers: int = 1, progress: bool = True) -> None:
@@ -177,12 +178,14 @@ class FeatureCache:
         return {"hidden_states": torch.cat([found, missing])}
 
     def _path(self, song: LabelledSong, name: str) -> Path:
-        audio = song.audio
-        if isinstance(audio, dict):
-            own = audio["bytes"] if audio.get("bytes") is not None else _file_state(audio["path"])
-        else:
-            own = _file_state(audio)
-        return self.folder / name / f"{_digest(own)}.safetensors"
+        if song.id not in self._digests:
+            audio = song.audio if isinstance(song.audio, Mapping) else {"path": song.audio}
+            content = audio.get("bytes")
+            digest = _digest(_file_state(audio["path"]) if content is None else content)
+            if content is None:
+                return self.folder / name / f"{digest}.safetensors"
+            self._digests[song.id] = digest
+        return self.folder / name / f"{self._digests[song.id]}.safetensors"
 
 
 def _key(note: dict[str, Any]) -> str:

@@ -164,7 +164,10 @@ class TaskArguments:
         if (self.log_mel or self.random_encoder) and self.method != "probe":
             raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
         if (self.transpose or self.tempo or self.speed) and self.method == "probe":
-            raise ValueError("A probe reads features that were computed once: prepare transposed songs instead.")
+            raise ValueError(
+                "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` as they are, or "
+                "prepare songs that were changed."
+            )
         if self.transpose and self.task not in ("chord", "key"):
             raise ValueError(f"`transpose` changes chords and keys, but the task is {self.task}.")
         if self.tempo and self.task != "beat":

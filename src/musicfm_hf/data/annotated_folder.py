@@ -3,8 +3,8 @@ A folder of one's own: audio files, and files of annotations with the same names
 
 For `a/song.flac` these are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
 `a/song.tags` and `a/song.jams`; or the same in folders called beats, chords, keys, sections, tags and jams, where
-`.lab` is enough: `chords/a/song.lab`. What is in such files, `tasks/annotations.py` says. A file of its own counts
-before JAMS.
+`.lab` is enough but for jams: `chords/a/song.lab`. What is in such files, `tasks/annotations.py` says. A file of its
+own counts before JAMS.
 """
 
 import json
@@ -100,7 +100,7 @@ def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | No
         return (_SUFFIXES[suffix], name.as_posix()) if suffix in _SUFFIXES else None
     if name.suffix[1:] in SEGMENT_COLUMNS:
         return name.suffix[1:], name.with_suffix("").as_posix()
-    column = folder if folder in SEGMENT_COLUMNS else lab_task
+    column = folder if folder in COLUMNS else lab_task
     if column is None:
         raise ValueError(
             f"{where} may have chords, keys or sections: say which (`--lab-task`), or call it {name.name}.chords.lab "

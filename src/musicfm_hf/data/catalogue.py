@@ -3,8 +3,10 @@
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 AUDIO_EXTENSIONS = frozenset(
     ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
@@ -14,12 +16,25 @@ AUDIO_EXTENSIONS = frozenset(
 _DESCRIPTION = ("name", "licence", "homepage", "citation")
 
 
-class DatasetAudio(NamedTuple):
-    """Audio in a row of a `datasets` data set whose column is `Audio(decode=False)`; read when it is needed."""
+@dataclass(frozen=True)
+class DatasetAudio(Mapping):
+    """
+    Audio in a row of a `datasets` data set whose column is `Audio(decode=False)`: a mapping with `bytes` and `path`,
+    as [`musicfm_hf.load_audio`] takes it, that is read from the data set whenever one of them is asked for.
+    """
 
     dataset: Any
     index: int
     column: str
+
+    def __getitem__(self, key: str) -> Any:
+        return self.dataset[self.index][self.column][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("bytes", "path"))
+
+    def __len__(self) -> int:
+        return 2
 
 
 def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[str, Any]]:

@@ -25,7 +25,7 @@ from ..audio import audio_length, load_audio
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
 from ..tasks.chord import parse_chord
 from ..tasks.key import parse_key
-from .catalogue import AUDIO_EXTENSIONS
+from .catalogue import AUDIO_EXTENSIONS, DatasetAudio
 from .sources import hash_name
 
 SPLITS = ("train", "validation", "test")
@@ -266,8 +266,14 @@ def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
 def save(dataset: Any, output: str | os.PathLike) -> None:
     """
     Write a `DatasetDict` to a folder, beside what else is there. An older one is replaced once the new is complete.
+
+    Raises:
+        FileExistsError: where a split is to be, there is something else.
     """
     output = Path(output)
+    for split in dataset:
+        if (output / split).exists() and not (output / split / "state.json").is_file():
+            raise FileExistsError(f"{output / split} is no part of a data set: give another folder.")
     unfinished = output / f".unfinished.{os.getpid()}"
     try:
         dataset.save_to_disk(unfinished)
@@ -299,7 +305,9 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
     if missing := [name for name in _features([]) if name not in rows.column_names]:
         raise ValueError(f"{path} has no column {', '.join(missing)}: is it a labelled data set of this package?")
     # Where the column is `Audio`, `datasets` would decode it.
-    return [_from_row(row, split) for row in rows.cast_column("audio", Audio(decode=False))]
+    rows = rows.cast_column("audio", Audio(decode=False))
+    audio = rows.select_columns("audio")
+    return [_from_row(row, split, DatasetAudio(audio, index, "audio")) for index, row in enumerate(rows)]
 
 
 def split_names(path: str | os.PathLike) -> list[str]:
@@ -335,7 +343,9 @@ def _features(more: Sequence[str]) -> Any:
 def _to_row(song: LabelledSong, more: Sequence[str]) -> dict[str, Any]:
     beats = song.beats and {"times": np.asarray(song.beats.times), "positions": np.asarray(song.beats.positions)}
     audio = (
-        song.audio if isinstance(song.audio, Mapping) else {"bytes": None, "path": str(Path(song.audio).absolute())}
+        dict(song.audio)
+        if isinstance(song.audio, Mapping)
+        else {"bytes": None, "path": str(Path(song.audio).absolute())}
     )
     row = {"id": song.id, "audio": audio, "duration": song.duration}
     row |= {"transposition": song.transposition, "group": song.group, "beats": beats, "tags": song.tags}
@@ -350,7 +360,8 @@ def _columns(segments: Sequence[Segment] | None) -> dict[str, list] | None:
     return {"starts": starts, "ends": ends, "labels": labels}
 
 
-def _from_row(row: Mapping[str, Any], split: str) -> LabelledSong:
+def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> LabelledSong:
+    """A song; `content` is its audio, if that is in the data set, where it stays until it is read."""
     segments = {
         name: _segments(value)
         for name, value in row.items()
@@ -359,11 +370,10 @@ def _from_row(row: Mapping[str, Any], split: str) -> LabelledSong:
     beats = row["beats"]
     if beats is not None and beats["times"] is not None:
         beats = Beats(np.array(beats["times"], dtype=np.float64), np.array(beats["positions"], dtype=np.int64))
-    audio = row["audio"]
     return LabelledSong(
         **{name: row[name] for name in ("id", "group", "duration", "transposition", "tags")},
         **{name: segments.pop(name) for name in SEGMENT_COLUMNS},
-        audio=audio if audio["bytes"] is not None else audio["path"],
+        audio=row["audio"]["path"] if row["audio"]["bytes"] is None else content,
         split=split,
         beats=beats if isinstance(beats, Beats) else None,
         more=segments,
