@@ -326,7 +326,7 @@ def test_scores_of_other_models_are_not_on_the_card(folder):
         write_card(folder)
     evaluation |= {"split": "train", "music": json.loads((folder / "results.json").read_text())["data"]}
     path.write_text(json.dumps(evaluation | {"models": {folder.name: better}}))
-    with pytest.raises(ValueError, match="has scores of songs that .* was trained on: remove it"):
+    with pytest.raises(ValueError, match=r"has scores of songs that .* was trained on: remove it"):
         write_card(folder)
 
 

@@ -165,8 +165,8 @@ class TaskArguments:
             raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
         if (self.transpose or self.tempo or self.speed) and self.method == "probe":
             raise ValueError(
-                "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` as they are, or "
-                "prepare songs that were changed."
+                "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` as they are, "
+                "or prepare songs that were changed."
             )
         if self.transpose and self.task not in ("chord", "key"):
             raise ValueError(f"`transpose` changes chords and keys, but the task is {self.task}.")
