@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from transformers import set_seed
 
-from musicfm_hf.finetuning import FinetuningArguments, TaskArguments, finetune, read_split
+from musicfm_hf.finetuning import finetune, read_split
+from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments
 from musicfm_hf.tasks import TASKS, task_module
 from musicfm_hf.training import environment, parse_recipe, write_json
 

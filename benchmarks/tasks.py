@@ -24,14 +24,8 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoConfig, set_seed
 
-from musicfm_hf.finetuning import (
-    FinetuningArguments,
-    TaskArguments,
-    cache_all_layers,
-    finetune,
-    read_splits,
-    results_if_done,
-)
+from musicfm_hf.finetuning import cache_all_layers, finetune, read_splits
+from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments, results_if_done
 from musicfm_hf.scoring import paired_difference
 from musicfm_hf.tasks import TASKS, task_module
 from musicfm_hf.training import environment, parse_recipe, recorded, write_json

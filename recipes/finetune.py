@@ -17,15 +17,8 @@ from pathlib import Path
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
-from musicfm_hf.finetuning import (
-    FREE_TO_CHANGE,
-    FinetuningArguments,
-    TaskArguments,
-    finetune,
-    read_splits,
-    results_if_done,
-    save_finetuned,
-)
+from musicfm_hf.finetuning import finetune, read_splits, save_finetuned
+from musicfm_hf.finetuning_settings import FREE_TO_CHANGE, FinetuningArguments, TaskArguments, results_if_done
 from musicfm_hf.hub import hub_target, publish
 from musicfm_hf.tasks import task_module
 from musicfm_hf.training import CurveCallback, parse_recipe, write_json

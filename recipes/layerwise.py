@@ -26,14 +26,8 @@ from transformers import AutoConfig, set_seed
 from transformers.utils import logging
 
 from musicfm_hf.analysis import layer_table, plot_layers, summarise_layers
-from musicfm_hf.finetuning import (
-    FinetuningArguments,
-    TaskArguments,
-    cache_all_layers,
-    finetune,
-    read_split,
-    results_if_done,
-)
+from musicfm_hf.finetuning import cache_all_layers, finetune, read_split
+from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments, results_if_done
 from musicfm_hf.tasks import TASKS, task_module
 from musicfm_hf.training import parse_recipe, write_json
 

@@ -23,7 +23,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassificat
 
 from musicfm_hf import MusicFMForAudioFrameClassification, load_audio
 from musicfm_hf.data.labelled import load_songs
-from musicfm_hf.finetuning import FinetuningArguments, TaskArguments
+from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments
 from musicfm_hf.training import parse_recipe
 
 METHODS = ("probe", "full", "lora")
@@ -285,7 +285,7 @@ def test_an_adapter_in_another_process(runs, server, labelled, tmp_path):
 
 def run_and_die(arguments: list[str]) -> None:
     """The recipe, killed in the call of a function of a module, half of which it has done."""
-    from musicfm_hf import finetuning, inference
+    from musicfm_hf import finetuning_trainer, inference
 
     if os.environ["DIE_IN"] == "save_file":
         save_file, calls = inference.save_file, []
@@ -299,7 +299,7 @@ def run_and_die(arguments: list[str]) -> None:
 
         inference.save_file = dying
     else:
-        save, calls = finetuning.FinetuningTrainer._save_optimizer_and_scheduler, []
+        save, calls = finetuning_trainer.FinetuningTrainer._save_optimizer_and_scheduler, []
 
         def dying(self, folder):
             save(self, folder)
@@ -307,7 +307,7 @@ def run_and_die(arguments: list[str]) -> None:
             if len(calls) == 2:
                 os.killpg(0, signal.SIGKILL)
 
-        finetuning.FinetuningTrainer._save_optimizer_and_scheduler = dying
+        finetuning_trainer.FinetuningTrainer._save_optimizer_and_scheduler = dying
     run_script(arguments)
 
 

@@ -12,16 +12,12 @@ import torch
 from conftest import TINY, random_model
 from safetensors.torch import load_file
 from test_examples import config_of
-from transformers import AutoModelForAudioFrameClassification, TrainerCallback, TrainerControl, set_seed
+from transformers import AutoConfig, AutoModelForAudioFrameClassification, TrainerCallback, TrainerControl, set_seed
 
-from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, load_audio
+from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, finetuning_trainer, load_audio
 from musicfm_hf import finetuning as module
 from musicfm_hf.data.labelled import LabelledSong, load_songs
 from musicfm_hf.finetuning import (
-    EarlyStopping,
-    FinetuningArguments,
-    FinetuningTrainer,
-    TaskArguments,
     add_lora,
     class_weights,
     finetune,
@@ -30,6 +26,8 @@ from musicfm_hf.finetuning import (
     read_split,
     save_finetuned,
 )
+from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments
+from musicfm_hf.finetuning_trainer import EarlyStopping, FinetuningTrainer
 from musicfm_hf.tasks import task_module
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.training import parse_recipe
@@ -411,7 +409,7 @@ def test_a_run_on_another_encoder_or_other_songs_does_not_go_on(places, tmp_path
 def scored(monkeypatch, *values: float) -> None:
     """Evaluations find these, one after the other."""
     left = list(values)
-    monkeypatch.setattr(module, "average_scores", lambda config, scores: {"majmin": left.pop(0)})
+    monkeypatch.setattr(finetuning_trainer, "average_scores", lambda config, scores: {"majmin": left.pop(0)})
 
 
 def saved(folder, method: str) -> dict[str, torch.Tensor]:
@@ -553,7 +551,7 @@ def test_fine_tuning(places, tmp_path, method, task, flags):
     run = tune(places, tmp_path / "run", method, "--task", task, "--max_steps", "2", *flags)
     assert all(0 < entry["loss"] < 20 for entry in history(run) if "loss" in entry)
     save_finetuned(run.model, run.trained, tmp_path / "saved")
-    loaded = module.AutoConfig.from_pretrained(tmp_path / "saved")
+    loaded = AutoConfig.from_pretrained(tmp_path / "saved")
     assert loaded.task == task
 
 

@@ -25,6 +25,8 @@ LEVELS = [
         "baselines",
         "features",
         "finetuning",
+        "finetuning_settings",
+        "finetuning_trainer",
         "scoring",
         "conversion",
         "cards",

@@ -15,7 +15,7 @@ from musicfm_hf import MusicFMConfig
 from musicfm_hf.analysis import best_layer, layer_table, plot_layers, summarise_layers
 from musicfm_hf.data.labelled import Source, build, save
 from musicfm_hf.data.synthetic import write_song
-from musicfm_hf.finetuning import FinetuningTrainer
+from musicfm_hf.finetuning_trainer import FinetuningTrainer
 from musicfm_hf.training import write_json
 
 ROOT = Path(__file__).parents[1]

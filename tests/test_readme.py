@@ -9,7 +9,8 @@ from conftest import TINY, music, random_model
 from transformers import AutoConfig
 
 from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
-from musicfm_hf.finetuning import TaskArguments, add_lora, build_model, head_config, save_finetuned
+from musicfm_hf.finetuning import add_lora, build_model, head_config, save_finetuned
+from musicfm_hf.finetuning_settings import TaskArguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
