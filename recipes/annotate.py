@@ -7,7 +7,8 @@ Annotate songs: beats, chords, sections, keys and tags, by models with a head, a
 Models are folders or repositories, one for each task, or adapters with the configuration of the whole model beside
 them. Heads on one encoder cost one pass. What cannot be read is listed at the end, and the exit code is then 1.
 Files that are there already, such as annotations by hand in a folder of audio, are not written over: give another
-folder, or `--existing skip` to go on where it stopped, or `--existing overwrite`.
+folder, or `--existing skip` to go on where it stopped (songs of which some files are there, not all, are listed), or
+`--existing overwrite`.
 """
 
 import argparse
@@ -36,7 +37,8 @@ def main() -> None:
         settings = WindowSettings(None, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size)
         for model in models.values():
             settings.frames(model.config)
-        there = {name for name in names if any(path.exists() for path in files_of(name, models, arguments))}
+        found = {name: [path.exists() for path in files_of(name, models, arguments)] for name in names}
+        there = {name for name in names if any(found[name])}
         if there and arguments.existing == "refuse":
             raise ValueError(
                 f"{arguments.output} has files of {len(there)} of {len(names)} songs, such as {min(there)}: give "
@@ -50,6 +52,10 @@ def main() -> None:
     problems = []
     for name, (_, source) in tqdm(list(zip(names, sources, strict=True)), unit="song"):
         if name in there and arguments.existing == "skip":
+            if not all(found[name]):
+                problems.append(
+                    f"{name}: some of its files are there, not all; remove them, or `--existing overwrite`."
+                )
             continue
         try:
             annotate_song(models, source, name, arguments)

@@ -25,7 +25,15 @@ from musicfm_hf.pretraining import (
     build_data,
     build_model,
 )
-from musicfm_hf.training import CurveCallback, environment, find_checkpoint, parse_recipe, recorded, write_json
+from musicfm_hf.training import (
+    RECORDED_ARGUMENTS,
+    CurveCallback,
+    environment,
+    find_checkpoint,
+    parse_recipe,
+    recorded,
+    write_json,
+)
 
 PANELS = {
     "cross-entropy (nats)": ["cross_entropy", "eval_cross_entropy", "eval_unigram_cross_entropy"],
@@ -72,7 +80,7 @@ def main() -> None:
             "music": music,
             "data": recorded(vars(data_arguments)),
             "model": recorded(vars(model_arguments)),
-            "training": {name: getattr(arguments, name) for name in SETTINGS},
+            "training": {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS},
             "problems": dict(problems.counts),
             "seconds": round(trainer.seconds),
             **environment(),
@@ -81,22 +89,6 @@ def main() -> None:
         write_json(output / "results.json", results)
         trainer.log_metrics("eval", final)
         publish(output, target)
-
-
-SETTINGS = [
-    "seed",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "world_size",
-    "learning_rate",
-    "warmup_steps",
-    "lr_scheduler_type",
-    "weight_decay",
-    "max_grad_norm",
-    "bf16",
-    "fp16",
-]
 
 
 if __name__ == "__main__":

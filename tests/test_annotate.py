@@ -1,6 +1,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -445,10 +446,15 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
     said = run()
     assert "music has files of 1 of 2 songs, such as a/song: give another `--output`, or `--existing skip`" in said
     assert not (music_folder / "b/song.chords.lab").exists()
-    assert run("--existing", "skip").startswith("0 2 songs, 1 were there, 0 with problems")
+    said = run("--existing", "skip")
+    assert said.startswith("1 2 songs, 1 were there, 1 with problems")
+    assert "a/song: some of its files are there, not all" in said
     assert by_hand.read_text() == "0 1 C\n"
     assert (music_folder / "b/song.chords.lab").exists()
-    assert "of 1 of 2 songs, such as b/song" in run("--format", "json", "--no-picture")
+    by_hand.rename(tmp_path / "by_hand")
+    assert run("--existing", "skip").startswith("0 2 songs, 1 were there, 0 with problems")
+    shutil.move(tmp_path / "by_hand", by_hand)
+    assert "of 2 of 2 songs, such as a/song" in run("--format", "json", "--no-picture")
     assert run("--existing", "overwrite").startswith("0 2 songs, 0 with problems")
     assert by_hand.read_text() != "0 1 C\n"
     assert "`window_seconds` must be at least" in run("--existing", "skip", "--window-seconds", "0.01")

@@ -178,14 +178,17 @@ class FeatureCache:
         return {"hidden_states": torch.cat([found, missing])}
 
     def _path(self, song: LabelledSong, name: str) -> Path:
-        if song.id not in self._digests:
-            audio = song.audio if isinstance(song.audio, Mapping) else {"path": song.audio}
-            content = audio.get("bytes")
-            digest = _digest(_file_state(audio["path"]) if content is None else content)
-            if content is None:
-                return self.folder / name / f"{digest}.safetensors"
-            self._digests[song.id] = digest
-        return self.folder / name / f"{self._digests[song.id]}.safetensors"
+        return self.folder / name / f"{self._audio_digest(song)}.safetensors"
+
+    def _audio_digest(self, song: LabelledSong) -> str:
+        if song.id in self._digests:
+            return self._digests[song.id]
+        audio = song.audio if isinstance(song.audio, Mapping) else {"path": song.audio}
+        content = audio.get("bytes")
+        if content is None:
+            return _digest(_file_state(audio["path"]))
+        self._digests[song.id] = _digest(content)
+        return self._digests[song.id]
 
 
 def _key(note: dict[str, Any]) -> str:

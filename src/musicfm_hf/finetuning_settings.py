@@ -2,45 +2,32 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import TrainingArguments
 from transformers.utils import cached_file
 
 from .data.examples import annotation_of
 from .data.labelled import LabelledSong
 from .tasks import task_module
 from .tasks.annotations import Beats
-from .training import recorded, refuse_other_settings
+from .training import RECORDED_ARGUMENTS, RecipeArguments, recorded, refuse_other_settings
 
-RECORDED_ARGUMENTS = [
-    "seed",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "world_size",
-    "learning_rate",
+# All that what is kept depends on.
+STATED_ARGUMENTS = [
+    *RECORDED_ARGUMENTS,
     "encoder_learning_rate",
-    "warmup_steps",
-    "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "optim",
     "optim_args",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
-    "weight_decay",
-    "max_grad_norm",
     "eval_steps",
     "load_best_model_at_end",
     "early_stopping_patience",
-    "bf16",
-    "fp16",
 ]
 PLACES = ("cache", "results")  # settings that change nothing in the results
 FREE_TO_CHANGE = (*PLACES, "max_steps", "early_stopping_patience")  # where a run goes on
@@ -50,12 +37,11 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", 
 
 
 @dataclass
-class FinetuningArguments(TrainingArguments):
-    """[`TrainingArguments`] for fine-tuning: `max_steps` must be given, and `learning_rate` is that of the head."""
+class FinetuningArguments(RecipeArguments):
+    """[`RecipeArguments`] for fine-tuning: `learning_rate` is that of the head."""
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Of the head."})
     encoder_learning_rate: float = field(default=1e-5, metadata={"help": "Of the encoder, or of its LoRA matrices."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Batches go to the model as they are."})
     train_sampling_strategy: str = field(default="sequential", metadata={"help": "Crops are drawn by their number."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Crops on each device in a step."})
     logging_steps: float = field(default=20, metadata={"help": "Log every so many steps."})
@@ -64,15 +50,9 @@ class FinetuningArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep what scored best on validation songs."})
     early_stopping_patience: int = field(default=0, metadata={"help": "Stop after so many evaluations without gain."})
-    report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, none, …"})
 
     def __post_init__(self):
-        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
-            self.use_cpu = True  # without it, processes on processors wait for each other for ever
-        self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
-        if self.max_steps <= 0:
-            raise ValueError("`max_steps` must be given: crops are drawn without end.")
         if self.train_sampling_strategy != "sequential":
             raise ValueError("`train_sampling_strategy` must be sequential: crops are random as they are.")
 
@@ -199,7 +179,7 @@ def stated_settings(
     task: TaskArguments, arguments: FinetuningArguments, splits: dict[str, list[LabelledSong]]
 ) -> dict[str, dict[str, Any]]:
     """Settings, as results have them, and what shows that the encoder or the songs are others than they were."""
-    training = {name: getattr(arguments, name) for name in RECORDED_ARGUMENTS}
+    training = {name: getattr(arguments, name) for name in STATED_ARGUMENTS}
     inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task.task, splits)}
     return {"settings": recorded(vars(task)), "training": training, "inputs": inputs}
 

@@ -29,7 +29,8 @@ class FinetuningTrainer(ResumableTrainer):
         songs: To evaluate on.
         logits (`Callable`): Songs → `(song, logits)`, with the model as it is.
         config ([`MusicFMConfig`]): Of the model with its head.
-        stated (`dict`, *optional*): `settings` and `training`, as results have them: checkpoints say them.
+        stated (`dict`, *optional*): `settings`, `training` and `inputs`, as results have them: checkpoints say
+            them.
         began (`float`, *optional*): When the run would have begun if it had never been interrupted, by
             `time.perf_counter`; now by default.
     """

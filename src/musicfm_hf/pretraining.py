@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 import yaml
 from accelerate.utils import broadcast, gather_object
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
@@ -25,7 +24,7 @@ from .metrics.tokens import TokenStatistics
 from .model.configuration_musicfm import MusicFMConfig
 from .model.masking_musicfm import fit_length, sample_mask, target_frames
 from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
-from .training import ResumableTrainer, refuse_other_settings, selective_checkpointing, write_json
+from .training import RecipeArguments, ResumableTrainer, refuse_other_settings, selective_checkpointing, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -52,13 +51,11 @@ _QUANTIZER_FIELDS = [
 
 
 @dataclass
-class PretrainingArguments(TrainingArguments):
-    """[`TrainingArguments`] with defaults for masked pretraining. Data come endlessly: `max_steps` must be given."""
+class PretrainingArguments(RecipeArguments):
+    """[`RecipeArguments`] with defaults for masked pretraining."""
 
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Batches go to the model as they are."})
     ignore_data_skip: bool = field(default=True, metadata={"help": "The data know themselves where they were."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
-    report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, none, …"})
     selective_checkpointing: bool = field(
         default=False, metadata={"help": "Less memory for little time: compute norms, activations and dropout again."}
     )
@@ -66,17 +63,7 @@ class PretrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.output_dir is not None and Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
             raise ValueError(f"`output_dir` must be a folder, but {self.output_dir} is a file.")
-        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
-            self.use_cpu = True  # without it, processes on processors wait for each other for ever
-        self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
-        if self.max_steps <= 0:
-            raise ValueError("`max_steps` must be given: there is no last batch.")
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"{self.n_gpu} GPUs need a process each: start with `accelerate launch --config_file "
-                "recipes/accelerate/ddp.yaml`, or choose one with CUDA_VISIBLE_DEVICES=0."
-            )
         if not self.average_tokens_across_devices:
             raise ValueError("`average_tokens_across_devices` must be true: the loss is averaged over all processes.")
 

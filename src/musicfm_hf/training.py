@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -16,13 +17,49 @@ import torch
 import yaml
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
-from transformers import HfArgumentParser, Trainer, TrainerCallback
+from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# What results of every training say of its arguments.
+RECORDED_ARGUMENTS = [
+    "seed",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "learning_rate",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "weight_decay",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+]
 _INCOMPLETE = ".incomplete"  # where a checkpoint is while it is written
+
+
+@dataclass
+class RecipeArguments(TrainingArguments):
+    """[`TrainingArguments`] for data that come endlessly: `max_steps` must be given."""
+
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Batches go to the model as they are."})
+    report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, none, …"})
+
+    def __post_init__(self):
+        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            self.use_cpu = True  # without it, processes on processors wait for each other for ever
+        self.dataloader_pin_memory &= torch.accelerator.is_available()
+        super().__post_init__()
+        if self.max_steps <= 0:
+            raise ValueError("`max_steps` must be given: data come without end.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs need a process each: start with `accelerate launch --config_file "
+                "recipes/accelerate/ddp.yaml`, or choose one with CUDA_VISIBLE_DEVICES=0."
+            )
 
 
 def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None):
