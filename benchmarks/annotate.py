@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import musicfm_hf
-from musicfm_hf.data.labelled import load_songs
-from musicfm_hf.training import environment, write_json
+from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.training.records import environment, write_json
 
 RATE = 24000
 TARGET = Path(__file__).parent / "results/annotate.json"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from musicfm_hf.tasks.dbn import track_beats, track_downbeats
-from musicfm_hf.training import environment, write_json
+from musicfm_hf.training.records import environment, write_json
 
 TARGET = Path(__file__).parent / "results/dbn.json"
 

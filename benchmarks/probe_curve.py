@@ -16,10 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from transformers import set_seed
 
-from musicfm_hf.finetuning import cache_all_layers, finetune, read_split
-from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments
+from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
+from musicfm_hf.finetuning.run import cache_all_layers, finetune, read_split
 from musicfm_hf.tasks import TASKS, task_module
-from musicfm_hf.training import environment, parse_recipe, write_json
+from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.records import environment, write_json
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "benchmarks/results/probe_curve.json"

@@ -24,11 +24,13 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoConfig, set_seed
 
-from musicfm_hf.finetuning import cache_all_layers, finetune, read_splits
-from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments, results_if_done
-from musicfm_hf.scoring import paired_difference
+from musicfm_hf.evaluation.scoring import paired_difference
+from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
+from musicfm_hf.finetuning.fingerprint import results_if_done
+from musicfm_hf.finetuning.run import cache_all_layers, finetune, read_splits
 from musicfm_hf.tasks import TASKS, task_module
-from musicfm_hf.training import environment, parse_recipe, recorded, write_json
+from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.records import environment, recorded, write_json
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (1, 2, 3)

@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
-from musicfm_hf.training import selective_checkpointing
+from musicfm_hf.training.trainer import selective_checkpointing
 
 WAYS = ["plain", "ours", "ours, selective checkpointing", "ours, checkpointing"]
 RECIPE = Path(__file__).parents[1] / "recipes/pretrain/fm7.yaml"

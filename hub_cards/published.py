@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from musicfm_hf import MusicFMConfig, MusicFMModel
-from musicfm_hf.cards import write_card
-from musicfm_hf.conversion import PUBLISHED_STATS
+from musicfm_hf.conversion.convert import PUBLISHED_STATS
+from musicfm_hf.hub.cards import write_card
 
 ROOT = Path(__file__).parents[1]
 # Name → family, variant, the recipe that describes the encoder, the file that is converted, is there a head.

@@ -21,11 +21,13 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from musicfm_hf import load_audio
-from musicfm_hf.annotation import FORMATS, annotate, load_models
 from musicfm_hf.data.catalogue import AUDIO_EXTENSIONS, DatasetAudio, list_sources
 from musicfm_hf.data.examples import COLUMNS
 from musicfm_hf.data.labelled import SEGMENT_COLUMNS
-from musicfm_hf.inference import WindowSettings
+from musicfm_hf.inference.annotation import annotate
+from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.embedding import WindowSettings
+from musicfm_hf.inference.song import FORMATS
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ import argparse
 from importlib.metadata import version
 from pathlib import Path
 
-from musicfm_hf.baselines import score_baselines
 from musicfm_hf.data.examples import annotation_of
-from musicfm_hf.data.labelled import load_songs
+from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.evaluation.baselines import score_baselines
 from musicfm_hf.tasks import TASKS
-from musicfm_hf.training import environment, recorded, write_json
+from musicfm_hf.training.records import environment, recorded, write_json
 
 
 def main() -> None:

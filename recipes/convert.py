@@ -10,7 +10,7 @@ Convert a published MusicFM, MuQ or MERT checkpoint to a folder that `AutoModel.
 import argparse
 
 from musicfm_hf import convert_checkpoint
-from musicfm_hf.hub import add_hub_arguments, hub_target, publish
+from musicfm_hf.hub.push import add_hub_arguments, hub_target, publish
 
 
 def main() -> None:

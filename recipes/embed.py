@@ -21,7 +21,8 @@ from transformers import AutoModel
 
 import musicfm_hf
 from musicfm_hf.data.catalogue import list_sources
-from musicfm_hf.inference import WindowSettings, embed_files
+from musicfm_hf.inference.catalogue import embed_files
+from musicfm_hf.inference.embedding import WindowSettings
 
 
 def main() -> None:

@@ -14,14 +14,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from musicfm_hf.annotation import load_models
 from musicfm_hf.data.catalogue import describe_source
 from musicfm_hf.data.examples import with_annotation
-from musicfm_hf.data.labelled import load_songs
-from musicfm_hf.inference import WindowSettings
-from musicfm_hf.scoring import paired_difference, score_song, scores_with_intervals, song_logits
+from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.evaluation.scoring import paired_difference, score_song, scores_with_intervals
+from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.embedding import WindowSettings
+from musicfm_hf.inference.heads import song_logits
 from musicfm_hf.tasks import task_module
-from musicfm_hf.training import environment, recorded, write_json
+from musicfm_hf.training.records import environment, recorded, write_json
 
 
 def main() -> None:

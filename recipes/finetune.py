@@ -17,11 +17,15 @@ from pathlib import Path
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
-from musicfm_hf.finetuning import finetune, read_splits, save_finetuned
-from musicfm_hf.finetuning_settings import FREE_TO_CHANGE, FinetuningArguments, TaskArguments, results_if_done
-from musicfm_hf.hub import hub_target, publish
+from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
+from musicfm_hf.finetuning.fingerprint import FREE_TO_CHANGE, results_if_done
+from musicfm_hf.finetuning.heads import save_finetuned
+from musicfm_hf.finetuning.run import finetune, read_splits
+from musicfm_hf.hub.push import hub_target, publish
 from musicfm_hf.tasks import task_module
-from musicfm_hf.training import CurveCallback, parse_recipe, write_json
+from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.curves import CurveCallback
+from musicfm_hf.training.records import write_json
 
 
 def main() -> None:

@@ -25,11 +25,13 @@ from pathlib import Path
 from transformers import AutoConfig, set_seed
 from transformers.utils import logging
 
-from musicfm_hf.analysis import layer_table, plot_layers, summarise_layers
-from musicfm_hf.finetuning import cache_all_layers, finetune, read_split
-from musicfm_hf.finetuning_settings import FinetuningArguments, TaskArguments, results_if_done
+from musicfm_hf.evaluation.layers import layer_table, plot_layers, summarise_layers
+from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
+from musicfm_hf.finetuning.fingerprint import results_if_done
+from musicfm_hf.finetuning.run import cache_all_layers, finetune, read_split
 from musicfm_hf.tasks import TASKS, task_module
-from musicfm_hf.training import parse_recipe, write_json
+from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.records import write_json
 
 
 def main() -> None:

@@ -26,19 +26,18 @@ from typing import Any
 from tqdm import tqdm
 
 import musicfm_hf
-from musicfm_hf.data import (
+from musicfm_hf.data import labelled, labelled_dataset, synthetic
+from musicfm_hf.data import pop909_rendering as pop909
+from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf.data.readers import (
     annotated_folder,
     fma,
     harmonix,
     hooktheory,
-    labelled,
     magnatagatune,
     mirdata_sets,
-    pop909,
     pop909_labels,
-    synthetic,
 )
-from musicfm_hf.data.catalogue import list_sources
 from musicfm_hf.data.statistics import mel_statistics
 
 
@@ -234,7 +233,7 @@ def write_labelled(
     for name, reason in problems[:10]:
         print(f"  {name}\t{reason}".encode("ascii", "backslashreplace").decode())
     splits = labelled.assign_splits(songs, arguments.seed, arguments.fractions)
-    labelled.save(labelled.build(splits, source), output)
+    labelled_dataset.save(labelled_dataset.build(splits, source), output)
     names = dict(zip(("train", "valid", "test"), labelled.SPLITS, strict=True))
     originals = {name: [song for song in splits[split] if not song.transposition] for name, split in names.items()}
     write_splits(output, {name: [listed(song.audio, output) for song in part] for name, part in originals.items()})

@@ -16,24 +16,15 @@ from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
 from musicfm_hf.data.catalogue import describe_source
-from musicfm_hf.hub import hub_target, publish
-from musicfm_hf.pretraining import (
-    DataArguments,
-    ModelArguments,
-    PretrainingArguments,
-    PretrainingTrainer,
-    build_data,
-    build_model,
-)
-from musicfm_hf.training import (
-    RECORDED_ARGUMENTS,
-    CurveCallback,
-    environment,
-    find_checkpoint,
-    parse_recipe,
-    recorded,
-    write_json,
-)
+from musicfm_hf.hub.push import hub_target, publish
+from musicfm_hf.pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
+from musicfm_hf.pretraining.data import build_data
+from musicfm_hf.pretraining.model import build_model
+from musicfm_hf.pretraining.trainer import PretrainingTrainer
+from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.curves import CurveCallback
+from musicfm_hf.training.records import RECORDED_ARGUMENTS, environment, recorded, write_json
+from musicfm_hf.training.trainer import find_checkpoint
 
 PANELS = {
     "cross-entropy (nats)": ["cross_entropy", "eval_cross_entropy", "eval_unigram_cross_entropy"],

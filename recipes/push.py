@@ -16,7 +16,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from musicfm_hf.hub import HubTarget, push_folder, push_space
+from musicfm_hf.hub.commits import HubTarget
+from musicfm_hf.hub.push import push_folder
+from musicfm_hf.hub.space import push_space
 
 
 def main() -> None:

@@ -18,10 +18,11 @@ from musicfm_hf import MusicFMConfig, MusicFMQuantizerModel
 from musicfm_hf.data.catalogue import describe_source, list_sources
 from musicfm_hf.data.crops import CropLoader, collate_crops, fixed_crops
 from musicfm_hf.data.sources import open_source
-from musicfm_hf.hub import add_hub_arguments, hub_target, publish
-from musicfm_hf.pretraining import config_values, keep_for_validation, mel_settings
-from musicfm_hf.quantizer_training import describe_quantizer, fit_kmeans, train_residual_vq
-from musicfm_hf.training import environment, recorded, write_json
+from musicfm_hf.hub.push import add_hub_arguments, hub_target, publish
+from musicfm_hf.pretraining.data import keep_for_validation
+from musicfm_hf.pretraining.model import config_values, mel_settings
+from musicfm_hf.pretraining.quantizers import describe_quantizer, fit_kmeans, train_residual_vq
+from musicfm_hf.training.records import environment, recorded, write_json
 
 
 def main() -> None:

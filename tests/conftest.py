@@ -20,7 +20,8 @@ from musicfm_hf import (
     MusicFMModel,
     convert_checkpoint,
 )
-from musicfm_hf.data.labelled import LabelledSong, Source, build, save
+from musicfm_hf.data.labelled import LabelledSong, Source
+from musicfm_hf.data.labelled_dataset import build, save
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.tasks import beat, chord, key, structure
 from musicfm_hf.tasks.annotations import Beats, Segment

@@ -1,4 +1,4 @@
-"""The shape of the package: imports point one way, and what travels to the Hub travels alone."""
+"""The structure of the package: imports point one way, and the code that travels to the Hub travels alone."""
 
 import ast
 import re
@@ -9,40 +9,27 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/musicfm_hf"
-# A module may import from its own level and from those before it.
-LEVELS = [
-    {"audio", "frames", "model"},
-    {"tasks", "metrics"},
-    {"data"},
-    {
-        "training",
-        "pretraining",
-        "quantizer_training",
-        "inference",
-        "annotation",
-        "picture",
-        "analysis",
-        "baselines",
-        "features",
-        "finetuning",
-        "finetuning_settings",
-        "finetuning_trainer",
-        "scoring",
-        "conversion",
-        "cards",
-        "hub",
-        "whitening",
-    },
+# A folder may import from folders of earlier steps, never from another one of its own step.
+STEPS = [
+    {"model", "training"},
+    {"audio", "tasks"},
+    {"metrics", "data", "hub"},
+    {"inference", "pretraining", "conversion"},
+    {"evaluation"},
+    {"finetuning"},
+    {"cli"},
 ]
+FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__")
 FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = {".".join(("musicfm_hf", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
 
 
-def level(name: str) -> int:
-    return next(index for index, names in enumerate(LEVELS) if name in names)
+def step(folder: str) -> int:
+    return next(index for index, folders in enumerate(STEPS) if folder in folders)
 
 
 def imported(path: Path) -> set[str]:
-    """Absolute names of all that a file of the package imports."""
+    """Absolute names of everything that a file of the package imports, in functions and under TYPE_CHECKING too."""
     package = ["musicfm_hf", *path.relative_to(PACKAGE).parent.parts]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -51,19 +38,37 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             prefix = ".".join([*base, *([node.module] if node.module else [])])
-            names |= {prefix} | ({f"{prefix}.{alias.name}" for alias in node.names} if node.module is None else set())
+            names |= {prefix, *(f"{prefix}.{alias.name}" for alias in node.names)}
     return names
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f != PACKAGE / "__init__.py"], ids=lambda path: path.stem)
-def test_imports_point_one_way(path):
-    own = level(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
+def test_every_folder_has_a_step():
+    assert sorted(set().union(*STEPS)) == FOLDERS
+
+
+def test_the_root_of_the_package_is_empty():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == {"__init__.py", "__main__.py", "py.typed"}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent != PACKAGE], ids=lambda path: path.stem)
+def test_folders_import_earlier_folders_only(path):
+    own = path.relative_to(PACKAGE).parts[0]
     for name in imported(path):
-        if name.startswith("musicfm_hf."):
-            target = name.split(".")[1]
-            if target != "hub_cards":
-                assert level(target) <= own, f"{path.name} imports {name}, which comes after it"
-        assert name.split(".")[0] != "recipes"
+        assert name.split(".")[0] not in ("recipes", "benchmarks", "tests")
+        parts = name.split(".")
+        if parts[0] == "musicfm_hf" and len(parts) > 1 and parts[1] in FOLDERS and parts[1] != own:
+            assert step(parts[1]) < step(own), f"{own}/{path.name} imports {name}, which comes later"
+
+
+def test_files_do_not_import_each_other_in_a_circle():
+    needs = {
+        name: {target for target in imported(path) if target in NAMES and target != name}
+        for name, path in NAMES.items()
+    }
+    done: set[str] = set()
+    while ready := {name for name in needs.keys() - done if needs[name] <= done}:
+        done |= ready
+    assert needs.keys() == done, f"a circle among {', '.join(sorted(needs.keys() - done))}"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*_musicfm.py")), ids=lambda path: path.stem)
@@ -76,8 +81,3 @@ def test_model_code_travels_alone(path):
     for line in path.read_text().splitlines():
         if re.match(r"\s*from\s+\.|\s*import\s+\.", line):
             assert re.fullmatch(r"\s*from \.\w+_musicfm import [\w, ]+(  # noqa: F401)?", line), line
-
-
-def test_every_module_has_a_level():
-    names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
-    assert names <= set().union(*LEVELS)

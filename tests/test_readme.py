@@ -9,8 +9,8 @@ from conftest import TINY, music, random_model
 from transformers import AutoConfig
 
 from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
-from musicfm_hf.finetuning import add_lora, build_model, head_config, save_finetuned
-from musicfm_hf.finetuning_settings import TaskArguments
+from musicfm_hf.finetuning.arguments import TaskArguments
+from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, save_finetuned
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

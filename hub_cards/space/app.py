@@ -25,9 +25,11 @@ from huggingface_hub import metadata_load
 from timeline import timeline
 
 from musicfm_hf import load_audio
-from musicfm_hf.annotation import SongAnnotation, annotate, load_models
 from musicfm_hf.data.synthetic import compose, synthesize
-from musicfm_hf.picture import clock, key_name
+from musicfm_hf.inference.annotation import annotate
+from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.drawing import clock, key_name
+from musicfm_hf.inference.song import SongAnnotation
 
 HERE = Path(__file__).parent
 KEPT_SECONDS = 3600  # after that, what was uploaded is deleted

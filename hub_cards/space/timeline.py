@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jinja2
 import numpy as np
 
-from musicfm_hf.annotation import SongAnnotation
-from musicfm_hf.picture import OTHER_COLOURS, SECTION_COLOURS, clock, key_name, short_chord
+from musicfm_hf.inference.drawing import OTHER_COLOURS, SECTION_COLOURS, clock, key_name, short_chord
+from musicfm_hf.inference.song import SongAnnotation
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Segment
 
 CELL_SECONDS = 2.0  # of a cell, where bars are not known

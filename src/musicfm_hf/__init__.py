@@ -9,10 +9,12 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
-from .annotation import SongAnnotation, annotate, load_models
-from .audio import load_audio
-from .conversion import convert_checkpoint
-from .inference import embed
+from .audio.reading import load_audio
+from .conversion.convert import convert_checkpoint
+from .inference.annotation import annotate
+from .inference.annotators import load_models
+from .inference.embedding import embed
+from .inference.song import SongAnnotation
 from .model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from .model.configuration_musicfm import MusicFMConfig
 from .model.feature_extraction_musicfm import MusicFMFeatureExtractor

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch.utils.data import Dataset
 
-from ..audio import audio_length, load_audio
+from ..audio.reading import audio_length, load_audio
 from .catalogue import DatasetAudio
 from .sources import ListedSource, Song, StreamedSource
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..audio import load_audio
+from ..audio.reading import load_audio
 from ..model.classification_musicfm import count_averages, label_settings
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import label_names, task_module

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..audio import audio_length, load_audio
+from ..audio.reading import audio_length, load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMLogMel
 from .catalogue import DatasetAudio

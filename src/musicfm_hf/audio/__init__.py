@@ -1,0 +1,1 @@
+"""Audio files and waveforms: reading, and windows over them."""

@@ -1,0 +1,209 @@
+"""Audio files of any kind → float32 mono at a sampling rate, reading only the part that is asked for."""
+
+import io
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+_QUALITY = "HQ"  # soxr's setting for high quality: 20 bit, linear phase, passband to 0.91 of the lower Nyquist rate
+
+_BLOCK_FRAMES = 1 << 16
+
+_SMALL_BLOCK_FRAMES = 1 << 12
+
+_LONGEST_FRAMES = 2**48  # libsndfile gives more where it does not know the length
+
+_MARGIN_SECONDS = 0.1  # read around a crop, so that the resampler has settled where the crop begins
+
+
+def load_audio(
+    source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any],
+    sampling_rate: int = 24000,
+    start: float = 0.0,
+    duration: float | None = None,
+) -> np.ndarray:
+    """
+    Read audio as float32 mono of shape `(samples,)`.
+
+    Formats are those of libsndfile (wav, flac, ogg, opus, mp3, aiff and more), recognised by content, not by name.
+    Channels are averaged. Rates are changed by soxr at high quality. A crop equals the same samples of the whole file,
+    but reads and decodes little more than itself.
+
+    Args:
+        source: A path, bytes, a binary file object, or what `datasets` gives for `Audio(decode=False)`: a mapping with
+            `bytes` or `path`.
+        sampling_rate (`int`): Rate of the result, in Hz.
+        start (`float`): Where to begin, in seconds.
+        duration (`float`, *optional*): Seconds to read; to the end by default, and no further than the end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the source is not audio, is empty, ends before `start`, or has NaN or infinite samples.
+        TypeError: `source` is none of the kinds above.
+
+    A file that breaks off gives the audio it has, with a `UserWarning`.
+    """
+    _check_crop(sampling_rate, start, duration)
+    stream, name = _open_source(source)
+    try:
+        with soundfile.SoundFile(stream) as file:
+            audio = _read(file, name, sampling_rate, start, duration, _breaks_off(file, stream))
+    except (soundfile.LibsndfileError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
+    finally:
+        if stream is not source:
+            stream.close()
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{name} has {int((~np.isfinite(audio)).sum())} NaN or infinite samples.")
+    return audio
+
+
+def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any]) -> tuple[int, int]:
+    """
+    What the header of audio promises, without decoding: samples of each channel, and their rate in Hz.
+
+    Args:
+        source: As for [`load_audio`].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the source is not audio, or does not say how long it is.
+        TypeError: `source` is of none of the kinds it may be.
+    """
+    stream, name = _open_source(source)
+    try:
+        with soundfile.SoundFile(stream) as file:
+            frames, rate = file.frames, file.samplerate
+    except (soundfile.LibsndfileError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
+    finally:
+        if stream is not source:
+            stream.close()
+    if frames > _LONGEST_FRAMES:
+        raise ValueError(f"{name} does not say how long it is.")
+    return frames, rate
+
+
+def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Change the rate of a waveform `(samples,)` with soxr at high quality. Rates in Hz."""
+    return audio if from_rate == to_rate else soxr.resample(audio, from_rate, to_rate, _QUALITY)
+
+
+def _check_crop(sampling_rate: int, start: float, duration: float | None) -> None:
+    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+        raise ValueError(f"`sampling_rate` must be a positive integer, got {sampling_rate!r}.")
+    if not (math.isfinite(start) and start >= 0):
+        raise ValueError(f"`start` must be 0 or more seconds, got {start}.")
+    if duration is not None and not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"`duration` must be more than 0 seconds, got {duration}.")
+
+
+def _open_source(source: Any) -> tuple[BinaryIO, str]:
+    """A stream that soundfile can open, and a name for messages."""
+    if isinstance(source, Mapping):
+        name = str(source.get("path") or "audio")
+        if source.get("bytes") is not None:
+            return _open_source(source["bytes"])[0], name
+        source = source.get("path")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if len(source) == 0:
+            raise ValueError("The audio has no bytes.")
+        return io.BytesIO(source), f"audio of {len(source)} bytes"
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}")
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file.")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty.")
+        # By descriptor, so that soundfile looks at the content and not at the extension.
+        return open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb"), str(path)
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return source, str(getattr(source, "name", "audio"))
+    raise TypeError(f"`source` must be a path, bytes, a binary file or a mapping with them, got {type(source)}.")
+
+
+def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
+    """Is there less in the file than its header promises? Where decoding fails later, `_read` sees it."""
+    # What libsndfile notes of the audio in a wav or aiff that is too short. Streams promise all there could be.
+    promised = re.search(r"^ *(?:data|SSND) *: *(\d+) *\(should be \d+\)", file.extra_info, re.MULTILINE)
+    if promised and int(promised[1]) < 0x7FFFFF00:
+        return True
+    if file.format != "OGG":
+        return False
+    position = stream.tell()
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - (1 << 16)))  # a page of Ogg is shorter than that
+    tail = stream.read()
+    stream.seek(position)
+    _, last_page, header = tail.rpartition(b"OggS")
+    return not last_page or len(header) < 2 or not header[1] & 4  # the flag of a stream's last page (RFC 3533)
+
+
+def _read(
+    file: soundfile.SoundFile, name: str, sampling_rate: int, start: float, duration: float | None, truncated: bool
+) -> np.ndarray:
+    if file.frames == 0:
+        raise ValueError(f"{name} has no samples.")
+    rate = file.samplerate
+    if start * rate >= file.frames:
+        raise ValueError(f"{name} ends at {file.frames / rate:.3f} s, before `start` ({start} s).")
+    # Samples of the result, and frames of the file on whose grid both rates meet.
+    first = round(start * sampling_rate)
+    last = math.ceil(file.frames * sampling_rate / rate)
+    if duration is not None:
+        last = min(last, round((start + duration) * sampling_rate))
+    common = math.gcd(rate, sampling_rate)
+    step_in, step_out = rate // common, sampling_rate // common
+    margin = math.ceil(_MARGIN_SECONDS * common)
+    begin = max(0, first // step_out - margin)
+    end = min(file.frames, (-(-last // step_out) + margin) * step_in)
+
+    if begin:
+        file.seek(begin * step_in)
+    blocks = []
+    count = 0
+    resampler = soxr.ResampleStream(rate, sampling_rate, 1, "float32", _QUALITY) if rate != sampling_rate else None
+    for block in _mono_blocks(file, end - begin * step_in):
+        count += len(block)
+        blocks.append(block if resampler is None else resampler.resample_chunk(block))
+    if resampler is not None:
+        blocks.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+    truncated = truncated or count < end - begin * step_in
+    blocks.append(np.zeros(0, dtype=np.float32))  # there may be none
+    audio = np.concatenate(blocks)[first - begin * step_out : last - begin * step_out]
+    if len(audio) == 0:
+        raise ValueError(f"{name} has no audio that can be decoded from {start} s on.")
+    if truncated:
+        seconds = (begin * step_in + count) / rate
+        warnings.warn(f"{name} breaks off: its header promises more than the {seconds:.3f} s read.", stacklevel=3)
+    return audio
+
+
+def _mono_blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
+    """The next `frames` frames, channels averaged, block by block, up to where decoding fails."""
+    size = _BLOCK_FRAMES
+    while frames > 0:
+        position = file.tell()
+        try:
+            block = file.read(min(size, frames), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            if size == _SMALL_BLOCK_FRAMES:
+                return
+            size = _SMALL_BLOCK_FRAMES  # save what comes before the damage
+            file.seek(position)
+            continue
+        if len(block) == 0:
+            return
+        frames -= len(block)
+        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)

@@ -1,0 +1,120 @@
+"""
+The Harmonix Set: beats, downbeats and sections of 912 pop songs. The audio is not part of it.
+
+The source is a copy of github.com/urinieto/harmonixset, or its folder `dataset`: `metadata.csv`,
+`beats_and_downbeats/FILE.txt` (time, position in the bar, number of the bar) and `segments/FILE.txt` (where each
+section begins, and what it is). Audio files are found by the column `File`, such as `0001_12step`.
+"""
+
+import csv
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ...tasks.annotations import Segment, read_beats
+from ..labelled import AudioFolder, LabelledSong, Source
+
+SOURCE = Source(
+    description="The Harmonix Set: beats, downbeats and functional segments of 912 western pop songs.",
+    citation="""@inproceedings{nieto2019harmonix,
+  title={The Harmonix Set: Beats, Downbeats, and Functional Segment Annotations of Western Popular Music},
+  author={Nieto, Oriol and McCallum, Matthew and Davies, Matthew E. P. and Robertson, Andrew and Stark, Adam
+    and Egozy, Eran},
+  booktitle={Proceedings of the 20th International Society for Music Information Retrieval Conference},
+  year={2019}
+}""",
+    homepage="https://github.com/urinieto/harmonixset",
+    licence="MIT (annotations). The recordings are commercial and not part of the data set.",
+)
+
+_COLUMNS = ("File", "Title", "Artist")
+
+
+def song_readers(
+    source: str | os.PathLike, audio: str | os.PathLike | None = None
+) -> dict[str, Callable[[], LabelledSong]]:
+    """
+    By id (the column `File`), what reads a song; for [`musicfm_hf.data.labelled.read_all`].
+
+    Args:
+        source: A copy of the repository, or its folder `dataset`.
+        audio: The folder below which the audio is; `source` by default.
+
+    Raises:
+        FileNotFoundError: there is no such folder or no `metadata.csv`.
+        ValueError: `metadata.csv` is malformed.
+    """
+    folder = Path(source)
+    if (folder / "dataset").is_dir():
+        folder = folder / "dataset"
+    files = AudioFolder(audio or source)
+    songs = _read_metadata(folder / "metadata.csv")
+    return {name: partial(_read_song, folder, files, name, group) for name, group in songs.items()}
+
+
+def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
+    """
+    Sections of a file with lines of time and label. Each one lasts to the next; `end` has no length.
+
+    Args:
+        last (`float`): Seconds at which the last section ends where the file has no `end`. One that would have no
+            length is left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is malformed, or the times do not ascend.
+    """
+    path = Path(path)
+    starts, labels = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        time, _, label = line.strip().replace("\t", " ").partition(" ")
+        try:
+            starts.append(float(time))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: needs a time in seconds and a label, got {line!r}.") from error
+        labels.append(label.strip())
+        if starts[-1] < 0 or starts[-1] <= max(starts[:-1], default=-1.0):
+            raise ValueError(f"{path}, line {number}: sections must ascend from 0 s on, got {line!r}.")
+    if labels and labels[-1].lower() != "end" and last > starts[-1]:
+        starts.append(last)
+    rows = zip(starts[:-1], starts[1:], labels, strict=False)
+    segments = [Segment(*row) for row in rows if row[2].lower() != "end"]
+    return segments
+
+
+def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> LabelledSong:
+    paths = {"beats": folder / f"beats_and_downbeats/{name}.txt", "sections": folder / f"segments/{name}.txt"}
+    beats = read_beats(paths["beats"])
+    last = beats.times[-1] if len(beats.times) else 0.0
+    sections = read_sections(paths["sections"], float(last))
+    where = {column: str(path) for column, path in paths.items()}
+    return LabelledSong(name, files.find(name), group, beats=beats, sections=sections, files=where)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """By id, the group: one for all versions of a song."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: is this a copy of github.com/urinieto/harmonixset?")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or [])]:
+            raise ValueError(f"{path}, line 1: no column {', '.join(missing)}.")
+        songs = {}
+        for row in rows:
+            if not row["File"] or row["File"] in songs:
+                raise ValueError(f"{path}, line {rows.line_num}: {row['File']!r} is empty or there twice.")
+            songs[row["File"]] = f"{_plain(row['Artist'])} - {_plain(row['Title'])}"
+    return songs
+
+
+def _plain(name: str | None) -> str:
+    """Without guests, remarks in brackets, accents, punctuation and case: equal for versions of a song."""
+    name = unicodedata.normalize("NFKD", name or "").casefold()
+    host = re.split(r"\s(?:feat|ft)\b", name)[0]
+    letters = re.sub(r"\s*[(\[].*?[)\]]", "", host) or host
+    return " ".join(re.findall(r"\w+", re.sub(r"[\u0300-\u036f'\u2019]", "", letters)))

@@ -1,0 +1,152 @@
+"""
+MagnaTagATune: clips of 29 s and what players of a game said of them.
+
+The source is a folder with `annotations_final.csv` (a column for each of 188 tags, and `mp3_path`), if at hand
+`clip_info_final.csv`, and the folders 0 to f of clips. Splits are the usual ones by folder: 0 to b, c, d to f (van
+den Oord, Dieleman, Schrauwen 2014). Tags are the 50 most frequent ones over all clips, as most results are reported
+on; a clip with none of them has no tag, and stays.
+"""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ..labelled import LabelledSong, Source
+
+SOURCE = Source(
+    description="MagnaTagATune: 25 863 clips of 29 s with tags from the game TagATune.",
+    citation="""@inproceedings{law2009evaluation,
+  title={Evaluation of Algorithms Using Games: The Case of Music Tagging},
+  author={Law, Edith and West, Kris and Mandel, Michael and Bay, Mert and Downie, J. Stephen},
+  booktitle={Proceedings of the 10th International Society for Music Information Retrieval Conference},
+  year={2009}
+}""",
+    homepage="https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset",
+    licence="CC BY-NC-SA (recordings of Magnatune); the homepage has the terms.",
+)
+
+SPLITS = dict.fromkeys("0123456789ab", "train") | {"c": "validation"} | dict.fromkeys("def", "test")
+
+# The proposal of github.com/keunwoochoi/magnatagatune-list; the first of each row stands for all.
+SYNONYMS = (
+    ("beat", "beats"),
+    ("chant", "chanting"),
+    ("choir", "choral"),
+    ("classical", "clasical", "classic"),
+    ("drum", "drums"),
+    ("electro", "electronic", "electronica", "electric"),
+    ("fast", "fast beat", "quick"),
+    (
+        *("female", "female singer", "female singing", "female vocals", "female vocal", "female voice"),
+        *("woman", "woman singing", "women"),
+    ),
+    ("flute", "flutes"),
+    ("guitar", "guitars"),
+    ("hard", "hard rock"),
+    ("harpsichord", "harpsicord"),
+    ("heavy", "heavy metal", "metal"),
+    ("horn", "horns"),
+    ("india", "indian"),
+    ("jazz", "jazzy"),
+    ("male", "male singer", "male vocal", "male vocals", "male voice", "man", "man singing", "men"),
+    ("no beat", "no drums"),
+    ("no singer", "no singing", "no vocal", "no vocals", "no voice", "no voices", "instrumental"),
+    ("opera", "operatic"),
+    ("orchestra", "orchestral"),
+    ("quiet", "silence"),
+    ("singer", "singing"),
+    ("space", "spacey"),
+    ("string", "strings"),
+    ("synth", "synthesizer"),
+    ("violin", "violins"),
+    ("vocal", "vocals", "voice", "voices"),
+    ("strange", "weird"),
+)
+
+_NO_TAGS = ("clip_id", "mp3_path")
+
+
+def song_readers(
+    source: str | os.PathLike,
+    audio: str | os.PathLike | None = None,
+    num_tags: int = 50,
+    merge_synonyms: bool = True,
+) -> dict[str, Callable[[], LabelledSong]]:
+    """
+    By id, what reads a clip; for [`musicfm_hf.data.labelled.read_all`].
+
+    Args:
+        source: The folder with `annotations_final.csv`.
+        audio: The folder that has the folders 0 to f; `source` by default.
+        num_tags (`int`): The most frequent tags are kept; of equally frequent ones the first in the file.
+        merge_synonyms (`bool`): Count tags of `SYNONYMS` as one; not all published results do.
+
+    Raises:
+        FileNotFoundError: there is no `annotations_final.csv`, or no such folder.
+        ValueError: a table is malformed; says where.
+    """
+    folder, clips = Path(source), Path(audio or source)
+    if not clips.is_dir():
+        raise FileNotFoundError(f"There is no folder {clips}")
+    rows = _read_annotations(folder / "annotations_final.csv")
+    merged = {name: row[0] for row in SYNONYMS for name in row} if merge_synonyms else {}
+    tags_of = {clip: list(dict.fromkeys(merged.get(tag, tag) for tag in tags)) for clip, (_, tags) in rows.items()}
+    kept = top_tags(tags_of.values(), num_tags)
+    titles = _read_titles(folder / "clip_info_final.csv")
+    return {
+        clip: partial(_read_clip, clip, clips, path, titles.get(clip), [tag for tag in kept if tag in tags_of[clip]])
+        for clip, (path, _) in rows.items()
+    }
+
+
+def top_tags(tags: Iterable[Iterable[str]], count: int) -> list[str]:
+    """The `count` most frequent tags, the most frequent first; of equally frequent ones, the one that came first."""
+    return [tag for tag, _ in Counter(tag for one in tags for tag in one).most_common(count)]
+
+
+def _read_clip(clip: str, folder: Path, path: str, title: str | None, tags: list[str]) -> LabelledSong:
+    audio = folder / path
+    if not audio.is_file():
+        raise FileNotFoundError(f"There is no file {audio}")
+    # A clip's name ends with its seconds in the song: …-30-59.mp3
+    group = title or re.sub(r"-\d+-\d+$", "", PurePosixPath(path).stem)
+    return LabelledSong(clip, audio, group, SPLITS[path[0]], tags=tags)
+
+
+def _read_annotations(path: Path) -> dict[str, tuple[str, list[str]]]:
+    """By clip, its path and all its tags."""
+    rows: dict[str, tuple[str, list[str]]] = {}
+    for where, row in _read_table(path, _NO_TAGS):
+        clip, audio = row["clip_id"], row["mp3_path"]
+        if clip in rows or not re.match(r"[0-9a-f]/", audio):
+            raise ValueError(f"{where}: clip {clip} is there twice, or {audio!r} is not in a folder from 0 to f.")
+        values = {name: value for name, value in row.items() if name not in _NO_TAGS}
+        if wrong := set(values.values()) - {"0", "1"}:
+            raise ValueError(f"{where}: tags must be 0 or 1, got {', '.join(map(repr, sorted(map(str, wrong))))}.")
+        rows[clip] = audio, [name for name, value in values.items() if value == "1"]
+    return rows
+
+
+def _read_titles(path: Path) -> dict[str, str]:
+    """By clip, artist, album and title of its song; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    columns = ("clip_id", "artist", "album", "title")
+    return {
+        row["clip_id"]: " - ".join(row[name] or "" for name in columns[1:]) for _, row in _read_table(path, columns)
+    }
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
+    """Where each row stands, and its values by column."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: is this the folder of MagnaTagATune?")
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        if missing := [name for name in columns if name not in (rows.fieldnames or [])]:
+            raise ValueError(f"{path}, line 1: no column {', '.join(missing)}.")
+        return [(f"{path}, line {rows.line_num}", row) for row in rows]

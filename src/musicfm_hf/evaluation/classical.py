@@ -1,0 +1,126 @@
+"""Classical estimates: beats, chords and keys by librosa and templates."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ..tasks.annotations import PITCH_NAMES, Beats, Segment
+
+SAMPLING_RATE = 24000  # Hz; that of the encoders, so that all hear the same
+
+HOP_LENGTH = 512  # samples
+
+BEATS_PER_BAR = 4
+
+BARS_PER_SECTION = 8
+
+LEAST_SECONDS = 1.0
+
+QUIET = 0.05  # of the song's median: chroma that is weaker is no chord
+
+# How well each pitch class above the tonic fits a key, as listeners rated it (Krumhansl, Kessler, *Tracing the dynamic
+# changes in perceived tonal organization in a spatial representation of musical keys*, 1982).
+KEY_PROFILES = {
+    "maj": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
+    "min": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+}
+
+_TRIADS = {"maj": (0, 4, 7), "min": (0, 3, 7)}
+
+
+class Sound(NamedTuple):
+    """What librosa hears in a song."""
+
+    beats: np.ndarray | None  # float64 (beats,) seconds
+    chroma: np.ndarray | None  # float32 (12, frames) from C, not normalised
+    frame_rate: float  # of chroma, in Hz; frame j is centred at j / frame_rate
+
+
+def listen(waveform: np.ndarray, beats: bool, chroma: bool) -> Sound:
+    """
+    Beats (`librosa.beat.beat_track`) and chroma (`librosa.feature.chroma_cqt`) of a song, if they are wanted.
+
+    Args:
+        waveform (`np.ndarray` of shape `(samples,)`): Mono, at 24000 Hz.
+
+    Raises:
+        ValueError: it is shorter than a second.
+    """
+    import librosa
+
+    if len(waveform) < LEAST_SECONDS * SAMPLING_RATE:
+        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, baselines need {LEAST_SECONDS:g}")
+    settings = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
+    return Sound(
+        librosa.beat.beat_track(**settings, units="time")[1].astype(np.float64) if beats else None,
+        librosa.feature.chroma_cqt(**settings, norm=None).astype(np.float32) if chroma else None,
+        SAMPLING_RATE / HOP_LENGTH,
+    )
+
+
+def bars_of_four(times: np.ndarray) -> Beats:
+    """Beats at these seconds, of which every fourth from the first is taken for a downbeat."""
+    return Beats(times, np.arange(len(times)) % BEATS_PER_BAR + 1)
+
+
+def match_chords(chroma: np.ndarray, frame_rate: float, beats: np.ndarray, duration: float) -> list[Segment]:
+    """
+    Chords by binary templates (Fujishima, *Realtime Chord Recognition of Musical Sound*, ICMC 1999): the triad whose
+    three pitch classes have the highest cosine similarity with the mean chroma between two beats. N where chroma is
+    weaker than 5 % of its median over the song.
+
+    Args:
+        chroma (`np.ndarray` of shape `(12, frames)`): From C. Frame j is centred at j / `frame_rate`.
+        frame_rate (`float`): In Hz.
+        beats (`np.ndarray` of shape `(beats,)`): Seconds, between which a chord does not change.
+        duration (`float`): Seconds.
+
+    Returns:
+        Segments from 0 to `duration` without gaps; equal neighbours are one.
+    """
+    inside = beats[(beats > 0) & (beats < duration)]
+    edges = np.concatenate([[0.0], inside, [duration]])
+    triads = [(root, mode) for mode in _TRIADS for root in range(12)]
+    templates = np.zeros((len(triads), 12))
+    for row, (root, mode) in enumerate(triads):
+        templates[row, [(root + step) % 12 for step in _TRIADS[mode]]] = 1
+    frames = np.clip(np.round(edges * frame_rate).astype(int), 0, chroma.shape[1])
+    least = QUIET * np.median(chroma.sum(0))
+    chords: list[Segment] = []
+    for (start, end), (first, last) in zip(pairwise(edges), pairwise(frames), strict=True):
+        first = min(first, chroma.shape[1] - 1)
+        mean = chroma[:, first : max(last, first + 1)].mean(1, dtype=np.float64)
+        # Cosines but for a factor: templates are of one length, and so is `mean` for all of them.
+        root, mode = triads[(templates @ mean).argmax()]
+        label = f"{PITCH_NAMES[root]}:{mode}" if mean.sum() > least else "N"
+        if chords and chords[-1].label == label:
+            start = chords.pop().start
+        chords.append(Segment(float(start), float(end), label))
+    return chords
+
+
+def match_key(chroma: np.ndarray) -> str:
+    """
+    The key whose profile correlates best with the mean chroma `(12, frames)` (Krumhansl, *Cognitive Foundations of
+    Musical Pitch*, 1990, chapter 4); N where all pitch classes are alike.
+    """
+    mean = chroma.mean(1, dtype=np.float64)
+    if np.ptp(mean) <= 1e-9 * max(mean.max(), 1e-9):
+        return "N"
+    found = {
+        f"{name}:{mode}": np.corrcoef(np.roll(profile, tonic), mean)[0, 1]
+        for mode, profile in KEY_PROFILES.items()
+        for tonic, name in enumerate(PITCH_NAMES)
+    }
+    return max(found, key=found.__getitem__)
+
+
+def bar_grid(beats: Beats, duration: float, label: str, first_bar: int = 0) -> list[Segment]:
+    """
+    Sections from 0 to `duration` (seconds), all with one label, that begin every eight bars from `first_bar` on (0:
+    with the first downbeat).
+    """
+    starts = beats.times[beats.positions == 1][first_bar::BARS_PER_SECTION]
+    edges = [0.0, *starts[(starts > 0) & (starts < duration)].tolist(), duration]
+    return [Segment(start, end, label) for start, end in pairwise(edges)]

@@ -1,0 +1,1 @@
+"""Training heads: probes, full fine-tuning, LoRA."""

@@ -1,0 +1,107 @@
+"""Settings of fine-tuning."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from ..tasks import task_module
+from ..training.arguments import RecipeArguments
+
+# Attention and feed-forward layers of every encoder.
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
+
+
+@dataclass
+class FinetuningArguments(RecipeArguments):
+    """[`RecipeArguments`] for fine-tuning: `learning_rate` is that of the head."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Of the head."})
+    encoder_learning_rate: float = field(default=1e-5, metadata={"help": "Of the encoder, or of its LoRA matrices."})
+    train_sampling_strategy: str = field(default="sequential", metadata={"help": "Crops are drawn by their number."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Crops on each device in a step."})
+    logging_steps: float = field(default=20, metadata={"help": "Log every so many steps."})
+    eval_strategy: str = field(default="steps", metadata={"help": "When validation songs are scored."})
+    save_strategy: str = field(default="steps", metadata={"help": "When checkpoints are written."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep what scored best on validation songs."})
+    early_stopping_patience: int = field(default=0, metadata={"help": "Stop after so many evaluations without gain."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.train_sampling_strategy != "sequential":
+            raise ValueError("`train_sampling_strategy` must be sequential: crops are random as they are.")
+
+
+@dataclass
+class TaskArguments:
+    """What to train for, on what, and how."""
+
+    task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
+    model: str = field(default="", metadata={"help": "Folder or repository of the encoder."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that repository."})
+    data: str = field(default="", metadata={"help": "Data set of recipes/prepare.py, a folder or a repository."})
+    method: str = field(
+        default="probe",
+        metadata={"help": "probe (frozen encoder), full, or lora.", "choices": ["probe", "full", "lora"]},
+    )
+    layer: int | None = field(
+        default=None, metadata={"help": "Hidden state that the head reads; the last by default."}
+    )
+    weighted_layer_sum: bool = field(default=False, metadata={"help": "Read a learned sum of all hidden states."})
+    random_encoder: bool = field(default=False, metadata={"help": "New weights for the encoder: what is chance?"})
+    log_mel: bool = field(
+        default=False, metadata={"help": "A probe of the log-mel spectrogram in the encoder's place."}
+    )
+    rate: float | None = field(default=None, metadata={"help": "Label frames per second; the paper's by default."})
+    crop_seconds: float | None = field(default=None, metadata={"help": "Training crop; the paper's by default."})
+    window_seconds: float = field(default=30.0, metadata={"help": "Window in which whole songs are encoded."})
+    decoding: str = field(default="{}", metadata={"help": "Settings of the task's decoder; a mapping in YAML."})
+    balance: float = field(
+        default=0.0, metadata={"help": "Weight of rare classes: 0 is none, 1 makes all classes count the same."}
+    )
+    head_size: int = field(default=512, metadata={"help": "Units of the head's hidden layer."})
+    head_dropout: float = field(default=0.0, metadata={"help": "Dropout after them."})
+    whiten: bool = field(default=True, metadata={"help": "A probe learns on whitened features, which is faster."})
+    freeze_batch_norm: bool = field(default=True, metadata={"help": "Keep the encoder's batch statistics."})
+    transpose: bool = field(default=False, metadata={"help": "Training crops pitch-shifted by -5 to 6 semitones."})
+    tempo: float = field(
+        default=0.0, metadata={"help": "Training crops up to this much faster or slower, such as 0.2."}
+    )
+    speed: int = field(
+        default=0, metadata={"help": "Training crops played faster or slower by up to so many semitones, such as 3."}
+    )
+    cache: str = field(default=".features", metadata={"help": "Where features of a frozen encoder are kept."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: float = field(default=16, metadata={"help": "Their scale times the rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before them."})
+    lora_targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS), metadata={"help": "Adapted layers."})
+    limit: int | None = field(default=None, metadata={"help": "Use so many songs of each split only."})
+    results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
+
+    def __post_init__(self):
+        task_module(self.task)
+        for name in ("model", "data"):
+            if not getattr(self, name):
+                raise ValueError(f"`--{name}` must be given.")
+        if (self.log_mel or self.random_encoder) and self.method != "probe":
+            raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
+        if (self.transpose or self.tempo or self.speed) and self.method == "probe":
+            raise ValueError(
+                "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` as they are, "
+                "or prepare songs that were changed."
+            )
+        if self.transpose and self.task not in ("chord", "key"):
+            raise ValueError(f"`transpose` changes chords and keys, but the task is {self.task}.")
+        if self.tempo and self.task != "beat":
+            raise ValueError(f"`tempo` changes beats, but the task is {self.task}.")
+        if self.speed and self.task == "tagging":
+            raise ValueError("`speed` changes pitch and tempo, which tags may name: leave it at 0.")
+
+
+def pinned(arguments: TaskArguments) -> TaskArguments:
+    """With the commit as `revision` where the model is a repository; without one where it is a folder."""
+    if Path(arguments.model).is_dir():
+        return replace(arguments, revision=None)
+    file = cached_file(arguments.model, "config.json", revision=arguments.revision)
+    return replace(arguments, revision=Path(file).parent.name)

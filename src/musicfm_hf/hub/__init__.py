@@ -1,0 +1,1 @@
+"""Sharing on the Hub: cards and pushes."""

@@ -1,0 +1,1 @@
+"""Whole songs through a model: embeddings and annotations."""

@@ -1,0 +1,343 @@
+"""A picture of an annotated song, in rows like the systems of a score."""
+
+import colorsys
+import os
+import warnings
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..tasks.annotations import PITCH_NAMES, Segment
+from .song import SongAnnotation
+
+LONGEST_ROW_SECONDS = 40.0
+
+LONGEST_SECONDS = 900.0  # after that, an overview
+
+MOST_OVERVIEW_ROWS = 8
+
+OVERVIEW_ROW_SECONDS = 600.0
+
+MOST_TAGS = 8
+
+LONGEST_TITLE = 60  # letters
+
+DPI = 110
+
+# Inches.
+WIDTH, LEFT, RIGHT = 15.0, 0.75, 0.3
+
+HEADER, GAP = 0.95, 0.42
+
+HEIGHTS = {"sections": 0.24, "sound": 0.78, "beats": 0.2, "chords": 0.34, "keys": 0.19}
+
+LABELS = {"sections": "form", "sound": "", "beats": "bar", "chords": "chord", "keys": "key"}
+
+MOST_BAR_NUMBERS = 40  # in a row
+
+SECTION_COLOURS = {
+    "intro": "#b9d7e8",
+    "verse": "#8fbc8f",
+    "chorus": "#f2a65a",
+    "bridge": "#c3a6d8",
+    "inst": "#e8d27c",
+    "outro": "#a9b8c9",
+    "silence": "#eeeeee",
+}
+
+OTHER_COLOURS = ("#e3a6ad", "#9fd0c8", "#d8c3a5", "#b5c98e", "#a7a9d6", "#e6b8d5")
+
+_MODES = {"maj": "major", "min": "minor"}
+
+_QUALITIES = {
+    "maj": "",
+    "min": "m",
+    "dim": "°",
+    "aug": "+",
+    "hdim7": "ø7",
+    "min7": "m7",
+    "dim7": "°7",
+    "minmaj7": "mM7",
+}
+
+SMALLEST_NAME = 5.0  # points; smaller names of chords are left out
+
+
+class _Row(NamedTuple):
+    """A stretch of the song, in seconds."""
+
+    start: float
+    end: float
+
+    def inches(self, seconds: float) -> float:
+        """How wide so much time is drawn."""
+        return seconds / (self.end - self.start) * (WIDTH - LEFT - RIGHT)
+
+
+def draw_annotation(
+    annotation: "SongAnnotation", path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str
+) -> None:
+    """Draw as [`SongAnnotation.draw`] says, which see."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    waveform = np.asarray(waveform)
+    if waveform.ndim != 1 or abs(len(waveform) / sampling_rate - annotation.duration) > 1:
+        raise ValueError(
+            f"The waveform must be the audio that was annotated, {annotation.duration:.2f} s in one channel; got the "
+            f"shape {waveform.shape} at {sampling_rate} Hz."
+        )
+    overview = annotation.duration > LONGEST_SECONDS
+    strips = [name for name in HEIGHTS if name == "sound" or getattr(annotation, name) is not None]
+    strips = [name for name in strips if not (overview and name in ("beats", "chords"))]
+    rows = _overview_rows(annotation.duration) if overview else _rows(annotation)
+    row_height = sum(HEIGHTS[name] for name in strips) + GAP
+    height = HEADER + row_height * len(rows) + 0.1
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    _draw_header(figure, annotation, title, height)
+    images = [] if overview else _spectrograms(waveform, sampling_rate, rows)
+    for index, row in enumerate(rows):
+        axes = _add_strips(figure, strips, row, height - HEADER - row_height * index, height)
+        if overview:
+            _draw_envelope(axes["sound"], waveform, sampling_rate, row)
+        else:
+            place = {"extent": (row.start, row.end, 0, 1), "aspect": "auto", "origin": "lower"}
+            axes["sound"].imshow(images[index], cmap="magma", vmin=-60, vmax=0, **place)
+        for name, draw in _STRIPS.items():
+            if name in axes:
+                draw(axes[name], row, annotation)
+        if "beats" in axes:
+            _draw_bars(axes["sound"], row, annotation)
+        _draw_boundaries(axes, row, annotation, "#aaaaaa" if overview else "white")
+        _draw_time(axes[strips[-1]], row)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        canvas.print_png(os.fspath(path))
+
+
+def short_chord(label: str) -> str:
+    """A chord as lead sheets have it: `C`, `F♯m`, `B♭7/3`, `N.C.` for `C:maj`, `F#:min`, `Bb:7/3`, `N`."""
+    if label in ("N", "X"):
+        return "N.C." if label == "N" else "?"
+    chord, slash, bass = label.partition("/")
+    root, _, quality = chord.partition(":")
+    return _signs(root) + _QUALITIES.get(quality, quality) + slash + bass.replace("#", "♯").replace("b", "♭")
+
+
+def key_name(label: str) -> str:
+    """A key in words: `F♯ minor` for `F#:min`."""
+    if label == "N":
+        return "no key"
+    tonic, _, mode = label.partition(":")
+    return f"{_signs(tonic)} {_MODES.get(mode, mode)}".strip()
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, and hours where there are any: `3:05`, `1:00:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def _signs(note: str) -> str:
+    return note[:1] + note[1:].replace("#", "♯").replace("b", "♭")
+
+
+def _rows(annotation: "SongAnnotation") -> list[_Row]:
+    """Rows of like length that break at bar lines."""
+    count = max(1, int(np.ceil(annotation.duration / LONGEST_ROW_SECONDS)))
+    edges = np.linspace(0, annotation.duration, count + 1)
+    beats = annotation.beats
+    bars = beats.times[beats.positions == 1] if beats is not None else np.empty(0)
+    for index in range(1, count):
+        distances = np.abs(bars - edges[index])
+        if len(bars) and distances.min() < edges[-1] / count / 8:
+            edges[index] = bars[distances.argmin()]
+    return [_Row(start, end) for start, end in pairwise(edges.tolist())]
+
+
+def _overview_rows(duration: float) -> list[_Row]:
+    count = min(MOST_OVERVIEW_ROWS, int(np.ceil(duration / OVERVIEW_ROW_SECONDS)))
+    edges = np.linspace(0, duration, count + 1).tolist()
+    return [_Row(start, end) for start, end in pairwise(edges)]
+
+
+def _add_strips(figure: Any, strips: list[str], row: _Row, top: float, height: float) -> dict[str, Any]:
+    """Axes of a row, one below the other from `top` inches on, in a figure of this height."""
+    axes = {}
+    for name in strips:
+        top -= HEIGHTS[name]
+        place = (LEFT / WIDTH, top / height, (WIDTH - LEFT - RIGHT) / WIDTH, HEIGHTS[name] / height)
+        axes[name] = figure.add_axes(place, xlim=(row.start, row.end), ylim=(0, 1), yticks=[])
+        axes[name].tick_params(bottom=False, labelbottom=False)
+        axes[name].set_ylabel(LABELS[name], rotation=0, ha="right", va="center", fontsize=8, color="#666666")
+    return axes
+
+
+def _draw_header(figure: Any, annotation: "SongAnnotation", title: str, height: float) -> None:
+    """Title and what is true of the whole song, and tags with bars."""
+    facts = [clock(annotation.duration)]
+    if annotation.key is not None:
+        facts.append(key_name(annotation.key))
+    beats = annotation.beats
+    if beats is not None and len(beats.times) > 1:
+        facts.append(f"{60 / np.median(np.diff(beats.times)):.0f} beats a minute")
+        if beats.positions.any():
+            facts.append(f"{beats.positions.max()} beats in a bar")
+    title = title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
+    figure.text(LEFT / WIDTH, 1 - 0.36 / height, title, fontsize=16, fontweight="bold", va="center", parse_math=False)
+    figure.text(LEFT / WIDTH, 1 - 0.68 / height, "   ·   ".join(facts), fontsize=11, va="center", color="#444444")
+    tags = list((annotation.tags or {}).items())[:MOST_TAGS]
+    column_width, bar_width, line = 2.1, 0.9, 0.19
+    columns = (len(tags) + 3) // 4
+    for index, (tag, probability) in enumerate(tags):
+        left = WIDTH - RIGHT - column_width * (columns - index // 4)
+        bottom = height - 0.28 - line * (index % 4)
+        axes = figure.add_axes(
+            ((left + column_width - bar_width) / WIDTH, bottom / height, bar_width / WIDTH, 0.12 / height),
+            xlim=(0, 1), ylim=(0, 1),
+        )  # fmt: skip
+        axes.axis("off")
+        axes.barh(0.5, 1, height=1, color="#eeeeee")
+        axes.barh(0.5, probability, height=1, color="#d1495b")
+        name = tag if len(tag) < 18 else f"{tag[:16]}…"
+        axes.text(-0.07, 0.45, name, ha="right", va="center", fontsize=8.5, parse_math=False)
+
+
+def _draw_sections(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
+    names = dict.fromkeys(segment.label for segment in annotation.sections)
+    others = [name for name in names if name not in SECTION_COLOURS]
+    for start, end, label in _visible(annotation.sections, row):
+        colour = SECTION_COLOURS.get(label) or OTHER_COLOURS[others.index(label) % len(OTHER_COLOURS)]
+        axes.axvspan(start, end, color=colour, linewidth=0)
+        if row.inches(end - start) > 0.085 * len(label) + 0.08:
+            axes.text((start + end) / 2, 0.46, label, ha="center", va="center", fontsize=9.5, parse_math=False)
+
+
+def _draw_beats(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
+    """Bar lines with the number of the bar, and ticks for the other beats."""
+    times, positions = annotation.beats
+    inside = (times >= row.start) & (times < row.end)
+    down = positions == 1
+    axes.vlines(times[inside & ~down], 0, 0.4, color="#999999", lw=0.9)
+    axes.vlines(times[inside & down], 0, 1, color="black", lw=0.9)
+    numbers = np.cumsum(down)[inside & down]
+    every = max(1, int(np.ceil(len(numbers) / MOST_BAR_NUMBERS)))
+    for time, number in zip(times[inside & down], numbers, strict=True):
+        if (number - 1) % every == 0:
+            place = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(str(number), (time, 0.58), fontsize=7.5, color="#333333", **place)
+
+
+def _draw_bars(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
+    """Bar lines through the spectrogram."""
+    times, positions = annotation.beats
+    visible = times[(positions == 1) & (times >= row.start) & (times < row.end)]
+    axes.vlines(visible, 0, 1, color="white", lw=0.6, alpha=0.45)
+
+
+def _draw_chords(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
+    for start, end, label in _visible(annotation.chords, row):
+        axes.axvspan(start, end, facecolor=_pitch_colour(label), edgecolor="white", linewidth=0.8)
+        _draw_name(axes, row, start, end, short_chord(label))
+
+
+def _draw_name(axes: Any, row: _Row, start: float, end: float, name: str) -> None:
+    """As large as fits; upright, or without its bass, where there is no other way."""
+    width, height = 72 * row.inches(end - start), 72 * HEIGHTS["chords"]  # points
+    size = min(12.0, width / (0.68 * len(name) + 0.2))
+    if upright := size < 7:
+        name = name.partition("/")[0]
+        size = min(8.0, 0.8 * width, height / (0.68 * len(name) + 0.2))
+    if size >= SMALLEST_NAME:
+        place = {"ha": "center", "va": "center", "rotation": 90 * upright, "parse_math": False}
+        axes.text((start + end) / 2, 0.47, name, fontsize=size, **place)
+
+
+def _draw_keys(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
+    for start, end, label in _visible(annotation.keys, row):
+        axes.axvspan(start, end, facecolor=_pitch_colour(label), edgecolor="white", linewidth=0.8)
+        if row.inches(end - start) > 0.075 * len(key_name(label)) + 0.08:
+            name = key_name(label)
+        else:
+            name = short_chord(label) if label != "N" else ""
+        if row.inches(end - start) > 0.085 * len(name) + 0.04:
+            axes.annotate(
+                name, (start, 0.46), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center",
+                parse_math=False,
+            )  # fmt: skip
+
+
+_STRIPS = {"sections": _draw_sections, "beats": _draw_beats, "chords": _draw_chords, "keys": _draw_keys}
+
+
+def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: "SongAnnotation", colour: str) -> None:
+    """Where a section begins, a line through sound, bars and chords."""
+    for segment in annotation.sections or []:
+        if row.start < segment.start < row.end:
+            for name, strip in axes.items():
+                if name != "keys":
+                    strip.axvline(segment.start, color=colour if name == "sound" else "black", lw=1.4)
+
+
+def _draw_time(axes: Any, row: _Row) -> None:
+    steps = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+    step = next((step for step in steps if (row.end - row.start) / step <= 15), (row.end - row.start) / 10)
+    ticks = np.arange(np.ceil(row.start / step - 1e-9) + 0.0, np.floor(row.end / step + 1e-9) + 1) * step
+    names = [clock(tick) if step >= 1 else f"{tick:.1f}" for tick in ticks]
+    axes.set_xticks(ticks, names, fontsize=8, color="#444444")
+    axes.tick_params(bottom=True, labelbottom=True, length=3, pad=2, color="#888888")
+
+
+def _draw_envelope(axes: Any, waveform: np.ndarray, sampling_rate: int, row: _Row) -> None:
+    """Lowest and highest sample of each pixel."""
+    part = waveform[round(row.start * sampling_rate) : round(row.end * sampling_rate)]
+    starts = np.unique(np.linspace(0, len(part), int(WIDTH * DPI), endpoint=False).astype(int))
+    low, high = np.minimum.reduceat(part, starts), np.maximum.reduceat(part, starts)
+    largest = max(waveform.max(), -waveform.min(), 1e-9)
+    times = row.start + starts / sampling_rate
+    axes.fill_between(times, 0.5 + 0.48 * low / largest, 0.5 + 0.48 * high / largest, color="#5b7fa6", linewidth=0)
+
+
+def _spectrograms(waveform: np.ndarray, sampling_rate: int, rows: list[_Row]) -> list[np.ndarray]:
+    """For each row `(frequencies, frames)` in dB below the loudest of the song; frequencies on a log scale."""
+    images = [_log_spectrogram(waveform, sampling_rate, row) for row in rows]
+    loudest = max((np.percentile(image, 99.7) for image in images), default=0.0)
+    return [image - loudest for image in images]
+
+
+def _log_spectrogram(waveform: np.ndarray, sampling_rate: int, row: _Row, fps: float = 40.0) -> np.ndarray:
+    """Mean power of 150 bands from 50 Hz to 8 kHz, in dB, 3 dB louder with each octave."""
+    size = 2 ** round(np.log2(0.15 * sampling_rate))
+    centres = np.round(np.arange(row.start, row.end, 1 / fps) * sampling_rate).astype(int)
+    first, last = centres[0] - size // 2, centres[-1] + size // 2
+    part = waveform[max(0, first) : last].astype(np.float32)
+    part = np.pad(part, (max(0, -first), max(0, last - max(0, first) - len(part))))
+    frames = np.lib.stride_tricks.sliding_window_view(part, size)[centres - centres[0]]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size).astype(np.float32), axis=1)) ** 2
+    sums = np.pad(power.cumsum(axis=1), [(0, 0), (1, 0)])  # of all bins below an edge
+    edges = np.geomspace(50, min(8000, 0.49 * sampling_rate), 151)
+    places = edges / sampling_rate * size + 0.5
+    lower = places.astype(int)
+    below = sums[:, lower] + (places - lower) * (sums[:, lower + 1] - sums[:, lower])
+    means = np.diff(below, axis=1) / np.diff(places)
+    return (10 * np.log10(means + 1e-9) + 3 * np.log2(edges[1:] / edges[0])).T
+
+
+def _visible(segments: list[Segment], row: _Row) -> list[Segment]:
+    """What of them lies in a row."""
+    return [
+        Segment(max(start, row.start), min(end, row.end), label)
+        for start, end, label in segments
+        if start < row.end - 1e-6 and end > row.start + 1e-6
+    ]
+
+
+def _pitch_colour(label: str) -> tuple[float, float, float] | str:
+    """Neighbours on the circle of fifths have neighbouring hues; minor is darker."""
+    root, _, mode = label.partition(":")
+    if root not in PITCH_NAMES:
+        return "#eeeeee"
+    hue = (PITCH_NAMES.index(root) * 7 % 12) / 12
+    return colorsys.hls_to_rgb(hue, 0.74 if mode.startswith("min") else 0.85, 0.45 if mode.startswith("min") else 0.75)

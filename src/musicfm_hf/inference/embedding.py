@@ -1,0 +1,227 @@
+"""Embeddings of whole songs of any length."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..audio.reading import resample
+from ..audio.windows import Window, plan_windows
+from ..model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
+from ..model.configuration_musicfm import MusicFMConfig
+from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
+from ..model.modeling_musicfm import MusicFMModel
+
+HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
+
+
+class FrameEmbeddings(NamedTuple):
+    """Embeddings of a song: `frames` `(frames, hidden_size)`, and `times` `(frames,)`, their centres in seconds."""
+
+    frames: torch.Tensor
+    times: np.ndarray
+
+
+class WindowSettings(NamedTuple):
+    """How long audio is encoded; see [`embed`]."""
+
+    layer: int | None = None
+    window_seconds: float = 30.0
+    overlap_seconds: float | None = None
+    batch_size: int = 1
+
+    def frames(self, config: MusicFMConfig) -> tuple[int, int]:
+        """Frames in a window and in an overlap; raises `ValueError` where the model cannot work with the settings."""
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+        if self.layer is not None and not 0 <= self.layer <= config.num_hidden_layers:
+            raise ValueError(f"`layer` must be between 0 and {config.num_hidden_layers}, got {self.layer}.")
+        window = round(self.window_seconds * config.frame_rate)
+        least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may lack part of a frame
+        if window < least:
+            raise ValueError(
+                f"`window_seconds` must be at least {least / config.frame_rate:g}, got {self.window_seconds}."
+            )
+        if self.overlap_seconds is None:
+            return window, window // 6
+        overlap = round(self.overlap_seconds * config.frame_rate)
+        if not 0 <= overlap < window:
+            raise ValueError(
+                f"`overlap_seconds` must be at least 0 and less than `window_seconds` ({self.window_seconds}), "
+                f"got {self.overlap_seconds}."
+            )
+        return window, overlap
+
+
+def embed(
+    model: MusicFMModel,
+    audio: np.ndarray | torch.Tensor,
+    sampling_rate: int,
+    layer: int | None = None,
+    window_seconds: float = 30.0,
+    overlap_seconds: float | None = None,
+    batch_size: int = 1,
+) -> FrameEmbeddings:
+    """
+    Embed audio of any length in bounded memory: overlapping windows are encoded in batches, and every frame is taken
+    from the window in which it lies further from an edge.
+
+    Args:
+        model ([`MusicFMModel`]): In any dtype, on any device. It is used in eval mode and left as it was.
+        audio (`np.ndarray` or `torch.Tensor` of shape `(samples,)`): A mono waveform.
+        sampling_rate (`int`): Its rate in Hz; resampled to the model's if it differs.
+        layer (`int`, *optional*): Hidden state to return, 0 to `model.config.num_hidden_layers` (the default). Layers
+            after it are not computed.
+        window_seconds (`float`): Length of a window; the published models were trained on 30 s.
+        overlap_seconds (`float`, *optional*): Overlap of neighbouring windows; a sixth of the window by default.
+        batch_size (`int`): Windows encoded at once.
+
+    Returns:
+        [`FrameEmbeddings`], float32 on the processor.
+
+    Raises:
+        ValueError: if the audio has several channels, is too short or not finite, or a setting is out of range.
+        TypeError: if the audio is not numeric.
+    """
+    settings = WindowSettings(layer, window_seconds, overlap_seconds, batch_size)
+    waveform = checked_waveform(audio, sampling_rate, model.config.sampling_rate)
+    ((_, embeddings),) = embed_songs(model, [(None, waveform)], settings)
+    return embeddings
+
+
+def checked_waveform(audio: np.ndarray | torch.Tensor, sampling_rate: int, target_rate: int) -> np.ndarray:
+    """One mono waveform, float32 `(samples,)` at `target_rate` Hz; raises as [`embed`] says."""
+    shape = tuple(getattr(audio, "shape", ()))
+    if len(shape) > 1 and shape[0] != 1:
+        raise ValueError(
+            f"`audio` must be one waveform of shape (samples,), got {shape}. Average its channels, or call this for "
+            "each waveform."
+        )
+    if not isinstance(sampling_rate, int | float | np.number) or not sampling_rate > 0:
+        raise ValueError(f"`sampling_rate` must be that of the audio, in Hz, got {sampling_rate!r}.")
+    extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)
+    checked = extractor(audio, sampling_rate, padding=False, return_attention_mask=False)["input_values"]
+    if len(checked) != 1:
+        raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(checked)} of them.")
+    waveform = resample(checked[0], sampling_rate, target_rate)
+    if not len(waveform):
+        raise ValueError(f"`audio` is empty at {target_rate} Hz: it has {len(checked[0])} samples.")
+    return waveform
+
+
+def embed_songs(
+    model: MusicFMModel,
+    songs: Iterable[tuple[Any, np.ndarray]],
+    settings: WindowSettings,
+    mix: torch.Tensor | None = None,
+) -> Iterator[tuple[Any, FrameEmbeddings]]:
+    """
+    [`embed`] for a stream of `(key, waveform)`, waveforms float32 `(samples,)` at the model's rate. Windows of like
+    length are batched across songs, so that songs come back in the order in which they are finished.
+
+    Args:
+        mix (`torch.Tensor` of shape `(readers, layers + 1)`, *optional*): In place of one layer, weighted sums of the
+            hidden states, so that several heads are served by one pass. Frames then are `(frames, readers,
+            hidden_size)`, and no layer is computed after the last one that has weight.
+    """
+    config = model.config
+    window_frames, overlap_frames = settings.frames(config)
+    enough = 1 if settings.batch_size == 1 else 4 * settings.batch_size
+    pending: list[_PendingWindow] = []
+    with eval_mode(model):
+        for key, waveform in songs:
+            if len(waveform) < config.min_samples:
+                name = "The audio" if key is None else str(getattr(key, "id", key))
+                raise ValueError(f"{name} has {len(waveform)} samples, the model needs {config.min_samples}.")
+            song = _Song(key, waveform, model.output_frames(len(waveform)))
+            if config.do_normalize:
+                song.waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+            windows = plan_windows(
+                len(waveform),
+                song.num_frames,
+                config.samples_per_frame,
+                window_frames,
+                overlap_frames,
+                config.window_samples(window_frames),
+            )
+            song.missing = len(windows)
+            pending += [_PendingWindow(song, window) for window in windows]
+            while len(pending) >= enough:
+                yield from _encode_batch(model, pending, settings, mix)
+        while pending:
+            yield from _encode_batch(model, pending, settings, mix)
+
+
+class _Song:
+    def __init__(self, key: Any, waveform: np.ndarray, num_frames: int):
+        self.key = key
+        self.waveform = waveform
+        self.num_frames = num_frames
+        self.missing = 0
+        self.frames: torch.Tensor | None = None
+
+
+class _PendingWindow(NamedTuple):
+    song: _Song
+    window: Window
+
+    @property
+    def length(self) -> int:
+        return self.window.stop_sample - self.window.start_sample
+
+
+def _encode_batch(
+    model: MusicFMModel, pending: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
+) -> Iterator[tuple[Any, FrameEmbeddings]]:
+    """Encode the oldest window with those nearest to it in length; give the songs that this completes."""
+    oldest = pending[0].length
+    chosen = sorted(pending, key=lambda item: abs(item.length - oldest))[: settings.batch_size]
+    for item in chosen:
+        pending.remove(item)
+    longest = max(item.length for item in chosen)
+    input_values = torch.zeros(len(chosen), longest, dtype=torch.float32)
+    attention_mask = torch.zeros(len(chosen), longest, dtype=torch.bool)
+    for row, (song, window) in enumerate(chosen):
+        audio = torch.from_numpy(song.waveform[window.start_sample : window.stop_sample])
+        input_values[row, : len(audio)] = audio
+        attention_mask[row, : len(audio)] = True
+    # Where weights are offloaded, accelerate brings the input to where it is needed.
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    with torch.no_grad():
+        inputs = (input_values.to(device), attention_mask.to(device))
+        if mix is None:
+            hidden_states = model(*inputs, layer=settings.layer).last_hidden_state
+        else:
+            layers = mix.any(0).nonzero().flatten().tolist()
+            states = model(*inputs, layer=layers[-1], output_hidden_states=layers).hidden_states
+            weights = mix[:, layers].to(states[layers[0]])
+            hidden_states = torch.einsum("lbth,nl->btnh", torch.stack([states[layer] for layer in layers]), weights)
+    hidden_states = hidden_states.float().cpu()
+    for (song, window), output in zip(chosen, hidden_states, strict=True):
+        if song.frames is None:
+            song.frames = torch.empty(song.num_frames, *output.shape[1:], dtype=torch.float32)
+        count = window.stop_frame - window.start_frame
+        song.frames[window.start_frame : window.stop_frame] = output[window.first_kept : window.first_kept + count]
+        song.missing -= 1
+        if song.missing == 0:
+            yield song.key, FrameEmbeddings(song.frames, model.frame_times(song.num_frames).numpy())
+
+
+def to_module(values: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
+    """Values in the dtype and on the device of a module; left to accelerate where its weights are offloaded."""
+    parameter = next(module.parameters())
+    return values if parameter.is_meta else values.to(parameter)
+
+
+@contextmanager
+def eval_mode(model: MusicFMModel) -> Iterator[None]:
+    """Eval mode for a while; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

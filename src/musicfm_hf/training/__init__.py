@@ -1,0 +1,1 @@
+"""Shared by every training: settings, Trainer, curves, records of a run."""

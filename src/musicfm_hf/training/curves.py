@@ -1,0 +1,47 @@
+"""Training curves."""
+
+import os
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+
+class CurveCallback(TrainerCallback):
+    """
+    Draws `curves.png` into the output folder at every checkpoint and at the end: one panel for each group of names.
+
+    Args:
+        panels: Title → names in the log history.
+    """
+
+    def __init__(self, panels: dict[str, list[str]]):
+        self.panels = panels
+
+    def on_save(self, args, state, control, **kwargs):
+        self._draw(args, state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._draw(args, state)
+
+    def _draw(self, args, state) -> None:
+        if not state.is_world_process_zero:
+            return
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.2 * len(self.panels), 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        for axes, (title, names) in zip(
+            figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels.items(), strict=True
+        ):
+            for name in names:
+                points = [(entry["step"], entry[name]) for entry in state.log_history if name in entry]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2, marker="." * (len(points) < 40))
+            axes.set(title=title, xlabel="step")
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend(fontsize=8)
+        path = Path(args.output_dir) / "curves.png"
+        figure.savefig(path.with_suffix(".part"), format="png", dpi=110)
+        os.replace(path.with_suffix(".part"), path)

@@ -1,0 +1,437 @@
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import mido
+import numpy as np
+import pytest
+import soundfile
+import tinysoundfont
+
+from musicfm_hf.data import pop909_rendering as pop909
+from musicfm_hf.data.labelled import check_song
+from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.pop909_rendering import PARTS, read_songs, render, render_songs
+from musicfm_hf.data.readers.pop909_labels import read_song, song_readers, transpose_chord, transpose_key
+from musicfm_hf.tasks.annotations import Segment
+
+ROOT = Path(__file__).parents[3]
+RATE = 24000
+TICKS = 480
+ORGAN = (16, 16, 16)
+
+
+def write_midi(path, tracks, tempos=((0, 120),)):
+    """Tracks: name → [(beat, message)], with note-offs made from (beat, beats, note, velocity)."""
+    midi = mido.MidiFile(type=1, ticks_per_beat=TICKS)
+    first = [(beat, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(bpm))) for beat, bpm in tempos]
+    for channel, (name, entries) in enumerate({"": first, **tracks}.items(), -1):
+        events = [] if channel < 0 else [(0, mido.MetaMessage("track_name", name=name))]
+        for entry in entries:
+            if len(entry) == 4:
+                beat, beats, note, velocity = entry
+                events.append((beat, mido.Message("note_on", channel=channel, note=note, velocity=velocity)))
+                events.append((beat + beats, mido.Message("note_on", channel=channel, note=note, velocity=0)))
+            else:
+                events.append((entry[0], entry[1] if entry[1].is_meta else entry[1].copy(channel=channel)))
+        events.sort(key=lambda event: event[0])
+        ticks = [round(beat * TICKS) for beat, _ in events]
+        messages = [
+            message.copy(time=tick - before)
+            for tick, before, (_, message) in zip(ticks, [0, *ticks], events, strict=False)
+        ]
+        midi.tracks.append(mido.MidiTrack(messages))
+    midi.save(path)
+    return path
+
+
+def rms(audio):
+    return np.sqrt(np.mean(np.square(audio, dtype=np.float64)))
+
+
+def pitch(audio):
+    """Frequency of the strongest partial, in Hz."""
+    spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio)), 8 * len(audio)))
+    return spectrum.argmax() * RATE / (8 * len(audio))
+
+
+@pytest.mark.parametrize(("transpose", "frequency"), [(0, 440), (12, 880), (-12, 220)])
+def test_pitch_onset_and_length(tmp_path, transpose, frequency):
+    path = write_midi(tmp_path / "a.mid", {"PIANO": [(2, 2, 69, 100)]})  # from 1 s to 2 s
+    audio = render(path, transpose=transpose)
+    assert audio.dtype == np.float32
+    assert audio.shape == (round((2 + 1.5) * RATE),)
+    assert pitch(audio[round(1.1 * RATE) : round(1.6 * RATE)]) == pytest.approx(frequency, rel=0.01)
+    assert not audio[:RATE].any()
+    loud = np.abs(audio) > 0.05 * np.abs(audio).max()
+    assert loud.argmax() / RATE == pytest.approx(1.0, abs=0.01)
+
+
+def test_tempo_map_is_kept(tmp_path):
+    path = write_midi(tmp_path / "a.mid", {"PIANO": [(4, 1, 60, 100)]}, tempos=((0, 120), (2, 60), (4, 240)))
+    audio = render(path)  # two beats of 0.5 s, two of 1 s, then a note of 0.25 s
+    assert len(audio) == round((3 + 0.25 + 1.5) * RATE)
+    assert not audio[: 3 * RATE].any()
+    assert np.abs(audio[3 * RATE :]).argmax() < 0.25 * RATE
+
+
+def test_controllers_are_sent_up_to_the_last_note_off(tmp_path, monkeypatch):
+    notes = [(0, 1, 60, 100)]
+    controls = [(0, 64, 127), (0.5, 7, 30), (1, 64, 0), (100, 64, 127)]
+    messages = [
+        (beat, mido.Message("control_change", control=number, value=value)) for beat, number, value in controls
+    ]
+    path = write_midi(tmp_path / "a.mid", {"PIANO": [messages[0], *notes, *messages[1:]]})
+    sent = []
+    send = tinysoundfont.Synth.control_change
+    monkeypatch.setattr(
+        tinysoundfont.Synth, "control_change", lambda synth, *event: (sent.append(event), send(synth, *event))
+    )
+    audio = render(path)
+    assert sent == [(0, number, value) for _, number, value in controls[:3]]
+    assert len(audio) == round((0.5 + 1.5) * RATE)
+    assert len(render(path, tail_seconds=0)) == RATE // 2
+    loud = render(write_midi(tmp_path / "b.mid", {"PIANO": notes}))
+    steps = [rms(one[7200:12000]) / rms(one[:6000]) for one in (audio, loud)]
+    assert steps[0] < 0.2 * steps[1]  # the volume went down after a quarter of a second
+
+
+def test_arranged_parts_have_their_levels(tmp_path):
+    # One after another, so that they can be measured in the mix; unequally loud, long and high in the file.
+    tracks = {"MELODY": [(0, 4, 72, 40)], "BRIDGE": [(6, 4, 60, 127)], "PIANO": [(12, 12, 52, 90), (12, 12, 59, 90)]}
+    path = write_midi(tmp_path / "a.mid", tracks)
+    audio = render(path, programs=ORGAN)
+    assert rms(audio) == pytest.approx(0.08, rel=1e-4)
+    assert np.abs(audio).max() <= 0.98
+    levels = [rms(audio[round(start * RATE) : round(end * RATE)]) for start, end in ((0.1, 2), (3.1, 5), (6.1, 12))]
+    decibels = 20 * np.log10(np.array(levels) / levels[2])
+    np.testing.assert_allclose(decibels, [1, -3, 0], atol=0.4)
+    plain = render(path)
+    assert rms(plain[:RATE]) < 0.5 * rms(plain[3 * RATE : 4 * RATE])  # as the file has it
+
+
+def test_arranged_uses_the_programs(tmp_path):
+    notes = [(0, 4, 72, 90)]
+    program = (0, mido.Message("program_change", program=0))  # not the one that is asked for
+    path = write_midi(tmp_path / "a.mid", {"MELODY": [program, *notes], "BRIDGE": [], "PIANO": []})
+    steady = slice(round(1.0 * RATE), round(1.2 * RATE))
+    onset = slice(0, round(0.2 * RATE))
+    piano, organ = render(path, programs=(0, 0, 0)), render(path, programs=ORGAN)
+    assert rms(piano[steady]) < 0.7 * rms(piano[onset])  # it decays
+    assert rms(organ[steady]) == pytest.approx(rms(organ[onset]), rel=0.15)
+
+
+def test_peak_is_limited(tmp_path):
+    path = write_midi(tmp_path / "a.mid", {"PIANO": [(0, 0.1, 60, 127), (60, 0.1, 60, 1)]})
+    audio = render(path)
+    assert np.abs(audio).max() == pytest.approx(0.98)
+    assert rms(audio) < 0.079
+
+
+def test_tracks_without_names_and_type_0(tmp_path):
+    split = write_midi(tmp_path / "a.mid", {"X": [(0, 1, 60, 90)], "Y": [(1, 1, 64, 90)]})
+    midi = mido.MidiFile(split)
+    joined = mido.MidiFile(type=0, ticks_per_beat=TICKS, tracks=[mido.merge_tracks(midi.tracks)])
+    joined.save(tmp_path / "b.mid")
+    np.testing.assert_array_equal(render(tmp_path / "b.mid"), render(split))
+
+
+def test_wrong_arguments_and_files_are_named(tmp_path):
+    path = write_midi(tmp_path / "a.mid", {"PIANO": [(0, 1, 120, 100)]})
+    empty = write_midi(tmp_path / "empty.mid", {"PIANO": []})
+    (tmp_path / "text.mid").write_text("no music")
+    for arguments, message in [
+        ((path, None, (0, 0)), "`programs` must be three"),
+        ((path, None, (0, 0, 128)), "`programs` must be three"),
+        ((path, None, (0, 0, 0)), r"a.mid has no track MELODY, BRIDGE among 0, PIANO"),
+        ((path, None, None, 8), "a.mid has note 120: shifted by 8 it leaves 0 to 127"),
+        ((path, None, None, 0, 0), "`sampling_rate` 0"),
+        ((path, tmp_path / "text.mid"), "text.mid is not a soundfont"),
+        ((empty,), "empty.mid has no notes"),
+        ((tmp_path / "text.mid",), "text.mid is not MIDI"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            render(*arguments)
+    for arguments in [(tmp_path / "none.mid",), (path, tmp_path / "none.sf2")]:
+        with pytest.raises(FileNotFoundError, match="none"):
+            render(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("mido", "musicfm_hf.pop909"),
+        ("tinysoundfont", "pip install --no-deps tinysound"),
+        ("pretty_midi", ".sf2 file"),
+    ],
+)
+def test_missing_packages_are_named(tmp_path, monkeypatch, package, message):
+    path = write_midi(tmp_path / "a.mid", {"PIANO": [(0, 1, 60, 100)]})
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=message):
+        render(path)
+
+
+LABELS = {
+    "beats": "0.055\t4\n0.555\t1\n1.055\t2\n",
+    "chords": "0.000\t0.500\tN\n0.500\t1.000\tBb:min7/b3\n1.000\t1.500\tX\n",
+    "keys": "0.000\t1.500\tB:maj\n",
+    "segments": "0.555\t1.500\tA\t4\tverse\n",
+    "segments2": "0.555\t1.055\tB\t2\tchorus\n1.055\t1.500\to\t2\toutro\n",
+}
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """A folder as POP909's, with three songs of 1.5 s."""
+    folder = tmp_path / "pack"
+    (folder / "midi").mkdir(parents=True)
+    (folder / "splits").mkdir()
+    songs = ["id\tsplit\ttitle\tartist\tseconds\tbpm\tfirst_key\tn_keys"]
+    arrangements = ["id\tmelody_program\tbridge_program\tpiano_program\ttags"]
+    for number, split in enumerate(("train", "valid", "test"), 1):
+        notes = [(0, 1, 60 + number, 90), (2, 1, 67, 90)]
+        write_midi(folder / f"midi/00{number}.mid", dict.fromkeys(PARTS, notes))
+        songs.append(f"00{number}\t{split}\t木头人\tNobody\t1.50\t120.0\tF#:maj\t1")
+        arrangements.append(f"00{number}\t40\t11\t{number}\tviolin,vibraphone,piano,major,fast")
+        (folder / f"splits/{split}.txt").write_text(f"00{number}\n")
+        (folder / f"splits/mini_{split}.txt").write_text(f"00{number}\n" if split != "train" else "")
+        for kind, text in LABELS.items():
+            (folder / kind).mkdir(exist_ok=True)
+            (folder / kind / f"00{number}.{'beats' if kind == 'beats' else 'lab'}").write_text(text)
+    (folder / "songs.tsv").write_text("\n".join(songs) + "\n", encoding="utf-8")
+    (folder / "arrangements.tsv").write_text("\n".join(arrangements) + "\n")
+    return folder
+
+
+def test_songs_are_read(pack):
+    songs = read_songs(pack)
+    assert [(song.id, song.split, song.is_mini) for song in songs] == [
+        ("001", "train", False),
+        ("002", "valid", True),
+        ("003", "test", True),
+    ]
+    song = songs[1]
+    assert (song.title, song.artist, song.first_key) == ("木头人", "Nobody", "F#:maj")
+    assert (song.seconds, song.bpm) == (1.5, 120)
+    assert song.programs == (40, 11, 2)
+    assert song.tags == ("violin", "vibraphone", "piano", "major", "fast")
+    assert song.midi == pack / "midi/002.mid"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("songs.tsv", "bpm", "tempo", "songs.tsv, line 1: no column bpm"),
+        ("songs.tsv", "002\tvalid", "002", "songs.tsv, line 3: 7 fields where line 1 has 8"),
+        ("songs.tsv", "002\tvalid", "001\tvalid", "songs.tsv, line 3: song 001 is there twice"),
+        ("songs.tsv", "002\tvalid", "002\ttrain", "songs.tsv, line 3: song 002 is in 'train' here, in 'valid' by"),
+        ("songs.tsv", "1.50\t120.0", "long\t120.0", "songs.tsv, line 2: seconds must be a number, got 'long'"),
+        (
+            "arrangements.tsv",
+            "002\t40",
+            "002\t140",
+            "arrangements.tsv, line 3: programs must be from 0 to 127, got 140",
+        ),
+        ("arrangements.tsv", "002\t40", "002\tpiano", "arrangements.tsv, line 3: melody_program must be a number"),
+        ("arrangements.tsv", "002\t40", "009\t40", "songs.tsv, line 3: song 002 is not in arrangements.tsv"),
+        ("splits/test.txt", "003", "004", "test.txt, line 1: song '004' is not in songs.tsv"),
+        ("splits/test.txt", "003", "003\n002", "test.txt, line 2: song 002 is in valid already"),
+        ("splits/mini_test.txt", "003", "001", "songs.tsv, line 2: song 001 is in 'train' here, in 'test' by"),
+    ],
+)
+def test_broken_sources_are_named(pack, file, old, new, message):
+    path = pack / file
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_songs(pack)
+
+
+@pytest.mark.parametrize("file", ["songs.tsv", "arrangements.tsv", "splits/mini_valid.txt", "midi/002.mid"])
+def test_missing_files_are_named(pack, file):
+    (pack / file).unlink()
+    with pytest.raises(FileNotFoundError, match=file):
+        read_songs(pack)
+
+
+def test_second_run_keeps_files(pack, tmp_path):
+    songs = read_songs(pack)
+    paths = list(render_songs(songs, tmp_path / "out", arranged=True))
+    assert [path.name for path in paths] == ["001.flac", "002.flac", "003.flac"]
+    info = soundfile.info(paths[0])
+    assert (info.samplerate, info.channels, info.subtype, info.frames) == (RATE, 1, "PCM_16", 3 * RATE)
+    audio, _ = soundfile.read(paths[1], dtype="float32")
+    np.testing.assert_allclose(audio, render(songs[1].midi, programs=songs[1].programs), atol=2**-15)
+    times = [path.stat().st_mtime_ns for path in paths[1:]]
+    paths[0].unlink()
+    assert list(render_songs(songs, tmp_path / "out", arranged=True)) == paths
+    assert [path.stat().st_mtime_ns for path in paths[1:]] == times
+    assert paths[0].exists()
+    with pytest.raises(ValueError, match="rendered with other settings"):
+        list(render_songs(songs, tmp_path / "out", arranged=False))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir())[3:] == ["rendering.json"]
+
+
+def test_no_half_file_is_left(pack, tmp_path, monkeypatch):
+    def break_off(path, *arguments, **settings):
+        Path(path).write_bytes(b"fLaC")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(pop909.soundfile, "write", break_off)
+    with pytest.raises(OSError, match="the disk is full"):
+        list(render_songs(read_songs(pack), tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rendering.json"]
+
+
+def prepare(monkeypatch, *arguments):
+    """The recipe in this process."""
+    spec = importlib.util.spec_from_file_location("prepare", ROOT / "recipes/prepare.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *(str(argument) for argument in arguments)])
+    recipe.main()
+
+
+def test_recipe(pack, tmp_path, monkeypatch, capsys):
+    prepare(monkeypatch, "pop909", "--source", pack, "--output", tmp_path / "out", "--arranged", "--num-workers", "2")
+    assert "1 train, 1 valid, 1 test" in capsys.readouterr().out
+    for split, number in (("train", 1), ("valid", 2), ("test", 3)):
+        assert (tmp_path / f"out/{split}.txt").read_text() == f"audio/00{number}.flac\n"
+        assert soundfile.info(tmp_path / f"out/audio/00{number}.flac").duration == 3
+    info = json.loads((tmp_path / "out/info.json").read_text())
+    assert info["ids"] == {"train": ["001"], "valid": ["002"], "test": ["003"]}
+    assert info["rendering"]["part_decibels"] == {"MELODY": 1.0, "BRIDGE": -3.0, "PIANO": 0.0}
+    assert info["hours"] == pytest.approx(9 / 3600, abs=1e-3)
+    assert info["licence"].startswith("MIT")
+    assert info["versions"].keys() == {"musicfm_hf", "mido", "tinysoundfont"}
+
+
+def test_recipe_on_a_part(pack, tmp_path, monkeypatch):
+    arguments = ["pop909", "--source", pack, "--output", tmp_path / "out", "--num-workers", "1"]
+    prepare(monkeypatch, *arguments, "--split-size", "mini", "--limit", "1")
+    assert (tmp_path / "out/train.txt").read_text() == ""
+    assert (tmp_path / "out/valid.txt").read_text() == "audio/002.flac\n"
+    assert not (tmp_path / "out/audio/001.flac").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "message"),
+    [
+        ("songs.tsv", [], "There is no .*songs.tsv: is this the folder of POP909"),
+        (None, ["--soundfont", "none.sf2"], "There is no soundfont none.sf2"),
+    ],
+)
+def test_recipe_explains_mistakes(pack, tmp_path, monkeypatch, file, arguments, message):
+    if file:
+        (pack / file).unlink()
+    with pytest.raises(SystemExit, match=f"^Not prepared: {message}"):
+        prepare(monkeypatch, "pop909", "--source", pack, "--output", tmp_path / "out", *arguments)
+
+
+def test_labels_are_read(pack, tmp_path):
+    songs = read_songs(pack)
+    list(render_songs(songs, tmp_path / "out"))
+    song = read_song(pack, songs[1], tmp_path / "out")
+    assert (song.id, song.split, song.group, song.transposition) == ("002", "validation", "木头人", 0)
+    assert song.audio == tmp_path / "out/002.flac"
+    assert song.beats.times.tolist() == [0.055, 0.555, 1.055]
+    assert song.beats.positions.tolist() == [4, 1, 2]
+    assert song.chords == [Segment(0, 0.5, "N"), Segment(0.5, 1, "Bb:min7/b3"), Segment(1, 1.5, "X")]
+    assert song.keys == [Segment(0, 1.5, "B:maj")]
+    assert song.sections == [Segment(0.555, 1.5, "verse")]
+    assert song.more["sections_2"] == [Segment(0.555, 1.055, "chorus"), Segment(1.055, 1.5, "outro")]
+    assert song.tags == ["violin", "vibraphone", "piano", "major", "fast"]
+    assert read_song(pack, songs[1], tmp_path / "out", with_tags=False).tags is None
+
+
+def test_transposed_labels(pack, tmp_path):
+    readers = song_readers(pack, read_songs(pack), tmp_path, (-3, 2))
+    assert list(readers) == ["001", "001_t-3", "001_t+2", "002", "003"]  # training songs only
+    song = readers["001_t+2"]()
+    assert (song.id, song.transposition, song.audio.name) == ("001_t+2", 2, "001_t+2.flac")
+    assert [chord.label for chord in song.chords] == ["N", "C:min7/b3", "X"]
+    assert [key.label for key in song.keys] == ["C#:maj"]
+    assert song.sections == [Segment(0.555, 1.5, "verse")]
+    assert song.group == readers["001"]().group
+
+
+@pytest.mark.parametrize(
+    ("label", "semitones", "expected"),
+    [
+        ("B:maj", 1, "C:maj"),
+        ("C", -1, "B"),
+        ("Gb:min7/b3", 12, "F#:min7/b3"),
+        ("C#:(1,b3,5)", 2, "Eb:(1,b3,5)"),
+        ("Abb/5", 1, "Ab/5"),
+        ("X", 5, "X"),
+    ],
+)
+def test_chords_are_transposed(label, semitones, expected):
+    assert transpose_chord(label, semitones) == expected
+
+
+def test_keys_are_transposed():
+    assert transpose_key("C:min", -1) == "B:min"
+    assert transpose_key("N", 3) == "N"
+    with pytest.raises(ValueError, match="'H' is no pitch"):
+        transpose_chord("H:maj", 1)
+
+
+def test_transposed_audio(pack, tmp_path):
+    songs = read_songs(pack)[:1]
+    paths = list(render_songs(songs, tmp_path, transpositions=(0, -12)))
+    assert [path.name for path in paths] == ["001.flac", "001_t-12.flac"]
+    for path, semitones in zip(paths, (0, -12), strict=True):
+        audio, _ = soundfile.read(path, dtype="float32")
+        np.testing.assert_allclose(audio, render(songs[0].midi, transpose=semitones), atol=2**-15)
+
+
+def test_recipe_makes_a_labelled_data_set(pack, tmp_path, monkeypatch, capsys):
+    arguments = ["pop909", "--source", pack, "--output", tmp_path / "out", "--arranged", "--num-workers", "1"]
+    prepare(monkeypatch, *arguments)
+    lists = {name: (tmp_path / f"out/{name}.txt").read_bytes() for name in ("train", "valid", "test")}
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/audio").iterdir()}
+    assert [song.id for song in load_songs(tmp_path / "out", "train")] == ["001"]
+    prepare(monkeypatch, *arguments, "--transpositions", "-3", "2", "0")
+    songs = load_songs(tmp_path / "out", "train")
+    assert [(song.id, song.transposition) for song in songs] == [("001", 0), ("001_t-3", -3), ("001_t+2", 2)]
+    assert [song.keys[0].label for song in songs] == ["B:maj", "Ab:maj", "C#:maj"]
+    assert [song.duration for song in songs] == [3, 3, 3]
+    # Pretraining's lists do not change, and nothing is rendered again.
+    assert lists == {name: (tmp_path / f"out/{name}.txt").read_bytes() for name in lists}
+    assert {name: (tmp_path / "out/audio" / name).stat().st_mtime_ns for name in times} == times
+    assert (tmp_path / "out/missing.tsv").read_text() == ""
+    info = json.loads((tmp_path / "out/info.json").read_text())
+    assert info["counts"] == {"train": 1, "valid": 1, "test": 1, "left out": 0}
+    assert info["rows"] == {"train": 3, "validation": 1, "test": 1}
+    (pack / "chords/003.lab").write_text("0\t1\tC:maj\n0.5\t1.5\tN\n")
+    with pytest.raises(SystemExit, match=r"^Not prepared: .*003.lab, line 2: segments must not overlap"):
+        prepare(monkeypatch, *arguments)
+    (pack / "chords/003.lab").unlink()
+    capsys.readouterr()
+    prepare(monkeypatch, *arguments)
+    assert "1 left out" in capsys.readouterr().out
+    assert "003.lab" in (tmp_path / "out/missing.tsv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MUSICFM_POP909" not in os.environ, reason="MUSICFM_POP909 names no folder of POP909")
+def test_all_labels_of_pop909(tmp_path, monkeypatch):
+    source = Path(os.environ["MUSICFM_POP909"])
+    songs = read_songs(source)
+    readers = song_readers(source, songs, tmp_path, (5,))
+    assert len(readers) == 470 + 370
+    for song in songs:
+        found = readers[song.id]()
+        # The audio lasts till 1.5 s after the last note-off.
+        check_song(dataclasses.replace(found, duration=song.seconds + 1.5))
+        assert len(found.tags) >= 4
+        assert found.beats.positions.max() == 4
+        if song.split == "train":
+            higher = readers[f"{song.id}_t+5"]()
+            pairs = zip(found.chords, higher.chords, strict=True)
+            assert all(transpose_chord(new.label, -5) == old.label for old, new in pairs)

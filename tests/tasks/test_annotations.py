@@ -1,0 +1,221 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from musicfm_hf.tasks.annotations import (
+    Beats,
+    Segment,
+    check_beats,
+    check_segments,
+    read_beats,
+    read_segments,
+    read_tags,
+    write_beats,
+    write_segments,
+)
+
+JAMS = Path(__file__).parents[1] / "fixtures/tasks/song.jams"
+
+
+def written(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def beats(times, positions=None):
+    return Beats(np.array(times, dtype=float), np.array(positions if positions else [0] * len(times)))
+
+
+@pytest.mark.parametrize(
+    ("text", "positions"),
+    [
+        ("0.5\t1\n1.25\t2\n", [1, 2]),
+        ("\ufeff# time, position\r\n0.5 1.0\r\n\r\n1.25   2\r\n", [1, 2]),
+        ("0.5, 4, 7\n1.25,1,8\n", [4, 1]),
+        ("0.5\n1.25\n", [0, 0]),
+        ("0.5\t\n1.25\t3\n", [0, 3]),
+    ],
+)
+def test_beats_as_text(tmp_path, text, positions):
+    read = read_beats(written(tmp_path / "a.beats", text))
+    assert (read.times.dtype, read.positions.dtype) == (np.float64, np.int64)
+    assert read.times.tolist() == [0.5, 1.25]
+    assert read.positions.tolist() == positions
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "labels"),
+    [
+        ("0\t1.5\tverse 1\n1.5\t3\tA:min7/b3\n", 3, ["verse 1", "A:min7/b3"]),
+        ("0 1.5 verse 1\n# aside\n1.5   3  N \n", 3, ["verse 1", "N"]),
+        ("0\t1.5\tA\t4\tverse\n1.5\t3\tB\t8\tchorus\n", 5, ["verse", "chorus"]),
+        ("0 1.5 A 4 verse one\n1.5 3 B 8 chorus\n", 5, ["verse one", "chorus"]),
+    ],
+)
+def test_segments_as_text(tmp_path, text, column, labels):
+    segments = read_segments(written(tmp_path / "a.lab", text), column=column)
+    assert segments == [Segment(0.0, 1.5, labels[0]), Segment(1.5, 3.0, labels[1])]
+
+
+def test_jams():
+    read = read_beats(JAMS)
+    assert (read.times.tolist(), read.positions.tolist()) == ([0.5, 1.0, 1.5], [1, 2, 0])
+    assert read_segments(JAMS, "segment_open") == [Segment(0.5, 2.0, "verse 1"), Segment(2.5, 4.0, "Chorus")]
+    chords = read_segments(JAMS, "chord")  # 1.1 + 2.2 is rounded
+    assert [(round(start, 9), round(end, 9), label) for start, end, label in chords] == [
+        (0.0, 1.1, "C:maj"),
+        (1.1, 3.3, "A:min7/b3"),
+    ]
+    assert read_tags(JAMS) == ["piano", "slow", "pop"]
+
+
+def test_jams_are_what_the_library_reads():
+    jams = pytest.importorskip("jams")
+    chords = jams.load(str(JAMS), validate=False).search(namespace="segment_open")[0].to_interval_values()
+    np.testing.assert_allclose(chords[0], [segment[:2] for segment in read_segments(JAMS, "segment_open")])
+
+
+def test_jams_beat_position_comes_first(tmp_path):
+    content = {
+        "annotations": [
+            {"namespace": "beat", "data": [{"time": 9.0, "duration": 0, "value": 1}]},
+            {"namespace": "beat_position", "data": [{"time": 2.0, "duration": 0, "value": {"position": 3}}]},
+        ]
+    }
+    read = read_beats(written(tmp_path / "a.jams", json.dumps(content)))
+    assert (read.times.tolist(), read.positions.tolist()) == ([2.0], [3])
+
+
+def test_namespace_may_be_left_out_where_one_is_there(tmp_path):
+    content = json.loads(JAMS.read_text())
+    content["annotations"] = [one for one in content["annotations"] if one["namespace"] != "chord"]
+    path = written(tmp_path / "a.jams", json.dumps(content))
+    assert read_segments(path)[1].label == "Chorus"
+    with pytest.raises(ValueError, match=r"song.jams has chord, segment_open: say with `namespace`"):
+        read_segments(JAMS)
+
+
+def test_tags_as_text(tmp_path):
+    assert read_tags(written(tmp_path / "a.tags", "piano\n\n no vocals \n#1 hit\npiano\n")) == [
+        "piano",
+        "no vocals",
+        "#1 hit",
+    ]
+
+
+def test_written_is_read(tmp_path):
+    for positions in ([4, 1, 0], [0, 0, 0]):
+        write_beats(tmp_path / "a.beats", beats([0, 0.333333, 2], positions))
+        read = read_beats(tmp_path / "a.beats")
+        assert (read.times.tolist(), read.positions.tolist()) == ([0, 0.333333, 2], positions)
+    assert (tmp_path / "a.beats").read_text().startswith("0.000000\n0.333333\n")
+    segments = [Segment(0.0, 1.5, "verse 1"), Segment(2.0, 2.25, "N")]
+    write_segments(tmp_path / "a.lab", segments)
+    assert read_segments(tmp_path / "a.lab") == segments
+    write_beats(tmp_path / "none.beats", beats([]))
+    assert read_beats(tmp_path / "none.beats").times.shape == (0,)
+    write_segments(tmp_path / "none.lab", [])
+    assert read_segments(tmp_path / "none.lab") == []
+
+
+def test_nothing_wrong_is_written(tmp_path):
+    with pytest.raises(ValueError, match="The beats to write, beat 2: beats must ascend"):
+        write_beats(tmp_path / "a", beats([1, 1]))
+    with pytest.raises(ValueError, match="segment 1: a label in a file must have no tab"):
+        write_segments(tmp_path / "a", [Segment(0, 1, "a\tb")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.5\n\nx 1\n", "a.beats, line 3: the time must be a number of seconds, got 'x'"),
+        (
+            "0.5 1.5\n",
+            "line 1: the position in the bar must be a whole number from 1, or 0 where not known, got '1.5'",
+        ),
+        ("0.5 nan\n", "line 1: the position"),
+        ("0.5 inf\n", "line 1: the position"),
+        ("0.5 -1\n", "line 1: a position in the bar counts from 1"),
+        ("1\n# \n0.5\n", "line 3: beats must ascend, got 0.5 s after 1 s"),
+        ("1\n1\n", "line 2: beats must ascend"),
+        ("-1\n", "line 1: times must be finite and not negative, got -1 s"),
+        ("nan\n", "line 1: times must be finite"),
+    ],
+)
+def test_wrong_beats_are_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_beats(written(tmp_path / "a.beats", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 1 a\n0.9 2 b\n", "a.lab, line 2: segments must not overlap, got 0.9 to 2 s after 0 to 1 s"),
+        ("1 2 a\n0 1 b\n", "line 2: segments must ascend, got 0 s after 1 s"),
+        ("1 1 a\n", "line 1: a segment must end after its start, got 1 to 1 s"),
+        ("0 inf a\n", "line 1: times must be finite"),
+        ("0 1\n", "line 1: a segment needs start, end and, in column 3, a label, got '0 1'"),
+        ("0\t1\t\n", "line 1: a segment needs"),
+        ("0 one a\n", "line 1: the end must be a number of seconds, got 'one'"),
+    ],
+)
+def test_wrong_segments_are_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_segments(written(tmp_path / "a.lab", text))
+
+
+def test_missing_column_is_named(tmp_path):
+    path = written(tmp_path / "a.lab", "0\t1\tA\t4\n")
+    with pytest.raises(ValueError, match=r"line 1: .* in column 5, a label"):
+        read_segments(path, column=5)
+    with pytest.raises(ValueError, match="`column` counts from 1"):
+        read_segments(path, column=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "a.jams is not JAMS"),
+        ("[]", "a.jams is not JAMS"),
+        ('{"annotations": [{"namespace": "beat"}]}', "a.jams is not JAMS .KeyError: 'data'"),
+        ('{"annotations": []}', "a.jams has no annotation beat_position or beat, only none"),
+        (
+            '{"annotations": [{"namespace": "beat", "data": [{"time": "1", "duration": 0, "value": true}]}]}',
+            r"annotation 1 \(beat\), observation 1: the position",
+        ),
+        (
+            '{"file_metadata": {"duration": 5}, "annotations": [{"namespace": "beat", "data": '
+            '[{"time": 6, "duration": 0, "value": 1}, {"time": 6.5, "duration": 0, "value": 2}]}]}',
+            "observation 2: 6.5 s is after the end of the audio, which has 5 s",
+        ),
+    ],
+)
+def test_wrong_jams_are_named(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_beats(written(tmp_path / "a.jams", content))
+
+
+def test_wrong_text_and_missing_files(tmp_path):
+    (tmp_path / "a.lab").write_bytes(b"0 1 caf\xe9\n")
+    with pytest.raises(ValueError, match=r"a.lab is not text in UTF-8"):
+        read_segments(tmp_path / "a.lab")
+    with pytest.raises(FileNotFoundError):
+        read_beats(tmp_path / "none.beats")
+    with pytest.raises(ValueError, match="has no annotation tag_"):
+        read_tags(written(tmp_path / "a.jams", '{"annotations": []}'))
+
+
+def test_checks_know_the_duration():
+    check_beats(beats([1, 11]), "here", duration=10)  # a second late at most
+    with pytest.raises(ValueError, match=r"here, beat 2: 11.1 s is after the end"):
+        check_beats(beats([1, 11.1]), "here", duration=10)
+    check_segments([Segment(0, 11, "a")], "here", duration=10)
+    with pytest.raises(ValueError, match=r"here, segment 1: 11.1 s is after the end"):
+        check_segments([Segment(0, 11.1, "a")], "here", duration=10)
+    with pytest.raises(ValueError, match="must have one shape"):
+        check_beats(Beats(np.zeros(2), np.zeros(1)), "here")
+    with pytest.raises(ValueError, match="segment 1: a segment must have a label"):
+        check_segments([Segment(0, 1, "")], "here")
