@@ -15,10 +15,16 @@ from .inference.annotation import annotate
 from .inference.annotators import load_models
 from .inference.embedding import embed
 from .inference.song import SongAnnotation
-from .model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from .model.configuration_musicfm import MusicFMConfig
 from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
-from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel, MusicFMPreTrainedModel, MusicFMQuantizerModel
+from .model.modeling_musicfm import (
+    MusicFMForAudioClassification,
+    MusicFMForAudioFrameClassification,
+    MusicFMForPreTraining,
+    MusicFMModel,
+    MusicFMPreTrainedModel,
+    MusicFMQuantizerModel,
+)
 
 __version__ = "0.1.0"
 

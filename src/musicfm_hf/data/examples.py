@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio.reading import load_audio
-from ..model.classification_musicfm import count_averages, label_settings
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.frames_musicfm import count_averages, label_settings
 from ..tasks import label_names, task_module
 from ..tasks.annotations import Beats
 from .labelled import LabelledSong

@@ -7,8 +7,8 @@ import torch
 
 from ..audio.windows import Window, plan_windows
 from ..data.examples import COLUMNS
-from ..model.classification_musicfm import average_frames, label_settings
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.frames_musicfm import average_frames, label_settings
 from ..tasks import decode, event_probabilities, tagging
 from ..tasks.annotations import Beats, Segment
 from ..tasks.key import song_key

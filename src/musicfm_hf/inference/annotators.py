@@ -6,13 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
 
-from ..model.classification_musicfm import (
-    HUB_ARGUMENTS,
-    MusicFMForAudioClassification,
-    MusicFMForAudioFrameClassification,
-)
+from ..model.adapters_musicfm import HUB_ARGUMENTS
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMModel
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 from .embedding import HeadModel
 from .fingerprint import encoder_settings
 
