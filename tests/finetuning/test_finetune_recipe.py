@@ -98,7 +98,7 @@ def test_results_have_the_settings_of_the_run(runs, labelled, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_results_have_the_circumstances_of_the_run(runs, method):
+def test_results_have_the_environment_of_the_run(runs, method):
     found = results(runs / method)
     assert found["versions"].keys() >= {"musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft"}
     assert found["machine"]

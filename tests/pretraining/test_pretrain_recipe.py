@@ -106,7 +106,7 @@ def test_results_have_the_settings_of_the_run(finished):
     assert (training["per_device_train_batch_size"], training["gradient_accumulation_steps"]) == (2, 2)
 
 
-def test_results_have_the_circumstances_of_the_run(finished):
+def test_results_have_the_environment_of_the_run(finished):
     found = results(finished)
     assert found["versions"].keys() >= {"musicfm_hf", "transformers", "torch", "accelerate", "datasets"}
     assert found["machine"]
