@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from musicfm_hf import MusicFMConfig, MusicFMModel
-from musicfm_hf.conversion.convert import PUBLISHED_STATS
+from musicfm_hf.conversion.musicfm import PUBLISHED_STATS
 from musicfm_hf.hub.cards import write_card
 
 ROOT = Path(__file__).parents[1]
