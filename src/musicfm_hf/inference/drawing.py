@@ -1,6 +1,5 @@
 """A picture of an annotated song, in rows like the systems of a score."""
 
-import colorsys
 import os
 import warnings
 from itertools import pairwise
@@ -8,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tasks.annotations import PITCH_NAMES, Segment
+from ..tasks.annotations import Segment
+from .colors import pitch_color, section_colors
 from .song import SongAnnotation
 
 LONGEST_ROW_SECONDS = 40.0
@@ -35,18 +35,6 @@ HEIGHTS = {"sections": 0.24, "sound": 0.78, "beats": 0.2, "chords": 0.34, "keys"
 LABELS = {"sections": "form", "sound": "", "beats": "bar", "chords": "chord", "keys": "key"}
 
 MOST_BAR_NUMBERS = 40  # in a row
-
-SECTION_COLOURS = {
-    "intro": "#b9d7e8",
-    "verse": "#8fbc8f",
-    "chorus": "#f2a65a",
-    "bridge": "#c3a6d8",
-    "inst": "#e8d27c",
-    "outro": "#a9b8c9",
-    "silence": "#eeeeee",
-}
-
-OTHER_COLOURS = ("#e3a6ad", "#9fd0c8", "#d8c3a5", "#b5c98e", "#a7a9d6", "#e6b8d5")
 
 _MODES = {"maj": "major", "min": "minor"}
 
@@ -206,11 +194,9 @@ def _draw_header(figure: Any, annotation: "SongAnnotation", title: str, height: 
 
 
 def _draw_sections(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
-    names = dict.fromkeys(segment.label for segment in annotation.sections)
-    others = [name for name in names if name not in SECTION_COLOURS]
+    colors = section_colors(segment.label for segment in annotation.sections)
     for start, end, label in _visible(annotation.sections, row):
-        colour = SECTION_COLOURS.get(label) or OTHER_COLOURS[others.index(label) % len(OTHER_COLOURS)]
-        axes.axvspan(start, end, color=colour, linewidth=0)
+        axes.axvspan(start, end, color=colors[label], linewidth=0)
         if row.inches(end - start) > 0.085 * len(label) + 0.08:
             axes.text((start + end) / 2, 0.46, label, ha="center", va="center", fontsize=9.5, parse_math=False)
 
@@ -239,7 +225,7 @@ def _draw_bars(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
 
 def _draw_chords(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
     for start, end, label in _visible(annotation.chords, row):
-        axes.axvspan(start, end, facecolor=_pitch_colour(label), edgecolor="white", linewidth=0.8)
+        axes.axvspan(start, end, facecolor=pitch_color(label), edgecolor="white", linewidth=0.8)
         _draw_name(axes, row, start, end, short_chord(label))
 
 
@@ -257,7 +243,7 @@ def _draw_name(axes: Any, row: _Row, start: float, end: float, name: str) -> Non
 
 def _draw_keys(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
     for start, end, label in _visible(annotation.keys, row):
-        axes.axvspan(start, end, facecolor=_pitch_colour(label), edgecolor="white", linewidth=0.8)
+        axes.axvspan(start, end, facecolor=pitch_color(label), edgecolor="white", linewidth=0.8)
         if row.inches(end - start) > 0.075 * len(key_name(label)) + 0.08:
             name = key_name(label)
         else:
@@ -332,12 +318,3 @@ def _visible(segments: list[Segment], row: _Row) -> list[Segment]:
         for start, end, label in segments
         if start < row.end - 1e-6 and end > row.start + 1e-6
     ]
-
-
-def _pitch_colour(label: str) -> tuple[float, float, float] | str:
-    """Neighbours on the circle of fifths have neighbouring hues; minor is darker."""
-    root, _, mode = label.partition(":")
-    if root not in PITCH_NAMES:
-        return "#eeeeee"
-    hue = (PITCH_NAMES.index(root) * 7 % 12) / 12
-    return colorsys.hls_to_rgb(hue, 0.74 if mode.startswith("min") else 0.85, 0.45 if mode.startswith("min") else 0.75)
