@@ -22,12 +22,11 @@ from tqdm.auto import tqdm
 
 from musicfm_hf import load_audio
 from musicfm_hf.data.catalogue import AUDIO_EXTENSIONS, DatasetAudio, list_sources
-from musicfm_hf.data.examples import COLUMNS
-from musicfm_hf.data.labelled import SEGMENT_COLUMNS
 from musicfm_hf.inference.annotation import annotate
-from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.song import FORMATS
+from musicfm_hf.tasks import get_task
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     try:
         sources = [source for song in arguments.songs for source in list_sources(song)]
         names = file_names(sources)
-        models = load_models(arguments.models, dtype=getattr(torch, arguments.dtype))
+        models = load_annotators(arguments.models, dtype=getattr(torch, arguments.dtype))
         settings = WindowSettings(None, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size)
         for model in models.values():
             settings.frames(model.config)
@@ -105,10 +104,9 @@ def file_names(sources: list[tuple[str, object]]) -> list[str]:
 
 def files_of(name: str, models: dict, arguments: argparse.Namespace) -> list[Path]:
     """What would be written of a song."""
-    columns = {COLUMNS[model.config.task] for model in models.values()}
-    endings = {"json": ["json"], "lab": [f"{column}.lab" for column in columns & set(SEGMENT_COLUMNS)]}
-    endings |= {column: [column] for column in columns & {"beats", "tags"}}
-    chosen = [ending for kind in arguments.format for ending in endings.get(kind, [])]
+    specs = [get_task(model.config.task) for model in models.values()]
+    endings = [("json", "json"), *((spec.file_format, spec.file_ending) for spec in specs)]
+    chosen = [ending for kind, ending in endings if kind in arguments.format]
     return [arguments.output / f"{name}.{ending}" for ending in (*chosen, *([] if arguments.no_picture else ["png"]))]
 
 

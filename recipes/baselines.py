@@ -18,7 +18,7 @@ from pathlib import Path
 
 from musicfm_hf.data.examples import annotation_of
 from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.evaluation.baselines import score_baselines
+from musicfm_hf.evaluation.baselines import need_training_songs, score_baselines
 from musicfm_hf.tasks import TASKS
 from musicfm_hf.training.records import environment, recorded, write_json
 
@@ -36,8 +36,7 @@ def main() -> None:
         songs = load_songs(arguments.data, arguments.split)
         known = [task for task in TASKS if any(annotation_of(song, task) is not None for song in songs)]
         tasks = arguments.tasks or known
-        learns = {"structure", "tagging"} & set(tasks)
-        training_songs = load_songs(arguments.data, "train") if learns else []
+        training_songs = load_songs(arguments.data, "train") if need_training_songs(tasks) else []
         where = f"{arguments.data} ({arguments.split})"
         found = score_baselines(tasks, songs, training_songs, where, arguments.num_workers, arguments.limit)
     except (ValueError, OSError) as error:

@@ -18,10 +18,10 @@ from musicfm_hf.data.catalogue import describe_source
 from musicfm_hf.data.examples import with_annotation
 from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.evaluation.scoring import paired_difference, score_song, scores_with_intervals
-from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.heads import song_logits
-from musicfm_hf.tasks import task_module
+from musicfm_hf.tasks import get_task
 from musicfm_hf.training.records import environment, recorded, write_json
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 def evaluate(folder: str, arguments: argparse.Namespace) -> dict:
     """Scores of one model."""
-    model = load_models([folder])[folder].to(arguments.device)
+    model = load_annotators([folder])[folder].to(arguments.device)
     config = model.config
     songs = load_songs(arguments.data, arguments.split)
     songs = with_annotation(songs, config.task, f"{arguments.data} ({arguments.split})")[: arguments.limit]
@@ -66,13 +66,13 @@ def evaluate(folder: str, arguments: argparse.Namespace) -> dict:
     found = {song.id: score_song(config, song, own) for song, own in logits}
     scores = {song.id: found[song.id] for song in songs}
     summary = scores_with_intervals(config, scores)
-    return {"task": config.task, "metric": task_module(config.task).METRIC, "scores": summary, "songs": scores}
+    return {"task": config.task, "metric": get_task(config.task).metric, "scores": summary, "songs": scores}
 
 
 def compare(name: str, first: dict, found: dict) -> None:
     """Adds and shows the difference to the first model."""
     try:
-        difference = paired_difference([first["songs"]], [found["songs"]], first["metric"])
+        difference = paired_difference(first["task"], [first["songs"]], [found["songs"]], first["metric"])
     except ValueError as error:
         print(f"  not compared with {name}: {error}")
         return
@@ -83,7 +83,7 @@ def compare(name: str, first: dict, found: dict) -> None:
 
 def print_scores(folder: str, found: dict) -> None:
     print(f"\n{folder}: {found['task']}, {len(found['songs'])} songs")
-    if found["task"] != "tagging":
+    if get_task(found["task"]).set_scores is None:
         for name, row in found["songs"].items():
             print(f"  {name:24} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
     for tag, value in found["scores"][found["metric"]].get("tags", {}).items():

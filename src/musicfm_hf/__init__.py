@@ -16,7 +16,7 @@ _EXPORTS = {
     ".audio.reading": ("load_audio",),
     ".conversion.convert": ("convert_checkpoint",),
     ".inference.annotation": ("annotate",),
-    ".inference.annotators": ("load_models",),
+    ".inference.annotators": ("load_annotators", "load_models"),
     ".inference.catalogue": ("embed_files",),
     ".inference.embedding": ("FrameEmbeddings", "WindowSettings", "embed"),
     ".inference.song": ("SongAnnotation",),
@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .audio.reading import load_audio as load_audio
     from .conversion.convert import convert_checkpoint as convert_checkpoint
     from .inference.annotation import annotate as annotate
+    from .inference.annotators import load_annotators as load_annotators
     from .inference.annotators import load_models as load_models
     from .inference.catalogue import embed_files as embed_files
     from .inference.embedding import FrameEmbeddings as FrameEmbeddings
