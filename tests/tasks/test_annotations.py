@@ -93,7 +93,7 @@ def test_namespace_may_be_left_out_where_one_is_there(tmp_path):
     content["annotations"] = [one for one in content["annotations"] if one["namespace"] != "chord"]
     path = written(tmp_path / "a.jams", json.dumps(content))
     assert read_segments(path)[1].label == "Chorus"
-    with pytest.raises(ValueError, match=r"song.jams has chord, segment_open: choose the annotation to read by `namespace`"):
+    with pytest.raises(ValueError, match=r"song.jams has chord, segment_open: choose the annotation"):
         read_segments(JAMS)
 
 

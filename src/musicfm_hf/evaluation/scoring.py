@@ -98,7 +98,8 @@ def paired_difference(task: str, first: Sequence[Scores], second: Sequence[Score
         return {"mean": mean, "interval": bootstrap_interval(differences)}
     labels = {spec.set_scores.labels(rows[0]) for runs in systems for rows in runs}
     if len(labels) > 1:
-        raise ValueError(f"The systems predict different labels: {' or '.join(', '.join(own) for own in labels)}.")
+        lists = " or ".join(sorted(map(", ".join, labels)))
+        raise ValueError(f"The systems predict different labels: {lists}.")
     means = [np.mean([spec.set_scores.average(rows)[metric] for rows in runs]) for runs in systems]
     samples = [np.mean([spec.set_scores.draw(rows)[metric] for rows in runs], axis=0) for runs in systems]
     mean = float(means[1] - means[0])
