@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..audio.reading import audio_length, load_audio
+from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
-from ..tasks.chord import parse_chord
-from ..tasks.key import parse_key
 from .catalogue import AUDIO_EXTENSIONS
 from .sources import hash_name
 
@@ -23,7 +22,7 @@ FRACTIONS = (0.8, 0.1, 0.1)  # of songs whose source says nothing of splits
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
 
-_PARSERS = {"chords": parse_chord, "keys": parse_key}
+_PARSERS = {spec.column: spec.parse for spec in map(get_task, known_tasks()) if spec.parse is not None}
 
 
 class Source(NamedTuple):

@@ -10,8 +10,7 @@ from tqdm.auto import tqdm
 
 from ..audio.reading import load_audio
 from ..data.catalogue import AUDIO_EXTENSIONS, DatasetAudio
-from ..data.examples import COLUMNS
-from ..data.labelled import SEGMENT_COLUMNS
+from ..tasks import get_task
 from .annotation import annotate
 from .embedding import HeadModel, WindowSettings
 from .song import FORMATS
@@ -105,10 +104,9 @@ def song_names(paths: Sequence[str]) -> list[str]:
 
 def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool) -> list[str]:
     """Endings of the files that are written for a song."""
-    columns = {COLUMNS[model.config.task] for model in models.values()}
-    endings = {"json": ["json"], "lab": [f"{column}.lab" for column in columns & set(SEGMENT_COLUMNS)]}
-    endings |= {column: [column] for column in columns & {"beats", "tags"}}
-    return [ending for kind in formats for ending in endings.get(kind, [])] + ["png"] * picture
+    specs = [get_task(model.config.task) for model in models.values()]
+    endings = [("json", "json"), *((spec.file_format, spec.file_ending) for spec in specs)]
+    return [ending for kind, ending in endings if kind in formats] + ["png"] * picture
 
 
 def _annotate_file(

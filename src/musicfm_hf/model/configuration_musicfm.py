@@ -97,8 +97,8 @@ class MusicFMConfig(PreTrainedConfig):
             reconstruction; 0 for none.
         cqt_bins, cqt_bins_per_octave (`int`, default to 336 and 48): Size of the constant-Q transform.
         cqt_fmin (`float`, defaults to 32.7): Its lowest frequency in Hz.
-        task (`str`, *optional*): What the head was trained for: `"beat"`, `"chord"`, `"structure"`, `"key"` or
-            `"tagging"`, so that a saved model decodes its own outputs.
+        task (`str`, *optional*): Task of the head: `"beat"`, `"chord"`, `"structure"`, `"key"`, `"tagging"`, or a task
+            of your own, so that a saved model decodes its own outputs.
         decoding (`dict`, *optional*): Settings of that task's decoder.
         label_rate (`float`, *optional*): Label frames per second; one label for the whole clip if not given.
         label_centered (`bool`, defaults to `False`): Label frame j is about the time j / `label_rate` (beats), not
@@ -313,6 +313,18 @@ class MusicFMConfig(PreTrainedConfig):
         kind = self.problem_type or "single_label_classification"
         return [{"name": "labels", "size": self.num_labels, "problem_type": kind, "loss_weight": 1.0}]
 
+    @property
+    def classifier_layers(self) -> list[int]:
+        """The hidden states that the head reads: one, or all of them for a learned weighted sum."""
+        if self.use_weighted_layer_sum:
+            return list(range(self.num_hidden_layers + 1))
+        return [self.num_hidden_layers if self.classifier_layer is None else self.classifier_layer]
+
+    @property
+    def head_class(self) -> str:
+        """Name of the class of a model with this head: for frames at `label_rate`, or for whole clips."""
+        return "MusicFMForAudioClassification" if self.label_rate is None else "MusicFMForAudioFrameClassification"
+
     def _check_values(self) -> None:
         def require(condition: bool, name: str, need: str) -> None:
             if not condition:
@@ -409,8 +421,7 @@ class MusicFMConfig(PreTrainedConfig):
 
     def _check_head(self, require) -> None:
         """The values that only matter to a model with a head."""
-        tasks = ("beat", "chord", "structure", "key", "tagging")
-        require(self.task is None or self.task in tasks, "task", f"one of {', '.join(tasks)}")
+        require(self.task is None or (isinstance(self.task, str) and self.task != ""), "task", "the name of a task")
         require(self.label_rate is None or self.label_rate > 0, "label_rate", "a positive number of Hz")
         layer = self.classifier_layer
         valid = layer is None or (type(layer) is int and 0 <= layer <= self.num_hidden_layers)
