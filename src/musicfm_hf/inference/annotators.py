@@ -1,7 +1,6 @@
 """Models with a head, loaded so that equal encoders are shared."""
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -49,12 +48,6 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str,
                 break
         models[name] = model
     return models
-
-
-def load_models(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, HeadModel]:
-    """Former name of [`load_annotators`], which will be removed in 0.3."""
-    warnings.warn("`load_models` is now `load_annotators`.", FutureWarning, stacklevel=2)
-    return load_annotators(folders, **kwargs)
 
 
 def _auto_class(config: MusicFMConfig) -> type:
