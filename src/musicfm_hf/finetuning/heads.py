@@ -12,8 +12,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from ..data.examples import crop_targets
 from ..data.labelled import LabelledSong
 from ..inference.embedding import HeadModel
-from ..model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from ..tasks import get_task
 from .arguments import TaskArguments
 

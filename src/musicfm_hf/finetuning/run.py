@@ -17,8 +17,8 @@ from ..hub.cards import licence_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from ..inference.heads import song_logits
-from ..model.classification_musicfm import MusicFMClassifier
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
 from ..training.records import environment, recorded
 from ..training.trainer import find_checkpoint

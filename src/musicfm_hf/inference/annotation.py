@@ -8,8 +8,8 @@ import torch
 
 from ..audio.waveform import to_waveform
 from ..audio.windows import Window
-from ..model.classification_musicfm import average_frames, label_settings
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.frames_musicfm import average_frames, label_settings
 from ..tasks import get_task
 from ..tasks.events import fit_to_audio
 from .annotators import by_task, group_by_encoder

@@ -7,13 +7,9 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from ..model.classification_musicfm import (
-    HUB_ARGUMENTS,
-    MusicFMForAudioClassification,
-    MusicFMForAudioFrameClassification,
-)
+from ..model.adapters_musicfm import HUB_ARGUMENTS
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMModel
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 from ..tasks import known_tasks
 from .embedding import HeadModel
 from .fingerprint import encoder_settings
