@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..audio.reading import load_audio
-from ..data.decoding import as_it_is
+from ..data.decoding import no_collate
 from ..data.examples import annotation_of, task_labels, with_annotation
 from ..data.labelled import LabelledSong
 from ..model.configuration_musicfm import MusicFMConfig
@@ -70,7 +70,7 @@ def listen_to_songs(
     # Compiled here, before there are workers: they would all compile the same, and write it to the same files.
     listen(np.sin(np.arange(4 * SAMPLING_RATE, dtype=np.float32) / 10), beats, chroma)
     loader = DataLoader(
-        ListenedSongs(songs, beats, chroma), batch_size=None, num_workers=num_workers, collate_fn=as_it_is
+        ListenedSongs(songs, beats, chroma), batch_size=None, num_workers=num_workers, collate_fn=no_collate
     )
     sounds, problems = {}, []
     for name, sound, problem in tqdm(loader, unit="song", desc="listening"):

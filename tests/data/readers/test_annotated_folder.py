@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from musicfm_hf.data.readers.annotated_folder import song_readers
 
 from musicfm_hf.data.catalogue import describe_source
 from musicfm_hf.data.labelled import AudioFolder, read_all
 from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.data.readers.annotated_folder import song_readers
 from musicfm_hf.tasks.annotations import Segment
 
 ROOT = Path(__file__).parents[3]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import tinysoundfont
+from musicfm_hf.data.pop909_rendering import PARTS, read_songs, render, render_songs
+from musicfm_hf.data.readers.pop909_labels import read_song, song_readers, transpose_chord, transpose_key
 
 from musicfm_hf.data import pop909_rendering as pop909
 from musicfm_hf.data.labelled import check_song
 from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.data.pop909_rendering import PARTS, read_songs, render, render_songs
-from musicfm_hf.data.readers.pop909_labels import read_song, song_readers, transpose_chord, transpose_key
 from musicfm_hf.tasks.annotations import Segment
 
 ROOT = Path(__file__).parents[3]
