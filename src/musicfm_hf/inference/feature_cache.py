@@ -23,7 +23,7 @@ from .fingerprint import as_json, digest, encoder_settings, weights_digest
 
 logger = logging.get_logger(__name__)
 
-_FORMAT = 1  # increased when the computed features change
+FORMAT = 1  # increased when the computed features change
 
 _CONTEXT_SECONDS = 0.6
 
@@ -155,7 +155,7 @@ class FeatureCache:
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
 
     def __call__(self, song: LabelledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
-        """Read a crop for [`TaskCrops`]: `hidden_states` float32, zero where audio is shorter than its header promises."""
+        """Read a crop for [`TaskCrops`]: `hidden_states` float32, zero beyond the end of audio that breaks off."""
         hidden_states = self.read(song, start, frames).float()
         padding = hidden_states.new_zeros(frames - len(hidden_states), *hidden_states.shape[1:])
         return {"hidden_states": torch.cat([hidden_states, padding])}
@@ -186,7 +186,7 @@ def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:
 
 def _key(settings: dict[str, Any]) -> str:
     """A digest of the settings that affect features, and of the version of this package."""
-    return digest(json.dumps(settings | {"version": version("musicfm_hf"), "format": _FORMAT}).encode())
+    return digest(json.dumps(settings | {"version": version("musicfm_hf"), "format": FORMAT}).encode())
 
 
 def _with_context(frames: torch.Tensor, offsets: np.ndarray, start: int, stop: int) -> torch.Tensor:
