@@ -5,14 +5,13 @@ one. `BASELINES` lists them.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..audio.reading import load_audio
-from ..data.decoding import as_it_is
+from ..data.decoding import SongLoader
 from ..data.examples import with_annotation
 from ..data.labelled import LabelledSong
 from ..data.labelled_dataset import load_songs
@@ -59,23 +58,6 @@ class Baseline(NamedTuple):
     priors: bool = False
 
 
-class SongFeatures(Dataset):
-    """Songs as `(id, AudioFeatures, problem)`, for workers; one of the last two is `None`."""
-
-    def __init__(self, songs: Sequence[LabelledSong], beats: bool, chroma: bool):
-        self.songs, self.beats, self.chroma = songs, beats, chroma
-
-    def __len__(self) -> int:
-        return len(self.songs)
-
-    def __getitem__(self, index: int) -> tuple[str, AudioFeatures | None, str | None]:
-        song = self.songs[index]
-        try:
-            return song.id, extract_features(load_audio(song.audio, SAMPLING_RATE), self.beats, self.chroma), None
-        except (ValueError, TypeError, OSError) as error:
-            return song.id, None, str(error)
-
-
 def features_of_songs(
     songs: Sequence[LabelledSong], beats: bool, chroma: bool, num_workers: int = 0
 ) -> dict[str, AudioFeatures]:
@@ -92,16 +74,14 @@ def features_of_songs(
         return {}
     # Compile librosa's functions before there are workers, which would all compile them and write the same files.
     extract_features(np.sin(np.arange(4 * SAMPLING_RATE, dtype=np.float32) / 10), beats, chroma)
-    dataset = SongFeatures(songs, beats, chroma)
-    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=as_it_is)
-    features, problems = {}, []
-    for name, values, problem in tqdm(loader, unit="song", desc="features"):
-        if problem is None:
-            features[name] = values
-        else:
-            problems.append(f"{name}: {problem}")
-    if problems:
-        raise ValueError("Songs cannot be used: " + "; ".join(problems))
+    loader = SongLoader(
+        [(song.id, song.audio) for song in songs],
+        SAMPLING_RATE,
+        num_workers=num_workers,
+        transform=partial(extract_features, beats=beats, chroma=chroma),
+    )
+    features = {song.name: song.content for song in tqdm(loader, total=len(songs), unit="song", desc="features")}
+    loader.raise_if_unusable()
     return features
 
 

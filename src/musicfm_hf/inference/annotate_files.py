@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ..audio.reading import load_audio
-from ..data.catalogue import AUDIO_EXTENSIONS, DatasetAudio
+from ..data.catalogue import AUDIO_EXTENSIONS, fetch_audio
 from ..tasks import get_task
 from .annotation import annotate
 from .embedding import HeadModel, WindowSettings
@@ -118,10 +118,8 @@ def _annotate_file(
     formats: Sequence[str],
     picture: bool,
 ) -> None:
-    if isinstance(source, DatasetAudio):
-        source = source.dataset[source.index][source.column]
     rate = next(iter(models.values())).config.sampling_rate
-    audio = load_audio(source, rate)
+    audio = load_audio(fetch_audio(source), rate)
     annotation = annotate(models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size)
     annotation.save(output_dir, name, formats)
     if picture:
