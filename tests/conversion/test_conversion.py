@@ -53,9 +53,9 @@ def test_folder_is_complete(tmp_path):
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "README.md", "conversion.json", "config.json", "model.safetensors", "preprocessor_config.json",
         "adapters_musicfm.py", "configuration_musicfm.py", "fast_inference_musicfm.py",
-        "feature_extraction_musicfm.py", "frames_musicfm.py", "losses_musicfm.py", "masking_musicfm.py", "modeling_musicfm.py",
-        "normalization_musicfm.py", "outputs_musicfm.py", "padding_musicfm.py", "quantization_musicfm.py",
-        "spectrogram_musicfm.py",
+        "feature_extraction_musicfm.py", "frames_musicfm.py", "losses_musicfm.py", "masking_musicfm.py",
+        "modeling_musicfm.py", "normalization_musicfm.py", "outputs_musicfm.py", "padding_musicfm.py",
+        "quantization_musicfm.py", "spectrogram_musicfm.py",
     }  # fmt: skip
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (48, 3, 4)
