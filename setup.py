@@ -17,9 +17,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
-    packages=[*find_packages("src"), "musicfm_hf.hub_cards"],
-    package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards"},
-    package_data={"musicfm_hf.hub_cards": ["*.md"]},
+    packages=[*find_packages("src"), "musicfm_hf.hub_cards", "musicfm_hf.recipes"],
+    package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards", "musicfm_hf.recipes": "recipes"},
+    package_data={"musicfm_hf.hub_cards": ["*.md"], "musicfm_hf.recipes": ["**/*.yaml"]},
     entry_points={"console_scripts": ["musicfm = musicfm_hf.cli.main:main"]},
     install_requires=[
         "huggingface_hub>=1.0",
