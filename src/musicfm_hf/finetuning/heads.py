@@ -39,7 +39,7 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
     module = task_module(arguments.task)
     labels = task_labels(arguments.task, songs)
     outputs = [dict(output, size=output["size"] or len(labels)) for output in module.OUTPUTS]
-    rate = arguments.rate or module.PAPER_RATE
+    rate = arguments.label_rate or module.PAPER_RATE
     values = base.to_dict() | {
         "task": arguments.task,
         "id2label": dict(enumerate(labels)),
@@ -108,7 +108,7 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance:
 
 def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     """
-    The model with LoRA matrices beside the layers that `arguments.lora_targets` name; its head is trained whole.
+    The model with LoRA matrices beside the layers `arguments.lora_target_modules`; its head is trained whole.
 
     Raises:
         ValueError: if the encoder has no layer of one of these names.
@@ -116,13 +116,13 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     from peft import LoraConfig, get_peft_model
 
     names = {name.rpartition(".")[2] for name, module in model.musicfm.named_modules() if not list(module.children())}
-    if missing := sorted(set(arguments.lora_targets) - names):
+    if missing := sorted(set(arguments.lora_target_modules) - names):
         raise ValueError(f"The encoder has no layers {', '.join(missing)}; it has {', '.join(sorted(names))}.")
     lora = LoraConfig(
-        r=arguments.lora_rank,
+        r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_targets)})",
+        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_target_modules)})",
         modules_to_save=["classifier"],
         revision=arguments.revision,
     )

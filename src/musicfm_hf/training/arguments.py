@@ -28,9 +28,9 @@ _OLD_PATH = re.compile(r"(?:.*/)?recipes/(?:(pretrain|finetune)/)?(\w+(?:/\w+)?)
 # Flags of TrainingArguments that `--help` shows; all others work as well.
 _SHOWN_FLAGS = """
     output_dir max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type
-    warmup_steps weight_decay seed bf16 use_cpu torch_compile gradient_checkpointing dataloader_num_workers logging_steps
-    report_to eval_strategy eval_steps per_device_eval_batch_size save_strategy save_steps save_total_limit
-    resume_from_checkpoint push_to_hub hub_model_id hub_private_repo hub_revision hub_token
+    warmup_steps weight_decay seed bf16 use_cpu torch_compile gradient_checkpointing dataloader_num_workers
+    logging_steps report_to eval_strategy eval_steps per_device_eval_batch_size save_strategy save_steps
+    save_total_limit resume_from_checkpoint push_to_hub hub_model_id hub_private_repo hub_revision hub_token
 """.split()
 
 
@@ -72,7 +72,7 @@ def find_recipe(name: str, kind: str) -> list[Path]:
     Find a recipe of the package by its name.
 
     Args:
-        name (`str`): A file below `recipes/<kind>` without its ending, such as `"fm7"` or `"small/lora"`; or the names of
+        name (`str`): A file below `recipes/<kind>` without its ending, such as `"fm7"` or `"small/lora"`; or names of
             several files joined by slashes, such as `"chord/lora"`.
         kind (`str`): `"pretrain"` or `"finetune"`.
 
@@ -93,14 +93,14 @@ def find_recipe(name: str, kind: str) -> list[Path]:
     near = difflib.get_close_matches(name, [*names, *pairs], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(
-        f"No recipe is called {name!r}.{hint} Recipes: {', '.join(names)}. Names may be joined by a slash, and a path to "
-        "a YAML file (.yaml) works as well."
+        f"No recipe is called {name!r}.{hint} Recipes: {', '.join(names)}. Names may be joined by a slash, and a "
+        "path to a YAML file (.yaml) works as well."
     )
 
 
 def read_recipe(*names: str, kind: str | None = None, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
-    Read the settings of recipes, each over the one before: a setting of a later recipe replaces that of an earlier one.
+    Read the settings of recipes, each over the one before: a setting of a later recipe replaces one of an earlier one.
 
     A recipe may begin with `base: NAME`, or a list of names: recipes beside it or of the package, over which it goes.
     Within a recipe and its bases, mappings are merged key by key. A section `unless NAME is VALUE:` holds settings for
@@ -118,9 +118,10 @@ def read_recipe(*names: str, kind: str | None = None, flags: Mapping[str, Any] |
         ValueError: A recipe does not exist, is not a mapping in YAML, or is its own base.
     """
     recipes = [list(_layers(name, kind, ())) for name in names]
-    known = dict(flags or {}) | {
-        name: value for layers in recipes for layer in layers for name, value in layer.items()
-    }
+    known = dict(flags or {})
+    for layers in recipes:
+        for layer in layers:
+            known |= layer
     settings: dict[str, Any] = {}
     for layers in recipes:
         merged: dict[str, Any] = {}
@@ -177,9 +178,8 @@ def parse_recipe(
     if unknown:
         name = next((word for word in unknown if word.startswith("--")), unknown[0]).partition("=")[0]
         near = difflib.get_close_matches(name, parser._option_string_actions, n=1)
-        raise ValueError(
-            f"Unknown setting {name}. " + (f"Did you mean {near[0]}?" if near else "`--help` lists them.")
-        )
+        hint = f"Did you mean {near[0]}?" if near else "`--help` lists them."
+        raise ValueError(f"Unknown setting {name}. {hint}")
     return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
 
 

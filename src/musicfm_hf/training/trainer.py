@@ -22,7 +22,7 @@ def selective_checkpointing() -> dict[str, Any]:
     """
     Make arguments for `model.gradient_checkpointing_enable` that keep the outputs of convolutions, of matrix products
     with weights and of fused attention. The backward pass computes the rest again: norms, activations, dropout, the
-    scores of unfused attention. This saves much of the memory that checkpointing of whole layers saves, for little time.
+    scores of unfused attention. This saves much of the memory that checkpointing whole layers saves, for little time.
     """
     aten = torch.ops.aten
     saved_operations = [
@@ -44,8 +44,8 @@ def find_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 class ResumableTrainer(Trainer):
     """
-    A [`Trainer`] whose checkpoints appear once they are complete: each is written to a temporary folder and renamed, and
-    older ones are deleted after that. A process that is killed while it writes leaves the previous checkpoint intact.
+    A [`Trainer`] whose checkpoints appear once they are complete: each is written to a temporary folder and renamed,
+    and older ones are deleted after that. A process killed while writing leaves the previous checkpoint intact.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
