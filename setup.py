@@ -19,7 +19,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages("src"), "musicfm_hf.hub_cards", "musicfm_hf.recipes"],
     package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards", "musicfm_hf.recipes": "recipes"},
-    package_data={"musicfm_hf.hub_cards": ["*.md"], "musicfm_hf.recipes": ["**/*.yaml"]},
+    package_data={
+        "musicfm_hf": ["py.typed"],
+        "musicfm_hf.hub_cards": ["*.md", "space/*"],
+        "musicfm_hf.recipes": ["**/*.yaml"],
+    },
     entry_points={"console_scripts": ["musicfm = musicfm_hf.cli.main:main"]},
     install_requires=[
         "huggingface_hub>=1.0",
@@ -45,11 +49,14 @@ setup(
             "deprecated>=1.2",
             "hypothesis>=6.100",
             "mido>=1.3",
+            "mypy>=1.15",
             "parameterized>=0.9",
             "pretty_midi>=0.2.10",
             "pytest>=8.0",
             "ruff>=0.9",
             "smart_open>=5.0",
+            "types-PyYAML",
+            "types-tqdm",
         ],
     },
 )

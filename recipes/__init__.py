@@ -1,1 +1,1 @@
-"""Recipes of pretraining and fine-tuning as YAML, and scripts that run the commands of `musicfm`."""
+"""Settings of trainings as YAML, which the `musicfm` command finds by name, and scripts that run its commands."""

@@ -1,12 +1,8 @@
-"""
-The command `musicfm finetune` as a script.
-
-    python recipes/finetune.py chord/probe --model musicfm-msd --data data/pop909 --output_dir runs/chord
-"""
+"""`musicfm finetune` as a script; `python recipes/finetune.py --help` describes it."""
 
 import sys
 
-from musicfm_hf.cli.main import main
+from musicfm_hf.cli.finetune import main
 
 if __name__ == "__main__":
-    main(["finetune", *sys.argv[1:]])
+    main(sys.argv[1:])

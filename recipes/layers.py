@@ -1,12 +1,8 @@
-"""
-The command `musicfm layers` as a script.
-
-    python recipes/layers.py --models runs/small --tasks beat chord --data data/pop909 --output_dir results/layers
-"""
+"""`musicfm layers` as a script; `python recipes/layers.py --help` describes it."""
 
 import sys
 
-from musicfm_hf.cli.main import main
+from musicfm_hf.cli.layers import main
 
 if __name__ == "__main__":
-    main(["layers", *sys.argv[1:]])
+    main(sys.argv[1:])

@@ -1,14 +1,8 @@
-"""
-The command `musicfm pretrain` as a script.
-
-    python recipes/pretrain.py small --train music/ --output_dir runs/small
-    accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/pretrain.py fm7 \
-        --train '/data/shards/*.tar' --validation valid/ --stats stats.json --output_dir runs/fm7
-"""
+"""`musicfm pretrain` as a script; `python recipes/pretrain.py --help` describes it."""
 
 import sys
 
-from musicfm_hf.cli.main import main
+from musicfm_hf.cli.pretrain import main
 
 if __name__ == "__main__":
-    main(["pretrain", *sys.argv[1:]])
+    main(sys.argv[1:])

@@ -1,12 +1,8 @@
-"""
-The command `musicfm train-quantizer` as a script.
-
-    python recipes/train_quantizer.py muq --train music/ --output_dir quantizers/muq
-"""
+"""`musicfm train-quantizer` as a script; `python recipes/train_quantizer.py --help` describes it."""
 
 import sys
 
-from musicfm_hf.cli.main import main
+from musicfm_hf.cli.train_quantizer import main
 
 if __name__ == "__main__":
-    main(["train-quantizer", *sys.argv[1:]])
+    main(sys.argv[1:])

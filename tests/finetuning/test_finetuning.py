@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
-from conftest import TINY, random_model
+from helpers.models import TINY, config_of, random_model
+from helpers.runs import without_clock
 from safetensors.torch import load_file
-from test_examples import config_of
 from transformers import AutoConfig, AutoModelForAudioFrameClassification, TrainerCallback, TrainerControl, set_seed
 
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, load_audio
@@ -23,12 +23,11 @@ from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, class_weights, head_config, read_layers, save_finetuned
 from musicfm_hf.finetuning.run import finetune, read_split
 from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
-from musicfm_hf.tasks import task_module
+from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.training.arguments import parse_recipe
 
 METHODS = ("probe", "full", "lora")
-CLOCK = ("_runtime", "_per_second")  # ends of the names of what a clock measures
 # Four steps of two crops of 2 s; an evaluation and a checkpoint after every second.
 SHORT = ["--task", "chord", "--crop_seconds", "2", "--head_size", "16", "--head_dropout", "0.1"]
 SHORT += ["--lora_dropout", "0.1", "--learning_rate", "0.01", "--encoder_learning_rate", "0.001"]
@@ -75,9 +74,7 @@ def weights(run: module.Finetuned) -> dict[str, torch.Tensor]:
 
 
 def history(run: module.Finetuned) -> list[dict]:
-    """The log, without what depends on the clock, and the last entry of training, which is of one start."""
-    entries = [entry for entry in run.trainer.state.log_history if "train_loss" not in entry]
-    return [{name: value for name, value in entry.items() if not name.endswith(CLOCK)} for entry in entries]
+    return without_clock(run.trainer.state.log_history)
 
 
 def assert_same_run(run: module.Finetuned, other: module.Finetuned) -> None:
@@ -528,7 +525,7 @@ def test_probes(places, tmp_path, task, flags):
     run = tune(places, tmp_path / "run", "probe", "--task", task, "--max_steps", "2", *flags)
     assert (run.model is None) == ("--log_mel" in flags)
     assert all(0 < entry["loss"] < 20 for entry in history(run) if "loss" in entry)
-    assert run.results["scores"]["test"].keys() >= {task_module(task).METRIC}
+    assert run.results["scores"]["test"].keys() >= {get_task(task).metric}
     assert all(tensor.isfinite().all() for tensor in run.trained.state_dict().values())
 
 

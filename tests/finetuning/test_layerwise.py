@@ -1,13 +1,11 @@
 import json
 import math
-import runpy
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, random_model
+from helpers.models import TINY, random_model
+from helpers.recipes import run_recipe
 from PIL import Image
 
 import musicfm_hf.inference.feature_cache
@@ -19,7 +17,6 @@ from musicfm_hf.evaluation.layers import best_layer, layer_table, plot_layers, s
 from musicfm_hf.finetuning.trainer import FinetuningTrainer
 from musicfm_hf.training.records import write_json
 
-ROOT = Path(__file__).parents[2]
 NAN = float("nan")
 
 
@@ -99,7 +96,7 @@ def material(tmp_path_factory):
 def probe(monkeypatch, material, *arguments):
     """Runs the recipe; gives how many songs were encoded and how many probes were trained."""
     counts = {"songs": 0, "probes": 0}
-    embed_songs, train = musicfm_hf.features.embed_songs, FinetuningTrainer.train
+    embed_songs, train = musicfm_hf.inference.feature_cache.embed_songs, FinetuningTrainer.train
 
     def counted(model, songs, *rest):
         for found in embed_songs(model, songs, *rest):
@@ -112,13 +109,12 @@ def probe(monkeypatch, material, *arguments):
 
     monkeypatch.setattr(musicfm_hf.inference.feature_cache, "embed_songs", counted)
     monkeypatch.setattr(FinetuningTrainer, "train", trained)
-    flags = {"models": material / "small", "data": material / "data", "output": material / "out"}
+    flags = {"models": material / "small", "data": material / "data", "output_dir": material / "out"}
     flags |= {"cache": material / "cache", "max_steps": 4, "eval_steps": 2, "save_steps": 2, "use_cpu": "true"}
     flags |= {"per_device_train_batch_size": 4, "disable_tqdm": "true", "window_seconds": 8}
     argv = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["layers.py", *argv, *arguments])
     try:
-        runpy.run_path(str(ROOT / "recipes/layers.py"), run_name="__main__")
+        run_recipe(monkeypatch, "layers.py", *argv, *arguments)
     finally:
         monkeypatch.undo()
     return counts["songs"], counts["probes"]
@@ -165,7 +161,7 @@ def test_models_side_by_side(monkeypatch, material):
     random_model(config).save_pretrained(material / "other")
     models = [str(material / name) for name in ("small", "other")]
     output = material / "both"
-    arguments = ["--tasks", "chord", "--models", *models, "--output", str(output)]
+    arguments = ["--tasks", "chord", "--models", *models, "--output_dir", str(output)]
     songs, probes = probe(monkeypatch, material, *arguments)
     assert (songs, probes) in ((4, 9), (8, 9))  # those of the first may be there
     found = json.loads((output / "layers.json").read_text())

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import HEADS, head, music
+from helpers.audio import music
+from helpers.models import HEADS, head
+from helpers.paths import ROOT
+from helpers.recipes import run_recipe
 
 from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference import annotation, annotators
 from musicfm_hf.inference.annotation import annotate
-from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name, short_chord
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
 from musicfm_hf.inference.heads import head_logits, layer_mix
@@ -25,7 +28,6 @@ from musicfm_hf.tasks import chord
 from musicfm_hf.tasks.annotations import Beats, Segment, read_beats, read_segments, read_tags
 
 RATE = 24000
-ROOT = Path(__file__).parents[2]
 
 
 def with_logits(model, logits):
@@ -84,7 +86,7 @@ def test_a_head_that_is_offloaded(tmp_path, task):
     model = head(task)
     model.save_pretrained(tmp_path / "model")
     places = {"device_map": {"musicfm": "cpu", "classifier": "disk"}, "offload_folder": tmp_path / "offload"}
-    (offloaded,) = load_models([tmp_path / "model"], **places).values()
+    (offloaded,) = load_annotators([tmp_path / "model"], **places).values()
     assert offloaded.classifier.output.weight.is_meta
     found, expected = (annotate(one, music(3.0), RATE).to_dict() for one in (offloaded, model))
     assert found.pop("tags", None) == (pytest.approx(expected.pop("tags")) if task == "tagging" else None)
@@ -94,7 +96,7 @@ def test_a_head_that_is_offloaded(tmp_path, task):
 def test_a_sum_of_layers_that_is_offloaded(tmp_path):
     head("key").save_pretrained(tmp_path / "model")
     places = {"device_map": {"musicfm": "cpu", "classifier": "disk"}, "offload_folder": tmp_path / "offload"}
-    models = load_models([tmp_path / "model"], **places)
+    models = load_annotators([tmp_path / "model"], **places)
     with pytest.raises(ValueError, match="sum of layers is offloaded: load the model with its head on a device"):
         annotate(models, music(3.0), RATE)
 
@@ -417,16 +419,16 @@ def folders(tmp_path):
 
 
 def test_models_are_loaded_with_one_encoder(folders):
-    chords, tags, keys = load_models(folders).values()
+    chords, tags, keys = load_annotators(folders).values()
     assert isinstance(tags, MusicFMForAudioClassification)
     assert chords.musicfm is tags.musicfm
     assert keys.musicfm is not tags.musicfm
     with pytest.raises(ValueError, match="are both for the task chord"):
-        load_models([folders[0], folders[0]])
+        load_annotators([folders[0], folders[0]])
 
 
 def test_models_in_a_part_of_a_repository(folders, tmp_path):
-    (chords,) = load_models([tmp_path], subfolder="chord").values()
+    (chords,) = load_annotators([tmp_path], subfolder="chord").values()
     assert chords.config.task == "chord"
 
 
@@ -442,9 +444,8 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
 
     def run(*flags) -> str:
         command = [music_folder, "--models", tmp_path / "chord", "--output", music_folder, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", ["annotate.py", *map(str, command)])
         with pytest.raises(SystemExit) as error:
-            runpy.run_path(str(ROOT / "recipes/annotate.py"), run_name="__main__")
+            run_recipe(monkeypatch, "annotate.py", *command)
         return f"{error.value} {capsys.readouterr().out}"
 
     said = run()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import music
 from datasets import Audio, Dataset
+from helpers.audio import music
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -209,7 +209,7 @@ def test_a_failed_write_leaves_nothing(tiny_model, folder, tmp_path, monkeypatch
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("musicfm_hf.inference.catalogue.save_file", disk_full)
+    monkeypatch.setattr("musicfm_hf.training.records.save_file", disk_full)
     with pytest.raises(OSError, match="No space left"):
         embed_files(tiny_model, [("a", str(folder / "a.wav"))], tmp_path / "out", SETTINGS, num_workers=0)
     assert list((tmp_path / "out").iterdir()) == []

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ..evaluation.layers import layer_table
 from ..finetuning.arguments import FinetuningArguments, TaskArguments
 from ..finetuning.layers import LayerProbe, probe_layers
-from ..tasks import TASKS, task_module
+from ..tasks import TASKS, get_task
 from .flags import command_parser, rename_flags, user_errors
 from .recipes import parse_command
 
@@ -65,6 +65,6 @@ def _settings(
 
 
 def _print_scores(probe: LayerProbe, results: dict[str, Any]) -> None:
-    metric = task_module(probe.task.task).METRIC
+    metric = get_task(probe.task.task).metric
     scores = ", ".join(f"{split} {values[metric]['mean']:.3f}" for split, values in results["scores"].items())
     print(f"{probe.path.parent}/{probe.path.stem}: {scores}")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from transformers import AutoConfig
 
 from ..evaluation.layers import layer_table, plot_layers, summarise_layers
-from ..tasks import task_module
+from ..tasks import get_task
 from ..training.records import write_json
 from .arguments import FinetuningArguments, TaskArguments
 from .fingerprint import load_matching_results
@@ -124,7 +124,7 @@ def _run_probes(
         if report is not None:
             report(probe, results)
     *layers, weighted = [json.loads(probe.path.read_text(encoding="utf-8")) for probe in probes]
-    return summarise_layers(task_module(probes[0].task.task).METRIC, layers, weighted)
+    return summarise_layers(get_task(probes[0].task.task).metric, layers, weighted)
 
 
 def _write_summary(summary: LayerSummary, output_dir: Path) -> None:

@@ -18,16 +18,16 @@ from ..hub.cards import licence_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from ..inference.heads import song_logits
-from ..model.classification_musicfm import MusicFMClassifier
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
-from ..tasks import task_module
+from ..model.modeling_musicfm import MusicFMClassifier
+from ..tasks import get_task
 from ..training.curves import CurveCallback
 from ..training.records import environment, strip_absolute_paths, write_json
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, TaskArguments, pin_revision
 from .fingerprint import FREE_TO_CHANGE, Fingerprint, load_matching_results, run_fingerprint, seconds_before
-from .heads import add_lora, build_model, head_config, read_layers, save_finetuned
+from .heads import add_lora, build_model, head_config, save_finetuned
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import whitened_projector
 
@@ -157,7 +157,7 @@ def check_results_path(task: TaskArguments, arguments: FinetuningArguments, spli
 
 def training_curves(task: str) -> CurveCallback:
     """The callback that draws the loss and the score of validation songs."""
-    return CurveCallback({"loss": ["loss"], "validation songs": [f"eval_{task_module(task).METRIC}"]})
+    return CurveCallback({"loss": ["loss"], "validation songs": [f"eval_{get_task(task).metric}"]})
 
 
 def save_run(run: Finetuned, task: TaskArguments, arguments: FinetuningArguments) -> None:
@@ -194,7 +194,7 @@ def _build_trainer(
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
     read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
-    seconds = task.crop_seconds or task_module(task.task).CROP_SECONDS
+    seconds = task.crop_seconds or get_task(task.task).crop_seconds
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     crops = crops_of(count=arguments.max_steps * per_step)
@@ -221,7 +221,7 @@ def _build_trained(
     model = build_model(task, config)
     if task.method == "probe":
         model.freeze_base_model()
-        features = EncoderFeatures(model.musicfm.to(arguments.device), read_layers(config), settings)
+        features = EncoderFeatures(model.musicfm.to(arguments.device), config.classifier_layers, settings)
         return model, model.classifier, FeatureCache(task.cache, features)
     return model, add_lora(model, task) if task.method == "lora" else model, None
 

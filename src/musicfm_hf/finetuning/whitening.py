@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..data.examples import TaskCrops
-from ..model.classification_musicfm import MusicFMClassifier
+from ..model.modeling_musicfm import MusicFMClassifier
 
 # Share of the mean variance that is added to each variance: directions below it may be rounding errors and are not
 # amplified to unit variance.
