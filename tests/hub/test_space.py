@@ -92,7 +92,7 @@ def test_what_is_no_audio_is_said_without_a_path(page, tmp_path):
     path.write_text("la la la")
     shown = page(str(path))
     assert "notes &lt;b&gt;.txt" in shown
-    assert "Formats are WAV" in shown
+    assert "Supported formats are WAV" in shown
     assert str(tmp_path) not in shown
     assert page(None) == ""
 
@@ -100,13 +100,13 @@ def test_what_is_no_audio_is_said_without_a_path(page, tmp_path):
 def test_long_and_broken_files_are_annotated_as_far_as_they_go(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MUSICFM_LONGEST_SECONDS", "2")
     shown = page(song(tmp_path / "long.flac", 5.0))
-    assert "The song is longer than 0:02; the rest is not annotated." in shown
+    assert "The song is longer than 0:02; only that much of it is annotated." in shown
     assert 'data-end="2.0"' in shown
     assert "longer" not in page(song(tmp_path / "fits.flac", 2.0))
     monkeypatch.setenv("MUSICFM_LONGEST_SECONDS", "60")
     whole = Path(song(tmp_path / "whole.wav", 5.0)).read_bytes()
     (tmp_path / "broken.wav").write_bytes(whole[: len(whole) // 2])
-    assert "The file breaks off" in page(str(tmp_path / "broken.wav"))
+    assert "The file is incomplete" in page(str(tmp_path / "broken.wav"))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.3])
