@@ -19,7 +19,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages("src"), "musicfm_hf.hub_cards"],
     package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards"},
-    package_data={"musicfm_hf.hub_cards": ["*.md"]},
+    package_data={"musicfm_hf.hub_cards": ["*.md", "space/*"]},
     entry_points={"console_scripts": ["musicfm = musicfm_hf.cli.main:main"]},
     install_requires=[
         "huggingface_hub>=1.0",

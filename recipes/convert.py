@@ -10,7 +10,8 @@ Convert a published MusicFM, MuQ or MERT checkpoint to a folder that `AutoModel.
 import argparse
 
 from musicfm_hf import convert_checkpoint
-from musicfm_hf.hub.push import add_hub_arguments, hub_target, publish
+from musicfm_hf.cli.flags import add_hub_flags, share_result
+from musicfm_hf.hub.push import hub_target
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=["msd", "fma"], help="of MusicFM: which, where the source has both")
     parser.add_argument("--output", required=True, help="the folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
-    add_hub_arguments(parser)
+    add_hub_flags(parser)
     arguments = parser.parse_args()
     try:
         target = hub_target(arguments, arguments.output)
@@ -39,7 +40,7 @@ def main() -> None:
         print(f"left out    {sum(why == reason for why in result.unused.values())} tensors: {reason}")
     print(f"written to  {result.output_dir}")
     if target is not None:
-        publish(result.output_dir, target)
+        share_result(result.output_dir, target)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from pathlib import Path
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
+from musicfm_hf.cli.flags import share_result
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.fingerprint import FREE_TO_CHANGE, results_if_done
 from musicfm_hf.finetuning.heads import save_finetuned
 from musicfm_hf.finetuning.run import finetune, read_splits
-from musicfm_hf.hub.push import hub_target, publish
+from musicfm_hf.hub.push import hub_target
 from musicfm_hf.tasks import task_module
 from musicfm_hf.training.arguments import parse_recipe
 from musicfm_hf.training.curves import CurveCallback
@@ -62,7 +63,7 @@ def main() -> None:
         for split, averages in results["scores"].items():
             print(f"{split}: " + ", ".join(f"{name} {value['mean']:.3f}" for name, value in averages.items()))
         if model is not None:
-            publish(output, target)
+            share_result(output, target)
 
 
 if __name__ == "__main__":

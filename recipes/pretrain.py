@@ -15,8 +15,9 @@ from pathlib import Path
 from transformers import set_seed
 
 from musicfm_hf import MusicFMFeatureExtractor
+from musicfm_hf.cli.flags import share_result
 from musicfm_hf.data.catalogue import describe_source
-from musicfm_hf.hub.push import hub_target, publish
+from musicfm_hf.hub.push import hub_target
 from musicfm_hf.pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
 from musicfm_hf.pretraining.data import build_data
 from musicfm_hf.pretraining.model import build_model
@@ -79,7 +80,7 @@ def main() -> None:
         }
         write_json(output / "results.json", results)
         trainer.log_metrics("eval", final)
-        publish(output, target)
+        share_result(output, target)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
         if arguments.space:
             if arguments.base_model or arguments.license or arguments.evaluations:
                 parser.error("--base_model, --license and --evaluations are for models, not for a Space")
-            print(push_space(arguments.folder, target, arguments.space))
+            print(push_space(target, arguments.space, arguments.folder))
             return
         for path in arguments.evaluations:
             (arguments.folder / "evaluations").mkdir(exist_ok=True)

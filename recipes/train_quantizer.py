@@ -15,10 +15,11 @@ from pathlib import Path
 import yaml
 
 from musicfm_hf import MusicFMConfig, MusicFMQuantizerModel
+from musicfm_hf.cli.flags import add_hub_flags, share_result
 from musicfm_hf.data.catalogue import describe_source, list_sources
 from musicfm_hf.data.crops import CropLoader, collate_crops, fixed_crops
 from musicfm_hf.data.sources import open_source
-from musicfm_hf.hub.push import add_hub_arguments, hub_target, publish
+from musicfm_hf.hub.push import hub_target
 from musicfm_hf.pretraining.data import keep_for_validation
 from musicfm_hf.pretraining.model import config_values, mel_settings
 from musicfm_hf.pretraining.quantizers import describe_quantizer, fit_kmeans, train_residual_vq
@@ -50,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    add_hub_arguments(parser)
+    add_hub_flags(parser)
     return parser.parse_args()
 
 
@@ -112,7 +113,7 @@ def train(arguments: argparse.Namespace) -> None:
             **environment(),
         },
     )
-    publish(arguments.output, target)
+    share_result(arguments.output, target)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from ..data.examples import ReadWaveform, TaskCrops, with_annotation
 from ..data.labelled import LabelledSong
 from ..data.labelled_dataset import load_songs, split_names
 from ..evaluation.scoring import scores_with_intervals
-from ..hub.cards import licence_of
+from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from ..inference.heads import song_logits
@@ -100,7 +100,7 @@ def finetune(
         checkpoint = find_checkpoint(arguments.output_dir)
     if checkpoint:
         began -= seconds_before(Path(checkpoint), stated)
-    base_licence = licence_of(task.model, task.revision)
+    base_licence = license_of(task.model, task.revision)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     settings = _window_settings(task, arguments)
     settings.frames(config)
