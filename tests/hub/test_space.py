@@ -1,4 +1,4 @@
-"""The web page that annotates songs: its HTML and, where Gradio and Chromium are installed, its display in a browser."""
+"""The web page that annotates songs: its HTML and, where Gradio and Chromium are installed, its look in a browser."""
 
 import base64
 import html
