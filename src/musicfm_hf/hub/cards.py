@@ -106,7 +106,8 @@ def license_of(name: str | Path, revision: str | None = None) -> str | None:
     cannot be read or states none.
     """
     try:
-        path = Path(name) / "README.md" if revision is None else hf_hub_download(name, "README.md", revision=revision)
+        local = Path(name) / "README.md"
+        path = local if revision is None else hf_hub_download(str(name), "README.md", revision=revision)
         stated = ModelCard.load(path).data.license
     except (OSError, ValueError, yaml.YAMLError):
         return None
@@ -183,7 +184,7 @@ def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) ->
     metadata: dict[str, Any] = {"pipeline_tag": "feature-extraction", "datasets": _hub_ids(sources)}
     if rows:
         names = ", ".join(source["name"] for source in sources) or "not stated"
-        data = {"dataset_type": names, "dataset_name": names, "dataset_split": "validation"}
+        data: dict[str, Any] = {"dataset_type": names, "dataset_name": names, "dataset_split": "validation"}
         metadata["eval_results"] = [
             EvalResult("masked-token-prediction", **data, metric_type=kind, metric_value=scores[name])
             for name, kind in (("eval_cross_entropy", "cross_entropy"), ("eval_accuracy", "accuracy"))

@@ -44,7 +44,7 @@ class HubTarget(NamedTuple):
             OSError: the Hub cannot be reached, or refuses the request.
         """
         api = HfApi(token=self.token)
-        common = {"repo_type": self.kind, "exist_ok": True}
+        common: dict[str, Any] = {"repo_type": self.kind, "exist_ok": True}
         sdk = "gradio" if self.kind == "space" else None
         repo = api.create_repo(self.repo, private=self.private, space_sdk=sdk, **common).repo_id
         if self.revision is not None:
@@ -82,7 +82,7 @@ def commit_with_retries(api: HfApi, target: HubTarget, contents: dict[str, Path 
 
 def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
     """Add `contents` and delete the other files that earlier pushes have published."""
-    where = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
+    where: dict[str, Any] = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
     is_ours = is_published if target.kind == "model" else re.compile(r"musicfm_hf/").match
     others = [name for name in api.list_repo_files(**where) if name not in contents]
     operations: list[Any] = [CommitOperationAdd(name, content) for name, content in contents.items()]
