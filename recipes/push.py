@@ -13,11 +13,10 @@ files of recipes/evaluate.py, whose scores go into the card. A Space needs a sec
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from musicfm_hf.hub.commits import HubTarget
-from musicfm_hf.hub.push import push_folder
+from musicfm_hf.hub.push import push
 from musicfm_hf.hub.space import push_space
 
 
@@ -34,17 +33,21 @@ def main() -> None:
     arguments = parser.parse_args()
     target = HubTarget(arguments.repo, arguments.revision, not arguments.public)
     try:
-        if not arguments.folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {arguments.folder}.")
         if arguments.space:
             if arguments.base_model or arguments.license or arguments.evaluations:
                 parser.error("--base_model, --license and --evaluations are for models, not for a Space")
             print(push_space(target, arguments.space, arguments.folder))
             return
-        for path in arguments.evaluations:
-            (arguments.folder / "evaluations").mkdir(exist_ok=True)
-            shutil.copy(path, arguments.folder / "evaluations")
-        print(push_folder(arguments.folder, target, arguments.base_model, arguments.license))
+        address = push(
+            arguments.folder,
+            arguments.repo,
+            revision=arguments.revision,
+            private=not arguments.public,
+            base_model=arguments.base_model,
+            license=arguments.license,
+            evaluations=arguments.evaluations,
+        )
+        print(address)
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not pushed: {error}") from error
 

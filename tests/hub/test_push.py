@@ -11,6 +11,7 @@ import torch
 from helpers.audio import music
 from helpers.finished_run import change_results
 from helpers.models import TINY
+from helpers.paths import ROOT
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import SafetensorError
@@ -19,7 +20,7 @@ from transformers import AutoModel, AutoModelForAudioFrameClassification, Traini
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification
 from musicfm_hf.cli.flags import add_hub_flags, share_result
 from musicfm_hf.hub.commits import HubTarget
-from musicfm_hf.hub.push import hub_target, push_folder, push_result
+from musicfm_hf.hub.push import hub_target, push, push_folder, push_result
 
 
 def logits(model) -> torch.Tensor:
@@ -30,8 +31,8 @@ def test_push_and_read_back(server, folder):
     address = push_folder(folder, HubTarget("alice/chord"))
     assert address.startswith(f"{server.url}/alice/chord/commit/")
     names = set(server.files("alice/chord"))
-    code = {"configuration", "convolution", "classification", "feature_extraction", "features", "masking", "modeling"}
-    assert names == {f"{name}_musicfm.py" for name in code | {"quantization"}} | {
+    code = {path.name for path in (ROOT / "src/musicfm_hf/model").glob("*_musicfm.py")}
+    assert names == code | {
         "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json",
     }  # fmt: skip
     assert server.repositories["models", "alice/chord"].private
@@ -193,6 +194,21 @@ def test_an_adapter_on_a_base_of_another_shape(folder, tmp_path):
     needed = r"hidden_size 32 \(it has 64\), num_hidden_layers 3 \(it has 2\)"
     with pytest.raises(ValueError, match=rf"cannot be used with .*other: it was trained for {needed}\."):
         AutoModelForAudioFrameClassification.from_pretrained(folder)
+
+
+def test_a_push_with_evaluations(server, folder, tmp_path):
+    evaluation = {"music": {"name": "beatles"}, "split": "test"}
+    evaluation["models"] = {folder.name: {"scores": {"majmin": {"mean": 0.25, "songs": 8}}}}
+    (tmp_path / "beatles.json").write_text(json.dumps(evaluation))
+    push(folder, "alice/chord", private=False, license="mit", evaluations=[tmp_path / "beatles.json"])
+    assert not server.repositories["models", "alice/chord"].private
+    card = ModelCard(server.files("alice/chord")["README.md"].decode())
+    assert card.data.license == "mit"
+    assert [result.metric_value for result in card.data.eval_results] == [0.8125, 0.25]
+    assert "evaluations/beatles.json" in server.files("alice/chord")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        push(tmp_path / "nothing", "alice/nothing")
+    assert ("models", "alice/nothing") not in server.repositories
 
 
 def test_a_result_without_a_target_gets_a_card(folder):

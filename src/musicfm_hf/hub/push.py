@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +28,45 @@ class HubArguments(Protocol):
     hub_private_repo: bool | None
     hub_revision: str | None
     hub_token: str | None
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    revision: str | None = None,
+    private: bool = True,
+    token: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    evaluations: Iterable[str | Path] = (),
+) -> str:
+    """
+    Push a model, an adapter or a quantizer to the Hub, with a card that states its scores.
+
+    Args:
+        folder: Output folder of `musicfm pretrain`, `finetune`, `train-quantizer` or `convert`.
+        repo (`str`): Id of the repository, created if it does not exist.
+        revision (`str`, *optional*): Branch, created if it does not exist; main by default.
+        private (`bool`, defaults to `True`): Visibility of the repository, if it is created now.
+        token (`str`, *optional*): Access token; the one that is logged in by default.
+        base_model (`str`, *optional*), license (`str`, *optional*): As for [`push_folder`].
+        evaluations: Results files of `musicfm evaluate`, copied to the folder's subfolder `evaluations`.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        FileNotFoundError: the folder or an evaluation does not exist.
+        ValueError, OSError: as [`push_folder`].
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}. Give the output folder of a finished run.")
+    for path in evaluations:
+        (folder / "evaluations").mkdir(exist_ok=True)
+        shutil.copy(path, folder / "evaluations")
+    return push_folder(folder, HubTarget(repo, revision, private, token), base_model, license)
 
 
 def hub_target(arguments: HubArguments, output: str | Path) -> HubTarget | None:

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1]
 
 APPLICATION_FILES = ("app.py", "timeline.*", "README.md")
 
-PACKAGE_SUFFIXES = (".py", ".yaml", ".typed")
+# Folders that an installed wheel has beside the modules, and that the application does not need.
+DATA_FOLDERS = ("hub_cards", "recipes")
 
 
 def application_folder() -> Path:
@@ -78,6 +79,6 @@ def _check_models(api: HfApi, models: list[str]) -> None:
 
 
 def _package_files() -> list[Path]:
-    """Files of this package that the application may import; not the templates of cards nor the application itself."""
-    paths = (path for path in sorted(PACKAGE.rglob("*")) if path.suffix in PACKAGE_SUFFIXES)
-    return [path for path in paths if path.relative_to(PACKAGE).parts[0] != "hub_cards"]
+    """Modules of this package, the same for a wheel and a checkout."""
+    paths = [*sorted(PACKAGE.rglob("*.py")), PACKAGE / "py.typed"]
+    return [path for path in paths if path.relative_to(PACKAGE).parts[0] not in DATA_FOLDERS]
