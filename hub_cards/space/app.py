@@ -28,7 +28,7 @@ from timeline import timeline
 from musicfm_hf import load_audio
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference.annotation import annotate
-from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name
 from musicfm_hf.inference.song import SongAnnotation
 
@@ -59,7 +59,7 @@ def model_names() -> list[str]:
 @cache
 def models() -> dict:
     """Load the models, once for all songs."""
-    loaded = load_models(model_names())
+    loaded = load_annotators(model_names())
     for model in loaded.values():
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     return loaded

@@ -10,7 +10,7 @@ from typing import Protocol
 import yaml
 from huggingface_hub import HfApi, ModelCard, eval_result_entries_to_yaml
 
-from ..model.classification_musicfm import check_base
+from ..model.adapters_musicfm import check_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..training.records import write_json
 from .cards import eval_result_entries, write_card
