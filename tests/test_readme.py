@@ -1,18 +1,18 @@
 """What the README says can be done."""
 
 import re
-from pathlib import Path
 
 import soundfile
 import torch
-from conftest import TINY, music, random_model
+from helpers.audio import music
+from helpers.models import TINY, random_model
+from helpers.paths import ROOT
 from transformers import AutoConfig
 
 from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
 from musicfm_hf.finetuning.arguments import TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, save_finetuned
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
