@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -18,21 +18,19 @@ def measure_separately(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     return json.loads(_run([sys.executable, script, *arguments]).splitlines()[-1])
 
 
-def musicfm(*arguments: str, threads: int | None = None) -> None:
+def musicfm(*arguments: str, **variables: str) -> None:
     """
-    Run a `musicfm` command, on a number of threads.
+    Run a `musicfm` command, with further environment variables.
 
     Raises:
         RuntimeError: the command failed; has the end of its messages.
     """
-    _run(
-        [sys.executable, "-m", "musicfm_hf", *arguments], {} if threads is None else {"OMP_NUM_THREADS": f"{threads}"}
-    )
+    _run([sys.executable, "-m", "musicfm_hf", *arguments], variables)
 
 
-def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+def _run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
     """Output of a command."""
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (variables or {}), check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
     return done.stdout

@@ -3,12 +3,14 @@
 import json
 from importlib import import_module
 
+import architecture
 import pytest
 import tasks_table
 import variants
 from reporting import RESULTS
 from run_store import RunStore
 
+from musicfm_hf import MusicFMConfig
 from musicfm_hf.evaluation.layers import layer_table
 
 
@@ -51,6 +53,12 @@ def test_table_of_tasks_is_that_of_its_json():
 
 def test_recipes_are_those_of_their_table():
     assert [variants.describe(path) for path in sorted(variants.RECIPES.glob("*.yaml"))] == measured("variants")
+
+
+def test_shares_of_the_architecture_are_those_of_the_model():
+    config = MusicFMConfig()
+    shares = architecture.shares_of_multiplications(config) | {"lora": architecture.lora_weights(config, "chord")}
+    assert shares == measured("architecture")
 
 
 def test_scores_of_tasks_are_means_over_recorded_songs():
