@@ -33,7 +33,8 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 from musicfm_hf import MusicFMForPreTraining, MusicFMModel, MusicFMQuantizerModel, load_audio
 from musicfm_hf.data.catalogue import list_sources
 from musicfm_hf.data.crops import CropLoader, fixed_crops
-from musicfm_hf.data.sources import ListedSource, open_source, split_by_name
+from musicfm_hf.data.sources import ListedSource, open_source
+from musicfm_hf.data.splits import split_by_name
 from musicfm_hf.model.masking_musicfm import sample_mask
 from musicfm_hf.pretraining.arguments import PretrainingArguments
 from musicfm_hf.pretraining.data import MaskCrops, keep_for_validation

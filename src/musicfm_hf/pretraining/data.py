@@ -4,7 +4,8 @@ import torch
 
 from ..data.catalogue import list_sources
 from ..data.crops import CropLoader, FixedCrops, fixed_crops
-from ..data.sources import ListedSource, Song, StreamedSource, open_source, split_by_name
+from ..data.sources import ListedSource, Song, StreamedSource, open_source
+from ..data.splits import split_by_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import sample_mask
 from .arguments import DataArguments, PretrainingArguments

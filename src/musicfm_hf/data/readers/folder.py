@@ -1,28 +1,31 @@
 """
-A folder of one's own: audio files, and files of annotations with the same names.
+A user's own folder: audio files, and annotation files with the same names.
 
-For `a/song.flac` these are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
-`a/song.tags` and `a/song.jams`; or the same in folders called beats, chords, keys, sections, tags and jams, where
-`.lab` is enough but for jams: `chords/a/song.lab`. What is in such files, `tasks/annotations.py` says. A file of its
-own counts before JAMS.
+The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
+`a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where `.lab`
+is enough for all but JAMS: `chords/a/song.lab`. `tasks/annotations.py` describes the files. A file of one kind of
+annotation takes precedence over JAMS.
 """
 
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
 from ..catalogue import AUDIO_EXTENSIONS
-from ..labelled import SEGMENT_COLUMNS, LabelledSong, Source
+from ..labelled import SEGMENT_COLUMNS, LabelledSong, SongReaders, Source
+from ..reader import DatasetReader, Option
+
+SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
 
 COLUMNS = ("beats", *SEGMENT_COLUMNS, "tags")
 
 _SUFFIXES = {".beats": "beats", ".tags": "tags", ".jams": "jams"}
 
-# Namespaces of JAMS by column; the first of which a file has something is read.
+# Namespaces of JAMS by column; the first one with observations is read.
 _NAMESPACES = {
     "beats": ("beat_position", "beat"),
     "chords": ("chord", "chord_harte"),
@@ -31,30 +34,25 @@ _NAMESPACES = {
 }
 
 
-def source(licence: str | None = None) -> Source:
-    """What to say of the data set, under a licence that its owner names."""
-    return Source("Audio and annotations of a folder.", "", "", licence or "Not stated.")
-
-
 def song_readers(
     source: str | os.PathLike,
     audio: str | os.PathLike | None = None,
     lab_task: str | None = None,
     group_by_folder: bool = False,
-) -> dict[str, Callable[[], LabelledSong]]:
+) -> SongReaders:
     """
-    By id (the path of the audio without extension), what reads a song; for [`musicfm_hf.data.labelled.read_all`].
+    Return the readers of the songs, by id: the path of the audio without extension.
 
     Args:
         source: The folder with the annotations.
         audio: The folder with the audio; `source` by default.
-        lab_task (`str`, *optional*): What a `song.lab` has that does not say: chords, keys or sections.
-        group_by_folder (`bool`): Songs of one folder, such as an album, come to one split.
+        lab_task (`str`, *optional*): Column of files `song.lab` whose name does not tell: chords, keys or sections.
+        group_by_folder (`bool`): Keep the songs of a folder, such as an album, in one split.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: two files have the same name but for their extension, there is a `.lab` of which is not known what
-            it has, or there is nothing at all.
+        FileNotFoundError: a folder does not exist.
+        ValueError: two files differ only in their extension, the column of a `.lab` file is not known, or there are
+            neither audio nor annotations.
     """
     folder, audio_folder = Path(source), Path(audio or source)
     for path in (folder, audio_folder):
@@ -81,18 +79,20 @@ def song_readers(
 
 
 def _files(folder: Path) -> list[Path]:
+    """All files below a folder that are not hidden."""
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
 
 
 def _put(paths: dict[str, Path], key: str, path: Path) -> None:
-    key = unicodedata.normalize("NFC", key)  # macOS has accents apart from letters
+    """Add a path; raises a `ValueError` if its key is taken."""
+    key = unicodedata.normalize("NFC", key)  # macOS stores accents apart from letters
     if key in paths:
-        raise ValueError(f"{paths[key]} and {path} are for the same: keep one of them.")
+        raise ValueError(f"{paths[key]} and {path} are for the same song: keep one of them.")
     paths[key] = path
 
 
 def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | None:
-    """The column (or jams) and the song of a file of annotations; `None` for other files. `path` is relative."""
+    """The column (or jams) and the song of an annotation file; `None` for other files. `path` is relative."""
     suffix = path.suffix.lower()
     folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in (*COLUMNS, "jams") else None
     if folder:
@@ -105,8 +105,8 @@ def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | No
     column = folder if folder in COLUMNS else lab_task
     if column is None:
         raise ValueError(
-            f"{where} may have chords, keys or sections: say which (`--lab-task`), or call it {name.name}.chords.lab "
-            "and so on."
+            f"{where} may have chords, keys or sections: give `--lab_task`, or rename it to {name.name}.chords.lab, "
+            ".keys.lab or .sections.lab."
         )
     return column, name.as_posix()
 
@@ -114,28 +114,42 @@ def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | No
 def _read_song(
     name: str, audio: Path | None, folder: Path, paths: Mapping[str, Path], group_by_folder: bool
 ) -> LabelledSong:
+    """Read a song from its annotation files, by column (or jams)."""
     if audio is None:
         raise FileNotFoundError(f"There is no audio {name} in {folder}, for {', '.join(map(str, paths.values()))}")
     readers = {"beats": read_beats, "tags": read_tags} | dict.fromkeys(SEGMENT_COLUMNS, read_segments)
-    found = {column: readers[column](path) for column, path in paths.items() if column != "jams"}
+    annotations = {column: readers[column](path) for column, path in paths.items() if column != "jams"}
     files = {column: str(path) for column, path in paths.items()}
     if jams := paths.get("jams"):
-        spaces = _namespaces(jams)
+        namespaces = _namespaces(jams)
         for column, names in _NAMESPACES.items():
-            first = next((one for one in names if one in spaces), None)
-            if first and column not in found:
-                found[column] = read_beats(jams) if column == "beats" else read_segments(jams, first)
-                files[column] = f"{jams}, {first}"
-        if "tags" not in found and any(one.startswith("tag_") for one in spaces):
-            found["tags"] = read_tags(jams)
+            namespace = next(filter(namespaces.__contains__, names), None)
+            if namespace and column not in annotations:
+                annotations[column] = read_beats(jams) if column == "beats" else read_segments(jams, namespace)
+                files[column] = f"{jams}, {namespace}"
+        if "tags" not in annotations and any(namespace.startswith("tag_") for namespace in namespaces):
+            annotations["tags"] = read_tags(jams)
     group = Path(name).parent.as_posix() if group_by_folder else name
-    return LabelledSong(name, audio, group, files=files, **found)
+    return LabelledSong(name, audio, group, files=files, **annotations)
 
 
 def _namespaces(path: Path) -> set[str]:
-    """Of which a file has at least one observation."""
+    """The namespaces of a JAMS file with at least one observation."""
     try:
         annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
         return {annotation["namespace"] for annotation in annotations if annotation["data"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error
+
+
+READER = DatasetReader(
+    "folder",
+    "your own audio and annotations",
+    SOURCE,
+    song_readers,
+    (
+        Option("lab_task", "column of files NAME.lab", choices=SEGMENT_COLUMNS),
+        Option("group_by_folder", "keep the songs of a folder in one split", type=bool, default=False),
+    ),
+    is_own_data=True,
+)

@@ -11,7 +11,7 @@ from helpers.recipes import prepare
 from musicfm_hf.data.catalogue import describe_source
 from musicfm_hf.data.labelled import AudioFolder, read_all
 from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.data.readers.annotated_folder import song_readers
+from musicfm_hf.data.readers.folder import song_readers
 from musicfm_hf.tasks.annotations import Segment
 
 
@@ -60,7 +60,10 @@ def test_folders_of_annotations_apart(tmp_path):
     write(tmp_path / "labels/sections/a/song.lab", "0 2 verse\n")
     write(tmp_path / "labels/beats/a/song.lab", "0.5\n")
     write(tmp_path / "labels/a/song.lab", "0 2 D\n")
-    with pytest.raises(ValueError, match=r"song.lab may have chords, keys or sections: say which \(`--lab-task`\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"song.lab may have chords, keys or sections: give `--lab_task`, or rename",
+    ):
         song_readers(tmp_path / "labels", tmp_path / "audio")
     songs, _ = read(tmp_path / "labels", tmp_path / "audio", lab_task="keys")
     song = songs["a/song"]
@@ -157,11 +160,11 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"a.beats, line 2"):
         read(tmp_path)
     write(tmp_path / "beats/a.beats", "1.0\n")
-    with pytest.raises(ValueError, match="are for the same"):
+    with pytest.raises(ValueError, match="are for the same song"):
         song_readers(tmp_path)
     (tmp_path / "beats/a.beats").unlink()
     write(tmp_path / "a.flac")
-    with pytest.raises(ValueError, match=r"a.flac and .*a.wav are for the same"):
+    with pytest.raises(ValueError, match=r"a.flac and .*a.wav are for the same song"):
         song_readers(tmp_path)
 
 
@@ -170,8 +173,9 @@ def test_recipe(tmp_path, monkeypatch, capsys):
         write(tmp_path / f"music/{number}.wav")
         write(tmp_path / f"music/{number}.lab", "0 2 C\n")
     (tmp_path / "music/7.wav").unlink()
-    arguments = ["folder", "--source", tmp_path / "music", "--output", tmp_path / "out", "--lab-task", "chords"]
-    prepare(monkeypatch, *arguments, "--licence", "CC0", "--fractions", "0.5", "0.25", "0.25")
+    arguments = ["folder", "--source", tmp_path / "music", "--output_dir", tmp_path / "out"]
+    arguments += ["--lab_task", "chords"]
+    prepare(monkeypatch, *arguments, "--license", "CC0", "--fractions", "0.5", "0.25", "0.25")
     assert "1 left out" in capsys.readouterr().out
     lists = {name: (tmp_path / f"out/{name}.txt").read_text().split() for name in ("train", "valid", "test")}
     assert sum(map(len, lists.values())) == 39
@@ -184,7 +188,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert info["counts"]["left out"] == 1
     assert info["rows"] == {split: len(lists[name]) for split, name in zip(info["rows"], lists, strict=True)}
     write(tmp_path / "music/8.lab", "0 2 H\n")
-    with pytest.raises(SystemExit, match=r"^Not prepared: .*8.lab, line 1: 'H' is no chord"):
+    with pytest.raises(SystemExit, match=r"^Not prepared: .*8.lab, line 1: 'H' is not a chord"):
         prepare(monkeypatch, *arguments)
-    prepare(monkeypatch, *arguments, "--skip-faulty")
+    prepare(monkeypatch, *arguments, "--skip_faulty")
     assert "2 left out" in capsys.readouterr().out
