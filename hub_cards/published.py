@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 
 from musicfm_hf import MusicFMConfig, MusicFMModel
-from musicfm_hf.conversion.convert import PUBLISHED_STATS
+from musicfm_hf.conversion.musicfm import PUBLISHED_STATS
 from musicfm_hf.hub.cards import write_card
+from musicfm_hf.training.arguments import read_recipe
 
 ROOT = Path(__file__).parents[1]
 # Name → family, variant, the recipe that describes the encoder, the file that is converted, is there a head.
@@ -27,7 +27,7 @@ CHECKPOINTS = {
 def render(name: str) -> str:
     """The card of a published checkpoint."""
     family, variant, recipe, source, has_head = CHECKPOINTS[name]
-    values = yaml.safe_load((ROOT / f"recipes/pretrain/{recipe}.yaml").read_text(encoding="utf-8"))["config"]
+    values = read_recipe(recipe, kind="pretrain")["config"]
     if variant is not None:
         values["mel_mean"], values["mel_std"] = PUBLISHED_STATS[variant]
     config = MusicFMConfig(**values)

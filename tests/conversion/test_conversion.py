@@ -52,9 +52,10 @@ def test_folder_is_complete(tmp_path):
     result = convert_checkpoint(CHECKPOINT, tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "README.md", "conversion.json", "config.json", "model.safetensors", "preprocessor_config.json",
-            "configuration_musicfm.py", "classification_musicfm.py",
-        "convolution_musicfm.py", "feature_extraction_musicfm.py", "features_musicfm.py", "masking_musicfm.py",
-        "modeling_musicfm.py", "quantization_musicfm.py",
+        "adapters_musicfm.py", "configuration_musicfm.py", "fast_inference_musicfm.py",
+        "feature_extraction_musicfm.py", "frames_musicfm.py", "losses_musicfm.py", "masking_musicfm.py",
+        "modeling_musicfm.py", "normalization_musicfm.py", "outputs_musicfm.py", "padding_musicfm.py",
+        "quantization_musicfm.py", "spectrogram_musicfm.py",
     }  # fmt: skip
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (48, 3, 4)
@@ -221,7 +222,7 @@ def test_folders_that_are_neither(tmp_path):
         convert_checkpoint(tmp_path / "cut", tmp_path / "model")
     quiet = changed(tmp_path / "quiet", "mert_base")
     (quiet / "preprocessor_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="it says whether waveforms are normalised"):
+    with pytest.raises(FileNotFoundError, match="which specifies whether waveforms are normalized"):
         convert_checkpoint(quiet, tmp_path / "model")
     unsaid = changed(tmp_path / "unsaid", "mert_base", "preprocessor_config.json", do_normalize=None)
     with pytest.raises(ValueError, match="lacks the setting 'do_normalize'"):
@@ -415,12 +416,12 @@ def test_the_source_is_never_replaced(tmp_path, monkeypatch):
 def test_published_files_are_recognised(tmp_path, monkeypatch):
     source = save(tmp_path, state_dict())
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    monkeypatch.setattr("musicfm_hf.conversion.convert.PUBLISHED_SHA256", {digest[:8]: "msd"})
+    monkeypatch.setattr("musicfm_hf.conversion.musicfm.PUBLISHED_SHA256", {digest[:8]: "msd"})
     result = convert_checkpoint(source, tmp_path / "msd", variant="msd")
     assert (result.sha256, result.variant) == (digest, "msd")
     assert "Million Song Dataset" in (tmp_path / "msd/README.md").read_text()
     with pytest.raises(ValueError, match="is the published msd checkpoint, not fma"):
         convert_checkpoint(source, tmp_path / "fma", variant="fma")
     (tmp_path / "stats.json").write_text('{"melspec_2048_mean": 1.0, "melspec_2048_std": 2.0}')
-    with pytest.warns(UserWarning, match=r"says mean 1\.0, standard deviation 2\.0"):
+    with pytest.warns(UserWarning, match=r"has mean 1\.0, standard deviation 2\.0"):
         convert_checkpoint(source, tmp_path / "other")
