@@ -104,7 +104,7 @@ def test_without_quantizer_and_head_there_is_the_encoder_alone(tmp_path, folders
     assert len(tensors) == len(state_dict()) - 4
     result = convert_checkpoint(save(tmp_path, tensors), tmp_path / "model")
     assert AutoConfig.from_pretrained(tmp_path / "model").architectures == ["MusicFMModel"]
-    assert "not included, this is the encoder alone" in (tmp_path / "model/README.md").read_text()
+    assert "not included: this is the encoder alone" in (tmp_path / "model/README.md").read_text()
     model, info = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(info.values()), info
     whole = AutoModel.from_pretrained(folders["musicfm"])
@@ -263,7 +263,7 @@ def test_full_size_layouts():
 
 def test_card_tells_the_truth(folders):
     card = ModelCard.load(folders["musicfm"] / "README.md")
-    assert "which is not one of the\npublished files" in card.text
+    assert "which is not one of the published files" in card.text
     assert "# MusicFM, for Transformers" in card.text
     assert "arxiv.org/abs/2311.03318" in card.text
     assert "| encoder | 3 conformer layers, 145,824 parameters |" in card.text
@@ -296,8 +296,8 @@ def test_card_of_mert(folders, family):
     assert "arxiv.org/abs/2306.00107" in card.text
     assert "| encoder | 3 bert layers, 84,704 parameters |" in card.text
     assert "75 frames a second, 48 values each" in card.text
-    assert "the feature extractor brings it to mean 0 and variance 1" in card.text
-    assert "not included, this is the encoder alone" in card.text
+    assert "the feature extractor normalizes it to zero mean and unit variance" in card.text
+    assert "not included: this is the encoder alone" in card.text
     assert "published under CC-BY-NC-4.0" in card.text
     assert card.data.license == "cc-by-nc-4.0"
     for other in ("2311.03318", "2501.01108", "MIT License", "mel statistics", "codebook", "conformer"):

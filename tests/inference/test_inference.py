@@ -81,7 +81,7 @@ def test_other_rates_are_resampled_and_the_model_is_left_as_it_was(tiny_model):
         (np.full(5000, np.nan), {}, "NaN"),
         (np.zeros((2, 5000)), {}, "one waveform"),
         (np.zeros((5000, 2)), {}, r"one waveform of shape \(samples,\), got \(5000, 2\). Average its channels"),
-        (np.zeros(5000), {"sampling_rate": None}, "`sampling_rate` must be that of the audio, in Hz, got None"),
+        (np.zeros(5000), {"sampling_rate": None}, "`sampling_rate` must be the rate of the waveform in Hz, got None"),
         (np.ones(1), {"sampling_rate": 192000}, "`audio` is empty at 24000 Hz: it has 1 samples"),
         (music(1.0), {"layer": 9}, "`layer` must be between"),
         (music(1.0), {"batch_size": 0}, "`batch_size` must be"),
