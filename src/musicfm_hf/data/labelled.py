@@ -136,7 +136,7 @@ def read_all(
             if not _is_text(name):
                 raise UnusableSongError("Its name is not UTF-8: rename the file.")
             song = read()
-            song = replace(song, duration=_duration(song))
+            song = replace(song, duration=audio_seconds(song.audio))
             check_song(song)
             songs.append(song)
         except (FileNotFoundError, UnusableSongError) as error:
@@ -153,11 +153,20 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _duration(song: LabelledSong) -> float:
-    """Seconds of audio by its header; the last second is decoded, to see that it exists."""
+def audio_seconds(audio: Any) -> float:
+    """
+    Return the seconds of audio by its header. The last second is decoded, to check that it exists.
+
+    Args:
+        audio: As for [`musicfm_hf.load_audio`].
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        UnusableSongError: the audio cannot be read.
+    """
     try:
-        samples, rate = audio_length(song.audio)
-        load_audio(song.audio, rate, start=max(0.0, samples / rate - 1), duration=1.0)
+        samples, rate = audio_length(audio)
+        load_audio(audio, rate, start=max(0.0, samples / rate - 1), duration=1.0)
     except ValueError as error:
         raise UnusableSongError(str(error)) from error
     return samples / rate
