@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--sounds", nargs="*", default=[], help="further files")
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0, 3600.0])
     arguments = parser.parse_args()
-    models = musicfm_hf.load_models(arguments.models)
+    models = musicfm_hf.load_annotators(arguments.models)
     waveforms = made_up() | {Path(path).stem: musicfm_hf.load_audio(path, RATE) for path in arguments.sounds}
     music = (musicfm_hf.load_audio(song.audio, RATE) for song in load_songs(arguments.data, "test"))
     joined = np.empty(0, dtype=np.float32)

@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.run import cache_all_layers, finetune, read_split
-from musicfm_hf.tasks import TASKS, task_module
+from musicfm_hf.tasks import TASKS, get_task
 from musicfm_hf.training.arguments import parse_recipe
 from musicfm_hf.training.records import environment, write_json
 
@@ -52,7 +52,7 @@ def main() -> None:
                 points.append((step * minutes_per_step, score))
             layers[layer] = points
         log_mel = probe(arguments, task, arguments.run, ["--log_mel", "true"])
-        curves[task] = {"score": task_module(task).METRIC, "layers": layers, "log_mel_with_context": log_mel}
+        curves[task] = {"score": get_task(task).metric, "layers": layers, "log_mel_with_context": log_mel}
         settings = {"songs": arguments.limit, "steps": steps}
         write_json(TARGET, {"curves": curves, "settings": settings} | environment())
         draw(curves)
@@ -71,8 +71,8 @@ def probe(arguments: argparse.Namespace, task: str, model: Path, flags: list[str
         cache_all_layers(settings, training, splits)
     set_seed(training.seed)
     score = finetune(settings, training, splits).results["scores"]["validation"]
-    print(f"{task}, {model.name} {' '.join(flags)}: {score[task_module(task).METRIC]['mean']:.4f}", flush=True)
-    return score[task_module(task).METRIC]["mean"]
+    print(f"{task}, {model.name} {' '.join(flags)}: {score[get_task(task).metric]['mean']:.4f}", flush=True)
+    return score[get_task(task).metric]["mean"]
 
 
 def draw(curves: dict[str, dict]) -> None:

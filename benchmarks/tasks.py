@@ -28,7 +28,7 @@ from musicfm_hf.evaluation.scoring import paired_difference
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.fingerprint import results_if_done
 from musicfm_hf.finetuning.run import cache_all_layers, finetune, read_splits
-from musicfm_hf.tasks import TASKS, task_module
+from musicfm_hf.tasks import TASKS, get_task
 from musicfm_hf.training.arguments import parse_recipe
 from musicfm_hf.training.records import environment, recorded, write_json
 
@@ -97,7 +97,7 @@ def run_row(arguments: argparse.Namespace, task: str, row: str, splits: dict) ->
         choices.append(["--weighted_layer_sum", "true"])
         if row == "random encoder":
             choices = [[*choice, "--random_encoder", "true"] for choice in choices]
-    metric = task_module(task).METRIC
+    metric = get_task(task).metric
     first = [run(arguments, task, row, "probe.yaml", [*common, *choice, "--seed", "1"], splits) for choice in choices]
     best = choices[int(np.argmax([result["scores"]["validation"][metric]["mean"] for result in first]))]
     for seed in SEEDS[1:]:
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace, task: str, row: str, recipe: str, flags: 
     shown = recorded({"words": [*files, *flags, "--output_dir", f"{arguments.runs.name}/{name}"]})["words"]
     write_json(path, {"row": row, "command": shlex.join(["python", "recipes/finetune.py", *shown])} | results)
     scores = results["scores"]
-    metric = task_module(task).METRIC
+    metric = get_task(task).metric
     print(f"  validation {scores['validation'][metric]['mean']:.4f}, test {scores['test'][metric]['mean']:.4f}, "
           f"{results['steps']['run']} steps, {results['seconds']:.0f} s", flush=True)  # fmt: skip
     return results
@@ -166,7 +166,7 @@ def cell(task: str, results: list[dict]) -> dict:
     """A row's scores on the test songs: of the layer that is best on the validation songs, averaged over seeds."""
     if not results:
         return {}
-    metric = task_module(task).METRIC
+    metric = get_task(task).metric
 
     def choice(result):
         settings = result["settings"]
@@ -195,12 +195,12 @@ def compare(task: str, cells: dict[str, dict], baselines: dict) -> dict[str, dic
     """Paired differences on the test songs: the pretrained probe to other probes, the best training to a baseline."""
     runs = {row: own["songs"] for row, own in cells.items() if own}
     runs |= {name: [own["songs"]] for name, own in baselines.items() if own["task"] == task}
-    pairs = [("pretrained probe", row, task_module(task).METRIC) for row in ("log-mel with context", "random encoder")]
+    pairs = [("pretrained probe", row, get_task(task).metric) for row in ("log-mel with context", "random encoder")]
     if trained := [row for row in ("full", "LoRA") if row in runs]:
         best = max(trained, key=lambda row: cells[row]["validation_score"])
         pairs += [(best, CLASSICAL.get(name, "prevalence"), name) for name in SCORES[task]]
     return {
-        f"{name}: {ours} − {theirs}": paired_difference(runs[theirs], runs[ours], name)
+        f"{name}: {ours} − {theirs}": paired_difference(task, runs[theirs], runs[ours], name)
         for ours, theirs, name in pairs
         if ours in runs and theirs in runs
     }

@@ -22,7 +22,7 @@ from musicfm_hf.finetuning.fingerprint import FREE_TO_CHANGE, results_if_done
 from musicfm_hf.finetuning.heads import save_finetuned
 from musicfm_hf.finetuning.run import finetune, read_splits
 from musicfm_hf.hub.push import hub_target, publish
-from musicfm_hf.tasks import task_module
+from musicfm_hf.tasks import get_task
 from musicfm_hf.training.arguments import parse_recipe
 from musicfm_hf.training.curves import CurveCallback
 from musicfm_hf.training.records import write_json
@@ -44,7 +44,7 @@ def main() -> None:
         results_if_done(path, task, arguments, splits, "--results", FREE_TO_CHANGE)
         target = hub_target(arguments, arguments.output_dir)
         set_seed(arguments.seed)
-        panels = {"loss": ["loss"], "validation songs": [f"eval_{task_module(task.task).METRIC}"]}
+        panels = {"loss": ["loss"], "validation songs": [f"eval_{get_task(task.task).metric}"]}
         model, trained, _, _, results = finetune(task, arguments, splits, [CurveCallback(panels)])
     except (ValueError, OSError) as error:
         raise SystemExit(f"Not trained: {error}") from error

@@ -29,7 +29,7 @@ from musicfm_hf.evaluation.layers import layer_table, plot_layers, summarise_lay
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.fingerprint import results_if_done
 from musicfm_hf.finetuning.run import cache_all_layers, finetune, read_split
-from musicfm_hf.tasks import TASKS, task_module
+from musicfm_hf.tasks import TASKS, get_task
 from musicfm_hf.training.arguments import parse_recipe
 from musicfm_hf.training.records import write_json
 
@@ -108,10 +108,10 @@ def run_probes(task: str, probes: list[tuple], splits: dict[str, list]) -> dict:
         more = {} if weights is None else {"layer_weights": weights.detach().softmax(0).tolist()}
         write_json(path, found.results | more)
         shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints
-        scores = {split: values[task_module(task).METRIC]["mean"] for split, values in found.results["scores"].items()}
+        scores = {split: values[get_task(task).metric]["mean"] for split, values in found.results["scores"].items()}
         print(f"{path.parent}/{path.stem}: " + ", ".join(f"{split} {value:.3f}" for split, value in scores.items()))
     *layers, weighted = [json.loads(path.read_text()) for path, _, _ in probes]
-    return summarise_layers(task_module(task).METRIC, layers, weighted)
+    return summarise_layers(get_task(task).metric, layers, weighted)
 
 
 def write_summary(summary: dict[str, dict], output: Path) -> None:

@@ -27,7 +27,7 @@ from timeline import timeline
 from musicfm_hf import load_audio
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference.annotation import annotate
-from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name
 from musicfm_hf.inference.song import SongAnnotation
 
@@ -56,7 +56,7 @@ def model_names() -> list[str]:
 @cache
 def models() -> dict:
     """The models, loaded once."""
-    loaded = load_models(model_names())
+    loaded = load_annotators(model_names())
     for model in loaded.values():
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     return loaded

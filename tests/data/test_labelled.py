@@ -148,7 +148,7 @@ def test_data_sets_that_are_none_are_named(tmp_path, songs):
         ({"beats": Beats(np.array([1.0, 0.5]), np.array([1, 2]))}, "a.beats, beat 2: beats must ascend"),
         ({"beats": Beats(np.array([3.1]), np.array([1]))}, "a.beats, beat 1: 3.1 s is after the end of the audio"),
         ({"chords": [Segment(0, 1, "C"), Segment(0.5, 2, "G")]}, "a, chords, segment 2: segments must not overlap"),
-        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "a, chords, segment 2: 'H' is no chord"),
+        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "a, chords, segment 2: 'H' is not a chord"),
         ({"keys": [Segment(0, 1, "Xyz")]}, "a, keys, segment 1: "),
         ({"sections": [Segment(0, 9, "verse")]}, "a, sections, segment 1: 9 s is after the end"),
         ({"chords": [], "more": {"sections_2": [Segment(2, 1, "a")]}}, "a, sections_2, segment 1: a segment must end"),
@@ -247,9 +247,9 @@ def test_audio_is_found_by_name(tmp_path):
     [
         ({"beats": Beats(np.array([0.5, 9.0]), np.array([1, 2]))}, "line 3: 9 s is after the end of the audio"),
         ({"chords": [Segment(0, 1, "C"), Segment(1, 9, "G")]}, "line 3: 9 s is after the end of the audio"),
-        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "line 3: 'H' is no chord"),
-        ({"chords": [Segment(1, 2, "H")]}, "line 3: 'H' is no chord"),
-        ({"chords": [Segment(0.5, 1, "H")]}, "segment 1: 'H' is no chord"),
+        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "line 3: 'H' is not a chord"),
+        ({"chords": [Segment(1, 2, "H")]}, "line 3: 'H' is not a chord"),
+        ({"chords": [Segment(0.5, 1, "H")]}, "segment 1: 'H' is not a chord"),
     ],
 )
 def test_mistakes_are_named_by_line(tmp_path, columns, message):

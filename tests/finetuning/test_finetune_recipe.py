@@ -185,7 +185,7 @@ def test_systems_that_cannot_be_compared(capsys):
     compare = runpy.run_path(str(ROOT / "recipes/evaluate.py"), run_name="evaluate")["compare"]
     first, second = ({"songs": {"a": {"probabilities": {tag: 0.5}}}, "metric": "map"} for tag in ("slow", "loud"))
     compare("one", first, second)
-    assert "not compared with one: Systems tell other tags" in capsys.readouterr().out
+    assert "not compared with one: The systems predict different labels" in capsys.readouterr().out
     assert "difference" not in second
 
 

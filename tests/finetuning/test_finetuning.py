@@ -23,7 +23,7 @@ from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, class_weights, head_config, read_layers, save_finetuned
 from musicfm_hf.finetuning.run import finetune, read_split
 from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
-from musicfm_hf.tasks import task_module
+from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.training.arguments import parse_recipe
 
@@ -525,7 +525,7 @@ def test_probes(places, tmp_path, task, flags):
     run = tune(places, tmp_path / "run", "probe", "--task", task, "--max_steps", "2", *flags)
     assert (run.model is None) == ("--log_mel" in flags)
     assert all(0 < entry["loss"] < 20 for entry in history(run) if "loss" in entry)
-    assert run.results["scores"]["test"].keys() >= {task_module(task).METRIC}
+    assert run.results["scores"]["test"].keys() >= {get_task(task).metric}
     assert all(tensor.isfinite().all() for tensor in run.trained.state_dict().values())
 
 

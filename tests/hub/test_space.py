@@ -24,7 +24,7 @@ from helpers.paths import ROOT
 from huggingface_hub import metadata_load
 
 from musicfm_hf.inference.annotation import annotate
-from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.song import SongAnnotation
 from musicfm_hf.tasks.annotations import Beats, Segment
 
@@ -267,7 +267,7 @@ class TestInChromium:
         assert until(window, "document.querySelector('.song h2')?.textContent") == "song"
         shown = window.execute_script("return JSON.parse(document.querySelector('.song').dataset.events)")
         audio, _ = soundfile.read(tmp_path / "song.wav", dtype="float32")
-        expected = annotate(load_models(folders), audio, RATE)
+        expected = annotate(load_annotators(folders), audio, RATE)
         assert [start for start, *_ in shown["chords"]] == [round(chord.start, 3) for chord in expected.chords]
         # The player stands in one place, the cursors and the chord follow.
         until(window, "document.querySelector('#song audio')?.readyState > 0")

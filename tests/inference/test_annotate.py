@@ -19,7 +19,7 @@ from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassi
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference import annotation, annotators
 from musicfm_hf.inference.annotation import annotate
-from musicfm_hf.inference.annotators import load_models
+from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name, short_chord
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
 from musicfm_hf.inference.heads import head_logits, layer_mix
@@ -86,7 +86,7 @@ def test_a_head_that_is_offloaded(tmp_path, task):
     model = head(task)
     model.save_pretrained(tmp_path / "model")
     places = {"device_map": {"musicfm": "cpu", "classifier": "disk"}, "offload_folder": tmp_path / "offload"}
-    (offloaded,) = load_models([tmp_path / "model"], **places).values()
+    (offloaded,) = load_annotators([tmp_path / "model"], **places).values()
     assert offloaded.classifier.output.weight.is_meta
     found, expected = (annotate(one, music(3.0), RATE).to_dict() for one in (offloaded, model))
     assert found.pop("tags", None) == (pytest.approx(expected.pop("tags")) if task == "tagging" else None)
@@ -96,7 +96,7 @@ def test_a_head_that_is_offloaded(tmp_path, task):
 def test_a_sum_of_layers_that_is_offloaded(tmp_path):
     head("key").save_pretrained(tmp_path / "model")
     places = {"device_map": {"musicfm": "cpu", "classifier": "disk"}, "offload_folder": tmp_path / "offload"}
-    models = load_models([tmp_path / "model"], **places)
+    models = load_annotators([tmp_path / "model"], **places)
     with pytest.raises(ValueError, match="sum of layers is offloaded: load the model with its head on a device"):
         annotate(models, music(3.0), RATE)
 
@@ -419,16 +419,16 @@ def folders(tmp_path):
 
 
 def test_models_are_loaded_with_one_encoder(folders):
-    chords, tags, keys = load_models(folders).values()
+    chords, tags, keys = load_annotators(folders).values()
     assert isinstance(tags, MusicFMForAudioClassification)
     assert chords.musicfm is tags.musicfm
     assert keys.musicfm is not tags.musicfm
     with pytest.raises(ValueError, match="are both for the task chord"):
-        load_models([folders[0], folders[0]])
+        load_annotators([folders[0], folders[0]])
 
 
 def test_models_in_a_part_of_a_repository(folders, tmp_path):
-    (chords,) = load_models([tmp_path], subfolder="chord").values()
+    (chords,) = load_annotators([tmp_path], subfolder="chord").values()
     assert chords.config.task == "chord"
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..audio.reading import audio_length, load_audio
+from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
-from ..tasks.chord import parse_chord
-from ..tasks.key import parse_key
 from .catalogue import AUDIO_EXTENSIONS
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
 
-_PARSERS = {"chords": parse_chord, "keys": parse_key}
+_PARSERS = {spec.column: spec.parse for spec in map(get_task, known_tasks()) if spec.parse is not None}
 
 
 class Source(NamedTuple):

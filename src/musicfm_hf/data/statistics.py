@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..audio.reading import audio_length, load_audio
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMLogMel
+from ..model.spectrogram_musicfm import MusicFMLogMel
 from .catalogue import fetch_audio
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers.utils import cached_file
 
-from ..tasks import task_module
+from ..tasks import get_task, load_task_file
 from ..training.arguments import RecipeArguments
 
 # Attention and feed-forward layers of every encoder.
@@ -38,6 +38,7 @@ class TaskArguments:
     """What to train for, on what, and how."""
 
     task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
+    task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
     model: str = field(default="", metadata={"help": "Folder or repository of the encoder."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that repository."})
     data: str = field(default="", metadata={"help": "Data set of recipes/prepare.py, a folder or a repository."})
@@ -80,7 +81,12 @@ class TaskArguments:
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
 
     def __post_init__(self):
-        task_module(self.task)
+        if self.task_file is not None:
+            loaded = load_task_file(self.task_file)
+            if self.task not in ("", loaded.name):
+                raise ValueError(f"{self.task_file} defines the task {loaded.name}, not {self.task}.")
+            self.task = loaded.name
+        spec = get_task(self.task)
         for name in ("model", "data"):
             if not getattr(self, name):
                 raise ValueError(f"`--{name}` must be given.")
@@ -91,12 +97,10 @@ class TaskArguments:
                 "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` as they are, "
                 "or prepare songs that were changed."
             )
-        if self.transpose and self.task not in ("chord", "key"):
-            raise ValueError(f"`transpose` changes chords and keys, but the task is {self.task}.")
-        if self.tempo and self.task != "beat":
-            raise ValueError(f"`tempo` changes beats, but the task is {self.task}.")
-        if self.speed and self.task == "tagging":
-            raise ValueError("`speed` changes pitch and tempo, which tags may name: leave it at 0.")
+        fits = {"transpose": spec.transpose is not None, "tempo": spec.stretchable, "speed": spec.resamplable}
+        for name in fits:
+            if getattr(self, name) and not fits[name]:
+                raise ValueError(f"`{name}` is not an augmentation for the task {self.task}: leave it at its default.")
 
 
 def pinned(arguments: TaskArguments) -> TaskArguments:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.examples import annotation_of
 from ..data.labelled import LabelledSong
-from ..tasks.annotations import Beats
+from ..tasks.events import comparable
 from ..training.records import RECORDED_ARGUMENTS, recorded, refuse_other_settings
 from .arguments import FinetuningArguments, TaskArguments, pinned
 
@@ -104,9 +104,7 @@ def _songs_digest(task: str, splits: dict[str, list[LabelledSong]]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for split, songs in splits.items():
         for song in songs:
-            annotation = annotation_of(song, task)
-            if isinstance(annotation, Beats):
-                annotation = [values.tolist() for values in annotation]
+            annotation = comparable(annotation_of(song, task))
             digest.update(repr((split, song.id, song.duration, annotation)).encode())
     return digest.hexdigest()
 

@@ -17,14 +17,14 @@ from ..hub.cards import licence_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from ..inference.heads import song_logits
-from ..model.classification_musicfm import MusicFMClassifier
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import task_module
+from ..model.modeling_musicfm import MusicFMClassifier
+from ..tasks import get_task
 from ..training.records import environment, recorded
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, TaskArguments, pinned
 from .fingerprint import seconds_before, stated_settings
-from .heads import add_lora, build_model, head_config, read_layers
+from .heads import add_lora, build_model, head_config
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import whitened_projector
 
@@ -110,7 +110,7 @@ def finetune(
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
     count = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps
     read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
-    seconds = task.crop_seconds or task_module(task.task).CROP_SECONDS
+    seconds = task.crop_seconds or get_task(task.task).crop_seconds
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     crops = crops_of(count=count * arguments.world_size)
     crops[0]  # so that what does not fit is said here
@@ -159,7 +159,7 @@ def _to_train(
     model = build_model(task, config)
     if task.method == "probe":
         model.freeze_base_model()
-        features = EncoderFeatures(model.musicfm.to(arguments.device), read_layers(config), settings)
+        features = EncoderFeatures(model.musicfm.to(arguments.device), config.classifier_layers, settings)
         return model, model.classifier, FeatureCache(task.cache, features)
     return model, add_lora(model, task) if task.method == "lora" else model, None
 

@@ -14,7 +14,7 @@ from ..data.examples import TaskCrops, collate_examples
 from ..data.labelled import LabelledSong
 from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import task_module
+from ..tasks import get_task
 from ..training.records import write_json
 from ..training.trainer import ResumableTrainer
 from .arguments import FinetuningArguments
@@ -49,7 +49,7 @@ class FinetuningTrainer(ResumableTrainer):
         began: float | None = None,
         **kwargs,
     ):
-        args.metric_for_best_model = f"eval_{task_module(config.task).METRIC}"
+        args.metric_for_best_model = f"eval_{get_task(config.task).metric}"
         args.greater_is_better = True
         super().__init__(
             model=model,

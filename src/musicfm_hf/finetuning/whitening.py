@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..data.examples import TaskCrops
-from ..model.classification_musicfm import MusicFMClassifier
+from ..model.modeling_musicfm import MusicFMClassifier
 
 SMALLEST_SHARE = 1e-2  # of the mean variance: what varies less is not blown up, since it may be rounding
 

@@ -12,44 +12,12 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, hf_hub_download
 
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import TASKS, label_names
+from ..tasks import get_task, label_names
 from ..training.records import recorded
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
 NOT_STATED = "not-stated"  # the name of a licence that nobody has given
-
-ABOUT = {
-    "beat": "Beats and downbeats",
-    "chord": "Chords: 24 major and minor ones, and none",
-    "structure": "Sections: their boundaries, and their functions",
-    "key": "Keys: 24 major and minor ones, and none",
-    "tagging": "Tags",
-}
-
-LIMITS = {
-    "beat": "It knows the metres of its labels, mostly three and four beats in a bar, and tempi that songs have.",
-    "chord": "It knows major and minor triads: sevenths, suspended and altered chords come out as one of them.",
-    "structure": "Sections and their names are a matter of opinion, of which it has learned that of its annotators.",
-    "key": "It knows major and minor keys: modes, and music that has no key, come out as one of them.",
-    "tagging": "Tags say what annotators wrote down; that one is missing in the labels does not make it wrong.",
-}
-
-FOUND_AS = {"beat": "beats", "chord": "chords", "structure": "sections", "key": "keys", "tagging": "tags"}
-
-# Score in the results → its kind on the Hub, and what the card calls it.
-SCORES = {
-    "beat_f": ("f1", "beat F-measure (mir_eval, 70 ms)"),
-    "downbeat_f": ("f1", "downbeat F-measure (mir_eval, 70 ms)"),
-    "majmin": ("accuracy", "major and minor chords (mir_eval majmin)"),
-    "root": ("accuracy", "roots of chords (mir_eval root)"),
-    "hr05_f": ("f1", "boundaries within 0.5 s (mir_eval, F-measure)"),
-    "hr3_f": ("f1", "boundaries within 3 s (mir_eval, F-measure)"),
-    "frame_accuracy": ("accuracy", "time with the right function"),
-    "key_weighted": ("accuracy", "key (mir_eval weighted score)"),
-    "map": ("mean_average_precision", "mean average precision over tags"),
-    "roc_auc": ("roc_auc", "ROC-AUC over tags"),
-}
 
 PRETRAINING_SCORES = {
     "eval_cross_entropy": "cross-entropy, nats",
@@ -129,7 +97,7 @@ def _what(folder: Path) -> tuple[str, dict[str, Any]]:
     for name, kind in names.items():
         if (folder / name).is_file():
             results = json.loads((folder / name).read_text(encoding="utf-8"))
-            return kind or ("finetuned" if results.get("task") in TASKS else "pretrained"), results
+            return kind or ("finetuned" if "method" in results else "pretrained"), results
     raise FileNotFoundError(f"{folder} has none of {', '.join(names)}: was it made by a recipe of musicfm_hf?")
 
 
@@ -207,11 +175,11 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
             for row in scores
         ]
     fields = {
-        "task_about": ABOUT[task],
-        "task_limits": LIMITS[task],
-        "found_as": FOUND_AS[task],
+        "task_about": get_task(task).about,
+        "task_limits": get_task(task).limits,
+        "found_as": get_task(task).found_as,
         "labels": ", ".join(label_names(config)),
-        "auto_class": "AutoModelForAudioClassification" if is_clip else "AutoModelForAudioFrameClassification",
+        "auto_class": config.head_class.replace("MusicFM", "AutoModel"),
         "method": results["method"],
         "base": base,
         "scores": scores,
@@ -240,12 +208,18 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
         found.append((evaluation["music"], evaluation["split"], scores[0]))
     rows = []
     for data, split, scores in found:
-        for name, (kind, label) in SCORES.items():
+        for name, score in get_task(results["task"]).scores.items():
             value = scores.get(name)
             if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
                 rows.append(
-                    {"data": data["name"], "hub_id": data.get("hub_id"), "split": split, "kind": kind, "label": label}
+                    {
+                        "data": data["name"],
+                        "hub_id": data.get("hub_id"),
+                        "split": split,
+                        "kind": score.kind,
+                        "label": score.label,
+                    }
                     | {"value": value["mean"], "shown": f"{value['mean']:.3f}", "songs": value["songs"]}
                     | {"interval": "" if low is None else f"{low:.3f} to {high:.3f}"}
                 )

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, ModelCard, eval_result_entries_to_yaml
 from transformers import TrainingArguments
 from transformers.utils import strtobool
 
-from ..model.classification_musicfm import check_base
+from ..model.adapters_musicfm import check_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..training.records import write_json
 from .cards import eval_result_entries, write_card

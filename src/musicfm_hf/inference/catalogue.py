@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from ..audio.windows import average_frames
 from ..data.decoding import DecodedSong, SongLoader
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.frames_musicfm import average_frames, average_times
 from ..model.modeling_musicfm import MusicFMModel
 from ..training.records import write_safetensors
 from .embedding import FrameEmbeddings, WindowSettings, embed_songs
@@ -139,5 +139,7 @@ def _pooled(
     if pool == "mean":
         return {"embeddings": frames.mean(0).to(dtype)}
     if pool != "none":
-        frames, times = average_frames(frames, config.frame_rate, float(pool), config.frame_offset)
+        rates = (config.frame_rate, float(pool), config.frame_offset)
+        times = average_times(len(frames), *rates).numpy()
+        frames = average_frames(frames[None].float(), *rates)[0]
     return {"embeddings": frames.to(dtype), "times": torch.from_numpy(times)}

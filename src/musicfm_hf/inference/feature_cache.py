@@ -15,8 +15,8 @@ from transformers.utils import logging
 from ..data.decoding import SongLoader
 from ..data.labelled import LabelledSong
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.features_musicfm import MusicFMLogMel
 from ..model.modeling_musicfm import MusicFMModel
+from ..model.spectrogram_musicfm import MusicFMLogMel
 from ..training.records import write_safetensors
 from .embedding import WindowSettings, embed_songs
 from .fingerprint import as_json, digest, encoder_settings, weights_digest

@@ -188,7 +188,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert info["counts"]["left out"] == 1
     assert info["rows"] == {split: len(lists[name]) for split, name in zip(info["rows"], lists, strict=True)}
     write(tmp_path / "music/8.lab", "0 2 H\n")
-    with pytest.raises(SystemExit, match=r"^Not prepared: .*8.lab, line 1: 'H' is no chord"):
+    with pytest.raises(SystemExit, match=r"^Not prepared: .*8.lab, line 1: 'H' is not a chord"):
         prepare(monkeypatch, *arguments)
     prepare(monkeypatch, *arguments, "--skip_faulty")
     assert "2 left out" in capsys.readouterr().out

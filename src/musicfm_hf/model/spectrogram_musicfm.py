@@ -1,27 +1,28 @@
-"""Waveform → log-mel, chroma, constant-Q: what the encoder sees and what pretraining targets are made of."""
+"""Log-mel, chroma and constant-Q spectrograms of waveforms: inputs of the encoder and features of its targets."""
 
 import functools
 import math
 
 import torch
 from torch import nn
-from transformers.audio_utils import chroma_filter_bank
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_musicfm import MusicFMConfig
+from .padding_musicfm import align_left, valid_frames
 
 
 class MusicFMLogMel(nn.Module):
     """
-    Waveform → normalised log-mel spectrogram, in float32 whatever the model's dtype.
+    Normalized log-mel spectrogram of waveforms, in float32 whatever the model's dtype.
 
-    It holds no tensor: window and filters are made on the spot, which costs next to nothing, so that no cast, no meta
-    device and no checkpoint can change them.
+    It holds no tensor: window and filters are computed at each call, which costs next to nothing, so that no cast, no
+    meta device and no checkpoint can change them.
 
     Args:
         config ([`MusicFMConfig`]): Fourier transform, hop and bands.
-        mean, std (*optional*): Instead of `config.mel_mean` and `config.mel_std`: numbers, or one for each band.
-        num_mel_bins (`int`, *optional*): Instead of `config.num_mel_bins`.
+        mean, std (`float` or `list[float]`, *optional*): Statistics in dB, one for all bands or one for each;
+            `config.mel_mean` and `config.mel_std` by default.
+        num_mel_bins (`int`, *optional*): Mel bands; `config.num_mel_bins` by default.
     """
 
     def __init__(self, config: MusicFMConfig, mean=None, std=None, num_mel_bins: int | None = None):
@@ -35,7 +36,7 @@ class MusicFMLogMel(nn.Module):
         """`(batch, samples)` → `(batch, samples // hop_length, num_mel_bins)`, zero beyond each item's own end."""
         with maybe_autocast(input_values.device.type, enabled=False):
             power = power_spectrum(input_values, attention_mask, self.config)
-            mel = power @ self._filters().to(power.device)  # (batch, mel frames, bands)
+            mel = power @ self.filters().to(power.device)  # (batch, mel frames, bands)
             mel = 10.0 * torch.log10(mel.clamp(min=1e-10))
             mel = (mel - self._statistic(self.mean, mel)) / self._statistic(self.std, mel)
             if attention_mask is not None:
@@ -44,10 +45,11 @@ class MusicFMLogMel(nn.Module):
         return mel
 
     def _statistic(self, value, mel: torch.Tensor):
+        """Return a number, or a tensor of one number for each band."""
         return torch.tensor(value, dtype=torch.float32, device=mel.device) if isinstance(value, list) else value
 
-    def _filters(self) -> torch.Tensor:
-        """Triangles on the HTK mel scale, each with its peak at 1: `(frequencies, bands)`, from float64."""
+    def filters(self) -> torch.Tensor:
+        """Return triangles on the HTK mel scale, each with its peak at 1: float32 `(frequencies, bands)`."""
         nyquist, bins = self.config.sampling_rate / 2, self.config.n_fft // 2
         frequencies = torch.linspace(0, nyquist, bins + 1, dtype=torch.float64, device="cpu")[:, None]
         top = 2595 * math.log10(1 + nyquist / 700)
@@ -61,7 +63,10 @@ class MusicFMLogMel(nn.Module):
 def power_spectrum(
     input_values: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig
 ) -> torch.Tensor:
-    """`(batch, samples)` → float32 `(batch, samples // hop_length, n_fft // 2 + 1)`; frame i is centred at i hops."""
+    """
+    Compute the power spectrum of waveforms: `(batch, samples)` → float32 `(batch, samples // hop_length,
+    n_fft // 2 + 1)`. Frame i is centered at sample i · `hop_length`.
+    """
     waveform = _reflect(input_values.float(), attention_mask, config.n_fft // 2)
     window = torch.hann_window(config.n_fft, dtype=torch.float32, device=waveform.device)
     spectrum = torch.stft(waveform, config.n_fft, config.hop_length, window=window, center=False, return_complex=True)
@@ -70,53 +75,30 @@ def power_spectrum(
 
 
 def _reflect(waveform: torch.Tensor, attention_mask: torch.Tensor | None, pad: int) -> torch.Tensor:
-    """Half a window of reflection on both sides; the right one at each item's own end."""
+    """Pad both sides with `pad` reflected samples; on the right, at each item's own end."""
     if attention_mask is None:
         return nn.functional.pad(waveform[:, None], (pad, pad), mode="reflect")[:, 0]
-    first = attention_mask.int().argmax(-1, keepdim=True)  # padding may stand on the left
+    first = attention_mask.int().argmax(-1, keepdim=True)  # padding may be on the left
     last = attention_mask.bool().sum(-1, keepdim=True) - 1
     position = torch.arange(-pad, waveform.shape[-1] + pad, device=waveform.device).abs()[None]
     position = torch.where(position > last, 2 * last - position, position).clamp(min=0)
     return waveform.gather(1, first + position)
 
 
-def item_lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Samples of each item `(batch,)`."""
-    if attention_mask is not None:
-        return attention_mask.bool().sum(-1)
-    return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)
-
-
-def align_left(waveform: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Every item from its first sample on, and zeros after its last one."""
-    first = attention_mask.int().argmax(-1, keepdim=True)
-    position = first + torch.arange(waveform.shape[-1], device=waveform.device)[None]
-    aligned = waveform.gather(1, position.clamp(max=waveform.shape[-1] - 1))
-    return aligned * valid_frames(0, waveform.shape[-1], attention_mask.bool().sum(-1))
-
-
-def normalize(waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean 0 and variance 1 over each item's own samples, in float32; 0 in the padding."""
-    waveform = waveform.float()
-    if attention_mask is None:
-        mean, variance = waveform.mean(-1, keepdim=True), waveform.var(-1, keepdim=True, correction=0)
-        return (waveform - mean) * torch.rsqrt(variance + 1e-7)
-    count = attention_mask.sum(-1, keepdim=True)
-    centered = (waveform - (waveform * attention_mask).sum(-1, keepdim=True) / count) * attention_mask
-    return centered * torch.rsqrt(centered.square().sum(-1, keepdim=True) / count + 1e-7)
-
-
 @functools.lru_cache(maxsize=8)
 def _chroma_filters(n_fft: int, num_chroma: int, sampling_rate: int) -> torch.Tensor:
-    filters = chroma_filter_bank(n_fft, num_chroma, sampling_rate)  # of the bins up to half the rate
+    """Return the chroma filter bank, float32 `(frequencies, pitch classes)`."""
+    from transformers.audio_utils import chroma_filter_bank  # here, since it imports audio libraries
+
+    filters = chroma_filter_bank(n_fft, num_chroma, sampling_rate)
     filters[filters < 1e-20] = 0.0  # changes no sum, but processors multiply denormal numbers many times slower
     return torch.as_tensor(filters, dtype=torch.float32).T.contiguous()
 
 
 def chroma(input_values: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig) -> torch.Tensor:
     """
-    Energy of pitch classes, in dB below that of the strongest one of the frame: `(batch, samples)` →
-    `(batch, samples // hop_length, config.kmeans_chroma_bins)`. Filters of Ellis (*Chroma feature analysis*, 2007).
+    Compute the energy of pitch classes in dB relative to the strongest of each frame, -40 at least: `(batch, samples)`
+    → `(batch, samples // hop_length, config.kmeans_chroma_bins)`. Filters of Ellis (*Chroma feature analysis*, 2007).
     """
     with maybe_autocast(input_values.device.type, enabled=False):
         power = power_spectrum(input_values, attention_mask, config)
@@ -127,11 +109,12 @@ def chroma(input_values: torch.Tensor, attention_mask: torch.Tensor | None, conf
 
 def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig) -> torch.Tensor:
     """
-    Constant-Q spectrogram at the frame rate, in units of 20 dB around -40 dB of full scale and not below -80 dB:
+    Compute a constant-Q spectrogram at the frame rate, in units of 20 dB around -40 dB of full scale, -80 dB at least:
     `(batch, samples)` → `(batch, samples // samples_per_frame, cqt_bins)`.
 
-    Each bin is a Gaussian band-pass filter, as wide at half its power as bins are apart, applied to the whole waveform
-    by Fourier transform and sampled at every frame; aliasing in the sampled band changes nothing in its magnitude.
+    Each bin is a Gaussian band-pass filter, as wide at half its power as the distance to the next bin. It is applied
+    to the whole waveform by Fourier transform and sampled at every frame; aliasing does not change the magnitude of
+    the sampled band.
     """
     hop = config.samples_per_frame
     with maybe_autocast(input_values.device.type, enabled=False):
@@ -142,7 +125,7 @@ def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, 
             torch.arange(config.cqt_bins, dtype=torch.float64) / config.cqt_bins_per_octave
         )
         sigma = frequencies * (2 ** (1 / config.cqt_bins_per_octave) - 1) / math.sqrt(4 * math.log(2))
-        # Silence after the end, longer than the longest filter rings, so that nothing comes round to the beginning.
+        # Silence at the end, longer than the longest filter rings, so that the end does not wrap around to the start.
         ringing = math.ceil(6 / (2 * math.pi * sigma[0].item()) * config.sampling_rate)
         frames = -(-(waveform.shape[-1] + ringing) // hop)
         spectrum = torch.fft.fft(waveform, frames * hop)  # bins of `resolution` Hz
@@ -155,25 +138,10 @@ def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, 
             gain = torch.exp(-0.5 * ((bins * resolution - center) / width).square())
             band = spectrum[:, first:last] * gain
             band = nn.functional.pad(band, (first % frames, -(first % frames + last - first) % frames))
-            folded = band.unflatten(-1, (-1, frames)).sum(1)  # what sampling at every hop does to a spectrum
+            folded = band.unflatten(-1, (-1, frames)).sum(1)  # the spectrum after sampling at every hop
             output[:, index] = torch.fft.ifft(folded).abs() * (2 / hop)
         magnitude = output[..., : input_values.shape[-1] // hop].transpose(1, 2)
         return (20.0 * torch.log10(magnitude.clamp(min=1e-4)) + 40.0) / 20.0
 
 
-def valid_frames(start: int, stop: int, counts: torch.Tensor) -> torch.Tensor:
-    """`(batch, stop - start)`: is frame `start`, `start + 1`, … one of the first `counts` of its item?"""
-    frame = torch.arange(start, stop, device=counts.device)
-    return (frame >= 0) & (frame < counts[:, None])
-
-
-__all__ = [
-    "MusicFMLogMel",
-    "align_left",
-    "chroma",
-    "constant_q",
-    "item_lengths",
-    "normalize",
-    "power_spectrum",
-    "valid_frames",
-]
+__all__ = ["MusicFMLogMel", "chroma", "constant_q", "power_spectrum"]
