@@ -629,7 +629,7 @@ def test_wrong_settings(places, tmp_path, flags, message):
 def test_missing_things(places, tmp_path):
     with pytest.raises(OSError, match="none"):
         tune(places, tmp_path / "run", "probe", "--model", str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match="labelled data set"):
+    with pytest.raises(FileNotFoundError, match="labeled data set"):
         tune(places, tmp_path / "run", "probe", "--data", str(tmp_path))
 
 

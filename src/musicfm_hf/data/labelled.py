@@ -1,4 +1,4 @@
-"""Labelled songs: what is known of a song, reading songs, and checking their labels."""
+"""Labeled songs: what is known of a song, reading songs, and checking their labels."""
 
 import os
 import unicodedata
@@ -14,8 +14,6 @@ from ..tasks.annotations import Beats, Segment, check_beats, check_segments, lin
 from .catalogue import AUDIO_EXTENSIONS
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
-
-_PARSERS = {spec.column: spec.parse for spec in map(get_task, known_tasks()) if spec.parse is not None}
 
 
 class Source(NamedTuple):
@@ -185,10 +183,11 @@ def check_song(song: LabelledSong) -> None:
         raise UnusableSongError("It has no annotation.")
     if song.beats is not None:
         check_beats(song.beats, partial(_place, song, "beats", "beat", song.beats.times), song.duration)
+    parsers = {spec.column: spec.parse for spec in map(get_task, known_tasks()) if spec.parse is not None}
     for column, segments in song.segments().items():
         place = partial(_place, song, column, "segment", [segment.start for segment in segments or []])
         check_segments(segments or [], place, song.duration)
-        parse = _PARSERS.get(column, str)
+        parse = parsers.get(column, str)
         for index, segment in enumerate(segments or []):
             try:
                 parse(segment.label)

@@ -2,7 +2,7 @@
 HookTheory: chords and keys of passages of pop songs, from Sheet Sage (Donahue, Thickstun, Liang 2022).
 
 The source is `Hooktheory.json.gz` of github.com/chrisdonahue/sheetsage (26 175 annotations), or a folder that has it.
-The audio is on YouTube and not included. An annotation covers a passage; the rest of the song is not labelled. Splits
+The audio is on YouTube and not included. An annotation covers a passage; the rest of the song is not labeled. Splits
 are those of the file, in which all songs of an artist are in one split.
 """
 

@@ -202,7 +202,7 @@ READER = DatasetReader(
         Option("split_size", "all songs, or a small selection", choices=["full", "mini"], default="full"),
         Option(
             "transpositions",
-            "semitones: further versions of training songs, transposed, in the labelled data set alone",
+            "semitones: further versions of training songs, transposed, in the labeled data set alone",
             type=int,
             default=(),
             nargs="+",
