@@ -51,7 +51,8 @@ class LabelledSong:
         beats (`Beats`): Times in seconds, and positions in the bar.
         chords, sections, keys (`list[Segment]`): Start and end in seconds, and labels as annotated.
         tags (`list[str]`): Labels of the whole song.
-        more (`dict[str, list[Segment]]`): Further columns, such as the sections of a second annotator.
+        more (`dict[str, list[Segment]]`): Further columns, such as the sections of a second annotator; `None` like the
+            others.
         files (`dict[str, str]`): Column → the file of its annotation, which errors name.
     """
 
@@ -66,7 +67,7 @@ class LabelledSong:
     sections: list[Segment] | None = None
     keys: list[Segment] | None = None
     tags: list[str] | None = None
-    more: Mapping[str, list[Segment]] = field(default_factory=dict)
+    more: Mapping[str, list[Segment] | None] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
     def segments(self) -> dict[str, list[Segment] | None]:
@@ -182,7 +183,7 @@ def check_song(song: LabelledSong) -> None:
     if not has_beats and song.tags is None and not any(song.segments().values()):
         raise UnusableSongError("It has no annotation.")
     if song.beats is not None:
-        check_beats(song.beats, partial(_place, song, "beats", "beat", song.beats.times), song.duration)
+        check_beats(song.beats, partial(_place, song, "beats", "beat", song.beats.times.tolist()), song.duration)
     parsers = {spec.column: spec.parse for spec in map(get_task, known_tasks()) if spec.parse is not None}
     for column, segments in song.segments().items():
         place = partial(_place, song, column, "segment", [segment.start for segment in segments or []])

@@ -163,16 +163,21 @@ def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> Labe
         if name in SEGMENT_COLUMNS or (isinstance(value, Mapping) and value.keys() == {"starts", "ends", "labels"})
     }
     beats = row["beats"]
-    if beats is not None and beats["times"] is not None:
-        beats = Beats(np.array(beats["times"], dtype=np.float64), np.array(beats["positions"], dtype=np.int64))
+    has_beats = beats is not None and beats["times"] is not None
+    known: dict[str, Any] = {name: row[name] for name in ("id", "group", "duration", "transposition", "tags")}
+    known |= {name: segments.pop(name) for name in SEGMENT_COLUMNS}
     return LabelledSong(
-        **{name: row[name] for name in ("id", "group", "duration", "transposition", "tags")},
-        **{name: segments.pop(name) for name in SEGMENT_COLUMNS},
+        **known,
         audio=row["audio"]["path"] if row["audio"]["bytes"] is None else content,
         split=split,
-        beats=beats if isinstance(beats, Beats) else None,
+        beats=_beats(beats["times"], beats["positions"]) if has_beats else None,
         more=segments,
     )
+
+
+def _beats(times: Sequence[float], positions: Sequence[int]) -> Beats:
+    """Beats from what a row stores."""
+    return Beats(np.array(times, dtype=np.float64), np.array(positions, dtype=np.int64))
 
 
 def _segments(value: Mapping[str, list] | None) -> list[Segment] | None:

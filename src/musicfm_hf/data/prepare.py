@@ -146,7 +146,7 @@ def prepare_lists(
     write_table(output / "problems.tsv", problems)
     write_table(output / "licences.tsv", [(track.path, track.license) for track in usable])
     counts = {name: len(paths) for name, paths in lists.items()} | {"problems": len(problems)}
-    info = {"name": reader.name, "source": Path(source).absolute().name}
+    info: dict[str, Any] = {"name": reader.name, "source": Path(source).absolute().name}
     info |= reader.info(source, **options) if reader.info is not None else {}
     info |= {
         "licence": reader.source.license,
