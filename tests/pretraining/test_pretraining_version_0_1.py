@@ -1,6 +1,5 @@
 """A run of pretraining that version 0.1.0 began (tests/fixtures/version_0_1) goes on."""
 
-import json
 import shutil
 
 import pytest
@@ -13,7 +12,20 @@ from safetensors.torch import load_file
 ENCODER = FIXTURES / "version_0_1/encoder"
 SIZE = ["hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=32"]
 SIZE += ["subsampling_conv_channels=4", "codebook_size=32", "conv_depthwise_kernel_size=5"]
-FLAGS = ["--validation_crops", "2", "--max_steps", "6", "--use_cpu", "true", "--disable_tqdm", "true"]
+FLAGS = [
+    "--validation_crops",
+    "2",
+    "--max_steps",
+    "6",
+    "--eval_steps",
+    "3",
+    "--save_steps",
+    "3",
+    "--use_cpu",
+    "true",
+    "--disable_tqdm",
+    "true",
+]
 FLAGS += ["--report_to", "none", "--set", *SIZE]
 
 
@@ -24,6 +36,7 @@ def test_a_run_goes_on(tmp_path, monkeypatch):
     run = tmp_path / "encoder"
     run.mkdir()
     shutil.copytree(ENCODER / "checkpoint-6", run / "checkpoint-6")
+    shutil.copy(ENCODER / "stats.json", run)
     music = ["--train", "data/train.txt", "--validation", "data/valid.txt"]
     run_recipe(monkeypatch, "pretrain.py", "tiny", *music, *FLAGS, "--output_dir", "encoder")
     expected = results(ENCODER)
@@ -36,8 +49,5 @@ def test_a_run_goes_on(tmp_path, monkeypatch):
     weights = load_file(ENCODER / "model.safetensors")
     for name, tensor in load_file(run / "model.safetensors").items():
         torch.testing.assert_close(tensor, weights[name])
-    assert (
-        json.loads((run / "stats.json").read_text()).keys() == json.loads((ENCODER / "stats.json").read_text()).keys()
-    )
     with pytest.raises(SystemExit, match="was made with hidden_act 'swish', not 'gelu'"):
         run_recipe(monkeypatch, "pretrain.py", "tiny", *music, *FLAGS, "hidden_act=gelu", "--output_dir", "encoder")
