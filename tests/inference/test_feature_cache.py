@@ -18,7 +18,7 @@ from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.inference import feature_cache as features
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
-from musicfm_hf.model.features_musicfm import MusicFMLogMel
+from musicfm_hf.model.spectrogram_musicfm import MusicFMLogMel
 from musicfm_hf.training import records
 
 SETTINGS = WindowSettings(window_seconds=4.0, batch_size=2)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..finetuning.arguments import FinetuningArguments, TaskArguments
 from ..finetuning.run import check_results_path, finetune, read_splits, save_run, training_curves
-from ..hub.push import hub_target, publish
-from .flags import user_errors
+from ..hub.push import hub_target
+from .flags import share_result, user_errors
 from .recipes import log_progress, parse_command
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     for split, scores in run.results["scores"].items():
         print(f"{split}: " + ", ".join(f"{name} {value['mean']:.3f}" for name, value in scores.items()))
     if run.model is not None:
-        publish(arguments.output_dir, target)
+        share_result(arguments.output_dir, target)
 
 
 def _check_base_can_be_found(task: TaskArguments) -> None:

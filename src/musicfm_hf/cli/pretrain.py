@@ -9,10 +9,10 @@ An interrupted run resumes from its last checkpoint: repeat the command. The out
 `curves.png`, `results.json`, TensorBoard logs, and `problems.tsv`, the songs that could not be used.
 """
 
-from ..hub.push import hub_target, publish
+from ..hub.push import hub_target
 from ..pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
 from ..pretraining.run import prepare_pretraining
-from .flags import user_errors
+from .flags import share_result, user_errors
 from .recipes import log_progress, parse_command
 
 
@@ -27,4 +27,4 @@ def main(argv: list[str]) -> None:
     results = run.train()
     if arguments.should_save:
         run.trainer.log_metrics("eval", results["scores"])
-        publish(arguments.output_dir, target)
+        share_result(arguments.output_dir, target)

@@ -10,10 +10,10 @@ are printed, and written to `report.json`.
 
 import json
 
-from ..hub.push import add_hub_arguments, hub_target, publish
+from ..hub.push import hub_target
 from ..pretraining.arguments import QuantizerArguments
 from ..pretraining.quantizers import train_quantizer
-from .flags import user_errors
+from .flags import add_hub_flags, share_result, user_errors
 from .recipes import parse_command
 
 RENAMED_FLAGS = {"--output": "--output_dir"}
@@ -30,10 +30,10 @@ def main(argv: list[str]) -> None:
             __doc__,
             keys=("config", "statistics"),
             renamed=RENAMED_FLAGS,
-            add_flags=add_hub_arguments,
+            add_flags=add_hub_flags,
         )
         target = hub_target(hub, arguments.output_dir)
         recipe = argv[0] if argv and not argv[0].startswith("-") else None
         report = train_quantizer(arguments, recipe)
     print(json.dumps(report["validation"], indent=1))
-    publish(arguments.output_dir, target)
+    share_result(arguments.output_dir, target)

@@ -116,7 +116,8 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance:
 
 def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     """
-    Return the model with LoRA matrices beside the layers `arguments.lora_target_modules`; its head is trained in full.
+    Return the model with LoRA matrices beside the layers that `arguments.lora_target_modules` names; its head is
+    trained in full.
 
     Raises:
         ValueError: if the encoder has no layer of one of these names.

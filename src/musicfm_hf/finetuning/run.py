@@ -14,7 +14,7 @@ from ..data.examples import ReadWaveform, TaskCrops, with_annotation
 from ..data.labelled import LabelledSong
 from ..data.labelled_dataset import load_songs, split_names
 from ..evaluation.scoring import scores_with_intervals
-from ..hub.cards import licence_of
+from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from ..inference.heads import song_logits
@@ -113,7 +113,7 @@ def finetune(
     if checkpoint:
         started -= seconds_before(Path(checkpoint), fingerprint)
     set_seed(arguments.seed)
-    base_license = licence_of(task.model, task.revision)
+    base_license = license_of(task.model, task.revision)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     model, trainer, cache = _build_trainer(task, arguments, splits, config, fingerprint, started, callbacks)
     trained = trainer.model

@@ -128,6 +128,3 @@ def _is_installed(package: str) -> bool:
 def _cpu_info() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.is_file() else []
-
-
-recorded, refuse_other_settings = strip_absolute_paths, require_same_settings  # until all callers are renamed
