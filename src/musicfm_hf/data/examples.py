@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio.reading import load_audio
-from ..model.classification_musicfm import count_averages, label_settings
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
+from ..model.frames_musicfm import count_averages, label_settings
 from ..tasks import get_task
 from ..tasks.events import stretch
 from .labelled import LabelledSong

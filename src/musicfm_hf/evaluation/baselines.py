@@ -3,19 +3,20 @@ Baselines that need no trained encoder: classical methods, trivial answers, and 
 one. `BASELINES` lists them.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..audio.reading import load_audio
-from ..data.decoding import as_it_is
+from ..data.decoding import SongLoader
 from ..data.examples import with_annotation
 from ..data.labelled import LabelledSong
+from ..data.labelled_dataset import load_songs
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import beat, chord, get_task, key, structure, tagging
+from ..tasks import TASKS, beat, chord, get_task, key, structure, tagging
 from ..tasks.annotations import Segment
 from .classical import (
     BARS_PER_SECTION,
@@ -57,23 +58,6 @@ class Baseline(NamedTuple):
     priors: bool = False
 
 
-class SongFeatures(Dataset):
-    """Songs as `(id, AudioFeatures, problem)`, for workers; one of the last two is `None`."""
-
-    def __init__(self, songs: Sequence[LabelledSong], beats: bool, chroma: bool):
-        self.songs, self.beats, self.chroma = songs, beats, chroma
-
-    def __len__(self) -> int:
-        return len(self.songs)
-
-    def __getitem__(self, index: int) -> tuple[str, AudioFeatures | None, str | None]:
-        song = self.songs[index]
-        try:
-            return song.id, extract_features(load_audio(song.audio, SAMPLING_RATE), self.beats, self.chroma), None
-        except (ValueError, TypeError, OSError) as error:
-            return song.id, None, str(error)
-
-
 def features_of_songs(
     songs: Sequence[LabelledSong], beats: bool, chroma: bool, num_workers: int = 0
 ) -> dict[str, AudioFeatures]:
@@ -90,16 +74,14 @@ def features_of_songs(
         return {}
     # Compile librosa's functions before there are workers, which would all compile them and write the same files.
     extract_features(np.sin(np.arange(4 * SAMPLING_RATE, dtype=np.float32) / 10), beats, chroma)
-    dataset = SongFeatures(songs, beats, chroma)
-    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=as_it_is)
-    features, problems = {}, []
-    for name, values, problem in tqdm(loader, unit="song", desc="features"):
-        if problem is None:
-            features[name] = values
-        else:
-            problems.append(f"{name}: {problem}")
-    if problems:
-        raise ValueError("Songs cannot be used: " + "; ".join(problems))
+    loader = SongLoader(
+        [(song.id, song.audio) for song in songs],
+        SAMPLING_RATE,
+        num_workers=num_workers,
+        transform=partial(extract_features, beats=beats, chroma=chroma),
+    )
+    features = {song.name: song.content for song in tqdm(loader, total=len(songs), unit="song", desc="features")}
+    loader.raise_if_unusable()
     return features
 
 
@@ -289,3 +271,23 @@ def score_baselines(
         name: score_baseline(name, annotated[baseline.task], features, priors) for name, baseline in chosen.items()
     }
     return {name: result for name, result in scores.items() if result is not None}
+
+
+def score_data_set(
+    data: str | os.PathLike,
+    split: str = "test",
+    tasks: Sequence[str] | None = None,
+    num_workers: int = 2,
+    limit: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """
+    [`score_baselines`] on a data set, for all tasks that its songs are annotated for unless `tasks` names some.
+
+    Raises:
+        OSError: if the data set does not exist.
+        ValueError: if it has no such split; or as [`score_baselines`].
+    """
+    songs = load_songs(data, split)
+    tasks = tasks or [task for task in TASKS if any(get_task(task).annotation_of(song) is not None for song in songs)]
+    training_songs = load_songs(data, "train") if need_training_songs(tasks) else []
+    return score_baselines(tasks, songs, training_songs, f"{data} ({split})", num_workers, limit)

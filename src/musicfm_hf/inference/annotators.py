@@ -1,20 +1,15 @@
 """Models with a head, loaded so that equal encoders are shared."""
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import transformers
 from transformers import AutoConfig
 
-from ..model.classification_musicfm import (
-    HUB_ARGUMENTS,
-    MusicFMForAudioClassification,
-    MusicFMForAudioFrameClassification,
-)
+from ..model.adapters_musicfm import HUB_ARGUMENTS
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMModel
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 from ..tasks import known_tasks
 from .embedding import HeadModel
 from .fingerprint import encoder_settings
@@ -49,12 +44,6 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str,
                 break
         models[name] = model
     return models
-
-
-def load_models(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, HeadModel]:
-    """Former name of [`load_annotators`], which will be removed in 0.3."""
-    warnings.warn("`load_models` is now `load_annotators`.", FutureWarning, stacklevel=2)
-    return load_annotators(folders, **kwargs)
 
 
 def _auto_class(config: MusicFMConfig) -> type:

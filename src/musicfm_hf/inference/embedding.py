@@ -9,10 +9,9 @@ import torch
 
 from ..audio.waveform import to_waveform
 from ..audio.windows import Window, plan_windows
-from ..model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
-from ..model.modeling_musicfm import MusicFMModel
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 
 HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
 

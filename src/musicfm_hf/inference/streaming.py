@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from ..audio.windows import Window
-from ..model.classification_musicfm import average_frames, label_settings
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.frames_musicfm import average_frames, label_settings
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
 from .heads import clip_sizes, head_logits, layer_mix
 
