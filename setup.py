@@ -20,6 +20,7 @@ setup(
     packages=[*find_packages("src"), "musicfm_hf.hub_cards"],
     package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards"},
     package_data={"musicfm_hf.hub_cards": ["*.md"]},
+    entry_points={"console_scripts": ["musicfm = musicfm_hf.cli.main:main"]},
     install_requires=[
         "huggingface_hub>=1.0",
         "jinja2>=3.1",

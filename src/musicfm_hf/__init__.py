@@ -1,55 +1,103 @@
-"""MusicFM in the Hugging Face ecosystem. Importing the package registers its classes with the Auto classes."""
+"""
+MusicFM in the Hugging Face ecosystem.
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForAudioFrameClassification,
-    AutoModelForPreTraining,
-)
+Importing the package registers its classes with the Auto classes. Everything else is imported at its first use.
+"""
 
-from .audio.reading import load_audio
-from .conversion.convert import convert_checkpoint
-from .inference.annotation import annotate
-from .inference.annotators import load_models
-from .inference.embedding import embed
-from .inference.song import SongAnnotation
-from .model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
-from .model.configuration_musicfm import MusicFMConfig
-from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
-from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel, MusicFMPreTrainedModel, MusicFMQuantizerModel
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
-AutoConfig.register("musicfm", MusicFMConfig)
-AutoFeatureExtractor.register(MusicFMConfig, MusicFMFeatureExtractor)
-AutoModel.register(MusicFMConfig, MusicFMModel)
-AutoModelForPreTraining.register(MusicFMConfig, MusicFMForPreTraining)
-AutoModelForAudioClassification.register(MusicFMConfig, MusicFMForAudioClassification)
-AutoModelForAudioFrameClassification.register(MusicFMConfig, MusicFMForAudioFrameClassification)
+# Module → the public names that it defines.
+_EXPORTS = {
+    ".audio.reading": ("load_audio",),
+    ".conversion.convert": ("convert_checkpoint",),
+    ".inference.annotation": ("annotate",),
+    ".inference.annotators": ("load_models",),
+    ".inference.catalogue": ("embed_files",),
+    ".inference.embedding": ("FrameEmbeddings", "WindowSettings", "embed"),
+    ".inference.song": ("SongAnnotation",),
+    ".model.classification_musicfm": ("MusicFMForAudioClassification", "MusicFMForAudioFrameClassification"),
+    ".model.configuration_musicfm": ("MusicFMConfig",),
+    ".model.feature_extraction_musicfm": ("MusicFMFeatureExtractor",),
+    ".model.modeling_musicfm": (
+        "MusicFMForPreTraining",
+        "MusicFMModel",
+        "MusicFMPreTrainedModel",
+        "MusicFMQuantizerModel",
+    ),
+    ".tasks.annotations": ("Beats", "Segment"),
+}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-# So that `save_pretrained` puts the code beside the weights.
-MusicFMConfig.register_for_auto_class()
-MusicFMFeatureExtractor.register_for_auto_class()
-MusicFMModel.register_for_auto_class("AutoModel")
-MusicFMForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-MusicFMForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
-MusicFMForAudioFrameClassification.register_for_auto_class("AutoModelForAudioFrameClassification")
+__all__ = sorted(_MODULE_OF)
 
-__all__ = [
-    "MusicFMConfig",
-    "MusicFMFeatureExtractor",
-    "MusicFMForAudioClassification",
-    "MusicFMForAudioFrameClassification",
-    "MusicFMForPreTraining",
-    "MusicFMModel",
-    "MusicFMPreTrainedModel",
-    "MusicFMQuantizerModel",
-    "SongAnnotation",
-    "annotate",
-    "convert_checkpoint",
-    "embed",
-    "load_audio",
-    "load_models",
-]
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from .audio.reading import load_audio as load_audio
+    from .conversion.convert import convert_checkpoint as convert_checkpoint
+    from .inference.annotation import annotate as annotate
+    from .inference.annotators import load_models as load_models
+    from .inference.catalogue import embed_files as embed_files
+    from .inference.embedding import FrameEmbeddings as FrameEmbeddings
+    from .inference.embedding import WindowSettings as WindowSettings
+    from .inference.embedding import embed as embed
+    from .inference.song import SongAnnotation as SongAnnotation
+    from .model.classification_musicfm import MusicFMForAudioClassification as MusicFMForAudioClassification
+    from .model.classification_musicfm import MusicFMForAudioFrameClassification as MusicFMForAudioFrameClassification
+    from .model.configuration_musicfm import MusicFMConfig as MusicFMConfig
+    from .model.feature_extraction_musicfm import MusicFMFeatureExtractor as MusicFMFeatureExtractor
+    from .model.modeling_musicfm import MusicFMForPreTraining as MusicFMForPreTraining
+    from .model.modeling_musicfm import MusicFMModel as MusicFMModel
+    from .model.modeling_musicfm import MusicFMPreTrainedModel as MusicFMPreTrainedModel
+    from .model.modeling_musicfm import MusicFMQuantizerModel as MusicFMQuantizerModel
+    from .tasks.annotations import Beats as Beats
+    from .tasks.annotations import Segment as Segment
+
+
+def register_auto_classes() -> None:
+    """Register the classes with the Auto classes, and their code as what `save_pretrained` copies. May be repeated."""
+    import transformers
+
+    from .model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
+    from .model.configuration_musicfm import MusicFMConfig
+    from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
+    from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel
+
+    transformers.AutoConfig.register("musicfm", MusicFMConfig, exist_ok=True)
+    transformers.AutoFeatureExtractor.register(MusicFMConfig, MusicFMFeatureExtractor, exist_ok=True)
+    MusicFMConfig.register_for_auto_class()
+    MusicFMFeatureExtractor.register_for_auto_class()
+    for auto_class, model_class in {
+        "AutoModel": MusicFMModel,
+        "AutoModelForPreTraining": MusicFMForPreTraining,
+        "AutoModelForAudioClassification": MusicFMForAudioClassification,
+        "AutoModelForAudioFrameClassification": MusicFMForAudioFrameClassification,
+    }.items():
+        getattr(transformers, auto_class).register(MusicFMConfig, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module at its first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _is_command() -> bool:
+    """Whether this process is the `musicfm` command, whose help must not wait for torch; it registers by itself."""
+    words = sys.orig_argv[1:3]
+    return words == ["-m", "musicfm_hf"] or (words != [] and Path(words[0]).name in ("musicfm", "musicfm.exe"))
+
+
+if not _is_command():
+    register_auto_classes()

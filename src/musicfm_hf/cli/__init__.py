@@ -1,1 +1,1 @@
-"""The `musicfm` command."""
+"""The `musicfm` command, one file for each of its commands."""

@@ -1,0 +1,76 @@
+"""Flags and messages that commands share."""
+
+import argparse
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+REMOVED_IN = "0.3"  # the release without the old spellings
+
+
+def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of a command, whose description is printed as it is written."""
+    return argparse.ArgumentParser(
+        prog=f"musicfm {command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def rename_flags(argv: Sequence[str], renamed: Mapping[str, str] | None = None) -> list[str]:
+    """
+    Bring flags of earlier releases to their present spelling, with a `FutureWarning`: hyphens become underscores, and
+    `renamed` maps old names to new ones, both with underscores and leading `--`.
+    """
+    words = []
+    for index, word in enumerate(argv):
+        if word == "--":
+            return [*words, *argv[index:]]
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--"):
+            present = "--" + flag[2:].replace("-", "_")
+            present = (renamed or {}).get(present, present)
+            if present != flag:
+                warnings.warn(
+                    f"{flag} is now {present}; the old spelling will be removed in {REMOVED_IN}.",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+            word = present + equals + value
+        words.append(word)
+    return words
+
+
+@contextmanager
+def user_errors(failure: str) -> Iterator[None]:
+    """End the process with a message, not with a traceback, where the user can mend the cause."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"{failure}: {error}") from error
+
+
+def positive(text: str) -> int:
+    """The type of a flag that takes an integer of at least 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def print_escaped(text: str) -> None:
+    """Print text that may hold names of files in no encoding."""
+    print(text.encode("ascii", "backslashreplace").decode())
+
+
+def add_window_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """Flags for encoding long audio in windows."""
+    parser.add_argument("--batch_size", type=positive, default=batch_size, help="windows encoded at once")
+    parser.add_argument("--window_seconds", type=float, default=30.0, help="length of a window")
+    parser.add_argument("--overlap_seconds", type=float, help="overlap of windows; a sixth of the window by default")
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags for where, and how precisely, a model computes."""
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the first accelerator by default")

@@ -1,0 +1,71 @@
+"""The `musicfm` command: the first word chooses a command, the others are its arguments."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# Sections of the help page. A command is `main` in the file of its name in this folder.
+SECTIONS = {
+    "Use a model": {
+        "embed": "write embeddings of songs: every frame, or one vector a song",
+        "annotate": "write beats, chords, sections, keys and tags of songs, with a picture",
+        "convert": "convert a published MusicFM, MuQ or MERT checkpoint",
+    },
+    "Train": {
+        "prepare": "prepare labelled data, lists of files, or statistics of a catalogue",
+        "pretrain": "pretrain an encoder on music without labels",
+        "train-quantizer": "fit the quantizer that makes the tokens of some pretraining recipes",
+        "finetune": "train a head on an encoder: as a probe, in full, or with LoRA",
+    },
+    "Measure": {
+        "evaluate": "score saved models on whole songs",
+        "baselines": "score classical and trivial methods on the same songs",
+        "layers": "probe every layer of encoders, and draw a map",
+    },
+    "Share": {
+        "push": "push a model, an adapter or a quantizer to the Hub, with its card",
+        "space": "annotate songs on a web page, here or as a Space on the Hub",
+    },
+}
+EXAMPLES = """\
+Examples:
+  musicfm convert minzwon/MusicFM --variant msd --output_dir musicfm-msd
+  musicfm embed music/ --model musicfm-msd --output_dir embeddings --layer 7 --pool mean
+  musicfm finetune chord/lora --model musicfm-msd --data data/pop909 --output_dir runs/chord
+  musicfm annotate song.mp3 --models runs/chord --output_dir annotations
+"""
+COMMANDS = {name: summary for commands in SECTIONS.values() for name, summary in commands.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name; those of the process by default."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_page())
+        return
+    name, *arguments = words
+    if name in ("-V", "--version"):
+        from .. import __version__
+
+        print(f"musicfm_hf {__version__}")
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"Did you mean `musicfm {near[0]}`?" if near else "`musicfm --help` lists the commands."
+        print(f"musicfm: no command {name!r}. {hint}", file=sys.stderr)
+        raise SystemExit(2)
+    from .. import register_auto_classes
+
+    register_auto_classes()
+    import_module(f".{name.replace('-', '_')}", __package__).main(arguments)
+
+
+def help_page() -> str:
+    """The text of `musicfm --help`."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = ["Usage: musicfm COMMAND [arguments]", "", "MusicFM in the Hugging Face ecosystem.", ""]
+    for title, commands in SECTIONS.items():
+        lines += [f"{title}:", *(f"  {name:{width}}{summary}" for name, summary in commands.items()), ""]
+    lines += [EXAMPLES.rstrip(), "", "`musicfm COMMAND --help` describes a command and its flags."]
+    return "\n".join(lines)
