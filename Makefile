@@ -53,4 +53,7 @@ style: $(VENV)/.installed  ## Mend lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help demo space test test-slow test-space test-floor check style
+numbers: $(VENV)/.installed  ## Write measured tables and numbers into README.md and docs/
+	$(BIN)/python benchmarks/fill_numbers.py
+
+.PHONY: help demo numbers space test test-slow test-space test-floor check style
