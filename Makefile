@@ -26,23 +26,23 @@ demo_output/beats/config.json:
 	$(MAKE) demo
 
 test: $(VENV)/.installed  ## Run the tests
-	$(BIN)/python tests/model/transformers_suite.py
+	$(BIN)/python tests/helpers/transformers_suite.py
 	$(BIN)/python -m pytest -q
 
 test-slow: $(VENV)/.installed  ## Run the tests that take minutes or full-size models
-	$(BIN)/python tests/model/transformers_suite.py
+	$(BIN)/python tests/helpers/transformers_suite.py
 	$(BIN)/python -m pytest -q -m slow
 
 test-space: $(VENV)/.installed  ## Run the tests of the web page, in Chromium
 	$(BIN)/python -m pip install --quiet --editable '.[space]' selenium -c constraints.txt
-	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_space.py
+	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/hub/test_space.py
 
 test-floor:  ## Run the tests with the oldest Transformers that is supported
 	$(PYTHON) -m venv $(FLOOR)
 	grep -vE '^(transformers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet --editable '.[train,tasks,dev]' 'transformers==5.19.0' -c $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet --no-deps tinysoundfont mirdata -c $(FLOOR)/constraints.txt
-	$(FLOOR)/bin/python tests/model/transformers_suite.py
+	$(FLOOR)/bin/python tests/helpers/transformers_suite.py
 	$(FLOOR)/bin/python -m pytest -q
 
 check: $(VENV)/.installed  ## Check lint and format

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/musicfm_hf"
 # A folder may import from folders of earlier steps, never from another one of its own step.
 STEPS = [

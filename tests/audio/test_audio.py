@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import music
+from helpers.audio import music
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,10 +11,9 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 import torch
-from conftest import FIXTURES, music
+from helpers.audio import music
+from helpers.paths import FIXTURES, ROOT
 from safetensors import safe_open
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments, launcher=(sys.executable,)):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import FIXTURES, music
+from helpers.audio import music
+from helpers.paths import FIXTURES
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, Wav2Vec2FeatureExtractor

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from conftest import music
+from helpers.audio import music
 
 from musicfm_hf import load_audio
 from musicfm_hf.audio import reading as audio

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TINY
+from helpers.models import config_of
 
-from musicfm_hf import MusicFMConfig, load_audio
+from musicfm_hf import load_audio
 from musicfm_hf.data.examples import (
     ReadWaveform,
     TaskCrops,
@@ -26,19 +26,6 @@ from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
 
 RATE = 24000
 FRAME_TASKS = ("beat", "chord", "structure", "key")
-
-
-def config_of(task: str, label_rate: float | None = 25.0, labels=None, **settings) -> MusicFMConfig:
-    module = task_module(task)
-    labels = labels or module.LABELS
-    return MusicFMConfig(
-        **TINY | settings,
-        task=task,
-        label_rate=label_rate,
-        label_centered=task == "beat",
-        id2label=dict(enumerate(labels)),
-        classifier_outputs=[output | {"size": output["size"] or len(labels)} for output in module.OUTPUTS],
-    )
 
 
 def write_song(path, waveform: np.ndarray, rate: int = RATE, **annotations) -> LabelledSong:

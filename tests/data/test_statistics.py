@@ -1,17 +1,14 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from helpers.recipes import prepare
 from transformers.audio_utils import mel_filter_bank
 
 from musicfm_hf.data.catalogue import DatasetAudio, list_sources
 from musicfm_hf.data.statistics import mel_statistics
 
-ROOT = Path(__file__).parents[2]
 RATE = 24000
 
 
@@ -137,15 +134,6 @@ def test_bands_that_are_always_empty_are_named(tmp_path):
         found = measure(tmp_path / "a.wav")
     assert found.mel_std[-1] == 0
     assert found.mel_mean[-1] == -100
-
-
-def prepare(monkeypatch, *arguments):
-    """The recipe in this process."""
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "recipes/prepare.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    monkeypatch.setattr(sys, "argv", ["prepare.py", *(str(argument) for argument in arguments)])
-    recipe.main()
 
 
 def test_recipe(tmp_path, monkeypatch, capsys):

@@ -1,13 +1,12 @@
 import json
 import os
-import runpy
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from helpers.recipes import run_recipe
 
 from musicfm_hf.data.labelled import LabelledSong, Source
 from musicfm_hf.data.labelled_dataset import build, load_songs, save
@@ -15,8 +14,6 @@ from musicfm_hf.evaluation import baselines
 from musicfm_hf.evaluation.baselines import Training, learn
 from musicfm_hf.evaluation.classical import KEY_PROFILES, Sound, bar_grid, match_chords, match_key
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
-
-ROOT = Path(__file__).parents[2]
 
 
 def triad(*names):
@@ -230,13 +227,10 @@ def data(tmp_path):
     return tmp_path
 
 
-def run(recipe, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [recipe, *(str(argument) for argument in arguments)])
-    runpy.run_path(str(ROOT / "recipes" / recipe), run_name="__main__")
-
-
 def test_recipe(data, monkeypatch, capsys):
-    run("baselines.py", monkeypatch, "--data", data / "data", "--output", data / "out.json", "--num-workers", "1")
+    run_recipe(
+        monkeypatch, "baselines.py", "--data", data / "data", "--output", data / "out.json", "--num-workers", "1"
+    )
     written = json.loads((data / "out.json").read_text())
     found = written["models"]
     means = {name: result["scores"][result["metric"]]["mean"] for name, result in found.items()}
@@ -264,7 +258,7 @@ def test_so_many_songs_of_each_task(data, monkeypatch, capsys):
     bare = replace(songs[0], id="bare", beats=None, chords=None)
     splits = {"train": load_songs(data / "data", "train"), "test": [bare, songs[0]]}
     save(build(splits, Source("", "", "", "")), data / "data")
-    run("baselines.py", monkeypatch, "--data", data / "data", "--limit", "1", "--tasks", "beat", "key")
+    run_recipe(monkeypatch, "baselines.py", "--data", data / "data", "--limit", "1", "--tasks", "beat", "key")
     out = capsys.readouterr().out
     assert "beat, beat_track: librosa.beat.beat_track" in out
     assert "; 1 songs" in out
@@ -273,12 +267,12 @@ def test_so_many_songs_of_each_task(data, monkeypatch, capsys):
 
 def test_mistakes(data, monkeypatch):
     with pytest.raises(SystemExit, match="no split 'validation'"):
-        run("baselines.py", monkeypatch, "--data", data / "data", "--split", "validation")
+        run_recipe(monkeypatch, "baselines.py", "--data", data / "data", "--split", "validation")
     with pytest.raises(SystemExit, match=r"None of the 2 songs of .* has beats"):
-        run("baselines.py", monkeypatch, "--data", data / "data", "--split", "train", "--tasks", "beat")
+        run_recipe(monkeypatch, "baselines.py", "--data", data / "data", "--split", "train", "--tasks", "beat")
     soundfile.write(data / "song.flac", np.zeros(1000), 22050)
     with pytest.raises(SystemExit, match=r"a: has 0\.05 s, baselines need 1"):
-        run("baselines.py", monkeypatch, "--data", data / "data", "--tasks", "key", "--num-workers", "0")
+        run_recipe(monkeypatch, "baselines.py", "--data", data / "data", "--tasks", "key", "--num-workers", "0")
 
 
 @pytest.mark.slow

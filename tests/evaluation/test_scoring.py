@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from test_examples import config_of
+from helpers.models import config_of
 
 from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, load_audio
 from musicfm_hf.data.examples import crop_targets

@@ -6,19 +6,21 @@ import re
 import runpy
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import peft
 import pytest
 import torch
 from datasets import load_from_disk
+from helpers.finetuning import QUICK, SHORT
+from helpers.paths import ROOT
+from helpers.processes import on_ranks, run_script
+from helpers.recipes import run_recipe
+from helpers.runs import history, results
 from matplotlib.image import imread
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_distributed import on_ranks
-from test_training import ROOT, run_script, start_server
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
 from musicfm_hf import MusicFMForAudioFrameClassification, load_audio
@@ -27,18 +29,6 @@ from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.training.arguments import parse_recipe
 
 METHODS = ("probe", "full", "lora")
-CLOCK = ("_runtime", "_per_second")  # ends of the names of what a clock measures
-SHORT = ["--crop_seconds", "2", "--head_size", "16", "--per_device_train_batch_size", "2", "--max_steps", "4"]
-SHORT += ["--eval_steps", "2", "--save_steps", "2", "--logging_steps", "1", "--warmup_steps", "1"]
-SHORT += ["--use_cpu", "true", "--disable_tqdm", "true", "--dataloader_num_workers", "0", "--report_to", "none"]
-# Heads and matrices that differ after a few steps, and no phase vocoder.
-SHORT += ["--learning_rate", "0.01", "--encoder_learning_rate", "0.001", "--lora_rank", "4"]
-QUICK = ["--transpose", "false", "--tempo", "0"]
-
-
-@pytest.fixture(scope="session")
-def server():
-    return start_server()
 
 
 def flags_of(task: str, method: str, output: Path, encoder: Path, labelled: Path, *flags) -> list[str]:
@@ -50,19 +40,8 @@ def flags_of(task: str, method: str, output: Path, encoder: Path, labelled: Path
 
 def run_here(monkeypatch, capsys, script: str, *arguments) -> str:
     """A script in this process; gives what it printed."""
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
+    run_recipe(monkeypatch, script, *arguments)
     return capsys.readouterr().out
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def history(folder: Path) -> list[dict]:
-    """The log of a run, without what depends on the clock, and the last entry of training, which is of one start."""
-    entries = [entry for entry in results(folder)["history"] if "train_loss" not in entry]
-    return [{k: v for k, v in entry.items() if not k.endswith(CLOCK)} for entry in entries]
 
 
 # The recipes
@@ -87,7 +66,7 @@ def test_recipes_are_read(task, method, tmp_path):
 # A run from beginning to end
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(encoder, labelled, tmp_path_factory) -> Path:
     """A folder with a probe, a fine-tuned model and an adapter for chords, trained in this process."""
     root = tmp_path_factory.mktemp("runs")
@@ -95,37 +74,53 @@ def runs(encoder, labelled, tmp_path_factory) -> Path:
         for method in ("probe", "full", "lora"):
             more = ["--report_to", "tensorboard"] if method == "probe" else []
             flags = flags_of("chord", method, root / method, encoder, labelled, *more)
-            patch.setattr(sys, "argv", ["finetune.py", *flags])
-            runpy.run_path(str(ROOT / "recipes/finetune.py"), run_name="__main__")
+            run_recipe(patch, "finetune.py", *flags)
     return root
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_results(runs, labelled, method):
-    found = results(runs / method)
-    assert json.loads((runs / f"results/{method}.json").read_text()) == found
+def test_results_are_copied_and_have_no_absolute_path(runs, method):
     text = (runs / method / "results.json").read_text()
-    assert not re.search(r'"/', text)  # no absolute path
+    assert json.loads((runs / f"results/{method}.json").read_text()) == json.loads(text)
+    assert not re.search(r'"/', text)
     assert str(runs) not in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_have_the_settings_of_the_run(runs, labelled, method):
+    found = results(runs / method)
     assert (found["task"], found["method"]) == ("chord", method)
     assert found["data"]["songs"] == {"train": 4, "validation": 2, "test": 2}
     assert found["base"] == {"name": "tiny", "revision": None}
-    assert found["training"]["seed"] == 42
-    assert found["training"]["max_steps"] == 4
+    assert (found["training"]["seed"], found["training"]["max_steps"]) == (42, 4)
     assert found["settings"]["rate"] == 8
     assert found["settings"]["data"] == labelled.name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_have_the_environment_of_the_run(runs, method):
+    found = results(runs / method)
     assert found["versions"].keys() >= {"musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft"}
     assert found["machine"]
     assert 0 < found["seconds"] < 600
-    for split in ("validation", "test"):
-        ids = [song.id for song in load_songs(labelled, split)]
-        rows = found["scores_of_songs"][split]
-        assert list(rows) == ids
-        for name in ("majmin", "root"):
-            summary = found["scores"][split][name]
-            assert summary["mean"] == pytest.approx(sum(row[name] for row in rows.values()) / 2)
-            assert summary["songs"] == 2
-            assert summary["interval"][0] <= summary["mean"] <= summary["interval"][1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_results_have_the_scores_of_every_song(runs, labelled, method, split):
+    found = results(runs / method)
+    rows = found["scores_of_songs"][split]
+    assert list(rows) == [song.id for song in load_songs(labelled, split)]
+    for name in ("majmin", "root"):
+        summary = found["scores"][split][name]
+        assert summary["mean"] == pytest.approx(sum(row[name] for row in rows.values()) / 2)
+        assert summary["songs"] == 2
+        assert summary["interval"][0] <= summary["mean"] <= summary["interval"][1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_are_those_of_the_best_checkpoint(runs, method):
+    found = results(runs / method)
     evaluated = {entry["step"]: entry["eval_majmin"] for entry in found["history"] if "eval_majmin" in entry}
     assert list(evaluated) == [2, 4]
     best = found["steps"]["best"]

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
-from conftest import TINY, random_model
+from helpers.models import TINY, config_of, random_model
+from helpers.runs import without_clock
 from safetensors.torch import load_file
-from test_examples import config_of
 from transformers import AutoConfig, AutoModelForAudioFrameClassification, TrainerCallback, TrainerControl, set_seed
 
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, load_audio
@@ -28,7 +28,6 @@ from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.training.arguments import parse_recipe
 
 METHODS = ("probe", "full", "lora")
-CLOCK = ("_runtime", "_per_second")  # ends of the names of what a clock measures
 # Four steps of two crops of 2 s; an evaluation and a checkpoint after every second.
 SHORT = ["--task", "chord", "--crop_seconds", "2", "--head_size", "16", "--head_dropout", "0.1"]
 SHORT += ["--lora_dropout", "0.1", "--learning_rate", "0.01", "--encoder_learning_rate", "0.001"]
@@ -75,9 +74,7 @@ def weights(run: module.Finetuned) -> dict[str, torch.Tensor]:
 
 
 def history(run: module.Finetuned) -> list[dict]:
-    """The log, without what depends on the clock, and the last entry of training, which is of one start."""
-    entries = [entry for entry in run.trainer.state.log_history if "train_loss" not in entry]
-    return [{name: value for name, value in entry.items() if not name.endswith(CLOCK)} for entry in entries]
+    return without_clock(run.trainer.state.log_history)
 
 
 def assert_same_run(run: module.Finetuned, other: module.Finetuned) -> None:

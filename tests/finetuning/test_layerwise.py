@@ -1,13 +1,11 @@
 import json
 import math
-import runpy
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, random_model
+from helpers.models import TINY, random_model
+from helpers.recipes import run_recipe
 from PIL import Image
 
 import musicfm_hf.inference.feature_cache
@@ -19,7 +17,6 @@ from musicfm_hf.evaluation.layers import best_layer, layer_table, plot_layers, s
 from musicfm_hf.finetuning.trainer import FinetuningTrainer
 from musicfm_hf.training.records import write_json
 
-ROOT = Path(__file__).parents[2]
 NAN = float("nan")
 
 
@@ -99,7 +96,7 @@ def material(tmp_path_factory):
 def probe(monkeypatch, material, *arguments):
     """Runs the recipe; gives how many songs were encoded and how many probes were trained."""
     counts = {"songs": 0, "probes": 0}
-    embed_songs, train = musicfm_hf.features.embed_songs, FinetuningTrainer.train
+    embed_songs, train = musicfm_hf.inference.feature_cache.embed_songs, FinetuningTrainer.train
 
     def counted(model, songs, *rest):
         for found in embed_songs(model, songs, *rest):
@@ -116,9 +113,8 @@ def probe(monkeypatch, material, *arguments):
     flags |= {"cache": material / "cache", "max_steps": 4, "eval_steps": 2, "save_steps": 2, "use_cpu": "true"}
     flags |= {"per_device_train_batch_size": 4, "disable_tqdm": "true", "window_seconds": 8}
     argv = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["layerwise.py", *argv, *arguments])
     try:
-        runpy.run_path(str(ROOT / "recipes/layerwise.py"), run_name="__main__")
+        run_recipe(monkeypatch, "layerwise.py", *argv, *arguments)
     finally:
         monkeypatch.undo()
     return counts["songs"], counts["probes"]

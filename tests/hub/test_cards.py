@@ -3,8 +3,8 @@
 import runpy
 
 import pytest
+from helpers.paths import ROOT
 from huggingface_hub import ModelCard
-from test_training import ROOT
 
 PUBLISHED = runpy.run_path(str(ROOT / "hub_cards/published.py"))
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import TINY, head, music
-from hub_server import HubServer
+from helpers.audio import music
+from helpers.hub_server import HubServer
+from helpers.models import TINY, head
+from helpers.paths import ROOT
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import close_session
@@ -348,7 +350,7 @@ def test_a_full_disk_leaves_the_card_that_was_there(folder, monkeypatch):
 
 # Spaces
 
-SPACE = Path(__file__).parents[2] / "hub_cards/space"
+SPACE = ROOT / "hub_cards/space"
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import FIXTURES, music
-from hub_server import HubServer
+from helpers.audio import music
+from helpers.finetuning import QUICK, SHORT
+from helpers.hub_server import HubServer
+from helpers.paths import FIXTURES, ROOT
+from helpers.pretraining import SHORT as SHORT_PRETRAINING
+from helpers.pretraining import SIZE
+from helpers.remote_code import NO_PACKAGE
 from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load, load_file, save
-from test_finetune_recipe import QUICK, SHORT
-from test_pretrain_recipe import SHORT as SHORT_PRETRAINING
-from test_pretrain_recipe import SIZE
-from test_remote_code import NO_PACKAGE
 
-ROOT = Path(__file__).parents[2]
 PERSON = "zaphod42"  # who runs the recipes; nothing may say so
 
 TRAIN = """

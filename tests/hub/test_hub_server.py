@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from helpers.hub_server import HubServer
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import HEADS, head, music
+from helpers.audio import music
+from helpers.models import HEADS, head
+from helpers.paths import ROOT
 from huggingface_hub import metadata_load
 
 from musicfm_hf.inference.annotation import annotate
@@ -26,7 +28,6 @@ from musicfm_hf.inference.annotators import load_models
 from musicfm_hf.inference.song import SongAnnotation
 from musicfm_hf.tasks.annotations import Beats, Segment
 
-ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "hub_cards/space"
 sys.path.insert(0, str(SPACE))
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import HEADS, head, music
+from helpers.audio import music
+from helpers.models import HEADS, head
+from helpers.paths import ROOT
+from helpers.recipes import run_recipe
 
 from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from musicfm_hf.data.synthetic import compose, synthesize
@@ -25,7 +28,6 @@ from musicfm_hf.tasks import chord
 from musicfm_hf.tasks.annotations import Beats, Segment, read_beats, read_segments, read_tags
 
 RATE = 24000
-ROOT = Path(__file__).parents[2]
 
 
 def with_logits(model, logits):
@@ -442,9 +444,8 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
 
     def run(*flags) -> str:
         command = [music_folder, "--models", tmp_path / "chord", "--output", music_folder, "--device", "cpu", *flags]
-        monkeypatch.setattr(sys, "argv", ["annotate.py", *map(str, command)])
         with pytest.raises(SystemExit) as error:
-            runpy.run_path(str(ROOT / "recipes/annotate.py"), run_name="__main__")
+            run_recipe(monkeypatch, "annotate.py", *command)
         return f"{error.value} {capsys.readouterr().out}"
 
     said = run()

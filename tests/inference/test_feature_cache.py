@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TINY, music, random_model
+from helpers.audio import music
+from helpers.models import TINY, config_of, random_model
 from safetensors import safe_open
-from test_examples import config_of
 
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMModel, embed, load_audio
 from musicfm_hf.data.labelled import LabelledSong

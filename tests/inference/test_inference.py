@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import music
 from datasets import Audio, Dataset
+from helpers.audio import music
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModel

@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import mir_eval
 import numpy as np
 import pytest
 import sklearn.metrics
+from helpers.paths import ROOT
 
 from musicfm_hf.metrics.beat import Beat
 from musicfm_hf.metrics.chord import Chord
@@ -21,7 +21,7 @@ from musicfm_hf.metrics.structure import Structure
 from musicfm_hf.metrics.tagging import Tagging
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
 
-METRICS = Path(__file__).parents[2] / "src/musicfm_hf/metrics"
+METRICS = ROOT / "src/musicfm_hf/metrics"
 SEEDS = range(20)
 KINDS = """maj min 7 maj7 min7 maj6 min6 9 minmaj7 hdim7 dim dim7 aug sus2 sus4 5 1 maj/3 maj/5 min/b3 min/5 7/b7
     min7/b7 maj/2 min/3 sus4(b7)""".split()

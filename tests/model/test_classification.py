@@ -12,7 +12,8 @@ import peft
 import pytest
 import soundfile
 import torch
-from conftest import TINY, music, random_model
+from helpers.audio import music
+from helpers.models import TINY, random_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F

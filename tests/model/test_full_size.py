@@ -5,7 +5,8 @@ import sys
 
 import pytest
 import torch
-from conftest import full_size_checkpoint, music, random_model
+from helpers.audio import music
+from helpers.models import full_size_checkpoint, random_model
 
 from musicfm_hf import MusicFMConfig, embed
 

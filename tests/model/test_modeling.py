@@ -5,7 +5,8 @@ import socket
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, music, random_model
+from helpers.audio import music
+from helpers.models import TINY, random_model
 from torch import nn
 from transformers import AutoModel
 from transformers.audio_utils import mel_filter_bank

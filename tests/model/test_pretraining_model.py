@@ -5,7 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES, TINY, music
+from helpers.audio import music
+from helpers.models import TINY
+from helpers.paths import FIXTURES
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import torch
-from conftest import TINY, music, random_model
+from helpers.audio import music
+from helpers.models import TINY, random_model
+from helpers.remote_code import NO_PACKAGE
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForAudioFrameClassification
@@ -18,25 +20,6 @@ from musicfm_hf import (
     MusicFMForAudioClassification,
     MusicFMForAudioFrameClassification,
 )
-
-NO_PACKAGE = """
-import sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "musicfm_hf":
-            raise ModuleNotFoundError(f"No module named {name!r} (hidden for this test)")
-
-sys.meta_path.insert(0, NoPackage())
-try:
-    import musicfm_hf
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("the package could be imported")
-
-from safetensors.torch import load_file, save_file
-"""
 
 ENCODER = """
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel

@@ -6,7 +6,7 @@ import unittest
 from unittest import mock
 
 import torch
-import transformers_suite
+from helpers import transformers_suite
 
 from musicfm_hf.model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from musicfm_hf.model.configuration_musicfm import MusicFMConfig

@@ -1,10 +1,8 @@
 """Masked pretraining in several processes, which gloo joins."""
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +13,13 @@ import soundfile
 import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from conftest import music
+from helpers.audio import music
+from helpers.launching import launched
+from helpers.paths import ROOT
+from helpers.pretraining import RATE, SIZE, TINY, run_and_die, songs
+from helpers.processes import on_ranks
+from helpers.runs import assert_same_run, history, losses, results
 from safetensors.torch import load_file
-from test_pretrain_recipe import RATE, SIZE, TINY, assert_same_run, history, losses, results, run_and_die, songs
-from test_training import ROOT, launched, start_server
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForPreTraining
 
@@ -31,11 +32,6 @@ from musicfm_hf.pretraining.trainer import _NOISE, PretrainingTrainer
 
 TINY_CONFIG = {name: int(value) for name, value in (setting.split("=") for setting in SIZE)} | {"codebook_size": 32}
 NO_DROPOUT = {f"{name}_dropout": 0.0 for name in ("hidden", "activation", "attention", "conformer_conv")}
-
-
-@pytest.fixture(scope="session")
-def server():
-    return start_server()
 
 
 @pytest.fixture(scope="session")
@@ -59,22 +55,6 @@ def data(tmp_path_factory):
     for shard, part in enumerate((rows[:1], rows[1:3], rows[3:7])):
         pq.write_table(pa.table({"audio": part}), root / f"parquet/{shard}.parquet")
     return root
-
-
-def on_ranks(server, function, *arguments, log: Path, count: int = 2, environments=None) -> list[tuple[int, str]]:
-    """Start a function in processes that find each other; exit statuses, and what each printed."""
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(count):
-        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        environment |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        environment |= (environments or {}).get(rank, {})
-        path = log.with_name(f"{log.name}.{rank}")
-        processes.append((server.start(function, *arguments, log=path, environment=environment), path))
-    return [server.end(process, path, 240) for process, path in processes]
 
 
 def pretrain_on_ranks(server, output: Path, *flags, function=run_and_die) -> list[str]:

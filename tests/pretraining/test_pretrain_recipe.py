@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -21,11 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from conftest import music
+from helpers.audio import music
+from helpers.paths import ROOT
+from helpers.pretraining import RATE, SHORT, SIZE, TINY, run_and_die, songs
+from helpers.recipes import run_recipe
+from helpers.runs import assert_same_run, losses, results
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_training import start_server
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, TrainingArguments
 
 from musicfm_hf import MusicFMForPreTraining, MusicFMModel, MusicFMQuantizerModel, load_audio
@@ -37,23 +39,7 @@ from musicfm_hf.pretraining.arguments import PretrainingArguments
 from musicfm_hf.pretraining.data import MaskCrops, keep_for_validation
 from musicfm_hf.pretraining.trainer import _NOISE, PretrainingTrainer
 
-ROOT = Path(__file__).parents[2]
-RATE = 24000
 SONGS = 7
-# Twelve steps of two crops; a checkpoint after every third and an evaluation after every fourth.
-SHORT = ["--crop_seconds", "1", "--per_device_train_batch_size", "2", "--validation_crops", "3", "--max_steps", "12"]
-SHORT += ["--logging_steps", "1", "--eval_steps", "4", "--save_steps", "3", "--warmup_steps", "3"]
-SHORT += ["--disable_tqdm", "true", "--report_to", "none", "--use_cpu", "true", "--bf16", "false"]
-SHORT += ["--gradient_accumulation_steps", "1", "--dataloader_num_workers", "0"]
-SIZE = ["hidden_size=32", "intermediate_size=64", "num_hidden_layers=2", "num_attention_heads=4"]
-SIZE += ["conv_depthwise_kernel_size=7", "subsampling_conv_channels=8"]
-TINY = [str(ROOT / "recipes/pretrain/tiny.yaml"), *SHORT, "--set", *SIZE, "codebook_size=32"]
-CLOCK = ("_runtime", "_per_second")  # ends of the names of what a clock measures
-
-
-@pytest.fixture(scope="session")
-def server():
-    return start_server()
 
 
 @pytest.fixture(scope="session")
@@ -77,12 +63,6 @@ def data(tmp_path_factory):
     return root
 
 
-def songs(data: Path, kind: str = "files") -> list[str]:
-    """Flags that name the data. Streams cannot be measured."""
-    flags = ["--train", str(data / kind), "--validation", str(data / "valid")]
-    return flags if kind == "files" else [*flags, "--statistics", "config"]
-
-
 def pretrain(server, output: Path, *flags, die_at: tuple[str, int] | None = None, script: str = "pretrain.py") -> str:
     """Run the recipe to its end, or to where it is killed; gives what it printed."""
     log = output.parent / f"{output.name}.log"
@@ -93,51 +73,10 @@ def pretrain(server, output: Path, *flags, die_at: tuple[str, int] | None = None
     return text
 
 
-def run_and_die(arguments: list[str]) -> None:
-    """A script as from the command line, killed with its workers in a call of a method of the Trainer."""
-    if "DIE_IN" in os.environ:
-        method, calls = getattr(PretrainingTrainer, os.environ["DIE_IN"]), []
-
-        def counting(*args, **kwargs):
-            calls.append(None)
-            if len(calls) == int(os.environ["DIE_AT"]):
-                os.killpg(0, signal.SIGKILL)
-            return method(*args, **kwargs)
-
-        setattr(PretrainingTrainer, os.environ["DIE_IN"], counting)
-    sys.argv = arguments
-    runpy.run_path(arguments[0], run_name="__main__")
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
-def history(folder: Path) -> list[dict]:
-    """The log of a run, without what depends on the clock, and the last entry of training, which is of one start."""
-    entries = [entry for entry in results(folder)["history"] if "train_loss" not in entry]
-    return [{k: v for k, v in entry.items() if not k.endswith(CLOCK)} for entry in entries]
-
-
-def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in history(folder) if "loss" in entry]
-
-
-def assert_same_run(folder: Path, other: Path) -> None:
-    """To the last bit."""
-    expected, found = history(other), history(folder)
-    assert [entry["step"] for entry in found] == [entry["step"] for entry in expected]
-    for entry, wanted in zip(found, expected, strict=True):
-        assert entry == wanted
-    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, other))
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in ours)
-
-
 # A run from beginning to end
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """A run on files, from the command line."""
     output = tmp_path_factory.mktemp("finished") / "run"
@@ -149,25 +88,35 @@ def finished(data, tmp_path_factory):
     return output
 
 
-def test_results(finished, data):
+def test_results_describe_the_model(finished):
     found = results(finished)
-    weights = load_file(finished / "model.safetensors")
     model = AutoModelForPreTraining.from_pretrained(finished)
     assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert model.state_dict().keys() == weights.keys()
-    assert found["data"]["train"] == ["files"]  # no absolute path
-    assert found["data"]["crop_seconds"] == 1.0
+    assert model.state_dict().keys() == load_file(finished / "model.safetensors").keys()
     assert json.loads(found["model"]["config"])["num_hidden_layers"] == 2
     assert "codebook_size=32" in found["model"]["set"]
+
+
+def test_results_have_the_settings_of_the_run(finished):
+    found = results(finished)
+    assert found["data"]["train"] == ["files"]  # no absolute path
+    assert found["data"]["crop_seconds"] == 1.0
     training = found["training"]
     assert (training["max_steps"], training["learning_rate"], training["world_size"]) == (12, 2e-3, 1)
     assert (training["per_device_train_batch_size"], training["gradient_accumulation_steps"]) == (2, 2)
+
+
+def test_results_have_the_environment_of_the_run(finished):
+    found = results(finished)
     assert found["versions"].keys() >= {"musicfm_hf", "transformers", "torch", "accelerate", "datasets"}
     assert found["machine"]
     assert found["problems"] == {}
     trained = next(entry["train_runtime"] for entry in found["history"] if "train_runtime" in entry)
     assert trained - 1 <= found["seconds"] < 300
-    entries = [entry for entry in found["history"] if "loss" in entry]
+
+
+def test_results_have_every_step_of_training(finished):
+    entries = [entry for entry in results(finished)["history"] if "loss" in entry]
     assert [entry["step"] for entry in entries] == list(range(1, 13))
     assert abs(entries[0]["loss"] - math.log(32)) < 0.3
     for entry in entries:
@@ -176,6 +125,10 @@ def test_results(finished, data):
         assert entry["epoch"] == pytest.approx(entry["step"] / 12)
         assert entry["audio_hours_per_second"] > 0
         assert 0 < entry["perplexity"] <= 32
+
+
+def test_results_have_every_evaluation(finished):
+    found = results(finished)
     evaluated = [entry for entry in found["history"] if "eval_loss" in entry]
     assert [entry["step"] for entry in evaluated] == [4, 8, 12, 12]
     assert found["scores"]["eval_loss"] == evaluated[-1]["eval_loss"] == evaluated[-2]["eval_loss"]
@@ -328,9 +281,8 @@ def refused(
 ) -> str:
     """Why the recipe does not train: one line, before anything was trained."""
     before = sorted(output.rglob("*")) if output.is_dir() else []
-    monkeypatch.setattr(sys, "argv", [script, *map(str, flags), option, str(output)])
     with torch.random.fork_rng(), pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
+        run_recipe(monkeypatch, script, *flags, option, output)
     message = caught.value.code
     assert message.startswith("Not trained: ")
     assert "\n" not in message

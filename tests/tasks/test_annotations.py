@@ -1,8 +1,8 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import FIXTURES
 
 from musicfm_hf.tasks.annotations import (
     Beats,
@@ -16,7 +16,7 @@ from musicfm_hf.tasks.annotations import (
     write_segments,
 )
 
-JAMS = Path(__file__).parents[1] / "fixtures/tasks/song.jams"
+JAMS = FIXTURES / "tasks/song.jams"
 
 
 def written(path, text):

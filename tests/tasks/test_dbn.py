@@ -1,15 +1,15 @@
 import json
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicfm_hf.tasks.dbn import _tempi, track_beats, track_downbeats
 
-CASES = json.loads((Path(__file__).parents[1] / "fixtures/dbn/cases.json").read_text())
+CASES = json.loads((FIXTURES / "dbn/cases.json").read_text())
 
 
 def perfect(frames, positions=None, tail=0):

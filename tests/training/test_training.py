@@ -3,10 +3,8 @@
 import ast
 import json
 import math
-import multiprocessing
 import os
 import re
-import runpy
 import shutil
 import signal
 import sys
@@ -19,9 +17,10 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from accelerate.commands import launch
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
-from conftest import FIXTURES, TINY
+from helpers.launching import launched
+from helpers.models import TINY
+from helpers.paths import FIXTURES, ROOT
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from torch import nn
@@ -34,80 +33,7 @@ from musicfm_hf.training.curves import CurveCallback
 from musicfm_hf.training.records import refuse_other_settings, write_json
 from musicfm_hf.training.trainer import ResumableTrainer, find_checkpoint
 
-ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes/pretrain").glob("*.yaml"))
-
-
-# Processes to be killed: a server that has imported the libraries forks them.
-
-
-class Server:
-    """Starts functions, and scripts of the repository, in processes of their own."""
-
-    def __init__(self):
-        self.context = multiprocessing.get_context("forkserver")
-        modules = "torch musicfm_hf.pretraining musicfm_hf.training musicfm_hf.quantizer_training datasets peft pytest"
-        modules += " torch.utils.tensorboard matplotlib.backends.backend_agg matplotlib.figure sklearn.cluster"
-        self.context.set_forkserver_preload(modules.split())
-
-    def start(self, function: Callable, *arguments, log: Path, environment: dict[str, str] | None = None):
-        """A process with a group of its own, whose output goes to a file."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.unlink(missing_ok=True)
-        process = self.context.Process(target=_prepare, args=(log, environment or {}, function, arguments))
-        process.start()
-        return process
-
-    def start_script(self, script: str, *arguments, **options):
-        """The same, of a script of `recipes/`."""
-        arguments = [str(argument) for argument in (ROOT / "recipes" / script, *arguments)]
-        return self.start(run_script, arguments, **options)
-
-    def end(self, process, log: Path, seconds: float = 300) -> tuple[int, str]:
-        """The exit status of a process, and what it printed."""
-        process.join(seconds)
-        if process.is_alive():
-            os.killpg(process.pid, signal.SIGKILL)
-            process.join()
-        return process.exitcode, log.read_text() if log.is_file() else ""
-
-    def run(self, function: Callable, *arguments, log: Path, **options) -> tuple[int, str]:
-        return self.end(self.start(function, *arguments, log=log, **options), log)
-
-    def run_script(self, script: str, *arguments, log: Path, **options) -> tuple[int, str]:
-        return self.end(self.start_script(script, *arguments, log=log, **options), log)
-
-
-def start_server() -> Server:
-    with pytest.MonkeyPatch.context() as patch:  # it starts with its first process
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.chdir(ROOT)
-        server = Server()
-        server.context.Process(target=int).start()
-    return server
-
-
-def _prepare(log: Path, environment: dict[str, str], function: Callable, arguments: tuple) -> None:
-    os.setsid()
-    os.chdir(ROOT)
-    multiprocessing.set_start_method("fork", force=True)  # as in a process that nobody forked
-    os.environ.update(environment)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    torch.set_num_threads(1)
-    function(*arguments)
-
-
-def run_script(arguments: list[str]) -> None:
-    sys.argv = arguments
-    runpy.run_path(arguments[0], run_name="__main__")
-
-
-@pytest.fixture(scope="session")
-def server():
-    return start_server()
 
 
 # Settings
@@ -435,20 +361,6 @@ def test_size_of_fm7():
     quantizer = sum(buffer.numel() for buffer in model.quantizer.buffers())
     assert weights + quantizer == sum(called.values()) - statistics == 320_615_424
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == sum(called.values())
-
-
-def launched(monkeypatch, name: str, *flags: str) -> tuple[str, dict[str, str], SimpleNamespace]:
-    """Which launcher a file leads to, what it puts into the environment, and its arguments."""
-    started = []
-    for launcher in ("simple_launcher", "multi_gpu_launcher", "deepspeed_launcher"):
-        monkeypatch.setattr(launch, launcher, lambda args, launcher=launcher: started.append((launcher, args)))
-    parser = launch.launch_command_parser()
-    file = str(ROOT / f"recipes/accelerate/{name}.yaml")
-    launch.launch_command(parser.parse_args(["--config_file", file, *flags, "pretrain.py"]))
-    ((launcher, args),) = started
-    if launcher == "deepspeed_launcher":
-        return launcher, launch.prepare_deepspeed_cmd_env(args)[1], args
-    return launcher, launch.prepare_multi_gpu_env(args), args
 
 
 def test_launching(monkeypatch):

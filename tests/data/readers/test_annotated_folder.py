@@ -1,22 +1,18 @@
-import importlib.util
 import json
 import os
 import shutil
-import sys
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from helpers.recipes import prepare
 
 from musicfm_hf.data.catalogue import describe_source
 from musicfm_hf.data.labelled import AudioFolder, read_all
 from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.data.readers.annotated_folder import song_readers
 from musicfm_hf.tasks.annotations import Segment
-
-ROOT = Path(__file__).parents[3]
 
 
 def write(path, text=None):
@@ -167,15 +163,6 @@ def test_mistakes_are_named(tmp_path):
     write(tmp_path / "a.flac")
     with pytest.raises(ValueError, match=r"a.flac and .*a.wav are for the same"):
         song_readers(tmp_path)
-
-
-def prepare(monkeypatch, *arguments):
-    """The recipe in this process."""
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "recipes/prepare.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    monkeypatch.setattr(sys, "argv", ["prepare.py", *(str(argument) for argument in arguments)])
-    recipe.main()
 
 
 def test_recipe(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from test_annotated_folder import prepare
+from helpers.recipes import prepare
 
 from musicfm_hf.data.labelled import read_all
 from musicfm_hf.data.labelled_dataset import load_songs

@@ -1,15 +1,12 @@
 import csv
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from helpers.recipes import prepare
 
 from musicfm_hf.data.catalogue import list_sources
 from musicfm_hf.data.readers.fma import SHORT_CLIPS, read_tracks
 
-ROOT = Path(__file__).parents[3]
 BY = "Attribution"
 # Id, split, subset, licence; in the order of no number.
 TRACKS = [
@@ -103,15 +100,6 @@ def test_mistakes_are_named(archive):
         read_tracks(archive / "fma_large", archive, "small")
     with pytest.raises(ValueError, match=r"none of the 3 files of small, such as .*000002.mp3"):
         read_tracks(archive, archive / "meta", "small")
-
-
-def prepare(monkeypatch, *arguments):
-    """The recipe in this process."""
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "recipes/prepare.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    monkeypatch.setattr(sys, "argv", ["prepare.py", *(str(argument) for argument in arguments)])
-    recipe.main()
 
 
 def test_recipe(archive, monkeypatch, capsys):

@@ -1,5 +1,4 @@
 import dataclasses
-import importlib.util
 import json
 import os
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import tinysoundfont
+from helpers.recipes import prepare
 
 from musicfm_hf.data import pop909_rendering as pop909
 from musicfm_hf.data.labelled import check_song
@@ -18,7 +18,6 @@ from musicfm_hf.data.pop909_rendering import PARTS, read_songs, render, render_s
 from musicfm_hf.data.readers.pop909_labels import read_song, song_readers, transpose_chord, transpose_key
 from musicfm_hf.tasks.annotations import Segment
 
-ROOT = Path(__file__).parents[3]
 RATE = 24000
 TICKS = 480
 ORGAN = (16, 16, 16)
@@ -285,15 +284,6 @@ def test_no_half_file_is_left(pack, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="the disk is full"):
         list(render_songs(read_songs(pack), tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["rendering.json"]
-
-
-def prepare(monkeypatch, *arguments):
-    """The recipe in this process."""
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "recipes/prepare.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    monkeypatch.setattr(sys, "argv", ["prepare.py", *(str(argument) for argument in arguments)])
-    recipe.main()
 
 
 def test_recipe(pack, tmp_path, monkeypatch, capsys):

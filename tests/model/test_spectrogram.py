@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, music
+from helpers.audio import music
+from helpers.models import TINY
 from transformers.audio_utils import chroma_filter_bank
 
 from musicfm_hf import MusicFMConfig

@@ -2,7 +2,7 @@
 The tests that Transformers runs over each of its own models, to run them over ours.
 
 They are in the source distribution of Transformers only, so that of the installed version is downloaded once.
-`python tests/transformers_suite.py` does nothing but that.
+`python tests/helpers/transformers_suite.py` does nothing but that.
 """
 
 import importlib
