@@ -20,7 +20,7 @@ demo: $(VENV)/.installed  ## Pretrain, fine-tune, score, annotate and draw, on c
 
 space: $(VENV)/.installed $(if $(MODELS),,demo_output/beats/config.json)  ## Annotate songs on a web page; MODELS=a,b in place of the demo's
 	$(BIN)/python -m pip install --quiet --editable '.[space]' -c constraints.txt
-	MUSICFM_MODELS=$(or $(MODELS),demo_output/chords$(COMMA)demo_output/beats) $(BIN)/python hub_cards/space/app.py
+	$(BIN)/musicfm space --local $(or $(subst $(COMMA), ,$(MODELS)),demo_output/chords demo_output/beats)
 
 demo_output/beats/config.json:
 	$(MAKE) demo
@@ -45,9 +45,10 @@ test-floor:  ## Run the tests with the oldest Transformers that is supported
 	$(FLOOR)/bin/python tests/helpers/transformers_suite.py
 	$(FLOOR)/bin/python -m pytest -q
 
-check: $(VENV)/.installed  ## Check lint and format
+check: $(VENV)/.installed  ## Check lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 style: $(VENV)/.installed  ## Mend lint and format
 	$(BIN)/ruff check --fix .

@@ -74,3 +74,10 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Flags for where, and how precisely, a model computes."""
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", help="such as cpu or cuda:1; the first accelerator by default")
+
+
+def add_task_file_flag(parser: argparse.ArgumentParser) -> None:
+    """A flag for tasks that are defined outside the package."""
+    parser.add_argument(
+        "--task_file", action="append", default=[], metavar="FILE", help="Python file that defines a further TASK"
+    )

@@ -5,6 +5,7 @@ An estimate is a function of a song, of what librosa hears in it (`Sound`, `None
 what is known of the training songs (`Training`); it is `None` where the song lacks what it needs.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ from ..audio.reading import load_audio
 from ..data.decoding import as_it_is
 from ..data.examples import annotation_of, task_labels, with_annotation
 from ..data.labelled import LabelledSong
+from ..data.labelled_dataset import load_songs
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import structure, task_module
+from ..tasks import TASKS, structure, task_module
 from ..tasks.annotations import Segment
 from .classical import BARS_PER_SECTION, SAMPLING_RATE, Sound, bar_grid, bars_of_four, listen, match_chords, match_key
 from .scoring import scores_with_intervals
@@ -245,3 +247,23 @@ def _score(task: str, song: LabelledSong, estimate: Any) -> dict[str, Any]:
     if task == "tagging":
         return {"probabilities": estimate, "tags": list(song.tags)}
     return task_module(task).score(annotation_of(song, task), estimate)
+
+
+def score_data_set(
+    data: str | os.PathLike,
+    split: str = "test",
+    tasks: Sequence[str] | None = None,
+    num_workers: int = 2,
+    limit: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """
+    [`score_baselines`] on a data set, for all tasks that its songs are annotated for unless `tasks` names some.
+
+    Raises:
+        OSError: the data set does not exist.
+        ValueError: it has no such split; or as [`score_baselines`].
+    """
+    songs = load_songs(data, split)
+    tasks = tasks or [task for task in TASKS if any(annotation_of(song, task) is not None for song in songs)]
+    training_songs = load_songs(data, "train") if {"structure", "tagging"} & set(tasks) else []
+    return score_baselines(tasks, songs, training_songs, f"{data} ({split})", num_workers, limit)

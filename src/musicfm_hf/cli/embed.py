@@ -1,0 +1,91 @@
+"""
+Write embeddings of a catalogue: a folder of audio, a .txt file with a path a line, or a data set (saved to disk, or
+its id on the Hub).
+
+    musicfm embed music/ --model musicfm-msd --output_dir embeddings --layer 7 --pool mean
+    accelerate launch -m musicfm_hf embed songs.txt --model musicfm-msd --output_dir embeddings --dtype bfloat16
+
+Each song becomes one safetensors file with `embeddings` and `times`, and with the model, layer and windows as
+metadata. Give the same command again to continue an interrupted run. Files that cannot be read, or only in part, are
+listed at the end and in `problems.tsv`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import AutoModel
+
+from .. import __version__
+from ..data.catalogue import list_sources
+from ..inference.catalogue import embed_files
+from ..inference.embedding import WindowSettings
+from ..inference.model_files import resolve_model
+from .flags import add_device_flags, add_window_flags, command_parser, print_escaped, rename_flags, user_errors
+
+MOST_LISTED = 20
+
+
+def main(argv: Sequence[str]) -> None:
+    """Embed what the arguments name, sharing songs among the processes of `accelerate launch`."""
+    arguments = parse(argv)
+    state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
+    with user_errors("Not embedded"):
+        folder, revision = resolve_model(arguments.model, arguments.revision)
+        sources = list_sources(arguments.source, arguments.audio_column)
+        model = AutoModel.from_pretrained(folder, dtype=getattr(torch, arguments.dtype))
+        problems = embed_files(
+            model.to(arguments.device or state.device),
+            sources[state.process_index :: state.num_processes],
+            arguments.output_dir,
+            WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
+            pool=arguments.pool,
+            metadata={"model": arguments.model, "revision": revision, "musicfm_hf": __version__},
+            num_workers=arguments.num_workers,
+            progress=state.is_local_main_process,
+        )
+    problems = gather_object(problems)
+    if state.is_main_process:
+        report(problems, len(sources), arguments.output_dir)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command."""
+    parser = command_parser("embed", __doc__)
+    parser.add_argument("source", help="a folder of audio, a .txt file with a path a line, or a data set")
+    parser.add_argument("--model", required=True, help="a folder that `musicfm convert` wrote, or a Hub repository")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
+    parser.add_argument("--output_dir", required=True, type=Path, help="folder for the embeddings")
+    parser.add_argument("--layer", type=int, help="hidden state to write; the last by default")
+    parser.add_argument("--pool", type=pooling, default="none", help="none, mean, or a rate in frames per second")
+    parser.add_argument("--num_workers", type=int, default=1, help="processes that decode audio")
+    parser.add_argument("--audio_column", default="audio", help="column of a data set that holds the audio")
+    add_window_flags(parser, batch_size=4)
+    add_device_flags(parser)
+    return parser.parse_args(rename_flags(argv, {"--output": "--output_dir"}))
+
+
+def pooling(text: str) -> str | float:
+    """The type of `--pool`."""
+    if text in ("none", "mean"):
+        return text
+    if (rate := float(text)) <= 0:
+        raise argparse.ArgumentTypeError("a rate must be positive")
+    return rate
+
+
+def report(problems: list[tuple[str, str]], total: int, output_dir: Path) -> None:
+    """Write `problems.tsv`, and print its first lines."""
+    lines = [f"{name}\t{problem}" for name, problem in sorted(problems)]
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = output_dir / "problems.tsv"
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
+    print(f"{total} songs, {len(problems)} with problems" + (":" if problems else ""))
+    for line in lines[:MOST_LISTED]:
+        print_escaped(f"  {line}")
+    if len(lines) > MOST_LISTED:
+        print(f"  … and {len(lines) - MOST_LISTED} more in {path}")

@@ -1,0 +1,87 @@
+"""
+Score saved models or adapters on whole songs of a prepared data set.
+
+    musicfm evaluate runs/chord runs/chord-lora --data data/pop909 --split test
+    musicfm evaluate runs/beat --data data/gtzan --output_file results/beat_gtzan.json --window_seconds 12
+
+Prints the scores of each song, and averages with 95 % bootstrap intervals over songs. If several models have the same
+task as the first, it also prints the paired difference of each to the first. `--output_file` keeps all of it as JSON.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ..evaluation.evaluate import evaluate_models
+from ..inference.embedding import WindowSettings
+from ..tasks import load_task_file
+from ..training.records import write_json
+from .flags import add_task_file_flag, add_window_flags, command_parser, positive, rename_flags, user_errors
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluate the models, print their scores, and write them."""
+    arguments = parse(argv)
+    settings = WindowSettings(None, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size)
+    with user_errors("Not evaluated"):
+        for path in arguments.task_file:
+            load_task_file(path)
+        report = evaluate_models(
+            arguments.models,
+            arguments.data,
+            arguments.split,
+            settings,
+            arguments.device or str(PartialState().device),
+            arguments.limit,
+        )
+    for name, result in report["models"].items():
+        print_scores(name, result)
+    if arguments.output_file is not None:
+        write_json(arguments.output_file, report)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command."""
+    parser = command_parser("evaluate", __doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folders or repositories of models or adapters")
+    parser.add_argument("--data", required=True, help="data set that `musicfm prepare` wrote, or a Hub repository")
+    parser.add_argument("--split", default="test", help="train, validation or test")
+    parser.add_argument("--limit", type=positive, help="score only this number of songs")
+    parser.add_argument("--output_file", type=Path, help="JSON file for the scores")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the first accelerator by default")
+    add_task_file_flag(parser)
+    add_window_flags(parser, batch_size=8)
+    return parser.parse_args(rename_flags(argv, {"--output": "--output_file"}))
+
+
+def print_scores(name: str, result: dict[str, Any]) -> None:
+    """Scores of songs where songs have scores of their own, of tags where there are tags, and averages."""
+    print(f"\n{name}: {result['task']}, {len(result['songs'])} songs")
+    for song, scores in result["songs"].items():
+        if result["metric"] in scores:
+            print(f"  {song:24} " + "  ".join(f"{key} {value:.3f}" for key, value in scores.items()))
+    main_score = result["scores"][result["metric"]]
+    for tag, value in main_score.get("tags", {}).items():
+        print(f"  {tag:24} {result['metric']} {value:.3f}")
+    if skipped := main_score.get("skipped"):
+        print(f"  not scored, as either all songs have them or none: {', '.join(skipped)}")
+    for score, value in result["scores"].items():
+        print(f"  {score:24} {value['mean']:.3f}" + format_interval(value))
+    if "difference" in result:
+        print(
+            f"  {result['metric']} minus that of the first model: {result['difference']['mean']:+.3f}"
+            + format_interval(result["difference"], "+")
+        )
+    elif "not_compared" in result:
+        print(f"  not compared with the first model: {result['not_compared']}")
+
+
+def format_interval(value: dict[str, Any], sign: str = "") -> str:
+    """The interval of a score in brackets, if it has one."""
+    if "interval" not in value:
+        return ""
+    low, high = value["interval"]
+    return f" [{low:{sign}.3f}, {high:{sign}.3f}]"

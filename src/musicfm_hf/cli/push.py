@@ -1,0 +1,58 @@
+"""
+Push a model, an adapter or a quantizer to the Hub, with a card that states its scores.
+
+    musicfm push runs/small you/musicfm-small
+    musicfm push runs/chord-lora you/musicfm-chord-lora --base_model you/musicfm-small --public
+    musicfm push runs/chord you/musicfm-chord --evaluations results/beatles.json --license mit
+
+Repositories are private unless `--public` is given. Pushing again sends what changed. An adapter that was trained on a
+local folder needs `--base_model`, the repository of that folder; it is pinned to that repository's present commit.
+`--evaluations` takes files of `musicfm evaluate`, whose scores go into the card.
+"""
+
+import argparse
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..hub.commits import HubTarget
+from ..hub.push import push_folder
+from ..hub.space import push_space
+from .flags import REMOVED_IN, command_parser, rename_flags, user_errors
+
+
+def main(argv: Sequence[str]) -> None:
+    """Push the folder, and print the address of the commit."""
+    arguments = parse(argv)
+    target = HubTarget(arguments.repo, arguments.revision, not arguments.public)
+    with user_errors("Not pushed"):
+        if not arguments.folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {arguments.folder}.")
+        if arguments.space:
+            print(push_space(arguments.folder, target, arguments.space))
+            return
+        for path in arguments.evaluations:
+            (arguments.folder / "evaluations").mkdir(exist_ok=True)
+            shutil.copy(path, arguments.folder / "evaluations")
+        print(push_folder(arguments.folder, target, arguments.base_model, arguments.license))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command."""
+    parser = command_parser("push", __doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a training run or of `musicfm convert`")
+    parser.add_argument("repo", metavar="REPO", help="id on the Hub, such as you/musicfm-small")
+    parser.add_argument("--revision", help="branch, created if it does not exist; main by default")
+    parser.add_argument("--public", action="store_true", help="make a new repository public")
+    parser.add_argument("--base_model", help="of an adapter: the repository of its base model")
+    parser.add_argument("--license", help="of the weights, as the Hub names it, such as cc-by-4.0")
+    parser.add_argument("--evaluations", type=Path, nargs="+", default=[], help="JSON files of `musicfm evaluate`")
+    parser.add_argument("--space", nargs="+", help=argparse.SUPPRESS)  # `musicfm space` since 0.2
+    arguments = parser.parse_args(rename_flags(argv))
+    if arguments.space:
+        message = f"`musicfm push FOLDER REPO --space MODEL …` is now `musicfm space`; removed in {REMOVED_IN}."
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        if arguments.base_model or arguments.license or arguments.evaluations:
+            parser.error("--base_model, --license and --evaluations are for models, not for a Space")
+    return arguments

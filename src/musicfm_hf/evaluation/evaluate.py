@@ -1,0 +1,97 @@
+"""Evaluation of saved models on whole songs of a data set."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..data.catalogue import describe_source
+from ..data.examples import with_annotation
+from ..data.labelled_dataset import load_songs
+from ..inference.annotators import load_models
+from ..inference.embedding import WindowSettings
+from ..inference.heads import song_logits
+from ..tasks import task_module
+from ..training.records import environment, recorded
+from .scoring import paired_difference, score_song, scores_with_intervals
+
+
+def evaluate(
+    model: str | os.PathLike,
+    data: str | os.PathLike,
+    split: str = "test",
+    settings: WindowSettings | None = None,
+    device: str = "cpu",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """
+    Score a saved model or adapter on whole songs.
+
+    Args:
+        model: A folder or a repository.
+        data: A data set that `musicfm prepare` wrote, or a repository with the same columns.
+        split (`str`): train, validation or test.
+        settings ([`WindowSettings`], *optional*): Windows in which songs are encoded; 30 s in batches of 8 by default.
+        device (`str`): Where to compute.
+        limit (`int`, *optional*): Score only this number of songs.
+
+    Returns:
+        `task`, `metric` (the name of the task's main score), `scores` (averages with intervals, see
+        [`scores_with_intervals`]) and `songs` (id → scores).
+
+    Raises:
+        ValueError: the model has no task, or no song is annotated for it.
+        OSError: the model or the data set does not exist.
+    """
+    (head,) = load_models([model]).values()
+    head.to(device)
+    config = head.config
+    songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
+    settings = settings or WindowSettings(batch_size=8)
+    logits = tqdm(song_logits(head, songs, settings), total=len(songs), unit="song", desc=str(model))
+    scores = {song.id: score_song(config, song, values) for song, values in logits}
+    scores = {song.id: scores[song.id] for song in songs}
+    return {
+        "task": config.task,
+        "metric": task_module(config.task).METRIC,
+        "scores": scores_with_intervals(config, scores),
+        "songs": scores,
+    }
+
+
+def evaluate_models(
+    models: Sequence[str | os.PathLike],
+    data: str | os.PathLike,
+    split: str = "test",
+    settings: WindowSettings | None = None,
+    device: str = "cpu",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """
+    [`evaluate`] several models, and compare those that have the task of the first one with it.
+
+    Returns:
+        `models` (name → what [`evaluate`] returns, with `difference`, the paired difference to the first model, or
+        `not_compared`, the reason why it has none), the settings, `music` (a description of the data), versions and
+        machine.
+
+    Raises:
+        ValueError: two models have the same name; or as [`evaluate`].
+    """
+    names = [recorded({"model": str(model)})["model"] for model in models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two models have the same name in {', '.join(names)}: give relative paths, each once.")
+    settings = settings or WindowSettings(batch_size=8)
+    results = {
+        name: evaluate(model, data, split, settings, device, limit) for name, model in zip(names, models, strict=True)
+    }
+    first, *others = results.values()
+    for result in others:
+        if result["task"] == first["task"]:
+            try:
+                result["difference"] = paired_difference([first["songs"]], [result["songs"]], first["metric"])
+            except ValueError as error:
+                result["not_compared"] = str(error)
+    used = {"data": str(data), "split": split, "window_seconds": settings.window_seconds}
+    return recorded(used) | {"music": describe_source(data), "models": results} | environment()

@@ -1,0 +1,132 @@
+"""Annotations of a catalogue of files."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from ..audio.reading import load_audio
+from ..data.catalogue import AUDIO_EXTENSIONS, DatasetAudio
+from ..data.examples import COLUMNS
+from ..data.labelled import SEGMENT_COLUMNS
+from .annotation import annotate
+from .embedding import HeadModel, WindowSettings
+from .song import FORMATS
+
+
+class AnnotatedFiles(NamedTuple):
+    """
+    Outcome of [`annotate_files`].
+
+    Attributes:
+        existing (`int`): Songs that had files before.
+        problems (`list[tuple[str, str]]`): Name and reason of each song that was not annotated.
+    """
+
+    existing: int
+    problems: list[tuple[str, str]]
+
+
+def annotate_files(
+    models: Mapping[str, HeadModel],
+    sources: Sequence[tuple[str, Any]],
+    output_dir: str | Path,
+    settings: WindowSettings,
+    formats: Iterable[str] = FORMATS,
+    existing: str = "refuse",
+    picture: bool = True,
+    progress: bool = True,
+) -> AnnotatedFiles:
+    """
+    Annotate a catalogue: for every `(name, source)` the files of [`SongAnnotation.save`] and a picture, named after
+    the song without its extension. Two songs whose names would be the same keep their extensions, or get a number.
+
+    Args:
+        models: As for [`annotate`].
+        sources: Names, which may contain `/`, and for each what [`load_audio`] reads, or a [`DatasetAudio`].
+        output_dir: Where to write.
+        settings ([`WindowSettings`]): Windows and batch size.
+        formats: Some of `FORMATS`.
+        existing (`str`): If files of a song exist, `"refuse"` all work, `"skip"` the song, or `"overwrite"` them. A
+            skipped song that lacks some of its files is a problem.
+        picture (`bool`): Draw `name.png` too.
+        progress (`bool`): Show a progress bar.
+
+    Returns:
+        [`AnnotatedFiles`]. Files that break off are annotated as far as they go, with a `UserWarning`.
+
+    Raises:
+        ValueError: before any work, if a setting is out of range, or files exist and `existing` is `"refuse"`.
+    """
+    for model in models.values():
+        settings.frames(model.config)
+    output_dir, formats = Path(output_dir), list(formats)
+    names = song_names([name for name, _ in sources])
+    endings = _endings(models, formats, picture)
+    exists = {name: [(output_dir / f"{name}.{ending}").exists() for ending in endings] for name in names}
+    annotated = {name for name in names if any(exists[name])}
+    if annotated and existing == "refuse":
+        raise ValueError(
+            f"{output_dir} has files of {len(annotated)} of {len(names)} songs, such as {min(annotated)}: choose "
+            "another `--output_dir`, or give `--existing skip` or `--existing overwrite`."
+        )
+    problems = []
+    for name, (_, source) in tqdm(list(zip(names, sources, strict=True)), unit="song", disable=not progress):
+        if name in annotated and existing == "skip":
+            if not all(exists[name]):
+                problems.append(
+                    (name, "some of its files exist, but not all: remove them, or `--existing overwrite`.")
+                )
+            continue
+        try:
+            _annotate_file(models, source, output_dir, name, settings, formats, picture)
+        except (ValueError, TypeError, OSError) as error:
+            problems.append((name, str(error)))
+    return AnnotatedFiles(len(annotated), problems)
+
+
+def song_names(paths: Sequence[str]) -> list[str]:
+    """Names of files without their audio extension, unless two would then be the same; numbered if they still are."""
+    stems = [
+        (path.with_suffix("") if path.suffix.lower() in AUDIO_EXTENSIONS else path).as_posix()
+        for path in map(PurePosixPath, paths)
+    ]
+    count = Counter(stems)
+    names: list[str] = []
+    for stem, path in zip(stems, paths, strict=True):
+        name = stem if count[stem] == 1 else path
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names.append(next(candidate for candidate in itertools.chain([name], numbered) if candidate not in names))
+    return names
+
+
+def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool) -> list[str]:
+    """Endings of the files that are written for a song."""
+    columns = {COLUMNS[model.config.task] for model in models.values()}
+    endings = {"json": ["json"], "lab": [f"{column}.lab" for column in columns & set(SEGMENT_COLUMNS)]}
+    endings |= {column: [column] for column in columns & {"beats", "tags"}}
+    return [ending for kind in formats for ending in endings.get(kind, [])] + ["png"] * picture
+
+
+def _annotate_file(
+    models: Mapping[str, HeadModel],
+    source: Any,
+    output_dir: Path,
+    name: str,
+    settings: WindowSettings,
+    formats: Sequence[str],
+    picture: bool,
+) -> None:
+    if isinstance(source, DatasetAudio):
+        source = source.dataset[source.index][source.column]
+    rate = next(iter(models.values())).config.sampling_rate
+    audio = load_audio(source, rate)
+    annotation = annotate(models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size)
+    annotation.save(output_dir, name, formats)
+    if picture:
+        path = output_dir / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        annotation.draw(path, audio, rate)

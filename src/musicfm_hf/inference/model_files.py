@@ -1,0 +1,31 @@
+"""Folders of models, and what identifies their weights."""
+
+import hashlib
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+
+def resolve_model(name: str, revision: str | None = None) -> tuple[str, str]:
+    """
+    Find a saved model, downloading it if it is a repository.
+
+    Args:
+        name (`str`): A folder, or a repository on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit of the repository.
+
+    Returns:
+        The local folder, and the revision of its weights: the commit of a repository, or the SHA-256 of the digests of
+        a folder's `*.safetensors` files.
+
+    Raises:
+        OSError: the repository cannot be reached, or does not exist.
+    """
+    if Path(name).is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(Path(name).glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
+        return name, digest.hexdigest()
+    folder = snapshot_download(name, revision=revision, ignore_patterns=["*.pt", "*.bin"])
+    return folder, Path(folder).name

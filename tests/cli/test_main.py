@@ -1,0 +1,71 @@
+"""The `musicfm` command itself: its help, wrong commands, and what a process loads."""
+
+import subprocess
+import sys
+
+import pytest
+
+import musicfm_hf
+from musicfm_hf.cli.flags import rename_flags
+from musicfm_hf.cli.main import COMMANDS, main
+
+
+def modules_after(code: str, *words: str) -> set[str]:
+    """Names of all modules that a fresh process has imported after running some code with these arguments."""
+    code += "\nimport sys; print(' '.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, *words, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_lists_every_command(capsys):
+    main(["--help"])
+    page = capsys.readouterr().out
+    assert all(f"  {command} " in page for command in COMMANDS)
+    main([])
+    assert capsys.readouterr().out == page
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: musicfm {command}" in capsys.readouterr().out
+
+
+def test_a_wrong_command_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fintune"])
+    assert stopped.value.code == 2
+    assert "no command 'fintune'. Did you mean `musicfm finetune`?" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"musicfm_hf {musicfm_hf.__version__}\n"
+
+
+def test_help_waits_for_no_library():
+    words = [sys.executable, "-X", "importtime", "-m", "musicfm_hf", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "musicfm_hf.cli.main" in imported
+    assert not imported & {"torch", "transformers", "numpy", "huggingface_hub"}
+    assert len(imported) < 150
+
+
+def test_importing_the_package_loads_no_training_and_no_plotting():
+    modules = modules_after("import musicfm_hf")
+    heavy = {"transformers.trainer", "matplotlib", "librosa", "peft", "datasets", "evaluate", "sklearn", "soundfile"}
+    assert not modules & heavy
+    ours = {name for name in modules if name.startswith("musicfm_hf.")}
+    assert {name.split(".")[1] for name in ours} == {"model"}
+    assert len(ours) <= 11
+
+
+def test_old_spellings_warn():
+    with pytest.warns(FutureWarning, match="--batch-size is now --batch_size"):
+        assert rename_flags(["--batch-size", "4", "-5"]) == ["--batch_size", "4", "-5"]
+    with pytest.warns(FutureWarning, match="--output is now --output_dir"):
+        assert rename_flags(["--output=a-b"], {"--output": "--output_dir"}) == ["--output_dir=a-b"]
+    assert rename_flags(["--set", "a=1", "--", "--some-file"]) == ["--set", "a=1", "--", "--some-file"]
