@@ -1,4 +1,7 @@
-"""Griffe extension: [`Name`] in a docstring becomes a link to the page that documents it."""
+"""
+Griffe extension for docstrings as Transformers writes them: [`Name`] becomes a link to the page that documents it, and
+the type in `name (`type`): description` is plain text.
+"""
 
 import re
 from typing import Any
@@ -6,6 +9,7 @@ from typing import Any
 import griffe
 
 REFERENCE = re.compile(r"\[`([\w.]+)`\](?![\[(])")
+ARGUMENT = re.compile(r"^( +[\w*, ]+ \()(.+?)(?=\):)", re.MULTILINE)
 PACKAGE = "musicfm_hf"
 
 
@@ -21,7 +25,8 @@ class CrossReferences(griffe.Extension):
                 paths.setdefault(item.name, item.path)
         for item in objects:
             if item.docstring is not None:
-                item.docstring.value = REFERENCE.sub(lambda match: _link(match[1], paths), item.docstring.value)
+                text = ARGUMENT.sub(lambda match: match[1] + re.sub(r"\[`|`\]|`", "", match[2]), item.docstring.value)
+                item.docstring.value = REFERENCE.sub(lambda match: _link(match[1], paths), text)
 
 
 def _objects(parent: Any) -> Any:

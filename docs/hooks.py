@@ -65,4 +65,6 @@ def public_names() -> str:
         names[module.split(".")[1]].append(f"[`{name}`][{module}.{name}]")
     rows = [f"| [{folder}]({folder}.md) | {', '.join(links)} |" for folder, links in sorted(names.items())]
     others = [f"[{path.name}]({path.name}.md)" for path in reference_folders() if path.name not in names]
-    return "\n".join(["", "| folder | public names |", "| --- | --- |", *rows, "", f"Further: {', '.join(others)}.", ""])
+    return "\n".join(
+        ["", "| folder | public names |", "| --- | --- |", *rows, "", f"Further: {', '.join(others)}.", ""]
+    )
