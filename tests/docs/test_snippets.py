@@ -54,7 +54,7 @@ def musicfm_lines() -> list[tuple[str, list[str]]]:
     for place, words in command_lines():
         if words[0] == "musicfm":
             lines.append((place, words[1:]))
-        elif words[:2] == ["accelerate", "launch"]:
+        elif words[:2] == ["accelerate", "launch"] and "musicfm_hf" in words:
             lines.append((place, words[words.index("musicfm_hf") + 1 :]))
     for document in DOCUMENTS:
         for code in re.findall(r"`(?:musicfm|accelerate launch -m musicfm_hf) ([^`]*)`", document.read_text("utf-8")):
