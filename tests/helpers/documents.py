@@ -58,12 +58,15 @@ def command_lines() -> list[tuple[str, list[str]]]:
 def write_stand_ins(folder: Path, labelled: Path) -> None:
     """Write tiny models and short audio under the names that the documents use."""
     random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 12})).save_pretrained(folder / "musicfm-msd")
-    for number, name in enumerate(["song.mp3", "music/first.wav", "music/second.wav", "my_music/song.wav"]):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in ("music", "my_music", "my_annotations"):
+        (folder / name).mkdir()
+    own_songs = [f"song {number}" for number in range(12)]
+    for number, name in enumerate(["song.mp3", "music/first.wav", "music/second.wav"]):
         soundfile.write(folder / name, music(3.0, seed=number), 24000)
+    for number, name in enumerate(own_songs):
+        soundfile.write(folder / f"my_music/{name}.wav", music(1.5, seed=number), 24000)
+        (folder / f"my_annotations/{name}.chords.lab").write_text("0.0 1.0 C:maj\n1.0 1.5 A:min\n")
     (folder / "songs.txt").write_text("music/first.wav\nmusic/second.wav\n")
-    (folder / "my_annotations").mkdir()
-    (folder / "my_annotations/song.chords.lab").write_text("0.0 1.5 C:maj\n1.5 3.0 A:min\n")
     shutil.copytree(labelled, folder / "data/pop909")
     shutil.copy(FIXTURES / "musicfm/pretrained.pt", folder / "pretrained_msd.pt")
     shutil.copy(FIXTURES / "musicfm/stats.json", folder / "msd_stats.json")
