@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stats = ["--output_file", str(folder / "stats.json"), "--max_hours", "1"]
-        musicfm("prepare", "stats", arguments.train, *stats, threads=os.cpu_count())
+        musicfm("prepare", "stats", arguments.train, *stats, OMP_NUM_THREADS=str(os.cpu_count()))
         with ThreadPoolExecutor(arguments.parallel) as pool:
             rows = list(pool.map(lambda variant: train(variant, folder, arguments), VARIANTS))
     write_report(arguments.output_file, rows, report(rows))
@@ -65,17 +65,17 @@ def train(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, A
     """Pretrain a variant; if its tokens are learned, train their quantizer first."""
     changes, flags = VARIANTS[name]
     output = folder / str(list(VARIANTS).index(name))
-    threads = max(1, (os.cpu_count() or 1) // arguments.parallel)
+    threads = str(max(1, (os.cpu_count() or 1) // arguments.parallel))
     common = ["small", "--train", arguments.train, "--validation", arguments.validation]
     common += ["--stats", str(folder / "stats.json"), *(["--set", *changes] if changes else [])]
     quantizer = []
     if any(change.startswith("quantizer_type") for change in changes):
         quantizer = ["--quantizer", f"{output}_quantizer"]
         length = ["--steps", str(arguments.quantizer_steps), "--hours", "2"]
-        musicfm("train-quantizer", *common, "--output_dir", quantizer[1], *length, threads=threads)
+        musicfm("train-quantizer", *common, "--output_dir", quantizer[1], *length, OMP_NUM_THREADS=threads)
     length = ["--max_steps", str(arguments.steps), "--eval_steps", str(arguments.steps), "--save_strategy", "no"]
     places = ["--output_dir", str(output), "--report_to", "none", "--disable_tqdm", "true"]
-    musicfm("pretrain", *common, *flags, *quantizer, *length, *places, threads=threads)
+    musicfm("pretrain", *common, *flags, *quantizer, *length, *places, OMP_NUM_THREADS=threads)
     return summarize(name, arguments.steps, json.loads((output / "results.json").read_text()))
 
 

@@ -4,16 +4,13 @@ import json
 import re
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import fill_numbers as numbers
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks/fill_numbers.py"
-spec = spec_from_file_location("fill_numbers", SCRIPT)
-numbers = module_from_spec(spec)
-spec.loader.exec_module(numbers)
+SCRIPT = Path(numbers.__file__)
 
 
 @pytest.fixture
