@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0, 3600.0], help="lengths of music")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "annotate.json")
     arguments = parser.parse_args()
-    models = musicfm_hf.load_models(arguments.models)
+    models = musicfm_hf.load_annotators(arguments.models)
     waveforms = synthetic_sounds()
     waveforms |= {Path(path).stem: musicfm_hf.load_audio(path, RATE) for path in arguments.sounds}
     waveforms |= joined_music(arguments.data, sorted(arguments.seconds))

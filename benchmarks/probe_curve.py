@@ -19,7 +19,7 @@ from probes import parse, train_probe
 from reporting import RESULTS
 
 from musicfm_hf.finetuning.run import read_split
-from musicfm_hf.tasks import TASKS, task_module
+from musicfm_hf.tasks import get_task, known_tasks
 from musicfm_hf.training.records import environment, write_json
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of `musicfm pretrain`, with checkpoints")
     parser.add_argument("--data", required=True, help="data set made by `musicfm prepare`")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["chord"])
+    parser.add_argument("--tasks", nargs="+", choices=known_tasks(), default=["chord"])
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="hidden states that are probed")
     parser.add_argument("--steps", type=int, nargs="+", help="checkpoints that are probed; all by default")
     parser.add_argument("--limit", type=int, default=50, help="songs of each split")
@@ -56,7 +56,7 @@ def curve(task: str, steps: list[int], arguments: argparse.Namespace) -> dict[st
             checkpoint = arguments.run / f"checkpoint-{step}"
             layers[layer].append((step * minutes_per_step, score(task, checkpoint, flags, arguments)))
     log_mel = score(task, arguments.run, ["--log_mel", "true"], arguments)
-    return {"score": task_module(task).METRIC, "layers": layers, "log_mel_with_context": log_mel}
+    return {"score": get_task(task).metric, "layers": layers, "log_mel_with_context": log_mel}
 
 
 def score(task: str, model: Path, flags: list[str], arguments: argparse.Namespace) -> float:
@@ -68,7 +68,7 @@ def score(task: str, model: Path, flags: list[str], arguments: argparse.Namespac
     settings, training = parse(task, "probe", [*words, *flags])
     splits = {split: read_split(settings, split) for split in ("train", "validation")}
     scores = train_probe(settings, training, splits).results["scores"]["validation"]
-    mean = scores[task_module(task).METRIC]["mean"]
+    mean = scores[get_task(task).metric]["mean"]
     print(f"{task}, {model.name} {' '.join(flags)}: {mean:.4f}", flush=True)
     return mean
 

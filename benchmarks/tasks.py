@@ -32,12 +32,11 @@ from run_store import RunStore
 from tasks_table import BASELINE, FULL, LOG_MEL, LORA, RANDOM, ROWS, STUDY, write_table
 from transformers import AutoConfig
 
-from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.evaluation.baselines import score_baselines
+from musicfm_hf.evaluation.baselines import score_data_set
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.fingerprint import results_if_done
 from musicfm_hf.finetuning.run import read_splits
-from musicfm_hf.tasks import task_module
+from musicfm_hf.tasks import get_task
 from musicfm_hf.training.records import environment, recorded, write_json
 
 SEEDS = (1, 2, 3)
@@ -70,7 +69,7 @@ class Study:
 
     def __init__(self, task: str, arguments: argparse.Namespace):
         self.task, self.arguments = task, arguments
-        self.metric = task_module(task).METRIC
+        self.metric = get_task(task).metric
         self.store = RunStore(arguments.store)
         self.splits: dict[str, list] = {}
 
@@ -146,12 +145,11 @@ class Study:
         """Score and record the classical baselines of the task on its test songs."""
         if any(run["task"] == self.task for run in self.store.read().values() if "about" in run):
             return
-        data = self.arguments.data
-        songs, training_songs = load_songs(data, "test"), load_songs(data, "train")
-        found = score_baselines([self.task], songs, training_songs, f"{data} (test)", 2, None)
-        common = recorded({"data": data, "split": "test"}) | {"librosa": version("librosa")} | environment()
+        results = score_data_set(self.arguments.data, "test", [self.task], num_workers=2)
+        common = recorded({"data": self.arguments.data, "split": "test"})
+        common |= {"librosa": version("librosa")} | environment()
         runs = {}
-        for name, result in found.items():
+        for name, result in results.items():
             own_scores = {"scores": {"test": result["scores"]}, "scores_of_songs": {"test": result["songs"]}}
             about = {key: result[key] for key in ("task", "metric", "about")}
             runs[f"baseline_{name}"] = {"row": name} | common | about | own_scores

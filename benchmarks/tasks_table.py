@@ -9,7 +9,7 @@ from reporting import markdown_table, write_report
 from run_store import RunStore
 
 from musicfm_hf.evaluation.scoring import paired_difference
-from musicfm_hf.tasks import task_module
+from musicfm_hf.tasks import get_task
 
 STUDY: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8"))
 BASELINE, LOG_MEL, RANDOM, PROBE, FULL, LORA = ROWS = (
@@ -51,7 +51,7 @@ def reader(run: dict[str, Any]) -> int | str | None:
 
 
 def validation_score(task: str, run: dict[str, Any]) -> float:
-    return run["scores"]["validation"][task_module(task).METRIC]["mean"]
+    return run["scores"]["validation"][get_task(task).metric]["mean"]
 
 
 def first_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -90,12 +90,12 @@ def differences(task: str, chosen: dict[str, list], baselines: dict[str, dict[st
     """Paired differences on the test songs: the pretrained probe to other probes, the best training to a baseline."""
     songs = {row: [run["scores_of_songs"]["test"] for run in runs] for row, runs in chosen.items() if runs}
     songs |= {name: [run["scores_of_songs"][run["split"]]] for name, run in baselines.items() if run["task"] == task}
-    pairs = [(PROBE, row, task_module(task).METRIC) for row in (LOG_MEL, RANDOM)]
+    pairs = [(PROBE, row, get_task(task).metric) for row in (LOG_MEL, RANDOM)]
     if trained := [row for row in (FULL, LORA) if row in songs]:
         best = max(trained, key=lambda row: validation_score(task, chosen[row][0]))
         pairs += [(best, baseline, name) for name, baseline in STUDY[task]["scores"].items()]
     return {
-        f"{name}: {ours} − {theirs}": paired_difference(songs[theirs], songs[ours], name)
+        f"{name}: {ours} − {theirs}": paired_difference(task, songs[theirs], songs[ours], name)
         for ours, theirs, name in pairs
         if ours in songs and theirs in songs
     }

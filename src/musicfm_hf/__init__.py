@@ -5,6 +5,7 @@ Importing the package registers its classes with the Auto classes. Everything el
 """
 
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,44 +16,74 @@ __version__ = "0.2.0.dev0"
 _EXPORTS = {
     ".audio.reading": ("load_audio",),
     ".conversion.convert": ("convert_checkpoint",),
+    ".data.examples": ("collate_examples",),
+    ".evaluation.evaluate": ("evaluate",),
+    ".finetuning.run": ("finetune",),
+    ".hub.push": ("push",),
     ".inference.annotation": ("annotate",),
-    ".inference.annotators": ("load_models",),
+    ".inference.annotators": ("load_annotators",),
     ".inference.catalogue": ("embed_files",),
-    ".inference.embedding": ("FrameEmbeddings", "WindowSettings", "embed"),
+    ".inference.embedding": (
+        "FrameEmbeddings",
+        "WindowSettings",
+        "embed",
+    ),
     ".inference.song": ("SongAnnotation",),
-    ".model.classification_musicfm": ("MusicFMForAudioClassification", "MusicFMForAudioFrameClassification"),
     ".model.configuration_musicfm": ("MusicFMConfig",),
     ".model.feature_extraction_musicfm": ("MusicFMFeatureExtractor",),
     ".model.modeling_musicfm": (
+        "MusicFMClassifierOutput",
+        "MusicFMForAudioClassification",
+        "MusicFMForAudioFrameClassification",
         "MusicFMForPreTraining",
+        "MusicFMForPreTrainingOutput",
         "MusicFMModel",
         "MusicFMPreTrainedModel",
         "MusicFMQuantizerModel",
+        "MusicFMQuantizerOutput",
     ),
-    ".tasks.annotations": ("Beats", "Segment"),
+    ".tasks": (
+        "TaskSpec",
+        "register_task",
+    ),
+    ".tasks.annotations": (
+        "Beats",
+        "Segment",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+# Names of 0.1, which warn and go away in 0.3.
+_RENAMED = {"load_models": "load_annotators"}
 
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .audio.reading import load_audio as load_audio
     from .conversion.convert import convert_checkpoint as convert_checkpoint
+    from .data.examples import collate_examples as collate_examples
+    from .evaluation.evaluate import evaluate as evaluate
+    from .finetuning.run import finetune as finetune
+    from .hub.push import push as push
     from .inference.annotation import annotate as annotate
-    from .inference.annotators import load_models as load_models
+    from .inference.annotators import load_annotators as load_annotators
     from .inference.catalogue import embed_files as embed_files
     from .inference.embedding import FrameEmbeddings as FrameEmbeddings
     from .inference.embedding import WindowSettings as WindowSettings
     from .inference.embedding import embed as embed
     from .inference.song import SongAnnotation as SongAnnotation
-    from .model.classification_musicfm import MusicFMForAudioClassification as MusicFMForAudioClassification
-    from .model.classification_musicfm import MusicFMForAudioFrameClassification as MusicFMForAudioFrameClassification
     from .model.configuration_musicfm import MusicFMConfig as MusicFMConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor as MusicFMFeatureExtractor
+    from .model.modeling_musicfm import MusicFMClassifierOutput as MusicFMClassifierOutput
+    from .model.modeling_musicfm import MusicFMForAudioClassification as MusicFMForAudioClassification
+    from .model.modeling_musicfm import MusicFMForAudioFrameClassification as MusicFMForAudioFrameClassification
     from .model.modeling_musicfm import MusicFMForPreTraining as MusicFMForPreTraining
+    from .model.modeling_musicfm import MusicFMForPreTrainingOutput as MusicFMForPreTrainingOutput
     from .model.modeling_musicfm import MusicFMModel as MusicFMModel
     from .model.modeling_musicfm import MusicFMPreTrainedModel as MusicFMPreTrainedModel
     from .model.modeling_musicfm import MusicFMQuantizerModel as MusicFMQuantizerModel
+    from .model.modeling_musicfm import MusicFMQuantizerOutput as MusicFMQuantizerOutput
+    from .tasks import TaskSpec as TaskSpec
+    from .tasks import register_task as register_task
     from .tasks.annotations import Beats as Beats
     from .tasks.annotations import Segment as Segment
 
@@ -61,10 +92,14 @@ def register_auto_classes() -> None:
     """Register the classes with the Auto classes, and their code as what `save_pretrained` copies. May be repeated."""
     import transformers
 
-    from .model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
     from .model.configuration_musicfm import MusicFMConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
-    from .model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel
+    from .model.modeling_musicfm import (
+        MusicFMForAudioClassification,
+        MusicFMForAudioFrameClassification,
+        MusicFMForPreTraining,
+        MusicFMModel,
+    )
 
     transformers.AutoConfig.register("musicfm", MusicFMConfig, exist_ok=True)
     transformers.AutoFeatureExtractor.register(MusicFMConfig, MusicFMFeatureExtractor, exist_ok=True)
@@ -82,6 +117,10 @@ def register_auto_classes() -> None:
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module at its first use."""
+    if name in _RENAMED:
+        message = f"musicfm_hf.{name} is now musicfm_hf.{_RENAMED[name]}; the old name will be removed in 0.3."
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return globals().get(_RENAMED[name]) or __getattr__(_RENAMED[name])
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name], __name__), name)

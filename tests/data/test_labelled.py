@@ -12,13 +12,13 @@ from musicfm_hf.data.catalogue import DatasetAudio, list_sources
 from musicfm_hf.data.labelled import (
     AudioFolder,
     LabelledSong,
-    LeftOutError,
     Source,
-    assign_splits,
+    UnusableSongError,
     check_song,
     read_all,
 )
 from musicfm_hf.data.labelled_dataset import build, load_songs, save
+from musicfm_hf.data.splits import assign_splits
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 SOURCE = Source("Songs.", "@misc{me}", "https://example.org", "CC0")
@@ -116,7 +116,7 @@ def test_audio_in_the_data_set_stays_there_until_it_is_read(songs, tmp_path):
 def test_a_folder_of_the_name_of_a_split_stays(songs, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train/mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="train is no part of a data set: give another folder"):
+    with pytest.raises(FileExistsError, match="train is not part of a data set: choose another folder"):
         save(build(assign_splits(songs), SOURCE), tmp_path)
     assert [path.name for path in tmp_path.glob("*/*.txt")] == ["mine.txt"]
 
@@ -148,7 +148,7 @@ def test_data_sets_that_are_none_are_named(tmp_path, songs):
         ({"beats": Beats(np.array([1.0, 0.5]), np.array([1, 2]))}, "a.beats, beat 2: beats must ascend"),
         ({"beats": Beats(np.array([3.1]), np.array([1]))}, "a.beats, beat 1: 3.1 s is after the end of the audio"),
         ({"chords": [Segment(0, 1, "C"), Segment(0.5, 2, "G")]}, "a, chords, segment 2: segments must not overlap"),
-        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "a, chords, segment 2: 'H' is no chord"),
+        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "a, chords, segment 2: 'H' is not a chord"),
         ({"keys": [Segment(0, 1, "Xyz")]}, "a, keys, segment 1: "),
         ({"sections": [Segment(0, 9, "verse")]}, "a, sections, segment 1: 9 s is after the end"),
         ({"chords": [], "more": {"sections_2": [Segment(2, 1, "a")]}}, "a, sections_2, segment 1: a segment must end"),
@@ -163,7 +163,7 @@ def test_wrong_labels_are_named(labels, message):
 def test_unusual_labels_are_fine():
     chords = [Segment(0, 1, "C:7(b9)/b7"), Segment(1, 2.9, "X")]  # decoders may go on for a second
     check_song(song(duration=2.0, chords=chords, keys=[Segment(0, 1, "Gb:dorian"), Segment(1, 2, "N")], tags=[]))
-    with pytest.raises(LeftOutError, match="no annotation"):
+    with pytest.raises(UnusableSongError, match="no annotation"):
         check_song(song(duration=2.0, chords=[]))
 
 
@@ -219,7 +219,7 @@ def test_groups_stay_together_and_do_not_depend_on_others():
         ([song()], (1.5, -0.5, 0), "must be 0 or more and sum to 1"),
         ([song(), song()], (1, 0, 0), "Two songs have the id 'a'"),
         ([song(split="valid")], (1, 0, 0), "a has split 'valid', which is none of train, validation, test"),
-        ([song()], (0.8, 0.1, 0.1), "No song came to .*: take another seed"),
+        ([song()], (0.8, 0.1, 0.1), "No song was assigned to .*: choose another seed"),
     ],
 )
 def test_wrong_splits_are_named(songs, fractions, message):
@@ -247,9 +247,9 @@ def test_audio_is_found_by_name(tmp_path):
     [
         ({"beats": Beats(np.array([0.5, 9.0]), np.array([1, 2]))}, "line 3: 9 s is after the end of the audio"),
         ({"chords": [Segment(0, 1, "C"), Segment(1, 9, "G")]}, "line 3: 9 s is after the end of the audio"),
-        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "line 3: 'H' is no chord"),
-        ({"chords": [Segment(1, 2, "H")]}, "line 3: 'H' is no chord"),
-        ({"chords": [Segment(0.5, 1, "H")]}, "segment 1: 'H' is no chord"),
+        ({"chords": [Segment(0, 1, "C"), Segment(1, 2, "H")]}, "line 3: 'H' is not a chord"),
+        ({"chords": [Segment(1, 2, "H")]}, "line 3: 'H' is not a chord"),
+        ({"chords": [Segment(0.5, 1, "H")]}, "segment 1: 'H' is not a chord"),
     ],
 )
 def test_mistakes_are_named_by_line(tmp_path, columns, message):

@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_skipped_and_reported(tmp_path):
     assert (found.files, found.skipped) == (1, 4)
     problems = dict(found.problems)
     assert problems.keys() == {"short.wav", "nan.wav", "text.mp3", "empty.flac"}
-    assert problems["short.wav"] == "has 1024 samples where 1025 are needed"
+    assert problems["short.wav"] == "has 1024 samples, the model needs at least 1025"
     assert "NaN" in problems["nan.wav"]
     assert "not audio that can be read" in problems["text.mp3"]
     listed = measure(tmp_path / "list.txt")
@@ -141,7 +141,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     write(tmp_path / "other", "b.wav", noise(20, 0.01))
     (tmp_path / "other/c.ogg").write_text("no music")
     sources = [str(tmp_path / "one"), str(tmp_path / "other")]
-    prepare(monkeypatch, "stats", *sources, "--output", tmp_path / "new/stats.json", "--seed", "1")
+    prepare(monkeypatch, "stats", *sources, "--output_file", tmp_path / "new/stats.json", "--seed", "1")
     found = json.loads((tmp_path / "new/stats.json").read_text())
     assert found.keys() == {
         *("mel_mean", "mel_std", "melspec_2048_mean", "melspec_2048_std"),
@@ -160,5 +160,5 @@ def test_recipe(tmp_path, monkeypatch, capsys):
 
 def test_recipe_explains_mistakes(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"^Not prepared: There is no .*music"):
-        prepare(monkeypatch, "stats", tmp_path / "music", "--output", tmp_path / "stats.json")
+        prepare(monkeypatch, "stats", tmp_path / "music", "--output_file", tmp_path / "stats.json")
     assert not (tmp_path / "stats.json").exists()

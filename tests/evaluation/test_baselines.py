@@ -11,8 +11,8 @@ from helpers.recipes import run_recipe
 from musicfm_hf.data.labelled import LabelledSong, Source
 from musicfm_hf.data.labelled_dataset import build, load_songs, save
 from musicfm_hf.evaluation import baselines
-from musicfm_hf.evaluation.baselines import Training, learn
-from musicfm_hf.evaluation.classical import KEY_PROFILES, Sound, bar_grid, match_chords, match_key
+from musicfm_hf.evaluation.baselines import Priors, fit_priors
+from musicfm_hf.evaluation.classical import KEY_PROFILES, AudioFeatures, bar_grid, match_chords, match_key
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
 
 
@@ -125,25 +125,25 @@ def test_what_is_learned():
         song("c", tags=[]),
         song("d"),
     ]
-    assert learn(songs) == Training("chorus", {"x": 2 / 3, "y": 1 / 3})
-    assert learn([song()]) == Training("verse", {})
+    assert fit_priors(songs) == Priors("chorus", {"x": 2 / 3, "y": 1 / 3})
+    assert fit_priors([song()]) == Priors("verse", {})
 
 
 # Scores
 
 
-VERSES = Training("verse", {})
+VERSES = Priors("verse", {})
 
 
-def scored(name, songs, sounds=None, training=VERSES):
-    return baselines.score_baseline(name, songs, sounds or {}, training)
+def scored(name, songs, sounds=None, priors=VERSES):
+    return baselines.score_baseline(name, songs, sounds or {}, priors)
 
 
 def test_beats_that_are_right_and_bars_that_are_not():
     """All beats are hit. Of downbeats at 5.5, 7.5, …, guessed at 5, 7, …, none is."""
     times = 5 + np.arange(16) * 0.5
     reference = Beats(times, (np.arange(16) + 3) % 4 + 1)
-    found = scored("beat_track", [song(beats=reference)], {"a": Sound(times, None, 43.0)})
+    found = scored("beat_track", [song(beats=reference)], {"a": AudioFeatures(times, None, 43.0)})
     assert found["metric"] == "beat_f"
     assert found["scores"]["beat_f"] == {"mean": 1.0, "songs": 1, "interval": (1.0, 1.0)}
     assert found["scores"]["downbeat_f"]["mean"] == 0.0
@@ -152,7 +152,7 @@ def test_beats_that_are_right_and_bars_that_are_not():
 def test_chords_on_true_beats_need_beats():
     chords = [Segment(0, 1, "C"), Segment(1, 2, "A:min7"), Segment(2, 3, "G:7"), Segment(3, 4, "D")]
     frames = [triad("C", "E", "G"), triad("A", "C", "E"), triad("G", "B", "D"), triad("D", "F", "A")]
-    sound = Sound(np.array([2.0]), np.stack(frames, axis=1), 1.0)
+    sound = AudioFeatures(np.array([2.0]), np.stack(frames, axis=1), 1.0)
     beats = Beats(np.arange(4.0), np.zeros(4, dtype=np.int64))
     songs = [song("a", chords=chords, beats=beats, duration=4.0), song("b", chords=chords, duration=4.0)]
     found = scored("templates_true_beats", songs, {"a": sound, "b": sound})
@@ -170,7 +170,7 @@ def test_sections():
     trivial = scored("start_and_end", songs)["songs"]["b"]
     # 0 and 20 are among 0, 10, 16, 20.
     assert (trivial["hr05_p"], trivial["hr05_r"], trivial["frame_accuracy"]) == (1.0, 0.5, 0.7)
-    assert scored("start_and_end", songs, training=Training("chorus", {}))["songs"]["b"]["frame_accuracy"] == 0.3
+    assert scored("start_and_end", songs, priors=Priors("chorus", {}))["songs"]["b"]["frame_accuracy"] == 0.3
     second = scored("second_annotator", songs)
     assert list(second["songs"]) == ["a"]
     assert (second["songs"]["a"]["hr05_p"], second["songs"]["a"]["hr05_r"]) == (1.0, 0.75)
@@ -196,7 +196,7 @@ def test_sections_on_a_grid():
 def test_prevalence():
     """Every song gets the same: the mean precision of a tag is its share, the area 0.5; z is not in training songs."""
     songs = [song("a", tags=["x", "z"]), song("b", tags=[]), song("c", tags=["x", "y"]), song("d", tags=["x"])]
-    found = scored("prevalence", songs, training=Training("verse", {"x": 0.9, "y": 0.1}))
+    found = scored("prevalence", songs, priors=Priors("verse", {"x": 0.9, "y": 0.1}))
     assert found["scores"]["map"]["mean"] == pytest.approx((0.75 + 0.25) / 2)
     assert found["scores"]["roc_auc"]["mean"] == 0.5
     assert found["songs"]["d"] == {"probabilities": {"x": 0.9, "y": 0.1}, "tags": ["x"]}
@@ -279,8 +279,8 @@ def test_mistakes(data, monkeypatch):
 @pytest.mark.skipif("MUSICFM_POP909" not in os.environ, reason="MUSICFM_POP909 does not name the folder of POP909")
 def test_sections_of_pop909():
     """Recorded: boundaries on the ten songs of its small test split."""
-    from musicfm_hf.data.pop909_rendering import read_songs
-    from musicfm_hf.data.readers.pop909_labels import read_song
+    from musicfm_hf.data.pop909 import read_songs
+    from musicfm_hf.data.readers.pop909 import read_song
 
     folder = Path(os.environ["MUSICFM_POP909"])
     songs = [read_song(folder, one, "audio") for one in read_songs(folder) if one.is_mini and one.split == "test"]

@@ -267,12 +267,12 @@ def test_paired_difference():
         {"a": {"beat_f": 0.3}, "b": {"beat_f": 0.5}, "c": {"beat_f": 0.9}},
         {"a": {"beat_f": 0.5}, "b": {"beat_f": 0.7}, "c": {"beat_f": 0.9}},
     ]
-    found = paired_difference([first], second, "beat_f")
+    found = paired_difference("beat", [first], second, "beat_f")
     assert found["mean"] == pytest.approx(0.2)
     assert found["interval"] == pytest.approx((0.2, 0.2))
     chords = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.5, "seconds": 9.0}}
     better = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.75, "seconds": 9.0}}
-    assert paired_difference([chords], [better], "majmin")["mean"] == pytest.approx(0.25)
+    assert paired_difference("chord", [chords], [better], "majmin")["mean"] == pytest.approx(0.25)
 
 
 def test_paired_difference_of_tags():
@@ -291,9 +291,9 @@ def test_paired_difference_of_tags():
         }
 
     good, better = rows(truth + noise), rows(1.2 * truth + noise)
-    same = paired_difference([good], [rows(2 * truth + 2 * noise)], "map")
+    same = paired_difference("tagging", [good], [rows(2 * truth + 2 * noise)], "map")
     assert same == {"mean": 0.0, "interval": (0.0, 0.0)}
-    found = paired_difference([good], [better], "map")
+    found = paired_difference("tagging", [good], [better], "map")
     config = config_of("tagging", None, TAGS)
     scores = [scores_with_intervals(config, own)["map"] for own in (good, better)]
     assert found["mean"] == pytest.approx(scores[1]["mean"] - scores[0]["mean"])
@@ -306,5 +306,5 @@ def test_systems_with_other_tags_are_not_compared():
     def rows(*labels):
         return {str(song): {"probabilities": dict.fromkeys(labels, 0.5), "tags": ["slow"]} for song in range(2)}
 
-    with pytest.raises(ValueError, match=r"Systems tell other tags: slow, (fast or slow, loud|loud or slow, fast)\."):
-        paired_difference([rows("slow", "fast")], [rows("slow", "loud")], "map")
+    with pytest.raises(ValueError, match=r"The systems predict different labels: slow, fast or slow, loud\."):
+        paired_difference("tagging", [rows("slow", "fast")], [rows("slow", "loud")], "map")

@@ -5,13 +5,9 @@ from pathlib import Path
 
 import torch
 
-from musicfm_hf import (
-    MusicFMConfig,
-    MusicFMForAudioClassification,
-    MusicFMForAudioFrameClassification,
-    MusicFMModel,
-)
-from musicfm_hf.tasks import beat, chord, key, structure, task_module
+import musicfm_hf
+from musicfm_hf import MusicFMConfig, MusicFMModel
+from musicfm_hf.tasks import beat, chord, get_task, key, structure
 
 from .paths import FIXTURES
 
@@ -50,24 +46,23 @@ def head(task: str, seed: int = 0, **changes):
     """A tiny model with a head for the task and random weights; equal seeds give equal encoders."""
     settings = HEADS[task] | changes
     config = MusicFMConfig(**TINY, task=task, id2label=dict(enumerate(settings.pop("labels"))), **settings)
-    clips = config.label_rate is None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = (MusicFMForAudioClassification if clips else MusicFMForAudioFrameClassification)(config)
+        model = getattr(musicfm_hf, config.head_class)(config)
     return model.eval()
 
 
 def config_of(task: str, label_rate: float | None = 25.0, labels=None, **settings) -> MusicFMConfig:
     """The configuration of a tiny model for the task, with the classifier outputs that the task needs."""
-    module = task_module(task)
-    labels = labels or module.LABELS
+    spec = get_task(task)
+    labels = labels or spec.labels
     return MusicFMConfig(
         **TINY | settings,
         task=task,
         label_rate=label_rate,
-        label_centered=task == "beat",
+        label_centered=spec.centered,
         id2label=dict(enumerate(labels)),
-        classifier_outputs=[output | {"size": output["size"] or len(labels)} for output in module.OUTPUTS],
+        classifier_outputs=spec.classifier_outputs(len(labels)),
     )
 
 

@@ -17,8 +17,9 @@ from musicfm_hf.data.labelled import LabelledSong
 from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.inference import feature_cache as features
 from musicfm_hf.inference.embedding import WindowSettings
-from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures, _surroundings
-from musicfm_hf.model.features_musicfm import MusicFMLogMel
+from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
+from musicfm_hf.model.spectrogram_musicfm import MusicFMLogMel
+from musicfm_hf.training import records
 
 SETTINGS = WindowSettings(window_seconds=4.0, batch_size=2)
 LAYERS = range(TINY["num_hidden_layers"] + 1)
@@ -146,7 +147,7 @@ def test_filled_once_and_read_as_embedded(tiny_model, songs, tmp_path):
         assert not cache(song, len(found) + 3, 5, np.random.default_rng(0))["hidden_states"].any()
 
 
-@pytest.mark.parametrize("name", ["version", "_FORMAT"])
+@pytest.mark.parametrize("name", ["version", "FORMAT"])
 def test_other_code_has_other_files(tiny_model, monkeypatch, name):
     before = EncoderFeatures(tiny_model, [2], SETTINGS).key, LogMelFeatures(tiny_model.config).key
     monkeypatch.setattr(features, name, (lambda package: "9.9") if name == "version" else 99)
@@ -199,10 +200,8 @@ def test_a_fill_that_fails_leaves_what_is_complete(tiny_model, songs, tmp_path, 
             raise OSError("No space left on device")
         save_file(tensors, path, metadata)
 
-    from musicfm_hf.inference import catalogue as inference
-
-    save_file = inference.save_file
-    monkeypatch.setattr(inference, "save_file", failing)
+    save_file = records.save_file
+    monkeypatch.setattr(records, "save_file", failing)
     with pytest.raises(OSError, match="No space"):
         cache.fill(songs, 0, progress=False)
     monkeypatch.undo()
@@ -240,19 +239,6 @@ def test_audio_that_breaks_off_is_named(tmp_path, tiny_model, monkeypatch):
 # The spectrogram
 
 
-def test_surroundings():
-    """Of frame 1, those 3 before, at, and 3 after it: 0 as the first is repeated, 1, and 4."""
-    frames = torch.tensor([[0, 10], [1, 11], [2, 12], [3, 13], [4, 14], [5, 15]])
-    offsets = np.array([-3, 0, 3])
-    found = _surroundings(frames, offsets, 1, 5)
-    assert found.tolist() == [
-        [0, 10, 1, 11, 4, 14],
-        [0, 10, 2, 12, 5, 15],
-        [0, 10, 3, 13, 5, 15],
-        [1, 11, 4, 14, 5, 15],
-    ]
-
-
 def test_log_mel_features(tmp_path):
     """Frame k is the mean of mel frames 4 k to 4 k + 3; 0.6 s are 15 frames, of which every third is taken."""
     config = MusicFMConfig(**TINY)
@@ -271,7 +257,8 @@ def test_log_mel_features(tmp_path):
     for place, offset in enumerate(range(-15, 16, 3)):
         expected = means[torch.arange(offset, offset + 51).clamp(0, 50)]
         torch.testing.assert_close(found[:, place * bands : (place + 1) * bands], expected, rtol=0, atol=1e-5)
-    assert cache.read(song, 20, 7).equal(found[20:27])  # with frames from outside of the crop
+    for start, frames in ((20, 7), (0, 3), (49, 2)):  # with frames from outside of the crop; at the ends, repeated
+        assert cache.read(song, start, frames).equal(found[start : start + frames])
     assert len(files(tmp_path / "cache")) == 1
     (path,) = files(tmp_path / "cache")
     assert path.stat().st_size < 4 * 51 * bands + 1000  # the surroundings are not stored

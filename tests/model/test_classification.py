@@ -36,7 +36,8 @@ from musicfm_hf import (
     MusicFMModel,
     load_audio,
 )
-from musicfm_hf.model.classification_musicfm import MusicFMClassifier, classification_loss
+from musicfm_hf.model.losses_musicfm import classification_loss
+from musicfm_hf.model.modeling_musicfm import MusicFMClassifier
 
 QUIET = {
     "hidden_dropout": 0.0,

@@ -40,7 +40,7 @@ def test_frame_rate(hop_length, strides, rate):
         ("mel_mean", float("nan")),
         ("subsampling_time_strides", [2]),
         ("subsampling_time_strides", [2, 3]),
-        ("task", "beats"),
+        ("task", ""),
         ("label_rate", 0.0),
         ("label_rate", -8.0),
         ("classifier_layer", 13),
@@ -99,7 +99,9 @@ BOUNDARY = {"name": "boundary", "size": 1, "problem_type": "multi_label_classifi
 def test_head_fits_its_labels():
     labels = dict(enumerate("ABCDEFGH"))
     assert MusicFMConfig(id2label=labels, classifier_outputs=[FUNCTION, BOUNDARY]).num_labels == 8
-    with pytest.raises(ValueError, match="`classifier_outputs` must be of 8 labels together, as `id2label` has"):
+    with pytest.raises(
+        ValueError, match="`classifier_outputs` must be outputs with 8 labels in total, as in `id2label`"
+    ):
         MusicFMConfig(id2label=labels, classifier_outputs=[FUNCTION])
     with pytest.raises(ValueError, match=r"`class_weights` must be 8 numbers, one for each label, got \[1\.0, 2\.0\]"):
         MusicFMConfig(id2label=labels, class_weights=[1.0, 2.0])
@@ -155,7 +157,21 @@ def test_every_auto_class_is_in_the_map(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
         "AutoConfig": "configuration_musicfm.MusicFMConfig",
         "AutoModel": "modeling_musicfm.MusicFMModel",
-        "AutoModelForAudioClassification": "classification_musicfm.MusicFMForAudioClassification",
-        "AutoModelForAudioFrameClassification": "classification_musicfm.MusicFMForAudioFrameClassification",
+        "AutoModelForAudioClassification": "modeling_musicfm.MusicFMForAudioClassification",
+        "AutoModelForAudioFrameClassification": "modeling_musicfm.MusicFMForAudioFrameClassification",
         "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
     }
+
+
+def test_auto_map_of_a_loaded_configuration_is_written_anew(tmp_path):
+    """Entries for our classes name the present files; those that a user added stay."""
+    loaded = {
+        "AutoModel": "you/model--modeling_musicfm.MusicFMModel",
+        "AutoModelForAudioClassification": "classification_musicfm.MusicFMForAudioClassification",
+        "AutoModelForCTC": "my_model.MyModel",
+    }
+    config = MusicFMConfig.from_dict(MusicFMConfig().to_dict() | {"auto_map": loaded})
+    written = MusicFMConfig().to_dict()["auto_map"]
+    assert config.to_dict()["auto_map"] == written | {"AutoModelForCTC": "my_model.MyModel"}
+    mine = MusicFMConfig.from_dict(MusicFMConfig().to_dict() | {"auto_map": {"AutoModel": "my_model.MyModel"}})
+    assert mine.to_dict()["auto_map"] == written | {"AutoModel": "my_model.MyModel"}

@@ -93,8 +93,8 @@ def test_saved_model_loads_without_the_package(tmp_path):
         assert config["auto_map"] == {
             "AutoConfig": "configuration_musicfm.MusicFMConfig",
             "AutoModel": "modeling_musicfm.MusicFMModel",
-            "AutoModelForAudioClassification": "classification_musicfm.MusicFMForAudioClassification",
-            "AutoModelForAudioFrameClassification": "classification_musicfm.MusicFMForAudioFrameClassification",
+            "AutoModelForAudioClassification": "modeling_musicfm.MusicFMForAudioClassification",
+            "AutoModelForAudioFrameClassification": "modeling_musicfm.MusicFMForAudioFrameClassification",
             "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
         }
 

@@ -33,10 +33,11 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 from musicfm_hf import MusicFMForPreTraining, MusicFMModel, MusicFMQuantizerModel, load_audio
 from musicfm_hf.data.catalogue import list_sources
 from musicfm_hf.data.crops import CropLoader, fixed_crops
-from musicfm_hf.data.sources import ListedSource, open_source, split_by_name
+from musicfm_hf.data.sources import ListedSource, open_source
+from musicfm_hf.data.splits import split_by_name
 from musicfm_hf.model.masking_musicfm import sample_mask
 from musicfm_hf.pretraining.arguments import PretrainingArguments
-from musicfm_hf.pretraining.data import MaskCrops, keep_for_validation
+from musicfm_hf.pretraining.data import MaskCrops, hold_out_validation
 from musicfm_hf.pretraining.trainer import _NOISE, PretrainingTrainer
 
 SONGS = 7
@@ -539,7 +540,10 @@ def test_quantizers_that_do_not_fit(monkeypatch, capsys, server, data, tmp_path)
 
     again = {"script": "train_quantizer.py", "option": "--output"}
     for changes, message in [
-        (["--set", "quantizer_type=random_projection"], "which is not trained: pretrain right away"),
+        (
+            ["--set", "quantizer_type=random_projection"],
+            "random_projection is not trained: run `musicfm pretrain`",
+        ),
         (["--set", *settings, "hidden_size"], "`--set` takes name=value, got 'hidden_size'"),
         (["--set", *settings, "codebook_size=[16, 4000]"], "vectors of chroma are too few for 4000 clusters"),
         (["--set", *settings, "--train", data / "none"], "There is no"),
@@ -553,7 +557,7 @@ def test_songs_kept_for_validation(data):
     """Of every listed source a share; streams stay whole, and where they are."""
     listed = [ListedSource([(f"{name}{number}", number) for number in range(500)], name) for name in "ab"]
     stream = open_source(data / "tar")
-    left, kept = keep_for_validation([listed[0], stream, listed[1]], 0.02)
+    left, kept = hold_out_validation([listed[0], stream, listed[1]], 0.02)
     assert [source.name for source in left] == ["a", str(data / "tar"), "b"]
     assert left[1] is stream
     assert sorted(left[0].songs + left[2].songs + kept) == sorted(listed[0].songs + listed[1].songs)

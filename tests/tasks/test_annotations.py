@@ -93,7 +93,7 @@ def test_namespace_may_be_left_out_where_one_is_there(tmp_path):
     content["annotations"] = [one for one in content["annotations"] if one["namespace"] != "chord"]
     path = written(tmp_path / "a.jams", json.dumps(content))
     assert read_segments(path)[1].label == "Chorus"
-    with pytest.raises(ValueError, match=r"song.jams has chord, segment_open: say with `namespace`"):
+    with pytest.raises(ValueError, match=r"song.jams has chord, segment_open: choose the annotation"):
         read_segments(JAMS)
 
 
@@ -134,7 +134,7 @@ def test_nothing_wrong_is_written(tmp_path):
         ("0.5\n\nx 1\n", "a.beats, line 3: the time must be a number of seconds, got 'x'"),
         (
             "0.5 1.5\n",
-            "line 1: the position in the bar must be a whole number from 1, or 0 where not known, got '1.5'",
+            "line 1: the position in the bar must be a whole number from 1, or 0 if unknown, got '1.5'",
         ),
         ("0.5 nan\n", "line 1: the position"),
         ("0.5 inf\n", "line 1: the position"),

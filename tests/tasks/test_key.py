@@ -47,7 +47,7 @@ def test_labels_spell_themselves():
 
 @pytest.mark.parametrize("text", ["", " ", "H", "Cmaj7", "C:foo", "8A", "C major minor", "F#:min/b3", "major", "Gx"])
 def test_no_key(text):
-    with pytest.raises(ValueError, match="is no key"):
+    with pytest.raises(ValueError, match="is not a key"):
         key.parse_key(text)
 
 
@@ -129,7 +129,7 @@ def test_score_without_keys():
     for reference in ([], [Segment(0.0, 9.0, "X")]):
         found = key.score(reference, [Segment(0.0, 9.0, "C")])
         assert all(map(math.isnan, found.values()))
-    with pytest.raises(ValueError, match="is no key"):
+    with pytest.raises(ValueError, match="is not a key"):
         key.score([], [Segment(0.0, 9.0, "Q")])
 
 

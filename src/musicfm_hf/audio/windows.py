@@ -1,12 +1,7 @@
-"""Frames, seconds and samples: changing a frame rate, cutting long audio into windows, joining their outputs."""
+"""Cutting long audio into overlapping windows, and joining their outputs."""
 
 from itertools import pairwise
 from typing import NamedTuple
-
-import numpy as np
-import torch
-
-from ..model.classification_musicfm import average_frames as average_batch
 
 
 class Window(NamedTuple):
@@ -55,30 +50,3 @@ def plan_windows(
         )
         for index, start in enumerate(starts)
     ]
-
-
-def average_frames(
-    frames: torch.Tensor, frame_rate: float, target_rate: float, frame_offset: float = 0.0
-) -> tuple[torch.Tensor, np.ndarray]:
-    """
-    Bring frames to another rate by averaging over time. Frame k is centred at (k + `frame_offset`) / `frame_rate` and
-    stands for the time around it, the first one from 0 on; output j is the mean over [j, j + 1) / `target_rate`, parts
-    of frames weighted by their length. At a higher rate this repeats frames.
-
-    Args:
-        frames (`torch.Tensor` of shape `(frames, …)`): Any values at `frame_rate`.
-        frame_rate, target_rate (`float`): In Hz.
-        frame_offset (`float`): Centre of the first frame, in frames; `config.frame_offset` of a model.
-
-    Returns:
-        The averages `(ceil(seconds · target_rate), …)` in float32, and the middles of their intervals in seconds.
-
-    Raises:
-        ValueError: if a rate is not positive.
-    """
-    if not (frame_rate > 0 and target_rate > 0):
-        raise ValueError(f"Frame rates must be positive, got {frame_rate} and {target_rate} Hz.")
-    averages = average_batch(frames[None].float(), frame_rate, target_rate, frame_offset)[0]
-    end = (len(frames) - 0.5 + frame_offset) / frame_rate
-    bounds = np.minimum(np.arange(len(averages) + 1) / target_rate, end)
-    return averages, (bounds[1:] + bounds[:-1]) / 2

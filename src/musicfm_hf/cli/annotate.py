@@ -20,7 +20,7 @@ from accelerate import PartialState
 
 from ..data.catalogue import list_sources
 from ..inference.annotate_files import annotate_files
-from ..inference.annotators import load_models
+from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings
 from ..inference.song import FORMATS
 from ..tasks import load_task_file
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         for path in arguments.task_file:
             load_task_file(path)
         sources = [source for songs in arguments.songs for source in list_sources(songs)]
-        models = load_models(arguments.models, dtype=getattr(torch, arguments.dtype))
+        models = load_annotators(arguments.models, dtype=getattr(torch, arguments.dtype))
         for model in models.values():
             model.to(arguments.device or PartialState().device)
         outcome = annotate_files(

@@ -1,9 +1,10 @@
-"""Where the songs of a catalogue are."""
+"""Catalogues of songs: listing the audio of a folder, a list of paths, or a data set."""
 
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ AUDIO_EXTENSIONS = frozenset(
     ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
 )
 
+Song = tuple[str | None, Any]  # a name, if there is one, and its audio: what `load_audio` takes or a `DatasetAudio`
 
 _DESCRIPTION = ("name", "licence", "homepage", "citation")
 
@@ -20,7 +22,8 @@ _DESCRIPTION = ("name", "licence", "homepage", "citation")
 class DatasetAudio(Mapping):
     """
     Audio in a row of a `datasets` data set whose column is `Audio(decode=False)`: a mapping with `bytes` and `path`,
-    as [`musicfm_hf.load_audio`] takes it, that is read from the data set whenever one of them is asked for.
+    as [`musicfm_hf.load_audio`] takes it. The data set is read each time one of them is accessed; [`fetch_audio`]
+    reads it once.
     """
 
     dataset: Any
@@ -37,9 +40,22 @@ class DatasetAudio(Mapping):
         return 2
 
 
+def fetch_audio(source: Any) -> Any:
+    """Read the row of a [`DatasetAudio`] from its data set. Other audio is returned unchanged."""
+    return source.dataset[source.index][source.column] if isinstance(source, DatasetAudio) else source
+
+
+def digest_names(names: Iterable[str]) -> str:
+    """The CRC-32 of names in their order, in hexadecimal."""
+    checksum = 0
+    for name in names:
+        checksum = zlib.crc32(f"{name}\n".encode("utf-8", "surrogateescape"), checksum)
+    return f"{checksum:08x}"
+
+
 def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[str, Any]]:
     """
-    The songs of a catalogue, as names and sources for [`musicfm_hf.inference.embed_files`].
+    List the songs of a catalogue, as names and audio for [`musicfm_hf.embed_files`].
 
     Args:
         source: An audio file; a folder of them (searched below, by the extensions of `AUDIO_EXTENSIONS`, not through
@@ -48,7 +64,7 @@ def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[
         audio_column (`str`): The column of a data set that has the audio.
 
     Raises:
-        FileNotFoundError: there is no such source.
+        FileNotFoundError: the source does not exist.
         ValueError: it has no audio.
     """
     path = Path(source)
@@ -60,7 +76,7 @@ def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[
     if path.is_dir():
         root = path
         paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_EXTENSIONS and file.is_file())
-        paths = [file for file in paths if not file.name.startswith("._")]  # notes of macOS about a file
+        paths = [file for file in paths if not file.name.startswith("._")]  # resource forks of macOS
     elif path.suffix.lower() == ".txt":
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]
@@ -75,6 +91,7 @@ def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[
 
 
 def _is_hub_id(source: str | Path) -> bool:
+    """Whether a source is the id of a data set on the Hub, not a path."""
     path = Path(source)
     is_file = path.exists() or path.suffix.lower() in (*AUDIO_EXTENSIONS, ".txt")
     return not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
@@ -82,25 +99,27 @@ def _is_hub_id(source: str | Path) -> bool:
 
 def describe_source(source: str | Path) -> dict[str, str]:
     """
-    What is known of music: `name`; `licence`, `homepage` and `citation`, where the `info.json` of recipes/prepare.py
-    (in the folder, or beside the list) or the data set on the Hub says so, whose id then is `hub_id`.
+    Describe music for results and cards: its `name`, and its `licence`, `homepage` and `citation` where they are
+    known, from the `info.json` of `musicfm prepare` (in the folder, or beside the list) or from the data set on the
+    Hub, whose id is returned as `hub_id`.
     """
     path = Path(source)
     for folder in (path, path.parent):
         if (folder / "info.json").is_file():
             info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-            found = {key: info[key] for key in _DESCRIPTION if info.get(key)}
-            return {"name": folder.resolve().name} | found
+            return {"name": folder.resolve().name} | {key: info[key] for key in _DESCRIPTION if info.get(key)}
     if not _is_hub_id(source):
         return {"name": path.name}
     from datasets import load_dataset_builder
 
     info = load_dataset_builder(str(source)).info
-    known = {"licence": info.license, "homepage": info.homepage, "citation": info.citation}
-    return {"name": str(source), "hub_id": str(source)} | {key: value for key, value in known.items() if value}
+    description = {"licence": info.license, "homepage": info.homepage, "citation": info.citation}
+    known = {key: value for key, value in description.items() if value}
+    return {"name": str(source), "hub_id": str(source)} | known
 
 
 def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[tuple[str, Any]]:
+    """The rows of a data set, from all its splits."""
     from datasets import Audio, DatasetDict, load_dataset, load_from_disk
 
     loaded = load_from_disk(source) if is_saved else load_dataset(source)

@@ -1,6 +1,5 @@
-"""A crop of a song at random, or what stands in its place where the song cannot be used."""
+"""Reading of random crops of songs; noise takes the place of songs that cannot be used."""
 
-import csv
 import math
 import os
 import warnings
@@ -15,15 +14,16 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio.reading import audio_length, load_audio
-from .catalogue import DatasetAudio
-from .sources import ListedSource, Song, StreamedSource
+from ..training.records import write_table
+from .catalogue import Song, fetch_audio
+from .sources import ListedSource
+from .streams import StreamedSource
 
 _TRIES = 3  # crops of a song, before it counts as silent
 _SILENCE_RMS = 1e-4
 _PLACEHOLDER_STD = 0.1
-_LONGEST_LOG = 10_000
-_POSITION, _PLACEHOLDER = range(2)  # what random numbers are for: the second of the integers that seed a generator
-
+_MAX_RECORDS = 10_000
+_POSITION, _PLACEHOLDER = range(2)  # purposes of random numbers: the second of the integers that seed a generator
 
 Batch = dict[str, torch.Tensor]
 
@@ -47,25 +47,22 @@ class ProblemLog:
         self._seen: set[tuple[str, str]] = set()
 
     def add(self, problem: AudioProblem) -> bool:
-        """Record a problem; says whether there is a record more."""
+        """Count a problem, and return whether a record was added for it."""
         if problem[:2] in self._seen:
             return False
         self._seen.add(problem[:2])
         self.counts[problem.reason] += 1
-        if len(self.records) < _LONGEST_LOG:
+        if len(self.records) < _MAX_RECORDS:
             self.records.append(problem)
             return True
         return False
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write the records as a table of tab-separated values: source, name, reason, detail."""
-        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(AudioProblem._fields[:4])
-            writer.writerows(problem[:4] for problem in self.records)
+        """Write the records as tab-separated values: source, name, reason, detail."""
+        write_table(path, [AudioProblem._fields[:4], *(problem[:4] for problem in self.records)])
 
     def summary(self) -> str:
-        """How many of each reason, with an example of each."""
+        """The number of problems for each reason, with an example."""
         examples = {problem.reason: problem for problem in reversed(self.records)}
         return "; ".join(
             f"{number} {reason}, such as {examples[reason].name}: {examples[reason].detail}"
@@ -73,11 +70,11 @@ class ProblemLog:
         )
 
     def refusal(self, source: str, crop_seconds: float) -> ValueError:
-        """The error where these are all the songs that there are."""
+        """The error for a source none of whose songs can be used."""
         if self.counts.keys() == {"unreadable"}:
             text = "there is no readable audio"
         elif self.counts.keys() == {"too short"}:
-            longest = max(problem.seconds for problem in self.records)
+            longest = max(problem.seconds or 0.0 for problem in self.records)
             text = f"every file is shorter than the crop of {crop_seconds} s (longest {longest:.3f} s)"
         else:
             text = f"no file has a usable crop of {crop_seconds} s"
@@ -85,11 +82,11 @@ class ProblemLog:
 
 
 class _UnusableError(Exception):
-    """Audio from which no crop can be taken: arguments reason, detail and, where it is too short, seconds."""
+    """No crop can be taken of a song: arguments reason, detail and, where it is too short, seconds."""
 
 
 class CropReference(NamedTuple):
-    """A crop to be made: the number of its source; the number of the song there, or a streamed song itself; a seed."""
+    """A crop to read: the number of its source; the number of the song there, or a streamed song itself; a seed."""
 
     source: int
     song: int | Song
@@ -100,18 +97,18 @@ class CropReader(Dataset):
     """
     [`CropReference`] → an item: `input_values` `(samples,)` float32 at a position drawn from its seed, and `seeds`.
 
-    Where a song cannot be read, is shorter than a crop, or is silent in three crops, noise of `min_samples` samples
-    stands in its place, in an item that has `attention_mask` `(samples,)` int64 and `problem` ([`AudioProblem`]) too.
+    If a song cannot be read, is shorter than a crop, or is silent in three crops, the item holds noise of
+    `min_samples` samples in its place, with `attention_mask` `(samples,)` int64 and `problem` ([`AudioProblem`]).
 
     Args:
-        sources ([`ListedSource`], [`StreamedSource`]): What the references refer to.
+        sources ([`ListedSource`], [`StreamedSource`]): Sources that the references refer to.
         crop_seconds (`float`): Length of a crop.
         sampling_rate (`int`): Its rate, in Hz.
         min_samples (`int`): Length of the noise.
 
     Raises:
-        ValueError: a crop would be shorter than `min_samples`, or that is less than 1.
-        TypeError: a source is none.
+        ValueError: a crop is shorter than `min_samples`, or that is less than 1.
+        TypeError: a source is neither listed nor streamed.
     """
 
     def __init__(
@@ -123,7 +120,7 @@ class CropReader(Dataset):
     ):
         for source in sources:
             if not isinstance(source, (ListedSource, StreamedSource)):
-                raise TypeError(f"Sources must be what `open_source` gives, got {type(source)}.")
+                raise TypeError(f"Sources must come from `open_source`, got {type(source)}.")
         # Streams stay in the process that reads them.
         self.catalogues = [source.songs if isinstance(source, ListedSource) else None for source in sources]
         self.names = [source.name for source in sources]
@@ -140,8 +137,7 @@ class CropReader(Dataset):
         source, song, seed = reference
         name, audio = song if self.catalogues[source] is None else self.catalogues[source][song]
         try:
-            if isinstance(audio, DatasetAudio):
-                audio = audio.dataset[audio.index][audio.column]
+            audio = fetch_audio(audio)
             crop = self._read(audio, seed)
         except _UnusableError as error:
             problem = error.args
@@ -149,13 +145,13 @@ class CropReader(Dataset):
             problem = ("unreadable", str(error))
         else:
             return {"input_values": torch.from_numpy(crop), "seeds": seed}
-        if name is None:  # rows need not have one
+        if name is None:  # rows may be without one
             content = audio.get("bytes") or b""
             name = f"{len(content)} bytes, CRC-32 {zlib.crc32(content):08x}"
         return self._placeholder(seed) | {"problem": AudioProblem(self.names[source], name, *problem)}
 
     def _read(self, audio: Any, seed: int) -> np.ndarray:
-        """The first crop `(samples,)` of three at random that is not silent."""
+        """The first crop `(samples,)` of three random ones that is not silent."""
         available = _available_samples(audio, self.sampling_rate)
         if available < self.samples:
             seconds = available / self.sampling_rate
@@ -163,7 +159,7 @@ class CropReader(Dataset):
         starts = np.random.default_rng([seed, _POSITION]).integers(available - self.samples + 1, size=_TRIES)
         for start in dict.fromkeys(starts.tolist()):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that it breaks off, maybe after the crop
+                warnings.simplefilter("ignore", UserWarning)  # a file may break off after the crop
                 crop = load_audio(
                     audio, self.sampling_rate, start / self.sampling_rate, self.samples / self.sampling_rate
                 )
@@ -175,7 +171,7 @@ class CropReader(Dataset):
         raise _UnusableError("silent", f"{_TRIES} crops of it have an RMS below {_SILENCE_RMS}")
 
     def _placeholder(self, seed: int) -> dict[str, Any]:
-        # Noise, not another song: what follows must not depend on what can be decoded.
+        """An item of noise. Another song in its place would make the order depend on which files can be decoded."""
         noise = np.random.default_rng([seed, _PLACEHOLDER]).standard_normal(self.min_samples, dtype=np.float32)
         input_values = torch.zeros(self.samples)
         input_values[: self.min_samples] = torch.from_numpy(noise) * _PLACEHOLDER_STD
@@ -184,15 +180,15 @@ class CropReader(Dataset):
 
 
 def _available_samples(audio: Any, sampling_rate: int) -> int:
-    """Samples at `sampling_rate` that the header promises."""
+    """Samples at `sampling_rate`, by the header."""
     frames, rate = audio_length(audio)
     return frames * sampling_rate // rate
 
 
 def collate_crops(items: Sequence[dict[str, Any]]) -> Batch:
     """
-    Items of [`FixedCrops`] → a batch: `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, where
-    an item has one, `attention_mask` `(batch, samples)` int64.
+    Items of [`FixedCrops`] → a batch: `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, if an
+    item has one, `attention_mask` `(batch, samples)` int64.
     """
     batch = {
         "input_values": torch.stack([item["input_values"] for item in items]),

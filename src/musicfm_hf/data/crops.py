@@ -1,4 +1,4 @@
-"""Batches of random crops without end, the same after every interruption, and a fixed set of crops to validate on."""
+"""Random crops of songs in endless batches that resume exactly, and a fixed set of crops to validate on."""
 
 import copy
 import math
@@ -13,21 +13,27 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
+from .catalogue import Song
 from .crop_reader import AudioProblem, Batch, CropReader, CropReference, ProblemLog, collate_crops
-from .sources import ListedSource, Song, SongStream, StreamedSource, hash_name
+from .sources import ListedSource
+from .splits import hash_name
+from .streams import SongStream, StreamedSource
 
 logger = logging.get_logger(__name__)
 
 _CHUNK = 4096  # crops whose sources and seeds are drawn at once
-_CHECKED_SONGS = 1000  # of a stream
-_DRAWS, _ORDER, _STREAM = range(3)  # what random numbers are for: the second of the integers that seed a generator
+_CHECKED_SONGS = 1000  # of a stream, by `CropLoader.check`
+_DRAWS, _ORDER, _STREAM = range(3)  # purposes of random numbers: the second of the integers that seed a generator
 
 
 class FixedCrops(Dataset):
     """
-    Crops that are always the same, from [`fixed_crops`]; decoded when they are asked for. An item has `input_values`
-    `(samples,)` float32 and `seeds` (`int`); [`collate_crops`] makes batches. `names` has the songs they are of, and
-    `problems` ([`ProblemLog`]) those that were left out.
+    A fixed set of crops, from [`fixed_crops`], decoded on access. An item has `input_values` `(samples,)` float32 and
+    `seeds` (`int`); [`collate_crops`] makes batches of them.
+
+    Attributes:
+        names (`list[str]`): The songs of the crops.
+        problems ([`ProblemLog`]): The songs that were left out.
     """
 
     def __init__(self, reader: CropReader, references: list[CropReference], problems: ProblemLog):
@@ -54,29 +60,29 @@ def fixed_crops(
     min_samples: int = 1025,
 ) -> FixedCrops:
     """
-    Crops to validate on: one of each song, or `count` of them that go round the songs. Order and positions depend on
-    names and `seed` alone. Every crop is read once here, and songs that cannot be used are left out.
+    Choose crops to validate on: one of each song, or `count` crops that go round the songs. Order and positions depend
+    on names and `seed` alone. Every crop is read once here, and songs that cannot be used are left out.
 
     Args:
-        songs: Names and sources, as [`list_sources`] gives them.
+        songs: Names and audio, as [`list_sources`] returns them.
         crop_seconds (`float`): Length of a crop.
-        count (`int`, *optional*): How many; as many as there are songs by default.
-        seed (`int`): From which all is drawn.
+        count (`int`, *optional*): Number of crops; one for each song by default.
+        seed (`int`): Seed of order and positions.
         sampling_rate (`int`): Rate of the crops, in Hz.
-        min_samples (`int`): Samples of noise in the place of a song that is no longer readable when it is asked for.
+        min_samples (`int`): Samples of noise in the place of a song that can no longer be read on access.
 
     Raises:
-        ValueError: there is no song that can be used, or an argument is out of range.
+        ValueError: no song can be used, or an argument is out of range.
     """
     if count is not None and count < 1:
         raise ValueError(f"`count` must be at least 1, got {count}.")
     reader = CropReader([ListedSource(songs, "validation")], crop_seconds, sampling_rate, min_samples)
-    left = sorted(range(len(songs)), key=lambda index: hash_name(songs[index][0], seed))
+    remaining = sorted(range(len(songs)), key=lambda index: hash_name(songs[index][0], seed))
     references: list[CropReference] = []
     problems = ProblemLog()
     for turn in count_up():
         usable = []
-        for index in left:
+        for index in remaining:
             if len(references) == count:
                 break
             reference = CropReference(0, index, hash_name(songs[index][0], seed, turn))
@@ -86,8 +92,8 @@ def fixed_crops(
                 usable.append(index)
             else:
                 problems.add(problem)
-        left = usable
-        if count is None or len(references) == count or not left:
+        remaining = usable
+        if count is None or len(references) == count or not remaining:
             break
     if not references:
         raise problems.refusal("the songs to validate on", crop_seconds)
@@ -97,7 +103,7 @@ def fixed_crops(
 
 
 class _Collate:
-    """What a worker makes of its items: a batch, and the problems met."""
+    """Items → a batch, and the problems met; called in the worker."""
 
     def __init__(self, collate: Callable[[Batch], Batch] | None):
         self.collate = collate
@@ -110,35 +116,35 @@ class _Collate:
 
 class CropLoader:
     """
-    Batches of random crops without end, which depend on the arguments alone: not on the number of workers, on how
-    often the run was interrupted, or on global generators.
+    Endless batches of random crops, which depend on the arguments alone: not on the number of workers, on earlier
+    interruptions, or on global generators.
 
-    Crops are numbered over all ranks; rank r of R makes those whose number is r modulo R. Each has a source, drawn by
-    weight, and a seed of its own, from which the position in the song is drawn. Of a listed source every song is taken
-    once, by whichever rank, before one is taken again; of a streamed one each rank reads shards of its own.
+    Crops are numbered over all ranks; rank r of R makes those whose number is r modulo R. Each crop has a source,
+    drawn by weight, and a seed of its own, from which its position in the song is drawn. Every song of a listed source
+    is taken once, by whichever rank, before one is taken again; each rank reads its own shards of a streamed source.
 
-    A song that cannot be read, is shorter than a crop or silent is replaced by `min_samples` samples of noise, the
-    rest of the crop masked: too short to have a frame masked for prediction, it adds nothing to the loss.
+    A song that cannot be read, is shorter than a crop or silent is replaced by `min_samples` samples of noise, and the
+    rest of the crop is masked: too short to have a frame masked for prediction, it adds nothing to the loss.
 
-    Iterating gives `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, in batches with such a
-    song, `attention_mask` `(batch, samples)` int64. It goes on after the batch that was last given, or from a state
-    that was loaded. A run that resumes with the state of a finished step is the run that was not interrupted.
+    Iterating yields `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, in batches with such a
+    song, `attention_mask` `(batch, samples)` int64. It continues after the last batch that was yielded, or from a
+    loaded state. A run that resumes with the state of a finished step equals the run that was not interrupted.
 
     Args:
         sources ([`ListedSource`], [`StreamedSource`]): From [`open_source`].
-        weights: How often each source is drawn; by default in proportion to their songs, if all are listed.
+        weights: Relative frequencies of the sources; by default their numbers of songs, if all are listed.
         crop_seconds (`float`): Length of a crop.
         batch_size (`int`): Crops in a batch, on this rank.
-        seed (`int`): From which all is drawn.
-        rank (`int`), world_size (`int`): This process, of how many.
+        seed (`int`): Seed of sources, order and positions.
+        rank, world_size (`int`): This process, and the number of processes.
         sampling_rate (`int`): Rate of the crops, in Hz.
-        min_samples (`int`): Samples in the place of a song that cannot be used: the least that the model takes.
+        min_samples (`int`): Samples of noise in the place of a song that cannot be used: the model's minimum.
         num_workers (`int`): Decoding processes; 0 decodes in this one.
-        prefetch (`int`): Batches that each of them prepares in advance.
+        prefetch (`int`): Batches that each worker prepares in advance.
         collate (`Callable`, *optional*): Called with each batch, in the worker, for what should replace it.
 
     Attributes:
-        problems ([`ProblemLog`]): Songs met so far, by this rank, that could not be used.
+        problems ([`ProblemLog`]): Songs met so far, by this rank, that cannot be used.
 
     Raises:
         ValueError: an argument is out of range, or a stream has fewer shards than there are ranks.
@@ -160,15 +166,8 @@ class CropLoader:
         prefetch: int = 2,
         collate: Callable[[Batch], Batch] | None = None,
     ):
-        for name, value, least in (
-            ("len(sources)", len(sources), 1),
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-            ("num_workers", num_workers, 0),
-            ("prefetch", prefetch, 1),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        _check_at_least(("len(sources)", len(sources), 1), ("batch_size", batch_size, 1), ("seed", seed, 0))
+        _check_at_least(("num_workers", num_workers, 0), ("prefetch", prefetch, 1))
         if not 0 <= rank < world_size:
             raise ValueError(f"`rank` must be at least 0 and less than `world_size` ({world_size}), got {rank}.")
         self.sources = list(sources)
@@ -194,11 +193,11 @@ class CropLoader:
 
     def check(self) -> None:
         """
-        Find one song in every source that can be used, trying one after the other: all those of a listed source, and
-        the first thousand of a streamed one.
+        Find one usable song in every source, trying one after the other: all those of a listed source, and the first
+        thousand of a streamed one.
 
         Raises:
-            ValueError: a source has none; says how many failed for which reason.
+            ValueError: a source has none; the message counts the songs for each reason.
         """
         for number, source in enumerate(self.sources):
             if isinstance(source, ListedSource):
@@ -216,34 +215,34 @@ class CropLoader:
                 raise problems.refusal(source.name, self.crop_seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this rank is, after the batch that was last given; can be written as JSON."""
+        """Return the position of this rank, after the last batch that was yielded; it can be written as JSON."""
         return copy.deepcopy({"settings": self._settings, "rank": self.rank, **self._state})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Go on from a state with the next iteration.
+        Continue from a state with the next iteration.
 
         Raises:
-            ValueError: it is of other sources, weights, seed, length of crops, batch size or number of ranks, or of
-                another rank where there are streams.
+            ValueError: the state is of other sources, weights, seed, length of crops, batch size or number of ranks,
+                or, with streams, of another rank.
         """
-        for name, ours in self._settings.items():
-            theirs = state["settings"].get(name)
-            if theirs != ours:
+        for name, expected in self._settings.items():
+            recorded = state["settings"].get(name)
+            if recorded != expected:
                 raise ValueError(
-                    f"The state is of a run with `{name}` {theirs}, here it is {ours}; they must be equal."
+                    f"The state is of a run with `{name}` {recorded}, here it is {expected}; they must be equal."
                 )
         if any(state["streams"]) and state["rank"] != self.rank:
             raise ValueError(
-                f"The state is of rank {state['rank']}, this is rank {self.rank}; each has its own where songs are "
-                "streamed."
+                f"The state is of rank {state['rank']}, this is rank {self.rank}; with streamed songs, each rank "
+                "resumes from its own state."
             )
         self._state = copy.deepcopy({name: state[name] for name in self._state})
 
     def __iter__(self) -> Iterator[Batch]:
-        states: deque[dict] = deque()  # of batches that workers have in hand; they come back in order
+        states: deque[dict] = deque()  # for each batch that workers have in hand; batches come back in order
         references = self._references(states)
-        # A generator of its own, as the loader would draw from the global one.
+        # The loader would draw from the global generator if it had none of its own.
         loader = DataLoader(self._reader, batch_sampler=references, generator=torch.Generator(), **self._options)
         try:
             for batch, problems in loader:
@@ -255,17 +254,10 @@ class CropLoader:
             references.close()
 
     def _references(self, states: deque[dict]) -> Iterator[list[CropReference]]:
-        """Batches of references, and with each the state after it; runs in the main process."""
-        world_size, batch_size, seed = (self._settings[name] for name in ("world_size", "batch_size", "seed"))
+        """Yield references in batches, and append the state after each batch to `states`; runs in the main process."""
+        world_size, batch_size = self._settings["world_size"], self._settings["batch_size"]
         state = copy.deepcopy(self._state)
-        walks = [
-            source.order([seed, _ORDER, number], drawn)
-            if isinstance(source, ListedSource)
-            else SongStream(source, [seed, _STREAM, number], self.rank, world_size, stream)
-            for number, (source, drawn, stream) in enumerate(
-                zip(self.sources, state["drawn"], state["streams"], strict=True)
-            )
-        ]
+        walks = self._walks(state)
         drawn = state["drawn"]
         draws = self._draws(state["position"])
         try:
@@ -290,8 +282,20 @@ class CropLoader:
             for walk in walks:
                 walk.close()
 
+    def _walks(self, state: dict[str, Any]) -> list[Iterator[int] | SongStream]:
+        """For each source, the sequence of its songs from a state on."""
+        world_size, seed = self._settings["world_size"], self._settings["seed"]
+        return [
+            source.order([seed, _ORDER, number], drawn)
+            if isinstance(source, ListedSource)
+            else SongStream(source, [seed, _STREAM, number], self.rank, world_size, stream)
+            for number, (source, drawn, stream) in enumerate(
+                zip(self.sources, state["drawn"], state["streams"], strict=True)
+            )
+        ]
+
     def _draws(self, position: int) -> Iterator[tuple[int, int]]:
-        """Source and seed of every crop from `position` on."""
+        """Yield the source and the seed of every crop from `position` on."""
         edges = np.cumsum(self._settings["weights"])
         for chunk in count_up(position // _CHUNK):
             generator = np.random.default_rng([self._settings["seed"], _DRAWS, chunk])
@@ -301,13 +305,21 @@ class CropLoader:
             yield from zip(numbers[skipped:].tolist(), seeds[skipped:].tolist(), strict=True)
 
 
+def _check_at_least(*arguments: tuple[str, int, int]) -> None:
+    """Raise a `ValueError` for the first of `(name, value, minimum)` that is too small."""
+    for name, value, minimum in arguments:
+        if value < minimum:
+            raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
 def _checked_weights(sources: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
+    """One weight for each source; raises a `ValueError` if they cannot be used."""
     if weights is None:
         if len(sources) > 1 and not all(isinstance(source, ListedSource) for source in sources):
-            raise ValueError("Give `weights`: how many songs a stream has is not known.")
+            raise ValueError("Give `weights`: the number of songs in a stream is not known.")
         return [float(len(source.songs)) if len(sources) > 1 else 1.0 for source in sources]
     if len(weights) != len(sources):
-        raise ValueError(f"`weights` must have one number a source ({len(sources)}), got {len(weights)}.")
+        raise ValueError(f"`weights` must have one number for each source ({len(sources)}), got {len(weights)}.")
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) == 0:
         raise ValueError(f"`weights` must be 0 or more and not all 0, got {list(weights)}.")
     return [float(weight) for weight in weights]

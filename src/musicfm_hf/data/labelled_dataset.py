@@ -1,13 +1,13 @@
 """
-Songs with labels, as a `datasets.DatasetDict` on disk: what every labelled data set looks like here.
+Labelled songs as a `datasets.DatasetDict` on disk, the format of every labelled data set in this package.
 
 Splits are `train`, `validation` and `test`. Columns: `id`; `audio` (`bytes` and `path`); `duration` in seconds;
-`transposition` in semitones, of versions that are made; `group`, the songs of which are in one split; `beats` (`times`
-in seconds, `positions` in the bar); `chords`, `sections` and `keys` (`starts` and `ends` in seconds, `labels` as they
-were annotated); `tags`. What a song was not annotated with is null. A data set may have more columns like `sections`.
+`transposition` in semitones, of transposed versions; `group`, whose songs are in one split; `beats` (`times` in
+seconds, `positions` in the bar); `chords`, `sections` and `keys` (`starts` and `ends` in seconds, `labels` as
+annotated); `tags`. Annotations that a song does not have are null. A data set may have more columns like `sections`.
 
-`audio` is what a column `datasets.Audio(decode=False)` gives, but not of that type: `save_to_disk` would copy all
-files into the data set. Cast it to that type before `push_to_hub`, which then takes the files along.
+`audio` has the values of a column `datasets.Audio(decode=False)`, but not its type: `save_to_disk` would copy all
+files into the data set. Cast it to that type before `push_to_hub`, which then uploads the files too.
 """
 
 import os
@@ -20,15 +20,20 @@ import numpy as np
 
 from ..tasks.annotations import Beats, Segment
 from .catalogue import DatasetAudio
-from .labelled import SEGMENT_COLUMNS, SPLITS, LabelledSong, Source
+from .labelled import SEGMENT_COLUMNS, LabelledSong, Source
+from .splits import SPLITS
 
 
 def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
     """
-    A `datasets.DatasetDict` with those of `SPLITS` that have songs (`datasets` cannot load what has no rows).
+    Build a `datasets.DatasetDict`. Splits without songs are left out, as `datasets` cannot load a split without rows.
+
+    Args:
+        splits: Songs by split; the splits are those of `SPLITS`.
+        source ([`Source`]): Description of the data set.
 
     Raises:
-        ValueError: there are no songs at all.
+        ValueError: no split has songs.
     """
     from datasets import Dataset, DatasetDict, DatasetInfo
 
@@ -36,7 +41,7 @@ def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
         raise ValueError("There are no songs with audio and labels.")
     more = sorted({name for songs in splits.values() for song in songs for name in song.more})
     features = _features(more)
-    info = DatasetInfo(source.description, source.citation, source.homepage, source.licence, features)
+    info = DatasetInfo(source.description, source.citation, source.homepage, source.license, features)
     parts = {}
     for name in SPLITS:
         rows = [_to_row(song, more) for song in splits.get(name, [])]
@@ -49,15 +54,15 @@ def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
 
 def save(dataset: Any, output: str | os.PathLike) -> None:
     """
-    Write a `DatasetDict` to a folder, beside what else is there. An older one is replaced once the new is complete.
+    Write a `DatasetDict` to a folder, beside other files. An older data set is replaced when the new one is complete.
 
     Raises:
-        FileExistsError: where a split is to be, there is something else.
+        FileExistsError: the folder of a split exists and is not part of a data set.
     """
     output = Path(output)
     for split in dataset:
         if (output / split).exists() and not (output / split / "state.json").is_file():
-            raise FileExistsError(f"{output / split} is no part of a data set: give another folder.")
+            raise FileExistsError(f"{output / split} is not part of a data set: choose another folder.")
     unfinished = output / f".unfinished.{os.getpid()}"
     try:
         dataset.save_to_disk(unfinished)
@@ -74,11 +79,15 @@ def save(dataset: Any, output: str | os.PathLike) -> None:
 
 def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
     """
-    The songs of a split of a data set that [`save`] wrote, or of one on the Hub with the same columns.
+    Load the songs of a split.
+
+    Args:
+        path: A folder written by [`save`], or the id of a data set on the Hub with the same columns.
+        split (`str`): train, validation or test.
 
     Raises:
-        FileNotFoundError: there is no such data set.
-        ValueError: it has no such split, or no such columns.
+        FileNotFoundError: the folder has no labelled data set.
+        ValueError: the data set lacks the split, or columns of a labelled data set.
     """
     from datasets import Audio
 
@@ -87,15 +96,15 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
         raise ValueError(f"{path} has no split {split!r}, only {', '.join(dataset)}.")
     rows = dataset[split]
     if missing := [name for name in _features([]) if name not in rows.column_names]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}: is it a labelled data set of this package?")
-    # Where the column is `Audio`, `datasets` would decode it.
+        raise ValueError(f"{path} has no column {', '.join(missing)}: `musicfm prepare` makes labelled data sets.")
+    # `datasets` would decode a column of the type `Audio`.
     rows = rows.cast_column("audio", Audio(decode=False))
     audio = rows.select_columns("audio")
     return [_from_row(row, split, DatasetAudio(audio, index, "audio")) for index, row in enumerate(rows)]
 
 
 def split_names(path: str | os.PathLike) -> list[str]:
-    """Which splits a data set has; raises as [`load_songs`]."""
+    """List the splits of a data set. Raises as [`load_songs`] does."""
     return list(_load(path))
 
 
@@ -105,12 +114,12 @@ def _load(path: str | os.PathLike) -> Any:
 
     folder = Path(path)
     if not (folder / "dataset_dict.json").is_file() and folder.exists():
-        raise FileNotFoundError(f"{folder} has no labelled data set: make one with recipes/prepare.py.")
+        raise FileNotFoundError(f"{folder} has no labelled data set: make one with `musicfm prepare`.")
     return load_from_disk(str(path)) if folder.exists() else load_dataset(str(path))
 
 
 def _features(more: Sequence[str]) -> Any:
-    """The columns."""
+    """The columns, with further ones for segments."""
     from datasets import Features, List, Value
 
     times, text = List(Value("float64")), List(Value("string"))
@@ -125,6 +134,7 @@ def _features(more: Sequence[str]) -> Any:
 
 
 def _to_row(song: LabelledSong, more: Sequence[str]) -> dict[str, Any]:
+    """The row of a song; `more` names the further columns."""
     beats = song.beats and {"times": np.asarray(song.beats.times), "positions": np.asarray(song.beats.positions)}
     audio = (
         dict(song.audio)
@@ -138,6 +148,7 @@ def _to_row(song: LabelledSong, more: Sequence[str]) -> dict[str, Any]:
 
 
 def _columns(segments: Sequence[Segment] | None) -> dict[str, list] | None:
+    """Segments as a row stores them."""
     if segments is None:
         return None
     starts, ends, labels = map(list, zip(*segments, strict=True)) if segments else ([], [], [])
@@ -145,7 +156,7 @@ def _columns(segments: Sequence[Segment] | None) -> dict[str, list] | None:
 
 
 def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> LabelledSong:
-    """A song; `content` is its audio, if that is in the data set, where it stays until it is read."""
+    """The song of a row. Audio whose bytes are in the data set is left there: `content` reads it on access."""
     segments = {
         name: _segments(value)
         for name, value in row.items()
@@ -165,6 +176,7 @@ def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> Labe
 
 
 def _segments(value: Mapping[str, list] | None) -> list[Segment] | None:
+    """Segments from what a row stores."""
     if value is None or value["starts"] is None:
         return None
     return [Segment(*columns) for columns in zip(value["starts"], value["ends"], value["labels"], strict=True)]

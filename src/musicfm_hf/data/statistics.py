@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the log-mel spectrogram of a catalogue: what the model normalises its input with."""
+"""Mean and standard deviation of the log-mel spectrogram of a catalogue, with which a model normalizes its input."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 from ..audio.reading import audio_length, load_audio
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMLogMel
-from .catalogue import DatasetAudio
+from ..model.spectrogram_musicfm import MusicFMLogMel
+from .catalogue import fetch_audio
 
 
 class MelStatistics(NamedTuple):
@@ -23,10 +23,10 @@ class MelStatistics(NamedTuple):
         mel_std (`np.ndarray` of shape `(bands,)`): Standard deviation of each mel band; 0 of an empty band.
         mean (`float`): Over all bands.
         std (`float`): Over all bands.
-        hours (`float`): Of audio that was measured.
-        files (`int`): That gave any of it.
-        skipped (`int`): Files that were tried and gave nothing.
-        problems (`list[tuple[str, str]]`): Name and reason, of files that could not be read, or only in part.
+        hours (`float`): Audio that was measured.
+        files (`int`): Files with measured audio.
+        skipped (`int`): Files that were tried and had no usable audio.
+        problems (`list[tuple[str, str]]`): Names and reasons of files that could not be read, or only in part.
     """
 
     mel_mean: np.ndarray
@@ -39,7 +39,7 @@ class MelStatistics(NamedTuple):
     problems: list[tuple[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; the global numbers have the names that they have beside the published checkpoints."""
+        """Values for JSON; the global ones are named as in the files beside the published checkpoints."""
         return {
             "mel_mean": self.mel_mean.tolist(),
             "mel_std": self.mel_std.tolist(),
@@ -61,19 +61,20 @@ def mel_statistics(
     """
     Measure a catalogue on crops that are spread over its files.
 
-    Each file is cut in crops at a random offset. In a random order every file gives one crop, then every file that
-    has more another one, and so on: up to `max_hours`, or till all is measured but the odd end of each file. A file
-    shorter than a crop gives what it has. The mel is the model's own before it is normalised.
+    Each file is cut into crops at a random offset. In a random order, one crop of every file is measured, then a
+    second one of every file that has more, and so on, up to `max_hours` or until only the remainders at the ends of
+    files are left. A file shorter than a crop is measured whole. The spectrogram is the model's own before
+    normalization.
 
     Args:
-        sources: Names and sources, as [`musicfm_hf.data.catalogue.list_sources`] gives them.
+        sources: Names and audio, as [`musicfm_hf.data.catalogue.list_sources`] returns them.
         max_hours (`float`, *optional*): Audio to measure at most; all by default.
-        seed (`int`): Decides order and crops.
+        seed (`int`): Seed of order and crops.
         crop_seconds (`float`): Length of a crop.
         progress (`bool`): Show a progress bar.
 
     Raises:
-        ValueError: nothing could be read, all of it is silent, or a setting is out of range.
+        ValueError: no file could be read, all are silent, or a setting is out of range.
     """
     config = MusicFMConfig(mel_mean=0.0, mel_std=1.0)
     min_samples = config.n_fft // 2 + 1
@@ -87,7 +88,7 @@ def mel_statistics(
     with tqdm(desc="measured", unit="s", disable=not progress) as bar:
         for index, crop in _crops(sources, seed, crop_seconds, config.sampling_rate):
             if not isinstance(crop, str) and len(crop) < min_samples:
-                crop = f"has {len(crop)} samples where {min_samples} are needed"
+                crop = f"has {len(crop)} samples, the model needs at least {min_samples}"
             if isinstance(crop, str):
                 problems.append((index, crop))
                 continue
@@ -101,20 +102,20 @@ def mel_statistics(
             bar.update(round(len(crop) / config.sampling_rate))
             if max_hours is not None and seconds + crop_seconds > max_hours * 3600 + 1e-6:
                 break
-    named = [(sources[index][0], problem) for index, problem in problems]
+    named_problems = [(sources[index][0], problem) for index, problem in problems]
     if not measured:
-        reasons = "; ".join(f"{name}: {problem}" for name, problem in named[:3])
+        reasons = "; ".join(f"{name}: {problem}" for name, problem in named_problems[:3])
         raise ValueError(f"None of {len(sources)} files could be read ({reasons}).")
     skipped = len({index for index, _ in problems} - measured)
     mel_mean, mel_std, mean, std = _moments(frames, sums, squares)
-    return MelStatistics(mel_mean, mel_std, mean, std, seconds / 3600, len(measured), skipped, named)
+    return MelStatistics(mel_mean, mel_std, mean, std, seconds / 3600, len(measured), skipped, named_problems)
 
 
 def _moments(frames: int, sums: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Mean and standard deviation of each band `(bands,)`, and of all values."""
+    """Mean and standard deviation of each band `(bands,)`, and of all bands together."""
     means = sums / frames
     variances = np.maximum(squares / frames - means**2, 0.0)
-    variances[variances < 1e-9] = 0.0  # what rounding leaves of a constant
+    variances[variances < 1e-9] = 0.0  # rounding errors of a constant
     if not variances.any():
         raise ValueError("The audio is silent.")
     if empty := np.flatnonzero(variances == 0).tolist():
@@ -126,15 +127,13 @@ def _moments(frames: int, sums: np.ndarray, squares: np.ndarray) -> tuple[np.nda
 def _crops(
     sources: Sequence[tuple[str, Any]], seed: int, crop_seconds: float, sampling_rate: int
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Index of a source, and a crop `(samples,)` of it or what is wrong with it, round after round."""
-    left = np.random.default_rng(seed).permutation(len(sources)).tolist()
+    """Yield the index of a source, and a crop `(samples,)` of it or its problem, round after round."""
+    remaining = np.random.default_rng(seed).permutation(len(sources)).tolist()
     starts: dict[int, list[float]] = {}
-    while left:
-        for index in left:
-            source = sources[index][1]
+    while remaining:
+        for index in remaining:
             try:
-                if isinstance(source, DatasetAudio):
-                    source = source.dataset[source.index][source.column]
+                source = fetch_audio(sources[index][1])
                 if index not in starts:
                     frames, rate = audio_length(source)
                     starts[index] = _starts(frames / rate, crop_seconds, np.random.default_rng([seed, index]))
@@ -148,11 +147,11 @@ def _crops(
                 for warning in caught:
                     yield index, str(warning.message)
                 yield index, crop
-        left = [index for index in left if starts[index]]
+        remaining = [index for index in remaining if starts[index]]
 
 
 def _starts(duration: float, crop_seconds: float, generator: np.random.Generator) -> list[float]:
-    """Where the crops of a file begin, in seconds, in a random order."""
+    """Starts of the crops of a file, in seconds, in a random order."""
     count = max(1, int(duration // crop_seconds))
     offset = generator.uniform(0.0, max(0.0, duration - count * crop_seconds))
     return (offset + crop_seconds * generator.permutation(count)).tolist()

@@ -1,38 +1,44 @@
 """Bootstrap intervals over songs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-
-def drop_nan(values: Iterable[float]) -> np.ndarray:
-    """What is not nan."""
-    values = np.array(list(values))
-    return values[~np.isnan(values)]
+from ..tasks.averages import drop_nan
 
 
 def percentile_interval(samples: np.ndarray, share: float = 0.95) -> tuple[float, float]:
-    """What the middle `share` of samples lies between; nan if there are none."""
-    known = drop_nan(samples)
-    low, high = np.quantile(known, [(1 - share) / 2, (1 + share) / 2]) if len(known) else (np.nan, np.nan)
+    """Return the limits of the middle `share` of samples, nan left out; nan if there are none."""
+    values = drop_nan(samples)
+    low, high = np.quantile(values, [(1 - share) / 2, (1 + share) / 2]) if len(values) else (np.nan, np.nan)
     return float(low), float(high)
 
 
 def centered_interval(samples: np.ndarray, score: float) -> tuple[float, float]:
     """
-    Of bootstrapped scores of tags, moved so that their mean is the score: songs that are drawn twice hold each other's
-    places in the ranking, and the average precision of such sets is higher.
+    Return the 95 % interval of bootstrapped averages over tags, shifted so that their mean is the score. Songs that
+    are drawn twice share their place in the ranking, which makes the average precision of such sets higher.
     """
-    known = drop_nan(samples)
-    return percentile_interval(known - known.mean() + score if len(known) else known)
+    values = drop_nan(samples)
+    return percentile_interval(values - values.mean() + score if len(values) else values)
 
 
 def bootstrap_interval(
-    values: Sequence[float], seed: int = 0, draws: int = 10_000, share: float = 0.95
+    values: Sequence[float] | np.ndarray, seed: int = 0, draws: int = 10_000, share: float = 0.95
 ) -> tuple[float, float]:
     """
-    An interval of the mean by the percentile bootstrap over songs (Efron, Tibshirani, *An Introduction to the
-    Bootstrap*, 1993), nan left out. Of differences between two systems on the same songs it is the paired bootstrap.
+    Return an interval of the mean by the percentile bootstrap over songs (Efron, Tibshirani, *An Introduction to the
+    Bootstrap*, 1993), nan left out. For differences between two systems on the same songs, this is the paired
+    bootstrap.
+
+    Args:
+        values: One number for each song.
+        seed (`int`): Of the drawn sets of songs.
+        draws (`int`): Number of sets.
+        share (`float`): Of the sets whose mean is in the interval.
+
+    Returns:
+        Lower and upper limit; nan without values.
     """
     values = drop_nan(values)
     if not len(values):

@@ -1,4 +1,4 @@
-"""Classical estimates: beats, chords and keys by librosa and templates."""
+"""Classical estimates of beats, chords and keys, by librosa and templates."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
 
-SAMPLING_RATE = 24000  # Hz; that of the encoders, so that all hear the same
+SAMPLING_RATE = 24000  # Hz; that of the encoders, so that all methods have the same audio
 
 HOP_LENGTH = 512  # samples
 
@@ -15,12 +15,12 @@ BEATS_PER_BAR = 4
 
 BARS_PER_SECTION = 8
 
-LEAST_SECONDS = 1.0
+MIN_SECONDS = 1.0
 
-QUIET = 0.05  # of the song's median: chroma that is weaker is no chord
+QUIET = 0.05  # of the song's median: weaker chroma is not a chord
 
-# How well each pitch class above the tonic fits a key, as listeners rated it (Krumhansl, Kessler, *Tracing the dynamic
-# changes in perceived tonal organization in a spatial representation of musical keys*, 1982).
+# Ratings by listeners of how well each pitch class above the tonic fits a key (Krumhansl, Kessler, *Tracing the
+# dynamic changes in perceived tonal organization in a spatial representation of musical keys*, 1982).
 KEY_PROFILES = {
     "maj": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "min": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
@@ -29,30 +29,32 @@ KEY_PROFILES = {
 _TRIADS = {"maj": (0, 4, 7), "min": (0, 3, 7)}
 
 
-class Sound(NamedTuple):
-    """What librosa hears in a song."""
+class AudioFeatures(NamedTuple):
+    """Features of a song that classical methods use; `None` if they were not requested."""
 
     beats: np.ndarray | None  # float64 (beats,) seconds
-    chroma: np.ndarray | None  # float32 (12, frames) from C, not normalised
-    frame_rate: float  # of chroma, in Hz; frame j is centred at j / frame_rate
+    chroma: np.ndarray | None  # float32 (12, frames) from C, not normalized
+    frame_rate: float  # of chroma, in Hz; frame j is centered at j / frame_rate
 
 
-def listen(waveform: np.ndarray, beats: bool, chroma: bool) -> Sound:
+def extract_features(waveform: np.ndarray, beats: bool, chroma: bool) -> AudioFeatures:
     """
-    Beats (`librosa.beat.beat_track`) and chroma (`librosa.feature.chroma_cqt`) of a song, if they are wanted.
+    Compute features of a song.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): Mono, at 24000 Hz.
+        beats (`bool`): Track beats (`librosa.beat.beat_track`).
+        chroma (`bool`): Compute chroma (`librosa.feature.chroma_cqt`).
 
     Raises:
-        ValueError: it is shorter than a second.
+        ValueError: if the waveform is shorter than a second.
     """
     import librosa
 
-    if len(waveform) < LEAST_SECONDS * SAMPLING_RATE:
-        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, baselines need {LEAST_SECONDS:g}")
+    if len(waveform) < MIN_SECONDS * SAMPLING_RATE:
+        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, baselines need {MIN_SECONDS:g}")
     settings = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
-    return Sound(
+    return AudioFeatures(
         librosa.beat.beat_track(**settings, units="time")[1].astype(np.float64) if beats else None,
         librosa.feature.chroma_cqt(**settings, norm=None).astype(np.float32) if chroma else None,
         SAMPLING_RATE / HOP_LENGTH,
@@ -60,24 +62,24 @@ def listen(waveform: np.ndarray, beats: bool, chroma: bool) -> Sound:
 
 
 def bars_of_four(times: np.ndarray) -> Beats:
-    """Beats at these seconds, of which every fourth from the first is taken for a downbeat."""
+    """Return beats at these seconds, where every fourth from the first is a downbeat."""
     return Beats(times, np.arange(len(times)) % BEATS_PER_BAR + 1)
 
 
 def match_chords(chroma: np.ndarray, frame_rate: float, beats: np.ndarray, duration: float) -> list[Segment]:
     """
-    Chords by binary templates (Fujishima, *Realtime Chord Recognition of Musical Sound*, ICMC 1999): the triad whose
-    three pitch classes have the highest cosine similarity with the mean chroma between two beats. N where chroma is
-    weaker than 5 % of its median over the song.
+    Estimate chords by binary templates (Fujishima, *Realtime Chord Recognition of Musical Sound*, ICMC 1999): the
+    triad whose three pitch classes have the highest cosine similarity with the mean chroma between two beats. N where
+    chroma is weaker than 5 % of its median over the song.
 
     Args:
-        chroma (`np.ndarray` of shape `(12, frames)`): From C. Frame j is centred at j / `frame_rate`.
+        chroma (`np.ndarray` of shape `(12, frames)`): From C. Frame j is centered at j / `frame_rate`.
         frame_rate (`float`): In Hz.
-        beats (`np.ndarray` of shape `(beats,)`): Seconds, between which a chord does not change.
+        beats (`np.ndarray` of shape `(beats,)`): Seconds at which a chord may change.
         duration (`float`): Seconds.
 
     Returns:
-        Segments from 0 to `duration` without gaps; equal neighbours are one.
+        Segments from 0 to `duration` without gaps; equal neighbors are merged.
     """
     inside = beats[(beats > 0) & (beats < duration)]
     edges = np.concatenate([[0.0], inside, [duration]])
@@ -86,14 +88,14 @@ def match_chords(chroma: np.ndarray, frame_rate: float, beats: np.ndarray, durat
     for row, (root, mode) in enumerate(triads):
         templates[row, [(root + step) % 12 for step in _TRIADS[mode]]] = 1
     frames = np.clip(np.round(edges * frame_rate).astype(int), 0, chroma.shape[1])
-    least = QUIET * np.median(chroma.sum(0))
+    threshold = QUIET * np.median(chroma.sum(0))
     chords: list[Segment] = []
     for (start, end), (first, last) in zip(pairwise(edges), pairwise(frames), strict=True):
         first = min(first, chroma.shape[1] - 1)
         mean = chroma[:, first : max(last, first + 1)].mean(1, dtype=np.float64)
-        # Cosines but for a factor: templates are of one length, and so is `mean` for all of them.
+        # Proportional to cosines: all templates have the same norm, and `mean` is the same for all of them.
         root, mode = triads[(templates @ mean).argmax()]
-        label = f"{PITCH_NAMES[root]}:{mode}" if mean.sum() > least else "N"
+        label = f"{PITCH_NAMES[root]}:{mode}" if mean.sum() > threshold else "N"
         if chords and chords[-1].label == label:
             start = chords.pop().start
         chords.append(Segment(float(start), float(end), label))
@@ -102,24 +104,24 @@ def match_chords(chroma: np.ndarray, frame_rate: float, beats: np.ndarray, durat
 
 def match_key(chroma: np.ndarray) -> str:
     """
-    The key whose profile correlates best with the mean chroma `(12, frames)` (Krumhansl, *Cognitive Foundations of
-    Musical Pitch*, 1990, chapter 4); N where all pitch classes are alike.
+    Return the key whose profile correlates best with the mean chroma `(12, frames)` (Krumhansl, *Cognitive Foundations
+    of Musical Pitch*, 1990, chapter 4); N if all pitch classes are equally strong.
     """
     mean = chroma.mean(1, dtype=np.float64)
     if np.ptp(mean) <= 1e-9 * max(mean.max(), 1e-9):
         return "N"
-    found = {
+    correlations = {
         f"{name}:{mode}": np.corrcoef(np.roll(profile, tonic), mean)[0, 1]
         for mode, profile in KEY_PROFILES.items()
         for tonic, name in enumerate(PITCH_NAMES)
     }
-    return max(found, key=found.__getitem__)
+    return max(correlations, key=correlations.__getitem__)
 
 
 def bar_grid(beats: Beats, duration: float, label: str, first_bar: int = 0) -> list[Segment]:
     """
-    Sections from 0 to `duration` (seconds), all with one label, that begin every eight bars from `first_bar` on (0:
-    with the first downbeat).
+    Return sections from 0 to `duration` (seconds), all with one label, with a boundary every eight bars from
+    `first_bar` on; bar 0 begins at the first downbeat.
     """
     starts = beats.times[beats.positions == 1][first_bar::BARS_PER_SECTION]
     edges = [0.0, *starts[(starts > 0) & (starts < duration)].tolist(), duration]

@@ -9,10 +9,10 @@ from tqdm.auto import tqdm
 from ..data.catalogue import describe_source
 from ..data.examples import with_annotation
 from ..data.labelled_dataset import load_songs
-from ..inference.annotators import load_models
+from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings
 from ..inference.heads import song_logits
-from ..tasks import task_module
+from ..tasks import get_task
 from ..training.records import environment, recorded
 from .scoring import paired_difference, score_song, scores_with_intervals
 
@@ -44,7 +44,7 @@ def evaluate(
         ValueError: the model has no task, or no song is annotated for it.
         OSError: the model or the data set does not exist.
     """
-    (head,) = load_models([model]).values()
+    (head,) = load_annotators([model]).values()
     head.to(device)
     config = head.config
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
@@ -54,7 +54,7 @@ def evaluate(
     scores = {song.id: scores[song.id] for song in songs}
     return {
         "task": config.task,
-        "metric": task_module(config.task).METRIC,
+        "metric": get_task(config.task).metric,
         "scores": scores_with_intervals(config, scores),
         "songs": scores,
     }
@@ -90,7 +90,9 @@ def evaluate_models(
     for result in others:
         if result["task"] == first["task"]:
             try:
-                result["difference"] = paired_difference([first["songs"]], [result["songs"]], first["metric"])
+                result["difference"] = paired_difference(
+                    first["task"], [first["songs"]], [result["songs"]], first["metric"]
+                )
             except ValueError as error:
                 result["not_compared"] = str(error)
     used = {"data": str(data), "split": split, "window_seconds": settings.window_seconds}

@@ -1,4 +1,4 @@
-"""Heads on an encoder: configuration, construction, LoRA, saving."""
+"""Heads on an encoder: their configuration, construction, LoRA matrices, and files."""
 
 import json
 from collections.abc import Sequence
@@ -9,37 +9,37 @@ import numpy as np
 import torch
 from transformers.dynamic_module_utils import custom_object_save
 
-from ..data.examples import crop_targets, task_labels
+from ..data.examples import crop_targets
 from ..data.labelled import LabelledSong
 from ..inference.embedding import HeadModel
-from ..model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import task_module
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
+from ..tasks import get_task
 from .arguments import TaskArguments
 
 
 def build_model(arguments: TaskArguments, config: MusicFMConfig) -> HeadModel:
     """
-    The encoder of `arguments.model` with a new head, as [`head_config`] describes it.
+    Return the encoder of `arguments.model` with a new head, as [`head_config`] describes it.
 
     Raises:
         ValueError: if weights of the encoder are missing there.
     """
-    is_clip = config.label_rate is None
-    model_class = MusicFMForAudioClassification if is_clip else MusicFMForAudioFrameClassification
+    classes = (MusicFMForAudioClassification, MusicFMForAudioFrameClassification)
+    model_class = next(cls for cls in classes if cls.__name__ == config.head_class)
     if arguments.random_encoder:
         return model_class(config)
     folder = Path(arguments.model)
-    name = str(folder.resolve()) if folder.is_dir() else arguments.model  # which an adapter will name
+    name = str(folder.resolve()) if folder.is_dir() else arguments.model  # an adapter names it
     return model_class.from_encoder(name, config, revision=arguments.revision)
 
 
 def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[LabelledSong]) -> MusicFMConfig:
-    """The configuration of a model with a head for a task."""
-    module = task_module(arguments.task)
-    labels = task_labels(arguments.task, songs)
-    outputs = [dict(output, size=output["size"] or len(labels)) for output in module.OUTPUTS]
-    rate = arguments.rate or module.PAPER_RATE
+    """Return the configuration of a model with a head for a task; labels may come from its training songs."""
+    spec = get_task(arguments.task)
+    labels = spec.label_names(songs)
+    outputs = spec.classifier_outputs(len(labels))
+    rate = arguments.label_rate or spec.label_rate
     values = base.to_dict() | {
         "task": arguments.task,
         "id2label": dict(enumerate(labels)),
@@ -47,27 +47,28 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
         "problem_type": outputs[0]["problem_type"],
         "classifier_outputs": outputs,
         "label_rate": rate,
-        "label_centered": arguments.task == "beat",
+        "label_centered": spec.centered,
         "classifier_layer": arguments.layer,
         "use_weighted_layer_sum": arguments.weighted_layer_sum,
         "classifier_proj_size": arguments.head_size,
         "classifier_dropout": arguments.head_dropout,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
-        "decoding": decoder_settings(arguments, rate),
+        "decoding": decoder_settings(arguments),
         "class_weights": None,
     }
     config = MusicFMConfig.from_dict(values)
+    check_decoding(config)
     if arguments.balance > 0:
         config.class_weights = class_weights(config, songs, arguments.balance)
     return config
 
 
-def decoder_settings(arguments: TaskArguments, rate: float | None) -> dict[str, Any]:
+def decoder_settings(arguments: TaskArguments) -> dict[str, Any]:
     """
-    `arguments.decoding`, tried on silence: its mistakes would show in the first evaluation only.
+    Parse `arguments.decoding`.
 
     Raises:
-        ValueError: if it is no mapping, or the task's decoder does not take it.
+        ValueError: if it is not a mapping.
     """
     try:
         settings = json.loads(arguments.decoding)
@@ -75,19 +76,26 @@ def decoder_settings(arguments: TaskArguments, rate: float | None) -> dict[str, 
         raise ValueError(f"`decoding` must be a mapping, got {arguments.decoding!r} ({error}).") from error
     if not isinstance(settings, dict):
         raise ValueError(f"`decoding` must be a mapping, got {arguments.decoding!r}.")
-    module = task_module(arguments.task)
+    return settings
+
+
+def check_decoding(config: MusicFMConfig) -> None:
+    """
+    Try the settings of the decoder on silence, since mistakes would otherwise show only in the first evaluation.
+
+    Raises:
+        ValueError: if the decoder of the task has no such setting, or a value is out of range.
+    """
     try:
-        if module.LABELS:
-            module.events(np.zeros((8, len(module.LABELS))), rate, **settings)
+        get_task(config.task).decode(config, np.zeros((8, config.num_labels)))
     except TypeError as error:
         raise ValueError(f"`decoding` has a setting that does not exist or fit: {error}") from error
-    return settings
 
 
 def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance: float) -> list[float]:
     """
-    Weights of labels by how rare they are in songs: of classes of which one applies (1 / (classes · share))^`balance`,
-    of independent ones ((1 - share) / share)^`balance`.
+    Compute weights of labels that grow with their rarity in songs: (1 / (classes · share))^`balance` for classes of a
+    softmax, ((1 - share) / share)^`balance` for independent labels.
     """
     total, sums = torch.zeros(2, config.num_labels, dtype=torch.float64)
     for song in songs:
@@ -108,7 +116,8 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance:
 
 def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     """
-    The model with LoRA matrices beside the layers that `arguments.lora_targets` name; its head is trained whole.
+    Return the model with LoRA matrices beside the layers that `arguments.lora_target_modules` names; its head is
+    trained in full.
 
     Raises:
         ValueError: if the encoder has no layer of one of these names.
@@ -116,34 +125,27 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     from peft import LoraConfig, get_peft_model
 
     names = {name.rpartition(".")[2] for name, module in model.musicfm.named_modules() if not list(module.children())}
-    if missing := sorted(set(arguments.lora_targets) - names):
+    if missing := sorted(set(arguments.lora_target_modules) - names):
         raise ValueError(f"The encoder has no layers {', '.join(missing)}; it has {', '.join(sorted(names))}.")
     lora = LoraConfig(
-        r=arguments.lora_rank,
+        r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_targets)})",
+        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_target_modules)})",
         modules_to_save=["classifier"],
         revision=arguments.revision,
     )
     return get_peft_model(model, lora)
 
 
-def read_layers(config: MusicFMConfig) -> list[int]:
-    """The hidden states that a head reads."""
-    if config.use_weighted_layer_sum:
-        return list(range(config.num_hidden_layers + 1))
-    return [config.num_hidden_layers if config.classifier_layer is None else config.classifier_layer]
-
-
 def save_finetuned(model: HeadModel, trained: torch.nn.Module, folder: str | Path) -> None:
     """
-    Write what was trained: the whole model; or an adapter of peft, with the configuration of its model beside it, so
+    Write the trained weights: the whole model, or a PEFT adapter with the configuration of its model beside it, so
     that the folder loads on its own.
     """
     if hasattr(trained, "get_base_model"):
         trained.save_pretrained(folder)
         model.config.save_pretrained(folder)
-        custom_object_save(trained.get_base_model(), folder)  # the code, for those who do not have the package
+        custom_object_save(trained.get_base_model(), folder)  # the code, for users without the package
     else:
         model.save_pretrained(folder)

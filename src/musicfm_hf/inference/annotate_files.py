@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ..audio.reading import load_audio
-from ..data.catalogue import AUDIO_EXTENSIONS, DatasetAudio
-from ..data.examples import COLUMNS
-from ..data.labelled import SEGMENT_COLUMNS
+from ..data.catalogue import AUDIO_EXTENSIONS, fetch_audio
+from ..tasks import get_task
 from .annotation import annotate
 from .embedding import HeadModel, WindowSettings
 from .song import FORMATS
@@ -105,10 +104,9 @@ def song_names(paths: Sequence[str]) -> list[str]:
 
 def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool) -> list[str]:
     """Endings of the files that are written for a song."""
-    columns = {COLUMNS[model.config.task] for model in models.values()}
-    endings = {"json": ["json"], "lab": [f"{column}.lab" for column in columns & set(SEGMENT_COLUMNS)]}
-    endings |= {column: [column] for column in columns & {"beats", "tags"}}
-    return [ending for kind in formats for ending in endings.get(kind, [])] + ["png"] * picture
+    specs = [get_task(model.config.task) for model in models.values()]
+    endings = [("json", "json"), *((spec.file_format, spec.file_ending) for spec in specs)]
+    return [ending for kind, ending in endings if kind in formats] + ["png"] * picture
 
 
 def _annotate_file(
@@ -120,10 +118,8 @@ def _annotate_file(
     formats: Sequence[str],
     picture: bool,
 ) -> None:
-    if isinstance(source, DatasetAudio):
-        source = source.dataset[source.index][source.column]
     rate = next(iter(models.values())).config.sampling_rate
-    audio = load_audio(source, rate)
+    audio = load_audio(fetch_audio(source), rate)
     annotation = annotate(models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size)
     annotation.save(output_dir, name, formats)
     if picture:

@@ -4,54 +4,64 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
+import transformers
+from transformers import AutoConfig
 
-from ..model.classification_musicfm import (
-    HUB_ARGUMENTS,
-    MusicFMForAudioClassification,
-    MusicFMForAudioFrameClassification,
-)
+from ..model.adapters_musicfm import HUB_ARGUMENTS
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMModel
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
+from ..tasks import known_tasks
 from .embedding import HeadModel
 from .fingerprint import encoder_settings
 
 
-def load_models(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, HeadModel]:
+def load_annotators(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, HeadModel]:
     """
-    Load models with a head, each by the Auto class that its configuration asks for; of encoders that are equal, one is
-    kept in memory.
+    Load models with a head for [`annotate`], each by the Auto class that fits its configuration. Of equal encoders,
+    one is kept in memory.
 
     Args:
-        folders: Folders or repositories of models, or of adapters of peft with the configuration of the whole model.
+        folders: Folders or repositories of models, or of PEFT adapters with the configuration of the whole model.
         **kwargs: For `from_pretrained`, such as `dtype` or `revision`.
 
     Returns:
         The models in eval mode, by folder.
 
     Raises:
-        ValueError: if one has no task, or two have the same.
-        OSError: if there is no such model.
+        ValueError: if a model has no task, or two have the same.
+        OSError: if a model does not exist.
     """
-    folders = [str(folder) for folder in folders]
+    names = [str(folder) for folder in folders]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-    configs = {folder: AutoConfig.from_pretrained(folder, **hub) for folder in folders}
-    _check_tasks([(folder, configs[folder]) for folder in folders])
+    configs = {name: AutoConfig.from_pretrained(name, **hub) for name in names}
+    _check_tasks([(name, configs[name]) for name in names])
     models: dict[str, HeadModel] = {}
-    for folder, config in configs.items():
-        named = config.architectures or []
-        of_clips = config.label_rate is None and "MusicFMForAudioFrameClassification" not in named
-        auto = AutoModelForAudioClassification if of_clips else AutoModelForAudioFrameClassification
-        model = auto.from_pretrained(folder, **kwargs).eval()
+    for name, config in configs.items():
+        model = _auto_class(config).from_pretrained(name, **kwargs).eval()
         for other in models.values():
             if _same_encoder(model.musicfm, other.musicfm):
                 model.musicfm = other.musicfm
                 break
-        models[folder] = model
+        models[name] = model
     return models
 
 
+def _auto_class(config: MusicFMConfig) -> type:
+    """Return the Auto class that loads a model with this configuration."""
+    head_class = config.head_class
+    if config.label_rate is None and MusicFMForAudioFrameClassification.__name__ in (config.architectures or []):
+        head_class = MusicFMForAudioFrameClassification.__name__  # at the rate of the encoder
+    return getattr(transformers, head_class.replace("MusicFM", "AutoModel"))
+
+
 def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -> dict[str, HeadModel]:
+    """
+    Return models by their task, without PEFT's wrapper.
+
+    Raises:
+        ValueError: if there is no model, one has no task, or two have the same.
+        TypeError: if a model does not have a head.
+    """
     if isinstance(models, torch.nn.Module):
         models = [models]
     if not isinstance(models, Mapping):
@@ -71,22 +81,8 @@ def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -
     return {model.config.task: model for model in models.values()}
 
 
-def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> None:
-    names: dict[str, str] = {}
-    for name, config in configs:
-        task = getattr(config, "task", None)
-        if task is None:
-            raise ValueError(
-                f"{name} does not say what its head was trained for: `config.task` is None. Set it to beat, chord, "
-                "structure, key or tagging."
-            )
-        if task in names:
-            raise ValueError(f"{names[task]} and {name} are both for the task {task}; give one of them.")
-        names[task] = name
-
-
 def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
-    """Models whose encoders give the same, together."""
+    """Group models whose encoders compute the same."""
     groups: list[list[HeadModel]] = []
     for model in models:
         for group in groups:
@@ -98,12 +94,28 @@ def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
     return groups
 
 
+def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> None:
+    """Raise an error if a model has no task, or two have the same."""
+    names: dict[str, str] = {}
+    for name, config in configs:
+        task = getattr(config, "task", None)
+        if task is None:
+            raise ValueError(
+                f"{name} does not specify the task of its head: `config.task` is None. Set it to one of "
+                f"{', '.join(known_tasks())}."
+            )
+        if task in names:
+            raise ValueError(f"{names[task]} and {name} are both for the task {task}; give one of them.")
+        names[task] = name
+
+
 def _same_encoder(first: MusicFMModel, second: MusicFMModel) -> bool:
+    """Whether two encoders have the same settings and weights."""
     if first is second:
         return True
     if encoder_settings(first.config) != encoder_settings(second.config):
         return False
-    # Equal weights of adapters would not be enough: they have a scale, and may be switched off.
+    # Equal weights of adapters are not enough: adapters have a scale, and may be switched off.
     if any(type(module).__module__.startswith("peft.") for model in (first, second) for module in model.modules()):
         return False
     ours, theirs = first.state_dict(), second.state_dict()
@@ -111,6 +123,6 @@ def _same_encoder(first: MusicFMModel, second: MusicFMModel) -> bool:
 
 
 def _same_tensor(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Values of offloaded weights are not known here."""
-    alike = first.device == second.device and first.dtype == second.dtype and not first.is_meta
-    return alike and torch.equal(first, second)
+    """Whether two weights are equal. The values of offloaded weights are unknown."""
+    comparable = first.device == second.device and first.dtype == second.dtype and not first.is_meta
+    return comparable and torch.equal(first, second)

@@ -1,19 +1,25 @@
-"""A picture of an annotated song, in rows like the systems of a score."""
+"""Picture of an annotated song, in rows like the systems of a score."""
 
-import colorsys
 import os
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tasks.annotations import PITCH_NAMES, Segment
+from ..tasks import get_task, known_tasks
+from ..tasks.annotations import Beats, Segment
+from ..tasks.events import file_format
+from ..tasks.spec import Strip
+from .colors import pitch_color, section_colors
 from .song import SongAnnotation
+from .sound_image import spectrograms
 
 LONGEST_ROW_SECONDS = 40.0
 
-LONGEST_SECONDS = 900.0  # after that, an overview
+LONGEST_SECONDS = 900.0  # longer audio is drawn as an overview
 
 MOST_OVERVIEW_ROWS = 8
 
@@ -30,23 +36,11 @@ WIDTH, LEFT, RIGHT = 15.0, 0.75, 0.3
 
 HEADER, GAP = 0.95, 0.42
 
-HEIGHTS = {"sections": 0.24, "sound": 0.78, "beats": 0.2, "chords": 0.34, "keys": 0.19}
+SOUND = "sound"  # name of the strip of the spectrogram or waveform
 
-LABELS = {"sections": "form", "sound": "", "beats": "bar", "chords": "chord", "keys": "key"}
+SOUND_HEIGHT = 0.78
 
 MOST_BAR_NUMBERS = 40  # in a row
-
-SECTION_COLOURS = {
-    "intro": "#b9d7e8",
-    "verse": "#8fbc8f",
-    "chorus": "#f2a65a",
-    "bridge": "#c3a6d8",
-    "inst": "#e8d27c",
-    "outro": "#a9b8c9",
-    "silence": "#eeeeee",
-}
-
-OTHER_COLOURS = ("#e3a6ad", "#9fd0c8", "#d8c3a5", "#b5c98e", "#a7a9d6", "#e6b8d5")
 
 _MODES = {"maj": "major", "min": "minor"}
 
@@ -61,24 +55,24 @@ _QUALITIES = {
     "minmaj7": "mM7",
 }
 
-SMALLEST_NAME = 5.0  # points; smaller names of chords are left out
+SMALLEST_NAME = 5.0  # points; chord names that would be smaller are omitted
 
 
 class _Row(NamedTuple):
-    """A stretch of the song, in seconds."""
+    """An interval of the song, in seconds, that is drawn as one row."""
 
     start: float
     end: float
 
     def inches(self, seconds: float) -> float:
-        """How wide so much time is drawn."""
+        """Return the width in which this time is drawn."""
         return seconds / (self.end - self.start) * (WIDTH - LEFT - RIGHT)
 
 
 def draw_annotation(
-    annotation: "SongAnnotation", path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str
+    annotation: SongAnnotation, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str
 ) -> None:
-    """Draw as [`SongAnnotation.draw`] says, which see."""
+    """Draw a song as PNG; see [`SongAnnotation.draw`]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -89,36 +83,34 @@ def draw_annotation(
             f"shape {waveform.shape} at {sampling_rate} Hz."
         )
     overview = annotation.duration > LONGEST_SECONDS
-    strips = [name for name in HEIGHTS if name == "sound" or getattr(annotation, name) is not None]
-    strips = [name for name in strips if not (overview and name in ("beats", "chords"))]
-    rows = _overview_rows(annotation.duration) if overview else _rows(annotation)
-    row_height = sum(HEIGHTS[name] for name in strips) + GAP
+    strips = {name: strip for name, strip in _strips(annotation).items() if strip.in_overview or not overview}
+    rows = _overview_rows(annotation.duration) if overview else song_rows(annotation)
+    row_height = sum(strip.height for strip in strips.values()) + GAP
     height = HEADER + row_height * len(rows) + 0.1
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     _draw_header(figure, annotation, title, height)
-    images = [] if overview else _spectrograms(waveform, sampling_rate, rows)
+    images = [] if overview else spectrograms(waveform, sampling_rate, rows)
     for index, row in enumerate(rows):
         axes = _add_strips(figure, strips, row, height - HEADER - row_height * index, height)
         if overview:
-            _draw_envelope(axes["sound"], waveform, sampling_rate, row)
+            _draw_envelope(axes[SOUND], waveform, sampling_rate, row)
         else:
             place = {"extent": (row.start, row.end, 0, 1), "aspect": "auto", "origin": "lower"}
-            axes["sound"].imshow(images[index], cmap="magma", vmin=-60, vmax=0, **place)
-        for name, draw in _STRIPS.items():
-            if name in axes:
-                draw(axes[name], row, annotation)
-        if "beats" in axes:
-            _draw_bars(axes["sound"], row, annotation)
+            axes[SOUND].imshow(images[index], cmap="magma", vmin=-60, vmax=0, **place)
+            _draw_bar_lines(axes[SOUND], row, annotation)
+        for name, strip in strips.items():
+            if name != SOUND:
+                _DRAWINGS[strip.drawing](axes[name], row, annotation.get(name))
         _draw_boundaries(axes, row, annotation, "#aaaaaa" if overview else "white")
-        _draw_time(axes[strips[-1]], row)
+        _draw_time(axes[list(strips)[-1]], row)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         canvas.print_png(os.fspath(path))
 
 
 def short_chord(label: str) -> str:
-    """A chord as lead sheets have it: `C`, `F♯m`, `B♭7/3`, `N.C.` for `C:maj`, `F#:min`, `Bb:7/3`, `N`."""
+    """Return a chord as lead sheets write it: `C`, `F♯m`, `B♭7/3`, `N.C.` for `C:maj`, `F#:min`, `Bb:7/3`, `N`."""
     if label in ("N", "X"):
         return "N.C." if label == "N" else "?"
     chord, slash, bass = label.partition("/")
@@ -127,7 +119,7 @@ def short_chord(label: str) -> str:
 
 
 def key_name(label: str) -> str:
-    """A key in words: `F♯ minor` for `F#:min`."""
+    """Return a key in words: `F♯ minor` for `F#:min`."""
     if label == "N":
         return "no key"
     tonic, _, mode = label.partition(":")
@@ -135,21 +127,37 @@ def key_name(label: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, and hours where there are any: `3:05`, `1:00:00`."""
+    """Return minutes and seconds, after an hour with hours: `3:05`, `1:00:00`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def _signs(note: str) -> str:
+    """Write sharps and flats as musical signs."""
     return note[:1] + note[1:].replace("#", "♯").replace("b", "♭")
 
 
-def _rows(annotation: "SongAnnotation") -> list[_Row]:
-    """Rows of like length that break at bar lines."""
+def _strips(annotation: SongAnnotation) -> dict[str, Strip]:
+    """Return the strips from top to bottom, by the name of the result that each shows."""
+    specs = {spec.column: spec for spec in map(get_task, known_tasks())}
+    strips = {
+        column: replace(spec.strip, label=spec.strip.label or spec.name)
+        for column, spec in specs.items()
+        if spec.strip is not None
+    }
+    for name, events in annotation.more.items():
+        if name not in specs and file_format(events) == "lab":  # of a task that is not loaded
+            strips[name] = Strip(name)
+    drawn = {name: strip for name, strip in strips.items() if annotation.get(name) is not None}
+    above = {name: strip for name, strip in drawn.items() if strip.above}
+    return above | {SOUND: Strip("", height=SOUND_HEIGHT)} | drawn
+
+
+def song_rows(annotation: SongAnnotation) -> list[_Row]:
+    """Split the song into rows of similar length that break at bar lines."""
     count = max(1, int(np.ceil(annotation.duration / LONGEST_ROW_SECONDS)))
     edges = np.linspace(0, annotation.duration, count + 1)
-    beats = annotation.beats
-    bars = beats.times[beats.positions == 1] if beats is not None else np.empty(0)
+    bars = _downbeats(annotation)
     for index in range(1, count):
         distances = np.abs(bars - edges[index])
         if len(bars) and distances.min() < edges[-1] / count / 8:
@@ -157,26 +165,33 @@ def _rows(annotation: "SongAnnotation") -> list[_Row]:
     return [_Row(start, end) for start, end in pairwise(edges.tolist())]
 
 
+def _downbeats(annotation: SongAnnotation) -> np.ndarray:
+    """Seconds of the downbeats; none without beats."""
+    beats = annotation.beats
+    return beats.times[beats.positions == 1] if beats is not None else np.empty(0)
+
+
 def _overview_rows(duration: float) -> list[_Row]:
+    """Split a long song into rows of equal length."""
     count = min(MOST_OVERVIEW_ROWS, int(np.ceil(duration / OVERVIEW_ROW_SECONDS)))
     edges = np.linspace(0, duration, count + 1).tolist()
     return [_Row(start, end) for start, end in pairwise(edges)]
 
 
-def _add_strips(figure: Any, strips: list[str], row: _Row, top: float, height: float) -> dict[str, Any]:
-    """Axes of a row, one below the other from `top` inches on, in a figure of this height."""
+def _add_strips(figure: Any, strips: dict[str, Strip], row: _Row, top: float, height: float) -> dict[str, Any]:
+    """Add the axes of a row, one below the other from `top` inches on, to a figure of this height."""
     axes = {}
-    for name in strips:
-        top -= HEIGHTS[name]
-        place = (LEFT / WIDTH, top / height, (WIDTH - LEFT - RIGHT) / WIDTH, HEIGHTS[name] / height)
+    for name, strip in strips.items():
+        top -= strip.height
+        place = (LEFT / WIDTH, top / height, (WIDTH - LEFT - RIGHT) / WIDTH, strip.height / height)
         axes[name] = figure.add_axes(place, xlim=(row.start, row.end), ylim=(0, 1), yticks=[])
         axes[name].tick_params(bottom=False, labelbottom=False)
-        axes[name].set_ylabel(LABELS[name], rotation=0, ha="right", va="center", fontsize=8, color="#666666")
+        axes[name].set_ylabel(strip.label, rotation=0, ha="right", va="center", fontsize=8, color="#666666")
     return axes
 
 
-def _draw_header(figure: Any, annotation: "SongAnnotation", title: str, height: float) -> None:
-    """Title and what is true of the whole song, and tags with bars."""
+def _draw_header(figure: Any, annotation: SongAnnotation, title: str, height: float) -> None:
+    """Draw the title, facts about the whole song, and tags with their probabilities as bars."""
     facts = [clock(annotation.duration)]
     if annotation.key is not None:
         facts.append(key_name(annotation.key))
@@ -205,19 +220,18 @@ def _draw_header(figure: Any, annotation: "SongAnnotation", title: str, height: 
         axes.text(-0.07, 0.45, name, ha="right", va="center", fontsize=8.5, parse_math=False)
 
 
-def _draw_sections(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
-    names = dict.fromkeys(segment.label for segment in annotation.sections)
-    others = [name for name in names if name not in SECTION_COLOURS]
-    for start, end, label in _visible(annotation.sections, row):
-        colour = SECTION_COLOURS.get(label) or OTHER_COLOURS[others.index(label) % len(OTHER_COLOURS)]
-        axes.axvspan(start, end, color=colour, linewidth=0)
+def _draw_labels(axes: Any, row: _Row, segments: list[Segment]) -> None:
+    """Draw segments in the color of their label, with its name where there is room."""
+    colors = section_colors(segment.label for segment in segments)
+    for start, end, label in _visible(segments, row):
+        axes.axvspan(start, end, color=colors[label], linewidth=0)
         if row.inches(end - start) > 0.085 * len(label) + 0.08:
             axes.text((start + end) / 2, 0.46, label, ha="center", va="center", fontsize=9.5, parse_math=False)
 
 
-def _draw_beats(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
-    """Bar lines with the number of the bar, and ticks for the other beats."""
-    times, positions = annotation.beats
+def _draw_beats(axes: Any, row: _Row, beats: Beats) -> None:
+    """Draw bar lines with the number of the bar, and ticks for the other beats."""
+    times, positions = beats
     inside = (times >= row.start) & (times < row.end)
     down = positions == 1
     axes.vlines(times[inside & ~down], 0, 0.4, color="#999999", lw=0.9)
@@ -230,22 +244,23 @@ def _draw_beats(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
             axes.annotate(str(number), (time, 0.58), fontsize=7.5, color="#333333", **place)
 
 
-def _draw_bars(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
-    """Bar lines through the spectrogram."""
-    times, positions = annotation.beats
-    visible = times[(positions == 1) & (times >= row.start) & (times < row.end)]
-    axes.vlines(visible, 0, 1, color="white", lw=0.6, alpha=0.45)
+def _draw_bar_lines(axes: Any, row: _Row, annotation: SongAnnotation) -> None:
+    """Draw bar lines through the spectrogram."""
+    times = _downbeats(annotation)
+    axes.vlines(times[(times >= row.start) & (times < row.end)], 0, 1, color="white", lw=0.6, alpha=0.45)
 
 
-def _draw_chords(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
-    for start, end, label in _visible(annotation.chords, row):
-        axes.axvspan(start, end, facecolor=_pitch_colour(label), edgecolor="white", linewidth=0.8)
-        _draw_name(axes, row, start, end, short_chord(label))
+def _draw_chords(axes: Any, row: _Row, chords: list[Segment]) -> None:
+    """Draw chords in the color of their root, with their names."""
+    for start, end, label in _visible(chords, row):
+        axes.axvspan(start, end, facecolor=pitch_color(label), edgecolor="white", linewidth=0.8)
+        _draw_chord_name(axes, row, start, end, short_chord(label))
 
 
-def _draw_name(axes: Any, row: _Row, start: float, end: float, name: str) -> None:
-    """As large as fits; upright, or without its bass, where there is no other way."""
-    width, height = 72 * row.inches(end - start), 72 * HEIGHTS["chords"]  # points
+def _draw_chord_name(axes: Any, row: _Row, start: float, end: float, name: str) -> None:
+    """Draw a name as large as fits; upright and without its bass if it would be too small."""
+    strip = axes.get_position().height * axes.figure.get_figheight()  # inches
+    width, height = 72 * row.inches(end - start), 72 * strip  # points
     size = min(12.0, width / (0.68 * len(name) + 0.2))
     if upright := size < 7:
         name = name.partition("/")[0]
@@ -255,9 +270,10 @@ def _draw_name(axes: Any, row: _Row, start: float, end: float, name: str) -> Non
         axes.text((start + end) / 2, 0.47, name, fontsize=size, **place)
 
 
-def _draw_keys(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
-    for start, end, label in _visible(annotation.keys, row):
-        axes.axvspan(start, end, facecolor=_pitch_colour(label), edgecolor="white", linewidth=0.8)
+def _draw_keys(axes: Any, row: _Row, keys: list[Segment]) -> None:
+    """Draw keys in the color of their tonic, with their names in words, or short where there is less room."""
+    for start, end, label in _visible(keys, row):
+        axes.axvspan(start, end, facecolor=pitch_color(label), edgecolor="white", linewidth=0.8)
         if row.inches(end - start) > 0.075 * len(key_name(label)) + 0.08:
             name = key_name(label)
         else:
@@ -269,19 +285,26 @@ def _draw_keys(axes: Any, row: _Row, annotation: "SongAnnotation") -> None:
             )  # fmt: skip
 
 
-_STRIPS = {"sections": _draw_sections, "beats": _draw_beats, "chords": _draw_chords, "keys": _draw_keys}
+# `Strip.drawing` → a function of the axes, the row and the events.
+_DRAWINGS: dict[str, Callable[[Any, _Row, Any], None]] = {
+    "labels": _draw_labels,
+    "beats": _draw_beats,
+    "chords": _draw_chords,
+    "keys": _draw_keys,
+}
 
 
-def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: "SongAnnotation", colour: str) -> None:
-    """Where a section begins, a line through sound, bars and chords."""
+def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: SongAnnotation, sound_color: str) -> None:
+    """Draw a line where a section begins through the strips of sections, sound, beats and chords."""
+    crossed = [name for name in axes if name in ("sections", SOUND, "beats", "chords")]
     for segment in annotation.sections or []:
         if row.start < segment.start < row.end:
-            for name, strip in axes.items():
-                if name != "keys":
-                    strip.axvline(segment.start, color=colour if name == "sound" else "black", lw=1.4)
+            for name in crossed:
+                axes[name].axvline(segment.start, color=sound_color if name == SOUND else "black", lw=1.4)
 
 
 def _draw_time(axes: Any, row: _Row) -> None:
+    """Draw the time axis below a row, with about fifteen ticks or fewer."""
     steps = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
     step = next((step for step in steps if (row.end - row.start) / step <= 15), (row.end - row.start) / 10)
     ticks = np.arange(np.ceil(row.start / step - 1e-9) + 0.0, np.floor(row.end / step + 1e-9) + 1) * step
@@ -291,7 +314,7 @@ def _draw_time(axes: Any, row: _Row) -> None:
 
 
 def _draw_envelope(axes: Any, waveform: np.ndarray, sampling_rate: int, row: _Row) -> None:
-    """Lowest and highest sample of each pixel."""
+    """Draw the lowest and the highest sample of each pixel."""
     part = waveform[round(row.start * sampling_rate) : round(row.end * sampling_rate)]
     starts = np.unique(np.linspace(0, len(part), int(WIDTH * DPI), endpoint=False).astype(int))
     low, high = np.minimum.reduceat(part, starts), np.maximum.reduceat(part, starts)
@@ -300,44 +323,10 @@ def _draw_envelope(axes: Any, waveform: np.ndarray, sampling_rate: int, row: _Ro
     axes.fill_between(times, 0.5 + 0.48 * low / largest, 0.5 + 0.48 * high / largest, color="#5b7fa6", linewidth=0)
 
 
-def _spectrograms(waveform: np.ndarray, sampling_rate: int, rows: list[_Row]) -> list[np.ndarray]:
-    """For each row `(frequencies, frames)` in dB below the loudest of the song; frequencies on a log scale."""
-    images = [_log_spectrogram(waveform, sampling_rate, row) for row in rows]
-    loudest = max((np.percentile(image, 99.7) for image in images), default=0.0)
-    return [image - loudest for image in images]
-
-
-def _log_spectrogram(waveform: np.ndarray, sampling_rate: int, row: _Row, fps: float = 40.0) -> np.ndarray:
-    """Mean power of 150 bands from 50 Hz to 8 kHz, in dB, 3 dB louder with each octave."""
-    size = 2 ** round(np.log2(0.15 * sampling_rate))
-    centres = np.round(np.arange(row.start, row.end, 1 / fps) * sampling_rate).astype(int)
-    first, last = centres[0] - size // 2, centres[-1] + size // 2
-    part = waveform[max(0, first) : last].astype(np.float32)
-    part = np.pad(part, (max(0, -first), max(0, last - max(0, first) - len(part))))
-    frames = np.lib.stride_tricks.sliding_window_view(part, size)[centres - centres[0]]
-    power = np.abs(np.fft.rfft(frames * np.hanning(size).astype(np.float32), axis=1)) ** 2
-    sums = np.pad(power.cumsum(axis=1), [(0, 0), (1, 0)])  # of all bins below an edge
-    edges = np.geomspace(50, min(8000, 0.49 * sampling_rate), 151)
-    places = edges / sampling_rate * size + 0.5
-    lower = places.astype(int)
-    below = sums[:, lower] + (places - lower) * (sums[:, lower + 1] - sums[:, lower])
-    means = np.diff(below, axis=1) / np.diff(places)
-    return (10 * np.log10(means + 1e-9) + 3 * np.log2(edges[1:] / edges[0])).T
-
-
 def _visible(segments: list[Segment], row: _Row) -> list[Segment]:
-    """What of them lies in a row."""
+    """Return the parts of segments that lie in a row."""
     return [
         Segment(max(start, row.start), min(end, row.end), label)
         for start, end, label in segments
         if start < row.end - 1e-6 and end > row.start + 1e-6
     ]
-
-
-def _pitch_colour(label: str) -> tuple[float, float, float] | str:
-    """Neighbours on the circle of fifths have neighbouring hues; minor is darker."""
-    root, _, mode = label.partition(":")
-    if root not in PITCH_NAMES:
-        return "#eeeeee"
-    hue = (PITCH_NAMES.index(root) * 7 % 12) / 12
-    return colorsys.hls_to_rgb(hue, 0.74 if mode.startswith("min") else 0.85, 0.45 if mode.startswith("min") else 0.75)

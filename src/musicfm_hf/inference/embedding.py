@@ -7,25 +7,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..audio.reading import resample
+from ..audio.waveform import to_waveform
 from ..audio.windows import Window, plan_windows
-from ..model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
-from ..model.modeling_musicfm import MusicFMModel
+from ..model.feature_extraction_musicfm import normalize_waveform
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 
 HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
 
 
 class FrameEmbeddings(NamedTuple):
-    """Embeddings of a song: `frames` `(frames, hidden_size)`, and `times` `(frames,)`, their centres in seconds."""
+    """Embeddings of a song."""
 
-    frames: torch.Tensor
-    times: np.ndarray
+    frames: torch.Tensor  # (frames, hidden_size)
+    times: np.ndarray  # (frames,) centers in seconds
 
 
 class WindowSettings(NamedTuple):
-    """How long audio is encoded; see [`embed`]."""
+    """Settings for encoding long audio in windows; see [`embed`]."""
 
     layer: int | None = None
     window_seconds: float = 30.0
@@ -33,13 +32,18 @@ class WindowSettings(NamedTuple):
     batch_size: int = 1
 
     def frames(self, config: MusicFMConfig) -> tuple[int, int]:
-        """Frames in a window and in an overlap; raises `ValueError` where the model cannot work with the settings."""
+        """
+        Return the number of frames in a window and in an overlap.
+
+        Raises:
+            ValueError: if a setting is out of the range of the model.
+        """
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
         if self.layer is not None and not 0 <= self.layer <= config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {config.num_hidden_layers}, got {self.layer}.")
         window = round(self.window_seconds * config.frame_rate)
-        least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may lack part of a frame
+        least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may lack a part of a frame
         if window < least:
             raise ValueError(
                 f"`window_seconds` must be at least {least / config.frame_rate:g}, got {self.window_seconds}."
@@ -54,61 +58,49 @@ class WindowSettings(NamedTuple):
             )
         return window, overlap
 
+    def plan(self, config: MusicFMConfig, num_samples: int, num_frames: int) -> list[Window]:
+        """Cut audio of `num_samples` samples and `num_frames` frames into windows; raises as [`frames`]."""
+        window, overlap = self.frames(config)
+        return plan_windows(
+            num_samples, num_frames, config.samples_per_frame, window, overlap, config.window_samples(window)
+        )
+
 
 def embed(
     model: MusicFMModel,
-    audio: np.ndarray | torch.Tensor,
-    sampling_rate: int,
+    audio: Any,
+    sampling_rate: int | None = None,
     layer: int | None = None,
     window_seconds: float = 30.0,
     overlap_seconds: float | None = None,
     batch_size: int = 1,
 ) -> FrameEmbeddings:
     """
-    Embed audio of any length in bounded memory: overlapping windows are encoded in batches, and every frame is taken
-    from the window in which it lies further from an edge.
+    Embed audio of any length in bounded memory. Overlapping windows are encoded in batches, and every frame is taken
+    from the window in which it is further from an edge.
 
     Args:
         model ([`MusicFMModel`]): In any dtype, on any device. It is used in eval mode and left as it was.
-        audio (`np.ndarray` or `torch.Tensor` of shape `(samples,)`): A mono waveform.
-        sampling_rate (`int`): Its rate in Hz; resampled to the model's if it differs.
-        layer (`int`, *optional*): Hidden state to return, 0 to `model.config.num_hidden_layers` (the default). Layers
-            after it are not computed.
+        audio: A waveform `(samples,)` with its `sampling_rate`; or a path, `bytes`, or a row of a data set. See
+            [`musicfm_hf.audio.waveform.to_waveform`].
+        sampling_rate (`int`, *optional*): Rate of a waveform in Hz; resampled to that of the model if it differs.
+        layer (`int`, *optional*): Hidden state to return, 0 to `model.config.num_hidden_layers` (the default). Later
+            layers are not computed.
         window_seconds (`float`): Length of a window; the published models were trained on 30 s.
-        overlap_seconds (`float`, *optional*): Overlap of neighbouring windows; a sixth of the window by default.
+        overlap_seconds (`float`, *optional*): Overlap of neighboring windows; a sixth of the window by default.
         batch_size (`int`): Windows encoded at once.
 
     Returns:
-        [`FrameEmbeddings`], float32 on the processor.
+        [`FrameEmbeddings`], float32 on the CPU.
 
     Raises:
         ValueError: if the audio has several channels, is too short or not finite, or a setting is out of range.
         TypeError: if the audio is not numeric.
     """
     settings = WindowSettings(layer, window_seconds, overlap_seconds, batch_size)
-    waveform = checked_waveform(audio, sampling_rate, model.config.sampling_rate)
+    waveform = to_waveform(audio, sampling_rate, model.config.sampling_rate)
     ((_, embeddings),) = embed_songs(model, [(None, waveform)], settings)
     return embeddings
-
-
-def checked_waveform(audio: np.ndarray | torch.Tensor, sampling_rate: int, target_rate: int) -> np.ndarray:
-    """One mono waveform, float32 `(samples,)` at `target_rate` Hz; raises as [`embed`] says."""
-    shape = tuple(getattr(audio, "shape", ()))
-    if len(shape) > 1 and shape[0] != 1:
-        raise ValueError(
-            f"`audio` must be one waveform of shape (samples,), got {shape}. Average its channels, or call this for "
-            "each waveform."
-        )
-    if not isinstance(sampling_rate, int | float | np.number) or not sampling_rate > 0:
-        raise ValueError(f"`sampling_rate` must be that of the audio, in Hz, got {sampling_rate!r}.")
-    extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)
-    checked = extractor(audio, sampling_rate, padding=False, return_attention_mask=False)["input_values"]
-    if len(checked) != 1:
-        raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(checked)} of them.")
-    waveform = resample(checked[0], sampling_rate, target_rate)
-    if not len(waveform):
-        raise ValueError(f"`audio` is empty at {target_rate} Hz: it has {len(checked[0])} samples.")
-    return waveform
 
 
 def embed_songs(
@@ -118,16 +110,19 @@ def embed_songs(
     mix: torch.Tensor | None = None,
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
     """
-    [`embed`] for a stream of `(key, waveform)`, waveforms float32 `(samples,)` at the model's rate. Windows of like
-    length are batched across songs, so that songs come back in the order in which they are finished.
+    [`embed`] for a stream of `(key, waveform)`, waveforms float32 `(samples,)` at the rate of the model. Windows of
+    similar length are batched across songs, and songs are returned in the order in which they are finished.
 
     Args:
         mix (`torch.Tensor` of shape `(readers, layers + 1)`, *optional*): In place of one layer, weighted sums of the
-            hidden states, so that several heads are served by one pass. Frames then are `(frames, readers,
-            hidden_size)`, and no layer is computed after the last one that has weight.
+            hidden states, so that several heads share one pass. Frames are then `(frames, readers, hidden_size)`, and
+            layers after the last one with a weight are not computed.
+
+    Raises:
+        ValueError: if a waveform is shorter than the model needs, or a setting is out of range.
     """
     config = model.config
-    window_frames, overlap_frames = settings.frames(config)
+    settings.frames(config)  # raises before any work
     enough = 1 if settings.batch_size == 1 else 4 * settings.batch_size
     pending: list[_PendingWindow] = []
     with eval_mode(model):
@@ -137,15 +132,8 @@ def embed_songs(
                 raise ValueError(f"{name} has {len(waveform)} samples, the model needs {config.min_samples}.")
             song = _Song(key, waveform, model.output_frames(len(waveform)))
             if config.do_normalize:
-                song.waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
-            windows = plan_windows(
-                len(waveform),
-                song.num_frames,
-                config.samples_per_frame,
-                window_frames,
-                overlap_frames,
-                config.window_samples(window_frames),
-            )
+                song.waveform = normalize_waveform(waveform)
+            windows = settings.plan(config, len(waveform), song.num_frames)
             song.missing = len(windows)
             pending += [_PendingWindow(song, window) for window in windows]
             while len(pending) >= enough:
@@ -155,6 +143,8 @@ def embed_songs(
 
 
 class _Song:
+    """A song that is being encoded."""
+
     def __init__(self, key: Any, waveform: np.ndarray, num_frames: int):
         self.key = key
         self.waveform = waveform
@@ -164,6 +154,8 @@ class _Song:
 
 
 class _PendingWindow(NamedTuple):
+    """A window that is not encoded yet."""
+
     song: _Song
     window: Window
 
@@ -175,7 +167,7 @@ class _PendingWindow(NamedTuple):
 def _encode_batch(
     model: MusicFMModel, pending: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
-    """Encode the oldest window with those nearest to it in length; give the songs that this completes."""
+    """Encode the oldest window with those nearest to it in length, and yield the songs that this completes."""
     oldest = pending[0].length
     chosen = sorted(pending, key=lambda item: abs(item.length - oldest))[: settings.batch_size]
     for item in chosen:
@@ -187,7 +179,7 @@ def _encode_batch(
         audio = torch.from_numpy(song.waveform[window.start_sample : window.stop_sample])
         input_values[row, : len(audio)] = audio
         attention_mask[row, : len(audio)] = True
-    # Where weights are offloaded, accelerate brings the input to where it is needed.
+    # Where weights are offloaded, accelerate moves the input to the device that needs it.
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     with torch.no_grad():
         inputs = (input_values.to(device), attention_mask.to(device))
@@ -209,15 +201,15 @@ def _encode_batch(
             yield song.key, FrameEmbeddings(song.frames, model.frame_times(song.num_frames).numpy())
 
 
-def to_module(values: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
-    """Values in the dtype and on the device of a module; left to accelerate where its weights are offloaded."""
+def cast_to_module(values: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
+    """Cast values to the dtype and device of a module; accelerate does so itself where weights are offloaded."""
     parameter = next(module.parameters())
     return values if parameter.is_meta else values.to(parameter)
 
 
 @contextmanager
-def eval_mode(model: MusicFMModel) -> Iterator[None]:
-    """Eval mode for a while; afterwards every module is in the mode it was in."""
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model in eval mode inside a `with` block, and every module back in its mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

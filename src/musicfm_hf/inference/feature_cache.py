@@ -1,4 +1,4 @@
-"""What a frozen encoder says of songs, computed once and kept on disk, so that a probe trains in seconds."""
+"""On-disk cache of frozen-encoder hidden states, so that a probe trains in seconds."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.decoding import SongFiles, as_it_is
+from ..data.decoding import SongLoader
 from ..data.labelled import LabelledSong
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.features_musicfm import MusicFMLogMel
 from ..model.modeling_musicfm import MusicFMModel
-from .catalogue import write_atomically
+from ..model.spectrogram_musicfm import MusicFMLogMel
+from ..training.records import write_safetensors
 from .embedding import WindowSettings, embed_songs
 from .fingerprint import as_json, digest, encoder_settings, weights_digest
 
 logger = logging.get_logger(__name__)
 
-_FORMAT = 1  # of the code here: raised when what is computed changes
+FORMAT = 1  # increased when the computed features change
 
 _CONTEXT_SECONDS = 0.6
 
@@ -35,20 +34,20 @@ class EncoderFeatures:
 
     Args:
         model ([`MusicFMModel`]): The encoder, in any dtype, on any device.
-        layers (`list[int]`): Which hidden states, 0 to `config.num_hidden_layers`.
-        settings ([`WindowSettings`]): Windows; its layer is not looked at.
+        layers (`list[int]`): Hidden states to cache, 0 to `config.num_hidden_layers`.
+        settings ([`WindowSettings`]): Windows and batch size; the layer is ignored.
     """
 
     def __init__(self, model: MusicFMModel, layers: Sequence[int], settings: WindowSettings):
         self.model, self.settings, self.config = model, settings, model.config
         self.names = {f"layer_{layer:02d}": layer for layer in layers}
-        note = {"weights": weights_digest(model), "frames": settings.frames(model.config), "dtype": str(model.dtype)}
-        self.key = _key(note)
+        windows = settings.frames(model.config)
+        self.key = _key({"weights": weights_digest(model), "frames": windows, "dtype": str(model.dtype)})
 
     def encode(
         self, songs: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
     ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
-        """`(key, waveform)` → `(key, {name: (frames, hidden_size)})`, as songs are finished."""
+        """`(key, waveform)` → `(key, {name: (frames, hidden_size)})`, in the order in which songs are finished."""
         mix = torch.eye(self.config.num_hidden_layers + 1)[[self.names[name] for name in names]]
         for key, (frames, _) in embed_songs(self.model, songs, self.settings, mix):
             yield key, {name: frames[:, index] for index, name in enumerate(names)}
@@ -56,8 +55,11 @@ class EncoderFeatures:
 
 class LogMelFeatures:
     """
-    The log-mel spectrogram at the encoder's frame rate with its surroundings: the mean over each frame, and those of
-    every third frame up to 0.6 s away. What any embedding has to be better than.
+    The log-mel spectrogram at the encoder's frame rate, with context: the mean over each frame, and the means of every
+    third frame up to 0.6 s away. It is the baseline that embeddings must beat.
+
+    Args:
+        config ([`MusicFMConfig`]): Configuration of the encoder.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -69,7 +71,7 @@ class LogMelFeatures:
 
     @property
     def width(self) -> int:
-        """Numbers in a frame."""
+        """Number of values in a frame."""
         return self.config.num_mel_bins * len(self.offsets)
 
     def encode(
@@ -87,63 +89,55 @@ class LogMelFeatures:
 
 class FeatureCache:
     """
-    Features of songs in files, one for each song and name, below a folder whose name is a digest of what they depend
-    on: weights, windows, dtype of the encoder and the version of this code. A file's name is a digest of the audio's
-    path, size and time of change, or of its bytes. Files are complete or absent.
+    Features of songs in files, one for each song and layer. The name of their folder is a digest of all that affects
+    them: weights, windows, dtype of the encoder and the version of this package. The name of a file is a digest of the
+    audio's path, size and modification time, or of its bytes. Files are complete or absent.
 
     Args:
-        folder: Where to keep them.
-        features ([`EncoderFeatures`] or [`LogMelFeatures`]): What computes them.
-        dtype (`torch.dtype`): In which they are kept.
+        folder: The folder of the cache.
+        features ([`EncoderFeatures`] or [`LogMelFeatures`]): Computes the features.
+        dtype (`torch.dtype`): The dtype in which they are stored.
     """
 
     def __init__(self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype=torch.float16):
         self.folder = Path(folder) / features.key / str(dtype).removeprefix("torch.")
         self.features, self.dtype = features, dtype
-        self._digests: dict[str, str] = {}  # of audio that is in the data set, by song
+        self._digests: dict[str, str] = {}  # song id → digest, of audio whose bytes are in the data set
         self.config = features.config
 
     def fill(self, songs: Sequence[LabelledSong], num_workers: int = 1, progress: bool = True) -> None:
         """
-        Compute what is not there.
+        Compute the features that are missing.
+
+        Args:
+            songs: Songs whose features will be read.
+            num_workers (`int`): Decoding processes; 0 decodes in this one.
+            progress (`bool`): Show a progress bar.
 
         Raises:
-            ValueError: if audio cannot be read, or is shorter than the model needs; names all such songs.
+            ValueError: songs cannot be read, or are shorter than the model needs; the message names all of them.
         """
         names = list(self.features.names)
-        todo = {song.id: song for song in songs if any(not self._path(song, name).is_file() for name in names)}
-        if not todo:
+        missing = {song.id: song for song in songs if any(not self._path(song, name).is_file() for name in names)}
+        if not missing:
             return
-        files = SongFiles(
-            [(song.id, song.audio) for song in todo.values()], self.config.sampling_rate, self.config.min_samples
-        )
-        loader = DataLoader(files, batch_size=None, num_workers=num_workers, collate_fn=as_it_is)
-        problems = []
-
-        def waveforms() -> Iterator[tuple[str, np.ndarray]]:
-            for decoded in loader:
-                if decoded.waveform is None:
-                    problems.append(f"{decoded.name}: {decoded.problem}")
-                else:
-                    if decoded.problem is not None:
-                        logger.warning(f"{decoded.name}: {decoded.problem}")
-                    yield decoded.name, decoded.waveform
-
-        with tqdm(total=len(todo), unit="song", desc="features", disable=not progress) as bar:
-            for name, tensors in self.features.encode(waveforms(), names):
-                for feature, frames in tensors.items():
+        sources = [(song.id, song.audio) for song in missing.values()]
+        loader = SongLoader(sources, self.config.sampling_rate, self.config.min_samples, num_workers)
+        with tqdm(total=len(missing), unit="song", desc="features", disable=not progress) as bar:
+            for song_id, tensors in self.features.encode(_waveforms(loader), names):
+                for name, frames in tensors.items():
                     tensor = {"frames": frames.to(self.dtype).contiguous()}
-                    write_atomically(self._path(todo[name], feature), tensor, {"song": name})
+                    write_safetensors(self._path(missing[song_id], name), tensor, {"song": song_id})
                 bar.update()
-        if problems:
-            raise ValueError("Songs cannot be used: " + "; ".join(problems))
+        loader.raise_if_unusable()
 
     def read(self, song: LabelledSong, start: int = 0, frames: int | None = None) -> torch.Tensor:
         """
-        Frames from `start` on, in the cache's dtype: `(frames, width)`, or `(frames, names, width)` of several.
+        Read frames from `start` on, in the dtype of the cache: `(frames, width)`, or `(frames, layers, width)` if
+        there are several layers.
 
         Raises:
-            FileNotFoundError: if the song was not computed.
+            FileNotFoundError: the features of the song have not been computed.
         """
         parts = []
         for name in self.features.names:
@@ -155,21 +149,23 @@ class FeatureCache:
                 if isinstance(self.features, LogMelFeatures):
                     offsets = self.features.offsets
                     first, last = max(start + offsets[0], 0), min(stop + offsets[-1], whole)
-                    parts.append(_surroundings(content[first:last], offsets, start - first, stop - first))
+                    parts.append(_with_context(content[first:last], offsets, start - first, stop - first))
                 else:
                     parts.append(content[start:stop])
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
 
     def __call__(self, song: LabelledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
-        """A crop for [`TaskCrops`]: `hidden_states` float32; zeros where audio is shorter than its header promised."""
-        found = self.read(song, start, frames).float()
-        missing = found.new_zeros(frames - len(found), *found.shape[1:])
-        return {"hidden_states": torch.cat([found, missing])}
+        """Read a crop for [`TaskCrops`]: `hidden_states` float32, zero beyond the end of audio that breaks off."""
+        hidden_states = self.read(song, start, frames).float()
+        padding = hidden_states.new_zeros(frames - len(hidden_states), *hidden_states.shape[1:])
+        return {"hidden_states": torch.cat([hidden_states, padding])}
 
     def _path(self, song: LabelledSong, name: str) -> Path:
+        """The file of a song and a layer."""
         return self.folder / name / f"{self._audio_digest(song)}.safetensors"
 
     def _audio_digest(self, song: LabelledSong) -> str:
+        """The name of a song's files."""
         if song.id in self._digests:
             return self._digests[song.id]
         audio = song.audio if isinstance(song.audio, Mapping) else {"path": song.audio}
@@ -180,17 +176,26 @@ class FeatureCache:
         return self._digests[song.id]
 
 
-def _key(note: dict[str, Any]) -> str:
-    """A digest of what features depend on, and of the version of what computes them."""
-    return digest(json.dumps(note | {"version": version("musicfm_hf"), "format": _FORMAT}).encode())
+def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and waveforms of decoded songs; warns of damaged files."""
+    for song in loader:
+        if song.problem is not None:
+            logger.warning(f"{song.name}: {song.problem}")
+        yield song.name, song.content
 
 
-def _surroundings(frames: torch.Tensor, offsets: np.ndarray, start: int, stop: int) -> torch.Tensor:
-    """`(frames, bands)` → frames `start` to `stop` beside those at `offsets`, the ends repeated."""
+def _key(settings: dict[str, Any]) -> str:
+    """A digest of the settings that affect features, and of the version of this package."""
+    return digest(json.dumps(settings | {"version": version("musicfm_hf"), "format": FORMAT}).encode())
+
+
+def _with_context(frames: torch.Tensor, offsets: np.ndarray, start: int, stop: int) -> torch.Tensor:
+    """Concatenate the frames at `offsets` from each of frames `start` to `stop` of `(frames, bands)`; ends repeat."""
     index = np.arange(start, stop)[:, None] + offsets
     return frames[np.clip(index, 0, len(frames) - 1)].flatten(1)
 
 
 def _file_state(path: str) -> bytes:
+    """The path, size and modification time of a file."""
     state = Path(path).stat()
     return f"{Path(path).absolute()} {state.st_size} {state.st_mtime_ns}".encode()

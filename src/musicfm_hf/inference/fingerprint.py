@@ -1,4 +1,4 @@
-"""Digests of an encoder: its weights, and the settings that change its output."""
+"""Digests of an encoder: its weights, and the settings that affect its output."""
 
 import hashlib
 import json
@@ -8,13 +8,13 @@ import torch
 
 from ..model.configuration_musicfm import MusicFMConfig
 
-# Values of a configuration, by how their names begin, that change nothing in the output of an encoder in eval mode:
-# those of heads, of pretraining, and of Transformers. (The dtype of weights is theirs to say.)
-_OTHER_VALUES = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
+# Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
+# Transformers. The dtype is that of the weights.
+_UNRELATED = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
 
-_OTHER_VALUES += ("codebook", "cqt_", "kmeans", "mask_", "num_codebooks", "quantizer_", "target_")
+_UNRELATED += ("codebook", "cqt_", "kmeans", "mask_", "num_codebooks", "quantizer_", "target_")
 
-_OTHER_VALUES += (
+_UNRELATED += (
     "_",
     "architectures",
     "auto_map",
@@ -27,7 +27,7 @@ _OTHER_VALUES += (
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """A digest of the configuration's values that matter to an encoder, and of all its weights."""
+    """Return a digest of all weights of an encoder, and of the settings that affect its output."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -37,17 +37,19 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
-    """The values of a configuration that can change what an encoder in eval mode gives, beside its weights."""
+    """Return the settings of a configuration that can affect the output of an encoder in eval mode."""
     return {
         name: value
         for name, value in config.to_dict().items()
-        if not name.startswith(_OTHER_VALUES) and not name.endswith("dropout")
+        if not name.startswith(_UNRELATED) and not name.endswith("dropout")
     }
 
 
 def as_json(settings: dict[str, Any]) -> str:
+    """Return settings as JSON with sorted keys; values that JSON cannot hold become text."""
     return json.dumps(settings, sort_keys=True, default=str)
 
 
 def digest(content: bytes) -> str:
+    """Return the BLAKE2b digest of bytes, in hexadecimal."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -7,41 +7,44 @@ import torch
 
 from ..audio.reading import load_audio
 from ..data.labelled import LabelledSong
-from ..tasks import tagging
-from .embedding import HeadModel, WindowSettings, embed_songs, eval_mode, to_module
+from ..model.configuration_musicfm import MusicFMConfig
+from ..tasks import get_task
+from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
 from .feature_cache import FeatureCache
 
 
 def layer_mix(model: HeadModel) -> torch.Tensor:
-    """What the head of a model reads, as weights `(layers + 1,)` of the encoder's hidden states."""
+    """Return the weights `(layers + 1,)` of the encoder's hidden states in the input of a model's head."""
     config = model.config
     if config.use_weighted_layer_sum:
         if model.classifier.layer_weights.is_meta:
             raise ValueError("The head's sum of layers is offloaded: load the model with its head on a device.")
         return model.classifier.layer_weights.detach().float().softmax(0).cpu()
-    layer = config.num_hidden_layers if config.classifier_layer is None else config.classifier_layer
-    return torch.eye(config.num_hidden_layers + 1)[layer]
+    return torch.eye(config.num_hidden_layers + 1)[config.classifier_layers[0]]
+
+
+def clip_sizes(config: MusicFMConfig, num_frames: int) -> list[int]:
+    """Cut the frames of a song into clips of equal length, about that of the task's training crops."""
+    count = round(num_frames / config.frame_rate / get_task(config.task).crop_seconds)
+    return [len(clip) for clip in torch.arange(num_frames).tensor_split(max(1, count))]
 
 
 def head_logits(classifier: torch.nn.Module, frames: torch.Tensor) -> np.ndarray:
     """
-    The head of a model over a whole song.
+    Run the head of a model over a whole song.
 
     Args:
         classifier: `model.classifier`. It is used in eval mode and left as it was.
-        frames (`torch.Tensor` of shape `(frames, width)`): What it reads, of the song.
+        frames (`torch.Tensor` of shape `(frames, width)`): Input of the head, of the whole song.
 
     Returns:
-        float32 `(label frames, num_labels)`, or `(clips, num_labels)` from a head that labels clips: the song is cut
-        in even parts of about the length that tagging is trained with.
+        float32 `(label frames, num_labels)`, or `(clips, num_labels)` if the head labels clips; see [`clip_sizes`].
     """
-    parts = [frames]
-    if classifier.config.label_rate is None:
-        clips = round(len(frames) / classifier.config.frame_rate / tagging.CROP_SECONDS)
-        parts = torch.tensor_split(frames, max(1, clips))
+    config = classifier.config
+    parts = [frames] if config.label_rate is not None else frames.split(clip_sizes(config, len(frames)))
     with torch.no_grad(), eval_mode(classifier):
-        logits = [classifier(to_module(part[None], classifier)).logits.float().cpu() for part in parts]
-    return (logits[0][0] if classifier.config.label_rate is not None else torch.cat(logits)).numpy()
+        logits = [classifier(cast_to_module(part[None], classifier)).logits.float().cpu() for part in parts]
+    return (logits[0][0] if config.label_rate is not None else torch.cat(logits)).numpy()
 
 
 def song_logits(
@@ -51,11 +54,11 @@ def song_logits(
     cache: FeatureCache | None = None,
 ) -> Iterator[tuple[LabelledSong, np.ndarray]]:
     """
-    Logits of whole songs, as [`head_logits`] gives them.
+    Compute the logits of whole songs; see [`head_logits`].
 
     Args:
-        model: With a head; or the head alone, `model.classifier`, where there is a cache.
-        cache ([`FeatureCache`], *optional*): Has what the head reads.
+        model: With a head; or the head alone, `model.classifier`, if there is a cache.
+        cache ([`FeatureCache`], *optional*): Holds the input of the head.
     """
     if cache is not None:
         classifier = getattr(model, "classifier", model)

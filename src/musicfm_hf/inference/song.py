@@ -3,23 +3,22 @@
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..tasks.annotations import Beats, Segment, write_beats, write_segments
+from ..tasks.annotations import Beats, Segment
+from ..tasks.events import file_format, to_json, write_events
 
 FORMATS = ("json", "beats", "lab", "tags")
 
-LIKELY = 0.5  # the probability from which a tag is written to a `.tags` file
 
-
-@dataclass(eq=False)  # arrays have no one truth
+@dataclass(eq=False)  # arrays do not compare to one truth value
 class SongAnnotation:
     """
-    What was found in a song. What no model was asked for is `None`.
+    Annotations of a song by models. Those that no model was asked for are `None`.
 
     Attributes:
         duration (`float`): Seconds of audio.
@@ -29,9 +28,11 @@ class SongAnnotation:
         keys (`list[Segment]`): Seconds, and keys such as `F#:min`, `N` for none.
         key (`str`): Of the whole song.
         tags (`dict[str, float]`): Probabilities, the highest first.
-        probabilities (`dict[str, np.ndarray]`): How sure the models are of each of the `beats`, `chords`, `sections`
-            and `keys`, as [`musicfm_hf.tasks.event_probabilities`] says. Of silence there are none, and where the
-            number of events was changed since they are left out.
+        probabilities (`dict[str, np.ndarray]`): By the name of `beats`, `chords`, `sections` or `keys`, the
+            probability that the model gave to each of them; see [`TaskSpec.event_probabilities`]. Silence has none,
+            and they are left out where the number of events was changed since.
+        more (`dict[str, Any]`): Results of other tasks by their column: beats, segments, probabilities of tags, or one
+            label.
     """
 
     duration: float
@@ -42,39 +43,37 @@ class SongAnnotation:
     key: str | None = None
     tags: dict[str, float] | None = None
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str) -> Any:
+        """Return the result of this name, an attribute or an entry of `more`; `None` if there is none."""
+        return getattr(self, name) if name in _RESULTS else self.more.get(name)
+
+    def set(self, name: str, events: Any, probabilities: np.ndarray | None = None) -> None:
+        """Set the result of this name, an attribute or an entry of `more`, with the probability of each event."""
+        if name in _RESULTS:
+            setattr(self, name, events)
+        else:
+            self.more[name] = events
+        if probabilities is not None:
+            self.probabilities[name] = probabilities
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is not `None`, as JSON has it. Times in seconds, to the microsecond; `probability` where known."""
-        values: dict[str, Any] = {"duration": round(self.duration, 6)}
-        if self.beats is not None:
-            values["beats"] = [
-                {"time": round(float(time), 6), "position": int(position)}
-                for time, position in zip(*self.beats, strict=True)
-            ]
-        for name in ("chords", "sections", "keys"):
-            if (segments := getattr(self, name)) is not None:
-                values[name] = [
-                    {"start": round(start, 6), "end": round(end, 6), "label": label} for start, end, label in segments
-                ]
-        for name, probabilities in self.probabilities.items():
-            if len(values.get(name, [])) != len(probabilities):
-                continue
-            for event, probability in zip(values[name], probabilities, strict=True):
-                event["probability"] = round(float(probability), 4)
-        if self.key is not None:
-            values["key"] = self.key
-        if self.tags is not None:
-            values["tags"] = dict(self.tags)
-        return values
+        """Return all results that are not `None`, as JSON has them; see [`musicfm_hf.tasks.events.to_json`]."""
+        results = {name: events for name in (*_RESULTS, *self.more) if (events := self.get(name)) is not None}
+        return {"duration": round(self.duration, 6)} | {
+            name: to_json(events, self.probabilities.get(name)) for name, events in results.items()
+        }
 
     def save(self, folder: str | os.PathLike, name: str, formats: Iterable[str] = FORMATS) -> list[Path]:
         """
-        Write what there is of `name.json`, `name.beats`, `name.chords.lab`, `name.sections.lab`, `name.keys.lab` and
-        `name.tags`, as [`musicfm_hf.tasks.annotations`] reads them. A `.tags` file has the tags whose probability is
+        Write the results that are not `None` to `name.json`, `name.beats`, `name.chords.lab`, `name.sections.lab`,
+        `name.keys.lab` and `name.tags`, and those in `more` to files that end with their name and format, such as
+        `name.meters.lab`. [`musicfm_hf.tasks.annotations`] reads them. Files of tags have those with a probability of
         at least one half; JSON has all.
 
         Args:
-            folder: Where to write; made if it is not there.
+            folder: Where to write; created if needed.
             name (`str`): Of the song; may contain `/`.
             formats: Some of `FORMATS`, or one.
 
@@ -82,37 +81,30 @@ class SongAnnotation:
             The files that were written.
 
         Raises:
-            ValueError: there is no such format.
+            ValueError: if a format does not exist.
         """
         formats = {formats} if isinstance(formats, str) else set(formats)
         if unknown := formats - set(FORMATS):
             raise ValueError(f"Formats are {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}.")
-        start = Path(folder) / name
-        start.parent.mkdir(parents=True, exist_ok=True)
-        files = {}
-        if "json" in formats:
-            files["json"] = json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
-        if "beats" in formats and self.beats is not None:
-            files["beats"] = self.beats
-        for kind in ("chords", "sections", "keys"):
-            if "lab" in formats and getattr(self, kind) is not None:
-                files[f"{kind}.lab"] = getattr(self, kind)
-        if "tags" in formats and self.tags is not None:
-            files["tags"] = "".join(f"{tag}\n" for tag, probability in self.tags.items() if probability >= LIKELY)
+        base = Path(folder) / name
+        base.parent.mkdir(parents=True, exist_ok=True)
         paths = []
-        for ending, content in files.items():
-            path = start.with_name(f"{start.name}.{ending}")
-            if isinstance(content, str):
-                path.write_text(content, encoding="utf-8")
-            else:
-                (write_beats if ending == "beats" else write_segments)(path, content)
-            paths.append(path)
+        if "json" in formats:
+            paths.append(base.with_name(f"{base.name}.json"))
+            paths[0].write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        for column in (*_RESULTS, *self.more):
+            events = self.get(column)
+            if events is not None and (kind := file_format(events)) in formats:
+                ending = column if column == kind else f"{column}.{kind}"
+                paths.append(base.with_name(f"{base.name}.{ending}"))
+                write_events(paths[-1], events)
         return paths
 
     def draw(self, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str = "") -> None:
         """
-        Draw the song as PNG, in rows like the systems of a score: spectrogram, sections, bars and beats, chords, keys;
-        tags at the top. Audio of more than a quarter of an hour is drawn as an overview without beats and chords.
+        Draw the song as PNG, in rows like the systems of a score: spectrogram, sections, bars and beats, chords, keys,
+        and results of other tasks; tags at the top. Audio of more than a quarter of an hour is drawn as an overview
+        without beats and chords.
 
         Args:
             path: The file to write.
@@ -120,8 +112,15 @@ class SongAnnotation:
             title (`str`): Above the picture; the name of the file by default.
 
         Raises:
-            ValueError: if the waveform is not mono or has another duration than the annotation.
+            ValueError: if the waveform is not mono, or has another duration than the annotation.
         """
         from .drawing import draw_annotation
 
         draw_annotation(self, path, waveform, sampling_rate, title or Path(path).stem)
+
+
+_RESULTS = tuple(
+    attribute.name
+    for attribute in fields(SongAnnotation)
+    if attribute.name not in ("duration", "probabilities", "more")
+)

@@ -1,1 +1,1 @@
-"""Scores."""
+"""Scores of the five tasks as modules of the library `evaluate`."""

@@ -1,22 +1,22 @@
-"""Beats, as an `evaluate` module: `evaluate.load("…/metrics/beat.py")`. Thin over `musicfm_hf.tasks.beat.score`."""
+"""Beat scores as an `evaluate` module: `evaluate.load("…/metrics/beat.py")`; see `musicfm_hf.tasks.beat.score`."""
 
 import datasets
 import evaluate
 
 from musicfm_hf.metrics import songs
-from musicfm_hf.tasks import beat
+from musicfm_hf.tasks.beat import TASK
 
 _DESCRIPTION = """
-F-measure of beats and of downbeats within 0.07 s, as mir_eval measures it: of the whole song, and without its first
-5 s (trimmed).
+F-measures of beats and of downbeats within 0.07 s, as in mir_eval: over the whole song, and without its first 5 s
+(trimmed).
 
-beat_f, downbeat_f, beat_f_trimmed, downbeat_f_trimmed: means over songs; of downbeats over songs whose reference has
-positions in the bar.
-songs: the same of each song.
+beat_f, downbeat_f, beat_f_trimmed, downbeat_f_trimmed: means over songs; those of downbeats over songs whose reference
+has positions in the bar.
+songs: the scores of each song.
 """
 _INPUTS = """
 predictions, references: lists over songs of musicfm_hf.tasks.annotations.Beats, or of {"times", "positions"}: seconds,
-and positions in the bar from 1, 0 where unknown.
+and positions in the bar from 1, 0 if unknown.
 """
 
 
@@ -32,9 +32,4 @@ class Beat(songs.SongMetric):
         )
 
     def _compute(self, predictions, references):
-        scores = [
-            beat.score(songs.to_beats(reference), songs.to_beats(prediction))
-            for reference, prediction in zip(references, predictions, strict=True)
-        ]
-        names = ("beat_f", "downbeat_f", "beat_f_trimmed", "downbeat_f_trimmed")
-        return {**songs.mean_over_songs(scores, names), "songs": scores}
+        return songs.score_songs(TASK, map(songs.to_beats, references), map(songs.to_beats, predictions))

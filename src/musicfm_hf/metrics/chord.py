@@ -1,15 +1,15 @@
-"""Chords, as an `evaluate` module: `evaluate.load("…/metrics/chord.py")`. Thin over `musicfm_hf.tasks.chord.score`."""
+"""Chord scores as an `evaluate` module: `evaluate.load("…/metrics/chord.py")`; see `musicfm_hf.tasks.chord.score`."""
 
 import datasets
 import evaluate
 
 from musicfm_hf.metrics import songs
-from musicfm_hf.tasks import chord
+from musicfm_hf.tasks.chord import TASK
 
 _DESCRIPTION = """
-Weighted chord symbol recall of major, minor and no chord, and of the root, as mir_eval measures it.
+Weighted chord symbol recall of major, minor and no chord, and of the root, as in mir_eval.
 
-majmin, root: means over songs that have something to compare (seconds > 0).
+majmin, root: means over songs with something to compare (seconds > 0).
 majmin_by_duration: mean over songs weighted by their seconds, that is, over the time of all songs.
 songs: {"majmin", "root", "seconds"} of each song.
 """
@@ -31,15 +31,4 @@ class Chord(songs.SongMetric):
         )
 
     def _compute(self, predictions, references):
-        scores = [
-            chord.score(songs.to_segments(reference), songs.to_segments(prediction))
-            for reference, prediction in zip(references, predictions, strict=True)
-        ]
-        compared = [song for song in scores if song["seconds"] > 0]
-        seconds = sum(song["seconds"] for song in compared)
-        right = sum(song["majmin"] * song["seconds"] for song in compared)
-        return {
-            **songs.mean_over_songs(compared, ("majmin", "root")),
-            "majmin_by_duration": right / seconds if compared else float("nan"),
-            "songs": scores,
-        }
+        return songs.score_songs(TASK, map(songs.to_segments, references), map(songs.to_segments, predictions))

@@ -1,15 +1,16 @@
-"""Keys, as an `evaluate` module: `evaluate.load("…/metrics/key.py")`. Thin over `musicfm_hf.tasks.key.score`."""
+"""Key scores as an `evaluate` module: `evaluate.load("…/metrics/key.py")`; see `musicfm_hf.tasks.key.score`."""
 
 import datasets
 import evaluate
 
 from musicfm_hf.metrics import songs
-from musicfm_hf.tasks import key
+from musicfm_hf.tasks.key import TASK
 
 _DESCRIPTION = """
-Weighted key score of mir_eval: 1 for the same key, 0.5 a fifth above, 0.3 relative, 0.2 parallel.
+Weighted key score of mir_eval: 1 for the same key, 0.5 for a fifth above, 0.3 for the relative, 0.2 for the parallel
+key.
 
-key_weighted: of the songs' keys, the mean over songs. key_frame: the mean over the time of a song, then over songs.
+key_weighted: of the keys of songs, the mean over songs. key_frame: the mean over the time of a song, then over songs.
 Songs whose reference names no key are left out of both.
 songs: {"key_weighted", "key_frame"} of each song.
 """
@@ -33,11 +34,8 @@ class Key(songs.SongMetric):
         )
 
     def _compute(self, predictions, references, keys=None):
-        keys = [None] * len(references) if keys is None else keys
-        if len(keys) != len(references):
+        if keys is not None and len(keys) != len(references):
             raise ValueError(f"`keys` must name one key for each of {len(references)} songs, got {len(keys)}.")
-        scores = [
-            key.score(songs.to_segments(reference), songs.to_segments(prediction), song_key)
-            for reference, prediction, song_key in zip(references, predictions, keys, strict=True)
-        ]
-        return {**songs.mean_over_songs(scores, ("key_weighted", "key_frame")), "songs": scores}
+        return songs.score_songs(
+            TASK, map(songs.to_segments, references), map(songs.to_segments, predictions), song_labels=keys
+        )

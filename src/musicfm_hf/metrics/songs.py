@@ -1,7 +1,6 @@
-"""What the `evaluate` modules share: songs in the columns of our data sets, and means over songs."""
+"""Shared parts of the `evaluate` modules: songs as columns of our data sets, and averages over songs."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -9,6 +8,7 @@ import evaluate
 import numpy as np
 
 from musicfm_hf.tasks.annotations import Beats, Segment
+from musicfm_hf.tasks.spec import TaskSpec
 
 BEATS = {"times": [datasets.Value("float64")], "positions": [datasets.Value("int64")]}
 SEGMENTS = {
@@ -29,8 +29,8 @@ MIR_EVAL = """
 
 class SongMetric(evaluate.Metric):
     """
-    A metric over songs. Predictions and references are what `events` of the task returns (`Beats` or a list of
-    `Segment`), or the column of a data set that holds the same.
+    A metric over songs. Predictions and references are `Beats` or lists of `Segment`, as tasks decode them, or
+    columns of a data set with the same.
     """
 
     def add(self, *, prediction=None, reference=None, **kwargs):
@@ -47,24 +47,36 @@ class SongMetric(evaluate.Metric):
 
 
 def to_beats(song: Mapping[str, Any]) -> Beats:
-    """Beats from the columns of a song."""
+    """Convert the column of a song to beats."""
     return Beats(np.array(song["times"], dtype=np.float64), np.array(song["positions"], dtype=np.int64))
 
 
 def to_segments(song: Mapping[str, Any]) -> list[Segment]:
-    """Segments from the columns of a song."""
+    """Convert the column of a song to segments."""
     return [Segment(*row) for row in zip(song["starts"], song["ends"], song["labels"], strict=True)]
 
 
-def mean_over_songs(songs: Iterable[Mapping[str, float]], names: Iterable[str]) -> dict[str, float]:
-    """Of each score, the mean over the songs that have it: those for which it is not nan. Where none has, nan."""
-    songs = list(songs)
-    values = {name: [song[name] for song in songs if not math.isnan(song[name])] for name in names}
-    return {name: sum(found) / len(found) if found else math.nan for name, found in values.items()}
+def score_songs(
+    task: TaskSpec, references: Iterable[Any], predictions: Iterable[Any], song_labels: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """
+    Score songs, and average their scores.
+
+    Args:
+        references, predictions: Annotations and events of songs.
+        song_labels (`list[str]`, *optional*): The predicted label of each whole song, for tasks that have one.
+
+    Returns:
+        The averages of the task, and `songs`, the scores of each song.
+    """
+    pairs = list(zip(references, predictions, strict=True))
+    labels = [None] * len(pairs) if song_labels is None else song_labels
+    scores = [task.score_song(*pair, label) for pair, label in zip(pairs, labels, strict=True)]
+    return {**task.average_scores(scores), "songs": scores}
 
 
 def _columns(song: Any) -> Mapping[str, Any]:
-    """A song as it is stored."""
+    """Convert beats or segments to the column of a song."""
     if song is None:
         raise ValueError("A song has no annotation (None). Leave out songs that were not annotated.")
     if isinstance(song, Beats):

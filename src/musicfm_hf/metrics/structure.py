@@ -1,5 +1,5 @@
 """
-Structure, as an `evaluate` module: `evaluate.load("…/metrics/structure.py")`. Thin over
+Structure scores as an `evaluate` module: `evaluate.load("…/metrics/structure.py")`; see
 `musicfm_hf.tasks.structure.score`.
 """
 
@@ -7,18 +7,17 @@ import datasets
 import evaluate
 
 from musicfm_hf.metrics import songs
-from musicfm_hf.tasks import structure
+from musicfm_hf.tasks.structure import TASK
 
 _DESCRIPTION = """
-Hits of segment boundaries within 0.5 s and 3 s, as mir_eval measures them, and the share of time with the right
-function.
+Hits of segment boundaries within 0.5 s and 3 s, as in mir_eval, and the share of time with the right function.
 
 hr05_f, hr05_p, hr05_r, hr3_f, frame_accuracy: means over songs.
-songs: the same of each song.
+songs: the scores of each song.
 """
 _INPUTS = """
 predictions, references: lists over songs of lists of (start in seconds, end in seconds, label), or of
-{"starts", "ends", "labels"}. Labels are mapped to the seven functions by musicfm_hf.tasks.structure.function_of.
+{"starts", "ends", "labels"}. musicfm_hf.tasks.structure.function_of maps labels to the seven functions.
 """
 
 
@@ -34,9 +33,4 @@ class Structure(songs.SongMetric):
         )
 
     def _compute(self, predictions, references):
-        scores = [
-            structure.score(songs.to_segments(reference), songs.to_segments(prediction))
-            for reference, prediction in zip(references, predictions, strict=True)
-        ]
-        names = ("hr05_f", "hr05_p", "hr05_r", "hr3_f", "frame_accuracy")
-        return {**songs.mean_over_songs(scores, names), "songs": scores}
+        return songs.score_songs(TASK, map(songs.to_segments, references), map(songs.to_segments, predictions))

@@ -1,5 +1,5 @@
 """
-Tags, as an `evaluate` module: `evaluate.load("…/metrics/tagging.py")`. Thin over `musicfm_hf.tasks.tagging.score`.
+Tag scores as an `evaluate` module: `evaluate.load("…/metrics/tagging.py")`; see `musicfm_hf.tasks.tagging.score`.
 """
 
 import datasets
@@ -8,11 +8,11 @@ import evaluate
 from musicfm_hf.tasks import tagging
 
 _DESCRIPTION = """
-Mean average precision and area under the ROC curve, as scikit-learn measures them: macro averages over the tags that
-some songs have and some have not.
+Mean average precision and area under the ROC curve, as in scikit-learn: macro averages over the tags that some songs
+have and some do not.
 
 map, roc_auc: means over tags.
-tags: {tag: {"map", "roc_auc", "positives"}} of each tag that counts. skipped: the other tags.
+tags: {tag: {"map", "roc_auc", "positives"}} of each of these tags. skipped: the other tags.
 """
 _CITATION = """
 @article{pedregosa2011scikit,
@@ -27,7 +27,7 @@ _CITATION = """
 }
 """
 _INPUTS = """
-predictions: of each song, the probability of each tag. references: of each song, 1 for each tag that it has, else 0.
+predictions: for each song, the probability of each tag. references: for each song, 1 for each tag that it has, else 0.
 labels: names of the tags, in the order of both.
 """
 

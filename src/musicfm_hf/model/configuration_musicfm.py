@@ -1,4 +1,4 @@
-"""The one description of a MusicFM model: front end, encoder, and the targets and masks of pretraining."""
+"""Configuration of every MusicFM model: front end, encoder, targets and masks of pretraining, heads."""
 
 import difflib
 import math
@@ -10,7 +10,49 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# What `PreTrainedConfig` itself takes or writes without declaring a field for it.
+# Auto class → the class that it loads from these weights.
+_AUTO_MAP = {
+    "AutoConfig": "configuration_musicfm.MusicFMConfig",
+    "AutoModel": "modeling_musicfm.MusicFMModel",
+    "AutoModelForAudioClassification": "modeling_musicfm.MusicFMForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_musicfm.MusicFMForAudioFrameClassification",
+    "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
+}
+
+_POSITIVE_INTEGERS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "conv_depthwise_kernel_size",
+    "sampling_rate",
+    "n_fft",
+    "hop_length",
+    "num_mel_bins",
+    "subsampling_conv_channels",
+    "num_conv_pos_embeddings",
+    "num_conv_pos_embedding_groups",
+    "num_codebooks",
+    "codebook_dim",
+    "kmeans_mel_bins",
+    "kmeans_chroma_bins",
+    "cqt_bins",
+    "cqt_bins_per_octave",
+    "classifier_proj_size",
+)
+_POSITIVE_NUMBERS = ("rotary_embedding_base", "layer_norm_eps", "initializer_range", "mask_seconds", "cqt_fmin")
+_NUMBERS_FROM_ZERO = ("cqt_loss_weight", "mask_noise_std")
+_PROBABILITIES = (
+    "hidden_dropout",
+    "activation_dropout",
+    "attention_dropout",
+    "conformer_conv_dropout",
+    "feat_proj_dropout",
+    "mask_prob",
+    "classifier_dropout",
+)
+
+# Keys that `PreTrainedConfig` accepts or writes without declaring a field for them.
 _INHERITED_KEYS = {
     "_attn_implementation",
     "_commit_hash",
@@ -31,9 +73,10 @@ _INHERITED_KEYS = {
 
 class MusicFMConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`MusicFMModel`] and of what stands on it. The defaults are the published 25 Hz checkpoints
-    (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), with the statistics of the MSD one.
-    MuQ (arXiv 2501.01108) and MERT (arXiv 2306.00107) are other values of the same fields.
+    Configuration of a [`MusicFMModel`] and of the models built on it. The defaults describe the published 25 Hz
+    checkpoints (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), with the mel statistics
+    of the one trained on the Million Song Dataset. MuQ (arXiv 2501.01108) and MERT (arXiv 2306.00107) are other values
+    of the same fields.
 
     Args:
         encoder_type (`str`, defaults to `"conformer"`): `"conformer"` (rotary positions) or `"bert"` (the encoder of
@@ -55,11 +98,11 @@ class MusicFMConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02): Standard deviation of new linear weights.
         sampling_rate (`int`, defaults to 24000): Sampling rate of `input_values`, in Hz.
         n_fft (`int`, defaults to 2048): Length of the Fourier transform and its window, in samples; even.
-        hop_length (`int`, defaults to 240): Distance of mel frames, in samples. Targets are made from mel frames, so
-            it must divide the samples of an output frame for the `"waveform"` front end too.
+        hop_length (`int`, defaults to 240): Samples from one mel frame to the next. Targets are made from mel frames,
+            so it must divide the samples of an output frame, with the `"waveform"` front end too.
         num_mel_bins (`int`, defaults to 128): Mel bands between 0 Hz and half the sampling rate.
-        mel_mean (`float` or `list[float]`, defaults to 6.768444971712967): Mean of the log-mel spectrogram, in dB: one
-            for all bands, as published, or one for each.
+        mel_mean (`float` or `list[float]`, defaults to 6.768444971712967): Mean of the log-mel spectrogram in dB: one
+            number for all bands, as published, or one for each.
         mel_std (`float` or `list[float]`, defaults to 18.417922652295623): Its standard deviation, likewise.
         subsampling_conv_channels (`int`, defaults to 512): Channels of the two residual convolution blocks.
         subsampling_time_strides (`list[int]`, defaults to `[2, 2]`): Time stride of each block, 1 or 2. With a mel at
@@ -68,53 +111,56 @@ class MusicFMConfig(PreTrainedConfig):
         feat_extract_activation (`str`, defaults to `"gelu"`): Activation of the `"waveform"` front end and of the
             positional convolution.
         feat_proj_dropout (`float`, defaults to 0.0): Dropout after the projection of the `"waveform"` front end.
-        do_normalize (`bool`, defaults to `False`): The encoder expects waveforms of mean 0 and variance 1, as MERT's.
-            The feature extractor, `musicfm_hf.embed` and pretraining see to it; [`MusicFMModel`] takes what it gets.
-        do_stable_layer_norm (`bool`, defaults to `False`): Layer norms of `"bert"` before the modules (MERT-330M)
-            and not after them (MERT-95M).
+        do_normalize (`bool`, defaults to `False`): The encoder expects waveforms of mean 0 and variance 1, as MERT's
+            does. The feature extractor, `musicfm_hf.embed` and pretraining normalize them; [`MusicFMModel`] does not.
+        do_stable_layer_norm (`bool`, defaults to `False`): Place the layer norms of `"bert"` before the modules of a
+            layer (MERT-330M), not after them (MERT-95M).
         num_conv_pos_embeddings (`int`, defaults to 128): Kernel of the positional convolution of `"bert"`.
         num_conv_pos_embedding_groups (`int`, defaults to 16): Its groups.
-        freeze_batch_norm (`bool`, defaults to `False`): Keep the batch norms' statistics in training too.
-        quantizer_type (`str`, defaults to `"random_projection"`): Where the target tokens of pretraining come from:
-            `"random_projection"` (MusicFM), `"residual_vq"` (MuQ) or `"kmeans"` (HuBERT, MERT).
-        num_codebooks (`int`, defaults to 1): Tokens per frame. For `"kmeans"` one for each of `kmeans_features`.
+        freeze_batch_norm (`bool`, defaults to `False`): Use the stored statistics of batch norms in training too.
+        quantizer_type (`str`, defaults to `"random_projection"`): Quantizer that makes the target tokens of
+            pretraining: `"random_projection"` (MusicFM), `"residual_vq"` (MuQ) or `"kmeans"` (HuBERT, MERT).
+        num_codebooks (`int`, defaults to 1): Tokens per frame; for `"kmeans"`, one for each of `kmeans_features`.
         codebook_size (`int` or `list[int]`, defaults to 4096): Codes of each codebook; 4096 in the published
             checkpoints, 8192 in the paper.
-        codebook_dim (`int`, defaults to 16): Width in which codes are compared.
+        codebook_dim (`int`, defaults to 16): Width of the codes.
         quantizer_seed (`int`, defaults to 0): Seed of the random projection and of new codebooks.
-        target_mel_mean, target_mel_std (`float` or `list[float]`, *optional*): Statistics that normalise the log-mel
-            spectrogram for the targets; `mel_mean` and `mel_std` by default. One for each band uses many more codes.
-        kmeans_features (`list[str]`, defaults to `["mel"]`): `"mel"` and `"chroma"`, what is clustered.
-        kmeans_mel_bins, kmeans_chroma_bins (`int`, default to 229 and 264): Their sizes in MERT. How MERT normalises
-            them is not published: here, decibels of the power, standardised over the fitting data.
+        target_mel_mean, target_mel_std (`float` or `list[float]`, *optional*): Statistics that normalize the log-mel
+            spectrogram for the targets; `mel_mean` and `mel_std` by default. With one for each band, many more codes
+            are used.
+        kmeans_features (`list[str]`, defaults to `["mel"]`): Features to cluster: `"mel"`, `"chroma"` or both.
+        kmeans_mel_bins, kmeans_chroma_bins (`int`, default to 229 and 264): Their sizes, by default those of MERT. How
+            MERT normalizes them is not published; here they are decibels of the power, standardized over the data that
+            the clusters are fitted to.
         mask_type (`str`, defaults to `"noise"`): `"noise"` replaces cells of a fixed grid of the waveform by Gaussian
-            noise, `"embedding"` replaces spans of frames before the encoder by a learned vector, as MERT does.
-        mask_prob (`float`, defaults to 0.6): Probability of a cell; or share of frames that spans are drawn for,
-            which may overlap.
+            noise; `"embedding"` replaces spans of frames before the encoder by a learned vector, as MERT does.
+        mask_prob (`float`, defaults to 0.6): Probability that a cell is masked; for spans, which may overlap, the
+            expected share of masked frames if they did not.
         mask_seconds (`float`, defaults to 0.4): Length of a cell or a span.
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
         cqt_loss_weight (`float`, defaults to 0.0): Weight of the mean squared error of MERT's constant-Q
             reconstruction; 0 for none.
         cqt_bins, cqt_bins_per_octave (`int`, default to 336 and 48): Size of the constant-Q transform.
         cqt_fmin (`float`, defaults to 32.7): Its lowest frequency in Hz.
-        task (`str`, *optional*): What the head was trained for: `"beat"`, `"chord"`, `"structure"`, `"key"` or
-            `"tagging"`, so that a saved model decodes its own outputs.
+        task (`str`, *optional*): Task of the head: `"beat"`, `"chord"`, `"structure"`, `"key"`, `"tagging"`, or a task
+            of your own, so that a saved model decodes its own outputs.
         decoding (`dict`, *optional*): Settings of that task's decoder.
         label_rate (`float`, *optional*): Label frames per second; one label for the whole clip if not given.
-        label_centered (`bool`, defaults to `False`): Label frame j is about the time j / `label_rate` (beats), not
-            about the interval that begins there.
+        label_centered (`bool`, defaults to `False`): Label frame j describes the time j / `label_rate` (beats), not
+            the interval that begins there.
         classifier_layer (`int`, *optional*): Hidden state that the head reads; the last by default.
-        use_weighted_layer_sum (`bool`, defaults to `False`): It reads a learned weighted sum of all of them.
+        use_weighted_layer_sum (`bool`, defaults to `False`): The head reads a learned weighted sum of all hidden
+            states.
         classifier_proj_size (`int`, defaults to 512): Width of the hidden layer of the head.
-        classifier_dropout (`float`, defaults to 0.0): Dropout after it.
+        classifier_dropout (`float`, defaults to 0.0): Dropout after the hidden layer of the head.
         classifier_outputs (`list[dict]`, *optional*): Slices of the logits in order, each with `name`, `size`,
             `problem_type` (`"single_label_classification"`: softmax; `"multi_label_classification"`: sigmoids) and
-            `loss_weight`. One output of all labels, of the configuration's `problem_type`, if not given.
-        class_weights (`list[float]`, *optional*): Weight of each label in the loss; of its positives for sigmoids.
+            `loss_weight`. If not given, one output of all labels, of the configuration's `problem_type`.
+        class_weights (`list[float]`, *optional*): Weight of each label in the loss; for sigmoids, of its positives.
 
     Raises:
-        ValueError: for an impossible value (named), or for an argument that does not exist (with the nearest one that
-            does). An unknown key in a saved configuration is kept and warned about instead.
+        ValueError: if a value is impossible or an argument does not exist; the message names it, and the nearest
+            existing argument. An unknown key in a saved configuration is kept instead, with a warning.
     """
 
     model_type: ClassVar[str] = "musicfm"
@@ -198,7 +244,7 @@ class MusicFMConfig(PreTrainedConfig):
             raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
         for name in self.__dataclass_fields__:
             if isinstance(value := getattr(self, name), tuple):
-                setattr(self, name, list(value))  # as JSON gives it back
+                setattr(self, name, list(value))  # as it is read from JSON
         super().__post_init__(**kwargs)
         self._check_values()
 
@@ -212,7 +258,7 @@ class MusicFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in [`PreTrainedConfig`]; a key that this version does not know is kept as it is, with a warning."""
+        """As in [`PreTrainedConfig`]; a key that this version does not know is kept, with a warning."""
         unknown = cls._unknown_keys(config_dict)
         for key in sorted(unknown):
             logger.warning(f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`.")
@@ -229,22 +275,22 @@ class MusicFMConfig(PreTrainedConfig):
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def to_dict(self) -> dict[str, Any]:
-        """As in [`PreTrainedConfig`], with every Auto class that these weights can serve in `auto_map`."""
+        """
+        As in [`PreTrainedConfig`], with every Auto class that can load these weights in `auto_map`. Entries that name
+        classes of this package are written anew, since they may name another file or repository that they were loaded
+        from; other entries are kept.
+        """
         values = super().to_dict()
-        ours = {
-            "AutoConfig": "configuration_musicfm.MusicFMConfig",
-            "AutoModel": "modeling_musicfm.MusicFMModel",
-            "AutoModelForAudioClassification": "classification_musicfm.MusicFMForAudioClassification",
-            "AutoModelForAudioFrameClassification": "classification_musicfm.MusicFMForAudioFrameClassification",
-            "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
-        }
-        for name in ("keys_to_ignore_at_inference", "use_cache"):  # what models and the Trainer leave here
+        for name in ("keys_to_ignore_at_inference", "use_cache"):  # set by models and the Trainer
             values.pop(name, None)
-        return values | {"auto_map": ours | (values.get("auto_map") or {})}
+        ours = {reference.split(".")[-1] for reference in _AUTO_MAP.values()}
+        auto_map = values.get("auto_map") or {}
+        others = {auto: name for auto, name in auto_map.items() if str(name).split(".")[-1] not in ours}
+        return values | {"auto_map": _AUTO_MAP | others}
 
     @property
     def samples_per_frame(self) -> int:
-        """Samples from one output frame to the next: 960 at 25 Hz."""
+        """Samples from one output frame to the next, 960 at 25 Hz."""
         if self.front_end == "waveform":
             return math.prod(self.conv_stride)
         return self.hop_length * math.prod(self.subsampling_time_strides)
@@ -256,21 +302,21 @@ class MusicFMConfig(PreTrainedConfig):
 
     @property
     def frame_offset(self) -> float:
-        """Where the first output frame is centred, in frames: 0 for `"mel"`; 0.625 (8.3 ms) for `"waveform"`."""
+        """Center of the first output frame, in frames: 0 for `"mel"`; 0.625 (8.3 ms) for `"waveform"`."""
         return self.min_samples / 2 / self.samples_per_frame if self.front_end == "waveform" else 0.0
 
     @property
     def min_samples(self) -> int:
         """
-        The shortest audio that can be encoded, in samples. `"mel"`: the reflected edge must exist, and one mel frame;
-        `"waveform"`: one output frame.
+        Shortest audio that can be encoded, in samples: for `"mel"`, enough to reflect at the edges and for one mel
+        frame; for `"waveform"`, one output frame.
         """
         if self.front_end == "waveform":
             return self.window_samples(1)
         return max(self.n_fft // 2 + 1, self.hop_length)
 
     def window_samples(self, frames: int) -> int:
-        """The fewest samples that give this many output frames, the last one whole."""
+        """Return the fewest samples that give this many output frames, the last one whole."""
         if self.front_end == "mel":
             return frames * self.samples_per_frame
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
@@ -279,9 +325,9 @@ class MusicFMConfig(PreTrainedConfig):
 
     def frame_counts(self, samples):
         """
-        Frames after each step of the front end, the last of which are the output, for a number of samples or a tensor
-        of such numbers. `"mel"`: the mel, where a partial frame is dropped, and both convolution blocks, where it is
-        kept. `"waveform"`: each convolution.
+        Return the number of frames after each step of the front end, the output last, for a number of samples or a
+        tensor of such numbers. Steps of `"mel"` are the mel spectrogram, which drops a partial frame, and both
+        convolution blocks, which keep it; those of `"waveform"` are the convolutions.
         """
         counts = []
         if self.front_end == "waveform":
@@ -307,28 +353,52 @@ class MusicFMConfig(PreTrainedConfig):
 
     @property
     def classifier_slices(self) -> list[dict]:
-        """`classifier_outputs`, or the one that is meant if there are none."""
+        """`classifier_outputs`, or the one output that stands for none."""
         if self.classifier_outputs is not None:
             return self.classifier_outputs
         kind = self.problem_type or "single_label_classification"
         return [{"name": "labels", "size": self.num_labels, "problem_type": kind, "loss_weight": 1.0}]
 
+    @property
+    def classifier_layers(self) -> list[int]:
+        """The hidden states that the head reads: one, or all of them for a learned weighted sum."""
+        if self.use_weighted_layer_sum:
+            return list(range(self.num_hidden_layers + 1))
+        return [self.num_hidden_layers if self.classifier_layer is None else self.classifier_layer]
+
+    @property
+    def head_class(self) -> str:
+        """Name of the class of a model with this head: for frames at `label_rate`, or for whole clips."""
+        return "MusicFMForAudioClassification" if self.label_rate is None else "MusicFMForAudioFrameClassification"
+
     def _check_values(self) -> None:
-        def require(condition: bool, name: str, need: str) -> None:
-            if not condition:
-                raise ValueError(f"`{name}` must be {need}, got {getattr(self, name)!r}.")
+        """Raise a `ValueError` that names the first impossible value."""
+        self._check_numbers()
+        self._check_mel()
+        self._check_encoder()
+        self._check_targets()
+        self._check_head()
 
-        def is_number(name: str, kinds: type | tuple[type, ...]) -> bool:
-            value = getattr(self, name)
-            return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    def _require(self, condition: bool, name: str, need: str) -> None:
+        """Raise a `ValueError` unless the condition holds for the value `name`."""
+        if not condition:
+            raise ValueError(f"`{name}` must be {need}, got {getattr(self, name)!r}.")
 
-        def is_list(name: str, kinds: type | tuple[type, ...], positive: bool = True) -> bool:
-            values = getattr(self, name)
-            return isinstance(values, list) and all(
-                isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) and (v > 0 or not positive)
-                for v in values
-            )
+    def _is_number(self, name: str, kinds: type | tuple[type, ...]) -> bool:
+        """Return whether a value is a finite number of these types."""
+        value = getattr(self, name)
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
+    def _is_list(self, name: str, kinds: type | tuple[type, ...], positive: bool = True) -> bool:
+        """Return whether a value is a list of finite, and if asked for positive, numbers of these types."""
+        values = getattr(self, name)
+        return isinstance(values, list) and all(
+            isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) and (v > 0 or not positive)
+            for v in values
+        )
+
+    def _check_numbers(self) -> None:
+        """Check the names among a fixed choice and the numbers, each by itself."""
         choices = {
             "encoder_type": ("conformer", "bert"),
             "front_end": ("mel", "waveform"),
@@ -338,87 +408,65 @@ class MusicFMConfig(PreTrainedConfig):
             "feat_extract_activation": tuple(sorted(ACT2FN)),
         }
         for name, allowed in choices.items():
-            require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
-        for name in [
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "conv_depthwise_kernel_size",
-            "sampling_rate",
-            "n_fft",
-            "hop_length",
-            "num_mel_bins",
-            "subsampling_conv_channels",
-            "num_conv_pos_embeddings",
-            "num_conv_pos_embedding_groups",
-            "num_codebooks",
-            "codebook_dim",
-            "kmeans_mel_bins",
-            "kmeans_chroma_bins",
-            "cqt_bins",
-            "cqt_bins_per_octave",
-            "classifier_proj_size",
-        ]:
-            require(is_number(name, int) and getattr(self, name) > 0, name, "a positive integer")
-        for name in ["rotary_embedding_base", "layer_norm_eps", "initializer_range", "mask_seconds", "cqt_fmin"]:
-            require(is_number(name, (int, float)) and getattr(self, name) > 0, name, "a positive number")
-        for name in ["cqt_loss_weight", "mask_noise_std"]:
-            require(is_number(name, (int, float)) and getattr(self, name) >= 0, name, "0 or a positive number")
-        for name in [
-            "hidden_dropout",
-            "activation_dropout",
-            "attention_dropout",
-            "conformer_conv_dropout",
-            "feat_proj_dropout",
-            "mask_prob",
-            "classifier_dropout",
-        ]:
-            valid = is_number(name, (int, float)) and 0 <= getattr(self, name) <= 1
-            require(valid, name, "a probability between 0 and 1")
-        for name in ["mel_mean", "mel_std", "target_mel_mean", "target_mel_std"]:
+            self._require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
+        for name in _POSITIVE_INTEGERS:
+            self._require(self._is_number(name, int) and getattr(self, name) > 0, name, "a positive integer")
+        for name in _POSITIVE_NUMBERS:
+            self._require(self._is_number(name, (int, float)) and getattr(self, name) > 0, name, "a positive number")
+        for name in _NUMBERS_FROM_ZERO:
+            valid = self._is_number(name, (int, float)) and getattr(self, name) >= 0
+            self._require(valid, name, "0 or a positive number")
+        for name in _PROBABILITIES:
+            valid = self._is_number(name, (int, float)) and 0 <= getattr(self, name) <= 1
+            self._require(valid, name, "a probability between 0 and 1")
+
+    def _check_mel(self) -> None:
+        """Check the Fourier transform and the statistics of the mel spectrogram."""
+        for name in ("mel_mean", "mel_std", "target_mel_mean", "target_mel_std"):
             positive = name.endswith("std")
             if isinstance(getattr(self, name), list):
-                valid = is_list(name, (int, float), positive) and len(getattr(self, name)) == self.num_mel_bins
+                valid = self._is_list(name, (int, float), positive) and len(getattr(self, name)) == self.num_mel_bins
             elif name.startswith("target") and getattr(self, name) is None:
                 valid = True
             else:
-                valid = is_number(name, (int, float)) and (getattr(self, name) > 0 or not positive)
-            require(valid, name, f"a {'positive ' * positive}number, or {self.num_mel_bins} (`num_mel_bins`) of them")
+                valid = self._is_number(name, (int, float)) and (getattr(self, name) > 0 or not positive)
+            need = f"a {'positive ' * positive}number, or {self.num_mel_bins} (`num_mel_bins`) of them"
+            self._require(valid, name, need)
+        self._require(self.n_fft % 2 == 0, "n_fft", "even")
+        self._require(self.hop_length <= self.n_fft, "hop_length", f"at most `n_fft` ({self.n_fft})")
+
+    def _check_encoder(self) -> None:
+        """Check the widths of the encoder, and the convolutions of the front ends."""
         if self.encoder_type == "conformer":
-            require(
+            self._require(
                 self.hidden_size % (2 * self.num_attention_heads) == 0,
                 "num_attention_heads",
                 f"a divisor of `hidden_size` ({self.hidden_size}) with an even quotient (rotary embedding)",
             )
         else:
-            for name in ["num_attention_heads", "num_conv_pos_embedding_groups"]:
+            for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
                 valid = self.hidden_size % getattr(self, name) == 0
-                require(valid, name, f"a divisor of `hidden_size` ({self.hidden_size})")
-        require(self.conv_depthwise_kernel_size % 2 == 1, "conv_depthwise_kernel_size", "odd")
-        require(self.n_fft % 2 == 0, "n_fft", "even")
-        require(self.hop_length <= self.n_fft, "hop_length", f"at most `n_fft` ({self.n_fft})")
+                self._require(valid, name, f"a divisor of `hidden_size` ({self.hidden_size})")
+        self._require(self.conv_depthwise_kernel_size % 2 == 1, "conv_depthwise_kernel_size", "odd")
         strides = self.subsampling_time_strides
         valid = isinstance(strides, list) and len(strides) == 2 and all(s in (1, 2) for s in strides)
-        require(valid, "subsampling_time_strides", "two strides, each 1 or 2")
-        for name in ["conv_dim", "conv_kernel", "conv_stride"]:
-            valid = is_list(name, int) and len(getattr(self, name)) == len(self.conv_dim) > 0
-            require(valid, name, "a list of positive integers, as many as `conv_dim` has")
-        self._check_targets(require, is_list)
-        self._check_head(require)
+        self._require(valid, "subsampling_time_strides", "two strides, each 1 or 2")
+        for name in ("conv_dim", "conv_kernel", "conv_stride"):
+            valid = self._is_list(name, int) and len(getattr(self, name)) == len(self.conv_dim) > 0
+            self._require(valid, name, "a list of positive integers, as long as `conv_dim`")
 
-    def _check_head(self, require) -> None:
-        """The values that only matter to a model with a head."""
-        tasks = ("beat", "chord", "structure", "key", "tagging")
-        require(self.task is None or self.task in tasks, "task", f"one of {', '.join(tasks)}")
+    def _check_head(self) -> None:
+        """Check the values that matter only to a model with a head."""
+        require = self._require
+        require(self.task is None or (isinstance(self.task, str) and self.task != ""), "task", "the name of a task")
         require(self.label_rate is None or self.label_rate > 0, "label_rate", "a positive number of Hz")
         layer = self.classifier_layer
         valid = layer is None or (type(layer) is int and 0 <= layer <= self.num_hidden_layers)
         require(valid, "classifier_layer", f"between 0 and {self.num_hidden_layers} (`num_hidden_layers`)")
         kinds = ("single_label_classification", "multi_label_classification")
         require(self.problem_type in (None, *kinds), "problem_type", f"one of {', '.join(kinds)}")
-        chosen = self.classifier_layer is not None and self.use_weighted_layer_sum
-        require(not chosen, "classifier_layer", "left out where `use_weighted_layer_sum` is true")
+        both = self.classifier_layer is not None and self.use_weighted_layer_sum
+        require(not both, "classifier_layer", "left out if `use_weighted_layer_sum` is true")
         for output in self.classifier_outputs or []:
             valid = {"name", "size", "problem_type"} <= set(output) and output["problem_type"] in kinds
             require(
@@ -426,14 +474,15 @@ class MusicFMConfig(PreTrainedConfig):
             )
         sizes = sum(output["size"] for output in self.classifier_outputs or [])
         valid = self.classifier_outputs is None or sizes == self.num_labels
-        require(valid, "classifier_outputs", f"of {self.num_labels} labels together, as `id2label` has")
+        require(valid, "classifier_outputs", f"outputs with {self.num_labels} labels in total, as in `id2label`")
         valid = self.class_weights is None or len(self.class_weights) == self.num_labels
         require(valid, "class_weights", f"{self.num_labels} numbers, one for each label")
 
-    def _check_targets(self, require, is_list) -> None:
-        """The values that only matter in pretraining."""
+    def _check_targets(self) -> None:
+        """Check the values that matter only in pretraining."""
+        require = self._require
         if isinstance(self.codebook_size, list):
-            valid = is_list("codebook_size", int) and len(self.codebook_size) == self.num_codebooks
+            valid = self._is_list("codebook_size", int) and len(self.codebook_size) == self.num_codebooks
             require(valid, "codebook_size", f"a positive integer, or {self.num_codebooks} (`num_codebooks`) of them")
         else:
             valid = type(self.codebook_size) is int and self.codebook_size > 0
@@ -453,7 +502,9 @@ class MusicFMConfig(PreTrainedConfig):
         )
         if self.cqt_loss_weight > 0:
             highest, nyquist = self.cqt_fmin * 2 ** (self.cqt_bins / self.cqt_bins_per_octave), self.sampling_rate / 2
-            require(highest <= nyquist, "cqt_bins", f"so few that all are below {nyquist:g} Hz (`sampling_rate` / 2)")
+            require(
+                highest <= nyquist, "cqt_bins", f"few enough that all lie below {nyquist:g} Hz (`sampling_rate` / 2)"
+            )
         cell = self.mask_seconds * self.frame_rate
         valid = round(cell) >= 1 and (self.mask_type == "embedding" or math.isclose(cell, round(cell), rel_tol=1e-6))
         require(valid, "mask_seconds", f"a whole number of frames ({1 / self.frame_rate:g} s each)")

@@ -154,8 +154,13 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                 "integers without scaling?"
             )
         if self.do_normalize:
-            audio = (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+            audio = normalize_waveform(audio)
         return audio
+
+
+def normalize_waveform(audio: np.ndarray) -> np.ndarray:
+    """Scale a waveform `(samples,)` to zero mean and unit variance, as `do_normalize` does."""
+    return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
 
 
 def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:

@@ -1,30 +1,63 @@
-"""Which frames are hidden in masked pretraining, and what stands in their place."""
+"""Masks of pretraining: drawing them, and replacing masked audio by noise."""
 
 import torch
 from torch import nn
 
 from .configuration_musicfm import MusicFMConfig
-from .features_musicfm import valid_frames
+from .padding_musicfm import valid_frames
 
 Generators = torch.Generator | list[torch.Generator] | None
+
+
+def check_targets(
+    config: MusicFMConfig,
+    input_values: torch.Tensor,
+    mask_time_indices: torch.Tensor | None,
+    target_tokens: torch.Tensor | None,
+) -> None:
+    """
+    Check the mask and the targets that [`MusicFMForPreTraining`] is given.
+
+    Raises:
+        ValueError: if they do not fit the waveforms or the configuration, or `target_tokens` come without a mask.
+    """
+    batch, samples = input_values.shape
+    frames, tokens = config.frame_counts(samples)[-1], samples // config.samples_per_frame
+    if mask_time_indices is not None:
+        shape = tuple(mask_time_indices.shape)
+        if shape not in ((batch, frames), (batch, tokens)):
+            raise ValueError(f"`mask_time_indices` must have shape {(batch, frames)}, got {shape}.")
+    if target_tokens is None:
+        return
+    if mask_time_indices is None:
+        raise ValueError("`target_tokens` need `mask_time_indices`, the frames that are masked.")
+    if config.cqt_loss_weight > 0:
+        raise ValueError("The constant-Q loss needs the clean waveform: leave `target_tokens` out.")
+    shape, codebooks = tuple(target_tokens.shape), config.num_codebooks
+    allowed = [(batch, length, codebooks) for length in (frames, tokens)]
+    allowed += [(batch, length) for length in (frames, tokens) if codebooks == 1]
+    if shape not in allowed or target_tokens.is_floating_point():
+        raise ValueError(
+            f"`target_tokens` must be integers of shape {allowed[0]}, got {target_tokens.dtype} of shape {shape}."
+        )
 
 
 def sample_mask(
     config: MusicFMConfig, lengths: torch.Tensor, num_samples: int, generator: Generators = None
 ) -> torch.Tensor:
     """
-    Draw a mask as `config.mask_type` says: for `"noise"` cells of a fixed grid, whole cells inside the audio only; for
-    `"embedding"` spans that begin anywhere and may overlap.
+    Draw a mask. With `config.mask_type` `"noise"` it consists of cells of a fixed grid, whole and inside the audio;
+    with `"embedding"`, of spans that begin anywhere and may overlap.
 
     Args:
         config ([`MusicFMConfig`]): `mask_type`, `mask_prob`, `mask_seconds`.
-        lengths (`torch.Tensor` of shape `(batch,)`): Samples of each item; they come first in a row of `num_samples`.
-        num_samples (`int`): Samples of a row.
-        generator (`torch.Generator` or a list of them, *optional*): One, or one for each item; the global one if not
-            given.
+        lengths (`torch.Tensor` of shape `(batch,)`): Samples of each item, before the padding of its row.
+        num_samples (`int`): Samples of a row, with its padding.
+        generator (`torch.Generator` or a list of them, *optional*): One for the batch, or one for each item; the
+            global one if not given.
 
     Returns:
-        bool `(batch, frames)`, or `(batch, tokens)` where there are more tokens than frames.
+        bool `(batch, frames)`, or `(batch, tokens)` if there are more tokens than frames; true where masked.
     """
     frames = max(config.frame_counts(num_samples)[-1], num_samples // config.samples_per_frame)
     if config.mask_type == "embedding":
@@ -48,8 +81,8 @@ def replace_by_noise(
     generator: Generators = None,
 ) -> torch.Tensor:
     """
-    The waveform `(batch, samples)` with Gaussian noise where `mask` `(batch, frames)` is true; `lengths` and
-    `generator` as for [`sample_mask`].
+    Replace the waveform `(batch, samples)` by Gaussian noise where `mask` `(batch, frames)` is true; `lengths` and
+    `generator` are those of [`sample_mask`].
     """
     masked = fit_length(mask.repeat_interleave(config.samples_per_frame, dim=1), waveform.shape[1])
     noise = draw(torch.randn, lengths, waveform.shape[1], generator) * config.mask_noise_std
@@ -58,8 +91,8 @@ def replace_by_noise(
 
 def target_frames(config: MusicFMConfig, lengths: torch.Tensor, num_samples: int) -> torch.Tensor:
     """
-    Which output frames have a target: bool `(batch, frames)`. A partial last frame has none; and of the `"waveform"`
-    front end there are fewer frames than tokens.
+    Mask of the output frames that have a target, bool `(batch, frames)`. A partial last frame has none; and the
+    `"waveform"` front end has fewer frames than tokens.
     """
     frames = config.frame_counts(num_samples)[-1]
     counts = torch.minimum(lengths // config.samples_per_frame, config.frame_counts(lengths)[-1])
@@ -67,15 +100,24 @@ def target_frames(config: MusicFMConfig, lengths: torch.Tensor, num_samples: int
 
 
 def fit_length(values: torch.Tensor, frames: int, value: float = 0) -> torch.Tensor:
-    """Cut or pad axis 1 of `(batch, frames, …)`."""
+    """Cut axis 1 of `(batch, length, …)` to `frames`, or pad it with `value`."""
     padding = (0, 0) * (values.ndim - 2) + (0, max(0, frames - values.shape[1]))
     return nn.functional.pad(values[:, :frames], padding, value=value)
 
 
 def draw(function, counts: torch.Tensor, size: int, generator: Generators) -> torch.Tensor:
     """
-    Random numbers `(batch, size)`, drawn where the generator lives. Of a list of generators, each draws the `counts`
-    numbers of its item and no more, so that they are the same in every batch; zeros follow.
+    Draw random numbers `(batch, size)` on the device of the generator. In a list of generators, each draws only the
+    `counts` numbers of its item, so that they are the same in every batch; zeros follow.
+
+    Args:
+        function: `torch.rand` or `torch.randn`.
+        counts (`torch.Tensor` of shape `(batch,)`): Numbers that each item needs.
+        size (`int`): Length of a row.
+        generator (`torch.Generator` or a list of them, *optional*): As in [`sample_mask`].
+
+    Raises:
+        ValueError: if a list has not one generator for each item.
     """
     if isinstance(generator, list):
         if len(generator) != len(counts):
@@ -83,12 +125,12 @@ def draw(function, counts: torch.Tensor, size: int, generator: Generators) -> to
                 f"`generator` has {len(generator)} generators for {len(counts)} items; give one for each."
             )
         rows = [
-            function(count, generator=own, device=own.device)
-            for own, count in zip(generator, counts.tolist(), strict=True)
+            function(count, generator=item_generator, device=item_generator.device)
+            for item_generator, count in zip(generator, counts.tolist(), strict=True)
         ]
         return torch.stack([nn.functional.pad(row, (0, size - len(row))) for row in rows]).to(counts.device)
-    where = counts.device if generator is None else generator.device
-    return function((len(counts), size), generator=generator, device=where).to(counts.device)
+    device = counts.device if generator is None else generator.device
+    return function((len(counts), size), generator=generator, device=device).to(counts.device)
 
 
-__all__ = ["draw", "fit_length", "replace_by_noise", "sample_mask", "target_frames"]
+__all__ = ["check_targets", "draw", "fit_length", "replace_by_noise", "sample_mask", "target_frames"]

@@ -1,9 +1,7 @@
-"""The MusicFM encoder (Won, Hung, Le 2023) and its masked pretraining: waveform → frames → encoder → tokens."""
+"""The MusicFM models: encoder, target tokens, masked pretraining, classification heads."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,27 +14,28 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .adapters_musicfm import HUB_ARGUMENTS, check_base, find_base
 from .configuration_musicfm import MusicFMConfig
-from .convolution_musicfm import conv3x3, fold_batch_norm, transform_filters
-from .features_musicfm import MusicFMLogMel, align_left, constant_q, item_lengths, normalize, valid_frames
-from .masking_musicfm import fit_length, replace_by_noise, sample_mask, target_frames
+from .fast_inference_musicfm import FastDepthwiseConvolution, FastSubsampling
+from .frames_musicfm import average_frames, count_averages, label_settings
+from .losses_musicfm import classification_loss, token_loss
+from .masking_musicfm import check_targets, fit_length, replace_by_noise, sample_mask, target_frames
+from .normalization_musicfm import batch_norm, group_norm, normalize
+from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutput, MusicFMQuantizerOutput
+from .padding_musicfm import align_left, check_input, item_lengths, valid_frames, zero_padding
 from .quantization_musicfm import MusicFMQuantizer, build_quantizer
-
-if TYPE_CHECKING:  # so that whoever copies this file copies the heads, which every `auto_map` names
-    from .classification_musicfm import MusicFMForAudioClassification  # noqa: F401
-
-# Tokens whose convolutions are computed together in inference: 5 s stay near the cache of a processor; on an
-# accelerator a minute keeps it busy and bounds the memory.
-_TILE_FRAMES_PROCESSOR = 125
-_TILE_FRAMES_ACCELERATOR = 1500
+from .spectrogram_musicfm import MusicFMLogMel, constant_q
 
 
 class MusicFMSubsamplingBlock(GradientCheckpointingLayer):
-    """Two 3×3 convolutions beside a strided one. Halves the frequency axis, and the time axis by `time_stride`."""
+    """
+    Residual block of two 3×3 convolutions, with a strided convolution as shortcut. It halves the number of bands and
+    divides the number of frames by `time_stride`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, time_stride: int):
         super().__init__()
@@ -50,56 +49,20 @@ class MusicFMSubsamplingBlock(GradientCheckpointingLayer):
         self.shortcut_norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, channels, time, bands)`; `counts` `(batch,)`: output frames of each item that are not padding."""
+        """
+        `(batch, channels, frames, bands)` → `(batch, channels, output frames, bands / 2)`; `counts` `(batch,)`: output
+        frames of each item that are not padding.
+        """
         residual = self.shortcut_conv(hidden_states)
         mask = None if counts is None else valid_frames(0, residual.shape[2], counts)[:, None, :, None]
-        residual = _batch_norm(self.shortcut_norm, residual, mask)
-        hidden_states = _mask(nn.functional.relu(_batch_norm(self.norm1, self.conv1(hidden_states), mask)), mask)
-        hidden_states = _batch_norm(self.norm2, self.conv2(hidden_states), mask)
-        return _mask(nn.functional.relu(hidden_states + residual), mask)
-
-
-class _FusedSubsamplingBlock:
-    """A [`MusicFMSubsamplingBlock`] in eval mode, batch norm folded into the filters, for any range of frames."""
-
-    def __init__(self, block: MusicFMSubsamplingBlock, dtype: torch.dtype):
-        self.stride = block.time_stride
-        self.conv1 = fold_batch_norm(block.conv1, block.norm1, dtype)
-        weight, bias = fold_batch_norm(block.conv2, block.norm2, dtype)
-        self.conv2 = (weight, transform_filters(weight))
-        shortcut_weight, shortcut_bias = fold_batch_norm(block.shortcut_conv, block.shortcut_norm, dtype)
-        self.shortcut = (shortcut_weight, shortcut_bias + bias)
-
-    def input_range(self, start: int, stop: int) -> tuple[int, int]:
-        """The input frames that outputs `start` to `stop` are made from; may reach beyond both ends."""
-        return self.stride * (start - 1) - 1, self.stride * stop + 2
-
-    def __call__(self, frames: torch.Tensor, start: int, stop: int, counts: int | torch.Tensor) -> torch.Tensor:
-        """
-        Input frames `(batch, time, bands, channels)` of `input_range(start, stop)`, zero where there are none →
-        outputs `start` to `stop`; `counts` is the number of output frames, of all items or of each.
-        """
-        hidden = self._strided(frames, *self.conv1)
-        padded = hidden.new_zeros(hidden.shape[0], hidden.shape[1], hidden.shape[2] + 2, hidden.shape[3])
-        torch.clamp(hidden, min=0, out=padded[:, :, 1:-1])
-        _zero_outside(padded, start - 1, counts)
-        output = conv3x3(padded, *self.conv2)
-        output += self._strided(frames[:, self.stride : frames.shape[1] - self.stride], *self.shortcut)
-        return _zero_outside(output.clamp_(min=0), start, counts)
-
-    def _strided(self, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """3×3 convolution, padded in frequency only."""
-        if frames.shape[-1] > 1:
-            stride, padding = (self.stride, 2), (0, 1)
-            output = nn.functional.conv2d(frames.permute(0, 3, 1, 2), weight, bias, stride, padding)
-            return output.permute(0, 2, 3, 1)
-        # One channel: nine neighbours of each output and one matrix product.
-        patches = nn.functional.pad(frames[..., 0], (1, 1)).unfold(1, 3, self.stride).unfold(2, 3, 2)
-        return nn.functional.linear(patches.flatten(-2), weight.reshape(-1, 9), bias)
+        residual = batch_norm(self.shortcut_norm, residual, mask)
+        hidden_states = zero_padding(nn.functional.relu(batch_norm(self.norm1, self.conv1(hidden_states), mask)), mask)
+        hidden_states = batch_norm(self.norm2, self.conv2(hidden_states), mask)
+        return zero_padding(nn.functional.relu(hidden_states + residual), mask)
 
 
 class MusicFMSubsampling(nn.Module):
-    """The `"mel"` front end: log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`."""
+    """The `"mel"` front end: two residual convolution blocks and a projection."""
 
     def __init__(self, config: MusicFMConfig):
         super().__init__()
@@ -114,60 +77,28 @@ class MusicFMSubsampling(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
-        """`counts`: of each item, what `config.frame_counts` says, or `None` if nothing is padding."""
-        watched = any(_is_watched(module) for module in (self.projection, *self.blocks))
-        if not watched and _fusable(mel, *(module for block in self.blocks for module in block.children())):
-            return self.dropout(self._forward_fused(mel, counts))
-        # (batch, 1, mel frames, bands), channels last: convolutions keep it so, and need no copies in between.
+        """
+        Log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`; `counts`: `config.frame_counts` of each
+        item, or `None` if nothing is padding.
+        """
+        if FastSubsampling.applies(self, mel):
+            return self.dropout(FastSubsampling(self)(mel, counts))
+        # (batch, 1, mel frames, bands) with channels last in memory, which the convolutions keep without copies.
         hidden_states = mel[..., None].permute(0, 3, 1, 2).to(self.blocks[0].conv1.weight.dtype)
         if self.blocks[0].gradient_checkpointing and self.blocks[0].conv1.weight.requires_grad:
-            hidden_states.requires_grad_()  # without it, reentrant checkpointing would give these blocks no gradients
+            hidden_states.requires_grad_()  # else reentrant checkpointing gives these blocks no gradients
         for index, block in enumerate(self.blocks, start=1):
             hidden_states = block(hidden_states, None if counts is None else counts[index])
         return self.dropout(self.projection(hidden_states.transpose(1, 2).flatten(2)))
 
-    def _forward_fused(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
-        """
-        The same in tiles of time. On a processor, item by item, nothing for the padding, and the convolutions in
-        float32: where bfloat16 has no instructions of its own, it is many times slower.
-        """
-        on_processor = mel.device.type == "cpu"
-        dtype = self.blocks[0].conv1.weight.dtype
-        blocks = [_FusedSubsamplingBlock(block, torch.float32 if on_processor else dtype) for block in self.blocks]
-        whole = self.config.frame_counts(mel.shape[1] * self.config.hop_length)
-        output = mel.new_zeros(mel.shape[0], whole[-1], self.projection.out_features, dtype=dtype)
-        if not on_processor:
-            tile = max(1, _TILE_FRAMES_ACCELERATOR // mel.shape[0])
-            self._fill(output, mel.to(dtype), blocks, whole if counts is None else counts, tile)
-            return output
-        for item in range(mel.shape[0]):
-            own = whole if counts is None else tuple(int(count[item]) for count in counts)
-            row = slice(item, item + 1)
-            self._fill(output[row, : own[-1]], mel[row, : own[0]], blocks, own, _TILE_FRAMES_PROCESSOR)
-        return output
-
-    def _fill(self, output, mel, blocks, counts, tile: int) -> None:
-        """Write the projected frames of `mel` into `output`, `tile` of them at a time."""
-        for start in range(0, output.shape[1], tile):
-            stop = min(start + tile, output.shape[1])
-            middle = blocks[1].input_range(start, stop)
-            first, last = blocks[0].input_range(*middle)
-            frames = mel[:, max(first, 0) : max(last, 0)]
-            beyond = (max(-first, 0), last - max(first, 0) - frames.shape[1])
-            frames = nn.functional.pad(frames, (0, 0, *beyond))[..., None]  # (batch, time, bands, 1)
-            frames = blocks[0](frames, *middle, counts[1])
-            frames = blocks[1](frames, start, stop, counts[2])
-            frames = frames.transpose(2, 3).flatten(2)  # channel-major, as published
-            output[:, start:stop] = self.projection(frames.to(output.dtype))
-
 
 class MusicFMWaveformSubsampling(nn.Module):
     """
-    The `"waveform"` front end: HuBERT's convolutions over samples, group norm with a group for each channel after the
-    first, layer norm and projection.
+    The `"waveform"` front end: HuBERT's convolutions over samples, the first followed by a group norm with one group
+    for each channel, then a layer norm and a projection.
 
     In a padded batch, the group norm takes its statistics from each item's own frames, so that padding changes
-    nothing; HuBERT and MERT take them from the padding too.
+    nothing. HuBERT and MERT include the padding.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -185,31 +116,22 @@ class MusicFMWaveformSubsampling(nn.Module):
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
     def forward(self, waveform: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
-        """`(batch, samples)` → `(batch, frames, hidden_size)`; `counts` is what `config.frame_counts` says."""
+        """
+        Waveform `(batch, samples)` → `(batch, frames, hidden_size)`; `counts` as in [`MusicFMSubsampling`].
+        """
         hidden_states = waveform[:, None].to(self.convs[0].weight.dtype)
         for index, conv in enumerate(self.convs):
             hidden_states = conv(hidden_states)  # (batch, channels, frames)
             if index == 0:
-                hidden_states = self._group_norm(hidden_states, None if counts is None else counts[0])
+                hidden_states = group_norm(self.group_norm, hidden_states, None if counts is None else counts[0])
             hidden_states = self.activation(hidden_states)
         return self.dropout(self.projection(self.layer_norm(hidden_states.transpose(1, 2))))
-
-    def _group_norm(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        if counts is None:
-            return self.group_norm(hidden_states)
-        mask = valid_frames(0, hidden_states.shape[-1], counts)[:, None]
-        values = hidden_states.float()
-        mean = (values * mask).sum(-1, keepdim=True) / counts[:, None, None]
-        variance = ((values - mean).square() * mask).sum(-1, keepdim=True) / counts[:, None, None]
-        normalized = (values - mean) * torch.rsqrt(variance + self.group_norm.eps)
-        scale, shift = self.group_norm.weight.float()[:, None], self.group_norm.bias.float()[:, None]
-        return (normalized * scale + shift).to(hidden_states.dtype)
 
 
 class MusicFMEncoderInput(nn.Module):
     """
-    The input of the first layer, which is hidden state 0: masked frames replaced by a learned vector where
-    `config.mask_type` says so, and for `"bert"` positions from a convolution over time.
+    Input of the first layer, hidden state 0. With `config.mask_type="embedding"`, a learned vector replaces masked
+    frames; with `config.encoder_type="bert"`, a convolution over time adds positions.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -248,10 +170,35 @@ class MusicFMEncoderInput(nn.Module):
         return self.dropout(hidden_states)
 
 
+def _rotate(hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate `(batch, frames, heads, head_dim)` by positions: feature i is paired with feature i + head_dim / 2."""
+    first, second = hidden_states.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in plain operations, the only implementation that returns weights `(batch, heads, frames, frames)`."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
 class MusicFMAttention(nn.Module):
     """
-    Self-attention. With rotary positions, they turn the *input* of the query and key projections, as in the conformer
-    of wav2vec 2.0 that MusicFM was trained with; values are projected from the unrotated input.
+    Self-attention. Rotary positions, if given, rotate the *input* of the query and key projections, as in the
+    conformer of wav2vec 2.0 that MusicFM was trained with; values are projected from the input before rotation.
     """
 
     def __init__(self, config: MusicFMConfig, layer_idx: int):
@@ -275,7 +222,7 @@ class MusicFMAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(batch, frames, hidden_size)` → the same shape, and attention weights where the implementation has them."""
+        """`(batch, frames, hidden_size)` → the same shape, and attention weights if the implementation has them."""
         heads_shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
         rotated = hidden_states
         if position_embeddings is not None:
@@ -286,20 +233,16 @@ class MusicFMAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        dropout = self.attention_dropout if self.training else 0.0
         output, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.out_proj(output.reshape(hidden_states.shape)), weights
 
 
 class MusicFMFeedForward(nn.Module):
+    """Two linear layers with an activation between them."""
+
     def __init__(self, config: MusicFMConfig):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -309,12 +252,13 @@ class MusicFMFeedForward(nn.Module):
         self.output_dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, hidden_size)` → the same shape."""
         hidden_states = self.intermediate_dropout(self.activation(self.intermediate_dense(hidden_states)))
         return self.output_dropout(self.output_dense(hidden_states))
 
 
 class MusicFMConvolutionModule(nn.Module):
-    """Gated pointwise projection, depthwise convolution over time, batch norm, pointwise projection."""
+    """Convolution module of a conformer: gated projection, depthwise convolution over time, batch norm, projection."""
 
     def __init__(self, config: MusicFMConfig):
         super().__init__()
@@ -328,22 +272,20 @@ class MusicFMConvolutionModule(nn.Module):
         self.dropout = nn.Dropout(config.conformer_conv_dropout)
 
     def forward(self, hidden_states: torch.Tensor, frames_mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, frames, hidden_size)`; `frames_mask` `(batch, frames)` is false for padding."""
+        """`(batch, frames, hidden_size)` → the same shape; `frames_mask` `(batch, frames)` is false for padding."""
         mask = None if frames_mask is None else frames_mask[:, None]
         hidden_states = nn.functional.glu(self.pointwise_conv1(self.layer_norm(hidden_states)), dim=-1)
-        hidden_states = _mask(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
-        conv = self.depthwise_conv
-        if _fusable(hidden_states, conv, self.batch_norm):
-            weight, bias = fold_batch_norm(conv, self.batch_norm, hidden_states.dtype)
-            hidden_states = nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
+        hidden_states = zero_padding(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
+        if FastDepthwiseConvolution.applies(self.depthwise_conv, self.batch_norm, hidden_states):
+            hidden_states = FastDepthwiseConvolution(self.depthwise_conv, self.batch_norm)(hidden_states)
         else:
-            hidden_states = _batch_norm(self.batch_norm, conv(hidden_states), mask)
+            hidden_states = batch_norm(self.batch_norm, self.depthwise_conv(hidden_states), mask)
         hidden_states = self.activation(hidden_states).transpose(1, 2)
         return self.dropout(self.pointwise_conv2(hidden_states))
 
 
 class MusicFMConformerLayer(GradientCheckpointingLayer):
-    """Half feed-forward, attention, convolution, half feed-forward, layer norm (Gulati et al. 2020)."""
+    """Conformer layer (Gulati et al. 2020): half feed-forward, attention, convolution, half feed-forward, norm."""
 
     def __init__(self, config: MusicFMConfig, layer_idx: int):
         super().__init__()
@@ -377,7 +319,10 @@ class MusicFMConformerLayer(GradientCheckpointingLayer):
 
 
 class MusicFMBertLayer(GradientCheckpointingLayer):
-    """Attention and feed-forward; layer norms after each, or before each with `config.do_stable_layer_norm`."""
+    """
+    Transformer layer of HuBERT: attention and feed-forward, each followed by a layer norm, or preceded by one with
+    `config.do_stable_layer_norm`.
+    """
 
     def __init__(self, config: MusicFMConfig, layer_idx: int):
         super().__init__()
@@ -407,7 +352,7 @@ class MusicFMBertLayer(GradientCheckpointingLayer):
 
 
 class MusicFMPreTrainedModel(PreTrainedModel):
-    """Weights, saving and loading, shared by every MusicFM model."""
+    """Initialization, saving and frame times of every MusicFM model."""
 
     config_class = MusicFMConfig
     config: MusicFMConfig
@@ -436,11 +381,12 @@ class MusicFMPreTrainedModel(PreTrainedModel):
     }
 
     def save_pretrained(self, save_directory, *args, max_shard_size: int | str = "1GB", **kwargs):
-        """As in [`PreTrainedModel`], in files of at most 1 GB: an upload that breaks off goes on with the next."""
+        """As in [`PreTrainedModel`], in files of at most 1 GB, at which an interrupted upload can resume."""
         super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        """Initialize the weights of one module."""
         super()._init_weights(module)
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             init.kaiming_normal_(module.weight)
@@ -456,61 +402,31 @@ class MusicFMPreTrainedModel(PreTrainedModel):
 
     def frames_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """
-        Which output frames come from audio: sample mask `(batch, samples)` → frame mask `(batch, frames)`, bool.
-        The frames of an item come first, on whichever side its padding stands.
+        Mask of the output frames that are not padding: sample mask `(batch, samples)` → bool `(batch, frames)`. The
+        frames of an item come first, whichever side its padding is on.
         """
         counts = self.config.frame_counts(attention_mask.bool().sum(-1))
         return valid_frames(0, self.output_frames(attention_mask.shape[-1]), counts[-1])
 
     def frame_times(self, num_frames: int) -> torch.Tensor:
-        """The centres of the first `num_frames` output frames, in seconds from the start of the audio, float64."""
+        """Return the centers of the first `num_frames` output frames, in seconds from the start, float64."""
         frame = torch.arange(num_frames, dtype=torch.float64)
         return (frame + self.config.frame_offset) / self.config.frame_rate
 
     def output_frames(self, num_samples: int) -> int:
-        """How many output frames so many samples give."""
+        """Return the number of output frames of `num_samples` samples."""
         return self.config.frame_counts(num_samples)[-1]
-
-    def _check_input(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, min_samples: int
-    ) -> torch.Tensor | None:
-        """The mask as bool, or `None` if it masks nothing. Values are looked at outside of compilation only."""
-        if input_values.ndim != 2 or not input_values.is_floating_point():
-            raise ValueError(
-                f"`input_values` must be floating point of shape (batch, samples), got {input_values.dtype} of shape "
-                f"{tuple(input_values.shape)}."
-            )
-        if attention_mask is not None:
-            if attention_mask.shape != input_values.shape:
-                raise ValueError(
-                    f"`attention_mask` must have the shape of `input_values`, {tuple(input_values.shape)}, got "
-                    f"{tuple(attention_mask.shape)}."
-                )
-            attention_mask = attention_mask.bool()
-        if torch.compiler.is_compiling() or input_values.is_meta:
-            return attention_mask
-        if input_values.shape[0] == 0:
-            raise ValueError("The batch is empty.")
-        shortest = input_values.shape[-1]
-        if attention_mask is not None:
-            begins = (attention_mask[:, 1:] & ~attention_mask[:, :-1]).sum(-1) + attention_mask[:, 0]
-            if begins.max() > 1:
-                raise ValueError("`attention_mask` has holes: the audio of an item must be in one piece.")
-            shortest = int(attention_mask.sum(-1).min())
-        if shortest < min_samples:
-            raise ValueError(f"An item has {shortest} samples, the model needs at least {min_samples}.")
-        return None if shortest == input_values.shape[-1] else attention_mask
 
 
 class MusicFMModel(MusicFMPreTrainedModel):
     """
-    The MusicFM encoder (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), and by its
-    configuration those of MuQ and MERT.
+    The MusicFM encoder (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), and, with other
+    configurations, those of MuQ and MERT.
 
-    Padding changes nothing: the valid frames of an item in a padded batch equal its frames alone.
+    Padding changes nothing: the valid frames of an item in a padded batch equal the frames of that item alone.
     """
 
-    _input_embed_layer = "subsampling"  # where LoRA with reentrant checkpointing makes gradients begin
+    _input_embed_layer = "subsampling"  # PEFT starts gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
 
     def __init__(self, config: MusicFMConfig):
@@ -540,21 +456,21 @@ class MusicFMModel(MusicFMPreTrainedModel):
     ) -> BaseModelOutput:
         r"""
         Args:
-            input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`. Keep them
-                float32, also for a model in half precision.
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32
+                even if the model is in half precision.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
             layer (`int`, *optional*): Stop after this layer, 0 (the input of the first) to `config.num_hidden_layers`
-                (the default). The final norm is part of the last layer. Nothing after it is computed.
+                (the default). The final norm is part of the last layer. No later layer is computed.
             mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Frames that a learned vector
-                replaces before the encoder; for `config.mask_type="embedding"` only.
-            output_hidden_states (`bool` or `list[int]`, *optional*): Return the hidden states 0 to `layer`; a list (of
-                numbers from 0) keeps only those, the others are `None`.
-            output_attentions (`bool`, *optional*): Return attention weights (with `attn_implementation="eager"`).
+                replaces before the encoder; only with `config.mask_type="embedding"`.
+            output_hidden_states (`bool` or `list[int]`, *optional*): Return hidden states 0 to `layer`; a list of
+                numbers (from 0) keeps only those, and the others are `None`.
+            output_attentions (`bool`, *optional*): Return attention weights; needs `attn_implementation="eager"`.
             return_dict (`bool`, *optional*): Return a tuple if `False`.
 
         Returns:
             [`BaseModelOutput`] with `last_hidden_state` of shape `(batch, frames, hidden_size)`: hidden state `layer`.
-            `frames_mask` tells which frames are not padding, `frame_times` where they are in seconds.
+            `frames_mask` returns the mask of frames that are not padding, `frame_times` their times in seconds.
 
         Raises:
             ValueError: if a shape, the mask or `layer` is not as described, or an item is shorter than
@@ -563,7 +479,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
         num_layers = self.config.num_hidden_layers if layer is None else layer
         if type(num_layers) is not int or not 0 <= num_layers <= self.config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {self.config.num_hidden_layers}, got {layer!r}.")
-        attention_mask = self._check_input(input_values, attention_mask, self.config.min_samples)
+        attention_mask = check_input(input_values, attention_mask, self.config.min_samples)
         if mask_time_indices is not None and self.config.mask_type != "embedding":
             raise ValueError('`mask_time_indices` needs a model with `config.mask_type="embedding"`.')
 
@@ -583,7 +499,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def train(self, mode: bool = True):
-        """As in torch; batch norms keep their statistics if `config.freeze_batch_norm`."""
+        """As in torch, but with `config.freeze_batch_norm`, batch norms stay in eval mode."""
         super().train(mode)
         if self.config.freeze_batch_norm:
             for module in self.modules():
@@ -592,13 +508,13 @@ class MusicFMModel(MusicFMPreTrainedModel):
         return self
 
     def _front_end_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The log-mel spectrogram, or the waveform from its first sample on."""
+        """Return the log-mel spectrogram, or waveforms that begin with their first sample."""
         if self.config.front_end == "mel":
             return self.log_mel(input_values, attention_mask)
         return input_values if attention_mask is None else align_left(input_values, attention_mask)
 
     def _rotary_embedding(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine `(frames, 1, head_dim / 2)`, computed in float32."""
+        """Return cosine and sine `(frames, 1, head_dim / 2)`, computed in float32."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         device = hidden_states.device
         exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
@@ -607,19 +523,9 @@ class MusicFMModel(MusicFMPreTrainedModel):
         return angles.cos().to(hidden_states.dtype), angles.sin().to(hidden_states.dtype)
 
 
-@dataclass
-class MusicFMQuantizerOutput(ModelOutput):
-    """
-    `tokens` `(batch, tokens, codebooks)`, int64; `tokens_mask` `(batch, tokens)`: which are not padding.
-    """
-
-    tokens: torch.Tensor | None = None
-    tokens_mask: torch.Tensor | None = None
-
-
 class MusicFMQuantizerModel(MusicFMPreTrainedModel):
     """
-    The target tokens of masked pretraining on their own. It also loads from the folder of a pretrained
+    The quantizer alone: target tokens of masked pretraining. It also loads from the folder of a pretrained
     [`MusicFMForPreTraining`].
     """
 
@@ -633,7 +539,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """As in [`PreTrainedModel`], which asks a parameter; there is none."""
+        """As in [`PreTrainedModel`], but of a buffer: the model has no parameters."""
         return next(self.buffers()).device
 
     @property
@@ -642,7 +548,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         return next(self.buffers()).dtype
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in [`PreTrainedModel`], with the code too: there is no Auto class, for which Transformers would do so."""
+        """As in [`PreTrainedModel`], with the code, which Transformers saves only for models of an Auto class."""
         super().save_pretrained(save_directory, *args, **kwargs)
         custom_object_save(self, save_directory)
 
@@ -651,10 +557,19 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> MusicFMQuantizerOutput:
         """
-        Clean waveforms `(batch, samples)` at `config.sampling_rate` → [`MusicFMQuantizerOutput`]. What does not fit is
-        a `ValueError`, as in [`MusicFMForPreTraining`].
+        Quantize waveforms.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms at `config.sampling_rate`.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
+
+        Returns:
+            [`MusicFMQuantizerOutput`].
+
+        Raises:
+            ValueError: if a shape is not as described, or an item is too short.
         """
-        attention_mask = self._check_input(input_values, attention_mask, self.config.n_fft // 2 + 1)
+        attention_mask = check_input(input_values, attention_mask, self.config.n_fft // 2 + 1)
         lengths = item_lengths(input_values, attention_mask)
         tokens = self.quantizer(input_values, attention_mask)
         return MusicFMQuantizerOutput(
@@ -662,37 +577,10 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         )
 
 
-@dataclass
-class MusicFMForPreTrainingOutput(ModelOutput):
-    """
-    Output of [`MusicFMForPreTraining`].
-
-    Attributes:
-        loss (`torch.Tensor` of shape `()`): Cross-entropy in nats, averaged over masked frames and codebooks, plus the
-            weighted constant-Q loss if there is one.
-        logits (`torch.Tensor` of shape `(masked frames, codebooks, codes)`): Of the masked frames, in the order of
-            `mask_time_indices`; minus infinity for codes that a smaller codebook does not have.
-        accuracy (`torch.Tensor` of shape `()`): Share of right tokens among those.
-        tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`): Targets, -100 where there is none.
-        mask_time_indices (`torch.Tensor` of shape `(batch, frames)`): The frames that count: masked, with a target.
-        cqt_loss (`torch.Tensor` of shape `()`): Mean squared error of the constant-Q reconstruction.
-        hidden_states, attentions (`tuple`): As in the encoder, if asked for.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    accuracy: torch.Tensor | None = None
-    tokens: torch.Tensor | None = None
-    mask_time_indices: torch.Tensor | None = None
-    cqt_loss: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
 class MusicFMForPreTraining(MusicFMPreTrainedModel):
     """
-    Masked token prediction (MusicFM, BEST-RQ, MuQ, MERT by configuration): tokens of the clean waveform are predicted
-    from a waveform of which parts are masked.
+    Masked token prediction: the tokens of the clean waveform are predicted where it is masked. The configuration
+    selects the method of MusicFM, BEST-RQ, MuQ or MERT.
     """
 
     accepts_loss_kwargs = True
@@ -720,18 +608,18 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
     ) -> MusicFMForPreTrainingOutput:
         r"""
         Args:
-            input_values (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms; masked ones with
-                `target_tokens`. Not normalised: that happens here where `config.do_normalize` says so.
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms, not normalized: with
+                `config.do_normalize`, the model normalizes them. Already masked waveforms with `target_tokens`.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
-            mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Which frames are masked; drawn
-                as the configuration says if not given.
+            mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Masked frames; drawn by the
+                settings of the configuration if not given.
             target_tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`, or without the last axis for one
-                codebook, *optional*): -100 to leave a frame out. `input_values` then count as already masked, and
-                `mask_time_indices` is needed. (Not called labels: a [`Trainer`] would not evaluate without them.)
+                codebook, *optional*): Targets of already masked `input_values`, -100 to leave a frame out;
+                `mask_time_indices` is needed too. (Not named labels, without which a [`Trainer`] would not evaluate.)
             generator (`torch.Generator` or a list with one for each item, *optional*): Draws the mask and the noise.
-            num_items_in_batch (`int`, *optional*): Masked frames that the loss is averaged over, where this batch is
-                only a part of what an optimizer step sees.
-            return_loss (`bool`): Not looked at; tells the [`Trainer`] that there is a loss without labels.
+            num_items_in_batch (`int`, *optional*): Masked frames of a whole optimizer step, which the loss is averaged
+                over if this batch is only a part of it.
+            return_loss (`bool`): Ignored; tells the [`Trainer`] that the model returns a loss without labels.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:
@@ -740,46 +628,42 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         Raises:
             ValueError: if a shape is not as described, an item is too short, or `target_tokens` come without a mask.
         """
-        needed = max(self.config.min_samples, self.config.n_fft // 2 + 1)
-        attention_mask = self._check_input(input_values, attention_mask, needed)
-        self._check_targets(input_values, mask_time_indices, target_tokens)
+        config = self.config
+        attention_mask = check_input(input_values, attention_mask, max(config.min_samples, config.n_fft // 2 + 1))
+        check_targets(config, input_values, mask_time_indices, target_tokens)
         lengths = item_lengths(input_values, attention_mask)
         if attention_mask is not None:
             input_values = align_left(input_values, attention_mask)
             attention_mask = valid_frames(0, input_values.shape[1], lengths)
 
         if mask_time_indices is None:
-            mask_time_indices = sample_mask(self.config, lengths, input_values.shape[1], generator)
+            mask_time_indices = sample_mask(config, lengths, input_values.shape[1], generator)
         mask, waveform = mask_time_indices.bool(), input_values
         if target_tokens is None:
             target_tokens = self.quantizer(input_values, attention_mask)
-            if self.config.mask_type == "noise":
-                waveform = replace_by_noise(self.config, input_values, lengths, mask, generator)
-        if self.config.do_normalize:
+            if config.mask_type == "noise":
+                waveform = replace_by_noise(config, input_values, lengths, mask, generator)
+        if config.do_normalize:
             waveform = normalize(waveform, attention_mask)
         frames = self.musicfm.output_frames(input_values.shape[1])
         mask = fit_length(mask, frames)
-        encoder_mask = mask if self.config.mask_type == "embedding" else None
+        encoder_mask = mask if config.mask_type == "embedding" else None
         outputs = self.musicfm(waveform, attention_mask, mask_time_indices=encoder_mask, return_dict=True, **kwargs)
 
         tokens = target_tokens[..., None] if target_tokens.ndim == 2 else target_tokens
         tokens = fit_length(tokens, frames, value=-100)
-        has_target = target_frames(self.config, lengths, input_values.shape[1])
+        has_target = target_frames(config, lengths, input_values.shape[1])
         tokens = tokens.masked_fill(~has_target[..., None], -100)
         mask = mask & (tokens >= 0).all(-1)
-        targets = tokens[mask]  # (masked frames, codebooks)
         predicted = outputs.last_hidden_state[mask]  # (masked frames, hidden_size)
-        logits = self._logits(predicted)
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-        loss = loss / (count * self.config.num_codebooks)
-        cqt_loss = None
+        logits, targets = self.predict_tokens(predicted), tokens[mask]
+        loss, cqt_loss = token_loss(config, logits, targets, count), None
         if self.cqt_head is not None:
-            target = constant_q(input_values, attention_mask, self.config)
-            target = fit_length(target, frames)[mask]
+            target = fit_length(constant_q(input_values, attention_mask, config), frames)[mask]
             errors = (self.cqt_head(predicted).float() - target).square().mean(-1)
             cqt_loss = errors.sum() / count
-            loss = loss + self.config.cqt_loss_weight * cqt_loss
+            loss = loss + config.cqt_loss_weight * cqt_loss
         return MusicFMForPreTrainingOutput(
             loss=loss,
             logits=logits,
@@ -791,131 +675,285 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _check_targets(self, input_values, mask_time_indices, target_tokens) -> None:
-        batch, samples = input_values.shape
-        frames, tokens = self.musicfm.output_frames(samples), samples // self.config.samples_per_frame
-        if mask_time_indices is not None:
-            shape = tuple(mask_time_indices.shape)
-            if shape not in ((batch, frames), (batch, tokens)):
-                raise ValueError(f"`mask_time_indices` must have shape {(batch, frames)}, got {shape}.")
-        if target_tokens is None:
-            return
-        if mask_time_indices is None:
-            raise ValueError("With `target_tokens`, `mask_time_indices` must say which frames are masked.")
-        if self.cqt_head is not None:
-            raise ValueError("The constant-Q loss needs the clean waveform: leave `target_tokens` out.")
-        shape, codebooks = tuple(target_tokens.shape), self.config.num_codebooks
-        allowed = [(batch, length, codebooks) for length in (frames, tokens)]
-        allowed += [(batch, length) for length in (frames, tokens) if codebooks == 1]
-        if shape not in allowed or target_tokens.is_floating_point():
-            raise ValueError(
-                f"`target_tokens` must be integers of shape {allowed[0]}, got {target_tokens.dtype} of shape {shape}."
-            )
-
-    def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(n, hidden_size)` → `(n, codebooks, codes)`."""
+    def predict_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of tokens: `(n, hidden_size)` → `(n, codebooks, codes)`."""
         sizes = self.config.codebook_sizes
         parts = self.head(hidden_states).split(sizes, dim=-1)
         parts = [nn.functional.pad(part, (0, max(sizes) - part.shape[1]), value=-torch.inf) for part in parts]
         return torch.stack(parts, dim=1)
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in plain operations; the one implementation that returns weights, `(batch, heads, frames, frames)`."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-def _rotate(hidden_states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of `(batch, frames, heads, head_dim)`: feature i turns with feature i + head_dim / 2."""
-    first, second = hidden_states.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-def _mask(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    return hidden_states if mask is None else hidden_states.masked_fill(~mask, 0.0)
-
-
-def _zero_outside(frames: torch.Tensor, start: int, counts: int | torch.Tensor) -> torch.Tensor:
-    """Zero, in place, what of frames `start`, `start + 1`, … (axis 1) lies before 0 or after `counts`."""
-    if isinstance(counts, torch.Tensor):
-        valid = valid_frames(start, start + frames.shape[1], counts)
-        return frames.mul_(valid[:, :, None, None])
-    frames[:, : max(-start, 0)] = 0
-    frames[:, max(counts - start, 0) :] = 0
-    return frames
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Would somebody notice if this module were not called? Hooks, and accelerate's offloading."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
-
-
-def _fusable(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
+class MusicFMClassifier(nn.Module):
     """
-    May these convolutions and batch norms be merged? Only in inference, and only if they are what they seem: not
-    wrapped (LoRA, quantization, synchronised batch norm), not offloaded, not observed by hooks.
+    Classification head: averages over time, a layer norm and one hidden layer of `config.classifier_proj_size` units.
+    The paper's head has no norm; this one does, because the scales of different layers differ by orders of magnitude.
+    With `config.use_weighted_layer_sum`, the head first takes a learned weighted sum of all hidden states.
+
+    It can be trained alone on stored hidden states.
+
+    Args:
+        config ([`MusicFMConfig`]): Labels, outputs, rates.
+        input_size (`int`, *optional*): Width of the input; `config.hidden_size` by default.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if hidden_states.is_meta or torch.is_autocast_enabled(hidden_states.device.type):
-        return False
-    return all(
-        type(module) in (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
-        and not module.training
-        and not _is_watched(module)
-        and module.weight.device == hidden_states.device
-        for module in modules
-    )
+
+    def __init__(self, config: MusicFMConfig, input_size: int | None = None):
+        super().__init__()
+        self.config = config
+        input_size = input_size or config.hidden_size
+        if config.use_weighted_layer_sum:
+            self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
+        self.layer_norm = nn.LayerNorm(input_size, eps=config.layer_norm_eps)
+        self.projector = nn.Linear(input_size, config.classifier_proj_size)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.output = nn.Linear(config.classifier_proj_size, config.num_labels)
+
+    def forward(
+        self, hidden_states: torch.Tensor, counts: torch.Tensor | None = None, labels: torch.Tensor | None = None
+    ) -> MusicFMClassifierOutput:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, frames, width)`): Hidden states at the encoder's rate. For
+                a learned weighted sum, `(batch, frames, layers + 1, width)`, or that sum already taken.
+            counts (`torch.Tensor` of shape `(batch,)`, *optional*): Frames of each item that are not padding.
+            labels (*optional*): As in [`MusicFMForAudioFrameClassification`] and [`MusicFMForAudioClassification`].
+
+        Returns:
+            [`MusicFMClassifierOutput`] for each label frame if `config.label_rate` is set, else for each item.
+        """
+        logits = self.score(self.pool(self.mix(hidden_states), counts))
+        loss = None if labels is None else classification_loss(self.config, logits, labels)
+        return MusicFMClassifierOutput(loss=loss, logits=logits)
+
+    def mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Take the weighted sum of layers: `(batch, frames, layers + 1, width)` → `(batch, frames, width)`."""
+        if hidden_states.ndim == 3:
+            return hidden_states
+        return torch.einsum("btlh,l->bth", hidden_states, self.layer_weights.softmax(0).to(hidden_states.dtype))
+
+    def pool(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """Average over time: `(batch, frames, width)` → `(batch, label frames, width)` or `(batch, width)`."""
+        if self.config.label_rate is not None:
+            return average_frames(hidden_states, *label_settings(self.config), counts)
+        if counts is None:
+            return hidden_states.mean(1)
+        mask = valid_frames(0, hidden_states.shape[1], counts)[..., None]
+        total = hidden_states.masked_fill(~mask, 0.0).sum(1, dtype=torch.float32)
+        return (total / counts[:, None]).to(hidden_states.dtype)
+
+    def score(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Compute the logits: `(…, width)` → `(…, num_labels)`."""
+        hidden = nn.functional.relu(self.projector(self.layer_norm(pooled.to(self.projector.weight.dtype))))
+        return self.output(self.dropout(hidden))
 
 
-def _batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+class _MusicFMWithClassifier(MusicFMPreTrainedModel):
+    """Encoder with a classification head, for label frames if `config.label_rate` is set, else for whole clips."""
+
+    accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\."]
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__(config)
+        # The default list of the configuration is for pretraining and ignores the logits.
+        config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+        self.musicfm = MusicFMModel(config)
+        self.classifier = MusicFMClassifier(config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, adapter_kwargs=None, **kwargs):
+        """
+        As in [`PreTrainedModel`]. It also loads an adapter of PEFT whose folder or repository has the configuration of
+        the model with its head; the base model is loaded at the revision that the adapter names.
+
+        Raises:
+            ValueError: if the base model does not fit the adapter.
+        """
+        adapter_kwargs = adapter_kwargs or {}
+        adapter = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
+        arguments = kwargs | adapter_kwargs  # an Auto class passes on those of the adapter as `adapter_kwargs`
+        hub = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
+        base = find_base(adapter, **hub)
+        if base is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        base_model, revision = base
+        base_hub = {"revision": revision, "subfolder": ""}
+        config = MusicFMConfig.from_pretrained(adapter, **hub)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "output_loading_info")}
+        check_base(config, base_model, **hub | base_hub)
+        model = cls.from_encoder(base_model, config, **kwargs | base_hub)
+        model.load_adapter(adapter, adapter_kwargs=hub)
+        return model
+
+    @classmethod
+    def from_encoder(cls, pretrained_model_name_or_path, config: MusicFMConfig, **kwargs):
+        """
+        Load the encoder of a saved model, with a new head whatever head it was saved with.
+
+        Args:
+            config ([`MusicFMConfig`]): Configuration of the model with its head.
+            kwargs: As in [`PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: if weights of the encoder are missing or have other shapes.
+        """
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # Transformers would warn that the head is new
+        try:
+            model, loading = super().from_pretrained(
+                pretrained_model_name_or_path,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # of a saved head
+                **kwargs,
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+        unfit = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+        missing = sorted(name for name in unfit if not name.startswith("classifier."))
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the encoder that the configuration "
+                f"describes, such as {missing[0]}."
+            )
+        if any(f"classifier.{name}" not in loading["missing_keys"] for name in model.classifier.state_dict()):
+            model.classifier = MusicFMClassifier(config).to(model.classifier.projector.weight)
+            model.classifier.apply(model._init_weights)
+        return model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize the weights of one module."""
+        super()._init_weights(module)
+        if isinstance(module, MusicFMClassifier) and self.config.use_weighted_layer_sum:
+            init.zeros_(module.layer_weights)
+
+    def freeze_base_model(self) -> None:
+        """Train the head only: the encoder gets no gradients, and stays in eval mode even after `train()`."""
+        self.musicfm.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        """As in torch, but an encoder none of whose weights is trained stays in eval mode."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.musicfm.parameters()):
+            self.musicfm.eval()
+        return self
+
+    def _encode(self, input_values, attention_mask, **kwargs):
+        """Return the encoder's output, the hidden states that the head reads, and each item's number of frames."""
+        config = self.config
+        if config.use_weighted_layer_sum:
+            requested = kwargs.pop("output_hidden_states", None)
+            outputs = self.musicfm(input_values, attention_mask, output_hidden_states=True, return_dict=True, **kwargs)
+            features = torch.stack(outputs.hidden_states, dim=2)
+            if not (config.output_hidden_states if requested is None else requested):
+                outputs.hidden_states = None
+        else:
+            outputs = self.musicfm(
+                input_values, attention_mask, layer=config.classifier_layer, return_dict=True, **kwargs
+            )
+            features = outputs.last_hidden_state
+        counts = None
+        if attention_mask is not None:
+            counts = config.frame_counts(item_lengths(input_values, attention_mask.bool()))[-1]
+        return outputs, features, counts
+
+    def _classify(self, input_values, attention_mask, labels, **kwargs) -> MusicFMClassifierOutput:
+        """Encode, classify, and compute the loss if labels are given."""
+        outputs, features, counts = self._encode(input_values, attention_mask, **kwargs)
+        result = self.classifier(features, counts, labels)
+        return MusicFMClassifierOutput(result.loss, result.logits, outputs.hidden_states, outputs.attentions)
+
+
+class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
     """
-    Batch norm over `(batch, channels, …)` whose training statistics leave out the padding (where `mask` is false) and
-    are not counted again when activation checkpointing recomputes a layer during the backward pass.
+    Classes of every label frame at `config.label_rate`, such as beats, chords, sections or key. Padding changes
+    nothing: the logits of an item in a padded batch equal those of the item alone, in each of its label frames.
     """
-    if not norm.training:
-        return norm(hidden_states)
-    recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-    if mask is None and recomputing and isinstance(norm, nn.SyncBatchNorm):
-        scratch = {name: buffer.clone() for name, buffer in norm.named_buffers()}
-        return torch.func.functional_call(norm, scratch, hidden_states)
-    if mask is None and recomputing:  # a momentum of 0 changes nothing
-        running = (norm.running_mean, norm.running_var)
-        return nn.functional.batch_norm(hidden_states, *running, norm.weight, norm.bias, True, 0.0, norm.eps)
-    if mask is None:
-        return norm(hidden_states)
-    axes = [axis for axis in range(hidden_states.ndim) if axis != 1]
-    values = hidden_states.float()
-    weights = mask.expand(hidden_states.shape[0], 1, *hidden_states.shape[2:]).float()
-    synchronised = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
-    add_ranks = torch.distributed.nn.functional.all_reduce if synchronised else (lambda sums: sums)
-    count = add_ranks(weights.sum())
-    mean = add_ranks((values * weights).sum(axes, keepdim=True)) / count
-    variance = add_ranks(((values - mean).square() * weights).sum(axes, keepdim=True)) / count
-    if norm.track_running_stats and not recomputing:
-        with torch.no_grad():
-            norm.num_batches_tracked += 1
-            unbiased = variance.flatten() * (count / (count - 1).clamp(min=1))
-            norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
-    shape = [1, -1] + [1] * (hidden_states.ndim - 2)
-    normalized = (values - mean) * torch.rsqrt(variance + norm.eps)
-    normalized = normalized * norm.weight.float().view(shape) + norm.bias.float().view(shape)
-    return normalized.to(hidden_states.dtype)
+
+    def __init__(self, config: MusicFMConfig):
+        if config.label_rate is None:
+            config.label_rate = config.frame_rate
+        super().__init__(config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MusicFMClassifierOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
+            labels (`torch.Tensor` of shape `(batch, label frames, num_labels)`, *optional*): Floating point, the
+                probabilities of the classes of each output (`config.classifier_outputs`), -1 to ignore a frame. Or
+                integers of shape `(batch, label frames)`, -100 to ignore.
+            output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
+
+        Returns:
+            [`MusicFMClassifierOutput`] with `logits` of shape `(batch, label frames, num_labels)`; `label_frames`
+            returns the number of label frames of some audio, `label_times` their times.
+
+        Raises:
+            ValueError: if a shape is not as described, or an item is shorter than `config.min_samples`.
+        """
+        return self._classify(input_values, attention_mask, labels, **kwargs)
+
+    def label_frames(self, num_samples):
+        """Return the number of label frames of `num_samples` samples; of a tensor of such numbers, a tensor."""
+        return count_averages(self.config.frame_counts(num_samples)[-1], *label_settings(self.config))
+
+    def label_times(self, num_frames: int) -> torch.Tensor:
+        """Return the centers of the first `num_frames` label frames in seconds, float64."""
+        frame = torch.arange(num_frames, dtype=torch.float64)
+        return (frame + (0.0 if self.config.label_centered else 0.5)) / self.config.label_rate
 
 
-__all__ = ["MusicFMForPreTraining", "MusicFMModel", "MusicFMPreTrainedModel", "MusicFMQuantizerModel"]
+class MusicFMForAudioClassification(_MusicFMWithClassifier):
+    """Classes of a whole clip, such as tags or genres, from the mean over its frames. Padding changes nothing."""
+
+    def __init__(self, config: MusicFMConfig):
+        if config.label_rate is not None:
+            raise ValueError(
+                f"MusicFMForAudioClassification needs `label_rate` None, got {config.label_rate}. For label frames, "
+                "use MusicFMForAudioFrameClassification."
+            )
+        super().__init__(config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MusicFMClassifierOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
+            labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): Floating point, the probability of each
+                class, -1 to ignore an item. Or integers of shape `(batch,)`, -100 to ignore.
+            output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
+
+        Returns:
+            [`MusicFMClassifierOutput`] with `logits` of shape `(batch, num_labels)`.
+
+        Raises:
+            ValueError: if a shape is not as described, or an item is shorter than `config.min_samples`.
+        """
+        return self._classify(input_values, attention_mask, labels, **kwargs)
+
+
+__all__ = [
+    "MusicFMForAudioClassification",
+    "MusicFMForAudioFrameClassification",
+    "MusicFMForPreTraining",
+    "MusicFMModel",
+    "MusicFMPreTrainedModel",
+    "MusicFMQuantizerModel",
+]

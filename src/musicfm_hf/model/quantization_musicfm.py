@@ -1,4 +1,4 @@
-"""Waveform → target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
+"""Quantizers that make the target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
 
 import torch
 from torch import nn
@@ -6,14 +6,14 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_musicfm import MusicFMConfig
-from .features_musicfm import MusicFMLogMel, chroma
+from .spectrogram_musicfm import MusicFMLogMel, chroma
 
 
 class MusicFMQuantizer(nn.Module):
     """
-    What the three quantizers share: features of the clean waveform, one vector for each token, and tensors that stay
-    float32 whatever the model is cast to. They are saved with the model, and are buffers: what shards and casts
-    parameters leaves them alone.
+    Base class of the three quantizers. It computes features of the clean waveform, one vector for each token, and
+    keeps its tensors in float32 whatever the model is cast to. They are saved with the model, and they are buffers, so
+    that nothing that shards or casts parameters touches them.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -23,37 +23,41 @@ class MusicFMQuantizer(nn.Module):
         self.log_mel = MusicFMLogMel(config, config.target_mel_mean, config.target_mel_std)
 
     def features(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`(batch, samples)` → float32 `(batch, tokens, mel frames of a token · bands)`, partial tokens dropped."""
+        """
+        Compute the features that are quantized: `(batch, samples)` → float32 `(batch, tokens, mel frames of a token ·
+        bands)`. A partial last token is dropped.
+        """
         return self._stack(self.log_mel(input_values, attention_mask))
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Waveforms `(batch, samples)` → tokens `(batch, tokens, codebooks)`, int64, at the frame rate."""
+        """Quantize waveforms `(batch, samples)` to tokens `(batch, tokens, codebooks)`, int64, at the frame rate."""
         with torch.no_grad(), maybe_autocast(input_values.device.type, enabled=False):
             return self.tokens(self.features(input_values, attention_mask))
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """Features as [`features`] gives them → tokens `(batch, tokens, codebooks)`."""
-        raise TypeError("MusicFMQuantizer is what quantizers share; build one with `build_quantizer(config)`.")
+        """Quantize what [`features`] returns to tokens `(batch, tokens, codebooks)`, int64."""
+        raise TypeError("MusicFMQuantizer is only a base class; build a quantizer with `build_quantizer(config)`.")
 
     def reset_parameters(self) -> None:
-        """Fill with random values that depend on `config.quantizer_seed` alone."""
+        """Fill the tensors with random values that depend only on `config.quantizer_seed`."""
         for name, values in self.initial_values().items():
-            init.copy_(getattr(self, name), values)  # but not where a checkpoint has been loaded
+            init.copy_(getattr(self, name), values)  # leaves alone a tensor that was loaded from a checkpoint
 
     def initial_values(self) -> dict[str, torch.Tensor]:
-        """New values by name, on the processor, from a generator of their own."""
+        """Return new values by name, on the processor, drawn from a generator of their own."""
         return {}
 
     def _stack(self, frames: torch.Tensor) -> torch.Tensor:
-        """Mel frames `(batch, frames, dim)` → one vector for each token, frame after frame."""
+        """Concatenate the mel frames `(batch, frames, dim)` of each token to one vector."""
         count = frames.shape[1] // self.mel_frames_per_token
         return frames[:, : count * self.mel_frames_per_token].reshape(frames.shape[0], count, -1)
 
     def _generator(self) -> torch.Generator:
+        """Return a generator seeded by the configuration."""
         return torch.Generator("cpu").manual_seed(self.config.quantizer_seed)
 
     def _apply(self, fn, recurse=True):
-        """Move with the model, but do not let it change the dtype."""
+        """Move to the device of the model, but keep float32."""
         before = {name: tensor.data for name, tensor in self._buffers.items()}
         super()._apply(fn, recurse)
         for name, tensor in before.items():
@@ -65,8 +69,8 @@ class MusicFMQuantizer(nn.Module):
 
 class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
     """
-    BEST-RQ (Chiu et al. 2022) as MusicFM uses it: features → random projection → nearest of random codes by cosine.
-    Each codebook has a projection and codes of its own.
+    Random projection quantizer (BEST-RQ, Chiu et al. 2022) as MusicFM uses it: features → random projection → nearest
+    random code by cosine. Each codebook has its own projection and codes.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -81,6 +85,7 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
         self.reset_parameters()
 
     def initial_values(self) -> dict[str, torch.Tensor]:
+        """As in [`MusicFMQuantizer`]."""
         generator = self._generator()
         std = (2.0 / sum(self.projection.shape[1:])) ** 0.5  # Xavier
         projection = torch.empty(self.projection.shape, device="cpu").normal_(0.0, std, generator=generator)
@@ -88,7 +93,7 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
         return {"projection": projection, "codebook": codebook}
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """As described in [`MusicFMQuantizer`]."""
+        """As in [`MusicFMQuantizer`]."""
         tokens = []
         for index, size in enumerate(self.config.codebook_sizes):
             projected = _exact(features) @ _exact(self.projection[index])
@@ -98,8 +103,8 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
 
 class MusicFMKMeansQuantizer(MusicFMQuantizer):
     """
-    K-means clusters of log-mel and of chroma features (HuBERT; MERT's first targets), one codebook for each. The
-    clusters are fitted by `recipes/train_quantizer.py`; new ones are random and mean nothing.
+    K-means clusters of log-mel and of chroma features (HuBERT; MERT's first targets), one codebook for each.
+    `musicfm train-quantizer` fits the clusters; new ones are random and have no meaning.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -114,6 +119,7 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         self.reset_parameters()
 
     def initial_values(self) -> dict[str, torch.Tensor]:
+        """As in [`MusicFMQuantizer`]."""
         generator = self._generator()
         values = {}
         for index in range(self.config.num_codebooks):
@@ -124,7 +130,7 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         return values
 
     def features(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`(batch, samples)` → float32 `(batch, tokens, dim)`: those of all codebooks, one after the other."""
+        """Concatenate the features of all codebooks: `(batch, samples)` → float32 `(batch, tokens, dim)`."""
         parts = []
         for name in self.config.kmeans_features:
             if name == "mel":
@@ -135,12 +141,12 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         return torch.cat(parts, dim=-1)
 
     def split(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """The features of each codebook."""
+        """Split what [`features`] returns into the features of each codebook."""
         widths = [getattr(self, f"centroids_{index}").shape[1] for index in range(self.config.num_codebooks)]
         return list(features.split(widths, dim=-1))
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """As described in [`MusicFMQuantizer`]."""
+        """As in [`MusicFMQuantizer`]."""
         tokens = []
         for index, part in enumerate(self.split(features)):
             mean, std = getattr(self, f"feature_mean_{index}"), getattr(self, f"feature_std_{index}")
@@ -152,9 +158,9 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
 
 class MusicFMResidualQuantizer(MusicFMQuantizer):
     """
-    The mel residual VQ of MuQ (Zhu et al. 2025, arXiv 2501.01108): at each stage the residual is projected to a small
+    Mel residual VQ of MuQ (Zhu et al. 2025, arXiv 2501.01108): at each stage the residual is projected to a small
     width, replaced by the nearest code by cosine, projected back and subtracted. Both projections are weight-normed;
-    magnitude and direction are tensors of their own. It is trained by `recipes/train_quantizer.py`.
+    magnitude and direction are separate tensors. `musicfm train-quantizer` trains it.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -175,6 +181,7 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
         self.reset_parameters()
 
     def initial_values(self) -> dict[str, torch.Tensor]:
+        """As in [`MusicFMQuantizer`]."""
         generator = self._generator()
         values = {name: torch.zeros(tensor.shape, device="cpu") for name, tensor in self.named_buffers()}
         for side in ("in", "out"):
@@ -185,55 +192,60 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
         return values
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """As described in [`MusicFMQuantizer`]."""
+        """As in [`MusicFMQuantizer`]."""
         residual, tokens = _exact(features), []
         for stage, size in enumerate(self.config.codebook_sizes):
             weights = {name: _exact(tensor[stage]) for name, tensor in self.named_buffers()}
-            chosen = _nearest_by_cosine(_project(residual, weights, "in"), weights["codebook"][:size])
-            residual = residual - _project(weights["codebook"][chosen], weights, "out")
-            tokens.append(chosen)
+            stage_tokens = _nearest_by_cosine(_project(residual, weights, "in"), weights["codebook"][:size])
+            residual = residual - _project(weights["codebook"][stage_tokens], weights, "out")
+            tokens.append(stage_tokens)
         return torch.stack(tokens, dim=-1)
 
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens `(…, codebooks)` → what each stage adds to the features, `(codebooks, …, width)`."""
+        """Decode tokens `(…, codebooks)` to the contributions of all stages, `(codebooks, …, width)`."""
         outputs = []
-        for stage, chosen in enumerate(tokens.unbind(-1)):
+        for stage, stage_tokens in enumerate(tokens.unbind(-1)):
             weights = {name: tensor[stage] for name, tensor in self.named_buffers()}
-            outputs.append(_project(weights["codebook"][chosen], weights, "out"))
+            outputs.append(_project(weights["codebook"][stage_tokens], weights, "out"))
         return torch.stack(outputs)
 
     def losses(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """
-        What it is trained with, for features `(n, width)` in float32: `commitment` and `codebook`, mean squared
-        distances between projected residuals and codes, summed over the stages, with gradients to the one or the other
-        side; `reconstruction`, the mean absolute error; and `tokens` `(n, codebooks)` with what they stand for,
-        `projected` `(n, codebooks, codebook_dim)`.
+        Compute the losses that train it.
+
+        Args:
+            features (`torch.Tensor` of shape `(n, width)`): As [`features`] returns them, float32.
+
+        Returns:
+            `commitment` and `codebook`: mean squared distances between projected residuals and codes, summed over the
+            stages, with gradients to the residuals and to the codes; `reconstruction`: the mean absolute error;
+            `tokens` `(n, codebooks)`; and the values that these stand for, `projected` `(n, codebooks, codebook_dim)`.
         """
         residual, quantized = features, torch.zeros_like(features)
-        tokens, sought = [], []
+        tokens, projections = [], []
         commitment = codebook = features.new_zeros(())
         for stage, size in enumerate(self.config.codebook_sizes):
             weights = {name: tensor[stage] for name, tensor in self.named_buffers()}
             projected = _project(residual, weights, "in")
-            chosen = _nearest_by_cosine(projected.detach(), weights["codebook"][:size].detach())
-            codes = weights["codebook"][chosen]
+            stage_tokens = _nearest_by_cosine(projected.detach(), weights["codebook"][:size].detach())
+            codes = weights["codebook"][stage_tokens]
             commitment = commitment + (projected - codes.detach()).square().mean()
             codebook = codebook + (codes - projected.detach()).square().mean()
             output = _project(projected + (codes - projected).detach(), weights, "out")
             residual, quantized = residual - output, quantized + output
-            tokens.append(chosen)
-            sought.append(projected.detach())
+            tokens.append(stage_tokens)
+            projections.append(projected.detach())
         return {
             "commitment": commitment,
             "codebook": codebook,
             "reconstruction": (quantized - features).abs().mean(),
             "tokens": torch.stack(tokens, dim=-1),
-            "projected": torch.stack(sought, dim=1),
+            "projected": torch.stack(projections, dim=1),
         }
 
 
 def build_quantizer(config: MusicFMConfig) -> MusicFMQuantizer:
-    """The quantizer that `config.quantizer_type` names."""
+    """Build the quantizer that `config.quantizer_type` names."""
     kinds = {
         "random_projection": MusicFMRandomProjectionQuantizer,
         "kmeans": MusicFMKMeansQuantizer,
@@ -243,19 +255,19 @@ def build_quantizer(config: MusicFMConfig) -> MusicFMQuantizer:
 
 
 def _exact(tensor: torch.Tensor) -> torch.Tensor:
-    """In float64 where there is such a thing: which code is nearest must not depend on how matrices are multiplied."""
+    """Cast to float64 where the device has it: the nearest code must not depend on how matrices are multiplied."""
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
 def _nearest_by_cosine(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """`(…, dim)` and `(codes, dim)` → int64 `(…)`; the length of `values` does not matter."""
+    """Return the index of the nearest code: `(…, dim)` and `(codes, dim)` → int64 `(…)`; lengths do not matter."""
     codes = nn.functional.normalize(_exact(codes), dim=-1)
     pieces = _exact(values).flatten(0, -2).split(4096)  # bounds the memory of the scores
     return torch.cat([(piece @ codes.T).argmax(-1) for piece in pieces]).view(values.shape[:-1])
 
 
 def _project(values: torch.Tensor, weights: dict[str, torch.Tensor], side: str) -> torch.Tensor:
-    """A weight-normed linear layer."""
+    """Apply the weight-normed linear layer of one side, `"in"` or `"out"`."""
     weight = nn.functional.normalize(weights[f"{side}_direction"], dim=-1) * weights[f"{side}_magnitude"][:, None]
     return nn.functional.linear(values, weight, weights[f"{side}_bias"])
 

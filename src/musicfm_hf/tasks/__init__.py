@@ -1,69 +1,88 @@
-"""The five tasks: labels, targets from annotations, events from logits, scores."""
+"""
+Music tasks. Each file of this folder that defines `TASK`, a [`TaskSpec`], is a task: annotations → targets, logits →
+events, scores, and all else that depends on it. [`get_task`] looks a task up by its name.
+"""
 
-from collections.abc import Sequence
+import os
+import pkgutil
+from dataclasses import replace
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
-import numpy as np
+from .spec import TaskSpec, label_names
 
-from ..model.configuration_musicfm import MusicFMConfig
-from .annotations import Beats, Segment
-from .spans import frames_of, softmax
-
-TASKS = ("beat", "chord", "structure", "key", "tagging")
+_SPECS: dict[str, TaskSpec] = {}
 
 
-def task_module(task: str) -> ModuleType:
+def get_task(name: str) -> TaskSpec:
     """
-    `musicfm_hf.tasks.<task>`.
+    Return the task of this name.
 
     Raises:
-        ValueError: if there is no such task.
+        ValueError: if there is no such task; lists those that are known.
     """
-    if task not in TASKS:
-        raise ValueError(f"`task` must be one of {', '.join(TASKS)}, got {task!r}.")
-    return import_module(f".{task}", __package__)
+    if name not in _SPECS:
+        raise ValueError(
+            f"`task` must be one of {', '.join(known_tasks())}, got {name!r}. A task of your own is a file that "
+            "defines `TASK`: pass it as `--task_file`, or load it with `musicfm_hf.tasks.load_task_file`."
+        )
+    return _SPECS[name]
 
 
-def label_names(config: MusicFMConfig) -> list[str]:
-    """Names of the logits, in their order."""
-    return [config.id2label[index] for index in range(config.num_labels)]
+def known_tasks() -> tuple[str, ...]:
+    """Return the names of all tasks, those of the paper first."""
+    return tuple(sorted(_SPECS, key=lambda name: _SPECS[name].order))
 
 
-def decode(config: MusicFMConfig, logits: np.ndarray) -> Any:
+def register_task(spec: TaskSpec) -> TaskSpec:
     """
-    What a head found in a song: the task's own `events`, with the settings in `config.decoding`.
+    Make a task known to [`get_task`] for the life of the process, and return it.
 
-    Args:
-        config ([`MusicFMConfig`]): Of the model with its head; `config.task` is set.
-        logits (`np.ndarray` of shape `(label frames or clips, num_labels)`): Of the whole song.
-
-    Returns:
-        [`Beats`], a list of [`Segment`], or for tagging a dictionary from tags to probabilities.
+    Raises:
+        TypeError: if it is not a [`TaskSpec`].
+        ValueError: if another task has its name or its column.
     """
-    of_time = label_names(config) if config.task == "tagging" else config.label_rate
-    return task_module(config.task).events(logits, of_time, **(config.decoding or {}))
+    if not isinstance(spec, TaskSpec):
+        raise TypeError(f"A task must be a TaskSpec, got {type(spec).__name__}.")
+    for other in _SPECS.values():
+        same_file = spec.source is not None and spec.source == other.source
+        if not same_file and (spec.name == other.name or spec.column == other.column):
+            raise ValueError(
+                f"The task {spec.name} with the column {spec.column} cannot be added: the task {other.name} has the "
+                f"column {other.column}. Choose another name and another column."
+            )
+    _SPECS[spec.name] = spec
+    return spec
 
 
-def event_probabilities(config: MusicFMConfig, logits: np.ndarray, events: Beats | Sequence[Segment]) -> np.ndarray:
+def load_task_file(path: str | os.PathLike) -> TaskSpec:
     """
-    How sure a head is of the events that [`decode`] found. Of a beat, it is the probability in the nearest frame that
-    there is one, downbeat or not; of a segment, that of its label, the mean over its frames.
+    Run a Python file that defines `TASK`, register that task and return it. A file that was loaded already is loaded
+    again.
 
-    Args:
-        config ([`MusicFMConfig`]): Of the model with its head; its task is not tagging.
-        logits (`np.ndarray` of shape `(label frames, num_labels)`): Of the whole song.
-        events: Beats, or segments with labels of the model.
-
-    Returns:
-        float64 `(events,)`.
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it does not define `TASK`, or another task has the same name or column.
     """
-    labels = label_names(config)[: task_module(config.task).OUTPUTS[0]["size"]]  # of structure, the functions
-    probabilities = softmax(logits[:, : len(labels)], labels)
-    if isinstance(events, Beats):
-        frames = np.round(events.times * config.label_rate).astype(int).clip(0, len(probabilities) - 1)
-        return probabilities[frames, :2].sum(axis=1)
-    frames = [frames_of(segment, config.label_rate, len(probabilities)) for segment in events]
-    columns = [labels.index(segment.label) for segment in events]
-    return np.array([probabilities[own, column].mean() for own, column in zip(frames, columns, strict=True)])
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no task file {path}.")
+    module_spec = spec_from_file_location(f"musicfm_task_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"{path} is not a Python file: a task file ends with .py.")
+    module = module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    task = getattr(module, "TASK", None)
+    if not isinstance(task, TaskSpec):
+        raise ValueError(f"{path} does not define a task: it needs `TASK = TaskSpec(...)`.")
+    return register_task(replace(task, source=path))
+
+
+for _module in pkgutil.iter_modules(__path__):
+    if isinstance(task := getattr(import_module(f".{_module.name}", __name__), "TASK", None), TaskSpec):
+        register_task(task)
+
+TASKS = known_tasks()
+
+__all__ = ["TASKS", "TaskSpec", "get_task", "known_tasks", "label_names", "load_task_file", "register_task"]

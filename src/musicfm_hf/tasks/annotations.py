@@ -1,12 +1,11 @@
 """
-What people annotate, in memory and in files: beats, labelled segments (chords, sections, keys) and tags.
+Annotations in memory and in files: beats, labelled segments (chords, sections, keys) and tags.
 
-Files are text, or JAMS (Humphrey et al., *JAMS: A JSON Annotated Music Specification for Reproducible MIR Research*,
-ISMIR 2014). Times are seconds from the start of the audio. Segments ascend and do not overlap; a gap between two of
-them is time without a label. Errors name the file and the line, or the observation of a JAMS file, counted from 1.
+Files are text, or JAMS (see `jams.py`). Times are in seconds from the start of the audio. Segments ascend and do not
+overlap; time between two of them has no label. Errors name the file and the line, or the observation of a JAMS file,
+counted from 1.
 """
 
-import json
 import math
 import os
 import re
@@ -17,20 +16,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .jams import name_all, only_namespace, pick_annotation, read_jams
+from .values import read_text, to_label, to_number, to_position
+
+# Columns of every labelled data set, and attributes of a song. Other annotations of a song are in its `more`.
+SONG_COLUMNS = ("beats", "chords", "sections", "keys", "tags")
 PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-TOLERANCE = 1e-6  # seconds by which segments may overlap: JAMS has start and duration, and their sum is rounded
-LATE_SECONDS = 1.0  # by which an annotation may go on after the audio, for decoders cut or pad the end
+TOLERANCE = 1e-6  # seconds by which segments may overlap: JAMS stores start and duration, whose sum is rounded
+LATE_SECONDS = 1.0  # by which an annotation may end after the audio, since decoders cut or pad the end
 
 
 class Beats(NamedTuple):
-    """Beats of a song, and where they are in the bar."""
+    """Beats of a song, and their positions in the bar."""
 
     times: np.ndarray  # float64 (beats,) seconds, ascending
-    positions: np.ndarray  # int64 (beats,) from 1, the downbeat; 0 where not known
+    positions: np.ndarray  # int64 (beats,) from 1, the downbeat; 0 if unknown
 
 
 class Segment(NamedTuple):
-    """A stretch of time with a label."""
+    """An interval of time with a label."""
 
     start: float  # seconds
     end: float  # seconds
@@ -39,97 +43,100 @@ class Segment(NamedTuple):
 
 def read_beats(path: str | os.PathLike) -> Beats:
     """
-    Beats of a file. JAMS: the first annotation `beat_position`, else the first `beat`. Any other file is text with a
-    beat a line: time and, optionally, position in the bar, separated by tab, spaces or comma; further columns, empty
-    lines and lines that begin with `#` are not read.
+    Read beats. From JAMS: the first annotation `beat_position`, else the first `beat`. Any other file is text with one
+    beat per line: the time and, optionally, the position in the bar, separated by tab, spaces or comma. Further
+    columns, empty lines and lines that begin with `#` are ignored.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is malformed or has no beat annotation, or [`check_beats`] finds a mistake.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is malformed, has no annotation of beats, or does not pass [`check_beats`].
     """
     path = Path(path)
     if path.suffix.lower() == ".jams":
-        annotations, duration = _read_jams(path)
-        annotation = _pick(annotations, ("beat_position", "beat"), path)
-        places, rows = annotation.places, annotation.observations
-        positions = [value.get("position") if isinstance(value, dict) else value for _, _, value in rows]
+        annotations, duration = read_jams(path)
+        annotation = pick_annotation(annotations, ("beat_position", "beat"), path)
+        places = annotation.places
+        times = [time for time, _, _ in annotation.observations]
+        values = [
+            value.get("position") if isinstance(value, dict) else value for _, _, value in annotation.observations
+        ]
     else:
         lines, duration = _read_lines(path), None
         places = [place for place, _ in lines]
         fields = [re.split(r"[\s,]+", text.strip()) for _, text in lines]
-        rows = [(_number(field[0], "the time", place), *field) for place, field in zip(places, fields, strict=True)]
-        positions = [field[1] if len(field) > 1 and field[1] else None for field in fields]
-    positions = [_position(position, place) for position, place in zip(positions, places, strict=True)]
-    beats = Beats(np.array([row[0] for row in rows], dtype=np.float64), np.array(positions, dtype=np.int64))
+        times = [to_number(field[0], "the time", place) for place, field in zip(places, fields, strict=True)]
+        values = [field[1] if len(field) > 1 and field[1] else None for field in fields]
+    positions = [to_position(value, place) for value, place in zip(values, places, strict=True)]
+    beats = Beats(np.array(times, dtype=np.float64), np.array(positions, dtype=np.int64))
     _check_beats(beats, places.__getitem__, duration)
     return beats
 
 
 def read_segments(path: str | os.PathLike, namespace: str | None = None, column: int = 3) -> list[Segment]:
     """
-    Segments of a file. JAMS: the first annotation with this `namespace`, such as chord, segment_open or key_mode; it
-    may be left out where all annotations whose labels are text have the same one. Any other file is text with a
-    segment a line: start, end, label, separated by tabs or spaces; empty lines and lines that begin with `#` are not
-    read.
+    Read segments. From JAMS: the first annotation with this `namespace`, such as chord, segment_open or key_mode,
+    which may be omitted if all annotations with text labels have the same one. Any other file is text with one segment
+    per line: start, end and label, separated by tabs or spaces. Empty lines and lines that begin with `#` are ignored.
 
     Args:
-        column (`int`): In text files, the column of the label, counted from 1. Between tabs it is one field, between
-            spaces all from there to the end of the line.
+        column (`int`): In text files, the column of the label, counted from 1. Between tabs a label is one field;
+            between spaces it reaches from its column to the end of the line.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is malformed or has no such annotation, or [`check_segments`] finds a mistake.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is malformed, has no such annotation, or does not pass [`check_segments`].
     """
     path = Path(path)
     if column < 3:
         raise ValueError(f"`column` counts from 1, and 1 and 2 are start and end: it must be 3 or more, got {column}.")
     if path.suffix.lower() == ".jams":
-        annotations, duration = _read_jams(path)
-        annotation = _pick(annotations, (namespace or _only_namespace(annotations, path),), path)
+        annotations, duration = read_jams(path)
+        annotation = pick_annotation(annotations, (namespace or only_namespace(annotations, path),), path)
         places = annotation.places
         segments = [
-            Segment(start, start + _number(length, "the duration", place), _text(label, place))
+            Segment(start, start + to_number(length, "the duration", place), to_label(label, place))
             for (start, length, label), place in zip(annotation.observations, places, strict=True)
         ]
     else:
         lines, duration = _read_lines(path), None
         places = [place for place, _ in lines]
-        segments = [_read_segment(text, column, place) for place, text in lines]
+        segments = [_parse_segment(text, column, place) for place, text in lines]
     _check_segments(segments, places.__getitem__, duration)
     return segments
 
 
 def read_tags(path: str | os.PathLike) -> list[str]:
     """
-    Tags of a file, each once, in their order. JAMS: of all annotations whose namespace begins with `tag_`. Any other
-    file is text with a tag a line.
+    Read tags, each once, in the order of the file. From JAMS: those of all annotations whose namespace begins with
+    `tag_`. Any other file is text with one tag per line.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is malformed; or it is JAMS without such an annotation.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is malformed, or is JAMS without such an annotation.
     """
     path = Path(path)
     if path.suffix.lower() != ".jams":
-        tags = (line.strip() for line in _read_text(path).splitlines())
+        tags = (line.strip() for line in read_text(path).splitlines())
         return list(dict.fromkeys(tag for tag in tags if tag))
-    annotations, _ = _read_jams(path)
-    chosen = [annotation for annotation in annotations if annotation.namespace.startswith("tag_")]
-    if not chosen:
-        raise ValueError(f"{path} has no annotation tag_…, only {_names(annotations)}.")
-    tags = [
-        _text(observation[2], place)
-        for annotation in chosen
-        for observation, place in zip(annotation.observations, annotation.places, strict=True)
-    ]
-    return list(dict.fromkeys(tags))
+    annotations, _ = read_jams(path)
+    tag_annotations = [annotation for annotation in annotations if annotation.namespace.startswith("tag_")]
+    if not tag_annotations:
+        raise ValueError(f"{path} has no annotation tag_…, only {name_all(annotations)}.")
+    labels = (
+        to_label(value, place)
+        for annotation in tag_annotations
+        for (_, _, value), place in zip(annotation.observations, annotation.places, strict=True)
+    )
+    return list(dict.fromkeys(labels))
 
 
 def write_beats(path: str | os.PathLike, beats: Beats) -> None:
     """
-    Write a beat a line: time in seconds and, unless no position is known, tab and position; as `read_beats` reads it.
+    Write one beat per line, in the format of [`read_beats`]: the time in seconds and, unless no position is known, a
+    tab and the position.
 
     Raises:
-        ValueError: as [`check_beats`]; before anything is written.
+        ValueError: if the beats do not pass [`check_beats`]; then nothing is written.
     """
     check_beats(beats, "The beats to write")
     known = np.any(beats.positions)
@@ -139,10 +146,12 @@ def write_beats(path: str | os.PathLike, beats: Beats) -> None:
 
 def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None:
     """
-    Write a segment a line: start and end in seconds and label, separated by tabs; as `read_segments` reads it.
+    Write one segment per line, in the format of [`read_segments`]: start and end in seconds and the label, separated
+    by tabs.
 
     Raises:
-        ValueError: as [`check_segments`], or a label has a tab or a line break; before anything is written.
+        ValueError: if the segments do not pass [`check_segments`], or a label has a tab, a line break, or a space at
+            either end; then nothing is written.
     """
     check_segments(segments, "The segments to write")
     for number, segment in enumerate(segments, 1):
@@ -157,44 +166,49 @@ def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None
 
 def check_beats(beats: Beats, where: str | os.PathLike | Callable[[int], str], duration: float | None = None) -> None:
     """
-    Raise if beats cannot be right.
+    Raise an error if beats cannot be right.
 
     Args:
-        where: What the error calls them, such as their file; or what it calls one, by its index.
-        duration (`float`, *optional*): Seconds of audio; nothing may be annotated later than a second after its end.
+        where: Name of the beats in errors, such as their file; or a function from the index of a beat to its name.
+        duration (`float`, *optional*): Seconds of audio. Annotations may end up to a second later.
 
     Raises:
-        ValueError: shapes differ, or a beat is not finite, negative, not after the one before it or after the end of
-            the audio, or has a negative position. The first mistake is named.
+        ValueError: if shapes differ, or a beat is not finite, negative, not after the one before it, or after the end
+            of the audio, or has a negative position. The error names the first such beat.
     """
-    _check_beats(beats, _named(where, "beat"), duration)
+    _check_beats(beats, _namer(where, "beat"), duration)
 
 
 def check_segments(
     segments: Sequence[Segment], where: str | os.PathLike | Callable[[int], str], duration: float | None = None
 ) -> None:
     """
-    Raise if segments cannot be right.
+    Raise an error if segments cannot be right.
 
     Args:
-        where: What the error calls them, such as their file; or what it calls one, by its index.
-        duration (`float`, *optional*): Seconds of audio; nothing may be annotated later than a second after its end.
+        where: Name of the segments in errors, such as their file; or a function from the index of a segment to its
+            name.
+        duration (`float`, *optional*): Seconds of audio. Annotations may end up to a second later.
 
     Raises:
-        ValueError: a segment is not finite, negative, without length or label, begins before the one before it ends
-            or ends after the audio. The first mistake is named.
+        ValueError: if a segment is not finite, negative, without length or label, begins before the previous one ends,
+            or ends after the audio. The error names the first such segment.
     """
-    _check_segments(segments, _named(where, "segment"), duration)
-
-
-def _named(where: str | os.PathLike | Callable[[int], str], kind: str) -> Callable[[int], str]:
-    return where if callable(where) else lambda index: f"{where}, {kind} {index + 1}"
+    _check_segments(segments, _namer(where, "segment"), duration)
 
 
 def line_of(path: str | os.PathLike, index: int, count: int, start: float) -> str | None:
     """
-    What errors call an item of a text file with an item a line. Where it has other lines than the `count` of items, it
-    is the line that begins with the `start` of the item; `None` if there is not one of these.
+    Return the name in errors of one entry of a text file with one entry per line.
+
+    Args:
+        index (`int`): Of the entry.
+        count (`int`): Entries of the file. If the file has another number of lines, the line of the entry is the one
+            that begins with `start`.
+        start (`float`): Time at which the entry begins, in seconds.
+
+    Returns:
+        File and line; `None` if the line is not found, or if the file is not text.
     """
     path = Path(path)
     if path.suffix.lower() == ".jams" or not path.is_file():
@@ -202,40 +216,31 @@ def line_of(path: str | os.PathLike, index: int, count: int, start: float) -> st
     lines = _read_lines(path)
     if len(lines) == count:
         return lines[index][0]
-    same = [place for place, text in lines if _begins_with(text, start)]
-    return same[0] if len(same) == 1 else None
+    matches = [place for place, text in lines if _begins_with(text, start)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _namer(where: str | os.PathLike | Callable[[int], str], kind: str) -> Callable[[int], str]:
+    """Return a function from an index to the name of that beat or segment."""
+    return where if callable(where) else lambda index: f"{where}, {kind} {index + 1}"
 
 
 def _begins_with(text: str, number: float) -> bool:
+    """Whether the first field of a line is this number."""
     try:
         return float(re.split(r"[\s,]+", text.strip())[0]) == number
     except ValueError:
         return False
 
 
-class _Annotation(NamedTuple):
-    """An annotation of a JAMS file."""
-
-    namespace: str
-    observations: list[tuple]  # (time, duration, value); times are checked
-    places: list[str]  # what errors call them
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error}).") from error
-
-
 def _read_lines(path: Path) -> list[tuple[str, str]]:
-    """Lines that say something, and what errors call them."""
-    lines = enumerate(_read_text(path).splitlines(), 1)
+    """Read the lines that are neither empty nor comments, each with its name in errors."""
+    lines = enumerate(read_text(path).splitlines(), 1)
     return [(f"{path}, line {number}", line) for number, line in lines if line.strip() and line.strip()[0] != "#"]
 
 
-def _read_segment(text: str, column: int, place: str) -> Segment:
-    """A line of a text file."""
+def _parse_segment(text: str, column: int, place: str) -> Segment:
+    """Parse a line of a text file."""
     start, end, rest = (*text.split(maxsplit=2), "", "", "")[:3]
     rest = rest.rstrip()
     fields = rest.split("\t") if "\t" in rest else rest.split(None, column - 3)
@@ -243,96 +248,11 @@ def _read_segment(text: str, column: int, place: str) -> Segment:
         raise ValueError(
             f"{place}: a segment needs start, end and, in column {column}, a label, got {text.strip()!r}."
         )
-    return Segment(_number(start, "the start", place), _number(end, "the end", place), fields[column - 3].strip())
-
-
-def _read_jams(path: Path) -> tuple[list[_Annotation], float | None]:
-    """The annotations of a JAMS file, and the seconds of its audio if it says so."""
-    try:
-        content = json.loads(_read_text(path))
-        duration = (content.get("file_metadata") or {}).get("duration")
-        annotations = [
-            _jams_annotation(annotation, f"{path}, annotation {number}")
-            for number, annotation in enumerate(content["annotations"], 1)
-        ]
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error
-    return annotations, duration if isinstance(duration, int | float) and duration > 0 else None
-
-
-def _jams_annotation(annotation: dict, place: str) -> _Annotation:
-    """An annotation, whose data are a list of observations or, as JAMS also allows, one list a field."""
-    data = annotation["data"]
-    if isinstance(data, dict):
-        rows = list(zip(data["time"], data["duration"], data["value"], strict=True))
-    else:
-        rows = [(observation["time"], observation["duration"], observation["value"]) for observation in data]
-    namespace = annotation["namespace"]
-    places = [f"{place} ({namespace}), observation {number}" for number in range(1, len(rows) + 1)]
-    rows = [(_number(time, "the time", where), *rest) for (time, *rest), where in zip(rows, places, strict=True)]
-    return _Annotation(namespace, rows, places)
-
-
-def _pick(annotations: list[_Annotation], namespaces: Sequence[str], path: Path) -> _Annotation:
-    """The first annotation with the first of the namespaces that is there; one that is empty if all are."""
-    found = [annotation for namespace in namespaces for annotation in annotations if annotation.namespace == namespace]
-    if not found:
-        raise ValueError(f"{path} has no annotation {' or '.join(namespaces)}, only {_names(annotations)}.")
-    return next((annotation for annotation in found if annotation.observations), found[0])
-
-
-def _only_namespace(annotations: list[_Annotation], path: Path) -> str:
-    """The namespace of all annotations that label stretches of time with text."""
-    chosen = [
-        annotation
-        for annotation in annotations
-        if not annotation.namespace.startswith(("tag_", "lyrics"))
-        and any(isinstance(value, str) for _, _, value in annotation.observations)
-    ]
-    if len({annotation.namespace for annotation in chosen}) != 1:
-        raise ValueError(
-            f"{path} has {_names(chosen or annotations)}: say with `namespace` which annotation is to be read."
-        )
-    return chosen[0].namespace
-
-
-def _names(annotations: list[_Annotation]) -> str:
-    return ", ".join(sorted({annotation.namespace for annotation in annotations})) or "none"
-
-
-def _number(value: object, what: str, place: str) -> float:
-    """A number that came from text or JSON."""
-    try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError
-        return float(value)
-    except ValueError as error:
-        raise ValueError(f"{place}: {what} must be a number of seconds, got {value!r}.") from error
-
-
-def _position(value: object, place: str) -> int:
-    """A position in the bar that came from text or JSON; 0 if there is none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return 0
-    try:
-        number = float(value) if not isinstance(value, bool) else math.nan
-        if number != int(number):
-            raise ValueError
-        return int(number)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{place}: the position in the bar must be a whole number from 1, or 0 where not known, got {value!r}."
-        ) from error
-
-
-def _text(value: object, place: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{place}: the label must be text, got {value!r}.")
-    return value
+    return Segment(to_number(start, "the start", place), to_number(end, "the end", place), fields[column - 3].strip())
 
 
 def _check_beats(beats: Beats, place: Callable[[int], str], duration: float | None) -> None:
-    """`place(index)` is what the error calls a beat."""
+    """See [`check_beats`]; `place(index)` names a beat."""
     times, positions = np.asarray(beats.times), np.asarray(beats.positions)
     if times.ndim != 1 or times.shape != positions.shape:
         raise ValueError(
@@ -344,12 +264,12 @@ def _check_beats(beats: Beats, place: Callable[[int], str], duration: float | No
         if time <= before:
             raise ValueError(f"{place(index)}: beats must ascend, got {time:g} s after {before:g} s.")
         if position < 0:
-            raise ValueError(f"{place(index)}: a position in the bar counts from 1, 0 if not known, got {position}.")
+            raise ValueError(f"{place(index)}: a position in the bar counts from 1, 0 if unknown, got {position}.")
         before = time
 
 
 def _check_segments(segments: Sequence[Segment], place: Callable[[int], str], duration: float | None) -> None:
-    """`place(index)` is what the error calls a segment."""
+    """See [`check_segments`]; `place(index)` names a segment."""
     before = Segment(-math.inf, -math.inf, "")
     for index, segment in enumerate(segments):
         start, end, label = segment
@@ -370,6 +290,7 @@ def _check_segments(segments: Sequence[Segment], place: Callable[[int], str], du
 
 
 def _check_time(time: float, place: Callable[[], str], duration: float | None) -> None:
+    """Raise an error if a time is not finite, negative, or later than the audio allows."""
     if not math.isfinite(time) or time < 0:
         raise ValueError(f"{place()}: times must be finite and not negative, got {time:g} s.")
     if duration is not None and time > duration + LATE_SECONDS:

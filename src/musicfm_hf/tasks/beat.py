@@ -1,45 +1,43 @@
 """
-Beats and downbeats. Frame j is centred at j / rate seconds.
+Beats and downbeats. Frame j is centered at j / rate seconds.
 
-One softmax over beat, downbeat and neither, decoded by the dynamic Bayesian network of `dbn.py`. Scores are those of
+One softmax over beat, downbeat and neither, decoded by the dynamic Bayesian network of `dbn.py`. Scores are
 `mir_eval.beat.f_measure` over all beats (Davies, Degara, Plumbley, *Evaluation Methods for Musical Audio Beat Tracking
 Algorithms*, 2009).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from . import dbn, spans
 from .annotations import Beats, check_beats
+from .spec import Score, Strip, TaskSpec
 
 LABELS = ("beat", "downbeat", "neither")  # "beat" is one that is not a downbeat
-OUTPUTS = ({"name": "beat", "size": 3, "problem_type": "single_label_classification", "loss_weight": 1.0},)
-PAPER_RATE = 20.0  # Hz
-README_RATE = 50.0
-CROP_SECONDS = 6.0
-METRIC = "beat_f"
 TOLERANCE = 0.07  # seconds between a beat and its estimate
 
 
 def targets(annotation: Beats, num_frames: int, frame_rate: float, start: float = 0.0, widen: int = 1) -> np.ndarray:
     """
-    Shares of the labels in each frame. The frame nearest to a beat has it whole, each neighbour up to `widen` frames
-    away half as much as the one before; the rest is "neither". Beats whose position is not known count as "beat".
-    Where two beats meet in a frame, each label keeps its larger share, and the smaller of the two what is left of 1.
+    Compute the share of each label in each frame. The frame nearest to a beat has it in full, and each neighbor up to
+    `widen` frames away half as much as the one before; the rest is "neither". Beats whose position is unknown count as
+    "beat". Where two beats meet in a frame, each label keeps its larger share, and the smaller of the two gets what
+    remains of 1.
 
     Args:
         annotation (`Beats`): Of the whole song.
         num_frames (`int`): Rows.
         frame_rate (`float`): In Hz.
-        start (`float`): Centre of the first frame, in seconds.
-        widen (`int`): Neighbours on each side. Beats outside reach in with theirs.
+        start (`float`): Center of the first frame, in seconds.
+        widen (`int`): Neighbors on each side. Beats outside the crop reach in with theirs.
 
     Returns:
         float32 `(num_frames, 3)`; rows sum to 1.
 
     Raises:
-        ValueError: beats are not in order, or there are no such frames.
+        ValueError: if beats are not in order, or a number is out of range.
     """
     if not (num_frames >= 0 and 0 < frame_rate < np.inf and np.isfinite(start) and widen >= 0):
         raise ValueError(
@@ -61,64 +59,60 @@ def targets(annotation: Beats, num_frames: int, frame_rate: float, start: float 
     return shares
 
 
-def events(
-    logits: np.ndarray,
-    frame_rate: float,
-    beats_per_bar: int | Sequence[int] = (3, 4),
-    min_bpm: float = 55.0,
-    max_bpm: float = 215.0,
-    threshold: float = 0.05,
-    transition_lambda: float = 100,
-    observation_lambda: float = 16,
-    min_rate: float = 40.0,
-) -> Beats:
+def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **settings: Any) -> Beats:
     """
-    Beats of a whole song: softmax and [`dbn.track_downbeats`], which explains the settings that are not below.
+    Decode the beats of a whole song: softmax, then [`dbn.track_downbeats`].
 
     Args:
         logits (`np.ndarray` of shape `(frames, 3)`): Scores before the softmax.
         frame_rate (`float`): In Hz.
         min_rate (`float`): Below this rate in Hz, probabilities are first interpolated linearly at a multiple of
-            `frame_rate` that reaches it. The network's beats last whole frames: at 20 Hz neighbouring tempi differ by
-            5 to 17 %, and where activations are weak it holds on to the wrong one.
+            `frame_rate` that reaches it. Beats of the network last whole frames: at 20 Hz neighboring tempi differ by
+            5 to 17 %, and where activations are weak it keeps to the wrong one.
+        **settings: Of [`dbn.track_downbeats`]: `beats_per_bar`, `min_bpm`, `max_bpm`, `transition_lambda`,
+            `observation_lambda`, `threshold`, `num_tempi`.
 
     Returns:
         Beats with their positions in the bar; none if there are fewer than two frames, or no probability reaches the
         threshold.
 
     Raises:
-        ValueError: if logits have another shape or are not finite, or settings are out of range.
+        ValueError: if logits have another shape or are not finite, or a setting is out of range.
+        TypeError: if a setting does not exist.
     """
     probabilities = spans.softmax(logits, LABELS)[:, :2]
     if not (0 < frame_rate < np.inf and 0 < min_rate < np.inf):
         raise ValueError(f"Rates must be positive and finite, got {frame_rate} Hz and min_rate {min_rate} Hz.")
     if len(probabilities) < 2:
-        return Beats(np.empty(0), np.empty(0, dtype=np.int64))
+        return no_beats()
     factor = int(np.ceil(min_rate / frame_rate))
     frames = np.arange(len(probabilities))
     finer = np.arange(factor * (len(frames) - 1) + 1) / factor
     activations = np.column_stack([np.interp(finer, frames, column) for column in probabilities.T])
-    decoded = dbn.track_downbeats(
-        activations,
-        frame_rate * factor,
-        beats_per_bar,
-        min_bpm=min_bpm,
-        max_bpm=max_bpm,
-        transition_lambda=transition_lambda,
-        observation_lambda=observation_lambda,
-        threshold=threshold,
-    )
+    decoded = dbn.track_downbeats(activations, frame_rate * factor, **settings)
     return Beats(decoded[:, 0].copy(), decoded[:, 1].astype(np.int64))
+
+
+def no_beats(duration: float = 0.0) -> Beats:
+    """Return no beats, whatever the duration of the audio."""
+    return Beats(np.empty(0), np.empty(0, dtype=np.int64))
+
+
+def event_probabilities(logits: np.ndarray, beats: Beats, labels: Sequence[str], frame_rate: float) -> np.ndarray:
+    """Return the probability of a beat, downbeat or not, in the nearest frame of each beat, float64 `(beats,)`."""
+    probabilities = spans.softmax(logits, labels)
+    frames = np.round(beats.times * frame_rate).astype(int).clip(0, len(probabilities) - 1)
+    return probabilities[frames, :2].sum(axis=1)
 
 
 def score(reference: Beats, estimate: Beats) -> dict[str, float]:
     """
-    F-measures of one song, with hits within 0.07 s (`mir_eval.beat.f_measure`).
+    Compute the F-measures of one song, with hits within 0.07 s (`mir_eval.beat.f_measure`).
 
     Returns:
         `beat_f` over all beats and `downbeat_f` over all downbeats; `beat_f_trimmed` and `downbeat_f_trimmed` without
-        those in the first 5 s, as `mir_eval.beat.evaluate` has it. 0 where a side has none. Scores of downbeats are
-        nan where the reference knows no position.
+        those in the first 5 s, as in `mir_eval.beat.evaluate`. 0 if a side has none. Scores of downbeats are nan if
+        the reference has no positions.
 
     Raises:
         ValueError: if beats are not in order.
@@ -127,22 +121,52 @@ def score(reference: Beats, estimate: Beats) -> dict[str, float]:
 
     check_beats(reference, "reference")
     check_beats(estimate, "estimate")
+    sides = (reference, estimate)
+    times = {
+        "beat": [side.times for side in sides],
+        "downbeat": [side.times[side.positions == 1] for side in sides],
+    }
     scores = {}
-    for name in ("beat", "downbeat"):
-        pair = [
-            beats.times if name == "beat" else beats.times[beats.positions == 1] for beats in (reference, estimate)
-        ]
-        known = name == "beat" or reference.positions.any()
+    for name, pair in times.items():
+        known = pair[0] is reference.times or reference.positions.any()
         scores[f"{name}_f"] = _f_measure(*pair) if known else float("nan")
-        trimmed = [mir_eval.beat.trim_beats(times) for times in pair]
+        trimmed = [mir_eval.beat.trim_beats(side) for side in pair]
         scores[f"{name}_f_trimmed"] = _f_measure(*trimmed) if known else float("nan")
     return scores
 
 
 def _f_measure(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """F-measure of times in seconds; 0 where one side has none."""
+    """F-measure of times in seconds; 0 if one side has none."""
     import mir_eval
 
     if not (len(reference) and len(estimate)):
         return 0.0
     return float(mir_eval.beat.f_measure(reference, estimate, f_measure_threshold=TOLERANCE))
+
+
+TASK = TaskSpec(
+    name="beat",
+    column="beats",
+    order=0,
+    labels=LABELS,
+    label_rate=20.0,
+    public_rate=50.0,
+    centered=True,
+    crop_seconds=6.0,
+    targets=targets,
+    stretchable=True,
+    resamplable=True,
+    events=events,
+    probabilities=event_probabilities,
+    silence=no_beats,
+    metric="beat_f",
+    scores={
+        "beat_f": Score("f1", "beat F-measure (mir_eval, 70 ms)"),
+        "downbeat_f": Score("f1", "downbeat F-measure (mir_eval, 70 ms)"),
+    },
+    score=score,
+    about="Beats and downbeats",
+    limits="It knows the meters of its training data, mostly three and four beats in a bar, and common tempi.",
+    strip=Strip("bar", "beats", height=0.2, in_overview=False),
+    file_format="beats",
+)

@@ -1,50 +1,39 @@
 """
-Chords: 12 major, 12 minor and none, one of them in each frame.
+Chords: 12 major, 12 minor and none, one of them in each frame. Frame j covers [j, j + 1) / rate seconds.
 
 Labels in annotations have the syntax of Harte et al., *Symbolic Representation of Musical Chords* (ISMIR 2005), as
 `mir_eval.chord` reads it: `A:min7/b3`, `N`. Scores are those of `mir_eval.chord`.
-
-Conventions: frame j covers [j, j + 1) / rate seconds.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from . import spans
 from .annotations import PITCH_NAMES, Segment
+from .averages import mean_over_songs, value_or_nan
+from .spec import Score, Strip, TaskSpec
 
 LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
-OUTPUTS = (
-    {
-        "name": "chord",
-        "size": len(LABELS),
-        "problem_type": "single_label_classification",
-        "loss_weight": 1.0,
-    },
-)
-PAPER_RATE = 8.0
-README_RATE = 16.0
-CROP_SECONDS = 12.0
-METRIC = "majmin"
 # Semitones above the root, of the eight that `mir_eval.chord.majmin` compares.
-_THIRDS = {(0, 4, 7): "maj", (0, 3, 7): "min"}
+_TRIADS = {(0, 4, 7): "maj", (0, 3, 7): "min"}
 
 
 @lru_cache(maxsize=4096)
 def parse_chord(text: str) -> str | None:
     """
-    The major or minor chord that stands for a chord, or N: decided as `mir_eval.chord.majmin` does by the root and the
-    semitones from it up to the fifth, the bass among them. Sevenths, sixths, ninths and so on keep their triad.
+    Map a chord to the major or minor chord that stands for it, or to N, as `mir_eval.chord.majmin` does: by the root
+    and the semitones from it up to the fifth, including the bass. Sevenths, sixths, ninths and so on keep their triad.
 
     Returns:
-        One of `LABELS`, or `None` for what is neither: X, power chords, sus, dim, aug, a bass that is a strange
-        note below the fifth.
+        One of `LABELS`, or `None` for a chord that is neither: X, power chords, sus, dim, aug, or a bass below the
+        fifth that is not in the triad.
 
     Raises:
-        ValueError: if it is no chord.
+        ValueError: if the text is not a chord.
     """
     from mir_eval.chord import InvalidChordException, encode
 
@@ -54,40 +43,40 @@ def parse_chord(text: str) -> str | None:
         root, semitones, _ = encode(text)
     except InvalidChordException as error:
         raise ValueError(
-            f"{text!r} is no chord ({error}). Chords are written as in C, F#:min7 or Bb:maj/3."
+            f"{text!r} is not a chord ({error}). Chords are written like C, F#:min7 or Bb:maj/3."
         ) from error
-    third = _THIRDS.get(tuple(np.flatnonzero(semitones[:8]).tolist()))
-    return third and f"{PITCH_NAMES[root % 12]}:{third}"
+    mode = _TRIADS.get(tuple(np.flatnonzero(semitones[:8]).tolist()))
+    return mode and f"{PITCH_NAMES[root % 12]}:{mode}"
 
 
 def targets(chords: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    The chord with most time in each frame.
+    Compute one-hot targets: the chord with most time in each frame.
 
     Args:
         chords (`list[Segment]`): Seconds, and labels in the syntax of `mir_eval.chord`.
-        num_frames (`int`): How many frames follow `start`.
+        num_frames (`int`): Rows.
         frame_rate (`float`): In Hz.
         start (`float`): Seconds at which the first frame begins.
 
     Returns:
-        One-hot float32 `(num_frames, 25)`; rows of -1 where most of a frame is not labelled (after the end, too) or
-        has chords that are neither major nor minor nor N (`parse_chord`): they are not trained on.
+        float32 `(num_frames, 25)`. Rows are -1, and not trained on, where most of a frame has no label (also after the
+        end) or a chord that is neither major nor minor nor N (`parse_chord`).
 
     Raises:
-        ValueError: if chords are not in order, a label is no chord, or there are no such frames.
+        ValueError: if chords are not in order, a label is not a chord, or a number is out of range.
     """
     return spans.frame_targets(chords, parse_chord, LABELS, num_frames, frame_rate, start)
 
 
 def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
     """
-    Chords of a song: runs of the likeliest label.
+    Decode the chords of a whole song: runs of the likeliest label.
 
     Args:
-        logits (`np.ndarray` of shape `(frames, 25)`): Of the whole song.
+        logits (`np.ndarray` of shape `(frames, 25)`): Scores before the softmax.
         frame_rate (`float`): In Hz.
-        min_seconds (`float`): The likeliest chords are found of which none is shorter than this.
+        min_seconds (`float`): No chord is shorter; see [`spans.decode`].
 
     Returns:
         Segments from 0 to the end of the last frame, without gaps.
@@ -100,16 +89,16 @@ def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> l
 
 def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str, float]:
     """
-    How well the chords of a song are found, as `mir_eval.chord.evaluate` measures it. Time without an estimate counts
-    as N; gaps in the reference count as X, so they are not scored.
+    Compare the chords of one song, as `mir_eval.chord.evaluate` does. Time without an estimate counts as N. Gaps in
+    the reference count as X, so they are not scored.
 
     Returns:
         majmin (`float`): Share of the time of major, minor and no chords in which root and triad are right.
         root (`float`): Share of the time of all chords but X in which the root is right.
-        seconds (`float`): Time that majmin compares. Where there is none, scores are 0.
+        seconds (`float`): Time that majmin compares. If it is 0, scores are 0.
 
     Raises:
-        ValueError: if segments are not in order, or a label is no chord.
+        ValueError: if segments are not in order, or a label is not a chord.
     """
     from mir_eval import chord
 
@@ -126,3 +115,45 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
             "root": float(chord.weighted_accuracy(chord.root(names, estimated_names), seconds)),
             "seconds": float(seconds[majmin >= 0].sum()),
         }
+
+
+def song_value(scores: Mapping[str, Any], name: str) -> float:
+    """Return a score of a song, nan if it had no chord to compare: its scores are then 0."""
+    return float("nan") if scores.get("seconds") == 0 else value_or_nan(scores, name)
+
+
+def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Average `majmin` and `root` over songs, and `majmin` over the time of all songs as `majmin_by_duration`."""
+    averages = mean_over_songs(rows, song_value)
+    seconds = np.array([row["seconds"] for row in rows])
+    values = np.array([row["majmin"] for row in rows])
+    total = seconds.sum()
+    averages["majmin_by_duration"] = float((values * seconds).sum() / total) if total else float("nan")
+    del averages["seconds"]
+    return averages
+
+
+TASK = TaskSpec(
+    name="chord",
+    column="chords",
+    order=1,
+    labels=LABELS,
+    label_rate=8.0,
+    public_rate=16.0,
+    crop_seconds=12.0,
+    parse=parse_chord,
+    transpose=spans.transpose_targets,
+    resamplable=True,
+    silence=spans.whole_song("N"),
+    metric="majmin",
+    scores={
+        "majmin": Score("accuracy", "major and minor chords (mir_eval majmin)"),
+        "root": Score("accuracy", "roots of chords (mir_eval root)"),
+    },
+    score=score,
+    song_value=song_value,
+    average=average,
+    about="Chords: 24 major and minor ones, and none",
+    limits="It knows major and minor triads: sevenths, suspended and altered chords are labelled as one of them.",
+    strip=Strip("chord", "chords", height=0.34, in_overview=False),
+)

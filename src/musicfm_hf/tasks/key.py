@@ -1,9 +1,9 @@
 """
-Keys: 12 major, 12 minor and none, one of them in each frame; one key for a song.
+Keys: 12 major, 12 minor and none, one of them in each frame; and one key for the whole song. Frame j covers
+[j, j + 1) / rate seconds.
 
-A song's score is `mir_eval.key.weighted_score`. Keys are written as `F#:min`; `parse_key` reads other spellings.
-
-Conventions: frame j covers [j, j + 1) / rate seconds.
+Keys are written like `F#:min`; `parse_key` reads other spellings. The score of a song is
+`mir_eval.key.weighted_score`.
 """
 
 import re
@@ -14,25 +14,14 @@ import numpy as np
 
 from . import spans
 from .annotations import PITCH_NAMES, Segment
+from .spec import Score, Strip, TaskSpec
 
 LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
-OUTPUTS = (
-    {
-        "name": "key",
-        "size": len(LABELS),
-        "problem_type": "single_label_classification",
-        "loss_weight": 1.0,
-    },
-)
-PAPER_RATE = 0.5
-README_RATE = 0.5
-CROP_SECONDS = 12.0
-METRIC = "key_weighted"
 
 _SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-# A letter, sharps or flats, and a mode after a separator or none; which kind of minor does not matter.
+# A letter, sharps or flats, and a mode, with or without a separator. The kind of minor is ignored.
 _KEY = re.compile(r"([A-Ga-g])((?:#|b|[ -]?(?i:sharp|flat)\b)*)[ :_-]*(?:(?:natural|harmonic|melodic)[ _-]?)?(.*)")
-# Modes by their third. M and m are told apart before the rest is lower-cased.
+# Modes by their third. M and m are distinguished before the rest is lower-cased.
 _MAJOR = {"M", "maj", "major", "ion", "ionian", "lyd", "lydian", "mix", "mixolydian"}
 _MINOR = {"m", "min", "minor", "aeo", "aeolian", "dor", "dorian", "phr", "phrygian", "loc", "locrian"}
 _OTHER = {"other", "modal"}
@@ -43,16 +32,15 @@ _UNDECIDED = {"x", "unknown", "atonal"}
 @lru_cache(maxsize=4096)
 def parse_key(text: str) -> str | None:
     """
-    The key that a text names: `C`, `Am`, `c# minor`, `F♯:min`, `Cb major` (B), `Eb:dorian` (by its third: minor).
-
-    The case of the letter tells nothing if a mode follows; alone, a small letter is minor: `a` is A:min.
+    Read a key: `C`, `Am`, `c# minor`, `F♯:min`, `Cb major` (B), `Eb:dorian` (minor, by its third). The case of the
+    letter matters only if no mode follows: `a` is A:min.
 
     Returns:
-        One of `LABELS`: N for none and silence; `None` for what is a key but neither major nor minor, or undecided:
-        `X`, `D other`, `atonal`.
+        One of `LABELS`, N for none and silence; `None` for keys that are neither major nor minor, or undecided: `X`,
+        `D other`, `atonal`.
 
     Raises:
-        ValueError: if it is no key.
+        ValueError: if the text is not a key.
     """
     plain = " ".join(text.replace("♯", "#").replace("♭", "b").replace("\N{MUSIC SHARP SIGN}", "#").split())
     if plain.lower() in _NONE:
@@ -71,37 +59,37 @@ def parse_key(text: str) -> str | None:
             return f"{tonic}:min"
         if mode in _OTHER:
             return None
-    raise ValueError(f"{text!r} is no key. Keys are written as in C, F#:min, Bb major, D dorian; none as N.")
+    raise ValueError(f"{text!r} is not a key. Keys are written like C, F#:min, Bb major, D dorian; none as N.")
 
 
 def targets(keys: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    The key with most time in each frame.
+    Compute one-hot targets: the key with most time in each frame.
 
     Args:
         keys (`list[Segment]`): Seconds, and keys in any spelling of `parse_key`.
-        num_frames (`int`): How many frames follow `start`.
+        num_frames (`int`): Rows.
         frame_rate (`float`): In Hz.
         start (`float`): Seconds at which the first frame begins.
 
     Returns:
-        One-hot float32 `(num_frames, 25)`; rows of -1 where most of a frame has no label (after the end, too) or one
-        that is neither major nor minor nor none: they are not trained on.
+        float32 `(num_frames, 25)`. Rows are -1, and not trained on, where most of a frame has no label (also after the
+        end) or a key that is neither major nor minor nor none.
 
     Raises:
-        ValueError: if segments are not in order, a label is no key, or there are no such frames.
+        ValueError: if segments are not in order, a label is not a key, or a number is out of range.
     """
     return spans.frame_targets(keys, parse_key, LABELS, num_frames, frame_rate, start)
 
 
 def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
     """
-    Keys over time: runs of the likeliest label.
+    Decode the keys of a whole song over time: runs of the likeliest label.
 
     Args:
-        logits (`np.ndarray` of shape `(frames, 25)`): Of the whole song.
+        logits (`np.ndarray` of shape `(frames, 25)`): Scores before the softmax.
         frame_rate (`float`): In Hz.
-        min_seconds (`float`): The likeliest keys are found of which none is shorter than this.
+        min_seconds (`float`): No key is shorter; see [`spans.decode`].
 
     Returns:
         Segments from 0 to the end of the last frame, without gaps.
@@ -114,14 +102,14 @@ def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> l
 
 def song_key(logits: np.ndarray) -> str:
     """
-    The key of a song: the label of the highest probability, averaged over its frames. Probabilities rather than their
-    logarithms, so that no single frame rules a key out.
+    Return the key of a song: the label with the highest mean probability over its frames. Probabilities are averaged,
+    not their logarithms, so that no single frame rules a key out.
 
     Args:
         logits (`np.ndarray` of shape `(frames, 25)`): Of the whole song.
 
     Returns:
-        One of `LABELS`; N without frames.
+        One of `LABELS`; N for no frames.
 
     Raises:
         ValueError: if logits have another shape or are not finite.
@@ -132,11 +120,11 @@ def song_key(logits: np.ndarray) -> str:
 
 def main_key(keys: Sequence[Segment]) -> str | None:
     """
-    The key with most seconds, the first of equal ones; N if no key is named; `None` if nothing is, or if all is
-    undecided.
+    Return the annotated key with most seconds, the first of equal ones; N if all labels are none; `None` if there are
+    no labels, or if all are undecided.
 
     Raises:
-        ValueError: if a label is no key.
+        ValueError: if a label is not a key.
     """
     seconds: dict[str, float] = {}
     for segment in keys:
@@ -148,28 +136,28 @@ def main_key(keys: Sequence[Segment]) -> str | None:
 
 def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | None = None) -> dict[str, float]:
     """
-    How near the keys of a song are, as `mir_eval.key.weighted_score` measures it: 1 for the same, 0.5 for a fifth
-    above, 0.3 relative, 0.2 parallel; N against N is 1, against a key 0.
+    Compare the keys of one song by `mir_eval.key.weighted_score`: 1 for the same, 0.5 for a fifth above, 0.3 for the
+    relative, 0.2 for the parallel key. N against N is 1, against a key 0.
 
     Args:
-        reference (`list[Segment]`): Keys in any spelling of `parse_key`. What is neither major nor minor nor none is
-            not scored.
+        reference (`list[Segment]`): Keys in any spelling of `parse_key`. Those that are neither major nor minor nor
+            none are not scored.
         estimate (`list[Segment]`): Keys over time. Time without one counts as N.
-        key (`str`, *optional*): The key of the song, as from `song_key`; by default the one with most seconds in
+        key (`str`, *optional*): The key of the whole song, as from `song_key`; by default the one with most seconds in
             `estimate`.
 
     Returns:
-        key_weighted (`float`): Of the song's key; the reference is its key with most seconds.
-        key_frame (`float`): Mean over the time that has a reference. Both are nan where nothing has.
+        key_weighted (`float`): Of the key of the song; the reference is the annotated key with most seconds.
+        key_frame (`float`): Mean over the time that has a reference. Both are nan if no time has one.
 
     Raises:
-        ValueError: if segments are not in order, or a label is no key.
+        ValueError: if segments are not in order, or a label is not a key.
     """
     from mir_eval.key import weighted_score
 
-    song = _mir_eval_key(main_key(estimate) if key is None else parse_key(key))
-    main = main_key(reference)
-    if main is None:
+    estimated_key = main_key(estimate) if key is None else parse_key(key)
+    reference_key = main_key(reference)
+    if reference_key is None:
         return {"key_weighted": float("nan"), "key_frame": float("nan")}
     seconds, names, estimated_names = spans.pair(reference, estimate, "X", "N")
     labels = [parse_key(name) for name in names]
@@ -179,14 +167,37 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | 
         for label, name in zip(labels, estimated_names, strict=True)
     ]
     return {
-        "key_weighted": float(weighted_score(_mir_eval_key(main), song)),
+        "key_weighted": float(weighted_score(_mir_eval_key(reference_key), _mir_eval_key(estimated_key))),
         "key_frame": float(np.average(np.array(scores)[labelled], weights=seconds[labelled])),
     }
 
 
 def _mir_eval_key(label: str | None) -> str:
-    """As mir_eval writes it."""
+    """Write a label as mir_eval does."""
     if label in (None, "N"):
         return "X"
     tonic, mode = label.split(":")
     return f"{tonic} {mode}or" if mode == "maj" else f"{tonic} minor"
+
+
+TASK = TaskSpec(
+    name="key",
+    column="keys",
+    order=3,
+    labels=LABELS,
+    label_rate=0.5,
+    public_rate=0.5,
+    crop_seconds=12.0,
+    parse=parse_key,
+    transpose=spans.transpose_targets,
+    resamplable=True,
+    song_label=song_key,
+    song_label_name="key",
+    silence=spans.whole_song("N"),
+    metric="key_weighted",
+    scores={"key_weighted": Score("accuracy", "key (mir_eval weighted score)")},
+    score=score,
+    about="Keys: 24 major and minor ones, and none",
+    limits="It knows major and minor keys: modes, and music without a key, are labelled as one of them.",
+    strip=Strip("key", "keys", height=0.19),
+)

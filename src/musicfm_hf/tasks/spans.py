@@ -1,9 +1,11 @@
 """
-Segments ↔ frames that have one class each: what chords and keys share. Frame j covers [j, j + 1) / rate seconds.
+Segments ↔ frames with one class each: targets, decoding and scores that chords, keys and most other tasks share.
+Frame j covers [j, j + 1) / rate seconds.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -12,31 +14,59 @@ from .annotations import Segment, check_segments
 IGNORED = -1
 
 
+def single_label_output(name: str) -> dict[str, Any]:
+    """Return an entry of `config.classifier_outputs`: one softmax over all labels."""
+    return {"name": name, "size": None, "problem_type": "single_label_classification", "loss_weight": 1.0}
+
+
+def no_segments(duration: float) -> list[Segment]:
+    """Return no segments, whatever the duration of the audio in seconds."""
+    return []
+
+
+def whole_song(label: str) -> Callable[[float], list[Segment]]:
+    """Return a function from the duration of a song in seconds to one segment that covers all of it."""
+    return lambda duration: [Segment(0.0, duration, label)]
+
+
+def check_label(text: str, labels: Sequence[str]) -> str:
+    """
+    Return a text that must be one of `labels`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if text not in labels:
+        raise ValueError(f"{text!r} is none of the labels {', '.join(labels)}.")
+    return text
+
+
 def frame_targets(
     segments: Sequence[Segment],
     parse: Callable[[str], str | None],
-    labels: tuple[str, ...],
+    labels: Sequence[str],
     num_frames: int,
     frame_rate: float,
     start: float,
 ) -> np.ndarray:
     """
-    The label with most time in each frame, as one-hot rows.
+    Compute one-hot targets: the label with most time in each frame.
 
     Args:
         segments (`list[Segment]`): Seconds and texts; ascending, not overlapping.
-        parse: From a text to one of `labels`, or to `None` where none of them fits.
-        labels (`tuple[str, …]`): The columns.
+        parse: Text → one of `labels`, or `None` to ignore it.
+        labels (`tuple[str, …]`): Names of the columns.
         num_frames (`int`): Rows.
         frame_rate (`float`): In Hz.
         start (`float`): Seconds at which the first frame begins.
 
     Returns:
-        float32 `(num_frames, len(labels))`. Rows of frames of which most is not labelled, or labelled with what
-        `parse` maps to `None`, are -1.
+        float32 `(num_frames, len(labels))`. Rows are -1 where most of a frame has no label, or one that `parse` maps
+        to `None`.
 
     Raises:
-        ValueError: if segments are not in order, a text cannot be parsed, or there are no such frames.
+        ValueError: if segments are not in order, a text cannot be parsed, or `num_frames`, `frame_rate` or `start` is
+            out of range.
     """
     if not (num_frames >= 0 and 0 < frame_rate < np.inf and np.isfinite(start)):
         raise ValueError(
@@ -45,7 +75,7 @@ def frame_targets(
         )
     check_segments(segments, "segments")
     bounds = start + np.arange(num_frames + 1) / frame_rate
-    seconds = np.zeros((num_frames, len(labels) + 1))  # the last column is for what is ignored
+    seconds = np.zeros((num_frames, len(labels) + 1))  # the last column is for ignored time
     for segment in segments:
         label = parse(segment.label)
         if label is None or segment.end <= bounds[0] or segment.start >= bounds[-1]:
@@ -55,18 +85,24 @@ def frame_targets(
         edges = bounds[first : last + 1].clip(segment.start, segment.end)
         seconds[first:last, labels.index(label)] += np.diff(edges)
     seconds[:, -1] = 1 / frame_rate - seconds.sum(axis=1)
-    # Rounded, so that ties are ties on every machine; the first label wins, and what is ignored loses.
+    # Rounded, so that ties are ties on every machine; the first label wins, and ignored time loses.
     classes = seconds.round(9).argmax(axis=1)
     targets = np.eye(len(labels) + 1, len(labels), dtype=np.float32)[classes]
     targets[classes == len(labels)] = IGNORED
     return targets
 
 
-def decode(logits: np.ndarray, labels: tuple[str, ...], frame_rate: float, min_seconds: float) -> list[Segment]:
+def transpose_targets(targets: np.ndarray, semitones: int) -> np.ndarray:
+    """Transpose targets of chords or keys `(…, 25)`: 12 major ones and 12 minor ones from C, and none."""
+    major, minor, none = np.split(targets, [12, 24], axis=-1)
+    return np.concatenate([np.roll(major, semitones, -1), np.roll(minor, semitones, -1), none], axis=-1)
+
+
+def decode(logits: np.ndarray, labels: Sequence[str], frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
     """
-    The likeliest run of labels in which each label lasts at least `min_seconds`: without a minimum, runs of equal
-    argmax. Found by dynamic programming over the sum of log-probabilities. A song shorter than the minimum has one
-    label.
+    Find the likeliest sequence of labels in which each lasts at least `min_seconds`, by dynamic programming over the
+    sum of log-probabilities. Without a minimum these are the runs of equal argmax. A song shorter than twice the
+    minimum has one label.
 
     Args:
         logits (`np.ndarray` of shape `(frames, len(labels))`): Scores before the softmax, of a whole song.
@@ -85,7 +121,7 @@ def decode(logits: np.ndarray, labels: tuple[str, ...], frame_rate: float, min_s
         raise ValueError(f"Need a positive frame rate and min_seconds >= 0, got {frame_rate} Hz, {min_seconds} s.")
     if not len(log_probabilities):
         return []
-    classes = _classes(log_probabilities, max(1, round(min_seconds * frame_rate)))
+    classes = _likeliest_classes(log_probabilities, max(1, round(min_seconds * frame_rate)))
     edges = [0, *(np.flatnonzero(np.diff(classes)) + 1), len(classes)]
     return [
         Segment(float(first / frame_rate), float(last / frame_rate), labels[classes[first]])
@@ -93,15 +129,64 @@ def decode(logits: np.ndarray, labels: tuple[str, ...], frame_rate: float, min_s
     ]
 
 
+def label_probabilities(
+    logits: np.ndarray, segments: Sequence[Segment], labels: Sequence[str], frame_rate: float
+) -> np.ndarray:
+    """
+    Return the probability of each segment's label, averaged over its frames.
+
+    Args:
+        logits (`np.ndarray` of shape `(frames, labels or more)`): Of the whole song.
+        segments (`list[Segment]`): With some of `labels`.
+        labels (`list[str]`): Names of the first columns, which one softmax is over.
+        frame_rate (`float`): In Hz.
+
+    Returns:
+        float64 `(segments,)`.
+    """
+    probabilities = softmax(logits[:, : len(labels)], labels)
+    means = [
+        probabilities[frames_of(segment, frame_rate, len(probabilities)), labels.index(segment.label)].mean()
+        for segment in segments
+    ]
+    return np.array(means)
+
+
+def share_of_time(
+    reference: Sequence[Segment], estimate: Sequence[Segment], parse: Callable[[str], str | None]
+) -> float:
+    """
+    Return the share of the time that has a reference label in which the estimate has the same.
+
+    Args:
+        reference (`list[Segment]`): Texts that `parse` maps to a label, or to `None` to ignore them.
+        estimate (`list[Segment]`): Labels. Time without one is wrong.
+        parse (`Callable`): Text of the reference → label.
+
+    Returns:
+        0 to 1; nan if no time has a reference label.
+
+    Raises:
+        ValueError: if segments are not in order, or a text cannot be parsed.
+    """
+    if not reference:
+        return float("nan")
+    seconds, names, estimated_names = pair(reference, estimate, "", "")
+    labels = [parse(name) if name else None for name in names]
+    known = np.array([label is not None for label in labels])
+    right = np.array([label == name for label, name in zip(labels, estimated_names, strict=True)])
+    return float(seconds[known & right].sum() / seconds[known].sum()) if known.any() else float("nan")
+
+
 def frames_of(segment: Segment, frame_rate: float, num_frames: int) -> slice:
-    """The frames of a segment whose middle is in it; one at least."""
+    """Return the frames whose middle is in a segment; at least one."""
     first = min(int(segment.start * frame_rate + 0.5), num_frames - 1)
     return slice(first, max(first + 1, int(segment.end * frame_rate + 0.5)))
 
 
-def softmax(logits: np.ndarray, labels: tuple[str, ...]) -> np.ndarray:
+def softmax(logits: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """
-    Probabilities, float64 `(frames, len(labels))`, of logits of this shape.
+    Compute probabilities, float64 `(frames, len(labels))`, from logits of this shape.
 
     Raises:
         ValueError: if logits have another shape or are not finite.
@@ -120,8 +205,14 @@ def pair(
     reference: Sequence[Segment], estimate: Sequence[Segment], unlabelled: str, missing: str
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """
-    Seconds `(n,)`, reference labels and estimated labels of all stretches of time between the start and end of the
-    reference in which neither changes. Gaps in the reference are `unlabelled`; time without an estimate is `missing`.
+    Cut the time between the start and the end of the reference wherever a label of either side changes.
+
+    Args:
+        unlabelled (`str`): Label of gaps in the reference.
+        missing (`str`): Label of time without an estimate.
+
+    Returns:
+        Seconds `(n,)` of each part, its reference labels, and its estimated labels.
 
     Raises:
         ValueError: if the reference is empty, or segments are not in order.
@@ -131,7 +222,7 @@ def pair(
     check_segments(reference, "reference")
     check_segments(estimate, "estimate")
     if not reference:
-        raise ValueError("The reference has no segments: there is nothing to compare with.")
+        raise ValueError("The reference has no segments, so there is nothing to compare with.")
     intervals, names = _without_gaps(reference, unlabelled)
     estimated = mir_eval.util.adjust_intervals(
         *_without_gaps(estimate, missing), intervals.min(), intervals.max(), missing, missing
@@ -141,8 +232,8 @@ def pair(
 
 
 def _without_gaps(segments: Sequence[Segment], gap: str) -> tuple[np.ndarray, list[str]]:
-    """Intervals (n, 2) in seconds and labels, with `gap` between segments: mir_eval would prolong what is before."""
-    rows = []
+    """Return intervals (n, 2) in seconds and labels, with `gap` between segments: mir_eval would extend the first."""
+    rows: list[Segment] = []
     for segment in segments:
         if rows and rows[-1].end < segment.start:
             rows.append(Segment(rows[-1].end, segment.start, gap))
@@ -150,18 +241,18 @@ def _without_gaps(segments: Sequence[Segment], gap: str) -> tuple[np.ndarray, li
     return np.array([row[:2] for row in rows], dtype=np.float64).reshape(-1, 2), [row.label for row in rows]
 
 
-def _classes(log_probabilities: np.ndarray, shortest: int) -> np.ndarray:
-    """The likeliest classes (frames,) for (frames, classes) with runs of `shortest` frames or more."""
+def _likeliest_classes(log_probabilities: np.ndarray, shortest: int) -> np.ndarray:
+    """Find the likeliest classes (frames,) for (frames, classes) with runs of `shortest` frames or more."""
     num_frames = len(log_probabilities)
     if shortest == 1:
         return log_probabilities.argmax(axis=1)
     if num_frames < 2 * shortest:
         return np.full(num_frames, log_probabilities.sum(axis=0).argmax())
     sums = np.pad(log_probabilities.cumsum(axis=0), [(1, 0), (0, 0)])
-    # best[t, c]: of all labellings of the first t frames that end with c for `shortest` frames or more.
+    # best[t, c]: score of the best labelling of the first t frames that ends with `shortest` or more frames of c.
     best = np.full_like(sums, -np.inf)
     best[shortest] = sums[shortest]
-    begins = np.zeros(sums.shape, dtype=bool)  # the last `shortest` frames are the whole run, so far
+    begins = np.zeros(sums.shape, dtype=bool)  # where the last run has exactly `shortest` frames
     begins[shortest] = True
     for end in range(shortest + 1, num_frames + 1):
         longer = best[end - 1] + log_probabilities[end - 1]

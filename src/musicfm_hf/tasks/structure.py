@@ -1,7 +1,7 @@
 """
-Sections of a song: where they begin, and which of seven functions each has. Frame j covers [j, j + 1) / rate seconds.
+Sections of a song: their boundaries, and which of seven functions each has. Frame j covers [j, j + 1) / rate seconds.
 
-Functions, targets and loss weights are those of Wang, Hung, Smith, *To Catch a Chorus, Verse, Intro, or Anything Else:
+Functions, targets and loss weights follow Wang, Hung, Smith, *To Catch a Chorus, Verse, Intro, or Anything Else:
 Analyzing a Song with Structural Functions* (ICASSP 2022). Boundaries are scored by `mir_eval.segment.detection`
 (HR.5F, HR3F: Turnbull et al. 2007), functions by the share of time that is right.
 """
@@ -13,6 +13,7 @@ import numpy as np
 
 from . import spans
 from .annotations import Segment, check_segments
+from .spec import Score, Strip, TaskSpec
 
 FUNCTIONS = ("intro", "verse", "chorus", "bridge", "inst", "outro", "silence")
 LABELS = (*FUNCTIONS, "boundary")
@@ -20,14 +21,10 @@ OUTPUTS = (
     {"name": "function", "size": 7, "problem_type": "single_label_classification", "loss_weight": 0.1},
     {"name": "boundary", "size": 1, "problem_type": "multi_label_classification", "loss_weight": 0.9},
 )
-PAPER_RATE = 5.0  # Hz
-README_RATE = 8.0
-CROP_SECONDS = 24.0
-METRIC = "hr05_f"
 BOUNDARY_SECONDS = 0.3  # on each side of a boundary
 
-END = "end"  # marks the end of a song, and is no function
-# The first of these that is in a label decides.
+END = "end"  # marks the end of a song, and is not a function
+# Part of a label → function. The first part that a label contains decides.
 _PARTS = (
     ("silence", "silence"),
     ("pre-chorus", "verse"),
@@ -60,8 +57,8 @@ _PARTS = (
 
 def function_of(label: str) -> str | None:
     """
-    The function that an annotator's label stands for: one of [`FUNCTIONS`], or `None` for `end`, which marks the end.
-    What is not known is "inst". (The table of Wang et al. 2022.)
+    Map an annotator's label to one of [`FUNCTIONS`], or to `None` for `end`, which marks the end of a song. Unknown
+    labels are "inst". (The table of Wang et al. 2022.)
     """
     label = label.strip().lower()
     if label == END:
@@ -71,21 +68,22 @@ def function_of(label: str) -> str | None:
 
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    The function with most time in each frame, and where boundaries are. A boundary is the start of a segment or the
-    end of one before a gap. The start of the song and the end of the last segment are none: scoring gives both sides
-    the same start and end. Frames whose middle is within 0.3 s of a boundary are 1, the nearest one always.
+    Compute the function with most time in each frame, and the boundaries. A boundary is the start of a segment, or the
+    end of one before a gap. The start of the song and the end of the last segment are not boundaries, because scoring
+    gives both sides the same start and end. Frames whose middle is within 0.3 s of a boundary are 1, and the one that
+    contains it always.
 
     Args:
-        annotation (`list[Segment]`): With any labels; see [`function_of`].
+        annotation (`list[Segment]`): With labels that [`function_of`] reads.
         num_frames (`int`): Rows.
         frame_rate (`float`): In Hz.
         start (`float`): Seconds at which the first frame begins.
 
     Returns:
-        float32 `(num_frames, 8)`: the functions, one-hot, -1 in frames of which most has none; and the boundary.
+        float32 `(num_frames, 8)`: the functions, one-hot, -1 where most of a frame has none; and the boundary.
 
     Raises:
-        ValueError: segments are not in order, or there are no such frames.
+        ValueError: if segments are not in order, or a number is out of range.
     """
     functions = spans.frame_targets(annotation, function_of, FUNCTIONS, num_frames, frame_rate, start)
     edges = np.array([time for time in _boundaries(annotation) if time > 0]) - start
@@ -106,17 +104,18 @@ def events(
     min_segment_seconds: float = 0.0,
 ) -> list[Segment]:
     """
-    Sections of a whole song: peaks of the probability of a boundary, and between them the function with the highest
-    mean probability. How peaks are picked is our choice.
+    Decode the sections of a whole song: boundaries at peaks of their probability, and between them the function with
+    the highest mean probability. The rule by which peaks are picked is our choice.
 
     Args:
         logits (`np.ndarray` of shape `(frames, 8)`): Scores before softmax and sigmoid.
         frame_rate (`float`): In Hz.
-        peak_window_seconds (`float`): No frame within this time on either side of a boundary is higher. A run of equal
+        peak_window_seconds (`float`): A boundary is the highest frame within this time on either side. A run of equal
             maxima is one peak, at its middle.
-        threshold (`float`): By how much a peak exceeds the mean around it.
-        before_seconds, after_seconds (`float`): How far this mean reaches.
-        min_segment_seconds (`float`): Boundaries nearer to the start, to the end or to a higher one are dropped.
+        threshold (`float`): Least difference between a peak and the mean around it.
+        before_seconds, after_seconds (`float`): Time before and after the peak that enters this mean.
+        min_segment_seconds (`float`): Boundaries closer than this to the start, to the end or to a higher peak are
+            dropped.
 
     Returns:
         `list[Segment]`: from 0 to the end of the last frame, without gaps; empty if there are no frames.
@@ -141,9 +140,9 @@ def events(
     boundary = np.exp(-np.logaddexp(0, -logits[:, -1]))
     window = max(1, round(peak_window_seconds * frame_rate))
     peaks = _peaks(boundary, window)
-    level = [_mean_around(boundary, peak, before_seconds * frame_rate, after_seconds * frame_rate) for peak in peaks]
+    level = [_local_mean(boundary, peak, before_seconds * frame_rate, after_seconds * frame_rate) for peak in peaks]
     peaks = [peak for peak, mean in zip(peaks, level, strict=True) if boundary[int(peak)] - mean > threshold]
-    times = _apart(
+    times = _keep_apart(
         [(peak + 0.5) / frame_rate for peak in peaks],
         boundary[np.array(peaks, dtype=int)],
         len(logits) / frame_rate,
@@ -159,15 +158,16 @@ def events(
 
 def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str, float]:
     """
-    Scores of one song. Both sides begin at 0 and end with the reference, as `mir_eval.segment.evaluate` has it.
+    Score the sections of one song. Both sides begin at 0 and end with the reference, as in
+    `mir_eval.segment.evaluate`.
 
     Returns:
         `hr05_f`, `hr05_p`, `hr05_r`: boundaries within 0.5 s, start and end included; `hr3_f`: within 3 s;
-        `frame_accuracy`: the share of time with the same function, of the time for which the reference has one. All
-        are nan if the reference has no sections.
+        `frame_accuracy`: share of the time with a reference function in which the estimated one is the same. All are
+        nan if the reference has no sections.
 
     Raises:
-        ValueError: segments are not in order.
+        ValueError: if segments are not in order.
     """
     import mir_eval
 
@@ -197,20 +197,20 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
 
 
 def _boundaries(segments: Sequence[Segment]) -> list[float]:
-    """Seconds at which segments start or end, without the last end."""
+    """Seconds at which segments start or end, but for the last end."""
     segments = [segment for segment in segments if function_of(segment.label)]
     ends = [now.end for now, after in pairwise(segments) if after.start - now.end > 1e-6]
     return sorted([segment.start for segment in segments] + ends)
 
 
 def _intervals(times: Sequence[float]) -> np.ndarray:
-    """Intervals (n, 2) between different times."""
+    """Intervals (n, 2) between distinct times."""
     times = np.unique(np.round(times, 5))
     return np.column_stack([times[:-1], times[1:]])
 
 
 def _peaks(values: np.ndarray, window: int) -> list[float]:
-    """Places, in frames, of runs of equal values than which none within `window` frames is higher."""
+    """Middles, in frames, of runs of equal values that are the highest within `window` frames."""
     from numpy.lib.stride_tricks import sliding_window_view
 
     highest = sliding_window_view(np.pad(values, window, constant_values=-np.inf), 2 * window + 1).max(axis=1)
@@ -219,14 +219,42 @@ def _peaks(values: np.ndarray, window: int) -> list[float]:
     return [(start + stop - 1) / 2 for start, stop in zip(starts, stops, strict=True)]
 
 
-def _mean_around(values: np.ndarray, peak: float, before: float, after: float) -> float:
+def _local_mean(values: np.ndarray, peak: float, before: float, after: float) -> float:
+    """Mean of the frames from `before` frames before a peak to `after` frames after it."""
     return float(values[max(0, round(peak - before)) : round(peak + after) + 1].mean())
 
 
-def _apart(times: list[float], heights: np.ndarray, duration: float, min_seconds: float) -> list[float]:
-    """0, the times that are `min_seconds` from all higher ones and both ends, and the duration; ascending."""
-    kept = [0.0, duration]
+def _keep_apart(times: list[float], heights: np.ndarray, duration: float, min_seconds: float) -> list[float]:
+    """0, the times that are at least `min_seconds` from all higher ones and both ends, and the duration; ascending."""
+    boundaries = [0.0, duration]
     for index in np.argsort(-heights, kind="stable"):
-        if all(0 < abs(times[index] - other) >= min_seconds for other in kept):
-            kept.append(times[index])
-    return sorted(kept)
+        if all(0 < abs(times[index] - other) >= min_seconds for other in boundaries):
+            boundaries.append(times[index])
+    return sorted(boundaries)
+
+
+TASK = TaskSpec(
+    name="structure",
+    column="sections",
+    order=2,
+    labels=LABELS,
+    outputs=OUTPUTS,
+    label_rate=5.0,
+    public_rate=8.0,
+    crop_seconds=24.0,
+    parse=function_of,
+    targets=targets,
+    resamplable=True,
+    events=events,
+    silence=spans.whole_song("silence"),
+    metric="hr05_f",
+    scores={
+        "hr05_f": Score("f1", "boundaries within 0.5 s (mir_eval, F-measure)"),
+        "hr3_f": Score("f1", "boundaries within 3 s (mir_eval, F-measure)"),
+        "frame_accuracy": Score("accuracy", "time with the right function"),
+    },
+    score=score,
+    about="Sections: their boundaries, and their functions",
+    limits="Annotators disagree about sections and their names. The model has learned the opinion of its annotators.",
+    strip=Strip("form", above=True),
+)

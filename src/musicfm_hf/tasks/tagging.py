@@ -1,35 +1,30 @@
 """
-Tags of a clip or a song, any number of them. Which tags there are is a matter of the data set: functions take them as
-`labels`. Scores are scikit-learn's.
+Tags of a clip or a song, any number of them. The set of tags depends on the data set: functions take it as `labels`.
+Scores are scikit-learn's.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-LABELS = ()  # given by the data
-# The one output is as large as the data has tags.
-OUTPUTS = ({"name": "tags", "size": None, "problem_type": "multi_label_classification", "loss_weight": 1.0},)
-PAPER_RATE = None  # a clip has one output
-README_RATE = None
-CROP_SECONDS = 29.1
-METRIC = "map"
+from .spec import Score, SetScores, TaskSpec
 
 
 def targets(tags: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """
-    Which of the tags a clip has.
+    Compute the targets of a clip.
 
     Args:
-        tags (`list[str]`): Of the clip; none, or one twice, are fine.
+        tags (`list[str]`): Of the clip; may be empty or repeat a tag.
         labels (`list[str]`): All tags.
 
     Returns:
-        float32 `(len(labels),)`, 1 where the clip has the tag, else 0.
+        float32 `(len(labels),)`, 1 for tags of the clip, else 0.
 
     Raises:
-        ValueError: if a tag is not among `labels`, or these name one twice.
+        ValueError: if a tag is not among `labels`, or `labels` repeat a tag.
     """
     _check_labels(labels)
     if unknown := sorted(set(tags) - set(labels)):
@@ -39,14 +34,14 @@ def targets(tags: Sequence[str], labels: Sequence[str]) -> np.ndarray:
 
 def events(logits: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
     """
-    Tags of a song and their probabilities, the highest first: the mean over its clips.
+    Return the tags of a song with their probabilities, averaged over its clips, the highest first.
 
     Args:
         logits (`np.ndarray` of shape `(len(labels),)` or `(clips, len(labels))`): Scores before the sigmoid.
         labels (`list[str]`): Names of the columns.
 
     Raises:
-        ValueError: if logits have another shape or are not finite, or there are no clips.
+        ValueError: if logits have another shape or are not finite, or have no clips.
     """
     _check_labels(labels)
     logits = np.asarray(logits, dtype=np.float64)
@@ -61,18 +56,18 @@ def events(logits: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
 
 def score(references: np.ndarray, estimates: np.ndarray, labels: Sequence[str]) -> dict:
     """
-    Macro averages over tags, of a whole set of songs.
+    Compute macro averages over tags of a set of songs.
 
     Args:
-        references (`np.ndarray` of shape `(songs, len(labels))`): 1 where the song has the tag, else 0.
+        references (`np.ndarray` of shape `(songs, len(labels))`): 1 if the song has the tag, else 0.
         estimates (`np.ndarray` of shape `(songs, len(labels))`): Probabilities, or any scores that rise with them.
         labels (`list[str]`): Names of the columns.
 
     Returns:
         map (`float`): Mean over tags of `sklearn.metrics.average_precision_score`.
         roc_auc (`float`): Mean over tags of `sklearn.metrics.roc_auc_score`. Both are nan if no tag can be scored.
-        tags (`dict`): Of each tag that has a song with it and one without: `{"map", "roc_auc", "positives"}`.
-        skipped (`list[str]`): The other tags: neither score says anything about them.
+        tags (`dict`): `{"map", "roc_auc", "positives"}` of each tag that some songs have and some do not.
+        skipped (`list[str]`): The other tags, for which the scores are undefined.
 
     Raises:
         ValueError: if shapes do not agree, references are not 0 or 1, or estimates are not finite.
@@ -101,12 +96,12 @@ def bootstrap(
     references: np.ndarray, estimates: np.ndarray, labels: Sequence[str], draws: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """
-    What [`score`] gives for sets of as many songs, drawn with replacement. The same seed draws the same songs, so that
-    systems can be compared draw by draw.
+    Compute the averages of [`score`] for sets of as many songs, drawn with replacement. The same seed draws the same
+    songs, so that systems can be compared draw by draw.
 
     Args:
         references, estimates, labels: As for [`score`].
-        draws (`int`): How many sets.
+        draws (`int`): Number of sets.
 
     Returns:
         map, roc_auc (float64 `(draws,)`): Means over the tags that can be scored in a set.
@@ -117,27 +112,27 @@ def bootstrap(
     references, estimates = _checked(references, estimates, labels)
     songs = len(references)
     counts = np.random.default_rng(seed).multinomial(songs, np.full(songs, 1 / songs), size=draws).astype(np.int32)
-    found: dict[str, list[np.ndarray]] = {"map": [], "roc_auc": []}
+    samples: dict[str, list[np.ndarray]] = {"map": [], "roc_auc": []}
     for truth, scores in zip(references.T, estimates.T, strict=True):
         order = np.argsort(-scores, kind="stable")
-        last = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])  # of those with the same score
+        last = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])  # of each run of equal scores
         drawn = counts[:, order]  # (draws, songs)
-        # Songs with the tag, and without it, from the highest score down to each different one: (draws, scores).
+        # Songs with the tag, and without it, from the highest score down to each distinct one: (draws, scores).
         right = np.pad((drawn * truth[order]).cumsum(axis=1)[:, last], [(0, 0), (1, 0)])
         wrong = np.pad(drawn.cumsum(axis=1)[:, last], [(0, 0), (1, 0)]) - right
-        with np.errstate(divide="ignore", invalid="ignore"):  # nan where a set has no song with or without the tag
+        with np.errstate(divide="ignore", invalid="ignore"):  # nan if a set has no song with, or none without, the tag
             precision = np.nan_to_num(right / (right + wrong))[:, 1:]
             average = (np.diff(right) * precision).sum(axis=1) / right[:, -1]
             area = (np.diff(wrong) * (right[:, 1:] + right[:, :-1]) / 2).sum(axis=1) / (right[:, -1] * wrong[:, -1])
-        found["map"].append(np.where(wrong[:, -1] > 0, average, np.nan))
-        found["roc_auc"].append(area)
+        samples["map"].append(np.where(wrong[:, -1] > 0, average, np.nan))
+        samples["roc_auc"].append(area)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mean of empty slice")
-        return {name: np.nanmean(values, axis=0) for name, values in found.items()}
+        return {name: np.nanmean(values, axis=0) for name, values in samples.items()}
 
 
 def _checked(references: np.ndarray, estimates: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """As integers and float64, both (songs, labels)."""
+    """Check references and estimates, both (songs, labels), and convert them to integers and float64."""
     _check_labels(labels)
     references, estimates = np.asarray(references), np.asarray(estimates, dtype=np.float64)
     if references.shape != estimates.shape or references.ndim != 2 or references.shape[1] != len(labels):
@@ -154,5 +149,70 @@ def _checked(references: np.ndarray, estimates: np.ndarray, labels: Sequence[str
 
 
 def _check_labels(labels: Sequence[str]) -> None:
+    """Raise an error if there are no labels, or one twice."""
     if isinstance(labels, str) or not len(labels) or len(set(labels)) < len(labels):
         raise ValueError(f"`labels` must name at least one tag, and none twice, got {labels!r}.")
+
+
+def known_targets(tags: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Compute [`targets`] without the tags that are not among `labels`, which no training song has."""
+    return targets([tag for tag in tags if tag in labels], labels)
+
+
+def score_song(tags: Sequence[str], probabilities: Mapping[str, float]) -> dict[str, Any]:
+    """Return the `probabilities` of all tags in alphabetical order, and the `tags` of the song: see [`SetScores`]."""
+    return {"probabilities": dict(sorted(probabilities.items())), "tags": list(tags)}
+
+
+def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Average over tags: `map` and `roc_auc` of [`score`]."""
+    scores = score(*_to_arrays(rows))
+    return {"map": scores["map"], "roc_auc": scores["roc_auc"]}
+
+
+def details(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the score of each of the `tags`, and those that are `skipped`, for `map` and for `roc_auc`."""
+    scores = score(*_to_arrays(rows))
+    return {
+        name: {"tags": {tag: values[name] for tag, values in scores["tags"].items()}, "skipped": scores["skipped"]}
+        for name in ("map", "roc_auc")
+    }
+
+
+def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """References and estimates (songs, tags), and the tags."""
+    labels = list(rows[0]["probabilities"])
+    references = np.array([[label in row["tags"] for label in labels] for row in rows], dtype=int)
+    return references, np.array([[row["probabilities"][label] for label in labels] for row in rows]), labels
+
+
+TASK = TaskSpec(
+    name="tagging",
+    column="tags",
+    order=4,
+    labels=None,
+    outputs=({"name": "tags", "size": None, "problem_type": "multi_label_classification", "loss_weight": 1.0},),
+    label_rate=None,
+    crop_seconds=29.1,
+    empty_is_annotated=True,
+    targets=known_targets,
+    events=events,
+    probabilities=None,
+    silence=lambda duration: {},
+    metric="map",
+    scores={
+        "map": Score("mean_average_precision", "mean average precision over tags"),
+        "roc_auc": Score("roc_auc", "ROC-AUC over tags"),
+    },
+    score=score_song,
+    set_scores=SetScores(
+        average=average,
+        draw=lambda rows: bootstrap(*_to_arrays(rows)),
+        details=details,
+        labels=lambda row: tuple(row["probabilities"]),
+    ),
+    about="Tags",
+    limits="Tags are what annotators wrote down. A tag that is missing in the labels is not necessarily wrong.",
+    strip=None,
+    file_format="tags",
+)

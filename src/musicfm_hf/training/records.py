@@ -3,13 +3,15 @@
 import json
 import os
 import platform
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-# What results of every training say of its arguments.
+# Fields of TrainingArguments that the results of every training state.
 RECORDED_ARGUMENTS = [
     "seed",
     "max_steps",
@@ -26,49 +28,80 @@ RECORDED_ARGUMENTS = [
 ]
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file that is complete or absent. What is not finite becomes null, as JSON has no word for it."""
+def write_json(path: Path, values: Mapping[str, Any], indent: int = 1, ascii_only: bool = True) -> None:
+    """
+    Write JSON with one value a line, in a file that is complete or absent. Numbers that are not finite become null,
+    because JSON cannot express them.
+    """
     values = json.loads(json.dumps(values), parse_constant=lambda name: None)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(values, indent=indent, ensure_ascii=ascii_only) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
-def refuse_other_settings(made: str | Path, there: dict[str, Any], here: dict[str, Any], flag: str) -> None:
+def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and metadata to a file that is complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.tmp")
+    # A header holds UTF-8 only; names of files may be in another encoding.
+    readable = {key: os.fsencode(value).decode("utf-8", "replace") for key, value in metadata.items()}
+    try:
+        save_file(tensors, temporary, readable)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as tab-separated values; names of files that are not UTF-8 are escaped."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join("\t".join(map(str, row)) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def require_same_settings(
+    product: str | Path, recorded: Mapping[str, Any], current: Mapping[str, Any], flag: str
+) -> None:
     """
-    Settings that something was made with have to be those of now, as JSON has them; what only `there` has is ignored,
-    and what it does not have yet was off.
+    Require that a product, such as a checkpoint, was made with the current settings, compared as JSON holds them.
+    Settings that only `recorded` has are ignored. Those that it lacks were off.
 
     Args:
-        made: What it is.
-        flag: Of the recipe, with which something else can be made.
+        product: Its name or path, for the message.
+        recorded: The settings that it was made with.
+        current: The settings of this run.
+        flag: The command-line flag for another place, such as `"--output_dir"`.
 
     Raises:
-        ValueError: some differ; names them.
+        ValueError: Some settings differ; the message names them.
     """
-    differ = [
-        f"{name} {there.get(name)!r}, not {value!r}"
-        for name, value in json.loads(json.dumps(here)).items()
-        if there.get(name) != value and (name in there or value)
+    different = [
+        f"{name} {recorded.get(name)!r}, not {value!r}"
+        for name, value in json.loads(json.dumps(current)).items()
+        if recorded.get(name) != value and (name in recorded or value)
     ]
-    if differ:
-        raise ValueError(f"{made} was made with {'; '.join(differ)}. Give another `{flag}`, or remove it.")
+    if different:
+        raise ValueError(f"{product} was made with {'; '.join(different)}. Give another `{flag}`, or remove it.")
 
 
-def recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as results show them: of absolute paths the last part only, for they say who ran it where."""
+def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Copy settings for a published record: of each absolute path, also in lists, the last part only, because the rest
+    tells who ran it where.
+    """
 
-    def shown(value: Any) -> Any:
+    def strip(value: Any) -> Any:
         if isinstance(value, list):
-            return [shown(part) for part in value]
+            return [strip(part) for part in value]
         return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
-    return {name: shown(value) for name, value in settings.items()}
+    return {name: strip(value) for name, value in settings.items()}
 
 
 def environment() -> dict[str, Any]:
-    """What a run was made with: versions and machine."""
+    """Describe the `versions` of packages and of `python`, and the `machine` of this process."""
     packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "librosa", "numpy")
     scoring = ("mir_eval", "scikit-learn")  # of the extra `tasks`
     processor = next(
@@ -89,3 +122,6 @@ def _is_installed(package: str) -> bool:
 def _cpu_info() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.is_file() else []
+
+
+recorded, refuse_other_settings = strip_absolute_paths, require_same_settings  # until all callers are renamed

@@ -12,7 +12,7 @@ from helpers.recipes import prepare
 
 from musicfm_hf.data.labelled import read_all
 from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.data.readers import harmonix, hooktheory, magnatagatune, mirdata_sets
+from musicfm_hf.data.readers import beatles, giantsteps, gtzan, harmonix, hooktheory, magnatagatune
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.chord import parse_chord
 
@@ -78,7 +78,7 @@ def test_harmonix_without_end_and_without_audio(harmonixset, tmp_path):
         ("segments/0001_song.txt", "0 a\n25 end\n", r"0001_song.txt, line 1: 25 s is after the end of the audio"),
         ("beats_and_downbeats/0001_song.txt", "1\t1\t1\n1\t2\t1\n", r"0001_song.txt, line 2: beats must ascend"),
         ("metadata.csv", "File,Title\n", r"metadata.csv, line 1: no column Artist"),
-        ("metadata.csv", "File,Title,Artist\na,b,c\na,b,c\n", r"metadata.csv, line 3: 'a' is empty or there twice"),
+        ("metadata.csv", "File,Title,Artist\na,b,c\na,b,c\n", r"metadata.csv, line 3: 'a' is empty or appears twice"),
     ],
 )
 def test_mistakes_in_harmonix_are_named(harmonixset, tmp_path, file, text, message):
@@ -88,12 +88,12 @@ def test_mistakes_in_harmonix_are_named(harmonixset, tmp_path, file, text, messa
 
 
 def test_recipe_for_harmonix(harmonixset, tmp_path, monkeypatch):
-    arguments = ["harmonix", "--source", harmonixset, "--audio", tmp_path / "audio", "--output", tmp_path / "out"]
+    arguments = ["harmonix", "--source", harmonixset, "--audio", tmp_path / "audio", "--output_dir", tmp_path / "out"]
     prepare(monkeypatch, *arguments, "--fractions", "0", "0", "1")
     assert len(load_songs(tmp_path / "out", "test")) == 3
     assert json.loads((tmp_path / "out/info.json").read_text())["homepage"].endswith("harmonixset")
     with pytest.raises(SystemExit, match=r"^Not prepared: There is no .*metadata.csv: is this a copy"):
-        prepare(monkeypatch, "harmonix", "--source", tmp_path / "audio", "--output", tmp_path / "out")
+        prepare(monkeypatch, "harmonix", "--source", tmp_path / "audio", "--output_dir", tmp_path / "out")
 
 
 # HookTheory
@@ -175,9 +175,12 @@ def test_keys_of_hooktheory():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"split": "DEV"}, r"abc: is not as it should be .*split 'DEV'"),
-        ({"alignment": {"refined": {"beats": [0, 1], "times": [1, 1]}}}, r"abc: .*the alignment needs two beats"),
-        ({"annotations": {"harmony": [{"onset": 0}]}}, r"abc: is not as it should be \(KeyError: 'offset'\)"),
+        ({"split": "DEV"}, r"abc: is malformed .*split 'DEV'"),
+        (
+            {"alignment": {"refined": {"beats": [0, 1], "times": [1, 1]}}},
+            r"abc: .*needs two or more ascending",
+        ),
+        ({"annotations": {"harmony": [{"onset": 0}]}}, r"abc: is malformed \(KeyError: 'offset'\)"),
         ({"alignment": {"refined": {"beats": [0, 1], "times": [17, 19]}}}, r"abc, chords, segment 2: 22 s is after"),
     ],
 )
@@ -250,14 +253,14 @@ def test_mistakes_in_magnatagatune_are_named(magna, tmp_path):
     with pytest.raises(ValueError, match=r"annotations_final.csv, line 3: tags must be 0 or 1, got '2'"):
         magnatagatune.song_readers(magna)
     path.write_text(text.replace("c/b-two", "x/b-two"))
-    with pytest.raises(ValueError, match=r"line 3: clip 6 is there twice, or 'x/b-two-30-59.mp3' is not in"):
+    with pytest.raises(ValueError, match=r"line 3: clip 6 appears twice, or 'x/b-two-30-59.mp3' is not in"):
         magnatagatune.song_readers(magna)
     with pytest.raises(FileNotFoundError, match="is this the folder of MagnaTagATune"):
         magnatagatune.song_readers(tmp_path)
 
 
 def test_recipe_for_magnatagatune(magna, tmp_path, monkeypatch, capsys):
-    prepare(monkeypatch, "magnatagatune", "--source", magna, "--output", tmp_path / "out")
+    prepare(monkeypatch, "magnatagatune", "--source", magna, "--output_dir", tmp_path / "out")
     assert "2 train, 1 valid, 1 test, 1 left out" in capsys.readouterr().out
 
 
@@ -295,13 +298,13 @@ def test_gtzan(tmp_path, index):
     write(tmp_path / f"home/{genres}/jazz/jazz.00054.wav")
     write(tmp_path / f"home/{beats}/gtzan_country_00000.beats", "0.5\t3\n1.0\t4\n1.5\t1\n")
     write(tmp_path / f"home/{beats}/gtzan_jazz_00054.beats", "0.5\n1.0\n")
-    songs, problems = read(mirdata_sets.song_readers("gtzan", tmp_path / "home"))
+    songs, problems = read(gtzan.song_readers(tmp_path / "home"))
     assert [beats.tolist() for beats in songs["country.00000"].beats] == [[0.5, 1.0, 1.5], [3, 4, 1]]
     assert songs["jazz.00054"].beats.positions.tolist() == [0, 0]
     assert "no audio hiphop.00001" in problems["hiphop.00001"]
     write(tmp_path / f"home/{beats}/gtzan_jazz_00054.beats", "1.0\n0.5\n")
     with pytest.raises(ValueError, match=r"gtzan_jazz_00054.beats: mirdata cannot read it"):
-        read(mirdata_sets.song_readers("gtzan", tmp_path / "home"))
+        read(gtzan.song_readers(tmp_path / "home"))
 
 
 def test_giantsteps(tmp_path, index, monkeypatch, capsys):
@@ -318,12 +321,12 @@ def test_giantsteps(tmp_path, index, monkeypatch, capsys):
     write(home / f"keys_gs+/{titles['4']}.txt", "F# minor\n")
     for title in titles.values():
         write(tmp_path / f"audio/{title}.wav")  # not mp3, and elsewhere
-    songs, problems = read(mirdata_sets.song_readers("giantsteps", home, tmp_path / "audio"))
+    songs, problems = read(giantsteps.song_readers(home, tmp_path / "audio"))
     assert problems == {}
     assert songs["3"].keys == [Segment(0, 20, "D major")]
     assert songs["4"].keys == [Segment(0, 20, "F# minor")]
     assert [song.group for song in songs.values()] == ["Somebody", "4"]
-    arguments = ["--source", home, "--audio", tmp_path / "audio", "--output", tmp_path / "out"]
+    arguments = ["--source", home, "--audio", tmp_path / "audio", "--output_dir", tmp_path / "out"]
     prepare(monkeypatch, "giantsteps", *arguments)
     assert "0 train, 0 valid, 2 test" in capsys.readouterr().out  # the field tests on it
 
@@ -352,7 +355,7 @@ def test_beatles(tmp_path, index):
                 write(tmp_path / "home" / track[part], text)
     write(tmp_path / f"home/audio/{album}/11_-_A_Secret.flac")  # mirdata says wav
     write(tmp_path / f"home/audio/{other}/CD2_-_12_-_Nine.wav")
-    songs, problems = read(mirdata_sets.song_readers("beatles", tmp_path / "home"))
+    songs, problems = read(beatles.song_readers(tmp_path / "home"))
     assert problems == {}
     song = songs["0111"]
     assert song.beats.positions.tolist() == [2, 3, 4, 1, 2]
@@ -372,13 +375,11 @@ def test_mirdata_downloads_nothing_unless_told(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(core.Dataset, "download", lambda self: called.append(self.name))
     with pytest.raises(FileNotFoundError, match=r"index.json, .*With `--download` mirdata downloads it"):
-        mirdata_sets.song_readers("gtzan", tmp_path)
+        gtzan.song_readers(tmp_path)
     assert called == []
     write(tmp_path / "index.json", json.dumps({"tracks": {}}))
-    assert mirdata_sets.song_readers("gtzan", tmp_path, download=True) == {}
+    assert gtzan.song_readers(tmp_path, download=True) == {}
     assert called == ["gtzan_genre"]
-    with pytest.raises(ValueError, match="`name` must be one of gtzan, giantsteps, beatles"):
-        mirdata_sets.song_readers("rwc", tmp_path)
     monkeypatch.setitem(sys.modules, "mirdata", None)
     with pytest.raises(ImportError, match="pip install mirdata"):
-        mirdata_sets.song_readers("gtzan", tmp_path)
+        gtzan.song_readers(tmp_path)

@@ -5,10 +5,10 @@ import pytest
 from helpers.recipes import prepare
 
 from musicfm_hf.data.catalogue import list_sources
-from musicfm_hf.data.readers.fma import SHORT_CLIPS, read_tracks
+from musicfm_hf.data.readers.fma import SHORT_CLIPS, list_tracks
 
 BY = "Attribution"
-# Id, split, subset, licence; in the order of no number.
+# Id, split, subset, license; in no order.
 TRACKS = [
     (155, "training", "large", ""),
     (2, "training", "small", BY),
@@ -35,8 +35,8 @@ def archive(tmp_path):
         writer.writerow(["", "album", "artist", "set", "set", "track", "track"])
         writer.writerow(["", "title", "bio", "split", "subset", "license", "title"])
         writer.writerow(["track_id", "", "", "", "", "", ""])
-        for number, split, subset, licence in TRACKS:
-            writer.writerow([number, "NA, a title", "<p>Of two\nlines</p>", split, subset, licence, "Ã‰tÃ©"])
+        for number, split, subset, license_name in TRACKS:
+            writer.writerow([number, "NA, a title", "<p>Of two\nlines</p>", split, subset, license_name, "Ã‰tÃ©"])
     return tmp_path
 
 
@@ -48,14 +48,14 @@ def test_short_clips_are_those_of_the_authors():
 
 
 def test_tracks_of_the_largest_subset(archive):
-    tracks = read_tracks(archive / "fma_large", archive / "meta", "large")
+    tracks = list_tracks(archive / "fma_large", archive / "meta", "large")
     assert [track.id for track in tracks] == [2, 5, 7, 12, 155, 1486, 98565, 155066]
     by_id = {track.id: track for track in tracks}
     assert by_id[155066].path == archive / "fma_large/155/155066.mp3"
     assert by_id[2].path == archive / "fma_large/000/000002.mp3"
-    assert [by_id[number].split for number in (2, 5, 155066)] == ["train", "valid", "test"]
+    assert [by_id[number].split for number in (2, 5, 155066)] == ["train", "validation", "test"]
     assert [by_id[number].subset for number in (2, 7, 155)] == ["small", "medium", "large"]
-    assert (by_id[5].licence, by_id[155].licence) == ("Attribution-Noncommercial", "")
+    assert (by_id[5].license, by_id[155].license) == ("Attribution-Noncommercial", "")
     assert {number: track.problem for number, track in by_id.items() if track.problem} == {
         7: "missing",
         12: "has 1752 bytes: no audio, or next to none",
@@ -66,11 +66,11 @@ def test_tracks_of_the_largest_subset(archive):
 
 @pytest.mark.parametrize(("subset", "ids"), [("small", [2, 5, 98565]), ("medium", [2, 5, 7, 1486, 98565])])
 def test_subsets_are_nested(archive, subset, ids):
-    assert [track.id for track in read_tracks(archive / "fma_large", archive / "meta", subset)] == ids
+    assert [track.id for track in list_tracks(archive / "fma_large", archive / "meta", subset)] == ids
 
 
 def test_whole_tracks_were_not_cut_short(archive):
-    problems = {track.id for track in read_tracks(archive / "fma_large", archive / "meta", "full") if track.problem}
+    problems = {track.id for track in list_tracks(archive / "fma_large", archive / "meta", "full") if track.problem}
     assert problems == {7, 12}
 
 
@@ -88,23 +88,23 @@ def test_broken_tables_are_named(archive, old, new, message):
     path = archive / "meta/tracks.csv"
     path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        read_tracks(archive / "fma_large", archive / "meta", "large")
+        list_tracks(archive / "fma_large", archive / "meta", "large")
 
 
 def test_mistakes_are_named(archive):
     with pytest.raises(ValueError, match="`subset` must be one of small, medium, large, full, got 'tiny'"):
-        read_tracks(archive / "fma_large", archive / "meta", "tiny")
+        list_tracks(archive / "fma_large", archive / "meta", "tiny")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
-        read_tracks(archive / "fma_small", archive / "meta", "small")
+        list_tracks(archive / "fma_small", archive / "meta", "small")
     with pytest.raises(FileNotFoundError, match=r"tracks.csv: it comes in fma_metadata.zip"):
-        read_tracks(archive / "fma_large", archive, "small")
+        list_tracks(archive / "fma_large", archive, "small")
     with pytest.raises(ValueError, match=r"none of the 3 files of small, such as .*000002.mp3"):
-        read_tracks(archive, archive / "meta", "small")
+        list_tracks(archive, archive / "meta", "small")
 
 
 def test_recipe(archive, monkeypatch, capsys):
     monkeypatch.chdir(archive)
-    prepare(monkeypatch, "fma", "--source", "fma_large", "--metadata", "meta", "--output", "out")
+    prepare(monkeypatch, "fma", "--source", "fma_large", "--metadata", "meta", "--output_dir", "out")
     assert "out: 2 train, 1 valid, 1 test, 4 problems" in capsys.readouterr().out
     monkeypatch.chdir("/")
     assert [source for _, source in list_sources(archive / "out/train.txt")] == [
@@ -125,7 +125,7 @@ def test_recipe(archive, monkeypatch, capsys):
 
 def test_recipe_explains_mistakes(archive, monkeypatch):
     (archive / "fma_large").rename(archive / "music")
-    arguments = ["fma", "--source", archive / "music", "--metadata", archive / "meta", "--output", archive / "out"]
+    arguments = ["fma", "--source", archive / "music", "--metadata", archive / "meta", "--output_dir", archive / "out"]
     with pytest.raises(SystemExit, match=r"^Not prepared: `subset` must be one of .*, got 'music'"):
         prepare(monkeypatch, *arguments)
     prepare(monkeypatch, *arguments, "--subset", "small")

@@ -11,11 +11,12 @@ import soundfile
 import tinysoundfont
 from helpers.recipes import prepare
 
-from musicfm_hf.data import pop909_rendering as pop909
+from musicfm_hf.data import pop909
 from musicfm_hf.data.labelled import check_song
 from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.data.pop909_rendering import PARTS, read_songs, render, render_songs
-from musicfm_hf.data.readers.pop909_labels import read_song, song_readers, transpose_chord, transpose_key
+from musicfm_hf.data.midi_synthesis import PARTS, render
+from musicfm_hf.data.pop909 import read_songs, render_songs
+from musicfm_hf.data.readers.pop909 import read_song, song_readers, transpose_chord, transpose_key
 from musicfm_hf.tasks.annotations import Segment
 
 RATE = 24000
@@ -147,7 +148,7 @@ def test_wrong_arguments_and_files_are_named(tmp_path):
         ((path, None, (0, 0, 128)), "`programs` must be three"),
         ((path, None, (0, 0, 0)), r"a.mid has no track MELODY, BRIDGE among 0, PIANO"),
         ((path, None, None, 8), "a.mid has note 120: shifted by 8 it leaves 0 to 127"),
-        ((path, None, None, 0, 0), "`sampling_rate` 0"),
+        ((path, None, None, 0, 0), "`sampling_rate` must be above 0 and `tail_seconds` at least 0, got 0"),
         ((path, tmp_path / "text.mid"), "text.mid is not a soundfont"),
         ((empty,), "empty.mid has no notes"),
         ((tmp_path / "text.mid",), "text.mid is not MIDI"),
@@ -226,7 +227,7 @@ def test_songs_are_read(pack):
     [
         ("songs.tsv", "bpm", "tempo", "songs.tsv, line 1: no column bpm"),
         ("songs.tsv", "002\tvalid", "002", "songs.tsv, line 3: 7 fields where line 1 has 8"),
-        ("songs.tsv", "002\tvalid", "001\tvalid", "songs.tsv, line 3: song 001 is there twice"),
+        ("songs.tsv", "002\tvalid", "001\tvalid", "songs.tsv, line 3: song 001 appears twice"),
         ("songs.tsv", "002\tvalid", "002\ttrain", "songs.tsv, line 3: song 002 is in 'train' here, in 'valid' by"),
         ("songs.tsv", "1.50\t120.0", "long\t120.0", "songs.tsv, line 2: seconds must be a number, got 'long'"),
         (
@@ -287,7 +288,9 @@ def test_no_half_file_is_left(pack, tmp_path, monkeypatch):
 
 
 def test_recipe(pack, tmp_path, monkeypatch, capsys):
-    prepare(monkeypatch, "pop909", "--source", pack, "--output", tmp_path / "out", "--arranged", "--num-workers", "2")
+    prepare(
+        monkeypatch, "pop909", "--source", pack, "--output_dir", tmp_path / "out", "--arranged", "--num_workers", "2"
+    )
     assert "1 train, 1 valid, 1 test" in capsys.readouterr().out
     for split, number in (("train", 1), ("valid", 2), ("test", 3)):
         assert (tmp_path / f"out/{split}.txt").read_text() == f"audio/00{number}.flac\n"
@@ -301,8 +304,8 @@ def test_recipe(pack, tmp_path, monkeypatch, capsys):
 
 
 def test_recipe_on_a_part(pack, tmp_path, monkeypatch):
-    arguments = ["pop909", "--source", pack, "--output", tmp_path / "out", "--num-workers", "1"]
-    prepare(monkeypatch, *arguments, "--split-size", "mini", "--limit", "1")
+    arguments = ["pop909", "--source", pack, "--output_dir", tmp_path / "out", "--num_workers", "1"]
+    prepare(monkeypatch, *arguments, "--split_size", "mini", "--limit", "1")
     assert (tmp_path / "out/train.txt").read_text() == ""
     assert (tmp_path / "out/valid.txt").read_text() == "audio/002.flac\n"
     assert not (tmp_path / "out/audio/001.flac").exists()
@@ -319,7 +322,7 @@ def test_recipe_explains_mistakes(pack, tmp_path, monkeypatch, file, arguments, 
     if file:
         (pack / file).unlink()
     with pytest.raises(SystemExit, match=f"^Not prepared: {message}"):
-        prepare(monkeypatch, "pop909", "--source", pack, "--output", tmp_path / "out", *arguments)
+        prepare(monkeypatch, "pop909", "--source", pack, "--output_dir", tmp_path / "out", *arguments)
 
 
 def test_labels_are_read(pack, tmp_path):
@@ -339,7 +342,7 @@ def test_labels_are_read(pack, tmp_path):
 
 
 def test_transposed_labels(pack, tmp_path):
-    readers = song_readers(pack, read_songs(pack), tmp_path, (-3, 2))
+    readers = song_readers(pack, tmp_path / "out", num_workers=1, transpositions=(-3, 2))
     assert list(readers) == ["001", "001_t-3", "001_t+2", "002", "003"]  # training songs only
     song = readers["001_t+2"]()
     assert (song.id, song.transposition, song.audio.name) == ("001_t+2", 2, "001_t+2.flac")
@@ -367,7 +370,7 @@ def test_chords_are_transposed(label, semitones, expected):
 def test_keys_are_transposed():
     assert transpose_key("C:min", -1) == "B:min"
     assert transpose_key("N", 3) == "N"
-    with pytest.raises(ValueError, match="'H' is no pitch"):
+    with pytest.raises(ValueError, match="'H' is not a pitch"):
         transpose_chord("H:maj", 1)
 
 
@@ -381,7 +384,7 @@ def test_transposed_audio(pack, tmp_path):
 
 
 def test_recipe_makes_a_labelled_data_set(pack, tmp_path, monkeypatch, capsys):
-    arguments = ["pop909", "--source", pack, "--output", tmp_path / "out", "--arranged", "--num-workers", "1"]
+    arguments = ["pop909", "--source", pack, "--output_dir", tmp_path / "out", "--arranged", "--num_workers", "1"]
     prepare(monkeypatch, *arguments)
     lists = {name: (tmp_path / f"out/{name}.txt").read_bytes() for name in ("train", "valid", "test")}
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/audio").iterdir()}
@@ -410,18 +413,15 @@ def test_recipe_makes_a_labelled_data_set(pack, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif("MUSICFM_POP909" not in os.environ, reason="MUSICFM_POP909 names no folder of POP909")
-def test_all_labels_of_pop909(tmp_path, monkeypatch):
+def test_all_labels_of_pop909(tmp_path):
     source = Path(os.environ["MUSICFM_POP909"])
-    songs = read_songs(source)
-    readers = song_readers(source, songs, tmp_path, (5,))
-    assert len(readers) == 470 + 370
-    for song in songs:
-        found = readers[song.id]()
-        # The audio lasts till 1.5 s after the last note-off.
-        check_song(dataclasses.replace(found, duration=song.seconds + 1.5))
-        assert len(found.tags) >= 4
-        assert found.beats.positions.max() == 4
+    for song in read_songs(source):
+        labelled = read_song(source, song, tmp_path)
+        # The audio ends 1.5 s after the last note-off.
+        check_song(dataclasses.replace(labelled, duration=song.seconds + 1.5))
+        assert len(labelled.tags) >= 4
+        assert labelled.beats.positions.max() == 4
         if song.split == "train":
-            higher = readers[f"{song.id}_t+5"]()
-            pairs = zip(found.chords, higher.chords, strict=True)
+            higher = read_song(source, song, tmp_path, transposition=5)
+            pairs = zip(labelled.chords, higher.chords, strict=True)
             assert all(transpose_chord(new.label, -5) == old.label for old, new in pairs)

@@ -1,1 +1,24 @@
-"""Readers of labelled data sets, one file each."""
+"""Readers of labelled data sets, one file for each: every module here that defines `READER`."""
+
+import pkgutil
+from importlib import import_module
+
+from ..reader import DatasetReader, ListReader
+
+# Name → reader, in alphabetical order.
+READERS: dict[str, DatasetReader | ListReader] = {}
+for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+    _reader = import_module(f".{_module}", __package__).READER
+    READERS[_reader.name] = _reader
+
+
+def get_reader(name: str) -> DatasetReader | ListReader:
+    """
+    Return the reader of a data set.
+
+    Raises:
+        ValueError: no data set has this name; the message lists those that exist.
+    """
+    if name not in READERS:
+        raise ValueError(f"No data set is called {name!r}: it must be one of {', '.join(READERS)}.")
+    return READERS[name]

@@ -1,5 +1,5 @@
 """
-FMA: which files of an extracted archive make up a subset and its splits, under which licence, and which are no good.
+FMA: the files of an extracted archive by subset and split, with their licenses, and the faulty ones.
 
 Defferrard et al., "FMA: A Dataset for Music Analysis", ISMIR 2017, github.com/mdeff/fma. The archives `fma_small`,
 `fma_medium` and `fma_large` have clips of 30 s, `fma_full` whole tracks; each has files such as `000/000002.mp3`.
@@ -10,16 +10,25 @@ import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-SUBSETS = ("small", "medium", "large", "full")  # each one contains those before it; full has the tracks of large
+from ..labelled import Source
+from ..reader import ListedTrack, ListReader, Option
 
-SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+SUBSETS = ("small", "medium", "large", "full")  # each contains those before it; full has the tracks of large
 
-LICENCE = "Each track has the licence that its artist chose, mostly Creative Commons; the metadata are CC BY 4.0."
+SPLITS = {"training": "train", "validation": "validation", "test": "test"}
+
+SOURCE = Source(
+    description="FMA: A Dataset for Music Analysis.",
+    citation="",
+    homepage="https://github.com/mdeff/fma",
+    license="Each track has the licence that its artist chose, mostly Creative Commons; the metadata are CC BY 4.0.",
+)
 
 # Seconds of audio in clips that were cut in the wrong place, because the length in the metadata was wrong: the list of
-# FMA's authors, https://github.com/mdeff/fma/wiki (issues 4, 8, 36, 44, 49). It covers small and medium; of the tracks
-# that only large has, no list was published. The tracks of full were not cut.
+# FMA's authors, https://github.com/mdeff/fma/wiki (issues 4, 8, 36, 44, 49). It covers small and medium; no list was
+# published for the further tracks of large. The tracks of full were not cut.
 SHORT_CLIPS = {
     1486: 0.0,
     5574: 0.0,
@@ -51,64 +60,63 @@ _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "license"))
 
 
 @dataclass(frozen=True)
-class Track:
+class Track(ListedTrack):
     """
     A track of FMA.
 
     Attributes:
         id (`int`): The first column of `tracks.csv`.
-        path (`Path`): Where its file belongs.
-        split (`str`): train, valid or test.
-        subset (`str`): The smallest that has it: small, medium or large.
-        licence (`str`): As the metadata name it; empty where they do not.
-        problem (`str`): Why it should not be used; empty where nothing is known against it.
+        subset (`str`): The smallest subset that has it: small, medium or large.
     """
 
     id: int
-    path: Path
-    split: str
     subset: str
-    licence: str
-    problem: str
 
 
-def read_tracks(source: str | os.PathLike, metadata: str | os.PathLike, subset: str) -> list[Track]:
+def list_tracks(source: str | os.PathLike, metadata: str | os.PathLike, subset: str | None = None) -> list[Track]:
     """
-    The tracks of a subset, in the order of their ids.
+    List the tracks of a subset, in the order of their ids.
 
     Args:
         source: The folder of an extracted archive, of this subset or a larger one.
         metadata: The folder of `fma_metadata.zip`, with `tracks.csv`.
-        subset (`str`): small, medium or large: clips of 30 s; or full: whole tracks.
+        subset (`str`, *optional*): small, medium or large: clips of 30 s; or full: whole tracks. By default, the name
+            of `source` after its last `_`.
 
     Raises:
-        FileNotFoundError: there is no such folder or no `tracks.csv`.
-        ValueError: there is no such subset, `tracks.csv` is malformed, or `source` has none of the files.
+        FileNotFoundError: the folder or `tracks.csv` does not exist.
+        ValueError: the subset does not exist, `tracks.csv` is malformed, or `source` has none of the files.
     """
+    subset = subset or _default_subset(source)
     if subset not in SUBSETS:
         raise ValueError(f"`subset` must be one of {', '.join(SUBSETS)}, got {subset!r}.")
-    folder, table = Path(source), Path(metadata) / "tracks.csv"
+    folder, table = Path(source).absolute(), Path(metadata) / "tracks.csv"
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}")
     if not table.is_file():
         raise FileNotFoundError(f"There is no {table}: it comes in fma_metadata.zip.")
     wanted = SUBSETS[: SUBSETS.index(subset) + 1]
-    split_of = {name: split for split, name in SPLITS.items()}
     tracks = []
-    for track_id, split, smallest, licence in _read_table(table):
-        if smallest not in SUBSETS or split not in split_of:
+    for track_id, split, smallest, license_name in _read_table(table):
+        if smallest not in SUBSETS or split not in SPLITS:
             raise ValueError(f"{table}: track {track_id} has split {split!r} and subset {smallest!r}.")
         if smallest in wanted:
             path = folder / f"{track_id:06d}"[:3] / f"{track_id:06d}.mp3"
             problem = _problem(track_id, path, subset)
-            tracks.append(Track(track_id, path, split_of[split], smallest, licence, problem))
+            tracks.append(Track(path, SPLITS[split], license_name, problem, track_id, smallest))
     if not any(track.path.is_file() for track in tracks):
         example = tracks[0].path if tracks else "no track"
         raise ValueError(f"{folder} has none of the {len(tracks)} files of {subset}, such as {example}.")
     return sorted(tracks, key=lambda track: track.id)
 
 
+def _default_subset(source: str | os.PathLike) -> str:
+    """The subset by the name of the archive's folder, such as `fma_large`."""
+    return Path(source).absolute().name.rpartition("_")[2]
+
+
 def _problem(track_id: int, path: Path, subset: str) -> str:
+    """Why a track should not be used; empty where nothing is known against it."""
     try:
         size = path.stat().st_size
     except OSError:
@@ -119,7 +127,7 @@ def _problem(track_id: int, path: Path, subset: str) -> str:
 
 
 def _read_table(path: Path) -> list[tuple[int, str, str, str]]:
-    """Id, split, subset and licence of all tracks: two rows of names, one that names the index, then the tracks."""
+    """Id, split, subset and license of each track. The table has two rows of names and one that names the index."""
     import pandas
 
     try:
@@ -134,5 +142,23 @@ def _read_table(path: Path) -> list[tuple[int, str, str, str]]:
         table = pandas.read_csv(path, header=None, skiprows=3, usecols=positions, dtype=str, keep_default_na=False)
         rows = [tuple(row) for row in table[positions].itertuples(index=False)]
         return [(int(row[0]), *row[1:]) for row in rows]
-    except ValueError as error:  # of csv, pandas, Unicode and of the above
+    except ValueError as error:  # from csv, pandas, decoding and the lines above
         raise ValueError(f"{path} is not the table of FMA's tracks ({error}).") from error
+
+
+def _info(source: str | os.PathLike, metadata: str | os.PathLike, subset: str | None = None) -> dict[str, Any]:
+    """Entries of `info.json`."""
+    return {"metadata": Path(metadata).absolute().name, "subset": subset or _default_subset(source)}
+
+
+READER = ListReader(
+    "fma",
+    "lists of the files of an FMA archive, without labels",
+    SOURCE,
+    list_tracks,
+    (
+        Option("metadata", "the folder of fma_metadata.zip", is_required=True),
+        Option("subset", "by default the last part of the source's name", choices=SUBSETS),
+    ),
+    info=_info,
+)

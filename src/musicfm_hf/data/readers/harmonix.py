@@ -1,21 +1,21 @@
 """
-The Harmonix Set: beats, downbeats and sections of 912 pop songs. The audio is not part of it.
+The Harmonix Set: beats, downbeats and sections of 912 pop songs, without the audio.
 
 The source is a copy of github.com/urinieto/harmonixset, or its folder `dataset`: `metadata.csv`,
-`beats_and_downbeats/FILE.txt` (time, position in the bar, number of the bar) and `segments/FILE.txt` (where each
-section begins, and what it is). Audio files are found by the column `File`, such as `0001_12step`.
+`beats_and_downbeats/FILE.txt` (time, position in the bar, number of the bar) and `segments/FILE.txt` (start and label
+of each section). Audio files are found by the column `File`, such as `0001_12step`.
 """
 
 import csv
 import os
 import re
 import unicodedata
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from ...tasks.annotations import Segment, read_beats
-from ..labelled import AudioFolder, LabelledSong, Source
+from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
+from ..reader import DatasetReader
 
 SOURCE = Source(
     description="The Harmonix Set: beats, downbeats and functional segments of 912 western pop songs.",
@@ -27,24 +27,22 @@ SOURCE = Source(
   year={2019}
 }""",
     homepage="https://github.com/urinieto/harmonixset",
-    licence="MIT (annotations). The recordings are commercial and not part of the data set.",
+    license="MIT (annotations). The recordings are commercial and not part of the data set.",
 )
 
 _COLUMNS = ("File", "Title", "Artist")
 
 
-def song_readers(
-    source: str | os.PathLike, audio: str | os.PathLike | None = None
-) -> dict[str, Callable[[], LabelledSong]]:
+def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = None) -> SongReaders:
     """
-    By id (the column `File`), what reads a song; for [`musicfm_hf.data.labelled.read_all`].
+    Return the readers of the songs, by the column `File`.
 
     Args:
         source: A copy of the repository, or its folder `dataset`.
         audio: The folder below which the audio is; `source` by default.
 
     Raises:
-        FileNotFoundError: there is no such folder or no `metadata.csv`.
+        FileNotFoundError: the folder or `metadata.csv` does not exist.
         ValueError: `metadata.csv` is malformed.
     """
     folder = Path(source)
@@ -57,14 +55,16 @@ def song_readers(
 
 def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
     """
-    Sections of a file with lines of time and label. Each one lasts to the next; `end` has no length.
+    Read the sections of a file with a time and a label in each line. Each section lasts to the next; `end` marks the
+    end of the last one.
 
     Args:
-        last (`float`): Seconds at which the last section ends where the file has no `end`. One that would have no
-            length is left out.
+        path: The file.
+        last (`float`): Seconds at which the last section ends if the file has no `end`; the section is left out if it
+            would have no length.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: a line is malformed, or the times do not ascend.
     """
     path = Path(path)
@@ -83,11 +83,11 @@ def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
     if labels and labels[-1].lower() != "end" and last > starts[-1]:
         starts.append(last)
     rows = zip(starts[:-1], starts[1:], labels, strict=False)
-    segments = [Segment(*row) for row in rows if row[2].lower() != "end"]
-    return segments
+    return [Segment(*row) for row in rows if row[2].lower() != "end"]
 
 
 def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> LabelledSong:
+    """Read a song; without `end`, its last section ends at the last beat."""
     paths = {"beats": folder / f"beats_and_downbeats/{name}.txt", "sections": folder / f"segments/{name}.txt"}
     beats = read_beats(paths["beats"])
     last = beats.times[-1] if len(beats.times) else 0.0
@@ -97,7 +97,7 @@ def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> Label
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """By id, the group: one for all versions of a song."""
+    """Id → group; all versions of a song are one group."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: is this a copy of github.com/urinieto/harmonixset?")
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -107,14 +107,17 @@ def _read_metadata(path: Path) -> dict[str, str]:
         songs = {}
         for row in rows:
             if not row["File"] or row["File"] in songs:
-                raise ValueError(f"{path}, line {rows.line_num}: {row['File']!r} is empty or there twice.")
+                raise ValueError(f"{path}, line {rows.line_num}: {row['File']!r} is empty or appears twice.")
             songs[row["File"]] = f"{_plain(row['Artist'])} - {_plain(row['Title'])}"
     return songs
 
 
 def _plain(name: str | None) -> str:
-    """Without guests, remarks in brackets, accents, punctuation and case: equal for versions of a song."""
+    """Strip guests, remarks in brackets, accents, punctuation and case, so that versions of a song are equal."""
     name = unicodedata.normalize("NFKD", name or "").casefold()
     host = re.split(r"\s(?:feat|ft)\b", name)[0]
     letters = re.sub(r"\s*[(\[].*?[)\]]", "", host) or host
     return " ".join(re.findall(r"\w+", re.sub(r"[\u0300-\u036f'\u2019]", "", letters)))
+
+
+READER = DatasetReader("harmonix", "beats and sections of the Harmonix Set", SOURCE, song_readers)

@@ -2,8 +2,8 @@
 HookTheory: chords and keys of passages of pop songs, from Sheet Sage (Donahue, Thickstun, Liang 2022).
 
 The source is `Hooktheory.json.gz` of github.com/chrisdonahue/sheetsage (26 175 annotations), or a folder that has it.
-The audio is on YouTube and not part of it. An annotation covers a passage; the rest of the song is not labelled.
-Splits are those of the file, in which an artist is in one split.
+The audio is on YouTube and not included. An annotation covers a passage; the rest of the song is not labelled. Splits
+are those of the file, in which all songs of an artist are in one split.
 """
 
 import gzip
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ...tasks.annotations import PITCH_NAMES, Segment
-from ..labelled import AudioFolder, LabelledSong, LeftOutError, Source
+from ..labelled import AudioFolder, LabelledSong, SongReaders, Source, UnusableSongError
+from ..reader import DatasetReader
 
 SOURCE = Source(
     description="Chords and keys of passages of songs, by the users of hooktheory.com, aligned with audio on YouTube.",
@@ -28,12 +29,12 @@ SOURCE = Source(
   year={2022}
 }""",
     homepage="https://github.com/chrisdonahue/sheetsage",
-    licence="CC BY-NC-SA 3.0 (annotations). The recordings are commercial and not part of the data set.",
+    license="CC BY-NC-SA 3.0 (annotations). The recordings are commercial and not part of the data set.",
 )
 
 SPLITS = {"TRAIN": "train", "VALID": "validation", "TEST": "test"}
 
-# Semitones above the root, and what mir_eval calls them. The longest that a chord begins with names it.
+# Semitones above the root → mir_eval's name. A chord is named by the longest of these that it begins with.
 _QUALITIES = {
     (0,): "1",
     (0, 7): "5",
@@ -58,20 +59,18 @@ _DEGREES = ("1", "b2", "2", "b3", "3", "4", "b5", "5", "#5", "6", "b7", "7")
 _DEGREES += ("8", "b9", "9", "#9", "b11", "11", "#11", "12", "b13", "13", "#13", "b15")
 
 
-def song_readers(
-    source: str | os.PathLike, audio: str | os.PathLike | None = None
-) -> dict[str, Callable[[], LabelledSong]]:
+def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = None) -> SongReaders:
     """
-    By HookTheory's id, what reads a song; for [`musicfm_hf.data.labelled.read_all`].
+    Return the readers of the songs, by HookTheory's ids.
 
     Args:
-        source: `Hooktheory.json.gz` (or not compressed), or a folder that has it.
-        audio: The folder below which the audio is, whole songs called by the id of HookTheory or of YouTube; the
-            folder of `source` by default.
+        source: `Hooktheory.json.gz`, the same file uncompressed, or a folder that has it.
+        audio: The folder below which the audio is, whole songs named by the id of HookTheory or of YouTube; the folder
+            of `source` by default.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not such a file.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not JSON, or does not hold songs by id.
     """
     path = Path(source)
     if path.is_dir():
@@ -91,12 +90,12 @@ def song_readers(
 
 def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]) -> LabelledSong:
     """
-    An entry of the file.
+    Read an entry of the file.
 
     Raises:
-        FileNotFoundError: there is no audio.
-        LeftOutError: it has no chord, or no refined alignment.
-        ValueError: it is not as it should be.
+        FileNotFoundError: its audio is missing.
+        UnusableSongError: it has no chord, or no refined alignment.
+        ValueError: it is malformed.
     """
     where = f"{path}, {name}"
     try:
@@ -104,7 +103,7 @@ def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]
             raise ValueError(f"split {song['split']!r} is none of {', '.join(SPLITS)}")
         notes, alignment = song["annotations"], song["alignment"]["refined"]
         if not (alignment and notes.get("harmony")):
-            raise LeftOutError(f"{where}: no {'chord' if alignment else 'refined alignment'}.")
+            raise UnusableSongError(f"{where}: no {'chord' if alignment else 'refined alignment'}.")
         seconds = _clock(alignment["beats"], alignment["times"])
         rows = [(chord["onset"], chord["offset"], chord_label(chord)) for chord in notes["harmony"]]
         chords = [Segment(seconds(onset), seconds(offset), label) for onset, offset, label in rows]
@@ -113,13 +112,13 @@ def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]
         keys = [Segment(seconds(start), seconds(end), label) for start, end, label in rows]
         ids = name, (song.get("youtube") or {}).get("id")
         group = song["hooktheory"]["artist"]
-    except LeftOutError:
+    except UnusableSongError:
         raise
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"{where}: is not as it should be ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{where}: is malformed ({type(error).__name__}: {error}).") from error
     return LabelledSong(
         id=name,
-        audio=files.find(*(one for one in ids if one)),
+        audio=files.find(*filter(None, ids)),
         group=group,
         split=SPLITS[song["split"]],
         chords=chords,
@@ -130,7 +129,8 @@ def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]
 
 def chord_label(chord: Mapping[str, Any]) -> str:
     """
-    A chord in the syntax of `mir_eval.chord`, with its bass: root 7, intervals 4, 3, 3 and inversion 1 give `G:7/3`.
+    Return a chord in the syntax of `mir_eval.chord`, with its bass: root 7, intervals 4, 3, 3 and inversion 1 give
+    `G:7/3`.
 
     Raises:
         ValueError: its root or an interval is out of range.
@@ -148,7 +148,8 @@ def chord_label(chord: Mapping[str, Any]) -> str:
 
 def key_label(key: Mapping[str, Any]) -> str:
     """
-    A key, its mode by the third: `A:min` of tonic 9 and intervals 2, 1, 2, 2, 1, 2; X where there is neither third.
+    Return a key with the mode of its third: tonic 9 and intervals 2, 1, 2, 2, 1, 2 give `A:min`. A key with neither
+    third is X.
 
     Raises:
         ValueError: its tonic is out of range.
@@ -161,10 +162,10 @@ def key_label(key: Mapping[str, Any]) -> str:
 
 
 def _clock(beats: Sequence[float], times: Sequence[float]) -> Callable[[float], float]:
-    """From beats to seconds: linear between those that are aligned, and on in the tempo of the first and last two."""
+    """The function from beats to seconds: linear between aligned beats, beyond them in the nearest tempo."""
     beats, times = np.asarray(beats, dtype=np.float64), np.asarray(times, dtype=np.float64)
     if len(beats) < 2 or beats.shape != times.shape or np.any(np.diff(beats) <= 0) or np.any(np.diff(times) <= 0):
-        raise ValueError("the alignment needs two beats or more, and as many times, that ascend")
+        raise ValueError("the alignment needs two or more ascending beats, and as many ascending times")
 
     def seconds(beat: float) -> float:
         if beats[0] <= beat <= beats[-1]:
@@ -174,3 +175,13 @@ def _clock(beats: Sequence[float], times: Sequence[float]) -> Callable[[float], 
         return float(times[first] + (beat - beats[first]) * tempo)
 
     return seconds
+
+
+READER = DatasetReader(
+    "hooktheory",
+    "chords and keys of HookTheory",
+    SOURCE,
+    song_readers,
+    audio_help="the folder with the audio, named by id of HookTheory or YouTube; that of the source by default",
+    has_splits=True,
+)

@@ -1,21 +1,22 @@
 """
-MagnaTagATune: clips of 29 s and what players of a game said of them.
+MagnaTagATune: clips of 29 s with tags from the players of a game.
 
-The source is a folder with `annotations_final.csv` (a column for each of 188 tags, and `mp3_path`), if at hand
-`clip_info_final.csv`, and the folders 0 to f of clips. Splits are the usual ones by folder: 0 to b, c, d to f (van
-den Oord, Dieleman, Schrauwen 2014). Tags are the 50 most frequent ones over all clips, as most results are reported
-on; a clip with none of them has no tag, and stays.
+The source is a folder with `annotations_final.csv` (a column for each of 188 tags, and `mp3_path`), optionally
+`clip_info_final.csv`, and the folders 0 to f of clips. Splits are the usual ones by folder: 0 to b, c, d to f (van den
+Oord, Dieleman, Schrauwen 2014). Tags are the 50 most frequent ones over all clips, on which most results are reported;
+a clip with none of them is kept, without tags.
 """
 
 import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ..labelled import LabelledSong, Source
+from ..labelled import LabelledSong, SongReaders, Source
+from ..reader import DatasetReader, Option, positive
 
 SOURCE = Source(
     description="MagnaTagATune: 25 863 clips of 29 s with tags from the game TagATune.",
@@ -26,12 +27,12 @@ SOURCE = Source(
   year={2009}
 }""",
     homepage="https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset",
-    licence="CC BY-NC-SA (recordings of Magnatune); the homepage has the terms.",
+    license="CC BY-NC-SA (recordings of Magnatune); the homepage has the terms.",
 )
 
 SPLITS = dict.fromkeys("0123456789ab", "train") | {"c": "validation"} | dict.fromkeys("def", "test")
 
-# The proposal of github.com/keunwoochoi/magnatagatune-list; the first of each row stands for all.
+# From github.com/keunwoochoi/magnatagatune-list; the first name of each row replaces the others.
 SYNONYMS = (
     ("beat", "beats"),
     ("chant", "chanting"),
@@ -75,19 +76,19 @@ def song_readers(
     audio: str | os.PathLike | None = None,
     num_tags: int = 50,
     merge_synonyms: bool = True,
-) -> dict[str, Callable[[], LabelledSong]]:
+) -> SongReaders:
     """
-    By id, what reads a clip; for [`musicfm_hf.data.labelled.read_all`].
+    Return the readers of the clips, by id.
 
     Args:
         source: The folder with `annotations_final.csv`.
         audio: The folder that has the folders 0 to f; `source` by default.
-        num_tags (`int`): The most frequent tags are kept; of equally frequent ones the first in the file.
-        merge_synonyms (`bool`): Count tags of `SYNONYMS` as one; not all published results do.
+        num_tags (`int`): Number of tags to keep, the most frequent ones; ties keep the first in the file.
+        merge_synonyms (`bool`): Count the tags of a row of `SYNONYMS` as one; not all published results do.
 
     Raises:
-        FileNotFoundError: there is no `annotations_final.csv`, or no such folder.
-        ValueError: a table is malformed; says where.
+        FileNotFoundError: `annotations_final.csv` or the folder does not exist.
+        ValueError: a table is malformed; the message names the line.
     """
     folder, clips = Path(source), Path(audio or source)
     if not clips.is_dir():
@@ -95,20 +96,21 @@ def song_readers(
     rows = _read_annotations(folder / "annotations_final.csv")
     merged = {name: row[0] for row in SYNONYMS for name in row} if merge_synonyms else {}
     tags_of = {clip: list(dict.fromkeys(merged.get(tag, tag) for tag in tags)) for clip, (_, tags) in rows.items()}
-    kept = top_tags(tags_of.values(), num_tags)
+    vocabulary = top_tags(tags_of.values(), num_tags)
     titles = _read_titles(folder / "clip_info_final.csv")
+    kept = {clip: [tag for tag in vocabulary if tag in tags] for clip, tags in tags_of.items()}
     return {
-        clip: partial(_read_clip, clip, clips, path, titles.get(clip), [tag for tag in kept if tag in tags_of[clip]])
-        for clip, (path, _) in rows.items()
+        clip: partial(_read_clip, clip, clips, path, titles.get(clip), kept[clip]) for clip, (path, _) in rows.items()
     }
 
 
 def top_tags(tags: Iterable[Iterable[str]], count: int) -> list[str]:
-    """The `count` most frequent tags, the most frequent first; of equally frequent ones, the one that came first."""
-    return [tag for tag, _ in Counter(tag for one in tags for tag in one).most_common(count)]
+    """Return the `count` most frequent tags, in descending order; ties keep the order of first appearance."""
+    return [tag for tag, _ in Counter(tag for clip_tags in tags for tag in clip_tags).most_common(count)]
 
 
 def _read_clip(clip: str, folder: Path, path: str, title: str | None, tags: list[str]) -> LabelledSong:
+    """Read a clip; all clips of a song are one group."""
     audio = folder / path
     if not audio.is_file():
         raise FileNotFoundError(f"There is no file {audio}")
@@ -118,12 +120,12 @@ def _read_clip(clip: str, folder: Path, path: str, title: str | None, tags: list
 
 
 def _read_annotations(path: Path) -> dict[str, tuple[str, list[str]]]:
-    """By clip, its path and all its tags."""
+    """Clip → its path and all its tags."""
     rows: dict[str, tuple[str, list[str]]] = {}
     for where, row in _read_table(path, _NO_TAGS):
         clip, audio = row["clip_id"], row["mp3_path"]
         if clip in rows or not re.match(r"[0-9a-f]/", audio):
-            raise ValueError(f"{where}: clip {clip} is there twice, or {audio!r} is not in a folder from 0 to f.")
+            raise ValueError(f"{where}: clip {clip} appears twice, or {audio!r} is not in a folder from 0 to f.")
         values = {name: value for name, value in row.items() if name not in _NO_TAGS}
         if wrong := set(values.values()) - {"0", "1"}:
             raise ValueError(f"{where}: tags must be 0 or 1, got {', '.join(map(repr, sorted(map(str, wrong))))}.")
@@ -132,7 +134,7 @@ def _read_annotations(path: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def _read_titles(path: Path) -> dict[str, str]:
-    """By clip, artist, album and title of its song; nothing where there is no such file."""
+    """Clip → artist, album and title of its song; empty if the file does not exist."""
     if not path.is_file():
         return {}
     columns = ("clip_id", "artist", "album", "title")
@@ -142,7 +144,7 @@ def _read_titles(path: Path) -> dict[str, str]:
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
-    """Where each row stands, and its values by column."""
+    """The place of each row, for errors, and its values by column."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: is this the folder of MagnaTagATune?")
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -150,3 +152,17 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[st
         if missing := [name for name in columns if name not in (rows.fieldnames or [])]:
             raise ValueError(f"{path}, line 1: no column {', '.join(missing)}.")
         return [(f"{path}, line {rows.line_num}", row) for row in rows]
+
+
+READER = DatasetReader(
+    "magnatagatune",
+    "tags of MagnaTagATune",
+    SOURCE,
+    song_readers,
+    (
+        Option("num_tags", "tags to keep, the most frequent ones; 50 by default", type=positive, default=50),
+        Option("merge_synonyms", "count tags such as drum and drums as one", type=bool, default=True),
+    ),
+    audio_help="the folder with the folders 0 to f; the source by default",
+    has_splits=True,
+)

@@ -1,0 +1,69 @@
+"""Conversion of everything that [`musicfm_hf.embed`] and [`musicfm_hf.annotate`] accept as audio to one waveform."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
+from .reading import load_audio, resample
+
+
+def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.ndarray:
+    """
+    Convert audio to one mono waveform at another rate.
+
+    Args:
+        audio: One of
+            - a waveform: `np.ndarray`, `torch.Tensor` or list of shape `(samples,)`, floating point in [-1, 1] or
+              integer PCM, which needs `sampling_rate`;
+            - a path, `bytes`, or a binary file object, in any format that [`load_audio`] reads;
+            - a row of a data set: a mapping with `array` and `sampling_rate`, or with `bytes` or `path`.
+        sampling_rate (`int`, *optional*): Rate of a waveform in Hz. Files and rows have their own.
+        target_rate (`int`): Rate of the result in Hz.
+
+    Returns:
+        float32 `(samples,)`.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: if a waveform comes without its rate, or a file or row with one; or if the audio has several
+            channels, is empty, not finite, or cannot be read.
+        TypeError: if the audio is not numeric, or of another kind.
+    """
+    if isinstance(audio, Mapping) and audio.get("array") is not None:
+        _refuse_rate(sampling_rate, "A row of a data set")
+        if audio.get("sampling_rate") is None:
+            raise ValueError("A row with an `array` needs its `sampling_rate`.")
+        audio, sampling_rate = audio["array"], audio["sampling_rate"]
+    elif isinstance(audio, Mapping | str | os.PathLike | bytes | bytearray | memoryview) or hasattr(audio, "read"):
+        _refuse_rate(sampling_rate, "A row of a data set" if isinstance(audio, Mapping) else "A file")
+        return load_audio(audio, target_rate)
+    return _resample_array(audio, sampling_rate, target_rate)
+
+
+def _refuse_rate(sampling_rate: int | None, kind: str) -> None:
+    """Raise an error where a rate was given with audio that has its own."""
+    if sampling_rate is not None:
+        raise ValueError(f"{kind} has its own sampling rate: leave out `sampling_rate`, got {sampling_rate!r}.")
+
+
+def _resample_array(audio: Any, sampling_rate: int | None, target_rate: int) -> np.ndarray:
+    """Check a waveform, and bring it to `target_rate`."""
+    shape = tuple(getattr(audio, "shape", ()))
+    if len(shape) > 1 and shape[0] != 1:
+        raise ValueError(
+            f"`audio` must be one waveform of shape (samples,), got {shape}. Average its channels, or call this for "
+            "each waveform."
+        )
+    if not isinstance(sampling_rate, int | float | np.number) or not sampling_rate > 0:
+        raise ValueError(f"`sampling_rate` must be the rate of the waveform in Hz, got {sampling_rate!r}.")
+    extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)
+    waveforms = extractor(audio, sampling_rate, padding=False, return_attention_mask=False)["input_values"]
+    if len(waveforms) != 1:
+        raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(waveforms)} of them.")
+    waveform = resample(waveforms[0], sampling_rate, target_rate)
+    if not len(waveform):
+        raise ValueError(f"`audio` is empty at {target_rate} Hz: it has {len(waveforms[0])} samples.")
+    return waveform

@@ -1,0 +1,116 @@
+"""`musicfm prepare`: data sets, lists of files, and statistics."""
+
+import argparse
+from typing import Any
+
+from ..data.reader import DatasetReader, ListReader, Option
+from ..data.readers import READERS
+from .flags import command_parser, print_escaped, rename_flags, user_errors
+
+DESCRIPTION = """\
+Prepare data: labelled data sets, lists of audio files by split, or the statistics of a catalogue.
+
+  musicfm prepare pop909 --source POP909 --output_dir data/pop909 --arranged
+  musicfm prepare harmonix --source harmonixset --audio music/harmonix --output_dir data/harmonix
+  musicfm prepare folder --source my_annotations --audio my_music --output_dir data/mine
+  musicfm prepare synthetic --output_dir data/synthetic
+  musicfm prepare fma --source fma_large --metadata fma_metadata --output_dir data/fma --subset large
+  musicfm prepare stats music/ --output_file stats.json --max_hours 20
+
+`train.txt`, `valid.txt` and `test.txt` list the files, a path a line; `info.json` describes the data. Labelled data
+sets are saved beside them, for `datasets.load_from_disk`. Audio is not copied; songs that are left out are listed in
+`missing.tsv`.
+"""
+SHOWN_PROBLEMS = 10
+
+
+def main(argv: list[str]) -> None:
+    """Run the command with its arguments."""
+    with user_errors("Not prepared"):
+        words, readers = _load_readers(argv)
+        renamed = {"--output": "--output_file" if "stats" in words[:1] else "--output_dir", "--licence": "--license"}
+        arguments = _parser(readers).parse_args(rename_flags(words, renamed))
+        if arguments.name == "stats":
+            _prepare_statistics(arguments)
+        else:
+            _prepare_data(readers[arguments.name], arguments)
+
+
+def _load_readers(argv: list[str]) -> tuple[list[str], dict[str, DatasetReader | ListReader]]:
+    """The arguments after `--reader_file FILE`, and all readers, with that of the file."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--reader_file")
+    known, words = first.parse_known_args(argv)
+    if known.reader_file is None:
+        return words, READERS
+    from ..data.prepare import load_reader
+
+    reader = load_reader(known.reader_file)
+    return words, READERS | {reader.name: reader}
+
+
+def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.ArgumentParser:
+    """A parser with a subcommand for each reader, and one for statistics."""
+    parser = command_parser("prepare", DESCRIPTION)
+    parser.add_argument("--reader_file", metavar="FILE", help="a Python file with the reader of your own data set")
+    commands = parser.add_subparsers(required=True, metavar="NAME", dest="name", title="data sets")
+    for name, reader in readers.items():
+        details = f"Prepare {reader.summary}. {reader.details}".strip()
+        _add_reader_flags(commands.add_parser(name, help=reader.summary, description=details), reader)
+    summary = "mean and standard deviation of the log-mel spectrogram of a catalogue"
+    command = commands.add_parser("stats", help=summary, description=f"Measure {summary}.")
+    command.add_argument("sources", nargs="+", metavar="SOURCE", help="an audio file, a folder, a .txt or a data set")
+    command.add_argument("--output_file", required=True, help="the JSON file to write")
+    hours = "audio to measure, spread over the files; 10 by default"
+    command.add_argument("--max_hours", type=float, default=10.0, help=hours)
+    command.add_argument("--seed", type=int, default=0, help="of order and crops; 0 by default")
+    return parser
+
+
+def _add_reader_flags(parser: argparse.ArgumentParser, reader: DatasetReader | ListReader) -> None:
+    """Add the flags of a data set, those that all have and its own."""
+    if isinstance(reader, ListReader) or reader.needs_source:
+        parser.add_argument("--source", required=True, help="the data set as it was downloaded: a folder, or a file")
+    if isinstance(reader, DatasetReader) and not reader.makes_audio:
+        parser.add_argument("--audio", help=reader.audio_help)
+    parser.add_argument("--output_dir", required=True, help="the folder to write to")
+    for option in reader.options:
+        option.add_to(parser)
+    if isinstance(reader, ListReader):
+        return
+    if reader.is_own_data:
+        parser.add_argument("--license", help="license of the data, to be recorded")
+    if not reader.has_splits:
+        parser.add_argument("--seed", type=int, default=0, help="of the splits; 0 by default")
+        shares = "shares of songs for train, validation and test"
+        parser.add_argument("--fractions", nargs=3, type=float, metavar=("A", "B", "C"), help=shares)
+    Option("skip_faulty", "leave out songs with wrong annotations", type=bool, default=False).add_to(parser)
+
+
+def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namespace) -> None:
+    """Prepare a data set, and print its counts and problems."""
+    from ..data.prepare import prepare_dataset, prepare_lists
+
+    values: dict[str, Any] = vars(arguments)
+    options = {option.name: values[option.name] for option in reader.options}
+    if isinstance(reader, ListReader):
+        prepared = prepare_lists(reader, arguments.output_dir, arguments.source, options)
+    else:
+        names = ("source", "audio", "license", "seed", "fractions", "skip_faulty")
+        given = {name: values[name] for name in names if name in values}
+        prepared = prepare_dataset(reader, arguments.output_dir, options=options, **given)
+        for name, reason in prepared.problems[:SHOWN_PROBLEMS]:
+            print_escaped(f"  {name}\t{reason}")
+    print(f"{prepared.output_dir}: " + ", ".join(f"{count} {name}" for name, count in prepared.counts.items()))
+
+
+def _prepare_statistics(arguments: argparse.Namespace) -> None:
+    """Measure a catalogue, and print a summary."""
+    from ..data.prepare import prepare_statistics
+
+    values = prepare_statistics(arguments.sources, arguments.output_file, arguments.max_hours, arguments.seed)
+    for name, problem in values.problems:
+        print_escaped(f"  {name}\t{problem}")
+    levels = f"mean {values.mean:.3f} dB, standard deviation {values.std:.3f} dB"
+    amount = f"{values.hours:.2f} h of {values.files} files, {values.skipped} skipped"
+    print(f"{arguments.output_file}: {levels}, {amount}")

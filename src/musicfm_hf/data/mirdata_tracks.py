@@ -1,0 +1,109 @@
+"""
+Tracks of data sets that mirdata reads.
+
+Each data set is a folder in the layout of mirdata, described at mirdata.readthedocs.io. Nothing is downloaded unless
+the user asks for it; the index of a data set, a list of its files, has to be downloaded once.
+"""
+
+import csv
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..audio.reading import audio_length
+from ..tasks.annotations import Beats, Segment
+from .labelled import AudioFolder, LabelledSong, SongReaders, UnusableSongError
+from .reader import Option
+
+DOWNLOAD = Option("download", "let mirdata download its index, and the files that it can", type=bool, default=False)
+
+
+def track_readers(
+    name: str,
+    read: Callable[[Any, AudioFolder], LabelledSong],
+    source: str | os.PathLike,
+    audio: str | os.PathLike | None = None,
+    download: bool = False,
+) -> SongReaders:
+    """
+    Return the readers of the songs of a data set, by mirdata's ids.
+
+    Args:
+        name (`str`): mirdata's name of the data set.
+        read (`Callable`): `(track, audio files)` → the song.
+        source: mirdata's `data_home`.
+        audio: A folder in which audio that is not where mirdata expects it is found by its name.
+        download (`bool`): Let mirdata download its index, and the files that it can.
+
+    Raises:
+        FileNotFoundError: the folder or the index does not exist.
+        ImportError: mirdata is not installed.
+    """
+    try:
+        import mirdata
+    except ModuleNotFoundError as error:
+        raise ImportError("This data set is read by mirdata: `pip install mirdata`.") from error
+    dataset = mirdata.initialize(name, data_home=str(source))
+    if download:
+        dataset.download()
+    if not Path(dataset.index_path).is_file():
+        raise FileNotFoundError(
+            f"There is no {dataset.index_path}, a list of files that mirdata needs. With `--download` mirdata "
+            "downloads it, and the files that it can."
+        )
+    files = AudioFolder(audio or source)
+    return {track_id: partial(read, dataset.track(track_id), files) for track_id in dataset.track_ids}
+
+
+def read_annotation(track: Any, name: str, path: str | None) -> Any:
+    """
+    Return an annotation of a track as mirdata reads it; `None` if the index has none.
+
+    Raises:
+        FileNotFoundError: its file does not exist.
+        ValueError: mirdata cannot read the file.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no {path}, which has the {name} of {track.track_id}")
+    try:
+        return getattr(track, name)
+    except (ValueError, TypeError, IndexError, csv.Error) as error:
+        raise ValueError(f"{path}: mirdata cannot read it ({error}).") from error
+
+
+def find_audio(track: Any, files: AudioFolder) -> Path:
+    """Return the audio of a track: where mirdata expects it, or the file with its name. Raises as [`AudioFolder`]."""
+    path = Path(track.audio_path)
+    return path if path.is_file() else files.find(path.stem)
+
+
+def audio_seconds(path: Path) -> float:
+    """Return the seconds of audio that a header promises; raises [`UnusableSongError`] if it cannot be read."""
+    try:
+        samples, rate = audio_length(path)
+    except ValueError as error:
+        raise UnusableSongError(str(error)) from error
+    return samples / rate
+
+
+def to_beats(annotation: Any) -> Beats | None:
+    """Convert beats of mirdata; positions are 0 where they are not known."""
+    if annotation is None:
+        return None
+    times = np.asarray(annotation.times, dtype=np.float64)
+    positions = np.zeros(len(times)) if annotation.positions is None else annotation.positions
+    return Beats(times, np.asarray(positions).astype(np.int64))
+
+
+def to_segments(annotation: Any, labels: str = "labels") -> list[Segment] | None:
+    """Convert chords, sections or keys of mirdata, whose labels are in the attribute `labels`."""
+    if annotation is None:
+        return None
+    rows = zip(annotation.intervals, getattr(annotation, labels), strict=True)
+    return [Segment(float(start), float(end), label) for (start, end), label in rows]

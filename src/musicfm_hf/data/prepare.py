@@ -1,0 +1,200 @@
+"""Preparation of data: labelled data sets, lists of files by split, and statistics of a catalogue."""
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from .. import __version__
+from ..training.records import write_json, write_table
+from .catalogue import list_sources
+from .labelled import LabelledSong, Problem, read_all
+from .labelled_dataset import build, save
+from .reader import DatasetReader, ListReader
+from .splits import SPLITS, assign_splits
+from .statistics import MelStatistics, mel_statistics
+
+# Split → name of the list of its files.
+_LISTS = {"train": "train", "validation": "valid", "test": "test"}
+
+
+class PreparedData(NamedTuple):
+    """
+    A prepared data set.
+
+    Attributes:
+        output_dir (`Path`): Its folder.
+        counts (`dict[str, int]`): Songs in each list, and songs that are left out.
+        problems (`list[Problem]`): The songs that are left out, with reasons.
+    """
+
+    output_dir: Path
+    counts: dict[str, int]
+    problems: list[Problem]
+
+
+def load_reader(path: str | os.PathLike) -> DatasetReader | ListReader:
+    """
+    Load the reader of a data set from a user's own Python file, which defines `READER`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it does not define a reader.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"musicfm_reader_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file: its name must end with .py.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    reader = getattr(module, "READER", None)
+    if not isinstance(reader, DatasetReader | ListReader):
+        raise ValueError(f"{path} must define `READER = DatasetReader(...)`; see docs/new_dataset.md.")
+    return reader
+
+
+def prepare_dataset(
+    reader: DatasetReader,
+    output_dir: str | os.PathLike,
+    source: str | os.PathLike = "",
+    audio: str | os.PathLike | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] | None = None,
+    skip_faulty: bool = False,
+    license: str | None = None,
+) -> PreparedData:
+    """
+    Prepare a labelled data set: the data set itself for `datasets.load_from_disk`, `train.txt`, `valid.txt` and
+    `test.txt` with the paths of its audio, `missing.tsv` with the songs that are left out, and `info.json`. Audio is
+    not copied.
+
+    Args:
+        reader ([`DatasetReader`]): Reader of the data set.
+        output_dir: The folder to write to.
+        source, audio, options: Arguments of the reader's function. Audio that the reader makes goes to the folder
+            `audio` of the output.
+        seed (`int`), fractions: As for [`assign_splits`]; by default the fractions of the reader.
+        skip_faulty (`bool`): Leave out songs with wrong annotations, instead of raising.
+        license (`str`, *optional*): License of a user's own data.
+
+    Raises:
+        ValueError: an annotation is wrong, no song can be used, or as the reader and [`assign_splits`].
+        FileNotFoundError, ImportError: as the reader.
+        FileExistsError: as [`musicfm_hf.data.labelled_dataset.save`].
+    """
+    output = Path(output_dir).absolute()
+    options = dict(options or {})
+    description = reader.source if license is None else reader.source._replace(license=license)
+    audio = output / "audio" if reader.makes_audio else audio
+    readers = reader.song_readers(source, audio, **options)
+    songs, problems = read_all(tqdm(readers.items(), unit="song"), skip_faulty)
+    write_table(output / "missing.tsv", problems)
+    if not songs:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in problems[:3])
+        raise ValueError(f"No song has audio and labels ({reasons or 'the source has no songs'}).")
+    splits = assign_splits(songs, seed, reader.fractions if fractions is None else fractions)
+    save(build(splits, description), output)
+    originals = {_LISTS[split]: [song for song in splits[split] if not song.transposition] for split in SPLITS}
+    _write_lists(output, {name: [_listed(song, output) for song in part] for name, part in originals.items()})
+    counts = {name: len(part) for name, part in originals.items()} | {"left out": len(problems)}
+    info = {
+        "name": output.name if reader.is_own_data else reader.name,
+        "source": Path(source).absolute().name,
+        "licence": description.license,
+        "homepage": description.homepage,
+        "citation": description.citation,
+        "hours": round(sum(song.duration for part in originals.values() for song in part) / 3600, 3),
+        "counts": counts,
+        "rows": {split: len(part) for split, part in splits.items()},
+    }
+    extra = reader.info(source, audio, **options) if reader.info is not None else {}
+    _write_info(output, info | extra)
+    return PreparedData(output, counts, problems)
+
+
+def prepare_lists(
+    reader: ListReader,
+    output_dir: str | os.PathLike,
+    source: str | os.PathLike,
+    options: Mapping[str, Any] | None = None,
+) -> PreparedData:
+    """
+    List the files of a collection without labels: `train.txt`, `valid.txt` and `test.txt`, `problems.tsv` with the
+    files that are left out, `licences.tsv` with the license of each file, and `info.json`.
+
+    Args:
+        reader ([`ListReader`]): Reader of the collection.
+        output_dir: The folder to write to.
+        source, options: Arguments of the reader's function.
+
+    Raises:
+        FileNotFoundError, ValueError: as the reader.
+    """
+    output, options = Path(output_dir), dict(options or {})
+    tracks = reader.list_tracks(source, **options)
+    usable = [track for track in tracks if not track.problem]
+    problems = [Problem(str(track.path), track.problem) for track in tracks if track.problem]
+    lists = {_LISTS[split]: [str(track.path) for track in usable if track.split == split] for split in SPLITS}
+    _write_lists(output, lists)
+    write_table(output / "problems.tsv", problems)
+    write_table(output / "licences.tsv", [(track.path, track.license) for track in usable])
+    counts = {name: len(paths) for name, paths in lists.items()} | {"problems": len(problems)}
+    info = {"name": reader.name, "source": Path(source).absolute().name}
+    info |= reader.info(source, **options) if reader.info is not None else {}
+    info |= {
+        "licence": reader.source.license,
+        "licences": dict(Counter(track.license for track in usable).most_common()),
+        "counts": counts,
+    }
+    _write_info(output, info)
+    return PreparedData(output, counts, problems)
+
+
+def prepare_statistics(
+    sources: Sequence[str | os.PathLike],
+    output_file: str | os.PathLike,
+    max_hours: float | None = 10.0,
+    seed: int = 0,
+) -> MelStatistics:
+    """
+    Measure the log-mel spectrogram of catalogues, and write the statistics as JSON.
+
+    Args:
+        sources: Catalogues for [`list_sources`].
+        output_file: The file to write.
+        max_hours, seed: As for [`mel_statistics`].
+
+    Raises:
+        FileNotFoundError, ValueError: as [`list_sources`] and [`mel_statistics`].
+    """
+    songs = [song for source in sources for song in list_sources(source)]
+    statistics = mel_statistics(songs, max_hours, seed)
+    values = statistics.to_dict() | {"source": [str(source) for source in sources]}
+    write_json(Path(output_file), values, indent=2, ascii_only=False)
+    return statistics
+
+
+def _listed(song: LabelledSong, folder: Path) -> str:
+    """The path of a song's audio in a list in `folder`."""
+    path = Path(song.audio).absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _write_lists(output: Path, lists: Mapping[str, Sequence[str]]) -> None:
+    """Write each list of paths to `NAME.txt`."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, paths in lists.items():
+        (output / f"{name}.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+
+
+def _write_info(output: Path, info: dict[str, Any]) -> None:
+    """Write `info.json`, with the versions of the packages."""
+    info["versions"] = {"musicfm_hf": __version__} | info.get("versions", {})
+    write_json(output / "info.json", info, indent=2, ascii_only=False)

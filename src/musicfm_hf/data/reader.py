@@ -1,0 +1,139 @@
+"""Description of a data set reader: its function, its options, and what is known of the data set."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .labelled import SongReaders, Source
+from .splits import FRACTIONS
+
+
+@dataclass(frozen=True)
+class Option:
+    """
+    An option of a reader: a flag of `musicfm prepare`, and an argument of the same name of the reader's function.
+
+    Attributes:
+        name (`str`): `lab_task` is the argument `lab_task` and the flag `--lab_task`.
+        help (`str`): Help text of the flag.
+        type (`Callable`): Converts the text of the flag. `bool` makes a switch without a value; if its default is
+            true, the flag `--no_NAME` turns it off.
+        default: Value without the flag.
+        choices: Allowed values.
+        nargs: Number of values, as in `argparse`.
+        metavar (`str`): Name of a value in the help text.
+        is_required (`bool`): The flag must be given.
+    """
+
+    name: str
+    help: str
+    type: Callable[[str], Any] = str
+    default: Any = None
+    choices: Sequence[Any] | None = None
+    nargs: str | int | None = None
+    metavar: str | None = None
+    is_required: bool = False
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add the flag to a parser."""
+        flag = f"--{self.name}"
+        if self.type is not bool:
+            parser.add_argument(
+                flag,
+                help=self.help,
+                type=self.type,
+                default=self.default,
+                choices=self.choices,
+                nargs=self.nargs,
+                metavar=self.metavar,
+                required=self.is_required,
+            )
+        elif self.default:
+            parser.add_argument(flag, action="store_true", default=True, help=f"{self.help} (the default)")
+            parser.add_argument(f"--no_{self.name}", action="store_false", dest=self.name, help="turn this off")
+        else:
+            parser.add_argument(flag, action="store_true", help=self.help)
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """
+    A labelled data set. `musicfm prepare` finds one in every file of `musicfm_hf/data/readers`, as `READER`.
+
+    Attributes:
+        name (`str`): The data set's name in `musicfm prepare NAME` and in `info.json`.
+        summary (`str`): A line for `musicfm prepare --help`.
+        source ([`Source`]): Description, citation, homepage and license.
+        song_readers (`Callable`): `(source, audio=None, **options)` → song id → function that reads the song. `source`
+            is the path that the user gives. The functions return a [`LabelledSong`]; they raise `FileNotFoundError` or
+            [`UnusableSongError`] for a song that is left out, and `ValueError` for wrong annotations.
+        options (`tuple[Option, ...]`): Further arguments of `song_readers`.
+        details (`str`): Further sentences for `musicfm prepare NAME --help`.
+        audio_help (`str`): Help text of `--audio`, the folder with the audio if it is not the source.
+        needs_source (`bool`): False for songs that are composed; `source` is then an empty string.
+        makes_audio (`bool`): The reader writes the audio itself: `audio` is the folder `audio` of the output.
+        has_splits (`bool`): All songs have a split, so that none is drawn.
+        fractions: Shares of train, validation and test, where splits are drawn.
+        is_own_data (`bool`): A user's own data: it is named after the output folder, and the user states its license.
+        info (`Callable`, *optional*): `(source, audio, **options)` → further entries of `info.json`.
+    """
+
+    name: str
+    summary: str
+    source: Source
+    song_readers: Callable[..., SongReaders]
+    options: tuple[Option, ...] = ()
+    details: str = ""
+    audio_help: str = "the folder with the audio; the source by default"
+    needs_source: bool = True
+    makes_audio: bool = False
+    has_splits: bool = False
+    fractions: Sequence[float] = FRACTIONS
+    is_own_data: bool = False
+    info: Callable[..., dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class ListedTrack:
+    """
+    An audio file of a collection without labels.
+
+    Attributes:
+        path (`Path`): The file.
+        split (`str`): train, validation or test.
+        license (`str`): Its license; empty where it is not known.
+        problem (`str`): Why it should not be used; empty where nothing is known against it.
+    """
+
+    path: Path
+    split: str
+    license: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class ListReader:
+    """
+    A collection of audio without labels, for pretraining: `musicfm prepare` lists its files by split.
+
+    Attributes:
+        name, summary, source, options, details, info: As those of [`DatasetReader`], without `audio`.
+        list_tracks (`Callable`): `(source, **options)` → [`ListedTrack`]s.
+    """
+
+    name: str
+    summary: str
+    source: Source
+    list_tracks: Callable[..., Sequence[ListedTrack]]
+    options: tuple[Option, ...] = ()
+    details: str = ""
+    info: Callable[..., dict[str, Any]] | None = None
+
+
+def positive(text: str) -> int:
+    """The type of an option that takes an integer of at least 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -1,0 +1,155 @@
+"""
+A user's own folder: audio files, and annotation files with the same names.
+
+The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
+`a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where `.lab`
+is enough for all but JAMS: `chords/a/song.lab`. `tasks/annotations.py` describes the files. A file of one kind of
+annotation takes precedence over JAMS.
+"""
+
+import json
+import os
+import unicodedata
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from ...tasks.annotations import read_beats, read_segments, read_tags
+from ..catalogue import AUDIO_EXTENSIONS
+from ..labelled import SEGMENT_COLUMNS, LabelledSong, SongReaders, Source
+from ..reader import DatasetReader, Option
+
+SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
+
+COLUMNS = ("beats", *SEGMENT_COLUMNS, "tags")
+
+_SUFFIXES = {".beats": "beats", ".tags": "tags", ".jams": "jams"}
+
+# Namespaces of JAMS by column; the first one with observations is read.
+_NAMESPACES = {
+    "beats": ("beat_position", "beat"),
+    "chords": ("chord", "chord_harte"),
+    "sections": ("segment_salami_function", "segment_open", "segment_tut", "segment_salami_upper"),
+    "keys": ("key_mode",),
+}
+
+
+def song_readers(
+    source: str | os.PathLike,
+    audio: str | os.PathLike | None = None,
+    lab_task: str | None = None,
+    group_by_folder: bool = False,
+) -> SongReaders:
+    """
+    Return the readers of the songs, by id: the path of the audio without extension.
+
+    Args:
+        source: The folder with the annotations.
+        audio: The folder with the audio; `source` by default.
+        lab_task (`str`, *optional*): Column of files `song.lab` whose name does not tell: chords, keys or sections.
+        group_by_folder (`bool`): Keep the songs of a folder, such as an album, in one split.
+
+    Raises:
+        FileNotFoundError: a folder does not exist.
+        ValueError: two files differ only in their extension, the column of a `.lab` file is not known, or there are
+            neither audio nor annotations.
+    """
+    folder, audio_folder = Path(source), Path(audio or source)
+    for path in (folder, audio_folder):
+        if not path.is_dir():
+            raise FileNotFoundError(f"There is no folder {path}")
+    if lab_task not in (None, *SEGMENT_COLUMNS):
+        raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
+    songs: dict[str, Path] = {}
+    for path in _files(audio_folder):
+        if path.suffix.lower() in AUDIO_EXTENSIONS:
+            name = path.relative_to(audio_folder).with_suffix("").as_posix()
+            _put(songs, name, path)
+    annotations: dict[str, dict[str, Path]] = {}
+    for path in _files(folder):
+        if kind := _kind(path.relative_to(folder), lab_task, path):
+            column, name = kind
+            _put(annotations.setdefault(unicodedata.normalize("NFC", name), {}), column, path)
+    if not songs and not annotations:
+        raise ValueError(f"{folder} and {audio_folder} have neither audio nor annotations.")
+    return {
+        name: partial(_read_song, name, songs.get(name), audio_folder, annotations.get(name, {}), group_by_folder)
+        for name in sorted(songs.keys() | annotations.keys())
+    }
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder that are not hidden."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+
+
+def _put(paths: dict[str, Path], key: str, path: Path) -> None:
+    """Add a path; raises a `ValueError` if its key is taken."""
+    key = unicodedata.normalize("NFC", key)  # macOS stores accents apart from letters
+    if key in paths:
+        raise ValueError(f"{paths[key]} and {path} are for the same song: keep one of them.")
+    paths[key] = path
+
+
+def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | None:
+    """The column (or jams) and the song of an annotation file; `None` for other files. `path` is relative."""
+    suffix = path.suffix.lower()
+    folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in (*COLUMNS, "jams") else None
+    if folder:
+        path = path.relative_to(folder)
+    name = path.with_suffix("")
+    if suffix != ".lab":
+        return (_SUFFIXES[suffix], name.as_posix()) if suffix in _SUFFIXES else None
+    if name.suffix[1:] in SEGMENT_COLUMNS:
+        return name.suffix[1:], name.with_suffix("").as_posix()
+    column = folder if folder in COLUMNS else lab_task
+    if column is None:
+        raise ValueError(
+            f"{where} may have chords, keys or sections: give `--lab_task`, or rename it to {name.name}.chords.lab, "
+            ".keys.lab or .sections.lab."
+        )
+    return column, name.as_posix()
+
+
+def _read_song(
+    name: str, audio: Path | None, folder: Path, paths: Mapping[str, Path], group_by_folder: bool
+) -> LabelledSong:
+    """Read a song from its annotation files, by column (or jams)."""
+    if audio is None:
+        raise FileNotFoundError(f"There is no audio {name} in {folder}, for {', '.join(map(str, paths.values()))}")
+    readers = {"beats": read_beats, "tags": read_tags} | dict.fromkeys(SEGMENT_COLUMNS, read_segments)
+    annotations = {column: readers[column](path) for column, path in paths.items() if column != "jams"}
+    files = {column: str(path) for column, path in paths.items()}
+    if jams := paths.get("jams"):
+        namespaces = _namespaces(jams)
+        for column, names in _NAMESPACES.items():
+            namespace = next(filter(namespaces.__contains__, names), None)
+            if namespace and column not in annotations:
+                annotations[column] = read_beats(jams) if column == "beats" else read_segments(jams, namespace)
+                files[column] = f"{jams}, {namespace}"
+        if "tags" not in annotations and any(namespace.startswith("tag_") for namespace in namespaces):
+            annotations["tags"] = read_tags(jams)
+    group = Path(name).parent.as_posix() if group_by_folder else name
+    return LabelledSong(name, audio, group, files=files, **annotations)
+
+
+def _namespaces(path: Path) -> set[str]:
+    """The namespaces of a JAMS file with at least one observation."""
+    try:
+        annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
+        return {annotation["namespace"] for annotation in annotations if annotation["data"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error
+
+
+READER = DatasetReader(
+    "folder",
+    "your own audio and annotations",
+    SOURCE,
+    song_readers,
+    (
+        Option("lab_task", "column of files NAME.lab", choices=SEGMENT_COLUMNS),
+        Option("group_by_folder", "keep the songs of a folder in one split", type=bool, default=False),
+    ),
+    is_own_data=True,
+)

@@ -1,0 +1,218 @@
+"""
+POP909: pop songs rendered from MIDI, with beats, chords, sections of two annotators, keys and tags.
+
+The source has the MIDI files and tables of `musicfm_hf.data.pop909`, `beats/ID.beats`, and `chords/`, `keys/`,
+`segments/` and `segments2/` with `ID.lab`, in seconds of the MIDI file. The fifth column of segments is their
+function. Labels of transposed versions are transposed with them.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ...tasks.annotations import PITCH_NAMES, read_beats, read_segments
+from ...tasks.key import parse_key
+from ..labelled import LabelledSong, SongReaders, Source
+from ..pop909 import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
+from ..reader import DatasetReader, Option, positive
+
+SOURCE = Source(
+    description="470 pop songs, played by hand as MIDI in three parts and rendered to audio, with beats, chords, "
+    "sections, keys and tags. Verse, chorus and bridge follow from a rule, not from a person.",
+    citation="""@inproceedings{wang2020pop909,
+  title={POP909: A Pop-song Dataset for Music Arrangement Generation},
+  author={Wang, Ziyu and Chen, Ke and Jiang, Junyan and Zhang, Yiyi and Xu, Maoran and Dai, Shuqi and Bin, Guxian
+    and Xia, Gus},
+  booktitle={Proceedings of the 21st International Society for Music Information Retrieval Conference},
+  year={2020}
+}""",
+    homepage="https://github.com/music-x-lab/POP909-Dataset",
+    license="MIT (transcriptions and labels). The songs are commercial: rights in the compositions stay with their "
+    "owners; do not publish the rendered audio as music.",
+)
+
+# Column of the data set → folder, and the column of its files with the label.
+_SEGMENTS = {"chords": ("chords", 3), "keys": ("keys", 3), "sections": ("segments", 5), "sections_2": ("segments2", 5)}
+
+
+def song_readers(
+    source: str | os.PathLike,
+    audio: str | os.PathLike | None = None,
+    soundfont: str | os.PathLike | None = None,
+    arranged: bool = False,
+    num_workers: int = 2,
+    limit: int | None = None,
+    split_size: str = "full",
+    transpositions: Sequence[int] = (),
+) -> SongReaders:
+    """
+    Render the songs that are not rendered yet, and return the readers of all, by id: `001`, `001_t+2`.
+
+    Args:
+        source: The folder of POP909.
+        audio: The folder to which songs are rendered.
+        soundfont: A .sf2 file; TimGM6mb of `pretty_midi` by default.
+        arranged (`bool`): Render each part with its own instrument. Songs have tags only if they are arranged, as the
+            tags name instruments.
+        num_workers (`int`): Rendering processes.
+        limit (`int`, *optional*): Songs of each split; all by default.
+        split_size (`str`): full, or mini for the small selection.
+        transpositions: Semitones of further versions, of training songs only.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as [`read_songs`] and [`render_songs`].
+    """
+    if audio is None:
+        raise ValueError("`audio` must be the folder to which songs are rendered.")
+    splits = _chosen_songs(source, limit, split_size)
+    songs = [song for part in splits.values() for song in part]
+    transpositions = sorted(set(transpositions) - {0})
+    for part, semitones in ((songs, [0]), (splits["train"], transpositions)):
+        total = len(part) * len(semitones)
+        rendered = render_songs(part, audio, soundfont, arranged, num_workers, semitones)
+        list(tqdm(rendered, total=total, unit="song", disable=not total))
+    return {
+        Path(audio_name(song, semitones)).stem: partial(read_song, source, song, audio, semitones, arranged)
+        for song in songs
+        for semitones in (0, *(transpositions if song.split == "train" else ()))
+    }
+
+
+def _chosen_songs(source: str | os.PathLike, limit: int | None, split_size: str) -> dict[str, list[Song]]:
+    """Songs by split, in the source's names of splits."""
+    if split_size not in ("full", "mini"):
+        raise ValueError(f"`split_size` must be full or mini, got {split_size!r}.")
+    songs = [song for song in read_songs(source) if song.is_mini or split_size == "full"]
+    return {name: [song for song in songs if song.split == name][:limit] for name in SPLITS}
+
+
+def read_song(
+    source: str | os.PathLike,
+    song: Song,
+    audio: str | os.PathLike,
+    transposition: int = 0,
+    with_tags: bool = True,
+) -> LabelledSong:
+    """
+    Read the labels of a song.
+
+    Args:
+        source: The folder of POP909.
+        song ([`Song`]): From [`read_songs`].
+        audio: The folder with the rendered songs.
+        transposition (`int`): Semitones.
+        with_tags (`bool`): False for songs that are not arranged: their tags name instruments that do not play.
+
+    Raises:
+        FileNotFoundError: a file of labels is missing.
+        ValueError: a file is malformed; the message names the line.
+    """
+    folder, path = Path(source), Path(audio) / audio_name(song, transposition)
+    files = {column: folder / part / f"{song.id}.lab" for column, (part, _) in _SEGMENTS.items()}
+    segments = {column: read_segments(files[column], column=number) for column, (_, number) in _SEGMENTS.items()}
+    files["beats"] = folder / "beats" / f"{song.id}.beats"
+    if transposition:
+        for column, transpose in (("chords", transpose_chord), ("keys", transpose_key)):
+            segments[column] = [
+                segment._replace(label=transpose(segment.label, transposition)) for segment in segments[column]
+            ]
+    return LabelledSong(
+        id=path.stem,
+        audio=path,
+        group=song.title,
+        split=SPLITS[song.split],
+        transposition=transposition,
+        beats=read_beats(files["beats"]),
+        tags=list(song.tags) if with_tags else None,
+        more={"sections_2": segments.pop("sections_2")},
+        files={column: str(file) for column, file in files.items()},
+        **segments,
+    )
+
+
+def transpose_chord(label: str, semitones: int) -> str:
+    """
+    Transpose a chord in the syntax of `mir_eval.chord`: `C:maj/3` and 2 give `D:maj/3`. N and X are unchanged.
+
+    Raises:
+        ValueError: its root is not a pitch.
+    """
+    if label in ("N", "X"):
+        return label
+    length = 1 + len(label[1:]) - len(label[1:].lstrip("#b"))
+    return _transposed_pitch(label[:length], semitones) + label[length:]
+
+
+def transpose_key(label: str, semitones: int) -> str:
+    """
+    Transpose a key: `C:min` and -1 give `B:min`. N is unchanged.
+
+    Raises:
+        ValueError: the label is not a key.
+    """
+    key = parse_key(label)
+    if key in (None, "N"):
+        return label
+    tonic, mode = key.split(":")
+    return f"{_transposed_pitch(tonic, semitones)}:{mode}"
+
+
+def _transposed_pitch(name: str, semitones: int) -> str:
+    """The name of a pitch that is shifted by semitones."""
+    from mir_eval.chord import InvalidChordException, pitch_class_to_semitone
+
+    try:
+        return PITCH_NAMES[(pitch_class_to_semitone(name) + semitones) % 12]
+    except (InvalidChordException, TypeError) as error:  # TypeError for another letter
+        raise ValueError(f"{name!r} is not a pitch.") from error
+
+
+def _info(
+    source: str | os.PathLike,
+    audio: str | os.PathLike | None = None,
+    soundfont: str | os.PathLike | None = None,
+    arranged: bool = False,
+    limit: int | None = None,
+    split_size: str = "full",
+    **options: Any,
+) -> dict[str, Any]:
+    """Entries of `info.json`."""
+    return {
+        "ids": {name: [song.id for song in part] for name, part in _chosen_songs(source, limit, split_size).items()},
+        "rendering": rendering_settings(soundfont, arranged),
+        "versions": {name: version(name) for name in ("mido", "tinysoundfont")},
+    }
+
+
+READER = DatasetReader(
+    "pop909",
+    "POP909, rendered to audio, with all its labels",
+    SOURCE,
+    song_readers,
+    (
+        Option("soundfont", "a .sf2 file; TimGM6mb of pretty_midi by default"),
+        Option("arranged", "play each part on its own instrument, as the tags need", type=bool, default=False),
+        Option("num_workers", "rendering processes; 2 by default", type=positive, default=2),
+        Option("limit", "songs of each split; all by default", type=positive),
+        Option("split_size", "all songs, or a small selection", choices=["full", "mini"], default="full"),
+        Option(
+            "transpositions",
+            "semitones: further versions of training songs, transposed, in the labelled data set alone",
+            type=int,
+            default=(),
+            nargs="+",
+            metavar="N",
+        ),
+    ),
+    details="SOURCE has midi/ID.mid with the tracks MELODY, BRIDGE and PIANO; beats/ID.beats, and chords/, keys/, "
+    "segments/ and segments2/ with ID.lab, in seconds of the MIDI file; songs.tsv, arrangements.tsv and splits/. "
+    "The repository of POP909 itself has other files: bring them to this form.",
+    makes_audio=True,
+    has_splits=True,
+    info=_info,
+)

@@ -1,0 +1,80 @@
+"""Training, validation and test sets: songs are divided by a hash of their names, so that later songs move none."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .catalogue import Song
+from .labelled import LabelledSong
+
+SPLITS = ("train", "validation", "test")
+
+FRACTIONS = (0.8, 0.1, 0.1)  # of the songs of a data set that has no splits of its own
+
+
+def hash_name(name: str, *numbers: int) -> int:
+    """Hash a name together with numbers to an integer from 0 to 2^63 - 1, the same on every machine."""
+    text = "/".join([*map(str, numbers), name]).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def split_by_name(songs: Sequence[Song], fraction: float, seed: int = 0) -> tuple[list[Song], list[Song]]:
+    """
+    Divide songs into those to train on and about `fraction` of them to validate on. The side of a song depends on its
+    name and `seed` alone, so that songs that are added later move none.
+
+    Raises:
+        ValueError: `fraction` is not between 0 and 1, or leaves one side without a song.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"`fraction` must be between 0 and 1, got {fraction}.")
+    sides: tuple[list[Song], list[Song]] = ([], [])
+    for song in songs:
+        sides[hash_name(song[0], seed) < fraction * 2**63].append(song)
+    if not all(sides):
+        raise ValueError(
+            f"A fraction of {fraction} divides {len(songs)} songs into {len(sides[0])} to train and {len(sides[1])} "
+            "to validate on; each side needs at least one. Choose a larger fraction, such as 0.2, or list the songs "
+            "to validate on."
+        )
+    return sides
+
+
+def assign_splits(
+    songs: Iterable[LabelledSong], seed: int = 0, fractions: Sequence[float] = FRACTIONS
+) -> dict[str, list[LabelledSong]]:
+    """
+    Group songs by split. Songs without a split are assigned one by a hash of their group and the seed: the split of a
+    song does not depend on the other songs.
+
+    Args:
+        songs: Songs with different ids.
+        seed (`int`): Another seed gives other splits.
+        fractions: Shares of `SPLITS` (train, validation, test), for songs without a split.
+
+    Raises:
+        ValueError: fractions are not three numbers from 0 that sum to 1, a split is none of `SPLITS`, two songs have
+            the same id, or a split whose fraction is above 0 is left without songs.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"`fractions` of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {list(fractions)}.")
+    bounds = np.cumsum(fractions)[:2]
+    splits: dict[str, list[LabelledSong]] = {name: [] for name in SPLITS}
+    ids, is_drawn = set(), False
+    for song in songs:
+        if song.id in ids:
+            raise ValueError(f"Two songs have the id {song.id!r}.")
+        ids.add(song.id)
+        if song.split is None:
+            is_drawn = True
+            place = hash_name(song.group, seed) / 2**63
+            song = replace(song, split=SPLITS[int(np.searchsorted(bounds, place, side="right"))])
+        if song.split not in splits:
+            raise ValueError(f"{song.id} has split {song.split!r}, which is none of {', '.join(SPLITS)}.")
+        splits[song.split].append(song)
+    empty = [name for name, part in zip(SPLITS, fractions, strict=True) if part > 0 and not splits[name]]
+    if is_drawn and empty:
+        raise ValueError(f"No song was assigned to {', '.join(empty)}: choose another seed or other fractions.")
+    return splits

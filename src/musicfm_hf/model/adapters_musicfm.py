@@ -1,0 +1,61 @@
+"""Adapters of PEFT: finding the base model that one names, and checking that it fits."""
+
+import json
+
+from transformers.utils import find_adapter_config_file
+
+from .configuration_musicfm import MusicFMConfig
+
+# Arguments that select a file on the Hub.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+# Settings that must agree, so that an adapter trained on one encoder fits another.
+_ENCODER_SHAPE = (
+    "encoder_type",
+    "front_end",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+
+
+def find_base(folder_or_repo: str, **kwargs) -> tuple[str, str] | None:
+    """
+    Return the base model that an adapter names, and its revision; `None` if `folder_or_repo` holds no adapter.
+
+    Args:
+        folder_or_repo: Folder or Hub repository.
+        kwargs: Arguments of the Hub, among [`HUB_ARGUMENTS`].
+    """
+    file = find_adapter_config_file(folder_or_repo, **kwargs)
+    if file is None:
+        return None
+    with open(file, encoding="utf-8") as content:
+        adapter_config = json.load(content)
+    return adapter_config["base_model_name_or_path"], adapter_config.get("revision") or "main"
+
+
+def check_base(config: MusicFMConfig, base_model: str, **kwargs) -> None:
+    """
+    Check that an adapter with this configuration can be used with a base model.
+
+    Args:
+        config ([`MusicFMConfig`]): Configuration of the adapted model.
+        base_model: Folder or Hub repository of the base model.
+        kwargs: Arguments of the Hub, among [`HUB_ARGUMENTS`].
+
+    Raises:
+        ValueError: if the base model has another shape.
+    """
+    base = MusicFMConfig.from_pretrained(base_model, **kwargs)
+    differences = [
+        f"{name} {getattr(config, name)} (it has {getattr(base, name)})"
+        for name in _ENCODER_SHAPE
+        if getattr(config, name) != getattr(base, name)
+    ]
+    if differences:
+        raise ValueError(f"The adapter cannot be used with {base_model}: it was trained for {', '.join(differences)}.")
+
+
+__all__ = ["HUB_ARGUMENTS", "check_base", "find_base"]

@@ -1,0 +1,98 @@
+"""Changing the rate of frames: averages over time, and how many of them there are."""
+
+import math
+
+import torch
+
+from .configuration_musicfm import MusicFMConfig
+
+
+def average_frames(
+    frames: torch.Tensor,
+    frame_rate: float,
+    target_rate: float,
+    frame_offset: float = 0.0,
+    centered: bool = False,
+    counts: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Change the rate of frames by averaging over time, each frame weighted by the part of it that lies in the interval.
+
+    Frame k is centered at (k + `frame_offset`) / `frame_rate` and stands for the time around it; the first one begins
+    at 0. Output j is the mean over [j, j + 1) / `target_rate`, or with `centered` over [j - ½, j + ½) / `target_rate`.
+    At a higher rate this repeats frames.
+
+    Args:
+        frames (`torch.Tensor` of shape `(batch, frames, …)`): Any values at `frame_rate`.
+        frame_rate, target_rate (`float`): In Hz.
+        frame_offset (`float`): Center of the first frame, in frames; `config.frame_offset` of a model.
+        centered (`bool`): Center output j at j / `target_rate` rather than begin there.
+        counts (`torch.Tensor` of shape `(batch,)`, *optional*): Frames of each item that are not padding.
+
+    Returns:
+        `(batch, count_averages(frames, …), …)` in the dtype of `frames`; zeros where an output has no frames.
+
+    Raises:
+        ValueError: if a rate is not positive.
+    """
+    num_frames = frames.shape[1]
+    num_outputs = count_averages(num_frames, frame_rate, target_rate, frame_offset, centered)
+    device, double = frames.device, torch.float64
+    # Time in input frames: frame k covers [k - ½, k + ½) + offset, output j covers [start, stop).
+    step, shift = frame_rate / target_rate, frame_offset - 0.5
+    start = (torch.arange(num_outputs, device=device, dtype=double) - 0.5 * centered) * step
+    stop = start + step
+    span = math.ceil(step) + 1
+    first = (start - shift + 1e-9).floor().long()  # the first frame that an output overlaps
+    index = first[:, None] + torch.arange(span, device=device)  # (outputs, span)
+    begin = torch.where(index == 0, 0.0, index + shift)
+    overlap = torch.minimum(stop[:, None], index + 1 + shift) - torch.maximum(start[:, None], begin)
+    overlap = overlap.clamp(min=0) * ((index >= 0) & (index < num_frames))
+    weights = overlap[None].float()  # (1 or batch, outputs, span)
+    if counts is not None:
+        weights = weights * (index < counts[:, None, None])
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+    flat = frames[..., None].flatten(2)  # (batch, frames, values)
+    # Summed one frame of the span at a time, which needs no more memory than the outputs.
+    output = flat.new_zeros(flat.shape[0], num_outputs, flat.shape[2], dtype=torch.float32)
+    for place in range(span):
+        gathered = flat[:, index[:, place].clamp(0, num_frames - 1)]
+        output = torch.addcmul(output, gathered.float(), weights[..., place, None])
+    return output.to(frames.dtype).reshape(output.shape[:2] + frames.shape[2:])
+
+
+def count_averages(num_frames, frame_rate: float, target_rate: float, frame_offset: float = 0.0, centered=False):
+    """
+    Return the number of outputs that [`average_frames`] makes of `num_frames` frames (none of 0 frames); of a tensor
+    of such numbers, a tensor.
+
+    Raises:
+        ValueError: if a rate is not positive.
+    """
+    if not (frame_rate > 0 and target_rate > 0):
+        raise ValueError(f"Frame rates must be positive, got {frame_rate} and {target_rate} Hz.")
+    if isinstance(num_frames, torch.Tensor):
+        num_frames = num_frames.double()  # in float32, a count could differ from that of the number
+    ends = (num_frames - 0.5 + frame_offset) * (target_rate / frame_rate) + 0.5 * centered
+    if isinstance(num_frames, torch.Tensor):
+        return torch.where(num_frames > 0, (ends - 1e-6).ceil().long(), 0)
+    return math.ceil(ends - 1e-6) if num_frames > 0 else 0
+
+
+def average_times(num_frames: int, frame_rate: float, target_rate: float, frame_offset: float = 0.0) -> torch.Tensor:
+    """
+    Return the middle of each interval that [`average_frames`] averages `num_frames` frames over, in seconds, float64.
+    The last interval ends where the last frame does. Arguments are those of [`average_frames`], not centered.
+    """
+    count = count_averages(num_frames, frame_rate, target_rate, frame_offset)
+    end = (num_frames - 0.5 + frame_offset) / frame_rate
+    bounds = (torch.arange(count + 1, dtype=torch.float64) / target_rate).clamp(max=end)
+    return (bounds[1:] + bounds[:-1]) / 2
+
+
+def label_settings(config: MusicFMConfig) -> tuple[float, float, float, bool]:
+    """Return the arguments of [`average_frames`] that average frames of a model to its labels' rate."""
+    return config.frame_rate, config.label_rate, config.frame_offset, config.label_centered
+
+
+__all__ = ["average_frames", "average_times", "count_averages", "label_settings"]

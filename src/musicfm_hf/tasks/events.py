@@ -1,0 +1,106 @@
+"""
+Operations on everything that tasks annotate and predict, whatever its kind: [`Beats`], a list of [`Segment`], tags
+(annotated: a list of strings; predicted: a dictionary from tags to probabilities), or one label as a string.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .annotations import Beats, Segment, write_beats, write_segments
+
+MIN_TAG_PROBABILITY = 0.5  # of the tags that are written to a `.tags` file
+
+
+def is_empty(events: Any) -> bool:
+    """Whether there is no beat, segment or tag."""
+    return len(events.times if isinstance(events, Beats) else events) == 0
+
+
+def comparable(events: Any) -> Any:
+    """Return events without arrays, so that equal ones have the same `repr`."""
+    return [values.tolist() for values in events] if isinstance(events, Beats) else events
+
+
+def stretch(events: Any, tempo: float) -> Any:
+    """Divide all times by `tempo`, as in audio that is played faster by this factor. Tags stay as they are."""
+    if isinstance(events, Beats):
+        return events._replace(times=events.times / tempo)
+    if tempo == 1.0:
+        return events
+    return [
+        entry._replace(start=entry.start / tempo, end=entry.end / tempo) if isinstance(entry, Segment) else entry
+        for entry in events
+    ]
+
+
+def fit_to_audio(events: Any, probabilities: np.ndarray | None, duration: float) -> tuple[Any, np.ndarray | None]:
+    """
+    Make decoded events end with the audio, for the last label frame ends a little before or after it.
+
+    Args:
+        events: As `TaskSpec.decode` returns them.
+        probabilities (`np.ndarray` of shape `(events,)`, *optional*): Of each event.
+        duration (`float`): Seconds of audio.
+
+    Returns:
+        The events and their probabilities: without beats after the end, and without a single beat, which is not a
+        rhythm; with a last segment that ends exactly at `duration`.
+    """
+    if isinstance(events, Beats):
+        inside = events.times <= duration
+        inside &= inside.sum() > 1
+        events = Beats(events.times[inside], events.positions[inside])
+        return events, None if probabilities is None else probabilities[inside]
+    if isinstance(events, Mapping):
+        return events, probabilities
+    segments = [segment for segment in events if segment.start < duration]
+    segments[-1:] = [segment._replace(end=duration) for segment in segments[-1:]]
+    return segments, None if probabilities is None else probabilities[: len(segments)]
+
+
+def to_json(events: Any, probabilities: np.ndarray | None = None) -> Any:
+    """
+    Return events as JSON has them, with times in seconds to the microsecond. Each beat or segment also gets its
+    `probability` where `probabilities` are as many.
+    """
+    if isinstance(events, str):
+        return events
+    if isinstance(events, Mapping):
+        return dict(events)
+    rows: list[dict[str, Any]]
+    if isinstance(events, Beats):
+        pairs = zip(events.times, events.positions, strict=True)
+        rows = [{"time": round(float(time), 6), "position": int(position)} for time, position in pairs]
+    else:
+        rows = [{"start": round(start, 6), "end": round(end, 6), "label": label} for start, end, label in events]
+    if probabilities is not None and len(probabilities) == len(rows):
+        for row, probability in zip(rows, probabilities, strict=True):
+            row["probability"] = round(float(probability), 4)
+    return rows
+
+
+def file_format(events: Any) -> str | None:
+    """Return the format in which events are written beside JSON: `beats`, `lab`, `tags`, or `None`."""
+    if isinstance(events, str):
+        return None
+    return "beats" if isinstance(events, Beats) else "tags" if isinstance(events, Mapping) else "lab"
+
+
+def write_events(path: Path, events: Any) -> None:
+    """
+    Write events to a file in their [`file_format`], which [`musicfm_hf.tasks.annotations`] reads. Tags are those with
+    a probability of at least one half.
+
+    Raises:
+        ValueError: if the events are not in order; see [`check_beats`] and [`check_segments`].
+    """
+    if isinstance(events, Beats):
+        write_beats(path, events)
+    elif isinstance(events, Mapping):
+        tags = (tag for tag, probability in events.items() if probability >= MIN_TAG_PROBABILITY)
+        path.write_text("".join(f"{tag}\n" for tag in tags), encoding="utf-8")
+    else:
+        write_segments(path, events)

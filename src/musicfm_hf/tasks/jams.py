@@ -1,0 +1,92 @@
+"""
+Annotations of JAMS files (Humphrey et al., *JAMS: A JSON Annotated Music Specification for Reproducible MIR Research*,
+ISMIR 2014). Errors name the file and the observation, counted from 1.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .values import read_text, to_number
+
+
+class JamsAnnotation(NamedTuple):
+    """An annotation of a JAMS file."""
+
+    namespace: str
+    observations: list[tuple]  # (time, duration, value); times are checked
+    places: list[str]  # what errors call each observation
+
+
+def read_jams(path: Path) -> tuple[list[JamsAnnotation], float | None]:
+    """
+    Read the annotations of a JAMS file, and the duration of its audio in seconds if the file has it.
+
+    Raises:
+        ValueError: if the file is malformed.
+    """
+    try:
+        content = json.loads(read_text(path))
+        duration = (content.get("file_metadata") or {}).get("duration")
+        annotations = [
+            _parse_annotation(annotation, f"{path}, annotation {number}")
+            for number, annotation in enumerate(content["annotations"], 1)
+        ]
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error
+    return annotations, duration if isinstance(duration, int | float) and duration > 0 else None
+
+
+def pick_annotation(annotations: list[JamsAnnotation], namespaces: Sequence[str], path: Path) -> JamsAnnotation:
+    """
+    Return the first annotation that is not empty, of the first of these namespaces that has one; the first empty one
+    if all are empty.
+
+    Raises:
+        ValueError: if no annotation has one of these namespaces.
+    """
+    candidates = [
+        annotation for namespace in namespaces for annotation in annotations if annotation.namespace == namespace
+    ]
+    if not candidates:
+        raise ValueError(f"{path} has no annotation {' or '.join(namespaces)}, only {name_all(annotations)}.")
+    return next((annotation for annotation in candidates if annotation.observations), candidates[0])
+
+
+def only_namespace(annotations: list[JamsAnnotation], path: Path) -> str:
+    """
+    Return the namespace of all annotations whose labels are text, but for tags and lyrics.
+
+    Raises:
+        ValueError: if there is none, or if they have several.
+    """
+    labelled = [
+        annotation
+        for annotation in annotations
+        if not annotation.namespace.startswith(("tag_", "lyrics"))
+        and any(isinstance(value, str) for _, _, value in annotation.observations)
+    ]
+    if len({annotation.namespace for annotation in labelled}) != 1:
+        raise ValueError(
+            f"{path} has {name_all(labelled or annotations)}: choose the annotation to read by `namespace`."
+        )
+    return labelled[0].namespace
+
+
+def name_all(annotations: list[JamsAnnotation]) -> str:
+    """List the namespaces of annotations, for messages."""
+    return ", ".join(sorted({annotation.namespace for annotation in annotations})) or "none"
+
+
+def _parse_annotation(annotation: dict, place: str) -> JamsAnnotation:
+    """Parse one annotation. JAMS allows a list of observations, or one list for each field."""
+    data = annotation["data"]
+    if isinstance(data, dict):
+        rows = list(zip(data["time"], data["duration"], data["value"], strict=True))
+    else:
+        rows = [(observation["time"], observation["duration"], observation["value"]) for observation in data]
+    namespace = annotation["namespace"]
+    places = [f"{place} ({namespace}), observation {number}" for number in range(1, len(rows) + 1)]
+    rows = [(to_number(time, "the time", where), *rest) for (time, *rest), where in zip(rows, places, strict=True)]
+    return JamsAnnotation(namespace, rows, places)

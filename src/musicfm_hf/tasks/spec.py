@@ -1,0 +1,314 @@
+"""
+`TaskSpec`, which holds everything that depends on a task. Each task is one file that defines `TASK`, and the rest of
+the package asks that object instead of the task's name.
+
+The defaults describe the most common kind of task: one class in each frame, annotated and decoded as segments. Such a
+task needs a name, a column, labels and rates, and nothing else.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model.configuration_musicfm import MusicFMConfig
+from . import spans
+from .annotations import SONG_COLUMNS
+from .averages import mean_over_songs, value_or_nan
+from .events import is_empty
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score that cards list: its type on the Hub, and its label."""
+
+    kind: str
+    label: str
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """
+    Scores that only a set of songs has, such as averages over tags. All functions take the scores of songs as
+    [`TaskSpec.score_song`] returns them.
+
+    Attributes:
+        average: Songs → `{score: value}`.
+        draw: Songs → `{score: (draws,)}`, the scores of as many songs drawn with replacement. Calls with as many songs
+            draw the same ones, so that systems can be compared draw by draw.
+        details: Songs → `{score: {…}}`, further entries of the results, such as the score of each tag.
+        labels: A song → the labels that the system predicts. Systems with other labels cannot be compared.
+    """
+
+    average: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]]
+    draw: Callable[[Sequence[Mapping[str, Any]]], dict[str, np.ndarray]]
+    details: Callable[[Sequence[Mapping[str, Any]]], dict[str, dict[str, Any]]]
+    labels: Callable[[Mapping[str, Any]], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """
+    The strip of a task in the picture of a song.
+
+    Attributes:
+        label (`str`, *optional*): Printed on the left of the strip; the name of the task by default.
+        drawing (`str`): A drawing of `inference/drawing.py`: `labels`, `beats`, `chords` or `keys`.
+        height (`float`): In inches.
+        above (`bool`): Above the spectrogram, not below it.
+        in_overview (`bool`): Also drawn in the overview of audio that is too long to be drawn in detail.
+    """
+
+    label: str | None = None
+    drawing: str = "labels"
+    height: float = 0.24
+    above: bool = False
+    in_overview: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """
+    Everything that depends on a task.
+
+    Attributes:
+        name (`str`): Value of `config.task` and of the flag `--task`.
+        column (`str`): Name of its annotations in a song and in a data set, and of its result in a
+            [`SongAnnotation`].
+        order (`int`): Tasks are listed in this order; those of the paper in that of its Table 1.
+
+        labels (`tuple[str, …]`, *optional*): Names of the logits. `None`: collected from the songs of the data set.
+        outputs (`tuple[dict, …]`): Slices of the logits, as `config.classifier_outputs` has them, with the size `None`
+            for all labels of the data. By default one softmax over all labels.
+        label_rate (`float`, *optional*): Label frames in Hz, by default those of the paper; `None` for one output a
+            clip.
+        public_rate (`float`, *optional*): Label frames in Hz of MusicFM's public code, if they are others.
+        centered (`bool`): Label frame j is centered at j / rate seconds instead of covering [j, j + 1) / rate.
+        crop_seconds (`float`): Length of training crops, and about that of the clips of a song if `label_rate` is
+            `None`.
+
+        annotation (`Callable`, *optional*): Song → its annotation; by default what the song has in `column`.
+        parse (`Callable`, *optional*): Text of an annotated label → one of `labels`, or `None` to ignore it; raises
+            `ValueError` if the text is not a label. By default the text must be one of `labels`.
+        empty_is_annotated (`bool`): An annotation without entries counts, as for tags.
+        targets (`Callable`, *optional*): `(annotation, num_frames, rate, start seconds)` → float32 `(num_frames,
+            labels)`, -1 where a frame is ignored. If `label_rate` is `None`: `(annotation, labels)` → float32
+            `(labels,)`. By default the label with most time in each frame.
+        transpose (`Callable`, *optional*): `(targets, semitones)` → targets of the transposed music. `None`: crops
+            must not be pitch-shifted.
+        stretchable (`bool`): Crops may be time-stretched: the task is about times that move along.
+        resamplable (`bool`): Crops may be played faster or slower, which changes tempo and pitch together.
+
+        events (`Callable`, *optional*): `(logits, rate, **settings)` → beats or segments of a song. If `label_rate` is
+            `None`: `(logits (clips, labels), labels)` → `{label: probability}`. By default runs of the likeliest
+            label; the setting is `min_seconds`.
+        probabilities (`Callable`, *optional*): `(logits, events, labels, rate)` → probability of each event, float64
+            `(events,)`. By default the mean probability of a segment's label.
+        song_label (`Callable`, *optional*): Logits of a song → one label for all of it, which [`SongAnnotation`] keeps
+            as `song_label_name`, and `score` takes as a third argument.
+        silence (`Callable`): Seconds of audio that is silent throughout → its events.
+
+        metric (`str`): Score by which checkpoints and layers are chosen; higher is better.
+        scores (`dict[str, Score]`): The scores that cards list.
+        score (`Callable`, *optional*): `(annotation, events)` → `{score: value}` of one song, nan where there is
+            nothing to score. By default `accuracy`, the share of the annotated time whose label is right.
+        song_value (`Callable`): `(scores of a song, name)` → the value that enters averages, or nan.
+        average (`Callable`, *optional*): Scores of songs → averages; by default means over songs.
+        set_scores ([`SetScores`], *optional*): In place of `average` where single songs have no scores.
+
+        about, limits (`str`): Sentences for cards: what the labels are, and what the model cannot know.
+        strip ([`Strip`], *optional*): In the picture; by default colored segments. `None`: not drawn.
+        file_format (`str`): Format in which results are saved beside JSON: `lab`, `beats` or `tags`.
+
+        source (`Path`, *optional*): The file that defines the task, if it is not in this folder.
+    """
+
+    name: str
+    column: str
+    order: int = 100
+
+    labels: tuple[str, ...] | None = None
+    outputs: tuple[Mapping[str, Any], ...] = ()
+    label_rate: float | None = 1.0
+    public_rate: float | None = None
+    centered: bool = False
+    crop_seconds: float = 12.0
+
+    annotation: Callable[[Any], Any] | None = None
+    parse: Callable[[str], str | None] | None = None
+    empty_is_annotated: bool = False
+    targets: Callable[..., np.ndarray] | None = None
+    transpose: Callable[[np.ndarray, int], np.ndarray] | None = None
+    stretchable: bool = False
+    resamplable: bool = False
+
+    events: Callable[..., Any] | None = None
+    probabilities: Callable[..., np.ndarray] | None = spans.label_probabilities
+    song_label: Callable[[np.ndarray], str] | None = None
+    song_label_name: str | None = None
+    silence: Callable[[float], Any] = spans.no_segments
+
+    metric: str = "accuracy"
+    scores: Mapping[str, Score] = field(
+        default_factory=lambda: {"accuracy": Score("accuracy", "time with the right label")}
+    )
+    score: Callable[..., dict[str, Any]] | None = None
+    song_value: Callable[[Mapping[str, Any], str], float] = value_or_nan
+    average: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] | None = None
+    set_scores: SetScores | None = None
+
+    about: str = ""
+    limits: str = ""
+    strip: Strip | None = Strip()
+    file_format: str = "lab"
+
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.column:
+            raise ValueError(f"A task needs a `name` and a `column`, got {self.name!r} and {self.column!r}.")
+        if self.label_rate is None and (self.targets is None or self.events is None or self.score is None):
+            raise ValueError(
+                f"The task {self.name} labels whole clips (`label_rate` is None): give it `targets`, `events` and "
+                "`score`, as tasks/tagging.py does."
+            )
+
+    def __reduce__(self) -> tuple[Callable[..., "TaskSpec"], tuple[Any, ...]]:
+        """Pickle by name or file, so that worker processes need not pickle functions."""
+        from . import get_task, load_task_file
+
+        return (get_task, (self.name,)) if self.source is None else (load_task_file, (self.source,))
+
+    @property
+    def found_as(self) -> str:
+        """Where a [`SongAnnotation`] has the result, as Python code: `chords`, or `more["meters"]`."""
+        return self.column if self.column in SONG_COLUMNS else f'more["{self.column}"]'
+
+    @property
+    def file_ending(self) -> str:
+        """Ending of the file that a result is saved in: `beats`, `chords.lab`, `tags`."""
+        return self.column if self.column == self.file_format else f"{self.column}.{self.file_format}"
+
+    def annotation_of(self, song: Any) -> Any:
+        """Return the annotation of a [`LabelledSong`]: [`Beats`], segments or tags; `None` if it has none."""
+        if self.annotation is not None:
+            return self.annotation(song)
+        return getattr(song, self.column) if self.column in SONG_COLUMNS else song.more.get(self.column)
+
+    def is_annotated(self, song: Any) -> bool:
+        """Whether a song is annotated for the task. Beats or segments without entries are not an annotation."""
+        annotation = self.annotation_of(song)
+        return annotation is not None and (self.empty_is_annotated or not is_empty(annotation))
+
+    def label_names(self, songs: Iterable[Any]) -> list[str]:
+        """Return the names of the logits: the task's own, or all labels of annotated songs in alphabetical order."""
+        if self.labels is not None:
+            return list(self.labels)
+        entries = (entry for song in songs for entry in self.annotation_of(song) or [])
+        return sorted({entry if isinstance(entry, str) else entry.label for entry in entries})
+
+    def classifier_outputs(self, num_labels: int) -> list[dict[str, Any]]:
+        """Return `config.classifier_outputs` of a model with this number of labels."""
+        outputs = self.outputs or (spans.single_label_output(self.name),)
+        return [dict(output, size=output["size"] or num_labels) for output in outputs]
+
+    def make_targets(self, config: MusicFMConfig, annotation: Any, num_frames: int, start: float = 0.0) -> np.ndarray:
+        """
+        Compute the targets of a crop.
+
+        Args:
+            config ([`MusicFMConfig`]): Of the model with its head.
+            annotation: Of the whole song.
+            num_frames (`int`): Label frames of the crop; not used if a clip has one output.
+            start (`float`): Seconds at which the crop begins.
+
+        Returns:
+            float32 `(num_frames, num_labels)`, or `(num_labels,)` if a clip has one output.
+
+        Raises:
+            ValueError: if the annotation is not in order, or has a label that cannot be parsed.
+        """
+        labels = label_names(config)
+        if self.targets is None:
+            parse = self._parser(labels)
+            return spans.frame_targets(annotation, parse, labels, num_frames, config.label_rate, start)
+        if self.label_rate is None:
+            return self.targets(annotation, labels)
+        return self.targets(annotation, num_frames, config.label_rate, start)
+
+    def decode(self, config: MusicFMConfig, logits: np.ndarray) -> Any:
+        """
+        Decode the logits of a whole song, with the settings in `config.decoding`.
+
+        Args:
+            config ([`MusicFMConfig`]): Of the model with its head.
+            logits (`np.ndarray` of shape `(label frames or clips, num_labels)`): Before softmax or sigmoid.
+
+        Returns:
+            [`Beats`], a list of [`Segment`], or a dictionary from tags to probabilities, the highest first.
+
+        Raises:
+            ValueError: if logits have another shape or are not finite, or a setting is out of range.
+            TypeError: if the decoder has no such setting.
+        """
+        settings = config.decoding or {}
+        if self.events is None:
+            return spans.decode(logits, label_names(config), config.label_rate, **settings)
+        place = label_names(config) if self.label_rate is None else config.label_rate
+        return self.events(logits, place, **settings)
+
+    def event_probabilities(self, config: MusicFMConfig, logits: np.ndarray, events: Any) -> np.ndarray | None:
+        """
+        Return the probability of each event that [`decode`] found: of a beat, that its nearest frame has one, downbeat
+        or not; of a segment, the mean probability of its label over its frames.
+
+        Args:
+            config ([`MusicFMConfig`]): Of the model with its head.
+            logits (`np.ndarray` of shape `(label frames, num_labels)`): Of the whole song.
+            events: Beats, or segments with labels of the model.
+
+        Returns:
+            float64 `(events,)`; `None` if events are probabilities already.
+        """
+        if self.probabilities is None:
+            return None
+        num_classes = self.outputs[0]["size"] if self.outputs else config.num_labels
+        return self.probabilities(logits, events, label_names(config)[:num_classes], config.label_rate)
+
+    def score_song(self, annotation: Any, events: Any, song_label: str | None = None) -> dict[str, Any]:
+        """
+        Score the events of one song.
+
+        Args:
+            annotation: Of the song; see [`annotation_of`].
+            events: As [`decode`] returns them.
+            song_label (`str`, *optional*): As `song_label` returns it, for tasks that have one.
+
+        Returns:
+            `{score: value}`, nan where there is nothing to score; whatever `set_scores` takes for tasks that have it.
+        """
+        if self.score is None:
+            return {"accuracy": spans.share_of_time(annotation, events, self.parse or str)}
+        return self.score(annotation, events) if song_label is None else self.score(annotation, events, song_label)
+
+    def average_scores(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Average the scores of songs, over those that have the score."""
+        if self.set_scores is not None:
+            return self.set_scores.average(rows)
+        return mean_over_songs(rows, self.song_value) if self.average is None else self.average(rows)
+
+    def _parser(self, labels: Sequence[str]) -> Callable[[str], str | None]:
+        """Labels of the data set that no training song has are ignored; others must be labels of the task."""
+        if self.parse is not None:
+            return self.parse
+        known = set(labels)
+        if self.labels is None:
+            return lambda text: text if text in known else None
+        return lambda text: spans.check_label(text, labels)
+
+
+def label_names(config: MusicFMConfig) -> list[str]:
+    """Return the names of the logits of a model, in their order."""
+    return [config.id2label[index] for index in range(config.num_labels)]

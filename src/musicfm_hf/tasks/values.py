@@ -1,0 +1,44 @@
+"""Values that were read from text or JSON. Errors begin with the place they were read from."""
+
+import math
+from pathlib import Path
+
+
+def read_text(path: Path) -> str:
+    """Read a file as UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}).") from error
+
+
+def to_number(value: object, name: str, place: str) -> float:
+    """Convert text or a JSON number to seconds; the error calls it `name`."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        return float(value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {name} must be a number of seconds, got {value!r}.") from error
+
+
+def to_position(value: object, place: str) -> int:
+    """Convert text or a JSON number to a position in the bar, 0 where there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return 0
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]
+        if number != int(number):
+            raise ValueError
+        return int(number)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{place}: the position in the bar must be a whole number from 1, or 0 if unknown, got {value!r}."
+        ) from error
+
+
+def to_label(value: object, place: str) -> str:
+    """Return a label that must be text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: the label must be text, got {value!r}.")
+    return value
