@@ -1,48 +1,47 @@
 """
-Annotating long audio, and what is no music: time, memory, what is found, and how probable the models say it is.
+Measure annotation of long audio and of sounds that are not music: time, memory, results and their probabilities.
 
     python benchmarks/annotate.py --models runs/beat runs/chord --data data/pop909 --sounds speech.wav
 
-Music is test songs one after the other, up to each of `--seconds`; memory is the largest of the process so far. Sounds
-are made here, and read from `--sounds`. Writes `benchmarks/results/annotate.json` and `.md`.
+Music is test songs one after the other, cut to each of `--seconds`; memory is the largest of the process so far.
+Silence, noise and a tone are synthesized; further sounds are read from `--sounds`.
 """
 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from machine import resident_mb
+from reporting import RESULTS, markdown_table, write_report
 
 import musicfm_hf
 from musicfm_hf.data.labelled_dataset import load_songs
-from musicfm_hf.training.records import environment, write_json
+from musicfm_hf.training.records import environment
 
 RATE = 24000
-TARGET = Path(__file__).parent / "results/annotate.json"
+SEGMENTS = ("chords", "sections", "keys")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", required=True, help="for a task each")
-    parser.add_argument("--data", required=True, help="data set of recipes/prepare.py")
-    parser.add_argument("--sounds", nargs="*", default=[], help="further files")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0, 3600.0])
+    parser.add_argument("--models", nargs="+", required=True, help="fine-tuned models, one for each task")
+    parser.add_argument("--data", required=True, help="data set made by `musicfm prepare`")
+    parser.add_argument("--sounds", nargs="*", default=[], help="further audio files")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0, 3600.0], help="lengths of music")
+    parser.add_argument("--output_file", type=Path, default=RESULTS / "annotate.json")
     arguments = parser.parse_args()
     models = musicfm_hf.load_annotators(arguments.models)
-    waveforms = made_up() | {Path(path).stem: musicfm_hf.load_audio(path, RATE) for path in arguments.sounds}
-    music = (musicfm_hf.load_audio(song.audio, RATE) for song in load_songs(arguments.data, "test"))
-    joined = np.empty(0, dtype=np.float32)
-    for seconds in sorted(arguments.seconds):
-        while len(joined) < seconds * RATE and (song := next(music, None)) is not None:
-            joined = np.concatenate([joined, song])
-        waveforms[f"music, {seconds:g} s"] = joined[: round(seconds * RATE)]
+    waveforms = synthetic_sounds()
+    waveforms |= {Path(path).stem: musicfm_hf.load_audio(path, RATE) for path in arguments.sounds}
+    waveforms |= joined_music(arguments.data, sorted(arguments.seconds))
     rows = {name: measure(models, waveform) for name, waveform in waveforms.items()}
-    write_json(TARGET, {"rows": rows} | environment())
-    TARGET.with_suffix(".md").write_text(as_markdown(rows), encoding="utf-8")
-    print(as_markdown(rows))
+    write_report(arguments.output_file, {"rows": rows} | environment(), report(rows))
 
 
-def made_up() -> dict[str, np.ndarray]:
+def synthetic_sounds() -> dict[str, np.ndarray]:
+    """Sounds without beats, chords or form."""
     generator = np.random.default_rng(0)
     times = np.arange(20 * RATE) / RATE
     return {
@@ -53,46 +52,54 @@ def made_up() -> dict[str, np.ndarray]:
     }
 
 
-def measure(models: dict, waveform: np.ndarray) -> dict:
+def joined_music(data: str, lengths: list[float]) -> dict[str, np.ndarray]:
+    """Test songs one after the other, cut to each length in seconds; shorter if they run out."""
+    songs = (musicfm_hf.load_audio(song.audio, RATE) for song in load_songs(data, "test"))
+    joined = np.empty(0, dtype=np.float32)
+    waveforms = {}
+    for seconds in lengths:
+        while len(joined) < seconds * RATE and (song := next(songs, None)) is not None:
+            joined = np.concatenate([joined, song])
+        waveforms[f"music, {seconds:g} s"] = joined[: round(seconds * RATE)]
+    return waveforms
+
+
+def measure(models: dict, waveform: np.ndarray) -> dict[str, Any]:
+    """Annotate a sound."""
     began = time.perf_counter()
-    found = musicfm_hf.annotate(models, waveform, RATE)
+    annotation = musicfm_hf.annotate(models, waveform, RATE)
     seconds = time.perf_counter() - began
-    counts = {"beats": len(found.beats.times) if found.beats else 0}
-    counts |= {name: len(getattr(found, name) or []) for name in ("chords", "sections", "keys")}
+    counts = {"beats": len(annotation.beats.times) if annotation.beats else 0}
+    counts |= {name: len(getattr(annotation, name) or []) for name in SEGMENTS}
+    probabilities = {name: float(values.mean()) for name, values in annotation.probabilities.items() if len(values)}
     return {
         "audio_seconds": len(waveform) / RATE,
         "seconds": seconds,
-        "memory_mb": resident("VmHWM"),
+        "memory_mb": resident_mb("VmHWM"),
         "counts": counts,
-        "probabilities": {name: float(values.mean()) for name, values in found.probabilities.items() if len(values)},
-        "key": found.key,
-        "tags": dict(list((found.tags or {}).items())[:3]),
+        "probabilities": probabilities,
+        "key": annotation.key,
+        "tags": dict(list((annotation.tags or {}).items())[:3]),
     }
 
 
-def resident(field: str) -> float:
-    """Of this process, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e3
-
-
-def as_markdown(rows: dict[str, dict]) -> str:
-    lines = [
-        "| | audio | time | memory | beats | chords | sections | key | likeliest tags |",
-        "| --- |" + " --- |" * 8,
-    ]
+def report(rows: dict[str, dict[str, Any]]) -> str:
+    """The table, with a row for each sound."""
+    cells = []
     for name, row in rows.items():
-
-        def shown(kind, row=row):
-            probability = row["probabilities"].get(kind)
-            return f"{row['counts'][kind]}" + ("" if probability is None else f", probability {probability:.2f}")
-
+        beats, chords, sections, keys = (count(row, kind) for kind in ("beats", *SEGMENTS))
+        key = "" if row["key"] is None else f"{row['key']}, {keys}"
         tags = ", ".join(f"{tag} {probability:.2f}" for tag, probability in row["tags"].items())
-        key = "" if row["key"] is None else f"{row['key']}, {shown('keys')}"
-        cells = [f"{row['audio_seconds']:g} s", f"{row['seconds']:.1f} s", f"{row['memory_mb']:.0f} MB"]
-        cells += [shown("beats"), shown("chords"), shown("sections"), key, tags]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        cost = [f"{row['audio_seconds']:g} s", f"{row['seconds']:.1f} s", f"{row['memory_mb']:.0f} MB"]
+        cells.append([name, *cost, beats, chords, sections, key, tags])
+    header = ["", "audio", "time", "memory", "beats", "chords", "sections", "key", "likeliest tags"]
+    return markdown_table(header, cells)
+
+
+def count(row: dict[str, Any], kind: str) -> str:
+    """The number of events of a kind, and their mean probability."""
+    probability = row["probabilities"].get(kind)
+    return f"{row['counts'][kind]}" + ("" if probability is None else f", probability {probability:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,27 @@
 """
-What a crop of 30 s costs, from an hour and from a file of 30 s, for each format.
+Measure reading 30 s from the middle of an hour, and from a file of 30 s, in each audio format.
 
     python benchmarks/audio.py
 
-Music is synthesised (stereo, 44.1 kHz; opus 48 kHz), written once, and read in turn; medians.
+Music is synthesized (stereo, 44.1 kHz; opus 48 kHz) and written once; files are read in turn, and times are medians.
 """
 
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+from machine import seconds_of
+from reporting import RESULTS, markdown_table, write_report
 
 from musicfm_hf import load_audio
 from musicfm_hf.data.synthetic import compose, synthesize
+from musicfm_hf.training.records import environment
 
+CROP_SECONDS = 30.0
 FORMATS = {
     "wav": ("WAV", "PCM_16", 44100),
     "flac": ("FLAC", "PCM_16", 44100),
@@ -31,28 +35,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3600.0, help="length of the long file")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--output_file", type=Path, default=RESULTS / "audio.json")
     arguments = parser.parse_args()
-    print("| format | 30 s file | 30 s from the middle of the long one | ratio | whole long file |")
-    print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name, (file_format, subtype, rate) in FORMATS.items():
-            song = synthesize(compose(2), rate)
-            paths = []
-            for seconds in (30.0, arguments.seconds):
-                paths.append(Path(folder) / f"{seconds:g}.{name}")
-                write(paths[-1], song, seconds, rate, file_format, subtype)
-            crops = [(paths[0], 0.0), (paths[1], arguments.seconds / 2)]
-            times = [[], []]
-            for _ in range(arguments.repeats + 1):
-                for taken, (path, start) in zip(times, crops, strict=True):
-                    taken.append(timed(lambda path=path, start=start: load_audio(path, start=start, duration=30.0)))
-            short, crop = (statistics.median(taken[1:]) for taken in times)
-            whole = timed(lambda path=paths[1]: load_audio(path))
-            print(f"| {name} | {short * 1e3:.0f} ms | {crop * 1e3:.0f} ms | {crop / short:.2f} | {whole:.1f} s |")
+        rows = [measure(name, Path(folder), arguments.seconds, arguments.repeats) for name in FORMATS]
+    values = {"long_seconds": arguments.seconds, "rows": rows} | environment()
+    write_report(arguments.output_file, values, report(values))
+
+
+def measure(name: str, folder: Path, long_seconds: float, repeats: int) -> dict[str, Any]:
+    """Seconds for 30 s of a short and of a long file, and for the whole long file, in one format."""
+    file_format, subtype, rate = FORMATS[name]
+    song = synthesize(compose(2), rate)
+    short, long = (folder / f"{kind}.{name}" for kind in ("short", "long"))
+    for path, seconds in ((short, CROP_SECONDS), (long, long_seconds)):
+        write(path, song, seconds, rate, file_format, subtype)
+    times: dict[str, list[float]] = {"short_file": [], "crop_of_long_file": []}
+    for repeat in range(repeats + 1):
+        for key, path, start in (("short_file", short, 0.0), ("crop_of_long_file", long, long_seconds / 2)):
+            elapsed = seconds_of(lambda path=path, start=start: load_audio(path, start=start, duration=CROP_SECONDS))
+            if repeat > 0:  # the first one warms up
+                times[key].append(elapsed)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    row = {"format": name} | medians | {"long_file": seconds_of(lambda: load_audio(long))}
+    for path in (short, long):
+        path.unlink()
+    return row
 
 
 def write(path: Path, song: np.ndarray, seconds: float, rate: int, file_format: str, subtype: str) -> None:
-    """The song again and again, until `seconds`."""
+    """Write the song again and again, until `seconds`."""
     missing = round(seconds * rate)
     with soundfile.SoundFile(path, "w", rate, channels=2, format=file_format, subtype=subtype) as file:
         while missing > 0:
@@ -61,10 +73,16 @@ def write(path: Path, song: np.ndarray, seconds: float, rate: int, file_format: 
             missing -= len(song)
 
 
-def timed(function) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
+def report(values: dict[str, Any]) -> str:
+    """The table, with a row for each format."""
+    rows = []
+    for row in values["rows"]:
+        short, crop = row["short_file"], row["crop_of_long_file"]
+        times = [f"{short * 1e3:.0f} ms", f"{crop * 1e3:.0f} ms", f"{crop / short:.2f}", f"{row['long_file']:.1f} s"]
+        rows.append([row["format"], *times])
+    length = f"{values['long_seconds'] / 60:g} minutes"
+    header = ["format", "30 s file", f"30 s from the middle of {length}", "ratio", f"all {length}"]
+    return markdown_table(header, rows)
 
 
 if __name__ == "__main__":

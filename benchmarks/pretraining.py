@@ -1,42 +1,45 @@
 """
-A few minutes of pretraining for every kind of tokens, encoder and rate, in one table.
+Pretrain a few minutes with every kind of tokens, encoder and frame rate, and compare them in one table.
 
-    python recipes/prepare.py pop909 --source POP909 --output data/pop909 --arranged
-    python benchmarks/pretraining.py --train data/pop909/train.txt --validation data/pop909/valid.txt \
-        --output benchmarks/results/pretraining_variants.json
+    musicfm prepare pop909 --source POP909 --output_dir data/pop909 --arranged
+    python benchmarks/pretraining.py --train data/pop909/train.txt --validation data/pop909/valid.txt
 
-All are recipes/pretrain/small.yaml with the changes listed here. Scores are those of the last evaluation, on the same
-crops with the same masks; of several codebooks they are averages.
+All are the recipe `small` with the changes listed here. Scores are those of the last evaluation, on the same crops
+with the same masks; those of several codebooks are averaged.
 """
 
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "recipes/pretrain/small.yaml"
-BERT = ["encoder_type=bert", "hidden_act=gelu", "do_stable_layer_norm=true", "num_hidden_layers=6"]
-# Name → changes of the configuration, and flags.
-VARIANTS: dict[str, tuple[list[str], list[str]]] = {
-    "random projection, conformer, 25 Hz": ([], []),
-    "… targets normalised globally": ([], ["--statistics", "global"]),
-    "k-means on mel and chroma": (
-        ["quantizer_type=kmeans", "kmeans_features=[mel, chroma]", "num_codebooks=2", "codebook_size=[300, 200]"],
-        [],
-    ),
-    "residual VQ, 4 codebooks": (["quantizer_type=residual_vq", "num_codebooks=4", "codebook_size=1024"], []),
-    "bert, 25 Hz": (BERT, []),
-    "bert, waveform, 75 Hz": (
-        [*BERT, "front_end=waveform", "hop_length=320", f"conv_dim={[64] * 7}", "do_normalize=true"],
-        [],
-    ),
-    "conformer, 50 Hz": (["subsampling_time_strides=[2, 1]"], []),
-    "conformer, 75 Hz": (["subsampling_time_strides=[1, 1]", "hop_length=320"], []),
+from processes import musicfm
+from reporting import RESULTS, markdown_table, write_report
+
+
+class Variant(NamedTuple):
+    """Changes of the configuration, and flags of `musicfm pretrain`."""
+
+    changes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+BERT = ("encoder_type=bert", "hidden_act=gelu", "do_stable_layer_norm=true", "num_hidden_layers=6")
+KMEANS = ("quantizer_type=kmeans", "kmeans_features=[mel, chroma]", "num_codebooks=2", "codebook_size=[300, 200]")
+RESIDUAL_VQ = ("quantizer_type=residual_vq", "num_codebooks=4", "codebook_size=1024")
+WAVEFORM = ("front_end=waveform", "hop_length=320", f"conv_dim={[64] * 7}", "do_normalize=true")
+VARIANTS = {
+    "random projection, conformer, 25 Hz": Variant(),
+    "… targets normalised globally": Variant(flags=("--statistics", "global")),
+    "k-means on mel and chroma": Variant(KMEANS),
+    "residual VQ, 4 codebooks": Variant(RESIDUAL_VQ),
+    "bert, 25 Hz": Variant(BERT),
+    "bert, waveform, 75 Hz": Variant((*BERT, *WAVEFORM)),
+    "conformer, 50 Hz": Variant(("subsampling_time_strides=[2, 1]",)),
+    "conformer, 75 Hz": Variant(("subsampling_time_strides=[1, 1]", "hop_length=320")),
 }
 
 
@@ -45,95 +48,73 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--validation", required=True)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--quantizer-steps", type=int, default=500, help="of the residual VQ")
-    parser.add_argument("--parallel", type=int, default=2, help="runs at a time; each has its share of the cores")
-    parser.add_argument("--output", type=Path, required=True, help="JSON; a Markdown table is written beside it")
+    parser.add_argument("--quantizer_steps", type=int, default=500, help="steps of the residual VQ")
+    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, which share the cores")
+    parser.add_argument("--output_file", type=Path, default=RESULTS / "pretraining_variants.json")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        stats = Path(folder) / "stats.json"
-        run("prepare.py", "stats", arguments.train, "--output", str(stats), "--max-hours", "1", threads=os.cpu_count())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stats = ["--output_file", str(folder / "stats.json"), "--max_hours", "1"]
+        musicfm("prepare", "stats", arguments.train, *stats, OMP_NUM_THREADS=str(os.cpu_count()))
         with ThreadPoolExecutor(arguments.parallel) as pool:
-            rows = list(pool.map(lambda name: train(name, Path(folder), stats, arguments), VARIANTS))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
-    table = to_table(rows)
-    arguments.output.with_suffix(".md").write_text(table + "\n")
-    print(table)
+            rows = list(pool.map(lambda variant: train(variant, folder, arguments), VARIANTS))
+    write_report(arguments.output_file, rows, report(rows))
 
 
-def train(name: str, folder: Path, stats: Path, arguments: argparse.Namespace) -> dict:
+def train(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Pretrain a variant; if its tokens are learned, train their quantizer first."""
     changes, flags = VARIANTS[name]
     output = folder / str(list(VARIANTS).index(name))
-    threads = max(1, (os.cpu_count() or 1) // arguments.parallel)
-    common = ["--train", arguments.train, "--validation", arguments.validation, "--stats", str(stats)]
-    settings = ["--set", *changes] if changes else []
+    threads = str(max(1, (os.cpu_count() or 1) // arguments.parallel))
+    common = ["small", "--train", arguments.train, "--validation", arguments.validation]
+    common += ["--stats", str(folder / "stats.json"), *(["--set", *changes] if changes else [])]
+    quantizer = []
     if any(change.startswith("quantizer_type") for change in changes):
-        quantizer = f"{output}_quantizer"
-        steps = ["--steps", str(arguments.quantizer_steps), "--hours", "2"]
-        run("train_quantizer.py", str(RECIPE), *common, *settings, "--output", quantizer, *steps, threads=threads)
-        flags = [*flags, "--quantizer", quantizer]
+        quantizer = ["--quantizer", f"{output}_quantizer"]
+        length = ["--steps", str(arguments.quantizer_steps), "--hours", "2"]
+        musicfm("train-quantizer", *common, "--output_dir", quantizer[1], *length, OMP_NUM_THREADS=threads)
     length = ["--max_steps", str(arguments.steps), "--eval_steps", str(arguments.steps), "--save_strategy", "no"]
-    quiet = ["--report_to", "none", "--disable_tqdm", "true"]
-    run(
-        "pretrain.py",
-        str(RECIPE),
-        *common,
-        *settings,
-        *flags,
-        *length,
-        *quiet,
-        "--output_dir",
-        str(output),
-        threads=threads,
-    )
-    results = json.loads((output / "results.json").read_text())
+    places = ["--output_dir", str(output), "--report_to", "none", "--disable_tqdm", "true"]
+    musicfm("pretrain", *common, *flags, *quantizer, *length, *places, OMP_NUM_THREADS=threads)
+    return summarize(name, arguments.steps, json.loads((output / "results.json").read_text()))
+
+
+def summarize(name: str, steps: int, results: dict[str, Any]) -> dict[str, Any]:
+    """What the table has of the results of a run."""
     training = [entry for entry in results["history"] if "perplexity" in entry or "perplexity_0" in entry][-1]
     return {
         "name": name,
-        "changes": changes,
-        "flags": flags[:2] if "--statistics" in flags else [],
-        "steps": arguments.steps,
+        "changes": list(VARIANTS[name].changes),
+        "flags": list(VARIANTS[name].flags),
+        "steps": steps,
         "seconds": results["seconds"],
         "parameters": results["parameters"],
         "perplexity": [value for key, value in training.items() if key.startswith("perplexity")],
         "top_token_share": [value for key, value in training.items() if key.startswith("top_token_share")],
-        "scores": {name.removeprefix("eval_"): value for name, value in results["scores"].items()},
+        "scores": {key.removeprefix("eval_"): value for key, value in results["scores"].items()},
         "machine": results["machine"],
     }
 
 
-def run(script: str, *arguments: str, threads: int | None) -> None:
-    command = [sys.executable, str(ROOT / "recipes" / script), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-
-
-def to_table(rows: list[dict]) -> str:
-    lines = [
-        f"{rows[0]['steps']} steps each; {rows[0]['machine']}.",
-        "",
-        "| | weights | time | perplexity | top token | cross-entropy | unigram's | accuracy | most frequent | copy |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def report(rows: list[dict[str, Any]]) -> str:
+    """The machine, and a table with a row for each variant."""
+    cells = []
     for row in rows:
         scores = row["scores"]
-        cells = [
-            row["name"],
-            f"{row['parameters'] / 1e6:.1f} M",
-            f"{row['seconds'] / 60:.1f} min",
-            ", ".join(f"{value:.0f}" for value in row["perplexity"]),
-            ", ".join(f"{value:.3f}" for value in row["top_token_share"]),
-            f"{scores['cross_entropy']:.2f}",
-            f"{scores['unigram_cross_entropy']:.2f}",
-            f"{scores['accuracy']:.3f}",
-            f"{scores['accuracy_most_frequent']:.3f}",
-            f"{scores['accuracy_copy']:.3f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells.append(
+            [
+                row["name"],
+                f"{row['parameters'] / 1e6:.1f} M",
+                f"{row['seconds'] / 60:.1f} min",
+                ", ".join(f"{value:.0f}" for value in row["perplexity"]),
+                ", ".join(f"{value:.3f}" for value in row["top_token_share"]),
+                *(f"{scores[key]:.2f}" for key in ("cross_entropy", "unigram_cross_entropy")),
+                *(f"{scores[key]:.3f}" for key in ("accuracy", "accuracy_most_frequent", "accuracy_copy")),
+            ]
+        )
+    header = ["", "weights", "time", "perplexity", "top token", "cross-entropy", "unigram's", "accuracy"]
+    table = markdown_table([*header, "most frequent", "copy"], cells)
+    return f"{rows[0]['steps']} steps each; {rows[0]['machine']}.\n\n" + table
 
 
 if __name__ == "__main__":

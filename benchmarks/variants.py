@@ -1,13 +1,18 @@
 """
-The table of variants: every YAML of recipes/pretrain, built at full size without memory.
+Write the table of the pretraining recipes: what they vary, and how many weights their models have.
 
     python benchmarks/variants.py
+
+Models are built at full size on the meta device, so without memory.
 """
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from reporting import RESULTS, markdown_table, write_report
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
 
@@ -15,25 +20,52 @@ RECIPES = Path(__file__).parents[1] / "recipes/pretrain"
 
 
 def main() -> None:
-    print("| recipe | encoder | front end | rate | crop | tokens | encoder's weights | with quantizer and head |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for path in sorted(RECIPES.glob("*.yaml")):
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = MusicFMConfig(**recipe["config"])
-        with torch.device("meta"):
-            model = MusicFMForPreTraining(config)
-        encoder = f"{config.encoder_type} {config.num_hidden_layers} × {config.hidden_size}"
-        codes = " + ".join(str(size) for size in config.codebook_sizes)
-        if len(set(config.codebook_sizes)) == 1 and config.num_codebooks > 1:
-            codes = f"{config.num_codebooks} × {config.codebook_sizes[0]}"
-        tokens = f"{config.quantizer_type.replace('_', ' ')}, {codes}"
-        front_end = "waveform" if config.front_end == "waveform" else f"{config.num_mel_bins} mel bands"
-        weights = model.musicfm.num_parameters()
-        buffers = sum(buffer.numel() for buffer in model.quantizer.buffers())
-        print(
-            f"| `{path.stem}` | {encoder} | {front_end} | {config.frame_rate:g} Hz | {recipe['crop_seconds']} s "
-            f"| {tokens} | {weights:,} | {model.num_parameters() + buffers:,} |"
-        )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_file", type=Path, default=RESULTS / "variants.json")
+    arguments = parser.parse_args()
+    rows = [describe(path) for path in sorted(RECIPES.glob("*.yaml"))]
+    write_report(arguments.output_file, rows, report(rows))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The model of a recipe."""
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = MusicFMConfig(**recipe["config"])
+    with torch.device("meta"):
+        model = MusicFMForPreTraining(config)
+    codes = " + ".join(str(size) for size in config.codebook_sizes)
+    if len(set(config.codebook_sizes)) == 1 and config.num_codebooks > 1:
+        codes = f"{config.num_codebooks} × {config.codebook_sizes[0]}"
+    buffers = sum(buffer.numel() for buffer in model.quantizer.buffers())
+    return {
+        "recipe": path.stem,
+        "encoder": f"{config.encoder_type} {config.num_hidden_layers} × {config.hidden_size}",
+        "front_end": "waveform" if config.front_end == "waveform" else f"{config.num_mel_bins} mel bands",
+        "frame_rate": config.frame_rate,
+        "crop_seconds": recipe["crop_seconds"],
+        "tokens": f"{config.quantizer_type.replace('_', ' ')}, {codes}",
+        "encoder_weights": model.musicfm.num_parameters(),
+        "weights": model.num_parameters() + buffers,
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """The table, with a row for each recipe."""
+    cells = [
+        [
+            f"`{row['recipe']}`",
+            row["encoder"],
+            row["front_end"],
+            f"{row['frame_rate']:g} Hz",
+            f"{row['crop_seconds']} s",
+            row["tokens"],
+            f"{row['encoder_weights']:,}",
+            f"{row['weights']:,}",
+        ]
+        for row in rows
+    ]
+    header = ["recipe", "encoder", "front end", "rate", "crop", "tokens", "encoder's weights"]
+    return markdown_table([*header, "with quantizer and head"], cells)
 
 
 if __name__ == "__main__":

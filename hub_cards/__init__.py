@@ -1,1 +1,1 @@
-"""Templates of model cards."""
+"""Templates of model cards, and the web application of the Space."""

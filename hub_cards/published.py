@@ -1,52 +1,90 @@
 """
-The cards of the published checkpoints, as recipes/convert.py writes them: `python hub_cards/published.py` writes them
-into `hub_cards/published`.
+Cards of the published checkpoints as `musicfm convert` writes them. `python hub_cards/published.py` updates them in
+`hub_cards/published`.
 """
 
 import json
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from musicfm_hf import MusicFMConfig, MusicFMModel
-from musicfm_hf.conversion.convert import PUBLISHED_STATS
+from musicfm_hf.conversion.musicfm import PUBLISHED_STATS
 from musicfm_hf.hub.cards import write_card
 
-ROOT = Path(__file__).parents[1]
-# Name → family, variant, the recipe that describes the encoder, the file that is converted, is there a head.
+FOLDER = Path(__file__).parent / "published"
+
+
+class Checkpoint(NamedTuple):
+    """Facts about a published checkpoint that its conversion would record."""
+
+    family: str
+    source_name: str  # the converted file
+    license: str
+    config: dict[str, Any]  # settings that differ from the defaults, which are those of MusicFM
+    variant: str | None = None
+    has_head: bool = True
+
+
 CHECKPOINTS = {
-    "musicfm-fma": ("musicfm", "fma", "fm9", "pretrained_fma.pt", True),
-    "musicfm-msd": ("musicfm", "msd", "fm7", "pretrained_msd.pt", True),
-    "muq-large-msd-iter": ("muq", None, "muq", "model.safetensors", True),
-    "mert-v1-330m": ("mert", None, "fm1", "pytorch_model.bin", False),
+    "musicfm-fma": Checkpoint("musicfm", "pretrained_fma.pt", "mit", {}, variant="fma"),
+    "musicfm-msd": Checkpoint("musicfm", "pretrained_msd.pt", "mit", {}, variant="msd"),
+    "muq-large-msd-iter": Checkpoint(
+        "muq",
+        "model.safetensors",
+        "cc-by-nc-4.0",
+        {"quantizer_type": "residual_vq", "num_codebooks": 8, "codebook_size": 1024},
+    ),
+    "mert-v1-330m": Checkpoint(
+        "mert",
+        "pytorch_model.bin",
+        "cc-by-nc-4.0",
+        {
+            "encoder_type": "bert",
+            "front_end": "waveform",
+            "hop_length": 320,
+            "num_hidden_layers": 24,
+            "hidden_act": "gelu",
+            "do_stable_layer_norm": True,
+            "do_normalize": True,
+            "mask_type": "embedding",
+        },
+        has_head=False,
+    ),
 }
 
 
 def render(name: str) -> str:
-    """The card of a published checkpoint."""
-    family, variant, recipe, source, has_head = CHECKPOINTS[name]
-    values = yaml.safe_load((ROOT / f"recipes/pretrain/{recipe}.yaml").read_text(encoding="utf-8"))["config"]
-    if variant is not None:
-        values["mel_mean"], values["mel_std"] = PUBLISHED_STATS[variant]
+    """Return the card of a published checkpoint."""
+    checkpoint = CHECKPOINTS[name]
+    values = dict(checkpoint.config)
+    if checkpoint.variant is not None:
+        values["mel_mean"], values["mel_std"] = PUBLISHED_STATS[checkpoint.variant]
     config = MusicFMConfig(**values)
     with torch.device("meta"):
-        weights = MusicFMModel(config).num_parameters()
-    licence = "mit" if family == "musicfm" else "cc-by-nc-4.0"
-    facts = {"family": family, "variant": variant, "sha256": None, "num_parameters": weights, "licence": licence}
+        num_parameters = MusicFMModel(config).num_parameters()
+    facts = {
+        "family": checkpoint.family,
+        "variant": checkpoint.variant,
+        "sha256": None,
+        "num_parameters": num_parameters,
+        "licence": checkpoint.license,
+        "source_name": checkpoint.source_name,
+        "has_head": checkpoint.has_head,
+    }
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
-        facts |= {"source_name": source, "has_head": has_head}
         (Path(folder) / "conversion.json").write_text(json.dumps(facts), encoding="utf-8")
         return write_card(folder, name).read_text(encoding="utf-8")
 
 
 def main() -> None:
+    """Write the cards of all published checkpoints."""
+    FOLDER.mkdir(exist_ok=True)
     for name in CHECKPOINTS:
-        path = ROOT / f"hub_cards/published/{name}.md"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(render(name), encoding="utf-8")
+        (FOLDER / f"{name}.md").write_text(render(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

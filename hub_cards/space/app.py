@@ -1,10 +1,11 @@
 """
-Annotates songs on a web page: beats, chords, sections, key and tags, as far as there are models for them.
+Web page that annotates songs with beats, chords, sections, keys and tags, depending on the models.
 
     MUSICFM_MODELS=you/chord,runs/beat python app.py
 
-Models are folders or repositories, one for each task: those of the environment variable MUSICFM_MODELS, or else those
-that README.md names. MUSICFM_LONGEST_SECONDS is how much of a song is annotated, 900 by default.
+Models are folders or repositories, one for each task. They are listed in the environment variable MUSICFM_MODELS or,
+if it is not set, under `models` in README.md. MUSICFM_LONGEST_SECONDS limits the annotated part of a song (default:
+900 seconds).
 """
 
 import asyncio
@@ -32,30 +33,32 @@ from musicfm_hf.inference.drawing import clock, key_name
 from musicfm_hf.inference.song import SongAnnotation
 
 HERE = Path(__file__).parent
-KEPT_SECONDS = 3600  # after that, what was uploaded is deleted
-LARGEST_FILE = "500mb"
-LONGEST_QUEUE = 20
+UPLOAD_LIFETIME = 3600  # seconds until an upload is deleted
+MAX_FILE_SIZE = "500mb"
+MAX_QUEUE_SIZE = 20
+EXAMPLE_SEEDS = (1001, 1002, 1007)  # of composed songs
 WORKER = ThreadPoolExecutor(1)
-EXAMPLES = (1001, 1002, 1007)  # seeds of composed songs
 
 
 def model_names() -> list[str]:
     """
-    Folders or repositories of the models.
+    Return the folders or repositories of the models.
 
     Raises:
-        ValueError: there are none.
+        ValueError: neither MUSICFM_MODELS nor README.md names a model.
     """
-    named = [name.strip() for name in os.environ.get("MUSICFM_MODELS", "").split(",")]
-    names = [name for name in named if name] or metadata_load(HERE / "README.md").get("models") or []
+    words = [word.strip() for word in os.environ.get("MUSICFM_MODELS", "").split(",")]
+    names = [word for word in words if word] or metadata_load(HERE / "README.md").get("models") or []
     if not names:
-        raise ValueError("No models: name them in MUSICFM_MODELS, with commas, or under `models` in README.md.")
+        raise ValueError(
+            "No models are set. List them in MUSICFM_MODELS, separated by commas, or under `models` in README.md."
+        )
     return names
 
 
 @cache
 def models() -> dict:
-    """The models, loaded once."""
+    """Load the models, once for all songs."""
     loaded = load_annotators(model_names())
     for model in loaded.values():
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,12 +66,12 @@ def models() -> dict:
 
 
 def longest_seconds() -> float:
-    """How much of a song is annotated."""
+    """Return the duration, from the start of a song, that is annotated."""
     return float(os.environ.get("MUSICFM_LONGEST_SECONDS", "900"))
 
 
 def annotate_file(path: str | None) -> str:
-    """The page for a file, as HTML: its annotation, or what is wrong with it. Nothing without a file."""
+    """Return HTML for a file: its annotation, or an error message. Without a file, return an empty string."""
     if path is None:
         return ""
     rate = next(iter(models().values())).config.sampling_rate
@@ -77,33 +80,33 @@ def annotate_file(path: str | None) -> str:
         annotation = annotate(models(), audio, rate)
     except (ValueError, OSError) as error:
         reason = str(error).replace(path, Path(path).name).rstrip(".")
-        formats = "Formats are WAV, FLAC, MP3, Ogg, Opus and AIFF; not AAC (m4a), and no video."
+        formats = "Supported formats are WAV, FLAC, MP3, Ogg, Opus and AIFF. AAC (m4a) and video are not supported."
         return f'<p class="song problem">{escape(reason)}. {formats}</p>'
     title = Path(path).stem
     return timeline(annotation, audio, title, zipped(annotation, title), notes)
 
 
 async def annotate_in_turn(path: str | None) -> str:
-    """[`annotate_file`], always in the same thread: each new one would keep memory of its own."""
+    """Call [`annotate_file`] in a single thread, because each new thread would keep memory of its own."""
     return await asyncio.get_running_loop().run_in_executor(WORKER, annotate_file, path)
 
 
 def read(path: str, sampling_rate: int) -> tuple[np.ndarray, list[str]]:
-    """The audio as far as it is annotated, and what the listener has to know of that."""
+    """Return the audio to annotate, and notes for the listener where it is only a part of the song."""
     longest = longest_seconds()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         audio = load_audio(path, sampling_rate, duration=longest + 1)
-    broken = any("breaks off" in str(warning.message) for warning in caught)
-    notes = ["The file breaks off; it is annotated as far as it goes."] if broken else []
+    truncated = any(issubclass(warning.category, UserWarning) for warning in caught)  # of a file that ends early
+    notes = ["The file is incomplete; the part that could be read is annotated."] if truncated else []
     if len(audio) > longest * sampling_rate:
         audio = audio[: int(longest * sampling_rate)]
-        notes.append(f"The song is longer than {clock(longest)}; the rest is not annotated.")
+        notes.append(f"The song is longer than {clock(longest)}; only that much of it is annotated.")
     return audio, notes
 
 
 def zipped(annotation: SongAnnotation, name: str) -> bytes:
-    """The annotation as files: JSON, .lab, .beats, .tags."""
+    """Return a zip archive of the annotation as JSON, .lab, .beats and .tags files."""
     content = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in annotation.save(folder, name):
@@ -111,8 +114,8 @@ def zipped(annotation: SongAnnotation, name: str) -> bytes:
     return content.getvalue()
 
 
-def write_examples(folder: str | Path, seeds: tuple[int, ...] = EXAMPLES) -> list[str]:
-    """Songs that a program composes; files called by their key and metre."""
+def write_examples(folder: str | Path, seeds: tuple[int, ...] = EXAMPLE_SEEDS) -> list[str]:
+    """Compose songs and write them to files named after their key and meter."""
     paths = []
     for seed in seeds:
         song = compose(seed)
@@ -123,10 +126,11 @@ def write_examples(folder: str | Path, seeds: tuple[int, ...] = EXAMPLES) -> lis
 
 
 def build(examples: list[str]):
-    """The interface; needs Gradio."""
+    """Build the interface. Needs Gradio."""
     import gradio as gr
 
-    with gr.Blocks(title="MusicFM: annotate a song", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as app:
+    title, lifetime = "MusicFM: annotate a song", (60, UPLOAD_LIFETIME)  # checked every minute
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=lifetime) as app:
         gr.Markdown("# Annotate a song")
         song = gr.Audio(
             label="Song", type="filepath", elem_id="song", editable=False, buttons=[],
@@ -137,11 +141,12 @@ def build(examples: list[str]):
         page = gr.HTML(apply_default_css=False, min_height=120)
         song.change(annotate_in_turn, song, page, concurrency_limit=1, api_visibility="private")
         song.clear(lambda: "", None, page, queue=False, show_progress="hidden", api_visibility="private")
-        gr.Markdown("Songs are deleted after an hour, and are not kept for anything else.")
-    return app.queue(max_size=LONGEST_QUEUE)
+        gr.Markdown("Uploads are deleted after an hour and are not used for anything else.")
+    return app.queue(max_size=MAX_QUEUE_SIZE)
 
 
 def main() -> None:
+    """Load the models and serve the page."""
     import gradio as gr
 
     try:
@@ -153,7 +158,7 @@ def main() -> None:
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=(HERE / "timeline.css").read_text(encoding="utf-8"),
             head=f"<script>{(HERE / 'timeline.js').read_text(encoding='utf-8')}</script>",
-            max_file_size=LARGEST_FILE,
+            max_file_size=MAX_FILE_SIZE,
             run_history=False,
             enable_monitoring=False,
             footer_links=[],

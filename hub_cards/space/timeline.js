@@ -1,11 +1,11 @@
-// What sounds now is shown while the song is played; a click on the time line goes there.
+// Shows the current chord, beat and section while the song plays; a click on the overview or on a bar seeks to it.
 (() => {
   const player = () => document.querySelector("#song audio");
-  // The last of what begins at or before a time, and its number; lists ascend.
-  const numberAt = (list, time) => {
-    let number = -1;
-    while (number + 1 < list.length && list[number + 1][0] <= time) number++;
-    return number;
+  // Index of the last event that starts at or before a time, or -1; events are in order of time.
+  const indexAt = (list, time) => {
+    let index = -1;
+    while (index + 1 < list.length && list[index + 1][0] <= time) index++;
+    return index;
   };
   const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 
@@ -14,22 +14,22 @@
     const audio = player();
     if (!song || !audio) return;
     const time = audio.currentTime;
-    // The page of the next song comes into the same elements.
+    // The page of the next song reuses the same elements.
     if (song.json !== song.dataset.events) song.events = JSON.parse((song.json = song.dataset.events));
     const { beats = [], chords = [], sections = [], keys = [] } = song.events;
     const now = (name) => song.querySelector(`.now .${name}`);
 
     now("play").textContent = audio.paused ? "▶" : "❚❚";
     now("clock").textContent = clock(time);
-    const chord = numberAt(chords, time);
+    const chord = indexAt(chords, time);
     now("chord").textContent = chords[chord]?.[1] ?? "";
     now("chord").style.background = chords[chord]?.[2] ?? "none";
     now("next").textContent = chords[chord + 1] ? `→ ${chords[chord + 1][1]}` : "";
-    const beat = numberAt(beats, time);
+    const beat = indexAt(beats, time);
     const bar = beats.slice(0, beat + 1).filter(([, position]) => position === 1).length;
-    const metre = Math.max(0, ...beats.map(([, position]) => position));
-    now("beats").textContent = beat < 0 ? "" : "○".repeat(metre).replace(/./g, (dot, i) => (i < beats[beat][1] ? "●" : dot));
-    const words = [sections[numberAt(sections, time)]?.[1], bar ? `bar ${bar}` : "", keys[numberAt(keys, time)]?.[1]];
+    const meter = Math.max(0, ...beats.map(([, position]) => position));
+    now("beats").textContent = beat < 0 ? "" : "○".repeat(meter).replace(/./g, (dot, i) => (i < beats[beat][1] ? "●" : dot));
+    const words = [sections[indexAt(sections, time)]?.[1], bar ? `bar ${bar}` : "", keys[indexAt(keys, time)]?.[1]];
     now("place").textContent = audio.error ? "This browser cannot play the file." : words.filter(Boolean).join(" · ");
 
     song.querySelector(".overview .cursor").style.left = `${(100 * time) / song.querySelector(".overview").dataset.end}%`;
@@ -54,7 +54,7 @@
     if (player() && !player().paused) requestAnimationFrame(follow);
   }
 
-  // Events of media do not bubble, but they can be caught on their way down.
+  // Media events do not bubble; listen to them in the capture phase.
   document.addEventListener("play", follow, true);
   for (const name of ["pause", "seeking", "timeupdate", "error"]) document.addEventListener(name, show, true);
   document.addEventListener("click", (event) => {

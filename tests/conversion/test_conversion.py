@@ -52,9 +52,10 @@ def test_folder_is_complete(tmp_path):
     result = convert_checkpoint(CHECKPOINT, tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "README.md", "conversion.json", "config.json", "model.safetensors", "preprocessor_config.json",
-            "configuration_musicfm.py", "classification_musicfm.py",
-        "convolution_musicfm.py", "feature_extraction_musicfm.py", "features_musicfm.py", "masking_musicfm.py",
-        "modeling_musicfm.py", "quantization_musicfm.py",
+        "adapters_musicfm.py", "configuration_musicfm.py", "fast_inference_musicfm.py",
+        "feature_extraction_musicfm.py", "frames_musicfm.py", "losses_musicfm.py", "masking_musicfm.py",
+        "modeling_musicfm.py", "normalization_musicfm.py", "outputs_musicfm.py", "padding_musicfm.py",
+        "quantization_musicfm.py", "spectrogram_musicfm.py",
     }  # fmt: skip
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (48, 3, 4)
@@ -103,7 +104,7 @@ def test_without_quantizer_and_head_there_is_the_encoder_alone(tmp_path, folders
     assert len(tensors) == len(state_dict()) - 4
     result = convert_checkpoint(save(tmp_path, tensors), tmp_path / "model")
     assert AutoConfig.from_pretrained(tmp_path / "model").architectures == ["MusicFMModel"]
-    assert "not included, this is the encoder alone" in (tmp_path / "model/README.md").read_text()
+    assert "not included: this is the encoder alone" in (tmp_path / "model/README.md").read_text()
     model, info = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(info.values()), info
     whole = AutoModel.from_pretrained(folders["musicfm"])
@@ -221,7 +222,7 @@ def test_folders_that_are_neither(tmp_path):
         convert_checkpoint(tmp_path / "cut", tmp_path / "model")
     quiet = changed(tmp_path / "quiet", "mert_base")
     (quiet / "preprocessor_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="it says whether waveforms are normalised"):
+    with pytest.raises(FileNotFoundError, match="which specifies whether waveforms are normalized"):
         convert_checkpoint(quiet, tmp_path / "model")
     unsaid = changed(tmp_path / "unsaid", "mert_base", "preprocessor_config.json", do_normalize=None)
     with pytest.raises(ValueError, match="lacks the setting 'do_normalize'"):
@@ -262,7 +263,7 @@ def test_full_size_layouts():
 
 def test_card_tells_the_truth(folders):
     card = ModelCard.load(folders["musicfm"] / "README.md")
-    assert "which is not one of the\npublished files" in card.text
+    assert "which is not one of the published files" in card.text
     assert "# MusicFM, for Transformers" in card.text
     assert "arxiv.org/abs/2311.03318" in card.text
     assert "| encoder | 3 conformer layers, 145,824 parameters |" in card.text
@@ -295,8 +296,8 @@ def test_card_of_mert(folders, family):
     assert "arxiv.org/abs/2306.00107" in card.text
     assert "| encoder | 3 bert layers, 84,704 parameters |" in card.text
     assert "75 frames a second, 48 values each" in card.text
-    assert "the feature extractor brings it to mean 0 and variance 1" in card.text
-    assert "not included, this is the encoder alone" in card.text
+    assert "the feature extractor normalizes it to zero mean and unit variance" in card.text
+    assert "not included: this is the encoder alone" in card.text
     assert "published under CC-BY-NC-4.0" in card.text
     assert card.data.license == "cc-by-nc-4.0"
     for other in ("2311.03318", "2501.01108", "MIT License", "mel statistics", "codebook", "conformer"):
@@ -415,12 +416,12 @@ def test_the_source_is_never_replaced(tmp_path, monkeypatch):
 def test_published_files_are_recognised(tmp_path, monkeypatch):
     source = save(tmp_path, state_dict())
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    monkeypatch.setattr("musicfm_hf.conversion.convert.PUBLISHED_SHA256", {digest[:8]: "msd"})
+    monkeypatch.setattr("musicfm_hf.conversion.musicfm.PUBLISHED_SHA256", {digest[:8]: "msd"})
     result = convert_checkpoint(source, tmp_path / "msd", variant="msd")
     assert (result.sha256, result.variant) == (digest, "msd")
     assert "Million Song Dataset" in (tmp_path / "msd/README.md").read_text()
     with pytest.raises(ValueError, match="is the published msd checkpoint, not fma"):
         convert_checkpoint(source, tmp_path / "fma", variant="fma")
     (tmp_path / "stats.json").write_text('{"melspec_2048_mean": 1.0, "melspec_2048_std": 2.0}')
-    with pytest.warns(UserWarning, match=r"says mean 1\.0, standard deviation 2\.0"):
+    with pytest.warns(UserWarning, match=r"has mean 1\.0, standard deviation 2\.0"):
         convert_checkpoint(source, tmp_path / "other")

@@ -35,7 +35,7 @@ def flags_of(task: str, method: str, output: Path, encoder: Path, labelled: Path
     places = ["--model", encoder, "--data", labelled, "--output_dir", output]
     places += ["--cache", output.parent / "features", "--results", output.parent / "results"]
     augmentation = [] if method == "probe" else QUICK
-    return [str(part) for part in (ROOT / f"recipes/{task}/{method}.yaml", *SHORT, *augmentation, *places, *flags)]
+    return [str(part) for part in (f"{task}/{method}", *SHORT, *augmentation, *places, *flags)]
 
 
 def run_here(monkeypatch, capsys, script: str, *arguments) -> str:
@@ -52,7 +52,7 @@ def run_here(monkeypatch, capsys, script: str, *arguments) -> str:
 def test_recipes_are_read(task, method, tmp_path):
     places = ["--model", "m", "--data", "d", "--output_dir", str(tmp_path), "--report_to", "none", "--use_cpu", "true"]
     settings, arguments = parse_recipe(
-        (TaskArguments, FinetuningArguments), [str(ROOT / f"recipes/{task}/{method}.yaml"), *places]
+        (TaskArguments, FinetuningArguments), [f"{task}/{method}", *places], kind="finetune"
     )
     assert (settings.task, settings.method) == (task, method)
     assert arguments.save_steps % arguments.eval_steps == 0
@@ -60,7 +60,7 @@ def test_recipes_are_read(task, method, tmp_path):
     if method == "full":
         assert (arguments.learning_rate, arguments.encoder_learning_rate) == (1e-4, 1e-5)
     rates = {"beat": (20, 6), "chord": (8, 12), "structure": (5, 24), "key": (0.5, 12), "tagging": (None, 29.1)}
-    assert (settings.rate, settings.crop_seconds) == rates[task]
+    assert (settings.label_rate, settings.crop_seconds) == rates[task]
 
 
 # A run from beginning to end
@@ -386,7 +386,7 @@ def test_two_processes_score_as_one(server, encoder, labelled, tmp_path, method)
         (["--data", "/no/data"], "Not trained: .*/no/data"),
         (["--layer", "9"], "Not trained: .*classifier_layer.* between 0 and 2"),
         (["--transpose", "true", "--method", "full", "--task", "beat"], "Not trained: `transpose` changes chords"),
-        (["--method", "lora", "--lora_targets", "query"], "Not trained: The encoder has no layers query"),
+        (["--method", "lora", "--lora_target_modules", "query"], "Not trained: The encoder has no layers query"),
     ],
 )
 def test_messages(encoder, labelled, tmp_path, monkeypatch, capsys, flags, message):

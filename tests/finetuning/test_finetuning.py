@@ -20,7 +20,7 @@ from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.finetuning import run as module
 from musicfm_hf.finetuning import trainer as finetuning_trainer
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.finetuning.heads import add_lora, class_weights, head_config, read_layers, save_finetuned
+from musicfm_hf.finetuning.heads import add_lora, class_weights, head_config, save_finetuned
 from musicfm_hf.finetuning.run import finetune, read_split
 from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
 from musicfm_hf.tasks import get_task
@@ -100,16 +100,16 @@ def test_configuration_of_the_head(songs):
     assert (config.label_rate, config.label_centered, config.classifier_layer) == (20.0, True, 2)
     assert (config.classifier_proj_size, config.decoding, config.task) == (20, {"min_bpm": 60}, "beat")
     assert (config.hidden_size, config.num_hidden_layers) == (base.hidden_size, base.num_hidden_layers)
-    assert read_layers(config) == [2]
-    structure = head_config(arguments_of("structure", rate=8.0, weighted_layer_sum=True), base, songs)
+    assert config.classifier_layers == [2]
+    structure = head_config(arguments_of("structure", label_rate=8.0, weighted_layer_sum=True), base, songs)
     assert [output["size"] for output in structure.classifier_outputs] == [7, 1]
     assert (structure.label_rate, structure.label_centered) == (8.0, False)
-    assert read_layers(structure) == [0, 1, 2, 3]
+    assert structure.classifier_layers == [0, 1, 2, 3]
     tagging = head_config(arguments_of("tagging"), base, songs)
     assert list(tagging.id2label.values()) == ["even", "major", "minor"]
     assert tagging.label_rate is None
     assert tagging.classifier_outputs[0]["size"] == 3
-    assert read_layers(tagging) == [3]
+    assert tagging.classifier_layers == [3]
     unfrozen = arguments_of(method="full", freeze_batch_norm=False)
     assert not head_config(unfrozen, base, songs).freeze_batch_norm
     assert head_config(arguments_of(method="lora", freeze_batch_norm=False), base, songs).freeze_batch_norm
@@ -228,7 +228,7 @@ def test_share_of_lora_at_full_size():
 def test_layers_that_do_not_exist():
     model = MusicFMForAudioFrameClassification(config_of("chord"))
     with pytest.raises(ValueError, match=r"no layers linear_q, query; it has .*k_proj.*q_proj"):
-        add_lora(model, arguments_of(method="lora", lora_targets=["q_proj", "query", "linear_q"]))
+        add_lora(model, arguments_of(method="lora", lora_target_modules=["q_proj", "query", "linear_q"]))
 
 
 # What a run changes
@@ -370,7 +370,7 @@ def test_a_run_of_other_settings_does_not_go_on(places, tmp_path):
     assert longer.results["steps"]["run"] == 6
     assert 1000 < longer.results["seconds"] < 2000
     (tmp_path / "run/checkpoint-6/finetuning.json").unlink()
-    with pytest.raises(ValueError, match="checkpoint-6 was not written by this recipe"):
+    with pytest.raises(ValueError, match="checkpoint-6 was not written by `musicfm finetune`"):
         tune(places, tmp_path / "run", "probe")
 
 
@@ -514,9 +514,9 @@ def test_the_last_is_kept_if_asked(places, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "flags"),
     [
-        ("beat", ["--rate", "10", "--weighted_layer_sum", "true"]),
+        ("beat", ["--label_rate", "10", "--weighted_layer_sum", "true"]),
         ("structure", ["--balance", "0.5", "--layer", "1"]),
-        ("key", ["--rate", "2", "--random_encoder", "true"]),
+        ("key", ["--label_rate", "2", "--random_encoder", "true"]),
         ("tagging", ["--log_mel", "true"]),
         ("tagging", ["--crop_seconds", "30"]),  # longer than all songs, which differ in length
     ],
@@ -611,13 +611,13 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--layer", "-1"], "classifier_layer.* between 0 and 2"),
         (["--crop_seconds", "0.01"], "`crop_seconds` must be at least 0.04, got 0.01"),
         (["--window_seconds", "0.01"], "`window_seconds` must be at least"),
-        (["--method", "lora", "--lora_targets", "query"], "The encoder has no layers query; it has"),
+        (["--method", "lora", "--lora_target_modules", "query"], "The encoder has no layers query; it has"),
         (["--method", "full", "--task", "beat", "--tempo", "1.5"], "`tempo` must be at least 0 and less than 1"),
         (["--decoding", '{"min_second": 1}'], "`decoding` has a setting that does not exist or fit: .*min_second"),
         (["--decoding", '{"min_seconds": -1}'], "min_seconds >= 0, got 8.0 Hz, -1 s"),
         (["--decoding", "[1]"], "`decoding` must be a mapping"),
         (["--decoding", "{"], "`decoding` must be a mapping"),
-        (["--rate", "-1"], "rate"),
+        (["--label_rate", "-1"], "rate"),
     ],
 )
 def test_wrong_settings(places, tmp_path, flags, message):

@@ -1,6 +1,9 @@
-"""Synthetic music."""
+"""Synthetic music, and padded batches of it."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 
 def music(seconds: float, sampling_rate: int = 24000, seed: int = 0) -> np.ndarray:
@@ -13,3 +16,15 @@ def music(seconds: float, sampling_rate: int = 24000, seed: int = 0) -> np.ndarr
         for frequency in generator.choice([220.0, 261.6, 329.6, 392.0, 523.3], 3, replace=False):
             audio[here] += 0.2 * np.sin(2 * np.pi * frequency * time[here]) * np.exp(-3 * (time[here] - start))
     return audio.astype(np.float32)
+
+
+def padded_batch(
+    waveforms: Sequence[np.ndarray], left: bool = False, value: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Waveforms padded with `value` on the right or the left, and their mask, both `(batch, samples)`."""
+    longest = max(map(len, waveforms))
+    input_values, mask = torch.full((len(waveforms), longest), value), torch.zeros(len(waveforms), longest).long()
+    for row, waveform in enumerate(waveforms):
+        place = slice(longest - len(waveform), None) if left else slice(len(waveform))
+        input_values[row, place], mask[row, place] = torch.from_numpy(waveform), 1
+    return input_values, mask

@@ -1,10 +1,145 @@
-"""The finished cards of hub_cards/published, and what every card says. Cards of runs are in test_hub.py."""
+"""Cards of runs, of folders that version 0.1.0 wrote, and of the published checkpoints."""
 
+import json
+import re
 import runpy
+import shutil
 
 import pytest
-from helpers.paths import ROOT
+from helpers.finished_run import change_results
+from helpers.paths import FIXTURES, ROOT
 from huggingface_hub import ModelCard
+
+from musicfm_hf.hub.cards import license_of, write_card
+from musicfm_hf.hub.commits import HubTarget
+from musicfm_hf.hub.push import push_folder
+
+VERSION_0_1 = FIXTURES / "version_0_1"
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in VERSION_0_1.glob("*/README.md")))
+def test_folders_of_version_0_1_get_cards(name, tmp_path):
+    """With the metadata that version 0.1.0 wrote, apart from the names of metrics, and with names of commands."""
+    folder = tmp_path / name
+    shutil.copytree(VERSION_0_1 / name, folder)
+    before = ModelCard.load(folder / "README.md")
+    text = write_card(folder).read_text()
+    after = ModelCard(text)
+    for part in ("license", "license_name", "library_name", "pipeline_tag", "tags", "datasets", "base_model"):
+        assert after.data.get(part) == before.data.get(part)
+    assert metrics(after) == metrics(before)
+    assert all(f"| {value:.3f} |" in text for _, value, _ in metrics(after))
+    assert re.search(r"`musicfm (finetune|pretrain|train-quantizer|convert)`", text)
+    assert "recipes/" not in text
+    assert not re.search(r"\{\{|\{%|[:|] None|\bnan\b", text)
+
+
+def metrics(card: ModelCard) -> list[tuple[str, float, str]]:
+    """Kind, value and data set of the scores in the metadata."""
+    results = card.data.eval_results or []
+    return [(result.metric_type, result.metric_value, result.dataset_name) for result in results]
+
+
+def test_an_evaluation_of_version_0_1_is_on_the_card(tmp_path):
+    folder = tmp_path / "beat_probe"
+    shutil.copytree(VERSION_0_1 / "beat_probe", folder)
+    evaluation = json.loads((VERSION_0_1 / "evaluation.json").read_text())
+    evaluation["music"]["name"] = "others"
+    (folder / "evaluations").mkdir()
+    (folder / "evaluations/others.json").write_text(json.dumps(evaluation))
+    mean = evaluation["models"]["out/beat_probe"]["scores"]["beat_f"]["mean"]
+    assert re.search(rf"\| others \| test \| beat F-measure .* \| {mean:.3f} \|", write_card(folder).read_text())
+
+
+def test_card_has_the_numbers_of_the_results(server, folder):
+    write_card(folder, "alice/chord")
+    card = ModelCard.load(folder / "README.md")
+    card.validate()
+    assert "| pop909 | test | major and minor chords (mir_eval majmin) | 0.812 | 0.752 to 0.867 | 50 |" in card.text
+    assert "nan" not in card.text.lower()
+    assert "roots of chords" not in card.text
+    assert "- [pop909](https://example.org/pop909): MIT" in card.text
+    assert "@misc{pop}" in card.text
+    assert "| wall time | 1.5 minutes |" in card.text
+    assert "| seed | 42 |" in card.text
+    assert "123,456, of which 12,345 were trained" in card.text
+    (result,) = card.data.eval_results
+    assert (result.metric_value, result.dataset_name, result.dataset_split) == (0.8125, "pop909", "test")
+    assert (card.data.license, card.data.license_name) == ("other", "not-stated")
+    assert card.data.pipeline_tag == "audio-classification"
+
+
+def test_licenses(folder, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert license_of(base) == "cc-by-nc-4.0"
+    assert license_of(folder) is None  # it has no card yet
+    change_results(folder, base_licence=license_of(base))
+    (base / "README.md").write_text("---\nlicense: [a\n---\n")
+    assert license_of(base) is None
+    write_card(folder)
+    assert ModelCard.load(folder / "README.md").data.license == "cc-by-nc-4.0"
+    write_card(folder, license="mit")
+    write_card(folder)  # the one on the card is kept
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "mit"
+    assert "**Weights:** mit." in card.text
+
+
+def test_evaluations_and_data_on_the_hub(server, folder):
+    evaluated = {"task": "chord", "scores": {"majmin": {"mean": 0.5, "songs": 8, "interval": [0.4, 0.6]}}}
+    music = {"name": "alice/beatles", "hub_id": "alice/beatles"}
+    (folder / "evaluations").mkdir()
+    evaluation = {
+        "music": music,
+        "split": "validation",
+        "models": {folder.name: evaluated, "beat": evaluated | {"task": "beat"}},
+    }
+    (folder / "evaluations/beatles.json").write_text(json.dumps(evaluation))
+    push_folder(folder, HubTarget("alice/chord"))
+    files = server.files("alice/chord")
+    card = ModelCard(files["README.md"].decode())
+    assert [result.metric_value for result in card.data.eval_results] == [0.8125, 0.5]
+    assert "| alice/beatles | validation | major and minor chords (mir_eval majmin) | 0.500 |" in card.text
+    assert files[".eval_results/musicfm_hf.yaml"].decode() == (
+        "- dataset:\n    id: alice/beatles\n    task_id: chord\n  value: 0.5\n"
+        "  notes: major and minor chords (mir_eval majmin)\n"
+    )
+
+
+def test_scores_of_other_models_are_not_on_the_card(folder):
+    """From an evaluation of several models, a card takes the scores of the one with the name of the folder."""
+    evaluated = {"task": "chord", "scores": {"majmin": {"mean": 0.25, "songs": 8, "interval": [0.2, 0.3]}}}
+    better = {"task": "chord", "scores": {"majmin": {"mean": 0.75, "songs": 8, "interval": [0.7, 0.8]}}}
+    (folder / "evaluations").mkdir()
+    evaluation = {"music": {"name": "beatles"}, "split": "test"}
+    path = folder / "evaluations/beatles.json"
+    path.write_text(json.dumps(evaluation | {"models": {f"runs/{folder.name}": evaluated, "runs/other": better}}))
+    rows = [row for row in write_card(folder).read_text().splitlines() if row.startswith("| beatles")]
+    assert [row.split(" | ")[3] for row in rows] == ["0.250"]
+    path.write_text(json.dumps(evaluation | {"models": {"runs/other": better}}))
+    with pytest.raises(ValueError, match=rf"beatles.json has scores of runs/other, but not of {folder.name}. Remove"):
+        write_card(folder)
+    evaluation |= {"split": "train", "music": json.loads((folder / "results.json").read_text())["data"]}
+    path.write_text(json.dumps(evaluation | {"models": {folder.name: better}}))
+    with pytest.raises(ValueError, match=r"has scores of songs that .* was trained on. Remove"):
+        write_card(folder)
+
+
+def test_a_full_disk_leaves_the_present_card(folder, monkeypatch):
+    write_card(folder, license="mit")
+    before = (folder / "README.md").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_card(folder, license="cc-by-4.0")
+    assert (folder / "README.md").read_bytes() == before
+
 
 PUBLISHED = runpy.run_path(str(ROOT / "hub_cards/published.py"))
 
@@ -15,7 +150,7 @@ def test_published_cards_are_what_the_conversion_writes(name):
     assert text == PUBLISHED["render"](name), "run `python hub_cards/published.py`"
     card = ModelCard(text)
     assert card.data.license == ("mit" if name.startswith("musicfm") else "cc-by-nc-4.0")
-    for part in ("## Use", "## Scores", "limits", "rights and consent", "## Licence", "## Citation", "Apache-2.0"):
+    for part in ("## Usage", "## Scores", "limitations", "consent", "## License", "## Citation", "Apache-2.0"):
         assert part in text
     parameters = {"mert-v1-330m": "24 bert layers, 315,428,864"}.get(name, "12 conformer layers, 316,343,296")
     assert f"| encoder | {parameters} parameters |" in text

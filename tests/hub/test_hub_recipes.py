@@ -1,4 +1,4 @@
-"""Recipes with `--push_to_hub`, and what comes back in other processes: with the package, without it, and offline."""
+"""Recipes with `--push_to_hub`, and their results loaded in other processes: with the package, without it, offline."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from helpers.remote_code import NO_PACKAGE
 from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load, load_file, save
 
-PERSON = "zaphod42"  # who runs the recipes; nothing may say so
+PERSON = "zaphod42"  # runs the recipes; no published file may contain the name
 
 TRAIN = """
 import json, runpy, sys
@@ -107,7 +107,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Where the recipes run, and leave their folders."""
+    """Folder in which the recipes run and leave their results."""
     place = tmp_path_factory.mktemp(PERSON)
     (place / "music").mkdir()
     for number in range(4):
@@ -117,7 +117,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def run(server: HubServer, place: Path, code: str, *arguments, token="hf_alice", cache="cache", **variables) -> str:
-    """Code in a process of its own; what it printed. Fails where it does."""
+    """Run code in its own process, check that it succeeds, and return its output."""
     environment = server.environment(token, place / cache) | {"USER": PERSON, "LOGNAME": PERSON, **variables}
     environment |= {"NO_PROXY": "127.0.0.1", "PYTHONPATH": "", "PATH": os.environ["PATH"]}
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -128,7 +128,7 @@ def run(server: HubServer, place: Path, code: str, *arguments, token="hf_alice",
 
 @pytest.fixture(scope="module")
 def pushed(server, place, labelled) -> HubServer:
-    """Every recipe with `--push_to_hub`: what is on the Hub, and in the folders under `place`."""
+    """The server after every recipe has run with `--push_to_hub`; the same folders are under `place`."""
     api = HfApi(endpoint=server.url, token="hf_minz")
     api.create_repo("minzwon/MusicFM")
     for name, source in (("pretrained_fma.pt", "pretrained.pt"), ("fma_stats.json", "stats.json")):
@@ -184,7 +184,7 @@ def pushed(server, place, labelled) -> HubServer:
 REPOSITORIES = ("quantizer", "encoder", "chord", "tags", "chord-lora", "converted")
 
 
-def test_what_is_on_the_hub(pushed, place):
+def test_the_hub_has_the_files_of_the_folders(pushed, place):
     for name in REPOSITORIES:
         files = pushed.files(f"alice/{name}")
         assert {path: (place / name / path).read_bytes() for path in files} == files
@@ -197,8 +197,8 @@ def test_what_is_on_the_hub(pushed, place):
     assert (named["base_model_name_or_path"], named["revision"]) == ("alice/encoder", encoder.sha)
 
 
-def test_reading_back(pushed, place):
-    """Fresh processes: from the folders, from the Hub with an empty cache, again offline, and without the package."""
+def test_loading_gives_the_same_outputs(pushed, place):
+    """In fresh processes: from the folders, from the Hub with an empty cache, offline, and without the package."""
     run(pushed, place, READ, "", "local.out", "", "package", cache="first", HF_HUB_OFFLINE="")
     run(pushed, place, READ, "alice/", "hub.out", "", "package", cache="second")
     run(pushed, place, READ, "alice/", "offline.out", "", "package", cache="second", HF_HUB_OFFLINE="1")
@@ -212,7 +212,7 @@ def test_reading_back(pushed, place):
             assert (found[key].double() - value.double()).abs().max() <= 1e-6, (name, key)
 
 
-def test_nothing_says_who_or_where(pushed, place):
+def test_files_reveal_neither_person_nor_place(pushed, place):
     home = str(Path.home())
     secrets = [b"hf_alice", PERSON.encode(), str(ROOT).encode(), *([home.encode()] if len(home) > 5 else [])]
     for name in REPOSITORIES:
@@ -238,7 +238,7 @@ def test_cards(pushed, place, monkeypatch):
 
 
 def test_snippets_run_as_printed(pushed, place):
-    """All in one process; an empty cache."""
+    """All code examples of the cards in one process, with an empty cache."""
     code = ""
     for name in REPOSITORIES:
         snippets = re.findall(r"```python\n(.*?)```", pushed.files(f"alice/{name}")["README.md"].decode(), re.DOTALL)
@@ -247,8 +247,8 @@ def test_snippets_run_as_printed(pushed, place):
     run(pushed, place, code, cache="snippets")
 
 
-def test_a_revision_is_pinned(pushed, place):
-    """An adapter has its base as it was, whatever is there now."""
+def test_adapters_pin_the_revision_of_their_base(pushed, place):
+    """An adapter uses its base model's revision at training, even if the repository has changed since."""
     api = HfApi(endpoint=pushed.url, token="hf_alice")
     before = pushed.files("alice/encoder")["model.safetensors"]
     weights = {name: value * 0 for name, value in load(before).items()}

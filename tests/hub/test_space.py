@@ -1,4 +1,4 @@
-"""The page that annotates songs: what it says in HTML, and, where Gradio and Chromium are, what a browser shows."""
+"""The web page that annotates songs: its HTML and, where Gradio and Chromium are installed, its look in a browser."""
 
 import base64
 import html
@@ -49,7 +49,7 @@ def folders(tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def page(folders, monkeypatch):
-    """What the page says of a file."""
+    """The function that returns the HTML for a file, with small models."""
     monkeypatch.setenv("MUSICFM_MODELS", ",".join(folders))
     app.models.cache_clear()
     yield app.annotate_file
@@ -70,7 +70,7 @@ def draw(annotation: SongAnnotation, title: str = "song") -> str:
     return timeline.timeline(annotation, waveform, title, b"", [])
 
 
-def test_a_song_is_shown_as_it_is_annotated_and_is_there_as_files(page, tmp_path):
+def test_a_song_is_shown_and_offered_as_files(page, tmp_path):
     shown = page(song(tmp_path / "my song.wav", 12.0))
     audio, _ = soundfile.read(tmp_path / "my song.wav", dtype="float32")
     expected = annotate(app.models(), audio, RATE)
@@ -88,26 +88,26 @@ def test_a_song_is_shown_as_it_is_annotated_and_is_there_as_files(page, tmp_path
     assert len(paths) == 6
 
 
-def test_what_is_no_audio_is_said_without_a_path(page, tmp_path):
+def test_an_error_message_has_no_path(page, tmp_path):
     path = tmp_path / "notes <b>.txt"
     path.write_text("la la la")
     shown = page(str(path))
     assert "notes &lt;b&gt;.txt" in shown
-    assert "Formats are WAV" in shown
+    assert "Supported formats are WAV" in shown
     assert str(tmp_path) not in shown
     assert page(None) == ""
 
 
-def test_long_and_broken_files_are_annotated_as_far_as_they_go(page, tmp_path, monkeypatch):
+def test_long_and_incomplete_files_are_annotated_in_part(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MUSICFM_LONGEST_SECONDS", "2")
     shown = page(song(tmp_path / "long.flac", 5.0))
-    assert "The song is longer than 0:02; the rest is not annotated." in shown
+    assert "The song is longer than 0:02; only that much of it is annotated." in shown
     assert 'data-end="2.0"' in shown
     assert "longer" not in page(song(tmp_path / "fits.flac", 2.0))
     monkeypatch.setenv("MUSICFM_LONGEST_SECONDS", "60")
     whole = Path(song(tmp_path / "whole.wav", 5.0)).read_bytes()
     (tmp_path / "broken.wav").write_bytes(whole[: len(whole) // 2])
-    assert "The file breaks off" in page(str(tmp_path / "broken.wav"))
+    assert "The file is incomplete" in page(str(tmp_path / "broken.wav"))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.3])
@@ -137,7 +137,7 @@ def test_without_beats_cells_have_two_seconds():
     assert [(bar.start, bar.end, bar.name) for bar in found] == [(0, 2, "0:00"), (2, 4, "0:02"), (4, 5, "0:04")]
 
 
-def test_pieces_leave_what_is_too_short_to_their_neighbours():
+def test_short_pieces_are_given_to_their_neighbors():
     chords = [Segment(0, 2, "C:maj"), Segment(2, 2.1, "D:min"), Segment(2.1, 6, "G:maj")]
     assert timeline.pieces(chords, 0, 4, 0.1) == [Segment(0, 2.1, "C:maj"), Segment(2.1, 4, "G:maj")]
     assert timeline.pieces(chords, 2, 2.1, 0.1) == [Segment(2, 2.1, "D:min")]
@@ -156,7 +156,7 @@ def test_a_change_of_key_is_drawn_in_its_bar():
     assert re.findall(r"left:([\d.]+)%;width:([\d.]+)%", third)[:2] == [("0.0", "50.0"), ("50.0", "50.0")]
 
 
-def test_names_cannot_bring_html():
+def test_names_are_escaped():
     shown = draw(SongAnnotation(3.0, sections=[Segment(0, 3, "<script>")], tags={"<i>": 0.9}), title="<b>&")
     assert "<h2>&lt;b&gt;&amp;</h2>" in shown
     assert "<script>" not in shown
@@ -171,7 +171,7 @@ def test_models_have_to_be_named(monkeypatch):
     assert app.model_names() == ["a/b", "c"]
 
 
-def test_gradio_is_the_one_that_is_tested():
+def test_the_space_pins_the_tested_gradio():
     pinned = re.search(r"^gradio==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
     assert metadata_load(SPACE / "README.md")["sdk_version"] == pinned
 
@@ -182,12 +182,12 @@ def test_examples_are_songs(tmp_path):
     assert soundfile.info(path).samplerate == RATE
 
 
-# In Chromium: `make test-space`.
+# The tests below need Chromium: `make test-space`.
 
 
 @pytest.fixture(scope="module")
 def served(folders, tmp_path_factory):
-    """The application in a process of its own: its address, and the process."""
+    """The address and the process of the running application."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -208,7 +208,7 @@ def served(folders, tmp_path_factory):
 
 @pytest.fixture
 def browsers(tmp_path):
-    """Makes windows of Chromium, of a width."""
+    """A function that opens a Chromium window of a given width."""
     from selenium import webdriver
 
     opened = []
@@ -235,7 +235,7 @@ def browsers(tmp_path):
 
 
 def until(window, condition: str, seconds: float = 120):
-    """The value of an expression, once there is one."""
+    """Wait until a JavaScript expression is true, and return its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := window.execute_script(f"return {condition}"):
@@ -245,7 +245,7 @@ def until(window, condition: str, seconds: float = 120):
 
 
 def upload(window, path: str) -> None:
-    """Takes away the file that is there, and gives another."""
+    """Replace the file on the page."""
     window.execute_script(
         "document.querySelector('#song button[aria-label=Clear], #song button[title=Clear]')?.click()"
     )

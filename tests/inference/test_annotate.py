@@ -17,13 +17,14 @@ from helpers.recipes import run_recipe
 
 from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from musicfm_hf.data.synthetic import compose, synthesize
-from musicfm_hf.inference import annotation, annotators
+from musicfm_hf.inference import annotators, streaming
 from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
-from musicfm_hf.inference.drawing import clock, key_name, short_chord
+from musicfm_hf.inference.drawing import clock, key_name, short_chord, song_rows
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
 from musicfm_hf.inference.heads import head_logits, layer_mix
 from musicfm_hf.inference.song import SongAnnotation
+from musicfm_hf.inference.streaming import stream_logits
 from musicfm_hf.tasks import chord
 from musicfm_hf.tasks.annotations import Beats, Segment, read_beats, read_segments, read_tags
 
@@ -58,7 +59,7 @@ def count_passes(monkeypatch):
 @pytest.mark.parametrize("part_seconds", [600.0, 9.0, 21.0])
 @pytest.mark.parametrize("seconds", [0.3, 43.77])
 def test_logits_part_by_part_are_those_of_the_whole(monkeypatch, part_seconds, seconds):
-    monkeypatch.setattr(annotation, "PART_SECONDS", part_seconds)
+    monkeypatch.setattr(streaming, "PART_SECONDS", part_seconds)
     models = [head(task) for task in HEADS]
     models += [
         head("chord", label_rate=10.7, label_centered=True),
@@ -66,7 +67,7 @@ def test_logits_part_by_part_are_those_of_the_whole(monkeypatch, part_seconds, s
     ]
     audio = music(seconds)
     settings = WindowSettings(None, 8.0, 2.0)
-    for model, logits in zip(models, annotation._logits(models, audio, settings), strict=True):
+    for model, logits in zip(models, stream_logits(models, audio, settings), strict=True):
         ((_, embeddings),) = embed_songs(model.musicfm, [(0, audio)], settings, layer_mix(model)[None])
         np.testing.assert_allclose(logits, head_logits(model.classifier, embeddings.frames[:, 0]), rtol=0, atol=2e-6)
 
@@ -74,7 +75,7 @@ def test_logits_part_by_part_are_those_of_the_whole(monkeypatch, part_seconds, s
 def test_a_clip_gives_what_the_models_give():
     models = [head(task) for task in HEADS]
     audio = music(5.0)
-    for model, logits in zip(models, annotation._logits(models, audio, WindowSettings()), strict=True):
+    for model, logits in zip(models, stream_logits(models, audio, WindowSettings()), strict=True):
         with torch.no_grad():
             expected = model(torch.from_numpy(audio)[None]).logits
         np.testing.assert_allclose(logits, expected.reshape(logits.shape), rtol=0, atol=1e-6)
@@ -266,7 +267,7 @@ def test_other_rates(seconds):
     [
         ([], music(1.0), {}, ValueError, "There is no model"),
         ([torch.nn.Linear(1, 1)], music(1.0), {}, TypeError, "model 1 is a Linear; annotating needs"),
-        (None, music(1.0), {}, ValueError, "mine does not say what"),
+        (None, music(1.0), {}, ValueError, "mine does not specify the task"),
         ([head("key"), head("key", seed=1)], music(1.0), {}, ValueError, "model 1 and model 2 are both for the task"),
         (head("key"), np.zeros((2, RATE)), {}, ValueError, "one waveform"),
         (head("key"), np.zeros((RATE, 2)), {}, ValueError, r"one waveform of shape \(samples,\), got \(24000, 2\)"),
@@ -354,12 +355,10 @@ def test_a_song_is_drawn_in_rows(tmp_path):
 
 
 def test_rows_break_at_bar_lines():
-    from musicfm_hf.inference.drawing import _rows
-
     times = np.arange(0.3, 100, 0.5)
-    rows = _rows(SongAnnotation(100.0, Beats(times, np.arange(len(times)) % 4 + 1)))
+    rows = song_rows(SongAnnotation(100.0, Beats(times, np.arange(len(times)) % 4 + 1)))
     assert rows == [(0.0, pytest.approx(34.3)), (pytest.approx(34.3), pytest.approx(66.3)), (pytest.approx(66.3), 100)]
-    assert _rows(SongAnnotation(80.0)) == [(0.0, 40.0), (40.0, 80.0)]
+    assert song_rows(SongAnnotation(80.0)) == [(0.0, 40.0), (40.0, 80.0)]
 
 
 def test_odd_songs_are_drawn(tmp_path):

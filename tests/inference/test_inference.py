@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from musicfm_hf import embed
-from musicfm_hf.audio.windows import average_frames
 from musicfm_hf.data.catalogue import DatasetAudio, list_sources
 from musicfm_hf.inference.catalogue import embed_files
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
+from musicfm_hf.model.frames_musicfm import average_frames
 
 RATE = 24000
 
@@ -81,7 +81,7 @@ def test_other_rates_are_resampled_and_the_model_is_left_as_it_was(tiny_model):
         (np.full(5000, np.nan), {}, "NaN"),
         (np.zeros((2, 5000)), {}, "one waveform"),
         (np.zeros((5000, 2)), {}, r"one waveform of shape \(samples,\), got \(5000, 2\). Average its channels"),
-        (np.zeros(5000), {"sampling_rate": None}, "`sampling_rate` must be that of the audio, in Hz, got None"),
+        (np.zeros(5000), {"sampling_rate": None}, "`sampling_rate` must be the rate of the waveform in Hz, got None"),
         (np.ones(1), {"sampling_rate": 192000}, "`audio` is empty at 24000 Hz: it has 1 samples"),
         (music(1.0), {"layer": 9}, "`layer` must be between"),
         (music(1.0), {"batch_size": 0}, "`batch_size` must be"),
@@ -197,7 +197,7 @@ def test_odd_file_names(tiny_model, folder, tmp_path):
 def test_pooling(tiny_model, folder, tmp_path):
     sources = [("a", str(folder / "a.wav"))]
     full = embed(tiny_model, music(2.0), RATE).frames
-    for pool, expected in (("mean", full.mean(0)), (4.0, average_frames(full, 25.0, 4.0)[0])):
+    for pool, expected in (("mean", full.mean(0)), (4.0, average_frames(full[None].float(), 25.0, 4.0)[0])):
         embed_files(tiny_model, sources, tmp_path / str(pool), SETTINGS, pool, num_workers=0, progress=False)
         tensors = load_file(tmp_path / str(pool) / "a.safetensors")
         torch.testing.assert_close(tensors["embeddings"], expected, rtol=0, atol=1e-5)

@@ -1,27 +1,23 @@
 import copy
 import pickle
-import socket
 
 import numpy as np
 import pytest
 import torch
-from helpers.audio import music
+from helpers.audio import music, padded_batch
 from helpers.models import TINY, random_model
 from torch import nn
 from transformers import AutoModel
 from transformers.audio_utils import mel_filter_bank
 
-import musicfm_hf.model.modeling_musicfm as modeling
 from musicfm_hf import MusicFMConfig, MusicFMModel
 
-
-def batch_of(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = [len(waveform) for waveform in waveforms]
-    input_values, mask = torch.zeros(len(lengths), max(lengths)), torch.zeros(len(lengths), max(lengths)).long()
-    for row, waveform in enumerate(waveforms):
-        input_values[row, : len(waveform)] = torch.from_numpy(waveform)
-        mask[row, : len(waveform)] = 1
-    return input_values, mask
+NO_DROPOUT = {
+    "hidden_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "conformer_conv_dropout": 0.0,
+}
 
 
 def largest_difference(one, other) -> float:
@@ -138,7 +134,7 @@ def test_wrong_input_is_refused(tiny_model, arguments, message):
 def test_padding_changes_nothing(attention, with_gradient):
     model = random_model(MusicFMConfig(**TINY, attn_implementation=attention))
     waveforms = [music(seconds, seed=row) for row, seconds in enumerate([0.1, 30.0, 1.0, 0.043, 7.777, 12.34, 0.5])]
-    input_values, mask = batch_of(waveforms)
+    input_values, mask = padded_batch(waveforms)
     with torch.set_grad_enabled(with_gradient):
         together = model(input_values, mask, output_hidden_states=True).hidden_states
         for row, waveform in enumerate(waveforms):
@@ -149,14 +145,14 @@ def test_padding_changes_nothing(attention, with_gradient):
 
 
 def test_what_stands_in_the_padding_does_not_matter(tiny_model):
-    input_values, mask = batch_of([music(1.0), music(2.0)])
+    input_values, mask = padded_batch([music(1.0), music(2.0)])
     clean = tiny_model(input_values, mask).last_hidden_state
     dirty = tiny_model(input_values.masked_fill(mask == 0, 1e4), mask).last_hidden_state
     torch.testing.assert_close(clean[0, :25], dirty[0, :25], rtol=0, atol=0)
 
 
 def test_padding_on_the_left_gives_the_same_frames_first(tiny_model):
-    input_values, mask = batch_of([music(1.0), music(2.0)])
+    input_values, mask = padded_batch([music(1.0), music(2.0)])
     right = tiny_model(input_values, mask).last_hidden_state
     shift = 24000
     left_values, left_mask = input_values.clone(), mask.clone()
@@ -170,7 +166,7 @@ def test_training_statistics_leave_out_padding():
     """Two items, one padded: the same loss gradient and batch statistics as if the padding were shorter."""
     short = random_model(MusicFMConfig(**TINY, **NO_DROPOUT)).train()
     long = copy.deepcopy(short)
-    input_values, mask = batch_of([music(1.0), music(2.0)])
+    input_values, mask = padded_batch([music(1.0), music(2.0)])
     more_values, more_mask = (
         nn.functional.pad(input_values, (0, 24000), value=3.0),
         nn.functional.pad(mask, (0, 24000)),
@@ -184,97 +180,7 @@ def test_training_statistics_leave_out_padding():
     torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-6)
 
 
-def test_masked_statistics_are_batch_norms():
-    """Without padding, the masked batch norm is torch's own."""
-    ours, torchs = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
-    values = torch.randn(3, 5, 7)
-    output = modeling._batch_norm(ours, values, torch.ones(3, 1, 7, dtype=torch.bool))
-    torch.testing.assert_close(output, torchs(values))
-    torch.testing.assert_close(ours.running_var, torchs.running_var)
-    assert ours.num_batches_tracked == 1
-
-
-def _synchronised(rank, port, results):
-    """One of two processes, each with one item of a padded batch."""
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    norm, values, mask = _norm_and_batch(nn.SyncBatchNorm(5))
-    output = modeling._batch_norm(norm, values[rank : rank + 1], mask[rank : rank + 1])
-    (output.square() * torch.arange(7)).sum().backward()
-    results[rank] = (output.detach(), norm.running_var, values.grad[rank])
-    torch.distributed.destroy_process_group()
-
-
-def _norm_and_batch(norm):
-    values = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    return norm, values, torch.arange(7).expand(2, 1, 7) < torch.tensor([4, 7])[:, None, None]
-
-
-def test_synchronised_statistics_span_the_processes():
-    norm, values, mask = _norm_and_batch(nn.BatchNorm1d(5))
-    output = modeling._batch_norm(norm, values, mask)
-    (output.square() * torch.arange(7)).sum().backward()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = torch.multiprocessing.Manager().dict()
-    torch.multiprocessing.spawn(_synchronised, (port, results), nprocs=2)
-    for rank in range(2):
-        own_output, running_var, gradient = results[rank]
-        torch.testing.assert_close(own_output, output[rank : rank + 1].detach())
-        torch.testing.assert_close(running_var, norm.running_var)
-        torch.testing.assert_close(gradient, values.grad[rank])
-
-
-# Speed without difference
-
-
-NO_DROPOUT = {
-    "hidden_dropout": 0.0,
-    "activation_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "conformer_conv_dropout": 0.0,
-}
-
-
-@pytest.mark.parametrize("strides", [(2, 2), (2, 1), (1, 1)])
-@pytest.mark.parametrize("num_mel_bins", [128, 30])
-def test_fused_inference_equals_the_plain_path(strides, num_mel_bins):
-    """Folded batch norm, tiles of time and fewer multiplications, at any stride and with an odd number of bands."""
-    config = MusicFMConfig(
-        **TINY | {"subsampling_conv_channels": 64}, subsampling_time_strides=strides, num_mel_bins=num_mel_bins
-    )
-    model = random_model(config)
-    input_values, mask = batch_of([music(7.3), music(11.1), music(0.1)])
-    frames = model.frames_mask(mask)
-    plain = model(input_values, mask, output_hidden_states=True).hidden_states
-    with torch.no_grad():
-        fused = model(input_values, mask, output_hidden_states=True).hidden_states
-    assert largest_difference([h[frames] for h in plain], [h[frames] for h in fused]) < 2e-5
-
-
-def test_fusing_looks_through_nothing(tiny_model):
-    """Convolutions that are wrapped, hooked or in training mode are called, not merged."""
-    conv, norm, mel = tiny_model.layers[0].conv_module.depthwise_conv, nn.BatchNorm1d(32).eval(), torch.zeros(1)
-    with torch.no_grad():
-        assert modeling._fusable(mel, conv, norm)
-        assert not modeling._fusable(mel, nn.Sequential(conv), norm)
-        assert not modeling._fusable(mel, conv, nn.BatchNorm1d(32).train())
-        assert not modeling._fusable(mel, conv, nn.SyncBatchNorm(32).eval())
-        hook = conv.register_forward_hook(lambda *_: None)
-        assert not modeling._fusable(mel, conv, norm)
-        hook.remove()
-    assert not modeling._fusable(mel, conv, norm)  # with gradients
-
-
-def test_hooks_see_what_they_would_see_in_training(tiny_model):
-    audio = torch.from_numpy(music(12.0))[None]
-    seen = []
-    with torch.no_grad():
-        expected = tiny_model(audio).last_hidden_state
-        for module in (tiny_model.subsampling.blocks[0], tiny_model.subsampling.projection):
-            module.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape)))
-        torch.testing.assert_close(tiny_model(audio).last_hidden_state, expected, rtol=0, atol=1e-5)
-    assert seen == [(1, 8, 600, 64), (1, 300, 32)]
+# Inference
 
 
 def test_inference_leaves_training_and_saving_alone(tiny_model):
@@ -312,7 +218,7 @@ def test_lora_on_convolutions_counts_in_inference(tiny_model):
 
 def test_filters_are_those_of_transformers(tiny_model):
     expected = mel_filter_bank(1025, 128, 0.0, 12000.0, 24000, norm=None, mel_scale="htk")
-    np.testing.assert_allclose(tiny_model.log_mel._filters().numpy(), expected, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(tiny_model.log_mel.filters().numpy(), expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -358,7 +264,7 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(use_ree
     plain = random_model(MusicFMConfig(**TINY, **NO_DROPOUT)).train()
     checkpointed = copy.deepcopy(plain)
     checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-    input_values, mask = batch_of([music(1.0), music(2.0)])
+    input_values, mask = padded_batch([music(1.0), music(2.0)])
     for item_mask in (mask, None):
         for model in (plain, checkpointed):
             model.zero_grad()
@@ -372,7 +278,7 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(use_ree
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_model_agrees(tiny_model, backend):
-    input_values, mask = batch_of([music(1.0), music(2.0)])
+    input_values, mask = padded_batch([music(1.0), music(2.0)])
     with torch.no_grad():
         expected = tiny_model(input_values, mask).last_hidden_state
         output = torch.compile(tiny_model, backend=backend)(input_values, mask).last_hidden_state

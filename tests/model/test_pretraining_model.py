@@ -13,9 +13,9 @@ from torch import nn
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining, MusicFMModel, convert_checkpoint
-from musicfm_hf.model.features_musicfm import constant_q
 from musicfm_hf.model.masking_musicfm import replace_by_noise, sample_mask, target_frames
 from musicfm_hf.model.quantization_musicfm import build_quantizer
+from musicfm_hf.model.spectrogram_musicfm import constant_q
 
 CODES = TINY | {"codebook_size": 32}
 WAVEFORM = {

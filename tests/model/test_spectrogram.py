@@ -3,20 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.audio import music
+from helpers.audio import music, padded_batch
 from helpers.models import TINY
 from transformers.audio_utils import chroma_filter_bank
 
 from musicfm_hf import MusicFMConfig
-from musicfm_hf.model.features_musicfm import (
-    MusicFMLogMel,
-    _chroma_filters,
-    align_left,
-    chroma,
-    constant_q,
-    normalize,
-    power_spectrum,
-)
+from musicfm_hf.model.spectrogram_musicfm import MusicFMLogMel, chroma, chroma_filters, constant_q, power_spectrum
 
 CONFIG = MusicFMConfig(**TINY)
 
@@ -29,15 +21,6 @@ def sine(frequency: float, seconds: float = 2.0, amplitude: float = 1.0) -> torc
 
 def frequency_of(index: int) -> float:
     return CONFIG.cqt_fmin * 2 ** (index / CONFIG.cqt_bins_per_octave)
-
-
-def padded(waveforms: list[np.ndarray], left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, waveforms))
-    values, mask = torch.full((len(waveforms), longest), 7.0), torch.zeros(len(waveforms), longest).long()
-    for row, waveform in enumerate(waveforms):
-        place = slice(longest - len(waveform), None) if left else slice(len(waveform))
-        values[row, place], mask[row, place] = torch.from_numpy(waveform), 1
-    return values, mask
 
 
 # The spectrogram
@@ -65,7 +48,7 @@ def test_log_mel_with_statistics_of_each_band():
 
 def test_log_mel_is_zero_in_the_padding_with_statistics_of_each_band():
     config = MusicFMConfig(**TINY, mel_mean=[5.0] * 128, mel_std=[2.0] * 128)
-    values, mask = padded([music(0.5), music(1.0)])
+    values, mask = padded_batch([music(0.5), music(1.0)], value=7.0)
     mel = MusicFMLogMel(config)(values, mask)
     alone = MusicFMLogMel(config)(values[:1, :12000], None)
     torch.testing.assert_close(mel[:1, :50], alone, rtol=0, atol=1e-4)
@@ -109,7 +92,7 @@ def test_constant_q_and_padding(settings):
     config = MusicFMConfig(**TINY | {"cqt_bins": 300}, **settings, num_conv_pos_embedding_groups=4)
     waveforms = [music(1.01), music(2.0, seed=1), music(0.3, seed=2)]
     for left in (False, True):
-        together = constant_q(*padded(waveforms, left), config)
+        together = constant_q(*padded_batch(waveforms, left, value=7.0), config)
         for row, waveform in enumerate(waveforms):
             alone = constant_q(torch.from_numpy(waveform)[None], None, config)
             assert alone.shape == (1, len(waveform) // config.samples_per_frame, 300)
@@ -147,8 +130,8 @@ def test_chroma_has_octaves_in_one_place_and_no_level():
 
 
 def test_chroma_filters_have_no_denormal_numbers():
-    """With which a product takes twenty times as long. What is left out is less than float32 tells apart."""
-    filters = _chroma_filters(2048, 264, 24000)
+    """They would make a product twenty times slower. The values left out are too small for float32 to tell apart."""
+    filters = chroma_filters(2048, 264, 24000)
     whole = chroma_filter_bank(2048, 264, 24000).T
     assert filters[filters > 0].min() > torch.finfo(torch.float32).tiny
     assert 0 < whole[filters == 0].max() <= 1e-20
@@ -158,29 +141,6 @@ def test_chroma_filters_have_no_denormal_numbers():
 def test_chroma_and_padding():
     waveforms = [music(0.7), music(1.0, seed=1)]
     for left in (False, True):
-        together = chroma(*padded(waveforms, left), CONFIG)
+        together = chroma(*padded_batch(waveforms, left, value=7.0), CONFIG)
         alone = chroma(torch.from_numpy(waveforms[0])[None], None, CONFIG)
         torch.testing.assert_close(together[:1, :70], alone, rtol=0, atol=1e-3)
-
-
-# Waveforms
-
-
-def test_align_left():
-    values = torch.tensor([[9.0, 9.0, 1.0, 2.0], [3.0, 4.0, 9.0, 9.0], [5.0, 6.0, 7.0, 8.0]])
-    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]])
-    assert align_left(values, mask).tolist() == [[1, 2, 0, 0], [3, 4, 0, 0], [5, 6, 7, 8]]
-
-
-def test_normalize_over_each_items_own_samples():
-    values, mask = padded([music(0.5) + 0.3, 5 * music(1.0)])
-    together = normalize(values, mask.bool())
-    for row, count in enumerate((12000, 24000)):
-        alone = values[row, :count].double()
-        expected = (alone - alone.mean()) / (alone.var(correction=0) + 1e-7).sqrt()
-        torch.testing.assert_close(together[row, :count].double(), expected, rtol=0, atol=1e-4)
-        torch.testing.assert_close(
-            normalize(values[row : row + 1, :count], None)[0].double(), expected, rtol=0, atol=1e-4
-        )
-    assert not together[0, 12000:].any()
-    assert not normalize(torch.zeros(1, 100), None).any()

@@ -8,10 +8,14 @@ from unittest import mock
 import torch
 from helpers import transformers_suite
 
-from musicfm_hf.model.classification_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from musicfm_hf.model.configuration_musicfm import MusicFMConfig
 from musicfm_hf.model.feature_extraction_musicfm import MusicFMFeatureExtractor
-from musicfm_hf.model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel
+from musicfm_hf.model.modeling_musicfm import (
+    MusicFMForAudioClassification,
+    MusicFMForAudioFrameClassification,
+    MusicFMForPreTraining,
+    MusicFMModel,
+)
 
 modeling = transformers_suite.load("test_modeling_common")
 configuration = transformers_suite.load("test_configuration_common")

@@ -11,8 +11,8 @@ import argparse
 from collections.abc import Sequence
 
 from ..conversion.convert import convert_checkpoint
-from ..hub.push import add_hub_arguments, hub_target, publish
-from .flags import command_parser, rename_flags, user_errors
+from ..hub.push import hub_target
+from .flags import add_hub_flags, command_parser, rename_flags, share_result, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"left out    {reasons.count(reason)} tensors: {reason}")
     print(f"written to  {result.output_dir}")
     if target is not None:
-        publish(result.output_dir, target)
+        share_result(result.output_dir, target)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--stats", help="of MusicFM: JSON with the mel statistics; by default beside the weights")
     parser.add_argument("--variant", choices=["msd", "fma"], help="of MusicFM: which one, if the source has both")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
-    add_hub_arguments(parser)
+    add_hub_flags(parser)
     arguments = parser.parse_args(rename_flags(argv, {"--output": "--output_dir"}))
     arguments.source = arguments.source or arguments.source_flag
     if arguments.source is None:

@@ -4,6 +4,11 @@ import argparse
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..hub.commits import HubTarget
 
 REMOVED_IN = "0.3"  # the release without the old spellings
 
@@ -68,6 +73,32 @@ def add_window_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--batch_size", type=positive, default=batch_size, help="windows encoded at once")
     parser.add_argument("--window_seconds", type=float, default=30.0, help="length of a window")
     parser.add_argument("--overlap_seconds", type=float, help="overlap of windows; a sixth of the window by default")
+
+
+def add_hub_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags for pushing a result; those of Transformers' `TrainingArguments`, for commands without a Trainer."""
+    from transformers.utils import strtobool
+
+    parser.add_argument("--push_to_hub", action="store_true", help="push the result to the Hub")
+    parser.add_argument("--hub_model_id", help="id of the repository; the name of the output folder by default")
+    parser.add_argument("--hub_private_repo", type=strtobool, help="true (the default) or false, for a new repository")
+    parser.add_argument("--hub_revision", help="branch, created if it does not exist; main by default")
+    parser.add_argument("--hub_token", help="access token; the one that is logged in by default")
+
+
+def share_result(folder: str | Path, target: "HubTarget | None") -> None:
+    """
+    Write the card of a result and, with a target, push it and print the URL of the commit. Where that fails, the
+    message tells how to push the folder later.
+    """
+    from ..hub.push import push_result
+
+    try:
+        address = push_result(folder, target)
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    if address is not None:
+        print(address)
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:

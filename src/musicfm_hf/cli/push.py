@@ -11,31 +11,34 @@ local folder needs `--base_model`, the repository of that folder; it is pinned t
 """
 
 import argparse
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..hub.commits import HubTarget
-from ..hub.push import push_folder
+from ..hub.push import push
 from ..hub.space import push_space
-from .flags import REMOVED_IN, command_parser, rename_flags, user_errors
+from .flags import REMOVED_IN, add_task_file_flag, command_parser, rename_flags, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
     """Push the folder, and print the address of the commit."""
     arguments = parse(argv)
-    target = HubTarget(arguments.repo, arguments.revision, not arguments.public)
     with user_errors("Not pushed"):
-        if not arguments.folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {arguments.folder}.")
         if arguments.space:
-            print(push_space(arguments.folder, target, arguments.space))
+            target = HubTarget(arguments.repo, arguments.revision, not arguments.public)
+            print(push_space(target, arguments.space, arguments.folder))
             return
-        for path in arguments.evaluations:
-            (arguments.folder / "evaluations").mkdir(exist_ok=True)
-            shutil.copy(path, arguments.folder / "evaluations")
-        print(push_folder(arguments.folder, target, arguments.base_model, arguments.license))
+        address = push(
+            arguments.folder,
+            arguments.repo,
+            revision=arguments.revision,
+            private=not arguments.public,
+            base_model=arguments.base_model,
+            license=arguments.license,
+            evaluations=arguments.evaluations,
+        )
+        print(address)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -48,6 +51,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--base_model", help="of an adapter: the repository of its base model")
     parser.add_argument("--license", help="of the weights, as the Hub names it, such as cc-by-4.0")
     parser.add_argument("--evaluations", type=Path, nargs="+", default=[], help="JSON files of `musicfm evaluate`")
+    add_task_file_flag(parser)
     parser.add_argument("--space", nargs="+", help=argparse.SUPPRESS)  # `musicfm space` since 0.2
     arguments = parser.parse_args(rename_flags(argv))
     if arguments.space:

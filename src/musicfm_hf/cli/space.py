@@ -14,24 +14,22 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from ..hub.commits import HubTarget
-from ..hub.space import push_space
+from ..hub.space import application_folder, push_space
 from .flags import command_parser, rename_flags, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
     """Start the page here, or push it."""
     arguments = parse(argv)
-    folder = Path(str(files("musicfm_hf.hub_cards"))) / "space"
     with user_errors("Not started" if arguments.local else "Not pushed"):
         if arguments.local:
-            run_here(folder, arguments.names)
+            run_here(application_folder(), arguments.names)
         else:
             repo, *models = arguments.names
-            print(push_space(folder, HubTarget(repo, arguments.revision, not arguments.public), models))
+            print(push_space(HubTarget(repo, arguments.revision, not arguments.public), models))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

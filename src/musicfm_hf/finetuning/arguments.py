@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from transformers.utils import cached_file
 
@@ -9,75 +10,101 @@ from ..tasks import get_task, load_task_file
 from ..training.arguments import RecipeArguments
 
 # Attention and feed-forward layers of every encoder.
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
+LORA_TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
+
+# Names of version 0.1 → present names. Results and checkpoints have the former.
+RENAMED = {"rate": "label_rate", "lora_rank": "lora_r", "lora_targets": "lora_target_modules"}
 
 
 @dataclass
 class FinetuningArguments(RecipeArguments):
     """[`RecipeArguments`] for fine-tuning: `learning_rate` is that of the head."""
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Of the head."})
-    encoder_learning_rate: float = field(default=1e-5, metadata={"help": "Of the encoder, or of its LoRA matrices."})
-    train_sampling_strategy: str = field(default="sequential", metadata={"help": "Crops are drawn by their number."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the head."})
+    encoder_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of the encoder, or of its LoRA matrices."}
+    )
+    train_sampling_strategy: str = field(
+        default="sequential", metadata={"help": "Must be sequential: the number of a crop determines it."}
+    )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Crops on each device in a step."})
-    logging_steps: float = field(default=20, metadata={"help": "Log every so many steps."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
     eval_strategy: str = field(default="steps", metadata={"help": "When validation songs are scored."})
     save_strategy: str = field(default="steps", metadata={"help": "When checkpoints are written."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep what scored best on validation songs."})
-    early_stopping_patience: int = field(default=0, metadata={"help": "Stop after so many evaluations without gain."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the model that scored best on validation songs."}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after this many evaluations without a better score; 0 never stops."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.train_sampling_strategy != "sequential":
-            raise ValueError("`train_sampling_strategy` must be sequential: crops are random as they are.")
+            raise ValueError("`train_sampling_strategy` must be sequential, because crops are already random.")
 
 
 @dataclass
 class TaskArguments:
-    """What to train for, on what, and how."""
+    """Task, encoder, data and method of fine-tuning."""
+
+    RENAMED: ClassVar[dict[str, str]] = RENAMED
 
     task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
     task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
     model: str = field(default="", metadata={"help": "Folder or repository of the encoder."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that repository."})
-    data: str = field(default="", metadata={"help": "Data set of recipes/prepare.py, a folder or a repository."})
+    data: str = field(
+        default="", metadata={"help": "Labelled data set: a folder from `musicfm prepare`, or a repository."}
+    )
     method: str = field(
         default="probe",
-        metadata={"help": "probe (frozen encoder), full, or lora.", "choices": ["probe", "full", "lora"]},
+        metadata={"help": "probe (frozen encoder), full or lora.", "choices": ["probe", "full", "lora"]},
     )
     layer: int | None = field(
         default=None, metadata={"help": "Hidden state that the head reads; the last by default."}
     )
     weighted_layer_sum: bool = field(default=False, metadata={"help": "Read a learned sum of all hidden states."})
-    random_encoder: bool = field(default=False, metadata={"help": "New weights for the encoder: what is chance?"})
-    log_mel: bool = field(
-        default=False, metadata={"help": "A probe of the log-mel spectrogram in the encoder's place."}
+    random_encoder: bool = field(
+        default=False, metadata={"help": "Baseline: a probe of an encoder with random weights."}
     )
-    rate: float | None = field(default=None, metadata={"help": "Label frames per second; the paper's by default."})
-    crop_seconds: float | None = field(default=None, metadata={"help": "Training crop; the paper's by default."})
+    log_mel: bool = field(default=False, metadata={"help": "Baseline: a probe of the log-mel spectrogram."})
+    label_rate: float | None = field(
+        default=None, metadata={"help": "Label frames per second; the paper's by default."}
+    )
+    crop_seconds: float | None = field(
+        default=None, metadata={"help": "Length of a training crop; the paper's by default."}
+    )
     window_seconds: float = field(default=30.0, metadata={"help": "Window in which whole songs are encoded."})
     decoding: str = field(default="{}", metadata={"help": "Settings of the task's decoder; a mapping in YAML."})
     balance: float = field(
-        default=0.0, metadata={"help": "Weight of rare classes: 0 is none, 1 makes all classes count the same."}
+        default=0.0,
+        metadata={"help": "Weight of rare classes: 0 changes nothing, 1 makes all classes equal."},
     )
     head_size: int = field(default=512, metadata={"help": "Units of the head's hidden layer."})
     head_dropout: float = field(default=0.0, metadata={"help": "Dropout after them."})
-    whiten: bool = field(default=True, metadata={"help": "A probe learns on whitened features, which is faster."})
-    freeze_batch_norm: bool = field(default=True, metadata={"help": "Keep the encoder's batch statistics."})
-    transpose: bool = field(default=False, metadata={"help": "Training crops pitch-shifted by -5 to 6 semitones."})
+    whiten: bool = field(default=True, metadata={"help": "Train a probe on whitened features, which is faster."})
+    freeze_batch_norm: bool = field(
+        default=True, metadata={"help": "Keep the encoder's batch statistics as they are."}
+    )
+    transpose: bool = field(default=False, metadata={"help": "Shift training crops by -5 to 6 semitones."})
     tempo: float = field(
-        default=0.0, metadata={"help": "Training crops up to this much faster or slower, such as 0.2."}
+        default=0.0,
+        metadata={"help": "Stretch training crops: up to this share faster or slower, such as 0.2."},
     )
     speed: int = field(
-        default=0, metadata={"help": "Training crops played faster or slower by up to so many semitones, such as 3."}
+        default=0,
+        metadata={"help": "Play training crops faster or slower by up to this many semitones, such as 3."},
     )
-    cache: str = field(default=".features", metadata={"help": "Where features of a frozen encoder are kept."})
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
-    lora_alpha: float = field(default=16, metadata={"help": "Their scale times the rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before them."})
-    lora_targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS), metadata={"help": "Adapted layers."})
-    limit: int | None = field(default=None, metadata={"help": "Use so many songs of each split only."})
+    cache: str = field(default=".features", metadata={"help": "Folder that keeps the features of frozen encoders."})
+    lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: float = field(default=16, metadata={"help": "Scale of the LoRA matrices times their rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: list(LORA_TARGET_MODULES), metadata={"help": "Layers that LoRA adapts."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Use only this many songs of each split."})
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
 
     def __post_init__(self):
@@ -94,8 +121,8 @@ class TaskArguments:
             raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
         if (self.transpose or self.tempo or self.speed) and self.method == "probe":
             raise ValueError(
-                "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` as they are, "
-                "or prepare songs that were changed."
+                "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` at their "
+                "defaults, or prepare songs that are already changed."
             )
         fits = {"transpose": spec.transpose is not None, "tempo": spec.stretchable, "speed": spec.resamplable}
         for name in fits:
@@ -103,8 +130,8 @@ class TaskArguments:
                 raise ValueError(f"`{name}` is not an augmentation for the task {self.task}: leave it at its default.")
 
 
-def pinned(arguments: TaskArguments) -> TaskArguments:
-    """With the commit as `revision` where the model is a repository; without one where it is a folder."""
+def pin_revision(arguments: TaskArguments) -> TaskArguments:
+    """Set `revision` to the commit where the model is a repository, and to `None` where it is a folder."""
     if Path(arguments.model).is_dir():
         return replace(arguments, revision=None)
     file = cached_file(arguments.model, "config.json", revision=arguments.revision)

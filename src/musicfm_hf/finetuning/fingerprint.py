@@ -1,19 +1,19 @@
-"""Whether earlier results were made with the same settings, encoder and songs."""
+"""Fingerprints of runs: whether results and checkpoints were made with the same settings, encoder and songs."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.examples import annotation_of
 from ..data.labelled import LabelledSong
 from ..tasks.events import comparable
-from ..training.records import RECORDED_ARGUMENTS, recorded, refuse_other_settings
-from .arguments import FinetuningArguments, TaskArguments, pinned
+from ..training.records import RECORDED_ARGUMENTS, require_same_settings, strip_absolute_paths
+from .arguments import RENAMED, FinetuningArguments, TaskArguments, pin_revision
 
-# All that what is kept depends on.
-STATED_ARGUMENTS = [
+# Fields of FinetuningArguments that results depend on.
+FINGERPRINT_ARGUMENTS = [
     *RECORDED_ARGUMENTS,
     "encoder_learning_rate",
     "lr_scheduler_kwargs",
@@ -27,68 +27,89 @@ STATED_ARGUMENTS = [
     "early_stopping_patience",
 ]
 
-PLACES = ("cache", "results")  # settings that change nothing in the results
+PLACES = ("cache", "results")  # settings that results do not depend on
 
-FREE_TO_CHANGE = (*PLACES, "max_steps", "early_stopping_patience")  # where a run goes on
+FREE_TO_CHANGE = (*PLACES, "max_steps", "early_stopping_patience")  # settings that may change when a run resumes
 
 PROGRESS = "finetuning.json"
 
+Fingerprint = dict[str, dict[str, Any]]
 
-def seconds_before(checkpoint: Path, stated: dict[str, dict[str, Any]]) -> float:
+
+def run_fingerprint(
+    task: TaskArguments, arguments: FinetuningArguments, splits: Mapping[str, Sequence[LabelledSong]]
+) -> Fingerprint:
     """
-    How long a run took up to a checkpoint of it.
+    Collect all that the results of a run depend on, as results record it.
+
+    Args:
+        task: With a pinned revision.
+        splits: Songs of each split, as from [`read_splits`].
+
+    Returns:
+        `settings` and `training`, the settings under the names that they have had on disk since version 0.1; and
+        `inputs`, digests of the encoder's files and of the annotations.
+    """
+    on_disk = {new: old for old, new in RENAMED.items()}
+    settings = {on_disk.get(name, name): value for name, value in vars(task).items()}
+    training = {name: getattr(arguments, name) for name in FINGERPRINT_ARGUMENTS}
+    inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task.task, splits)}
+    if task.task_file is not None:
+        inputs["task_digest"] = hashlib.blake2b(Path(task.task_file).read_bytes(), digest_size=8).hexdigest()
+    return {"settings": strip_absolute_paths(settings), "training": training, "inputs": inputs}
+
+
+def seconds_before(checkpoint: Path, fingerprint: Fingerprint) -> float:
+    """
+    Read the seconds that a run took up to one of its checkpoints.
 
     Raises:
-        ValueError: the checkpoint was made with other settings, another encoder or other songs; a longer run than was
-            meant may go on.
+        ValueError: The checkpoint was made with other settings, another encoder or other songs, or has taken more than
+            `max_steps`. Fewer steps than `max_steps` are no difference: the run goes on.
     """
     path = checkpoint / PROGRESS
     if not path.is_file():
-        raise ValueError(f"{checkpoint} was not written by this recipe. Give another `--output_dir`.")
-    there = json.loads(path.read_text(encoding="utf-8"))
-    if stated["training"]["max_steps"] < there["steps"]:
-        raise ValueError(f"{checkpoint} has taken more than {stated['training']['max_steps']} steps already.")
-    _refuse_other(checkpoint, there, stated, FREE_TO_CHANGE, "--output_dir")
-    return there["seconds"]
+        raise ValueError(f"{checkpoint} was not written by `musicfm finetune`. Give another `--output_dir`.")
+    progress = json.loads(path.read_text(encoding="utf-8"))
+    max_steps = fingerprint["training"]["max_steps"]
+    if max_steps < progress["steps"]:
+        raise ValueError(f"{checkpoint} has taken more than {max_steps} steps already.")
+    _require_same(checkpoint, progress, fingerprint, FREE_TO_CHANGE, "--output_dir")
+    return progress["seconds"]
 
 
-def results_if_done(
+def load_matching_results(
     path: Path,
     task: TaskArguments,
     arguments: FinetuningArguments,
-    splits: dict[str, list[LabelledSong]],
+    splits: Mapping[str, Sequence[LabelledSong]],
     flag: str,
-    free: Sequence[str] = PLACES,
+    free: Collection[str] = PLACES,
 ) -> dict[str, Any] | None:
     """
-    The `results` of a run, from the file that has them; `None` if there is no such file.
+    Load the `results` of a run from their file, if it was made with the current settings.
 
     Args:
-        splits: As [`finetune`] has them.
-        flag: Of the recipe, with which results come to another place.
-        free: Settings that may be others.
+        path: JSON that a run wrote, of this version or of 0.1.
+        splits: Songs of each split, as [`finetune`] takes them.
+        flag: The command-line flag for another place, for the message.
+        free: Settings that may differ.
+
+    Returns:
+        The results; `None` if the file does not exist.
 
     Raises:
-        ValueError: they were made with other settings, another encoder or other songs.
+        ValueError: They were made with other settings, another encoder or other songs.
     """
     if not path.is_file():
         return None
     results = json.loads(path.read_text(encoding="utf-8"))
-    _refuse_other(path, results, stated_settings(pinned(task), arguments, splits), free, flag)
+    _require_same(path, results, run_fingerprint(pin_revision(task), arguments, splits), free, flag)
     return results
 
 
-def stated_settings(
-    task: TaskArguments, arguments: FinetuningArguments, splits: dict[str, list[LabelledSong]]
-) -> dict[str, dict[str, Any]]:
-    """Settings, as results have them, and what shows that the encoder or the songs are others than they were."""
-    training = {name: getattr(arguments, name) for name in STATED_ARGUMENTS}
-    inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task.task, splits)}
-    return {"settings": recorded(vars(task)), "training": training, "inputs": inputs}
-
-
 def _encoder_digest(task: TaskArguments) -> str | None:
-    """Of the files of a folder; of a repository the revision says it."""
+    """A digest of the files of a folder; `None` for a repository, which its revision identifies."""
     folder = Path(task.model)
     if not folder.is_dir():
         return None
@@ -99,8 +120,8 @@ def _encoder_digest(task: TaskArguments) -> str | None:
     return digest.hexdigest()
 
 
-def _songs_digest(task: str, splits: dict[str, list[LabelledSong]]) -> str:
-    """Of ids, durations and annotations."""
+def _songs_digest(task: str, splits: Mapping[str, Sequence[LabelledSong]]) -> str:
+    """A digest of ids, durations and annotations."""
     digest = hashlib.blake2b(digest_size=8)
     for split, songs in splits.items():
         for song in songs:
@@ -109,7 +130,13 @@ def _songs_digest(task: str, splits: dict[str, list[LabelledSong]]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_other(made: Path, there: dict, stated: dict, free: Sequence[str], flag: str) -> None:
-    here = {key: value for values in stated.values() for key, value in values.items() if key not in free}
-    made_with = {key: value for name in stated for key, value in there.get(name, {}).items()}
-    refuse_other_settings(made, made_with, here, flag)
+def _require_same(
+    product: Path, recorded: Mapping[str, Any], current: Fingerprint, free: Collection[str], flag: str
+) -> None:
+    """Require that a record has the current fingerprint, but for free settings."""
+    before, now = ({}, {})
+    for group in current:
+        before |= {RENAMED.get(name, name): value for name, value in recorded.get(group, {}).items()}
+        now |= {RENAMED.get(name, name): value for name, value in current[group].items()}
+    now = {name: value for name, value in now.items() if name not in free}
+    require_same_settings(product, before, now, flag)

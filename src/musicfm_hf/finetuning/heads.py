@@ -39,7 +39,7 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
     spec = get_task(arguments.task)
     labels = spec.label_names(songs)
     outputs = spec.classifier_outputs(len(labels))
-    rate = arguments.rate or spec.label_rate
+    rate = arguments.label_rate or spec.label_rate
     values = base.to_dict() | {
         "task": arguments.task,
         "id2label": dict(enumerate(labels)),
@@ -116,8 +116,8 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance:
 
 def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     """
-    Return the model with LoRA matrices beside the layers that `arguments.lora_targets` name; its head is trained in
-    full.
+    Return the model with LoRA matrices beside the layers that `arguments.lora_target_modules` names; its head is
+    trained in full.
 
     Raises:
         ValueError: if the encoder has no layer of one of these names.
@@ -125,13 +125,13 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     from peft import LoraConfig, get_peft_model
 
     names = {name.rpartition(".")[2] for name, module in model.musicfm.named_modules() if not list(module.children())}
-    if missing := sorted(set(arguments.lora_targets) - names):
+    if missing := sorted(set(arguments.lora_target_modules) - names):
         raise ValueError(f"The encoder has no layers {', '.join(missing)}; it has {', '.join(sorted(names))}.")
     lora = LoraConfig(
-        r=arguments.lora_rank,
+        r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_targets)})",
+        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_target_modules)})",
         modules_to_save=["classifier"],
         revision=arguments.revision,
     )

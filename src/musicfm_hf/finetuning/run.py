@@ -1,55 +1,83 @@
-"""Training a head on the encoder: as a probe, with the whole encoder, or with LoRA."""
+"""Training a head on an encoder: as a probe, with the whole encoder, or with LoRA."""
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, set_seed
+from transformers import AutoConfig, TrainerCallback, set_seed
 
 from ..data.catalogue import describe_source
 from ..data.examples import ReadWaveform, TaskCrops, with_annotation
 from ..data.labelled import LabelledSong
 from ..data.labelled_dataset import load_songs, split_names
 from ..evaluation.scoring import scores_with_intervals
-from ..hub.cards import licence_of
+from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from ..inference.heads import song_logits
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
-from ..training.records import environment, recorded
+from ..training.curves import CurveCallback
+from ..training.records import environment, strip_absolute_paths, write_json
 from ..training.trainer import find_checkpoint
-from .arguments import FinetuningArguments, TaskArguments, pinned
-from .fingerprint import seconds_before, stated_settings
-from .heads import add_lora, build_model, head_config
+from .arguments import FinetuningArguments, TaskArguments, pin_revision
+from .fingerprint import FREE_TO_CHANGE, Fingerprint, load_matching_results, run_fingerprint, seconds_before
+from .heads import add_lora, build_model, head_config, save_finetuned
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import whitened_projector
 
 WHITENING_CROPS = 1024
 
+Splits = Mapping[str, Sequence[LabelledSong]]
+
+
+class Finetuned(NamedTuple):
+    """
+    A finished run.
+
+    Attributes:
+        model: The model with its head; `None` for a probe of the log-mel spectrogram.
+        trained: The trained part of it: the head, the whole model, or the whole model with LoRA.
+        trainer ([`FinetuningTrainer`]): The Trainer, with its history.
+        scores: Split → song id → scores.
+        results: Settings, scores, history and environment, as `results.json` has them.
+    """
+
+    model: HeadModel | None
+    trained: torch.nn.Module
+    trainer: FinetuningTrainer
+    scores: dict[str, dict[str, dict[str, Any]]]
+    results: dict[str, Any]
+
 
 def read_split(arguments: TaskArguments, split: str) -> list[LabelledSong]:
-    """The songs of a split that are annotated for the task; raises as [`load_songs`] and where there is none."""
+    """
+    Read the songs of a split that are annotated for the task.
+
+    Raises:
+        ValueError: The data set has no such split, or no song of it is annotated for the task.
+        FileNotFoundError: The data set does not exist.
+    """
     songs = with_annotation(load_songs(arguments.data, split), arguments.task, f"{arguments.data} ({split})")
     return songs[: arguments.limit]
 
 
 def read_splits(arguments: TaskArguments) -> dict[str, list[LabelledSong]]:
-    """Train and validation songs, and test songs where the data set has such a split; raises as [`read_split`]."""
+    """Read train and validation songs, and test songs if the data set has them. Raises as [`read_split`]."""
     has_test = "test" in split_names(arguments.data)
     names = ("train", "validation", "test") if has_test else ("train", "validation")
     return {name: read_split(arguments, name) for name in names}
 
 
-def cache_all_layers(
-    task: TaskArguments, arguments: FinetuningArguments, splits: dict[str, list[LabelledSong]]
-) -> None:
-    """All hidden states of all songs in one pass: probes of any layer find them where [`finetune`] looks."""
+def cache_all_layers(task: TaskArguments, arguments: FinetuningArguments, splits: Splits) -> None:
+    """Compute all hidden states of all songs in one pass, and keep them where probes of any layer look for them."""
     set_seed(arguments.seed)
-    task = pinned(task)
+    task = pin_revision(task)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     encoder = build_model(task, config).musicfm.to(arguments.device)
     settings = _window_settings(task, arguments)
@@ -57,90 +85,52 @@ def cache_all_layers(
     cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
 
 
-def _window_settings(task: TaskArguments, arguments: FinetuningArguments) -> WindowSettings:
-    return WindowSettings(window_seconds=task.window_seconds, batch_size=arguments.per_device_eval_batch_size)
-
-
-class Finetuned(NamedTuple):
-    """
-    Attributes:
-        model: The model with its head; `None` for a probe of the log-mel spectrogram.
-        trained: What was trained of it: its head, the whole, or the whole with LoRA.
-        trainer ([`FinetuningTrainer`]): With its history.
-        scores: Split → song id → scores.
-        results: All of it in numbers.
-    """
-
-    model: HeadModel | None
-    trained: torch.nn.Module
-    trainer: "FinetuningTrainer"
-    scores: dict[str, dict[str, dict[str, Any]]]
-    results: dict[str, Any]
-
-
 def finetune(
-    task: TaskArguments, arguments: FinetuningArguments, splits: dict[str, list[LabelledSong]], callbacks=()
+    task: TaskArguments,
+    arguments: FinetuningArguments,
+    splits: Splits | None = None,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> Finetuned:
     """
-    Train as the settings say, and score validation and test songs with what scored best on validation songs.
+    Train a head as the settings specify, and score validation and test songs with the model that scored best on
+    validation songs. A run that was interrupted resumes from its last checkpoint in the output folder.
 
     Args:
-        splits: train, validation and, if there are any, test songs, as from [`read_splits`].
-        callbacks (`list[TrainerCallback]`): For the [`Trainer`].
+        splits: Songs for `train`, `validation` and perhaps `test`; by default those that [`read_splits`] returns.
+        callbacks: For the [`Trainer`].
 
     Raises:
-        ValueError: before anything is trained, if settings do not fit each other, the songs, the encoder, or the
-            checkpoint in the output folder.
+        ValueError: Before training, if settings do not fit each other, the songs, the encoder, or the checkpoint in
+            the output folder.
     """
-    began, data = time.perf_counter(), describe_source(task.data)
-    task = pinned(task)
-    stated = stated_settings(task, arguments, splits)
+    started, source = time.perf_counter(), describe_source(task.data)
+    splits = read_splits(task) if splits is None else splits
+    task = pin_revision(task)
+    fingerprint = run_fingerprint(task, arguments, splits)
     checkpoint = arguments.resume_from_checkpoint
     if checkpoint in (None, True):
         checkpoint = find_checkpoint(arguments.output_dir)
     if checkpoint:
-        began -= seconds_before(Path(checkpoint), stated)
-    base_licence = licence_of(task.model, task.revision)
+        started -= seconds_before(Path(checkpoint), fingerprint)
+    set_seed(arguments.seed)
+    base_license = license_of(task.model, task.revision)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
-    settings = _window_settings(task, arguments)
-    settings.frames(config)
-    model, trained, cache = _to_train(task, arguments, config, settings)
-    if cache is not None:
-        with arguments.main_process_first(desc="features"):
-            cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
-    count = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps
-    read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
-    seconds = task.crop_seconds or get_task(task.task).crop_seconds
-    crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
-    crops = crops_of(count=count * arguments.world_size)
-    crops[0]  # so that what does not fit is said here
-    if cache is not None and task.whiten:
-        trained.float().projector = whitened_projector(trained, crops_of(count=WHITENING_CROPS))
-    if arguments.early_stopping_patience:
-        callbacks = [*callbacks, EarlyStopping(arguments.early_stopping_patience)]
-    logits = partial(song_logits, model or trained, settings=settings, cache=cache)
-    trainer = FinetuningTrainer(
-        trained, arguments, crops, splits["validation"], logits, config, stated, began, callbacks=list(callbacks)
-    )
+    model, trainer, cache = _build_trainer(task, arguments, splits, config, fingerprint, started, callbacks)
+    trained = trainer.model
     trainer.train(resume_from_checkpoint=checkpoint)
     if cache is not None and task.whiten:
         trained.projector = trained.projector.folded()
-    validation = None  # has been scored if this is the model of an evaluation of this start
-    if cache is None and arguments.load_best_model_at_end:
-        validation = trainer.evaluated.get(trainer.state.best_global_step)
-    scores = {"validation": validation or trainer.score_songs(splits["validation"])}
-    if "test" in splits:
-        scores["test"] = trainer.score_songs(splits["test"])
+    scores = _final_scores(trainer, splits, is_cached=cache is not None)
     results = {
         "task": task.task,
         "method": task.method,
-        "scores": {name: scores_with_intervals(config, found) for name, found in scores.items()},
-        **_parameters(model or trained, trained),
-        **stated,
+        "scores": {name: scores_with_intervals(config, rows) for name, rows in scores.items()},
+        **_count_parameters(model or trained, trained),
+        **fingerprint,
         "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
-        "base": {"name": recorded({"model": task.model})["model"], "revision": task.revision},
-        "base_licence": base_licence,
-        "data": data | {"songs": {name: len(songs) for name, songs in splits.items()}},
+        "base": {"name": strip_absolute_paths({"model": task.model})["model"], "revision": task.revision},
+        "base_licence": base_license,
+        "data": source | {"songs": {name: len(songs) for name, songs in splits.items()}},
         "seconds": round(trainer.seconds, 1),
         **environment(),
         "history": trainer.state.log_history,
@@ -149,10 +139,82 @@ def finetune(
     return Finetuned(model, trained, trainer, scores, results)
 
 
-def _to_train(
+def results_path(task: TaskArguments, arguments: FinetuningArguments) -> Path:
+    """The file of a run's scores in the folder for results: it has the name of the output folder."""
+    return Path(task.results) / f"{Path(arguments.output_dir).resolve().name}.json"
+
+
+def check_results_path(task: TaskArguments, arguments: FinetuningArguments, splits: Splits) -> None:
+    """
+    Check that a run overwrites no results of another one.
+
+    Raises:
+        ValueError: The file of its scores exists, from a run with other settings, another encoder or other songs.
+    """
+    path = results_path(task, arguments)
+    load_matching_results(path, task, arguments, splits, "--results", FREE_TO_CHANGE)
+
+
+def training_curves(task: str) -> CurveCallback:
+    """The callback that draws the loss and the score of validation songs."""
+    return CurveCallback({"loss": ["loss"], "validation songs": [f"eval_{get_task(task).metric}"]})
+
+
+def save_run(run: Finetuned, task: TaskArguments, arguments: FinetuningArguments) -> None:
+    """Write the model or adapter with its feature extractor, and the results beside it and to [`results_path`]."""
+    output = Path(arguments.output_dir)
+    if run.model is not None:
+        save_finetuned(run.model, run.trained, output)
+        config = run.model.config
+        MusicFMFeatureExtractor(
+            sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
+        ).save_pretrained(output)
+    for path in (output / "results.json", results_path(task, arguments)):
+        write_json(path, run.results)
+
+
+def _window_settings(task: TaskArguments, arguments: FinetuningArguments) -> WindowSettings:
+    return WindowSettings(window_seconds=task.window_seconds, batch_size=arguments.per_device_eval_batch_size)
+
+
+def _build_trainer(
+    task: TaskArguments,
+    arguments: FinetuningArguments,
+    splits: Splits,
+    config: MusicFMConfig,
+    fingerprint: Fingerprint,
+    started: float,
+    callbacks: Iterable[TrainerCallback],
+) -> tuple[HeadModel | None, FinetuningTrainer, FeatureCache | None]:
+    """The model with its head, the Trainer of its trained part, and for a probe the features that it reads."""
+    settings = _window_settings(task, arguments)
+    settings.frames(config)  # raises where a window is too short
+    model, trained, cache = _build_trained(task, arguments, config, settings)
+    if cache is not None:
+        with arguments.main_process_first(desc="features"):
+            cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
+    read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
+    seconds = task.crop_seconds or get_task(task.task).crop_seconds
+    crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
+    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    crops = crops_of(count=arguments.max_steps * per_step)
+    crops[0]  # raises before training where settings do not fit the songs
+    if cache is not None and task.whiten:
+        trained.float().projector = whitened_projector(trained, crops_of(count=WHITENING_CROPS))
+    callbacks = list(callbacks)
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStopping(arguments.early_stopping_patience))
+    logits = partial(song_logits, model or trained, settings=settings, cache=cache)
+    trainer = FinetuningTrainer(
+        trained, arguments, crops, splits["validation"], logits, config, fingerprint, started, callbacks=callbacks
+    )
+    return model, trainer, cache
+
+
+def _build_trained(
     task: TaskArguments, arguments: FinetuningArguments, config: MusicFMConfig, settings: WindowSettings
 ) -> tuple[HeadModel | None, torch.nn.Module, FeatureCache | None]:
-    """The model with its head, what is trained of it, and for a probe the features that it reads."""
+    """The model with its head, its trained part, and for a probe the features that it reads."""
     if task.log_mel:
         features = LogMelFeatures(config)
         return None, MusicFMClassifier(config, features.width), FeatureCache(task.cache, features)
@@ -164,10 +226,22 @@ def _to_train(
     return model, add_lora(model, task) if task.method == "lora" else model, None
 
 
-def _parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
-    """How many there are, and how many were trained. (Peft keeps a copy of the head as it was.)"""
-    own = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
+def _final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -> dict[str, dict[str, dict[str, Any]]]:
+    """Scores of validation and test songs with the final model."""
+    validation = None
+    if not is_cached and trainer.args.load_best_model_at_end:
+        # The final model may have been scored in this start. (The head of a probe was folded, and rounds differently.)
+        validation = trainer.evaluated.get(trainer.state.best_global_step)
+    scores = {"validation": validation or trainer.score_songs(splits["validation"])}
+    if "test" in splits:
+        scores["test"] = trainer.score_songs(splits["test"])
+    return scores
+
+
+def _count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
+    """Numbers of all parameters, and of trained ones, without PEFT's copy of the initial head."""
+    parameters = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
     return {
-        "parameters": sum(parameter.numel() for parameter in own),
+        "parameters": sum(parameter.numel() for parameter in parameters),
         "trained_parameters": sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
     }

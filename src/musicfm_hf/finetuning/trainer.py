@@ -1,4 +1,4 @@
-"""The Trainer of heads: whole songs are scored in its evaluations."""
+"""The Trainer of heads. Its evaluations score whole songs."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,23 +18,23 @@ from ..tasks import get_task
 from ..training.records import write_json
 from ..training.trainer import ResumableTrainer
 from .arguments import FinetuningArguments
-from .fingerprint import PROGRESS
+from .fingerprint import PROGRESS, Fingerprint
 
 
 class FinetuningTrainer(ResumableTrainer):
     """
-    A [`Trainer`] for heads and models with heads, with a learning rate for each, that evaluates on whole songs by the
-    task's own score.
+    A [`Trainer`] for heads and for models with heads. Encoder and head have learning rates of their own, and
+    evaluations score whole songs with the task's metric.
 
     Args:
-        model: The model with its head; its `classifier` alone where features come from a cache; either with LoRA.
-        songs: To evaluate on.
-        logits (`Callable`): Songs → `(song, logits)`, with the model as it is.
-        config ([`MusicFMConfig`]): Of the model with its head.
-        stated (`dict`, *optional*): `settings`, `training` and `inputs`, as results have them: checkpoints say
-            them.
-        began (`float`, *optional*): When the run would have begun if it had never been interrupted, by
-            `time.perf_counter`; now by default.
+        model: The model with its head, perhaps with LoRA; or its `classifier` alone, where features come from a cache.
+        train_dataset ([`TaskCrops`]): Training crops.
+        songs: Validation songs.
+        logits (`Callable`): Maps songs to pairs `(song, logits)`, with the model in its present state.
+        config ([`MusicFMConfig`]): Configuration of the model with its head.
+        fingerprint (`dict`, *optional*): From [`run_fingerprint`]; written into checkpoints.
+        started (`float`, *optional*): Start of the run by `time.perf_counter`, moved back by the seconds of earlier
+            starts; now by default.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class FinetuningTrainer(ResumableTrainer):
         songs: Sequence[LabelledSong],
         logits: Callable[[Sequence[LabelledSong]], Iterable[tuple[LabelledSong, np.ndarray]]],
         config: MusicFMConfig,
-        stated: dict[str, dict[str, Any]] | None = None,
-        began: float | None = None,
+        fingerprint: Fingerprint | None = None,
+        started: float | None = None,
         **kwargs,
     ):
         args.metric_for_best_model = f"eval_{get_task(config.task).metric}"
@@ -60,43 +60,49 @@ class FinetuningTrainer(ResumableTrainer):
             **kwargs,
         )
         self.logits, self.config = logits, config
-        self.stated = {"settings": {}, "training": {}, "inputs": {}} if stated is None else stated
-        self.began = time.perf_counter() if began is None else began
-        self.evaluated: dict[int, dict[str, dict[str, Any]]] = {}  # step → scores of songs
+        self.fingerprint = {"settings": {}, "training": {}, "inputs": {}} if fingerprint is None else fingerprint
+        self.started = time.perf_counter() if started is None else started
+        self.evaluated: dict[int, dict[str, dict[str, Any]]] = {}  # step → song id → scores
         self.model_accepts_loss_kwargs = False
 
     @property
     def seconds(self) -> float:
-        """How long it took so far, in all starts; without what was lost between a checkpoint and an interruption."""
-        return time.perf_counter() - self.began
+        """Seconds of the run in all its starts, without those lost between a checkpoint and an interruption."""
+        return time.perf_counter() - self.started
 
     def save_progress(self, folder: Path) -> None:
-        """With what settings this is, and how long it took."""
+        """Write the fingerprint, the step and the seconds so far."""
         if self.args.should_save:
-            write_json(folder / PROGRESS, self.stated | {"steps": self.state.global_step, "seconds": self.seconds})
+            progress = self.fingerprint | {"steps": self.state.global_step, "seconds": self.seconds}
+            write_json(folder / PROGRESS, progress)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """
-        As in [`Trainer`], with the head's parameters in groups of their own, which come first: the rate of the first
-        is logged. What has one axis is not decayed: biases and norms, of which [`Trainer`] would not know `norm1`.
+        As in [`Trainer`], with groups of their own for the head's parameters. These come first, because the learning
+        rate of the first group is logged. Parameters with one axis, which are biases and norms, are not decayed;
+        [`Trainer`] would not recognize norms with names like `norm1`.
         """
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        groups: dict[tuple[float, float], list] = {}
-        for name, parameter in sorted(named, key=lambda item: "musicfm." in item[0]):
-            rate = self.args.encoder_learning_rate if "musicfm." in name else self.args.learning_rate
-            groups.setdefault((rate, self.args.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
-        optimizer_class, values = Trainer.get_optimizer_cls_and_kwargs(self.args, model)
-        parts = [
-            {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
-        ]
-        self.optimizer = optimizer_class(parts, **values)
+        trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in sorted(trainable, key=lambda item: "musicfm." in item[0]):
+            learning_rate = self.args.encoder_learning_rate if "musicfm." in name else self.args.learning_rate
+            decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((learning_rate, decay), []).append(parameter)
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = optimizer_class(
+            [
+                {"params": parameters, "lr": learning_rate, "weight_decay": decay}
+                for (learning_rate, decay), parameters in groups.items()
+            ],
+            **options,
+        )
         return self.optimizer
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Average scores of whole songs; songs are shared among processes."""
+        """Average the scores of whole songs, which are shared among processes."""
         scores = self.score_songs(self.eval_dataset if eval_dataset is None else eval_dataset)
         if eval_dataset is None:
             self.evaluated[self.state.global_step] = scores
@@ -107,19 +113,25 @@ class FinetuningTrainer(ResumableTrainer):
         return metrics
 
     def score_songs(self, songs: Sequence[LabelledSong]) -> dict[str, dict[str, Any]]:
-        """Song id → its scores, in the order of the songs, on every process; in the precision of training."""
-        own = list(songs)[self.args.process_index :: self.args.world_size]
+        """
+        Score whole songs, in the precision of training.
+
+        Returns:
+            Song id → scores, in the order of `songs`, on every process.
+        """
+        share = list(songs)[self.args.process_index :: self.args.world_size]
         self.model.eval()
         with self.accelerator.autocast():
-            found = [(song.id, score_song(self.config, song, logits)) for song, logits in self.logits(own)]
-        found = dict(gather_object(found) if self.args.world_size > 1 else found)
-        return {song.id: found[song.id] for song in songs}
+            pairs = [(song.id, score_song(self.config, song, logits)) for song, logits in self.logits(share)]
+        scores = dict(gather_object(pairs) if self.args.world_size > 1 else pairs)
+        return {song.id: scores[song.id] for song in songs}
 
 
 class EarlyStopping(TrainerCallback):
     """
-    Ends training after `patience` evaluations of which none beats all before them. It goes by the history, which
-    checkpoints have: a run that resumes stops where it would have stopped, and one that has stopped changes no more.
+    Ends training once the last `patience` evaluations did not beat the best one before them. It depends on the log
+    history alone, which checkpoints contain: a resumed run stops where it would have stopped, and a run that has
+    stopped does not change any more.
     """
 
     def __init__(self, patience: int):
@@ -131,7 +143,7 @@ class EarlyStopping(TrainerCallback):
         self.was_over = control.should_training_stop
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.was_over:  # the Trainer takes one step before it looks
+        if self.was_over:  # the Trainer takes one step before it checks whether to stop
             control.should_evaluate = control.should_save = False
 
     def on_evaluate(self, args, state, control, **kwargs):

@@ -1,9 +1,9 @@
 """
-A linear layer that is trained on whitened inputs and kept as a plain one.
+A linear layer that is trained on whitened inputs and saved as a plain linear layer.
 
-Hidden states of pretrained encoders lie in few directions, far from zero: of 192 dimensions, half a dozen may hold
-most of the variance. A small head then learns these and hardly sees the rest. Whitening changes nothing that a linear
-layer can say, only how fast it learns it (LeCun et al., *Efficient BackProp*, 1998).
+Hidden states of pretrained encoders vary in few directions, far from zero: six of 192 dimensions may hold most of the
+variance. A small head then learns from these and hardly sees the others. Whitening does not change which functions a
+linear layer can represent, only how fast it learns them (LeCun et al., *Efficient BackProp*, 1998).
 """
 
 from collections.abc import Iterable
@@ -14,20 +14,22 @@ from torch import nn
 from ..data.examples import TaskCrops
 from ..model.modeling_musicfm import MusicFMClassifier
 
-SMALLEST_SHARE = 1e-2  # of the mean variance: what varies less is not blown up, since it may be rounding
+# Share of the mean variance that is added to each variance: directions below it may be rounding errors and are not
+# amplified to unit variance.
+SMALLEST_SHARE = 1e-2
 
 
 class WhitenedLinear(nn.Linear):
     """
-    A linear layer behind a map that takes mean and covariance away. It begins with the weights of another one, for
-    whitened inputs.
+    A linear layer after a map that removes the mean and the covariance of its inputs. Its initial weights are those of
+    another layer; it applies them to the whitened inputs.
 
     Args:
-        linear (`nn.Linear`): With a bias.
-        inputs (`Iterable[torch.Tensor]`): Tensors `(…, in_features)`, of which mean and covariance are taken.
+        linear (`nn.Linear`): A layer with a bias.
+        inputs (`Iterable[torch.Tensor]`): Tensors `(…, in_features)` from which mean and covariance are estimated.
 
     Raises:
-        ValueError: there are fewer than two inputs.
+        ValueError: There are fewer than two inputs.
     """
 
     def __init__(self, linear: nn.Linear, inputs: Iterable[torch.Tensor]):
@@ -39,7 +41,7 @@ class WhitenedLinear(nn.Linear):
         products = torch.zeros(in_features, in_features, dtype=torch.float64)
         for tensor in inputs:
             rows = tensor.detach().float().cpu().reshape(-1, in_features)
-            first = rows.mean(0) if first is None else first  # near zero, squares lose nothing
+            first = rows.mean(0) if first is None else first  # near zero, squares lose no precision
             rows = rows - first
             count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
         if count < 2:
@@ -52,13 +54,13 @@ class WhitenedLinear(nn.Linear):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         rows = (inputs - self.mean).reshape(-1, self.in_features)
-        # Few rows are whitened; for many it costs less to map the weights, as multi_dot decides.
+        # multi_dot chooses the cheaper order: whitening few rows, or mapping the weights once for many.
         outputs = torch.linalg.multi_dot([rows, self.matrix, self.weight.T]) + self.bias
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        """The same function as a plain layer."""
+        """Return the same function as a plain linear layer."""
         linear = nn.Linear(self.in_features, self.out_features, device=self.weight.device, dtype=self.weight.dtype)
         weight = self.weight.double() @ self.matrix.double().T
         linear.weight.copy_(weight)
@@ -67,7 +69,7 @@ class WhitenedLinear(nn.Linear):
 
 
 def whitened_projector(head: MusicFMClassifier, crops: TaskCrops) -> WhitenedLinear:
-    """The first layer of a head, for whitened features: those of the crops."""
+    """Make the first layer of a head for features whitened by those of the crops."""
     examples = (crops[number]["hidden_states"][None].float() for number in range(len(crops)))
     with torch.no_grad():
         inputs = (head.layer_norm(head.pool(head.mix(example), None)) for example in examples)

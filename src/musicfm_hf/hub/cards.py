@@ -1,4 +1,4 @@
-"""Model cards: what a folder holds, how to use it, how good it is, by what the files in the folder say."""
+"""Model cards written from the files of a folder: its contents, usage, scores, training data and license."""
 
 import json
 import math
@@ -13,68 +13,116 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, label_names
-from ..training.records import recorded
+from ..training.records import strip_absolute_paths
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
-NOT_STATED = "not-stated"  # the name of a licence that nobody has given
+NOT_STATED = "not-stated"  # `license_name` on the Hub of weights without a known license
 
 PRETRAINING_SCORES = {
-    "eval_cross_entropy": "cross-entropy, nats",
-    "eval_unigram_cross_entropy": "… of the tokens' frequencies",
+    "eval_cross_entropy": "cross-entropy (nats)",
+    "eval_unigram_cross_entropy": "cross-entropy of the token frequencies (baseline)",
     "eval_accuracy": "accuracy",
-    "eval_accuracy_most_frequent": "… of the most frequent token",
-    "eval_accuracy_copy": "… of copying the nearest frame that is not masked",
+    "eval_accuracy_most_frequent": "accuracy of always predicting the most frequent token (baseline)",
+    "eval_accuracy_copy": "accuracy of copying the nearest unmasked token (baseline)",
 }
 
+# File with the results → template of the card; `results.json` is written by both kinds of training.
+RESULTS_FILES = {"conversion.json": "converted", "report.json": "quantizer", "results.json": None}
 
-def write_card(folder: str | Path, repo: str | None = None, licence: str | None = None) -> Path:
+# Fields of a data source or of a template that may be missing.
+_SOURCE_FIELDS = dict.fromkeys(("licence", "homepage", "citation", "hub_id"))
+_CARD_FIELDS: dict[str, Any] = {"plot": None, "sources": [], "settings": [], "scores": [], "tags": [], "base": {}}
+
+
+def write_card(folder: str | Path, repo: str | None = None, license: str | None = None) -> Path:
     """
-    Write `README.md` into the folder of a model, an adapter or a quantizer that a recipe or the conversion made.
-    Scores are those in its `results.json`, and in JSON files of recipes/evaluate.py in its folder `evaluations`.
+    Write `README.md` into the folder of a trained or converted model, an adapter or a quantizer. Scores come from its
+    `results.json`, and from JSON files of `musicfm evaluate` in its subfolder `evaluations`.
 
     Args:
-        folder: With `config.json`, and `results.json`, `report.json` or `conversion.json`.
-        repo (`str`, *optional*): Id of the repository in which the card will be; the folder's name by default.
-        licence (`str`, *optional*): Of the weights, as the Hub names it; by default what the card that is there says,
-            or that of the model that was trained further, or `other`, not stated.
+        folder: Folder with `config.json`, and `results.json`, `report.json` or `conversion.json`.
+        repo (`str`, *optional*): Id of the repository that the card is for; the folder's name by default.
+        license (`str`, *optional*): License of the weights, as an identifier of the Hub. By default the one on the
+            present card, or that of the model that was trained further, or `other` (not stated).
 
     Returns:
-        The card's path.
+        The path of the card.
 
     Raises:
         FileNotFoundError: the folder has none of these files.
-        ValueError: an evaluation is of another model, or of songs that this one was trained on.
+        ValueError: an evaluation is of another model, or of songs that this model was trained on.
     """
     folder = Path(folder)
     config = MusicFMConfig.from_pretrained(folder)
-    kind, results = _what(folder)
-    found = {"repo": repo or folder.resolve().name, "config": config, "results": results}
-    found |= {"title": found["repo"].rpartition("/")[2], "plot": None, "sources": [], "settings": [], "scores": []}
-    if kind == "converted":
-        found |= results
-        metadata = {"pipeline_tag": "feature-extraction"}
-    else:
-        found["plot"] = "curves.png" if (folder / "curves.png").is_file() else None
-        found["settings"] = _settings(results)
-        own, metadata = {"pretrained": _pretrained, "quantizer": _quantizer, "finetuned": _finetuned}[kind](
-            folder, config, results
-        )
-        found |= own
-    known = dict.fromkeys(("licence", "homepage", "citation", "hub_id"))
-    found["sources"] = [known | source for source in found["sources"]]
-    licence = licence or results.get("licence") or licence_of(folder) or results.get("base_licence")
-    if licence is None and found.get("base", {}).get("revision"):
-        licence = licence_of(**found["base"])
-    found["license"] = licence = licence or "other"
-    if licence == "other":
-        metadata["license_name"] = NOT_STATED
-    library = "peft" if found.get("method") == "lora" else "transformers"
+    kind, results = _read_results(folder)
+    fields, metadata = _CARDS[kind](folder, config, results)
+    repo = repo or folder.resolve().name
+    names = {"repo": repo, "title": repo.rpartition("/")[2]}
+    fields = _CARD_FIELDS | names | {"config": config, "results": results} | fields
+    fields["sources"] = [_SOURCE_FIELDS | source for source in fields["sources"]]
+    fields["license"] = license or _known_license(folder, results, fields["base"])
+    text = _render(kind, fields, metadata)
+    (folder / ".README.md.part").write_text(text, encoding="utf-8")
+    os.replace(folder / ".README.md.part", folder / "README.md")
+    return folder / "README.md"
+
+
+def license_of(name: str | Path, revision: str | None = None) -> str | None:
+    """
+    Return the license on the card of a model: of a folder, or, with a revision, of a repository. `None` if the card
+    cannot be read or states none.
+    """
+    try:
+        local = Path(name) / "README.md"
+        path = local if revision is None else hf_hub_download(str(name), "README.md", revision=revision)
+        stated = ModelCard.load(path).data.license
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return None if stated == "other" else stated
+
+
+def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
+    """Return the scores of a folder on data sets of the Hub, as entries of `.eval_results`."""
+    kind, results = _read_results(Path(folder))
+    if kind != "finetuned":
+        return []
+    return [
+        EvalResultEntry(dataset_id=row["hub_id"], task_id=results["task"], value=row["value"], notes=row["label"])
+        for row in _score_rows(Path(folder), results)
+        if row["hub_id"]
+    ]
+
+
+def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The name of the template for a folder, and the results to fill it with."""
+    for name, kind in RESULTS_FILES.items():
+        if (folder / name).is_file():
+            results = json.loads((folder / name).read_text(encoding="utf-8"))
+            return kind or ("finetuned" if "method" in results else "pretrained"), results
+    raise FileNotFoundError(
+        f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is written from. Give the output folder of "
+        "`musicfm pretrain`, `finetune`, `train-quantizer` or `convert`."
+    )
+
+
+def _known_license(folder: Path, results: dict[str, Any], base: dict[str, Any]) -> str:
+    """The license of the weights if nobody names one: as recorded, or as the base model's card states, or `other`."""
+    known = results.get("licence") or license_of(folder) or results.get("base_licence")
+    if known is None and base.get("revision"):
+        known = license_of(**base)
+    return known or "other"
+
+
+def _render(kind: str, fields: dict[str, Any], metadata: dict[str, Any]) -> str:
+    """The text of a card with its YAML metadata, checked by the Hub's own parser."""
+    if fields["license"] == "other":
+        metadata = metadata | {"license_name": NOT_STATED}
     data = ModelCardData(
-        model_name=found["title"],
-        library_name=library,
-        license=licence,
-        tags=[*TAGS, *found.get("tags", [])],
+        model_name=fields["title"],
+        library_name="peft" if fields.get("method") == "lora" else "transformers",
+        license=fields["license"],
+        tags=[*TAGS, *fields["tags"]],
         **metadata,
     )
     environment = jinja2.Environment(
@@ -84,34 +132,13 @@ def write_card(folder: str | Path, repo: str | None = None, licence: str | None 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template(f"{kind}.md").render(card_data=data.to_yaml(), **found)
-    ModelCard(text)  # raises where the metadata is no YAML
-    (folder / ".README.md.part").write_text(text, encoding="utf-8")
-    os.replace(folder / ".README.md.part", folder / "README.md")
-    return folder / "README.md"
+    text = environment.get_template(f"{kind}.md").render(card_data=data.to_yaml(), **fields)
+    ModelCard(text)  # raises where the metadata is not valid YAML
+    return text
 
 
-def _what(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Which template is meant, and the results it is about."""
-    names = {"conversion.json": "converted", "report.json": "quantizer", "results.json": ""}
-    for name, kind in names.items():
-        if (folder / name).is_file():
-            results = json.loads((folder / name).read_text(encoding="utf-8"))
-            return kind or ("finetuned" if "method" in results else "pretrained"), results
-    raise FileNotFoundError(f"{folder} has none of {', '.join(names)}: was it made by a recipe of musicfm_hf?")
-
-
-def _settings(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """How it was trained, as rows."""
-    chosen = {name: value for name, value in results.get("training", {}).items() if value not in (None, False)}
-    if "seconds" in results:
-        chosen["wall time"] = f"{results['seconds'] / 60:.1f} minutes"
-    if "energy_kwh" in results:
-        chosen["energy"] = f"{results['energy_kwh']:.3f} kWh"
-    machine = results.get("machine", "")
-    chosen["hardware"] = ", ".join(machine) if isinstance(machine, list) else machine
-    chosen["versions"] = ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())
-    return [(name.replace("_", " "), str(value)) for name, value in chosen.items() if value]
+def _converted(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return dict(results), {"pipeline_tag": "feature-extraction"}
 
 
 def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,35 +152,37 @@ def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) ->
     metadata: dict[str, Any] = {"pipeline_tag": "feature-extraction", "datasets": _hub_ids(sources)}
     if rows:
         names = ", ".join(source["name"] for source in sources) or "not stated"
-        data = {"dataset_type": names, "dataset_name": names, "dataset_split": "validation"}
+        data: dict[str, Any] = {"dataset_type": names, "dataset_name": names, "dataset_split": "validation"}
         metadata["eval_results"] = [
             EvalResult("masked-token-prediction", **data, metric_type=kind, metric_value=scores[name])
             for name, kind in (("eval_cross_entropy", "cross_entropy"), ("eval_accuracy", "accuracy"))
         ]
-    return {"scores": rows, "sources": sources}, metadata
+    return _training_fields(folder, results) | {"scores": rows, "sources": sources}, metadata
 
 
 def _quantizer(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    found = results.get("validation") or {}
-    columns = [found.get(name, []) for name in ("perplexity", "codes_used", "top_token_share")]
-    unexplained = found.get("unexplained_variance", [])
+    report = results.get("validation") or {}
+    columns = [report.get(name, []) for name in ("perplexity", "codes_used", "top_token_share")]
+    unexplained = report.get("unexplained_variance", [])
     columns.append([unexplained[index] if index < len(unexplained) else None for index in range(len(columns[0]))])
     rows = [
         [str(index + 1), *("" if value is None else f"{value:.3g}" for value in row)]
         for index, row in enumerate(zip(*columns, strict=True))
     ]
     sources = results.get("music", [])
-    return {"scores": rows, "sources": sources}, {"datasets": _hub_ids(sources)}
+    fields = _training_fields(folder, results) | {"scores": rows, "sources": sources}
+    return fields, {"datasets": _hub_ids(sources)}
 
 
 def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     task, base = results["task"], dict(results["base"])
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        named = json.loads(adapter.read_text(encoding="utf-8"))
-        base = recorded({"name": named["base_model_name_or_path"], "revision": named.get("revision")})
-    scores = _score_rows(folder, results)
+        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
+        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
+        base = strip_absolute_paths({"name": name, "revision": revision})
     is_clip = config.label_rate is None
+    scores = _score_rows(folder, results)
     metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
     if is_clip or not adapter.is_file():
         metadata["pipeline_tag"] = "audio-classification"
@@ -161,24 +190,14 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
         metadata["base_model"] = base["name"]
         metadata["base_model_relation"] = "adapter" if adapter.is_file() else "finetune"
     if scores:
-        metadata["eval_results"] = [
-            EvalResult(
-                task_type="audio-classification",
-                task_name=task,
-                dataset_type=row["hub_id"] or row["data"],
-                dataset_name=row["data"],
-                dataset_split=row["split"],
-                metric_type=row["kind"],
-                metric_name=row["label"],
-                metric_value=row["value"],
-            )
-            for row in scores
-        ]
+        metadata["eval_results"] = _eval_results(task, scores)
+    spec = get_task(task)
     fields = {
-        "task_about": get_task(task).about,
-        "task_limits": get_task(task).limits,
-        "found_as": get_task(task).found_as,
+        "task_about": spec.about,
+        "task_limits": spec.limits,
+        "found_as": spec.found_as,
         "labels": ", ".join(label_names(config)),
+        "outputs": _outputs(config),
         "auto_class": config.head_class.replace("MusicFM", "AutoModel"),
         "method": results["method"],
         "base": base,
@@ -186,67 +205,100 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
         "sources": [results["data"]],
         "tags": [task],
     }
-    return fields, metadata
+    return _training_fields(folder, results) | fields, metadata
+
+
+# Template → function that returns the fields of the template and the metadata of the card.
+_CARDS = {"converted": _converted, "pretrained": _pretrained, "quantizer": _quantizer, "finetuned": _finetuned}
+
+
+def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """The plot of a training run, and its settings as rows of a table."""
+    values = {name: value for name, value in results.get("training", {}).items() if value not in (None, False)}
+    if "seconds" in results:
+        values["wall time"] = f"{results['seconds'] / 60:.1f} minutes"
+    if "energy_kwh" in results:
+        values["energy"] = f"{results['energy_kwh']:.3f} kWh"
+    machine = results.get("machine", "")
+    values["hardware"] = ", ".join(machine) if isinstance(machine, list) else machine
+    values["versions"] = ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())
+    rows = [(name.replace("_", " "), str(value)) for name, value in values.items() if value]
+    return {"plot": "curves.png" if (folder / "curves.png").is_file() else None, "settings": rows}
+
+
+def _outputs(config: MusicFMConfig) -> list[dict[str, Any]]:
+    """Slices of the logits and names of variables, for the code example of a card."""
+    outputs, start = [], 0
+    for output in config.classifier_slices:
+        end = start + output["size"]
+        only = output["size"] == config.num_labels
+        outputs.append(
+            {
+                "prefix": "" if only else f"{output['name']}_",
+                "slice": "" if only else f"[..., {start}:{end}]",
+                "start": start,
+                "is_softmax": output["problem_type"] == "single_label_classification",
+            }
+        )
+        start = end
+    return outputs
+
+
+def _eval_results(task: str, rows: list[dict[str, Any]]) -> list[EvalResult]:
+    """Rows of scores as metadata of a card."""
+    return [
+        EvalResult(
+            task_type="audio-classification",
+            task_name=task,
+            dataset_type=row["hub_id"] or row["data"],
+            dataset_name=row["data"],
+            dataset_split=row["split"],
+            metric_type=row["kind"],
+            metric_name=row["label"],
+            metric_value=row["value"],
+        )
+        for row in rows
+    ]
 
 
 def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """
-    Scores on test songs: those of the training run, and of evaluations on other data.
-
-    Raises:
-        ValueError: an evaluation is not of this model, or of the songs it was trained on.
-    """
-    found = [(results["data"], "test", results["scores"].get("test", {}))]
-    for path in sorted((folder / "evaluations").glob("*.json")):
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        name = folder.resolve().name
-        scores = [own["scores"] for model, own in evaluation["models"].items() if Path(model).name == name]
-        if not scores:
-            raise ValueError(f"{path} has scores of {', '.join(evaluation['models'])}, not of {name}: remove it.")
-        if evaluation["split"] == "train" and evaluation["music"]["name"] == results["data"]["name"]:
-            raise ValueError(f"{path} has scores of songs that {name} was trained on: remove it.")
-        found.append((evaluation["music"], evaluation["split"], scores[0]))
+    """Rows of scores on test songs: those of the training run, and those of evaluations on other data."""
     rows = []
-    for data, split, scores in found:
+    tested = (results["data"], "test", results["scores"].get("test", {}))
+    for data, split, scores in [tested, *_evaluations(folder, results)]:
         for name, score in get_task(results["task"]).scores.items():
             value = scores.get(name)
             if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
                 rows.append(
-                    {
-                        "data": data["name"],
-                        "hub_id": data.get("hub_id"),
-                        "split": split,
-                        "kind": score.kind,
-                        "label": score.label,
-                    }
-                    | {"value": value["mean"], "shown": f"{value['mean']:.3f}", "songs": value["songs"]}
-                    | {"interval": "" if low is None else f"{low:.3f} to {high:.3f}"}
+                    {"data": data["name"], "hub_id": data.get("hub_id"), "split": split}
+                    | {"kind": score.kind, "label": score.label, "value": value["mean"], "songs": value["songs"]}
+                    | {"shown": f"{value['mean']:.3f}", "interval": "" if low is None else f"{low:.3f} to {high:.3f}"}
                 )
     return rows
 
 
-def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
-    """Scores on data sets that are on the Hub, as its `.eval_results` have them."""
-    kind, results = _what(Path(folder))
-    if kind != "finetuned":
-        return []
-    return [
-        EvalResultEntry(dataset_id=row["hub_id"], task_id=results["task"], value=row["value"], notes=row["label"])
-        for row in _score_rows(Path(folder), results)
-        if row["hub_id"]
-    ]
+def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """
+    Data, split and scores of each file in `evaluations`.
+
+    Raises:
+        ValueError: an evaluation is not of this model, or of the songs that it was trained on.
+    """
+    evaluations, name = [], folder.resolve().name
+    for path in sorted((folder / "evaluations").glob("*.json")):
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        scores = [entry["scores"] for model, entry in evaluation["models"].items() if Path(model).name == name]
+        if not scores:
+            raise ValueError(
+                f"{path} has scores of {', '.join(evaluation['models'])}, but not of {name}. Remove the file."
+            )
+        if evaluation["split"] == "train" and evaluation["music"]["name"] == results["data"]["name"]:
+            raise ValueError(f"{path} has scores of songs that {name} was trained on. Remove the file.")
+        evaluations.append((evaluation["music"], evaluation["split"], scores[0]))
+    return evaluations
 
 
 def _hub_ids(sources: list[dict[str, str]]) -> list[str] | None:
+    """Ids of the data sets that are on the Hub, for the metadata."""
     return [source["hub_id"] for source in sources if "hub_id" in source] or None
-
-
-def licence_of(name: str | Path, revision: str | None = None) -> str | None:
-    """What the card of a model says, if it can be read: of a folder, or with a revision of a repository."""
-    try:
-        path = Path(name) / "README.md" if revision is None else hf_hub_download(name, "README.md", revision=revision)
-        licence = ModelCard.load(path).data.license
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return None if licence == "other" else licence

@@ -1,4 +1,4 @@
-"""One commit to a repository, or nothing."""
+"""Pushes as a single commit, which has all of the files or does not exist."""
 
 import re
 import time
@@ -10,19 +10,20 @@ from huggingface_hub.errors import HTTPError
 
 from .files import is_published
 
-WAITS = (2, 10, None)  # seconds after attempts; the client retries each file by itself, but not the commit
+# Seconds to wait after each attempt. The client retries the upload of a file by itself, but not the commit.
+RETRY_WAITS = (2, 10, None)
 
 
 class HubTarget(NamedTuple):
     """
-    Where something is pushed.
+    Repository and branch to push to.
 
     Attributes:
-        repo (`str`): Its id; of the user whose token it is, if it has no `/`.
-        revision (`str`, *optional*): A branch, made if it is not there; main by default.
-        private (`bool`): Who sees it, if it is made now.
-        token (`str`, *optional*): The one that is logged in by default.
-        kind (`str`): `"model"`, or `"space"` for one of Gradio.
+        repo (`str`): Id of the repository. Without a `/`, it belongs to the owner of the token.
+        revision (`str`, *optional*): Branch, created if it does not exist; main by default.
+        private (`bool`): Visibility of the repository, if it is created now.
+        token (`str`, *optional*): Access token; the one that is logged in by default.
+        kind (`str`): `"model"`, or `"space"` for a Gradio Space.
     """
 
     repo: str
@@ -32,9 +33,18 @@ class HubTarget(NamedTuple):
     kind: str = "model"
 
     def create(self) -> "HubTarget":
-        """Make the repository, if it is not there, and say its whole id; so that a wrong token shows before work."""
+        """
+        Create the repository and the branch if they do not exist. Called before any other work, so that a wrong token
+        is noticed early.
+
+        Returns:
+            The target with the full id of the repository.
+
+        Raises:
+            OSError: the Hub cannot be reached, or refuses the request.
+        """
         api = HfApi(token=self.token)
-        common = {"repo_type": self.kind, "exist_ok": True}
+        common: dict[str, Any] = {"repo_type": self.kind, "exist_ok": True}
         sdk = "gradio" if self.kind == "space" else None
         repo = api.create_repo(self.repo, private=self.private, space_sdk=sdk, **common).repo_id
         if self.revision is not None:
@@ -42,15 +52,27 @@ class HubTarget(NamedTuple):
         return self._replace(repo=repo)
 
 
-def commit_until_done(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
+def commit_with_retries(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
     """
+    Make the files of a repository equal to `contents` in a single commit, and try again where the Hub fails. Files in
+    the repository that the package did not publish stay.
+
+    Args:
+        api: Client with the token to use.
+        target: Existing repository and branch.
+        contents: Files, or their bytes, by their path in the repository.
+        message: Commit message.
+
+    Returns:
+        The URL of the commit.
+
     Raises:
-        OSError: the Hub cannot be reached, or does not let us.
+        OSError: the Hub cannot be reached, or refuses the request.
     """
-    for wait in WAITS:
+    for wait in RETRY_WAITS:
         try:
             return _commit(api, target, contents, message)
-        except (HTTPError, OSError, RuntimeError) as error:  # a runtime error: a file could not be sent
+        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: a file could not be sent
             status = getattr(getattr(error, "response", None), "status_code", 500)
             if wait is None or status < 500:
                 raise OSError(f"{error} {error.__cause__ or ''}") from error
@@ -59,10 +81,10 @@ def commit_until_done(api: HfApi, target: HubTarget, contents: dict[str, Path | 
 
 
 def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
-    """What is to be there, and what is there and not to be any more, in one commit."""
-    where = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
-    gone = [name for name in api.list_repo_files(**where) if name not in contents]
-    ours = is_published if target.kind == "model" else re.compile(r"musicfm_hf/").match
+    """Add `contents` and delete the other files that earlier pushes have published."""
+    where: dict[str, Any] = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
+    is_ours = is_published if target.kind == "model" else re.compile(r"musicfm_hf/").match
+    others = [name for name in api.list_repo_files(**where) if name not in contents]
     operations: list[Any] = [CommitOperationAdd(name, content) for name, content in contents.items()]
-    operations += [CommitOperationDelete(name) for name in gone if ours(name)]
+    operations += [CommitOperationDelete(name) for name in others if is_ours(name)]
     return str(api.create_commit(operations=operations, commit_message=message, **where).commit_url)

@@ -1,4 +1,4 @@
-"""Files of a folder that belong in a repository."""
+"""Selection of the files of a folder that are published, and a check for private information in them."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-# What a repository has of a folder. Not optimizer states, logs, lists of files: those say who trained where.
+# Optimizer states, logs and lists of files are left out: they reveal who trained where.
 PUBLISHED = (
     "README.md",
     "config.json",
@@ -27,26 +27,34 @@ PUBLISHED = (
 
 def published_files(folder: Path) -> list[Path]:
     """
-    Files of a folder that belong in a repository.
+    List the files of a folder that belong in a repository.
 
     Raises:
-        ValueError: there are no weights.
+        ValueError: the folder has no weights.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     paths = [path for path in paths if is_published(path.relative_to(folder).as_posix())]
     if not any(path.suffix == ".safetensors" for path in paths):
-        raise ValueError(f"{folder} has no weights (*.safetensors) to push.")
+        raise ValueError(f"{folder} has no weights (*.safetensors) to push. Give the output folder of a finished run.")
     return paths
 
 
 def is_published(name: str) -> bool:
+    """Return `True` if a file belongs in a repository, by its path relative to the folder."""
     return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in PUBLISHED)
 
 
 def check_nothing_private(folder: Path, paths: Iterable[Path], token: str | None = None) -> None:
     """
+    Check that text files reveal neither a token nor a path of this machine.
+
+    Args:
+        folder: Folder that is pushed; paths of its parent are private.
+        paths: Files to check. Weights and images are skipped.
+        token (`str`, *optional*): A token to look for, besides the one that is logged in.
+
     Raises:
-        ValueError: a text file has the token, or a path of this machine.
+        ValueError: a file contains the token, the home folder, or the parent of `folder`.
     """
     tokens = [re.escape(value) for value in (token, get_token()) if value]
     places = [re.escape(str(place)) for place in {Path.home(), folder.resolve().parent} if len(place.parts) > 1]
@@ -54,7 +62,9 @@ def check_nothing_private(folder: Path, paths: Iterable[Path], token: str | None
     for path in paths:
         if path.suffix in (".safetensors", ".png"):
             continue
-        found = secret.search(path.read_text(encoding="utf-8", errors="replace"))
-        if found is not None:
-            shown = "your token" if found[0] in (token, get_token()) else found[0]
-            raise ValueError(f"{path} has {shown}, which is nobody else's business: nothing was pushed.")
+        match = secret.search(path.read_text(encoding="utf-8", errors="replace"))
+        if match is not None:
+            shown = "your token" if match[0] in (token, get_token()) else match[0]
+            raise ValueError(
+                f"{path} contains {shown}, which is private. Nothing was pushed: remove it from the file first."
+            )

@@ -1,41 +1,88 @@
-"""Sharing folders of models, adapters and quantizers on the Hub: all of it in one commit, or nothing."""
+"""Pushes of models, adapters and quantizers to the Hub, each in a single commit."""
 
-import argparse
 import json
+import shlex
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 from huggingface_hub import HfApi, ModelCard, eval_result_entries_to_yaml
-from transformers import TrainingArguments
-from transformers.utils import strtobool
 
 from ..model.adapters_musicfm import check_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..training.records import write_json
 from .cards import eval_result_entries, write_card
-from .commits import HubTarget, commit_until_done
+from .commits import HubTarget, commit_with_retries
 from .files import check_nothing_private, published_files
 
 EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"
 
 
-def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of [`TrainingArguments`] for a recipe that has no Trainer."""
-    parser.add_argument("--push_to_hub", action="store_true", help="push the result to the Hub")
-    parser.add_argument("--hub_model_id", help="its repository; called as the output folder by default")
-    parser.add_argument("--hub_private_repo", type=strtobool, help="true (the default) or false, if it is made now")
-    parser.add_argument("--hub_revision", help="a branch, made if it is not there; main by default")
-    parser.add_argument("--hub_token", help="the one that is logged in by default")
+class HubArguments(Protocol):
+    """Settings of a push: those of Transformers' `TrainingArguments`, or of a parser with `add_hub_flags`."""
+
+    push_to_hub: bool
+    hub_model_id: str | None
+    hub_private_repo: bool | None
+    hub_revision: str | None
+    hub_token: str | None
 
 
-def hub_target(arguments: TrainingArguments | argparse.Namespace, output: str | Path) -> HubTarget | None:
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    revision: str | None = None,
+    private: bool = True,
+    token: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    evaluations: Iterable[str | Path] = (),
+) -> str:
     """
-    Where `--push_to_hub`, `--hub_model_id`, `--hub_private_repo`, `--hub_revision` and `--hub_token` of a recipe say
-    that its result goes, once, at the end. The repository is made now; it is private unless said otherwise. The
-    Trainer itself, and its own card, are switched off.
+    Push a model, an adapter or a quantizer to the Hub, with a card that states its scores.
+
+    Args:
+        folder: Output folder of `musicfm pretrain`, `finetune`, `train-quantizer` or `convert`.
+        repo (`str`): Id of the repository, created if it does not exist.
+        revision (`str`, *optional*): Branch, created if it does not exist; main by default.
+        private (`bool`, defaults to `True`): Visibility of the repository, if it is created now.
+        token (`str`, *optional*): Access token; the one that is logged in by default.
+        base_model (`str`, *optional*), license (`str`, *optional*): As for [`push_folder`].
+        evaluations: Results files of `musicfm evaluate`, copied to the folder's subfolder `evaluations`.
+
+    Returns:
+        The URL of the commit.
 
     Raises:
-        OSError: the Hub does not let us.
+        FileNotFoundError: the folder or an evaluation does not exist.
+        ValueError, OSError: as [`push_folder`].
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}. Give the output folder of a finished run.")
+    for path in evaluations:
+        (folder / "evaluations").mkdir(exist_ok=True)
+        shutil.copy(path, folder / "evaluations")
+    return push_folder(folder, HubTarget(repo, revision, private, token), base_model, license)
+
+
+def hub_target(arguments: HubArguments, output: str | Path) -> HubTarget | None:
+    """
+    Create the repository that `push_to_hub`, `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` ask
+    for. The result is pushed once, at the end; the Trainer's own pushes and card are switched off in `arguments`.
+
+    Args:
+        arguments: Parsed arguments. With several processes, only the one whose `process_index` is 0 creates anything.
+        output: The output folder, whose name is that of the repository by default.
+
+    Returns:
+        The target, or `None` without `push_to_hub`. Repositories are private by default.
+
+    Raises:
+        OSError: the Hub cannot be reached, or refuses the request.
     """
     if not arguments.push_to_hub:
         return None
@@ -49,57 +96,68 @@ def hub_target(arguments: TrainingArguments | argparse.Namespace, output: str | 
     return target.create() if getattr(arguments, "process_index", 0) == 0 else target
 
 
-def publish(folder: str | Path, target: HubTarget | None, **settings) -> None:
+def push_result(
+    folder: str | Path, target: HubTarget | None, base_model: str | None = None, license: str | None = None
+) -> str | None:
     """
-    The end of a recipe: the card, and with a target the push.
+    Finish a run: write the card of its folder and, with a target, push the folder.
+
+    Args:
+        folder: Output folder of a run or of a conversion.
+        target ([`HubTarget`], *optional*): Where to push, as [`hub_target`] returns it.
+        base_model (`str`, *optional*), license (`str`, *optional*): As for [`push_folder`].
+
+    Returns:
+        The URL of the commit, or `None` without a target.
 
     Raises:
-        SystemExit: it could not be pushed; says that the folder is whole, and how to push it later.
+        ValueError, OSError: as [`push_folder`]; the message adds that the folder is complete, and the command that
+            pushes it later.
     """
     if target is None:
-        write_card(folder)
-        return
+        write_card(folder, license=license)
+        return None
     try:
-        print(push_folder(folder, target, **settings))
+        return push_folder(folder, target, base_model, license)
     except (ValueError, OSError) as error:
-        later = f"python recipes/push.py {folder} {target.repo}"
-        later += f" --revision {target.revision}" if target.revision else ""
-        raise SystemExit(f"{folder} is complete, but was not pushed: {error}\nPush it later: {later}") from error
+        command = ["musicfm", "push", str(folder), target.repo]
+        command += ["--revision", target.revision] if target.revision else []
+        command += [] if target.private else ["--public"]
+        raise (ValueError if isinstance(error, ValueError) else OSError)(
+            f"{folder} is complete, but it was not pushed: {error}\nTo push it later, run `{shlex.join(command)}`."
+        ) from error
 
 
 def push_folder(
-    folder: str | Path,
-    target: HubTarget,
-    base_model: str | None = None,
-    licence: str | None = None,
+    folder: str | Path, target: HubTarget, base_model: str | None = None, license: str | None = None
 ) -> str:
     """
-    Write the card of a folder, and push what belongs in a repository, in one commit: what did not change is not sent
-    again, what is gone is deleted. Large files are sent one by one before that, and those that arrived are not sent
-    again by the next attempt.
+    Write the card of a folder, and push the files that belong in a repository in one commit. Unchanged files are not
+    sent again, and published files that are no longer in the folder are deleted. Large files are sent one by one
+    before the commit; another attempt does not repeat those that arrived.
 
     Args:
-        folder: Of a recipe or of the conversion.
-        target ([`HubTarget`]): Where to.
-        base_model (`str`, *optional*): For an adapter, the repository of its base model, if it was trained on a folder
-            of this machine; pinned to what is there now.
-        licence (`str`, *optional*): Of the weights, as the Hub names it.
+        folder: Output folder of a run or of a conversion.
+        target ([`HubTarget`]): Where to push; created if it does not exist.
+        base_model (`str`, *optional*): Repository of an adapter's base model, if the adapter was trained on a local
+            folder. The adapter is pinned to its present revision.
+        license (`str`, *optional*): License of the weights, as an identifier of the Hub.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        ValueError: nothing there can be shared, a file says who or where you are, or an adapter has no base model on
-            the Hub.
-        OSError: the Hub cannot be reached, or does not let us. Nothing is then to be seen there, and the folder is
-            whole.
+        ValueError: the folder has nothing to publish, a file contains private information, or an adapter's base model
+            is not on the Hub.
+        OSError: the Hub cannot be reached, or refuses the request. The repository then stays as it was, and the
+            folder is complete.
     """
     folder = Path(folder)
     target = target.create()
     api = HfApi(token=target.token)
     if (folder / "adapter_config.json").is_file():
-        pin_base_model(folder, api, base_model)
-    write_card(folder, target.repo, licence)
+        _pin_base_model(folder, api, base_model)
+    write_card(folder, target.repo, license)
     paths = {path.relative_to(folder).as_posix(): path for path in published_files(folder)}
     check_nothing_private(folder, paths.values(), target.token)
     ModelCard.load(folder / "README.md").validate()
@@ -107,26 +165,21 @@ def push_folder(
     entries = eval_result_entries(folder)
     if entries:
         contents[EVAL_RESULTS] = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode()
-    return commit_until_done(api, target, contents, f"{folder.resolve().name}, by musicfm_hf")
+    return commit_with_retries(api, target, contents, f"Push {folder.resolve().name} with musicfm_hf")
 
 
-def pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
-    """
-    An adapter names its base model by repository and revision.
-
-    Raises:
-        ValueError: it was trained on a folder, and no repository is given; or its base has another shape.
-    """
+def _pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
+    """Make an adapter name its base model by repository and revision; refuse a base model of another shape."""
     path = folder / "adapter_config.json"
-    named = json.loads(path.read_text(encoding="utf-8"))
-    if base_model is None and named.get("revision"):
+    adapter_config = json.loads(path.read_text(encoding="utf-8"))
+    if base_model is None and adapter_config.get("revision"):
         return
     if base_model is None:
+        name = Path(adapter_config["base_model_name_or_path"]).name
         raise ValueError(
-            f"The adapter's base model is the folder {Path(named['base_model_name_or_path']).name}, which nobody else "
-            "has: push it, and name its repository (`--base_model`)."
+            f"The base model of this adapter is the local folder {name}, which others cannot load. Push that folder "
+            "first, then give its repository as the base model (`musicfm push … --base_model REPO`)."
         )
     commit = api.model_info(base_model).sha
     check_base(MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)
-    named |= {"base_model_name_or_path": base_model, "revision": commit}
-    write_json(path, named)
+    write_json(path, adapter_config | {"base_model_name_or_path": base_model, "revision": commit})

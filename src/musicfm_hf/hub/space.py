@@ -1,61 +1,84 @@
-"""The Space that annotates songs on a web page."""
+"""The Space on the Hub that annotates songs on a web page."""
 
 import importlib.metadata
+from importlib.resources import files
 from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceCard
 from packaging.requirements import Requirement
 
 from ..model.configuration_musicfm import MusicFMConfig
-from .commits import HubTarget, commit_until_done
+from .commits import HubTarget, commit_with_retries
 from .files import check_nothing_private
 
 PACKAGE = Path(__file__).parents[1]
 
-SPACE_FILES = ("app.py", "timeline.*", "README.md")
+APPLICATION_FILES = ("app.py", "timeline.*", "README.md")
+
+# Folders that an installed wheel has beside the modules, and that the application does not need.
+DATA_FOLDERS = ("hub_cards", "recipes")
 
 
-def push_space(folder: str | Path, target: HubTarget, models: list[str]) -> str:
+def application_folder() -> Path:
+    """Return the folder of the web application, whose `app.py` also runs on this machine."""
+    return Path(str(files("musicfm_hf.hub_cards") / "space"))
+
+
+def push_space(target: HubTarget, models: list[str], folder: str | Path | None = None) -> str:
     """
-    Push the application that annotates songs on a web page, in one commit: `hub_cards/space`, this package beside it,
-    and what it needs.
+    Push the web application that annotates songs in one commit, with this package and its requirements.
 
     Args:
-        folder: Of the application.
-        target ([`HubTarget`]): Where to; a Space.
+        target ([`HubTarget`]): Where to push; created as a Gradio Space if it does not exist.
         models (`list[str]`): Repositories of models, one for each task.
+        folder (*optional*): The application to push; [`application_folder`] by default.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        ValueError: a model has no task, or two have the same one; a file has a token or a path of this machine.
-        OSError: the Hub cannot be reached, does not let us, or has no such model.
+        ValueError: a model has no task, two models have the same task, or a file contains private information.
+        OSError: the Hub cannot be reached, refuses the request, or has no such model.
     """
-    folder, target = Path(folder), target._replace(kind="space")
-    api, found = HfApi(token=target.token), dict[str, str]()
-    for name in models:
-        api.model_info(name)  # a folder of this machine is none
-        task = MusicFMConfig.from_pretrained(name, token=target.token).task
-        if task is None or task in found:
-            reason = "has no task" if task is None else f"and {found[task]} are both for {task}"
-            raise ValueError(f"A Space has one model for each task, but {name} {reason}.")
-        found[task] = name
+    folder, target = Path(folder or application_folder()), target._replace(kind="space")
+    api = HfApi(token=target.token)
+    _check_models(api, models)
     target = target.create()
     card = SpaceCard.load(folder / "README.md", ignore_metadata_errors=False)
     card.data.models = models
     card.validate()
-    files = {path.name: path for pattern in SPACE_FILES for path in sorted(folder.glob(pattern))}
-    check_nothing_private(folder, files.values(), target.token)
-    contents: dict[str, Path | bytes] = dict(files)
-    contents |= {f"musicfm_hf/{path.relative_to(PACKAGE).as_posix()}": path for path in sorted(PACKAGE.rglob("*.py"))}
+    application = {path.name: path for pattern in APPLICATION_FILES for path in sorted(folder.glob(pattern))}
+    check_nothing_private(folder, application.values(), target.token)
+    contents: dict[str, Path | bytes] = dict(application)
+    contents |= {f"musicfm_hf/{path.relative_to(PACKAGE).as_posix()}": path for path in _package_files()}
     contents |= {"README.md": str(card).encode(), "requirements.txt": space_requirements().encode()}
-    return commit_until_done(api, target, contents, "A song's annotations, by musicfm_hf")
+    return commit_with_retries(api, target, contents, "Push the song annotation Space with musicfm_hf")
 
 
 def space_requirements() -> str:
-    """What annotating needs, for pip; which Gradio, the Space's `README.md` says."""
-    needed = [Requirement(line) for line in importlib.metadata.requires("musicfm_hf") or ()]
-    extras = ({"extra": ""}, {"extra": "train"})  # peft is among those of training
-    needed = [one for one in needed if one.marker is None or any(one.marker.evaluate(extra) for extra in extras)]
-    return "".join(f"{one.name}{one.specifier}\n" for one in needed)
+    """Return the requirements of the application, for pip. The Gradio version is in the Space's `README.md`."""
+    requirements = [Requirement(line) for line in importlib.metadata.requires("musicfm_hf") or ()]
+    extras = ({"extra": ""}, {"extra": "train"})  # peft, for adapters, is in `train`
+    needed = [part for part in requirements if part.marker is None or any(map(part.marker.evaluate, extras))]
+    return "".join(f"{part.name}{part.specifier}\n" for part in needed)
+
+
+def _check_models(api: HfApi, models: list[str]) -> None:
+    """Require repositories with one model for each task."""
+    model_of_task: dict[str, str] = {}
+    for name in models:
+        api.model_info(name)  # fails for a local folder
+        task = MusicFMConfig.from_pretrained(name, token=api.token).task
+        if task is None:
+            raise ValueError(f"{name} has no task: a Space needs fine-tuned models, one for each task.")
+        if task in model_of_task:
+            raise ValueError(
+                f"{model_of_task[task]} and {name} both have the task {task}: a Space needs one model for each task."
+            )
+        model_of_task[task] = name
+
+
+def _package_files() -> list[Path]:
+    """Modules of this package, the same for a wheel and a checkout."""
+    paths = [*sorted(PACKAGE.rglob("*.py")), PACKAGE / "py.typed"]
+    return [path for path in paths if path.relative_to(PACKAGE).parts[0] not in DATA_FOLDERS]

@@ -84,7 +84,7 @@ def draw_annotation(
         )
     overview = annotation.duration > LONGEST_SECONDS
     strips = {name: strip for name, strip in _strips(annotation).items() if strip.in_overview or not overview}
-    rows = _overview_rows(annotation.duration) if overview else _rows(annotation)
+    rows = _overview_rows(annotation.duration) if overview else song_rows(annotation)
     row_height = sum(strip.height for strip in strips.values()) + GAP
     height = HEADER + row_height * len(rows) + 0.1
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
@@ -153,7 +153,7 @@ def _strips(annotation: SongAnnotation) -> dict[str, Strip]:
     return above | {SOUND: Strip("", height=SOUND_HEIGHT)} | drawn
 
 
-def _rows(annotation: SongAnnotation) -> list[_Row]:
+def song_rows(annotation: SongAnnotation) -> list[_Row]:
     """Split the song into rows of similar length that break at bar lines."""
     count = max(1, int(np.ceil(annotation.duration / LONGEST_ROW_SECONDS)))
     edges = np.linspace(0, annotation.duration, count + 1)

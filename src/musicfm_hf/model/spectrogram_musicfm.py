@@ -86,7 +86,7 @@ def _reflect(waveform: torch.Tensor, attention_mask: torch.Tensor | None, pad: i
 
 
 @functools.lru_cache(maxsize=8)
-def _chroma_filters(n_fft: int, num_chroma: int, sampling_rate: int) -> torch.Tensor:
+def chroma_filters(n_fft: int, num_chroma: int, sampling_rate: int) -> torch.Tensor:
     """Return the chroma filter bank, float32 `(frequencies, pitch classes)`."""
     from transformers.audio_utils import chroma_filter_bank  # here, since it imports audio libraries
 
@@ -102,7 +102,7 @@ def chroma(input_values: torch.Tensor, attention_mask: torch.Tensor | None, conf
     """
     with maybe_autocast(input_values.device.type, enabled=False):
         power = power_spectrum(input_values, attention_mask, config)
-        filters = _chroma_filters(config.n_fft, config.kmeans_chroma_bins, config.sampling_rate)
+        filters = chroma_filters(config.n_fft, config.kmeans_chroma_bins, config.sampling_rate)
         energy = (power @ filters.to(power.device)).clamp(min=1e-10)
         return (10.0 * torch.log10(energy / energy.amax(-1, keepdim=True))).clamp(min=-40.0)
 
@@ -144,4 +144,4 @@ def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, 
         return (20.0 * torch.log10(magnitude.clamp(min=1e-4)) + 40.0) / 20.0
 
 
-__all__ = ["MusicFMLogMel", "chroma", "constant_q", "power_spectrum"]
+__all__ = ["MusicFMLogMel", "chroma", "chroma_filters", "constant_q", "power_spectrum"]

@@ -1,4 +1,4 @@
-"""Settings of masked pretraining."""
+"""Settings of masked pretraining and of training quantizers."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,13 @@ from ..training.arguments import RecipeArguments
 class PretrainingArguments(RecipeArguments):
     """[`RecipeArguments`] with defaults for masked pretraining."""
 
-    ignore_data_skip: bool = field(default=True, metadata={"help": "The data know themselves where they were."})
-    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
+    ignore_data_skip: bool = field(
+        default=True, metadata={"help": "Must be true: checkpoints hold the position in the data."}
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two log entries."})
     selective_checkpointing: bool = field(
-        default=False, metadata={"help": "Less memory for little time: compute norms, activations and dropout again."}
+        default=False,
+        metadata={"help": "Save memory for little time: recompute norms, activations and dropout."},
     )
 
     def __post_init__(self):
@@ -26,34 +29,37 @@ class PretrainingArguments(RecipeArguments):
 
 @dataclass
 class ModelArguments:
-    """What to pretrain."""
+    """Configuration, target tokens and statistics of the model to pretrain."""
 
-    config: str = field(default="{}", metadata={"help": "Values of MusicFMConfig; a mapping in YAML, JSON here."})
-    set: list[str] = field(default_factory=list, metadata={"help": "name=value … of MusicFMConfig, over `config`."})
-    model: str | None = field(default=None, metadata={"help": "Go on from this folder or repository instead."})
+    config: str = field(default="{}", metadata={"help": "Values of MusicFMConfig: a mapping in YAML, JSON here."})
+    set: list[str] = field(
+        default_factory=list, metadata={"help": "Values of MusicFMConfig as name=value …, over `config`."}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "Folder or repository of a pretrained model to train further instead."}
+    )
     quantizer: str | None = field(
-        default=None, metadata={"help": "Folder of recipes/train_quantizer.py; needed for kmeans and residual_vq."}
+        default=None,
+        metadata={"help": "Folder from `musicfm train-quantizer`; needed for kmeans and residual_vq tokens."},
     )
     statistics: str = field(
         default="band",
         metadata={
-            "help": "How targets are normalised: band (each mel band of the training music), global (one mean and "
-            "standard deviation of it), or config (as `config` says).",
+            "help": "Normalization of targets: band (statistics of each mel band of the training music), global (one "
+            "mean and standard deviation of it), or config (those in `config`).",
             "choices": ["band", "global", "config"],
         },
     )
     stats: str | None = field(
         default=None,
-        metadata={
-            "help": "JSON of `recipes/prepare.py stats`; measured on an hour of the training music if not given."
-        },
+        metadata={"help": "JSON from `musicfm prepare stats`; by default, an hour of the training music is measured."},
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, …"})
 
 
 @dataclass
 class DataArguments:
-    """What to train on."""
+    """Music to train and validate on."""
 
     train: list[str] = field(
         default_factory=list,
@@ -62,12 +68,59 @@ class DataArguments:
             "them), data sets on the Hub."
         },
     )
-    weights: list[float] | None = field(default=None, metadata={"help": "How often each of them is drawn."})
-    validation: list[str] | None = field(default=None, metadata={"help": "Likewise, listed sources only."})
-    validation_fraction: float = field(
-        default=0.02, metadata={"help": "Without `validation`: the share of songs kept for it, by name; 0 for none."}
+    weights: list[float] | None = field(
+        default=None, metadata={"help": "Relative frequencies at which these sources are drawn."}
     )
-    validation_crops: int = field(default=256, metadata={"help": "Fixed crops that are evaluated."})
+    validation: list[str] | None = field(
+        default=None, metadata={"help": "Music to validate on, given in the same ways, without streams."}
+    )
+    validation_fraction: float = field(
+        default=0.02,
+        metadata={"help": "Without `validation`: share of the songs that is held out, by name; 0 for none."},
+    )
+    validation_crops: int = field(default=256, metadata={"help": "Number of fixed crops to evaluate on."})
     crop_seconds: float = field(default=30.0, metadata={"help": "Length of a crop."})
     streaming: bool = field(default=False, metadata={"help": "Stream data sets on the Hub."})
-    audio_column: str = field(default="audio", metadata={"help": "Column that has the audio."})
+    audio_column: str = field(default="audio", metadata={"help": "Column that holds the audio."})
+
+
+@dataclass
+class QuantizerArguments:
+    """Settings of training a quantizer. Those named as in [`ModelArguments`] and [`DataArguments`] mean the same."""
+
+    train: list[str] = field(default_factory=list, metadata={"help": "Music, given as for `musicfm pretrain`."})
+    output_dir: str = field(default="", metadata={"help": "Folder for the quantizer."})
+    validation: list[str] | None = field(
+        default=None, metadata={"help": "Songs to report on; by default a share of `train`."}
+    )
+    validation_fraction: float = field(
+        default=0.02, metadata={"help": "Without `validation`: share of the songs that is held out, by name."}
+    )
+    config: str = field(default="{}", metadata={"help": "Values of MusicFMConfig: a mapping in YAML, JSON here."})
+    set: list[str] = field(
+        default_factory=list, metadata={"help": "Values of MusicFMConfig as name=value …, over `config`."}
+    )
+    statistics: str = field(
+        default="band",
+        metadata={
+            "help": "Normalization of the spectrogram, as for `musicfm pretrain`.",
+            "choices": ["band", "global", "config"],
+        },
+    )
+    stats: str | None = field(
+        default=None,
+        metadata={"help": "JSON from `musicfm prepare stats`; by default, an hour of the training music is measured."},
+    )
+    steps: int = field(default=10000, metadata={"help": "Batches to train a residual VQ on."})
+    hours: float = field(default=5.0, metadata={"help": "Audio for k-means, whose features stay in memory."})
+    batch_size: int = field(default=32, metadata={"help": "Crops in a batch."})
+    crop_seconds: float = field(default=5.0, metadata={"help": "Length of a crop."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of a residual VQ."})
+    device: str = field(default="cpu", metadata={"help": "Such as cpu or cuda:1."})
+    num_workers: int = field(default=1, metadata={"help": "Processes that read audio."})
+    seed: int = field(default=0, metadata={"help": "Seed of crops, clusters and stale codes."})
+
+    def __post_init__(self):
+        for name in ("train", "output_dir"):
+            if not getattr(self, name):
+                raise ValueError(f"`--{name}` must be given.")

@@ -1,37 +1,48 @@
 """Training batches with masks, and validation crops."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import torch
 
 from ..data.catalogue import list_sources
-from ..data.crops import CropLoader, FixedCrops, fixed_crops
+from ..data.crops import CropLoader, FixedCrops, collate_crops, fixed_crops
 from ..data.sources import ListedSource, Song, StreamedSource, open_source
 from ..data.splits import split_by_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import sample_mask
 from .arguments import DataArguments, PretrainingArguments
 
+_NOISE = 0x6E6F697365  # makes the seed of an item's noise another one than that of its mask
+
 
 def build_data(
     data: DataArguments, args: PretrainingArguments, config: MusicFMConfig
 ) -> tuple[CropLoader, FixedCrops | None]:
     """
-    Training batches and validation crops.
+    Open the sources of music, and make training batches and validation crops.
+
+    Returns:
+        The loader of training batches, with `mask_time_indices`; and the validation crops, `None` without any.
 
     Raises:
-        ValueError: before anything is trained, if a source has nothing that can be used, or a setting is out of range.
-        FileNotFoundError: if a source is not there.
+        ValueError: Nothing in a source can be used, or a setting is out of range.
+        FileNotFoundError: A source does not exist.
     """
     if not data.train:
-        raise ValueError("There is nothing to train on: give `--train`.")
+        raise ValueError("There is no music to train on: give `--train`.")
     sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
     validation = []
     if data.validation:
         validation = [song for source in data.validation for song in list_sources(source, data.audio_column)]
     elif data.validation_fraction > 0:
-        sources, validation = keep_for_validation(sources, data.validation_fraction)
+        sources, validation = hold_out_validation(sources, data.validation_fraction)
     if not validation and args.eval_strategy != "no":
-        raise ValueError("There is nothing to evaluate on: give `--validation`, or `--eval_strategy no`.")
-    needed = {"sampling_rate": config.sampling_rate, "min_samples": max(config.min_samples, config.n_fft // 2 + 1)}
+        raise ValueError("There is no music to evaluate on: give `--validation`, or `--eval_strategy no`.")
+    requirements = {
+        "sampling_rate": config.sampling_rate,
+        "min_samples": max(config.min_samples, config.n_fft // 2 + 1),
+    }
     loader = CropLoader(
         sources,
         data.weights,
@@ -43,29 +54,34 @@ def build_data(
         num_workers=args.dataloader_num_workers,
         prefetch=args.dataloader_prefetch_factor or 2,
         collate=MaskCrops(config),
-        **needed,
+        **requirements,
     )
     loader.check()
-    crops = fixed_crops(validation, data.crop_seconds, data.validation_crops, **needed) if validation else None
+    crops = fixed_crops(validation, data.crop_seconds, data.validation_crops, **requirements) if validation else None
     return loader, crops
 
 
-def keep_for_validation(
-    sources: list[ListedSource | StreamedSource], fraction: float
+def hold_out_validation(
+    sources: Sequence[ListedSource | StreamedSource], fraction: float
 ) -> tuple[list[ListedSource | StreamedSource], list[Song]]:
-    """The sources without a share of the songs of each listed one, chosen by name, and those songs."""
-    left, kept = [], []
+    """
+    Hold out a share of the songs of each listed source for validation, chosen by name. Streams stay whole.
+
+    Returns:
+        The sources without these songs, and the songs.
+    """
+    training, validation = [], []
     for source in sources:
         if isinstance(source, ListedSource):
-            songs, own = split_by_name(source.songs, fraction)
+            songs, held_out = split_by_name(source.songs, fraction)
             source = ListedSource(songs, source.name)
-            kept += own
-        left.append(source)
-    return left, kept
+            validation += held_out
+        training.append(source)
+    return training, validation
 
 
 class MaskCrops:
-    """Adds `mask_time_indices` to a batch of crops, of each item from its own seed. Runs in the loader's workers."""
+    """Adds `mask_time_indices` to a batch of crops, for each item from its seed. Runs in the loader's workers."""
 
     def __init__(self, config: MusicFMConfig):
         self.config = config
@@ -73,21 +89,26 @@ class MaskCrops:
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seeds"]]
         samples = batch["input_values"].shape[1]
-        return batch | {"mask_time_indices": sample_mask(self.config, lengths(batch), samples, generators)}
+        return batch | {"mask_time_indices": sample_mask(self.config, sample_counts(batch), samples, generators)}
 
 
-def lengths(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Samples of each item `(batch,)`."""
+def noise_generators(seeds: Iterable[int], device: torch.device | str) -> list[torch.Generator]:
+    """Make the generators of the noise that masks items, one for each item's seed, independent of its mask."""
+    return [torch.Generator(device).manual_seed(seed ^ _NOISE) for seed in seeds]
+
+
+def sample_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Count the samples of each item, without padding: int64 `(batch,)`."""
     if "attention_mask" in batch:
         return batch["attention_mask"].sum(-1)
     return torch.full((len(batch["input_values"]),), batch["input_values"].shape[1])
 
 
-class _Compose:
-    """`second(first(x))`, in a worker."""
+class CollateMasked:
+    """Collates crops to a batch with `mask_time_indices`. Runs in the loader's workers."""
 
-    def __init__(self, first, second):
-        self.first, self.second = first, second
+    def __init__(self, config: MusicFMConfig):
+        self.mask = MaskCrops(config)
 
-    def __call__(self, items):
-        return self.second(self.first(items))
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return self.mask(collate_crops(items))

@@ -1,6 +1,7 @@
 """The model to pretrain: configuration, statistics, quantizer."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from ..data.statistics import mel_statistics
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
 from ..training.records import write_json
-from .arguments import DataArguments, ModelArguments, PretrainingArguments
+from .arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
 
-# What a quantizer was made for; a model that takes its tokens must be configured alike.
+# Settings that a quantizer depends on. A model that predicts its tokens must have the same ones.
 _QUANTIZER_FIELDS = [
     "quantizer_type",
     "num_codebooks",
@@ -32,10 +33,13 @@ _QUANTIZER_FIELDS = [
 
 def config_values(values: Any, assignments: list[str]) -> dict[str, Any]:
     """
-    Values of [`MusicFMConfig`]: those of a mapping, or of JSON that holds one, and `name=value …` over them.
+    Collect values of [`MusicFMConfig`]: those of a mapping, or of JSON that holds one, and assignments over them.
+
+    Args:
+        assignments: Texts `name=value`, with values as in YAML.
 
     Raises:
-        ValueError: if one is not of this form.
+        ValueError: One of them does not have this form.
     """
     if isinstance(values, str):
         try:
@@ -58,30 +62,26 @@ def config_values(values: Any, assignments: list[str]) -> dict[str, Any]:
 
 def build_model(settings: ModelArguments, data: DataArguments, args: PretrainingArguments) -> MusicFMForPreTraining:
     """
-    The model to train, with the statistics of the training music and its quantizer.
+    Build the model to pretrain, with the statistics of the training music and its quantizer.
 
     Raises:
-        ValueError: if a setting is impossible, or does not fit the quantizer.
+        ValueError: A setting is impossible, or does not fit the quantizer.
     """
     extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
     if settings.model is not None:
         if settings.set:
-            raise ValueError("`--set` is for a new model: the one that `--model` names has its configuration.")
+            raise ValueError("`--set` is for a new model: the one that `--model` names has a configuration already.")
         model = MusicFMForPreTraining.from_pretrained(settings.model, **extra)
     else:
-        values = config_values(settings.config, settings.set)
-        if settings.statistics != "config":
-            path = Path(settings.stats or Path(args.output_dir) / "stats.json")
-            if settings.stats is not None and not path.is_file():
-                raise ValueError(f"There is no file {path}.")
-            with args.main_process_first(desc="statistics"):
-                sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
-                values = mel_settings(settings.statistics, path, sources, args.seed) | values
+        measured = data.train if settings.statistics != "config" else []
+        sources = [open_source(source, data.streaming, data.audio_column) for source in measured]
+        with args.main_process_first(desc="statistics"):
+            values = values_with_statistics(settings, sources, args.output_dir, args.seed)
         config = MusicFMConfig(**values, **extra)
         if config.quantizer_type != "random_projection" and settings.quantizer is None:
             raise ValueError(
                 f"Tokens of `quantizer_type` {config.quantizer_type!r} come from a trained quantizer: make one with "
-                "recipes/train_quantizer.py and give its folder as `--quantizer`."
+                "`musicfm train-quantizer` and give its folder as `--quantizer`."
             )
         model = MusicFMForPreTraining(config)
     if settings.quantizer is not None:
@@ -89,17 +89,42 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
     return model
 
 
-def mel_settings(kind: str, path: Path, sources: list[ListedSource | StreamedSource], seed: int = 0) -> dict[str, Any]:
+def values_with_statistics(
+    settings: ModelArguments | QuantizerArguments,
+    sources: Sequence[ListedSource | StreamedSource],
+    output_dir: str | Path,
+    seed: int,
+) -> dict[str, Any]:
     """
-    Values of [`MusicFMConfig`] that normalise the spectrogram with the statistics of the training music: the input
-    with one mean and standard deviation; the targets likewise (`kind="global"`) or each mel band with its own
+    Collect the values of [`MusicFMConfig`] in settings, over the statistics of the training music unless
+    `statistics` is `"config"`. Statistics that are measured are kept as `stats.json` in `output_dir`.
+
+    Raises:
+        ValueError: A value is malformed, the file that `stats` names does not exist, or streams would have to be
+            measured.
+    """
+    values = config_values(settings.config, settings.set)
+    if settings.statistics == "config":
+        return values
+    path = Path(settings.stats or Path(output_dir) / "stats.json")
+    if settings.stats is not None and not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    return mel_values(settings.statistics, path, sources, seed) | values
+
+
+def mel_values(
+    kind: str, path: Path, sources: Sequence[ListedSource | StreamedSource], seed: int = 0
+) -> dict[str, Any]:
+    """
+    Collect values of [`MusicFMConfig`] that normalize the spectrogram with the statistics of the training music. The
+    input has one mean and standard deviation; so have the targets (`kind="global"`), or one for each mel band
     (`"band"`).
 
     Args:
-        path: JSON as `recipes/prepare.py stats` writes it; measured on an hour of `sources` if it is not there.
+        path: JSON from `musicfm prepare stats`. If it does not exist, it is made from an hour of `sources`.
 
     Raises:
-        ValueError: if it is not there and `sources` are streams, which cannot be measured.
+        ValueError: The file does not exist, and some of `sources` are streams, which cannot be measured.
     """
     if not path.is_file():
         if not all(isinstance(source, ListedSource) for source in sources):
@@ -109,7 +134,7 @@ def mel_settings(kind: str, path: Path, sources: list[ListedSource | StreamedSou
     measured = json.loads(path.read_text(encoding="utf-8"))
     values = {"mel_mean": measured["melspec_2048_mean"], "mel_std": measured["melspec_2048_std"]}
     if kind == "band":
-        # A band that is always silent has no deviation.
+        # The standard deviation of a band that is always silent is 0.
         values |= {
             "target_mel_mean": measured["mel_mean"],
             "target_mel_std": [max(v, 1.0) for v in measured["mel_std"]],
@@ -119,21 +144,22 @@ def mel_settings(kind: str, path: Path, sources: list[ListedSource | StreamedSou
 
 def load_quantizer(model: MusicFMForPreTraining, folder: str) -> None:
     """
-    Give a model the quantizer that `recipes/train_quantizer.py` saved, or that of another pretrained model.
+    Replace the quantizer of a model by one that `musicfm train-quantizer` saved, or by that of a pretrained model.
 
     Raises:
-        ValueError: if it was made for other tokens than `model.config` says; the settings that differ are named.
+        ValueError: It was made for other tokens than those of `model.config`; the message names the settings.
     """
     source = MusicFMQuantizerModel.from_pretrained(folder)
-    ours, theirs = model.config, source.config
-    differ = [
-        f"`{name}` is {getattr(theirs, name)} there and {getattr(ours, name)} here"
+    config, source_config = model.config, source.config
+    differences = [
+        f"`{name}` is {getattr(source_config, name)} there and {getattr(config, name)} here"
         for name in _QUANTIZER_FIELDS
-        if getattr(theirs, name) != getattr(ours, name)
+        if getattr(source_config, name) != getattr(config, name)
     ]
-    if differ:
-        raise ValueError(f"The quantizer in {folder} does not fit the model: {'; '.join(differ)}.")
-    ours.target_mel_mean = theirs.mel_mean if theirs.target_mel_mean is None else theirs.target_mel_mean
-    ours.target_mel_std = theirs.mel_std if theirs.target_mel_std is None else theirs.target_mel_std
+    if differences:
+        raise ValueError(f"The quantizer in {folder} does not fit the model: {'; '.join(differences)}.")
+    for name in ("mel_mean", "mel_std"):
+        target = getattr(source_config, f"target_{name}")
+        setattr(config, f"target_{name}", getattr(source_config, name) if target is None else target)
     model.quantizer = source.quantizer.to(model.device)
-    model.quantizer.config = ours
+    model.quantizer.config = config

@@ -1,33 +1,97 @@
-"""Fitting what target tokens come from: k-means clusters, and the mel residual VQ."""
+"""Training the quantizers that make target tokens: k-means clusters, and the residual VQ of the mel spectrogram."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..data.catalogue import describe_source, list_sources
+from ..data.crops import CropLoader, collate_crops, fixed_crops
+from ..data.sources import Song, open_source
+from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMQuantizerModel
 from ..model.quantization_musicfm import MusicFMKMeansQuantizer, MusicFMResidualQuantizer
+from ..training.records import environment, strip_absolute_paths, write_json
+from .arguments import QuantizerArguments
+from .data import hold_out_validation
+from .model import values_with_statistics
 from .token_statistics import count_tokens, unigram_entropy
 
-COMMITMENT_WEIGHT = 0.25  # of MuQ, as are the other two weights of 1
+COMMITMENT_WEIGHT = 0.25  # from MuQ, like the other two weights, which are 1
 
-STALE_AFTER = 100  # batches without a use, after which a code is replaced
+STALE_AFTER = 100  # batches without a use after which a code is replaced
+
+REPORT_CROPS = 256
+
+
+def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) -> dict[str, Any]:
+    """
+    Train the quantizer of a configuration whose `quantizer_type` is `"kmeans"` or `"residual_vq"`, and write it to a
+    folder, with `report.json` beside it.
+
+    Args:
+        recipe: Name of the recipe that the settings come from, for the report.
+
+    Returns:
+        The contents of `report.json`: `validation`, as from [`describe_quantizer`] on songs that were held out,
+        descriptions of the music, settings, and the history of training.
+
+    Raises:
+        ValueError: A setting is impossible, nothing in a source can be used, or the configuration's quantizer is not
+            trained.
+        OSError: A file cannot be read.
+    """
+    output = Path(arguments.output_dir)
+    music = [describe_source(source) for source in arguments.train]
+    sources = [open_source(source) for source in arguments.train]
+    config = MusicFMConfig(**values_with_statistics(arguments, sources, output, arguments.seed))
+    if config.quantizer_type == "random_projection":
+        raise ValueError("The `quantizer_type` random_projection is not trained: run `musicfm pretrain` right away.")
+    if arguments.validation:
+        validation = [song for source in arguments.validation for song in list_sources(source)]
+    else:
+        sources, validation = hold_out_validation(sources, arguments.validation_fraction)
+    loader = CropLoader(
+        sources,
+        crop_seconds=arguments.crop_seconds,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        num_workers=arguments.num_workers,
+        **_requirements(config),
+    )
+    loader.check()
+    model = MusicFMQuantizerModel(config).to(arguments.device)
+    history = _train(model, loader, arguments)
+    model.save_pretrained(output)
+    report = describe_quantizer(model, _validation_batches(validation, arguments, config)) if validation else {}
+    contents = {
+        "validation": report,
+        "music": music,
+        "settings": _recorded_settings(arguments, recipe),
+        "history": history[:: max(1, len(history) // 200)],
+        **environment(),
+    }
+    write_json(output / "report.json", contents)
+    return contents
 
 
 def fit_kmeans(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]], seed: int = 0) -> None:
     """
     Fit the clusters of a `"kmeans"` quantizer with scikit-learn's mini-batch k-means (Sculley 2010), on features that
-    are standardised dimension by dimension.
+    are standardized dimension by dimension.
 
     Args:
         model ([`MusicFMQuantizerModel`]): Its centroids are set.
-        batches: `input_values` and, perhaps, `attention_mask`. All their features are held in memory.
-        seed (`int`): Of the clustering.
+        batches: `input_values` and, optionally, `attention_mask`. All their features are held in memory.
+        seed (`int`): Seed of the clustering.
 
     Raises:
-        ValueError: if the quantizer is of another type, or there are fewer vectors than clusters.
+        ValueError: The quantizer is of another type, or there are fewer vectors than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -37,7 +101,7 @@ def fit_kmeans(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]], 
     collected = []
     with torch.inference_mode():
         for batch in tqdm(batches, desc="features", unit="batch"):
-            collected.append(quantizer.split(_features(model, batch)))
+            collected.append(quantizer.split(feature_vectors(model, batch)))
     for index, (name, size) in enumerate(zip(config.kmeans_features, config.codebook_sizes, strict=True)):
         vectors = torch.cat([parts[index] for parts in collected]).cpu().numpy()
         if len(vectors) < size:
@@ -59,21 +123,21 @@ def train_residual_vq(
     seed: int = 0,
 ) -> list[dict[str, float]]:
     """
-    Train a `"residual_vq"` quantizer as MuQ's (arXiv 2501.01108): commitment, codebook and L1 reconstruction losses;
-    codes that were not used for 100 batches are put where something is.
+    Train a `"residual_vq"` quantizer like that of MuQ (arXiv 2501.01108): with commitment, codebook and L1
+    reconstruction losses. A code that was not used for 100 batches is moved to a vector of the present batch.
 
     Args:
         model ([`MusicFMQuantizerModel`]): Its quantizer is trained in place.
-        batches: `input_values` and, perhaps, `attention_mask`.
+        batches: `input_values` and, optionally, `attention_mask`.
         steps (`int`): Batches to train on.
-        learning_rate (`float`): Of Adam.
-        seed (`int`): Of what replaces stale codes.
+        learning_rate (`float`): Learning rate of Adam.
+        seed (`int`): Seed of the vectors that replace stale codes.
 
     Returns:
-        The losses of every step, and how many codes were replaced.
+        For each step the losses, and the number of codes that were replaced.
 
     Raises:
-        ValueError: if the quantizer is of another type.
+        ValueError: The quantizer is of another type.
     """
     quantizer = model.quantizer
     if not isinstance(quantizer, MusicFMResidualQuantizer):
@@ -88,15 +152,14 @@ def train_residual_vq(
     bar = tqdm(zip(range(steps), batches, strict=False), total=steps, desc="quantizer", unit="step")
     for _, batch in bar:
         with torch.no_grad():
-            features = _features(model, batch)
+            features = feature_vectors(model, batch)
         losses = quantizer.losses(features)
-        loss = COMMITMENT_WEIGHT * losses["commitment"] + losses["codebook"] + losses["reconstruction"]
         optimizer.zero_grad()
-        loss.backward()
+        (COMMITMENT_WEIGHT * losses["commitment"] + losses["codebook"] + losses["reconstruction"]).backward()
         optimizer.step()
         unused += 1
         unused[count_tokens(losses["tokens"], unused.shape[1]) > 0] = 0
-        replaced = _replace_stale(quantizer, unused, losses["projected"], generator)
+        replaced = replace_stale_codes(quantizer, unused, losses["projected"], generator)
         names = ("commitment", "codebook", "reconstruction")
         history.append({name: losses[name].item() for name in names} | {"replaced": replaced})
         bar.set_postfix(l1=f"{history[-1]['reconstruction']:.3f}", refresh=False)
@@ -105,10 +168,82 @@ def train_residual_vq(
     return history
 
 
-def _replace_stale(
+def describe_quantizer(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """
+    Measure how well the codes represent features, and how they are used, on audio that was not trained on.
+
+    Returns:
+        For each codebook `perplexity`, `codes_used` (a share) and `top_token_share`; `vectors`, their number; and for
+        k-means and residual VQ `unexplained_variance`: the mean squared error over the variance of the features, of
+        k-means for each codebook, of residual VQ after each stage.
+    """
+    config, quantizer = model.config, model.quantizer
+    with torch.inference_mode():
+        features = torch.cat([feature_vectors(model, batch) for batch in batches])
+        tokens = quantizer.tokens(features[None])[0]
+    counts = count_tokens(tokens, max(config.codebook_sizes))
+    used = (counts > 0).sum(-1).tolist()
+    result: dict[str, Any] = {
+        "vectors": len(tokens),
+        "perplexity": unigram_entropy(counts).exp().tolist(),
+        "codes_used": [count / size for count, size in zip(used, config.codebook_sizes, strict=True)],
+        "top_token_share": (counts.amax(-1) / counts.sum(-1)).tolist(),
+    }
+    with torch.inference_mode():
+        if isinstance(quantizer, MusicFMKMeansQuantizer):
+            result["unexplained_variance"] = _unexplained_by_kmeans(quantizer, features, tokens)
+        elif isinstance(quantizer, MusicFMResidualQuantizer):
+            estimates = quantizer.decode(tokens).cumsum(0)  # (stages, n, dim)
+            result["unexplained_variance"] = [_unexplained(features, estimate) for estimate in estimates]
+    return result
+
+
+def _train(model: MusicFMQuantizerModel, loader: CropLoader, arguments: QuantizerArguments) -> list[dict[str, float]]:
+    """Train a quantizer of either type; returns the history of a residual VQ."""
+    if model.config.quantizer_type != "kmeans":
+        return train_residual_vq(model, loader, arguments.steps, arguments.learning_rate, arguments.seed)
+    batches = round(arguments.hours * 3600 / (arguments.crop_seconds * arguments.batch_size))
+    fit_kmeans(model, islice(loader, max(1, batches)), arguments.seed)
+    return []
+
+
+def _requirements(config: MusicFMConfig) -> dict[str, int]:
+    """Requirements of the quantizer for crops."""
+    return {"sampling_rate": config.sampling_rate, "min_samples": config.n_fft // 2 + 1}
+
+
+def _validation_batches(
+    songs: list[Song], arguments: QuantizerArguments, config: MusicFMConfig
+) -> Iterator[dict[str, Any]]:
+    """Crops to report on, one by one."""
+    crops = fixed_crops(songs, arguments.crop_seconds, REPORT_CROPS, arguments.seed, **_requirements(config))
+    for index in range(len(crops)):
+        yield collate_crops([crops[index]])
+
+
+def _recorded_settings(arguments: QuantizerArguments, recipe: str | None) -> dict[str, str]:
+    """Settings under the names that `report.json` has had since version 0.1, as text."""
+    settings = asdict(arguments)
+    for name in ("config", "statistics"):  # those of the recipe
+        del settings[name]
+    settings = {"recipe": recipe, "output": settings.pop("output_dir"), **settings}
+    return strip_absolute_paths({name: str(value) for name, value in settings.items()})
+
+
+def replace_stale_codes(
     quantizer: MusicFMResidualQuantizer, unused: torch.Tensor, projected: torch.Tensor, generator: torch.Generator
 ) -> int:
-    """Codes `(codebooks, codes)` not used for long become vectors `(n, codebooks, dim)` of this batch."""
+    """
+    Move stale codes to random vectors of a batch.
+
+    Args:
+        quantizer: Its codebook is changed.
+        unused (`torch.Tensor` of shape `(codebooks, codes)`): Batches since the last use; set to 0 for moved codes.
+        projected (`torch.Tensor` of shape `(n, codebooks, dim)`): Vectors of the batch.
+
+    Returns:
+        The number of codes that were moved.
+    """
     count = 0
     for stage, size in enumerate(quantizer.config.codebook_sizes):
         stale = (unused[stage, :size] >= STALE_AFTER).nonzero()[:, 0]
@@ -121,52 +256,30 @@ def _replace_stale(
     return count
 
 
-def describe_quantizer(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """
-    How well the codes stand for the features, and how they are used, on audio that was not trained on.
-
-    Returns:
-        For each codebook `perplexity`, `codes_used` (a share) and `top_token_share`; `vectors`; and for k-means and
-        residual VQ `unexplained_variance`: the mean squared error over the variance of the features, of k-means for
-        each codebook, of residual VQ after each stage.
-    """
-    config, quantizer = model.config, model.quantizer
-    with torch.inference_mode():
-        features = torch.cat([_features(model, batch) for batch in batches])
-        tokens = quantizer.tokens(features[None])[0]
-    counts = count_tokens(tokens, max(config.codebook_sizes))
-    total = counts.sum(-1)
-    result: dict[str, Any] = {
-        "vectors": len(tokens),
-        "perplexity": unigram_entropy(counts).exp().tolist(),
-        "codes_used": [(own > 0).sum().item() / size for own, size in zip(counts, config.codebook_sizes, strict=True)],
-        "top_token_share": (counts.amax(-1) / total).tolist(),
-    }
-    with torch.inference_mode():
-        if isinstance(quantizer, MusicFMKMeansQuantizer):
-            shares = []
-            for index, part in enumerate(quantizer.split(features)):
-                mean, std = getattr(quantizer, f"feature_mean_{index}"), getattr(quantizer, f"feature_std_{index}")
-                centers = getattr(quantizer, f"centroids_{index}")[tokens[:, index]]
-                shares.append(_unexplained((part - mean) / std, centers))
-            result["unexplained_variance"] = shares
-        elif isinstance(quantizer, MusicFMResidualQuantizer):
-            stages = quantizer.decode(tokens)
-            result["unexplained_variance"] = [_unexplained(features, part) for part in stages.cumsum(0)]
-    return result
+def _unexplained_by_kmeans(
+    quantizer: MusicFMKMeansQuantizer, features: torch.Tensor, tokens: torch.Tensor
+) -> list[float]:
+    """The share of the variance that the centroids of each codebook do not explain."""
+    shares = []
+    for index, part in enumerate(quantizer.split(features)):
+        mean, std = getattr(quantizer, f"feature_mean_{index}"), getattr(quantizer, f"feature_std_{index}")
+        centers = getattr(quantizer, f"centroids_{index}")[tokens[:, index]]
+        shares.append(_unexplained((part - mean) / std, centers))
+    return shares
 
 
 def _unexplained(values: torch.Tensor, estimates: torch.Tensor) -> float:
+    """The share of the variance of values that estimates do not explain."""
     error = (values - estimates).square().mean()
     return (error / (values - values.mean(0)).square().mean()).item()
 
 
-def _features(model: MusicFMQuantizerModel, batch: dict[str, Any]) -> torch.Tensor:
-    """The feature vectors `(n, dim)` of a batch, without those of padding."""
+def feature_vectors(model: MusicFMQuantizerModel, batch: dict[str, Any]) -> torch.Tensor:
+    """Compute the feature vectors `(n, dim)` of a batch, without those of padding."""
     mask = batch.get("attention_mask")
     waveform = batch["input_values"].to(model.device)
     features = model.quantizer.features(waveform, None if mask is None else mask.to(model.device))
     if mask is None:
         return features.flatten(0, 1)
     counts = mask.sum(-1) // model.config.samples_per_frame
-    return torch.cat([own[:count] for own, count in zip(features, counts.tolist(), strict=True)])
+    return torch.cat([item[:count] for item, count in zip(features, counts.tolist(), strict=True)])

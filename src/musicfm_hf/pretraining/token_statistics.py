@@ -1,4 +1,4 @@
-"""What masked prediction is measured against: the frequencies of the tokens, and copying a neighbour."""
+"""Baselines of masked prediction: the frequencies of the tokens, and copying the nearest frame."""
 
 import math
 
@@ -7,11 +7,11 @@ import torch
 
 def count_tokens(tokens: torch.Tensor, codes: int) -> torch.Tensor:
     """
-    How often each code occurs.
+    Count how often each code occurs.
 
     Args:
-        tokens (`torch.Tensor` of shape `(…, codebooks)`): Codes; negative ones do not count.
-        codes (`int`): Codes of the largest codebook.
+        tokens (`torch.Tensor` of shape `(…, codebooks)`): Codes; negative ones are not counted.
+        codes (`int`): Number of codes in the largest codebook.
 
     Returns:
         int64 `(codebooks, codes)`.
@@ -21,34 +21,37 @@ def count_tokens(tokens: torch.Tensor, codes: int) -> torch.Tensor:
 
 
 def unigram_entropy(counts: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of each codebook's frequencies `(codebooks, codes)` → `(codebooks,)`; e to its power is the
-    perplexity, the number of codes that would do if all were as frequent."""
+    """
+    Compute the entropy in nats of each codebook's frequencies, `(codebooks, codes)` → `(codebooks,)`. The perplexity
+    is e to its power: the number of equally frequent codes with the same entropy.
+    """
     share = counts.double() / counts.sum(-1, keepdim=True).clamp(min=1)
     return -torch.xlogy(share, share).sum(-1)
 
 
 def unigram_cross_entropy(counts: torch.Tensor, tokens: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """
-    Mean negative log-likelihood in nats of `tokens` `(n, codebooks)` under the frequencies `counts`, one added to each
-    code, so that a code never seen has a likelihood too. `sizes` are the codes of each codebook.
+    Compute the mean negative log-likelihood in nats of `tokens` `(n, codebooks)` under the frequencies `counts`
+    `(codebooks, codes)`. One is added to each count, so that codes never seen have a likelihood too. `sizes` are the
+    numbers of codes in each codebook.
     """
     losses = []
-    for column, own, size in zip(tokens.unbind(-1), counts, sizes, strict=True):
-        log_share = torch.log((own[:size] + 1).double() / (own[:size].sum() + size))
+    for column, frequencies, size in zip(tokens.unbind(-1), counts, sizes, strict=True):
+        log_share = torch.log((frequencies[:size] + 1).double() / (frequencies[:size].sum() + size))
         losses.append(-log_share[column])
     return torch.stack(losses).mean()
 
 
 def copy_nearest(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
-    Guess every masked token to be that of the nearest frame that is not masked, the earlier of two that are as near.
+    Predict every masked token by copying the nearest frame that is not masked; of two equally near ones, the earlier.
 
     Args:
-        tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`): The right tokens; negative where there is none.
+        tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`): True tokens; negative in frames without one.
         mask (`torch.Tensor` of shape `(batch, frames)`): Masked frames.
 
     Returns:
-        Guesses of the shape of `tokens`, -1 where an item has no frame to copy from.
+        Predictions of the shape of `tokens`; -1 where an item has no frame to copy from.
     """
     frames = torch.arange(tokens.shape[1], device=tokens.device)
     known = ~mask & (tokens >= 0).all(-1)
@@ -61,17 +64,23 @@ def copy_nearest(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class TokenStatistics:
-    """Sums over masked tokens, and how often each code was a target since the beginning; on one process."""
+    """
+    Sums of scores over masked tokens, and counts of all tokens since the start of training, on one process.
+
+    Args:
+        sizes: Number of codes in each codebook.
+        device: Where the counts are kept.
+    """
 
     NAMES = ("loss", "correct", "copied", "most_frequent", "unigram", "masked")
 
     def __init__(self, sizes: list[int], device: torch.device):
-        self.sizes = sizes  # codes of each codebook
+        self.sizes = sizes
         self.counts = torch.zeros(len(sizes), max(sizes), dtype=torch.int64, device=device)
         self.sums = dict.fromkeys(self.NAMES, 0.0)
 
     def add(self, outputs, counts: torch.Tensor | None = None) -> None:
-        """Take in the outputs of a forward pass; `counts` are the frequencies to compare with, our own by default."""
+        """Add the outputs of a forward pass. `counts` are the frequencies to compare with, by default those so far."""
         tokens, mask = outputs["tokens"], outputs["mask_time_indices"]
         targets = tokens[mask]
         if counts is None:
@@ -81,7 +90,7 @@ class TokenStatistics:
         frequencies = self.counts if counts is None else counts
         logits = outputs["logits"].detach().float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        found = {
+        sums = {
             "loss": loss * len(targets),
             "correct": (logits.argmax(-1) == targets).double().mean(-1).sum(),
             "copied": (copy_nearest(tokens, mask)[mask] == targets).double().mean(-1).sum(),
@@ -89,11 +98,11 @@ class TokenStatistics:
             "unigram": unigram_cross_entropy(frequencies, targets, self.sizes) * len(targets),
             "masked": len(targets),
         }
-        for name, value in found.items():
+        for name, value in sums.items():
             self.sums[name] = self.sums[name] + value
 
     def take(self, reduce) -> dict[str, float]:
-        """Averages over all processes since the last call; `reduce` sums a tensor over them."""
+        """Return averages over all processes since the last call. `reduce` sums a tensor over processes."""
         sums = torch.tensor([float(self.sums[name]) for name in self.NAMES], dtype=torch.float64)
         sums = dict(zip(self.NAMES, reduce(sums.to(self.counts.device)).tolist(), strict=True))
         self.sums = dict.fromkeys(self.NAMES, 0.0)
@@ -107,13 +116,13 @@ class TokenStatistics:
         }
 
     def describe_codes(self, counts: torch.Tensor) -> dict[str, float]:
-        """How the codes are used, of each codebook, from counts over all processes."""
+        """Describe how the codes of each codebook are used, from `counts` `(codebooks, codes)` over all processes."""
         values = {}
-        for index, (own, size) in enumerate(zip(counts, self.sizes, strict=True)):
+        for index, (frequencies, size) in enumerate(zip(counts, self.sizes, strict=True)):
             suffix = f"_{index}" if len(counts) > 1 else ""
-            entropy = unigram_entropy(own[None, :size])[0].item()
+            entropy = unigram_entropy(frequencies[None, :size])[0].item()
             values[f"unigram_entropy{suffix}"] = entropy
             values[f"perplexity{suffix}"] = math.exp(entropy)
-            values[f"codes_used{suffix}"] = (own > 0).sum().item() / size
-            values[f"top_token_share{suffix}"] = (own.max() / own.sum().clamp(min=1)).item()
+            values[f"codes_used{suffix}"] = (frequencies > 0).sum().item() / size
+            values[f"top_token_share{suffix}"] = (frequencies.max() / frequencies.sum().clamp(min=1)).item()
         return values

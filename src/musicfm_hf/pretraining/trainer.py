@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,31 @@ from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
 from ..data.crop_reader import AudioProblem, ProblemLog
-from ..data.crops import CropLoader, FixedCrops, collate_crops
+from ..data.crops import CropLoader, FixedCrops
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import fit_length, target_frames
 from ..model.modeling_musicfm import MusicFMForPreTraining
-from ..training.records import refuse_other_settings
+from ..training.records import require_same_settings
 from ..training.trainer import ResumableTrainer, selective_checkpointing
 from .arguments import PretrainingArguments
-from .data import MaskCrops, _Compose, lengths
+from .data import CollateMasked, noise_generators, sample_counts
 from .token_statistics import TokenStatistics
 
 logger = logging.get_logger(__name__)
 
-_NOISE = 0x6E6F697365  # sets the seed of an item's noise apart from that of its mask
-
-# What a configuration has that is no setting of the model.
-_NO_SETTINGS = ("_name_or_path", "architectures", "dtype", "transformers_version")
+# Fields of a configuration that do not change the model. The code that `auto_map` names depends on the version.
+_NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
 class PretrainingTrainer(ResumableTrainer):
     """
-    A [`Trainer`] for [`MusicFMForPreTraining`] on a [`CropLoader`]. The loss is averaged over all masked tokens that
-    an optimizer step sees, on all processes and accumulation steps. It logs what a model must be better than: the
+    A [`Trainer`] for [`MusicFMForPreTraining`] on a [`CropLoader`]. The loss is averaged over all masked tokens of an
+    optimizer step, on all processes and accumulation steps. The log contains the baselines that a model must beat: the
     entropy of the tokens' frequencies, the most frequent token, and copying the nearest frame that is not masked.
 
     Args:
         loader ([`CropLoader`]): Training batches, with `mask_time_indices`.
-        validation ([`FixedCrops`], *optional*): What `evaluate` measures, always with the same masks.
+        validation ([`FixedCrops`], *optional*): Crops for `evaluate`, which are always masked alike.
     """
 
     def __init__(
@@ -58,49 +57,47 @@ class PretrainingTrainer(ResumableTrainer):
         self.encoder_config: MusicFMConfig = model.config
         self.statistics = TokenStatistics(model.config.codebook_sizes, args.device)
         self.audio_seconds = 0.0
-        self._began = time.perf_counter()  # earlier by the time of the starts before this one
-        self._timed = (self._began, 0.0)
-        self.add_callback(_ShareAsEpoch())
+        self._started = time.perf_counter()  # moved back by the seconds of earlier starts
+        self._last_log = (self._started, 0.0)  # its time, and the seconds of audio until then
+        self.add_callback(_EpochFraction())
 
     def get_train_dataloader(self) -> CropLoader:
-        """The endless loader, which knows its rank itself."""
+        """Return the endless loader, which knows its rank."""
         return self.loader
 
     def set_initial_training_values(self, args, dataloader):
-        """As in [`Trainer`], but of one epoch: a run that had come to its end does not go on for a step."""
+        """As in [`Trainer`], for one epoch: a finished run that is started again takes no further step."""
         return (1, *super().set_initial_training_values(args, dataloader)[1:])
 
     @property
     def seconds(self) -> float:
-        """How long it took so far, in all starts; without what was lost between a checkpoint and an interruption."""
-        return time.perf_counter() - self._began
+        """Seconds of the run in all its starts, without those lost between a checkpoint and an interruption."""
+        return time.perf_counter() - self._started
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        """As in [`Trainer`]; data and statistics go on where the checkpoint was, too."""
+        """As in [`Trainer`], with the data and statistics of the checkpoint."""
         if resume_from_checkpoint:
             self.load_progress(Path(resume_from_checkpoint))
-        self._timed = (time.perf_counter(), self.audio_seconds)
+        self._last_log = (time.perf_counter(), self.audio_seconds)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Onto the device, and a generator of noise for each item in place of its seed."""
+        """Move a batch to the device, and replace the seed of each item by a generator of its noise."""
         seeds = inputs["seeds"].tolist()
         inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name != "seeds"})
-        device = inputs["input_values"].device
-        generators = [torch.Generator(device).manual_seed(seed ^ _NOISE) for seed in seeds]
-        return inputs | {"generator": generators}
+        return inputs | {"generator": noise_generators(seeds, inputs["input_values"].device)}
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        """Masked frames with a target, over all processes; never 0."""
+        """Count the masked frames with a target over all processes, at least 1."""
         count = torch.zeros((), dtype=torch.int64)
         for batch in batch_samples:
             samples = batch["input_values"].shape[1]
-            targets = target_frames(self.encoder_config, lengths(batch), samples)
+            targets = target_frames(self.encoder_config, sample_counts(batch), samples)
             count += (fit_length(batch["mask_time_indices"], targets.shape[1]) & targets).sum()
         return self.accelerator.reduce(count.to(device)).clamp(min=1)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
-        """As in [`Trainer`], looking at what came out."""
+        """As in [`Trainer`], with statistics of the outputs."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             with torch.no_grad():
@@ -109,61 +106,78 @@ class PretrainingTrainer(ResumableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in [`Trainer`]; entries about training get accuracies, code use and audio hours a second."""
+        """As in [`Trainer`], with accuracies, code use and throughput in entries about training."""
         if "loss" in logs and "eval_loss" not in logs:
             logs |= self.statistics.take(self._sum)
             logs |= self.statistics.describe_codes(self._sum(self.statistics.counts.clone()))
-            now, (then, seconds) = time.perf_counter(), self._timed
-            total = self._sum(torch.tensor([self.audio_seconds, self.audio_seconds - seconds], dtype=torch.float64))
-            self._timed = (now, self.audio_seconds)
-            logs["audio_hours"] = total[0].item() / 3600
-            logs["audio_hours_per_second"] = total[1].item() / 3600 / (now - then)
+            logs |= self._throughput()
         super().log(logs, start_time)
+
+    def _throughput(self) -> dict[str, float]:
+        """Hours of audio so far, and per second since the last log, over all processes."""
+        now, (last_time, last_seconds) = time.perf_counter(), self._last_log
+        self._last_log = (now, self.audio_seconds)
+        seconds = torch.tensor([self.audio_seconds, self.audio_seconds - last_seconds], dtype=torch.float64)
+        total, recent = (self._sum(seconds) / 3600).tolist()
+        return {"audio_hours": total, "audio_hours_per_second": recent / (now - last_time)}
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
-        Scores on the fixed crops with their fixed masks. `*_unigram_cross_entropy` and `*_accuracy_most_frequent` are
-        those of the frequencies seen in training; before any training, of equal ones.
+        Score the fixed crops with their fixed masks. `*_unigram_cross_entropy` and `*_accuracy_most_frequent` compare
+        with the frequencies of the tokens in training, which are equal before it.
+
+        Raises:
+            ValueError: The Trainer has no validation crops.
         """
         crops = self.eval_dataset if eval_dataset is None else eval_dataset
         if crops is None:
-            raise ValueError("There is nothing to evaluate on: give the Trainer `validation`.")
-        began, paused = time.time(), time.perf_counter()
-        rank, ranks, size = self.args.process_index, self.args.world_size, self.args.eval_batch_size
-        # All processes make the same number of steps; who has nothing left looks at the first batch again, unmasked.
-        mine = [list(range(len(crops)))[start::ranks] for start in range(ranks)]
-        steps = math.ceil(len(mine[0]) / size)
-        batches = DataLoader(
-            crops,
-            batch_sampler=[mine[rank][step * size :][:size] or [0] for step in range(steps)],
-            collate_fn=_Compose(collate_crops, MaskCrops(self.encoder_config)),
-            num_workers=self.args.dataloader_num_workers,
-            generator=torch.Generator(),
-        )
+            raise ValueError("There are no crops to evaluate on: give the Trainer `validation`.")
+        wall_start, start = time.time(), time.perf_counter()
         counts = self._sum(self.statistics.counts.clone())
         statistics = TokenStatistics(self.encoder_config.codebook_sizes, self.args.device)
-        if ranks > 1:
+        if self.args.world_size > 1:
             for buffer in self.model.buffers():
-                broadcast(buffer)  # each process has batch statistics of its own; these are the ones that are saved
+                broadcast(buffer)  # each process has batch statistics of its own; those of the first one are saved
         self.model.eval()
-        for step, batch in enumerate(batches):
-            if step * size >= len(mine[rank]):
-                batch["mask_time_indices"] = torch.zeros_like(batch["mask_time_indices"])
+        steps = 0
+        for batch in self._validation_batches(crops):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.compute_loss_context_manager():
                 outputs = self.model(**inputs)
             statistics.add(outputs, counts)
+            steps += 1
         scores = statistics.take(self._sum)
         metrics = {"loss": scores["cross_entropy"]} | scores
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        metrics |= speed_metrics(metric_key_prefix, began, num_samples=len(crops), num_steps=steps)
-        self._timed = (self._timed[0] + time.perf_counter() - paused, self._timed[1])
+        metrics |= speed_metrics(metric_key_prefix, wall_start, num_samples=len(crops), num_steps=steps)
+        last_time, last_seconds = self._last_log
+        self._last_log = (last_time + time.perf_counter() - start, last_seconds)  # no training time has passed
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _validation_batches(self, crops: FixedCrops) -> Iterator[dict[str, Any]]:
+        """
+        The masked batches of this process. All processes get the same number: one that has no crops left gets the
+        first crop again, unmasked.
+        """
+        processes, size = self.args.world_size, self.args.eval_batch_size
+        share = range(self.args.process_index, len(crops), processes)
+        steps = math.ceil(len(range(0, len(crops), processes)) / size)
+        batches = DataLoader(
+            crops,
+            batch_sampler=[list(share[step * size :][:size]) or [0] for step in range(steps)],
+            collate_fn=CollateMasked(self.encoder_config),
+            num_workers=self.args.dataloader_num_workers,
+            generator=torch.Generator(),
+        )
+        for step, batch in enumerate(batches):
+            if step * size >= len(share):
+                batch["mask_time_indices"] = torch.zeros_like(batch["mask_time_indices"])
+            yield batch
+
     def problems(self) -> ProblemLog:
-        """Songs that could not be used so far: of training, on all processes, and of validation."""
+        """Return the songs that could not be used so far: those of training, on all processes, and of validation."""
         log = ProblemLog()
         for problem in gather_object(self.loader.problems.records):
             log.add(problem)
@@ -172,7 +186,7 @@ class PretrainingTrainer(ResumableTrainer):
         return log
 
     def save_progress(self, folder: Path) -> None:
-        """Where this rank's data are, and what was counted."""
+        """Write this process's position in the data, and what it has counted."""
         state = {
             "loader": self.loader.state_dict(),
             "problems": self.loader.problems.records,
@@ -185,22 +199,26 @@ class PretrainingTrainer(ResumableTrainer):
 
     def load_progress(self, folder: Path) -> None:
         """
-        What [`save_progress`] wrote; `train` does it itself.
+        Read what [`save_progress`] wrote. `train` does so itself.
 
         Raises:
-            ValueError: if the checkpoint is of another recipe or model, other data or another batch size.
+            ValueError: The checkpoint is not from pretraining with as many processes, or was made with another model,
+                other data or another batch size.
         """
         path = folder / f"data_{self.args.process_index}.json"
         if not path.is_file():
-            raise ValueError(f"{folder} was not written by this recipe with {self.args.world_size} processes.")
+            raise ValueError(
+                f"{folder} was not written by `musicfm pretrain` with {self.args.world_size} processes. Start as many "
+                "as before, or give another `--output_dir`."
+            )
         state = json.loads(path.read_text(encoding="utf-8"))
         self.loader.load_state_dict(state["loader"])
         config = {name: value for name, value in self.encoder_config.to_dict().items() if name not in _NO_SETTINGS}
-        refuse_other_settings(folder, state["config"], config, "--output_dir")
+        require_same_settings(folder, state["config"], config, "--output_dir")
         for problem in state["problems"]:
             self.loader.problems.add(AudioProblem(*problem))
         self.audio_seconds = state["audio_seconds"]
-        self._began = time.perf_counter() - state["seconds"]
+        self._started = time.perf_counter() - state["seconds"]
         counts = torch.load(folder / f"token_counts_{self.args.process_index}.pt", weights_only=True)
         self.statistics.counts = counts.to(self.args.device)
 
@@ -208,8 +226,11 @@ class PretrainingTrainer(ResumableTrainer):
         return self.accelerator.reduce(values.to(self.args.device), "sum")
 
 
-class _ShareAsEpoch(TrainerCallback):
-    """The Trainer takes endless data for one epoch, of which each call of `train` would count its own share."""
+class _EpochFraction(TrainerCallback):
+    """
+    Sets the epoch to the fraction of the steps: the Trainer takes endless data for one epoch, and each call of `train`
+    would count its own share of it.
+    """
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / state.max_steps

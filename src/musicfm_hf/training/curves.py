@@ -1,6 +1,7 @@
 """Training curves."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -8,13 +9,14 @@ from transformers import TrainerCallback
 
 class CurveCallback(TrainerCallback):
     """
-    Draws `curves.png` into the output folder at every checkpoint and at the end: one panel for each group of names.
+    Draws `curves.png` in the output folder at every checkpoint and at the end, with one panel for each group of logged
+    values.
 
     Args:
-        panels: Title → names in the log history.
+        panels: Title → names of values in the log history.
     """
 
-    def __init__(self, panels: dict[str, list[str]]):
+    def __init__(self, panels: Mapping[str, Sequence[str]]):
         self.panels = panels
 
     def on_save(self, args, state, control, **kwargs):
@@ -31,9 +33,8 @@ class CurveCallback(TrainerCallback):
 
         figure = Figure(figsize=(5.2 * len(self.panels), 4), layout="constrained")
         FigureCanvasAgg(figure)
-        for axes, (title, names) in zip(
-            figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels.items(), strict=True
-        ):
+        columns = figure.subplots(1, len(self.panels), squeeze=False)[0]
+        for axes, (title, names) in zip(columns, self.panels.items(), strict=True):
             for name in names:
                 points = [(entry["step"], entry[name]) for entry in state.log_history if name in entry]
                 if points:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-# What results of every training say of its arguments.
+# Fields of TrainingArguments that the results of every training state.
 RECORDED_ARGUMENTS = [
     "seed",
     "max_steps",
@@ -28,8 +28,11 @@ RECORDED_ARGUMENTS = [
 ]
 
 
-def write_json(path: Path, values: dict[str, Any], indent: int = 1, ascii_only: bool = True) -> None:
-    """Write a file that is complete or absent. What is not finite becomes null, as JSON has no word for it."""
+def write_json(path: Path, values: Mapping[str, Any], indent: int = 1, ascii_only: bool = True) -> None:
+    """
+    Write JSON with one value a line, in a file that is complete or absent. Numbers that are not finite become null,
+    because JSON cannot express them.
+    """
     values = json.loads(json.dumps(values), parse_constant=lambda name: None)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
@@ -58,40 +61,53 @@ def write_table(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def refuse_other_settings(made: str | Path, there: dict[str, Any], here: dict[str, Any], flag: str) -> None:
+def require_same_settings(
+    product: str | Path, recorded: Mapping[str, Any], current: Mapping[str, Any], flag: str
+) -> None:
     """
-    Settings that something was made with have to be those of now, as JSON has them; what only `there` has is ignored,
-    and what it does not have yet was off.
+    Require that a product, such as a checkpoint, was made with the current settings, compared as JSON holds them.
+    Settings that only `recorded` has are ignored. Those that it lacks were off.
 
     Args:
-        made: What it is.
-        flag: Of the recipe, with which something else can be made.
+        product: Its name or path, for the message.
+        recorded: The settings that it was made with.
+        current: The settings of this run.
+        flag: The command-line flag for another place, such as `"--output_dir"`.
 
     Raises:
-        ValueError: some differ; names them.
+        ValueError: Some settings differ; the message names them.
     """
-    differ = [
-        f"{name} {there.get(name)!r}, not {value!r}"
-        for name, value in json.loads(json.dumps(here)).items()
-        if there.get(name) != value and (name in there or value)
+    different = [
+        f"{name} {_shorten(recorded.get(name))}, not {_shorten(value)}"
+        for name, value in json.loads(json.dumps(current)).items()
+        if recorded.get(name) != value and (name in recorded or value)
     ]
-    if differ:
-        raise ValueError(f"{made} was made with {'; '.join(differ)}. Give another `{flag}`, or remove it.")
+    if different:
+        raise ValueError(f"{product} was made with {'; '.join(different)}. Give another `{flag}`, or remove it.")
 
 
-def recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as results show them: of absolute paths the last part only, for they say who ran it where."""
+def _shorten(value: Any) -> str:
+    """A value for a message; of a long list the beginning."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
-    def shown(value: Any) -> Any:
+
+def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Copy settings for a published record: of each absolute path, also in lists, the last part only, because the rest
+    tells who ran it where.
+    """
+
+    def strip(value: Any) -> Any:
         if isinstance(value, list):
-            return [shown(part) for part in value]
+            return [strip(part) for part in value]
         return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
-    return {name: shown(value) for name, value in settings.items()}
+    return {name: strip(value) for name, value in settings.items()}
 
 
 def environment() -> dict[str, Any]:
-    """What a run was made with: versions and machine."""
+    """Describe the `versions` of packages and of `python`, and the `machine` of this process."""
     packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "librosa", "numpy")
     scoring = ("mir_eval", "scikit-learn")  # of the extra `tasks`
     processor = next(

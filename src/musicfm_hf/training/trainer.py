@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are complete or absent."""
+"""A Trainer with atomic checkpoints: each is complete or absent."""
 
 import os
 import shutil
@@ -15,17 +15,17 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-_INCOMPLETE = ".incomplete"  # where a checkpoint is while it is written
+_INCOMPLETE = ".incomplete"  # folder of a checkpoint that is being written
 
 
 def selective_checkpointing() -> dict[str, Any]:
     """
-    Arguments for `model.gradient_checkpointing_enable` that keep what convolutions, matrix products with weights and
-    fused attention gave, and compute the rest again in the backward pass: norms, activations, dropout, the scores of
-    unfused attention. It saves much of the memory of checkpointing whole layers, for little time.
+    Make arguments for `model.gradient_checkpointing_enable` that keep the outputs of convolutions, of matrix products
+    with weights and of fused attention. The backward pass computes the rest again: norms, activations, dropout, the
+    scores of unfused attention. This saves much of the memory that checkpointing whole layers saves, for little time.
     """
     aten = torch.ops.aten
-    kept = [
+    saved_operations = [
         aten.convolution.default,
         aten.mm.default,
         aten.addmm.default,
@@ -34,42 +34,42 @@ def selective_checkpointing() -> dict[str, Any]:
         aten._scaled_dot_product_cudnn_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
     ]
-    return {"use_reentrant": False, "context_fn": partial(create_selective_checkpoint_contexts, kept)}
+    return {"use_reentrant": False, "context_fn": partial(create_selective_checkpoint_contexts, saved_operations)}
 
 
 def find_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The last complete checkpoint in a folder, if it has one."""
+    """Find the last complete checkpoint in a folder; `None` if it has none."""
     return get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
 
 
 class ResumableTrainer(Trainer):
     """
-    A [`Trainer`] whose checkpoints appear when they are complete: each is written beside the others and renamed, older
-    ones are deleted afterwards. A process that is killed while it writes leaves the previous one as it was.
+    A [`Trainer`] whose checkpoints appear once they are complete: each is written to a temporary folder and renamed,
+    and older ones are deleted after that. A process killed while writing leaves the previous checkpoint intact.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As in [`Trainer`], without the half precision of FSDP: it would round the waveform and the loss too."""
+        """As in [`Trainer`], without the half precision of FSDP, which would also round the waveform and the loss."""
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
-        """As in [`Trainer`]. Under FSDP too, half precision is that of autocast, which accelerate leaves out there."""
+        """As in [`Trainer`], with autocast under FSDP too, where accelerate leaves it out."""
         return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """With the code of the model, not with that of the class that FSDP derives from it."""
-        own = type(self.model)
+        """As in [`Trainer`], with the code of the model's class, not of the class that FSDP derives from it."""
+        model_class = type(self.model)
         try:
-            if issubclass(own, FSDPModule):
-                self.model.__class__ = own.__bases__[-1]
+            if issubclass(model_class, FSDPModule):
+                self.model.__class__ = model_class.__bases__[-1]
             super()._save(output_dir, state_dict)
         finally:
-            self.model.__class__ = own
+            self.model.__class__ = model_class
 
     def _prepare_input(self, data):
-        """As in [`Trainer`], but no waveform is cast: DeepSpeed would have it in half precision."""
+        """As in [`Trainer`], without casting the waveform to half precision, as DeepSpeed would."""
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def _get_output_dir(self, trial) -> str:
@@ -96,7 +96,7 @@ class ResumableTrainer(Trainer):
         self._point_to_best(run_dir, name)
         if self.args.should_save:
             self.state.save_to_json(str(incomplete / name / "trainer_state.json"))
-            if (run_dir / name).is_dir():  # of a run that went on from an earlier one; never half deleted in its place
+            if (run_dir / name).is_dir():  # the run resumed from an earlier one; moved, so as never to be half deleted
                 os.replace(run_dir / name, incomplete / "replaced")
             os.replace(incomplete / name, run_dir / name)
             shutil.rmtree(incomplete)
@@ -109,11 +109,11 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _point_to_best(self, run_dir: Path, name: str) -> None:
-        """The state of the Trainer, on every process, names the best checkpoint where it will be."""
+        """Let the Trainer's state, on every process, name the path that the best checkpoint will have."""
         if self.state.best_global_step:
             best = run_dir / f"checkpoint-{self.state.best_global_step}"
             if best.is_dir() or best.name == name:
                 self.state.best_model_checkpoint = str(best)
 
     def save_progress(self, folder: Path) -> None:
-        """What else a checkpoint needs; called on every process."""
+        """Write what else a checkpoint needs. Called on every process; to be overridden."""

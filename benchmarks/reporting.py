@@ -1,0 +1,22 @@
+"""Results of the benchmarks as people read them: a JSON file and a Markdown table of the same name."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from musicfm_hf.training.records import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table, with a line break at its end."""
+    lines = ["| " + " | ".join(header).lstrip() + " |", "| --- |" + " --- |" * (len(header) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def write_report(path: Path, values: Any, report: str) -> None:
+    """Write values to a JSON file and the report, in Markdown, beside it; print the report."""
+    write_json(path, values)
+    path.with_suffix(".md").write_text(report, encoding="utf-8")
+    print(report)

@@ -1,0 +1,70 @@
+"""
+Probe every hidden state of encoders, and a learned sum of all of them, to see which layer serves which task.
+
+  musicfm layers --models runs/small musicfm-msd --tasks beat chord --data data/pop909 --output_dir results/layers
+  musicfm layers small/probe --models runs/small --tasks key --data data/pop909 --output_dir results/small \\
+      --max_steps 500
+
+Settings are those of the recipe TASK/probe, then those of the recipes given, then flags, which are all those of
+`musicfm finetune`. One pass over the data computes all hidden states and caches them (`--cache`) in float16: a minute
+of music takes 3 MB times layers times hidden size / 1024. To resume an interrupted run, repeat the command: a probe
+whose results exist is not trained again.
+
+The output folder holds `layers.png`, `layers.md`, `layers.json`, and the results of each probe. The best layer is
+chosen on validation songs; its score on test songs is stated.
+"""
+
+import argparse
+from typing import Any
+
+from transformers.utils import logging
+
+from ..evaluation.layers import layer_table
+from ..finetuning.arguments import FinetuningArguments, TaskArguments
+from ..finetuning.layers import LayerProbe, probe_layers
+from ..tasks import TASKS, get_task
+from .flags import command_parser, rename_flags, user_errors
+from .recipes import parse_command
+
+RENAMED_FLAGS = {"--output": "--output_dir"}
+
+
+def main(argv: list[str]) -> None:
+    """Run `musicfm layers`."""
+    logging.set_verbosity_error()  # every new head would be reported as missing from the checkpoint
+    logging.disable_progress_bar()
+    own, recipes, others = _parse(rename_flags(argv, RENAMED_FLAGS))
+    with user_errors("Not probed"):
+        settings = {task: _settings(task, own, recipes, others) for task in own.tasks}
+        summary = probe_layers(own.models, settings, own.output_dir, _print_scores)
+    print(layer_table(summary))
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """The command's own flags, recipes, and the remaining flags, which are those of `musicfm finetune`."""
+    recipes = []
+    while argv and not argv[0].startswith("-"):
+        recipes.append(argv.pop(0))
+    parser = command_parser("layers", __doc__)
+    parser.usage = "%(prog)s [recipe ...] --models MODEL ... --tasks TASK ... --data DATA --output_dir FOLDER [...]"
+    parser.add_argument("--models", nargs="+", required=True, help="folders or repositories of encoders")
+    parser.add_argument("--tasks", nargs="+", required=True, choices=TASKS)
+    parser.add_argument("--data", required=True, help="labelled data set: a folder from `musicfm prepare`")
+    parser.add_argument("--output_dir", required=True, help="folder for tables, picture and results")
+    own, others = parser.parse_known_args(argv)
+    return own, recipes, others
+
+
+def _settings(
+    task: str, own: argparse.Namespace, recipes: list[str], others: list[str]
+) -> tuple[TaskArguments, FinetuningArguments]:
+    """The settings of a task's probes."""
+    places = ["--task", task, "--model", own.models[0], "--data", own.data, "--output_dir", own.output_dir]
+    words = [f"{task}/probe", *recipes, "--report_to", "none", *others, *places]
+    return parse_command("layers", "finetune", (TaskArguments, FinetuningArguments), words, __doc__)
+
+
+def _print_scores(probe: LayerProbe, results: dict[str, Any]) -> None:
+    metric = get_task(probe.task.task).metric
+    scores = ", ".join(f"{split} {values[metric]['mean']:.3f}" for split, values in results["scores"].items())
+    print(f"{probe.path.parent}/{probe.path.stem}: {scores}")

@@ -1,0 +1,30 @@
+"""
+Pretrain an encoder on music without labels, from a recipe and flags over it.
+
+  musicfm pretrain small --train music/ --output_dir runs/small
+  accelerate launch --config_file ddp.yaml -m musicfm_hf pretrain fm7 \\
+      --train '/data/shards/*.tar' --validation valid/ --stats stats.json --output_dir runs/fm7
+
+An interrupted run resumes from its last checkpoint: repeat the command. The output folder holds the model,
+`curves.png`, `results.json`, TensorBoard logs, and `problems.tsv`, the songs that could not be used.
+"""
+
+from ..hub.push import hub_target
+from ..pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
+from ..pretraining.run import prepare_pretraining
+from .flags import share_result, user_errors
+from .recipes import log_progress, parse_command
+
+
+def main(argv: list[str]) -> None:
+    """Run `musicfm pretrain`."""
+    classes = (ModelArguments, DataArguments, PretrainingArguments)
+    with user_errors("Not trained"):
+        model_arguments, data_arguments, arguments = parse_command("pretrain", "pretrain", classes, argv, __doc__)
+        log_progress(arguments)
+        target = hub_target(arguments, arguments.output_dir)
+        run = prepare_pretraining(model_arguments, data_arguments, arguments)
+    results = run.train()
+    if arguments.should_save:
+        run.trainer.log_metrics("eval", results["scores"])
+        share_result(arguments.output_dir, target)

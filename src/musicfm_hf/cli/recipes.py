@@ -1,0 +1,36 @@
+"""Parsing and logging of the commands that train from recipes."""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from ..training.arguments import RecipeArguments, parse_recipe, recipe_names
+from .flags import rename_flags
+
+
+def parse_command(
+    command: str,
+    kind: str,
+    argument_classes: Sequence[type],
+    argv: Sequence[str],
+    description: str | None,
+    keys: Collection[str] | None = None,
+    renamed: Mapping[str, str] | None = None,
+    add_flags: Callable[[Any], None] | None = None,
+) -> tuple[Any, ...]:
+    """Parse the recipes and flags of a command as [`parse_recipe`] does; `--help` lists the recipes."""
+    return parse_recipe(
+        argument_classes,
+        rename_flags(argv, renamed),
+        description=f"{description or ''}\nRecipes: {', '.join(recipe_names(kind))}\n",
+        kind=kind,
+        keys=keys,
+        prog=f"musicfm {command}",
+        add_flags=add_flags,
+    )
+
+
+def log_progress(arguments: RecipeArguments) -> None:
+    """Print the package's log messages, on one process of each machine."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("musicfm_hf").setLevel(logging.INFO if arguments.should_log else logging.WARNING)

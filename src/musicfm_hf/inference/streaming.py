@@ -1,0 +1,116 @@
+"""Logits of several heads for a song of any length, computed part by part."""
+
+import numpy as np
+import torch
+
+from ..audio.windows import Window
+from ..model.configuration_musicfm import MusicFMConfig
+from ..model.frames_musicfm import average_frames, label_settings
+from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
+from .heads import clip_sizes, head_logits, layer_mix
+
+PART_SECONDS = 600.0  # of audio whose frames are in memory at once, approximately
+
+
+def stream_logits(models: list[HeadModel], waveform: np.ndarray, settings: WindowSettings) -> list[np.ndarray]:
+    """
+    Compute the logits of several heads on one encoder for a whole song, in one pass and in bounded memory.
+
+    Args:
+        models: With equal encoders; that of the first is run.
+        waveform (`np.ndarray` of shape `(samples,)`): float32 at the rate of the models. Padded with silence if it is
+            shorter than the encoder needs.
+        settings ([`WindowSettings`]): Windows and batch size; the layer is not used.
+
+    Returns:
+        For each model float32 `(label frames, num_labels)`, or `(clips, num_labels)`; see [`head_logits`].
+    """
+    encoder = models[0].musicfm
+    config = encoder.config
+    if len(waveform) < config.min_samples:
+        waveform = np.pad(waveform, (0, config.min_samples - len(waveform)))
+    mixes = [layer_mix(model) for model in models]
+    distinct = torch.unique(torch.stack(mixes), dim=0)
+    columns = [next(index for index, row in enumerate(distinct) if row.equal(mix)) for mix in mixes]
+    num_frames = encoder.output_frames(len(waveform))
+    streams = [
+        (_ClipLogits if model.config.label_rate is None else _FrameLogits)(model, num_frames) for model in models
+    ]
+    parts = _parts(config, len(waveform), num_frames, settings)
+    songs = ((part, waveform[part.start_sample : part.stop_sample]) for part in parts)
+    # Parts come in their order, since all windows but the last have one length.
+    for part, embeddings in embed_songs(encoder, songs, settings, distinct):
+        frames = embeddings.frames[part.first_kept :][: part.stop_frame - part.start_frame]
+        for stream, column in zip(streams, columns, strict=True):
+            stream.add(frames[:, column])
+    return [torch.cat(stream.logits).numpy() for stream in streams]
+
+
+def _parts(config: MusicFMConfig, num_samples: int, num_frames: int, settings: WindowSettings) -> list[Window]:
+    """
+    Group the windows of a song into parts. [`embed_songs`] cuts a part into the same windows, so that the frames of
+    all parts are those of the song.
+    """
+    window_frames, overlap_frames = settings.frames(config)
+    windows = settings.plan(config, num_samples, num_frames)
+    in_part = max(1, int(PART_SECONDS * config.frame_rate - overlap_frames) // (window_frames - overlap_frames))
+    runs = [windows[first : first + in_part] for first in range(0, len(windows), in_part)]
+    return [
+        Window(run[0].start_sample, run[-1].stop_sample, run[0].start_frame, run[-1].stop_frame, run[0].first_kept)
+        for run in runs
+    ]
+
+
+class _FrameLogits:
+    """Logits of label frames of a song whose encoder frames arrive part by part."""
+
+    def __init__(self, model: HeadModel, num_frames: int):
+        self.model = model
+        self.logits: list[torch.Tensor] = []
+        self._missing = num_frames
+        self._remainder: torch.Tensor | None = None  # frames that are still needed
+        self._first = 0  # the frame of the song at which they begin
+        self._done = 0  # label frames
+
+    def add(self, frames: torch.Tensor) -> None:
+        """Add the next frames of the song, `(frames, width)`."""
+        self._missing -= len(frames)
+        frames = frames if self._remainder is None else torch.cat([self._remainder, frames])
+        frame_rate, label_rate, frame_offset, centered = label_settings(self.model.config)
+        step = frame_rate / label_rate
+        offset = frame_offset + self._first - self._done * step  # from the time of the next label frame
+        pooled = average_frames(frames[None], frame_rate, label_rate, offset, centered)[0]
+        if self._missing:  # the last label frames are incomplete
+            complete = (len(frames) - 0.5 + offset) / step + 0.5 * centered
+            pooled = pooled[: max(0, int(complete + 1e-6))]
+        self.logits.append(_score(self.model.classifier, pooled))
+        self._done += len(pooled)
+        needed = (self._done - 0.5 * centered) * step - (frame_offset - 0.5)
+        # One frame more than needed: the first frame of `frames` counts from time 0 only.
+        unneeded = min(max(0, int(needed + 1e-9) - 1 - self._first), len(frames))
+        self._first += unneeded
+        self._remainder = frames[unneeded:].clone()
+
+
+class _ClipLogits:
+    """Logits of the clips of a song, cut as by [`head_logits`], whose encoder frames arrive part by part."""
+
+    def __init__(self, model: HeadModel, num_frames: int):
+        self.model = model
+        self.logits: list[torch.Tensor] = []
+        self._sizes = clip_sizes(model.config, num_frames)
+        self._remainder: torch.Tensor | None = None
+
+    def add(self, frames: torch.Tensor) -> None:
+        """Add the next frames of the song, `(frames, width)`."""
+        frames = frames if self._remainder is None else torch.cat([self._remainder, frames])
+        while self._sizes and len(frames) >= self._sizes[0]:
+            clip, frames = frames.split([self._sizes[0], len(frames) - self._sizes.pop(0)])
+            self.logits.append(torch.from_numpy(head_logits(self.model.classifier, clip)))
+        self._remainder = frames.clone()
+
+
+def _score(classifier: torch.nn.Module, pooled: torch.Tensor) -> torch.Tensor:
+    """Compute the logits of label frames `(label frames, width)`."""
+    with torch.no_grad(), eval_mode(classifier):
+        return classifier.score(cast_to_module(pooled, classifier)).float().cpu()
