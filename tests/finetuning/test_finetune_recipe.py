@@ -176,7 +176,7 @@ def test_evaluation_of_saved_models(runs, labelled, tmp_path, monkeypatch, capsy
     assert other["difference"]["mean"] == pytest.approx(sum(differences) / 2)
     low, high = other["difference"]["interval"]
     assert (low, high) == (pytest.approx(min(differences)), pytest.approx(max(differences)))
-    assert f"beside {folders[0]}" in text
+    assert "minus that of the first model" in text
     assert "song 7" in text
 
 
