@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from probes import parse, train_probe
+from probes import parse, recipes, train_probe
 from processes import musicfm
 from reporting import RESULTS
 from run_store import RunStore
@@ -114,13 +114,13 @@ class Study:
             return results
         print(f"{name} …", flush=True)
         if row in METHODS:
-            musicfm("finetune", f"{self.task}/{method}", f"small/{method}", *words)
+            musicfm("finetune", *recipes(self.task, method), *words)
             results = json.loads((output / "results.json").read_text())
         else:
             results = train_probe(settings, training, self.splits).results
             shutil.rmtree(output)
         shown = strip_absolute_paths({"words": [*flags[:-1], f"{self.arguments.runs.name}/{name}"]})["words"]
-        command = shlex.join(["musicfm", "finetune", f"{self.task}/{method}", f"small/{method}", *shown])
+        command = shlex.join(["musicfm", "finetune", *recipes(self.task, method), *shown])
         self.store.write({name: {"row": row, "command": command} | results})
         scores = {split: averages[self.metric]["mean"] for split, averages in results["scores"].items()}
         print("  " + ", ".join(f"{split} {score:.4f}" for split, score in scores.items()), flush=True)

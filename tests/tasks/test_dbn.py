@@ -7,7 +7,7 @@ from helpers.paths import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicfm_hf.tasks.dbn import _tempi, track_beats, track_downbeats
+from musicfm_hf.tasks.dbn import beat_intervals, track_beats, track_downbeats
 
 CASES = json.loads((FIXTURES / "dbn/cases.json").read_text())
 
@@ -165,16 +165,16 @@ def test_more_than_256_tempi():
 
 
 def test_intervals():
-    assert _tempi(50, 55, 215, 100, 16, 60).intervals.tolist() == list(range(14, 56))
-    assert _tempi(100, 55, 215, 100, 16, None).intervals.tolist() == list(range(28, 110))
-    intervals = _tempi(100, 55, 215, 100, 16, 60).intervals
+    assert beat_intervals(50).tolist() == list(range(14, 56))
+    assert beat_intervals(100, num_tempi=None).tolist() == list(range(28, 110))
+    intervals = beat_intervals(100)
     assert (len(intervals), intervals[0], intervals[-1]) == (60, 28, 109)
-    # Neighbours are about as far apart in ratio: every frame count where they are dense, leaps where they are not.
+    # Neighbors are about as far apart in ratio: every frame count where they are dense, leaps where they are not.
     assert np.diff(intervals)[:20].max() == 1
     assert np.diff(intervals)[-5:].min() >= 2
     # 14.5 and 20.5 frames: six of the seven intervals can be had, whichever way halves are rounded.
-    assert len(_tempi(10, 600 / 20.5, 600 / 14.5, 100, 16, 6).intervals) in (6, 7)
-    assert _tempi(10, 60, 60, 100, 16, 1).intervals.tolist() == [10]
+    assert len(beat_intervals(10, 600 / 20.5, 600 / 14.5, 6)) in (6, 7)
+    assert beat_intervals(10, 60, 60, 1).tolist() == [10]
 
 
 @pytest.mark.parametrize(("min_bpm", "max_bpm"), [(55, 90), (150, 215), (60, 60), (20, 40)])

@@ -1,15 +1,15 @@
 """
-Beats and downbeats from framewise activations: a dynamic Bayesian network over a pointer that moves through the bar.
+Dynamic Bayesian network that decodes beats and downbeats from framewise activations: a pointer moves through the bar.
 
 The state space is that of Krebs, Böck, Widmer, *An Efficient State-Space Model for Joint Tempo and Meter Tracking*
-(ISMIR 2015); meters are decoded apart as in Böck, Krebs, Widmer, *Joint Beat and Downbeat Tracking with Recurrent
+(ISMIR 2015); meters are decoded separately as in Böck, Krebs, Widmer, *Joint Beat and Downbeat Tracking with Recurrent
 Neural Networks* (ISMIR 2016). Defaults are the settings of madmom's processors.
 
-A beat of tempo τ lasts τ frames, and a new tempo is chosen at its end only. So Viterbi decoding need not visit the
-states inside a beat: it goes from the start of one beat to the start of the next, with the same result. It does so
-for many frames at once, since no beat starts and ends within the shortest interval.
+A beat with an interval of τ frames lasts τ frames, and the tempo changes only at its end. So Viterbi decoding need not
+visit the states inside a beat: it goes from the start of one beat to the start of the next, with the same result. It
+processes many frames at once, since no beat starts and ends within the shortest interval.
 
-Conventions: frame k lies at k / fps seconds; tempi are in beats per minute, intervals in frames.
+Conventions: frame k is at k / fps seconds; tempi are in beats per minute, intervals in frames.
 """
 
 from collections.abc import Sequence
@@ -18,26 +18,31 @@ from typing import NamedTuple
 import numpy as np
 
 EPSILON = 1e-5  # probabilities are kept this far from 0 and 1
-TOLERANCE = 0.01  # by which probabilities in half precision may pass 1
-BLOCK_SIZE = 2**16  # scores that are compared at once, so that they stay in cache
+TOLERANCE = 0.01  # by which probabilities in half precision may exceed 1
+BLOCK_SIZE = 2**16  # scores that are compared at once, few enough to stay in cache
+
+# Defaults of the settings.
+MIN_BPM, MAX_BPM = 55.0, 215.0
+TRANSITION_LAMBDA = 100
+OBSERVATION_LAMBDA = 16
 
 
 class _Tempi(NamedTuple):
-    """The tempi of a beat, and how one follows another."""
+    """Tempi of a beat, and the transitions between them."""
 
     intervals: np.ndarray  # (tempi,) frames from beat to beat, ascending
-    beat_frames: np.ndarray  # (tempi,) how many of them, at the start, emit the beat
+    beat_frames: np.ndarray  # (tempi,) frames at the start that emit the beat
     log_transitions: np.ndarray  # (tempi before, tempi after)
 
 
 class _Emissions(NamedTuple):
-    """Sums of log-densities over all frames before an index; frames count from the longest interval before frame 0."""
+    """Sums of log-densities of all frames before an index, which counts from the longest interval before frame 0."""
 
     beats_before: np.ndarray  # (frames + 1, beats of a bar)
     rest_before: np.ndarray  # (frames + 1,)
 
     def between(self, starts: np.ndarray, stops: np.ndarray, beat_frames: np.ndarray) -> np.ndarray:
-        """Log-densities of beats from `starts` (…, tempi) up to `stops`, of shape (…, beats of a bar, tempi)."""
+        """Return log-densities of beats from `starts` (…, tempi) to `stops`, of shape (…, beats of a bar, tempi)."""
         middles = np.minimum(starts + beat_frames, stops)
         beats = self.beats_before[middles] - self.beats_before[starts]  # (…, tempi, beats)
         rest = self.rest_before[stops] - self.rest_before[middles]
@@ -48,36 +53,36 @@ def track_downbeats(
     activations: np.ndarray,
     fps: float,
     beats_per_bar: int | Sequence[int] = (3, 4),
-    min_bpm: float = 55.0,
-    max_bpm: float = 215.0,
-    transition_lambda: float = 100,
-    observation_lambda: float = 16,
+    min_bpm: float = MIN_BPM,
+    max_bpm: float = MAX_BPM,
+    transition_lambda: float = TRANSITION_LAMBDA,
+    observation_lambda: float = OBSERVATION_LAMBDA,
     threshold: float = 0.05,
     num_tempi: int | None = 60,
 ) -> np.ndarray:
     """
-    Beats and their positions in the bar. The whole song has one meter: each of `beats_per_bar` is decoded, and the
-    likeliest is kept. (Böck, Krebs, Widmer 2016, with the state space of Krebs, Böck, Widmer 2015.)
+    Decode beats and their positions in the bar. The whole song has one meter: each of `beats_per_bar` is decoded, and
+    the likeliest one is kept. (Böck, Krebs, Widmer 2016, with the state space of Krebs, Böck, Widmer 2015.)
 
     Args:
         activations (`np.ndarray` of shape `(frames, 2)`): Probabilities of a beat that is not a downbeat, and of a
-            downbeat. What is left of 1 is the probability of neither.
+            downbeat. The rest to 1 is the probability of neither.
         fps (`float`): Frames per second.
         beats_per_bar (`int` or sequence of `int`): Meters to choose from.
         min_bpm, max_bpm (`float`): Slowest and fastest tempo. Intervals are whole frames.
-        transition_lambda (`float`): The higher, the less the tempo changes from beat to beat; 0 lets it jump.
+        transition_lambda (`float`): Higher values keep the tempo more constant from beat to beat; 0 lets it jump.
         observation_lambda (`float`): The first 1 / `observation_lambda` of a beat emits the activation.
         threshold (`float`): The song begins at the first and ends at the last frame with an activation of at least
-            this. In between, beats go on through silence.
-        num_tempi (`int`, *optional*): How many tempi, at least, are spread evenly on a log scale where there are more
-            intervals than that; `None` for every interval.
+            this. In between, beats continue through silence.
+        num_tempi (`int`, *optional*): Least number of tempi, spread evenly on a log scale, if there are more intervals
+            than that; `None` for every interval.
 
     Returns:
         `np.ndarray` of shape `(beats, 2)`: seconds, ascending, and position in the bar from 1 (the downbeat).
-        `(0, 2)` where no activation reaches the threshold.
+        `(0, 2)` if no activation reaches the threshold.
 
     Raises:
-        ValueError: if activations are not probabilities of this shape or settings are out of range.
+        ValueError: if activations are not probabilities of this shape, or a setting is out of range.
     """
     activations = _checked(activations, (2,), fps)
     meters = np.atleast_1d(beats_per_bar)
@@ -99,25 +104,25 @@ def track_downbeats(
 def track_beats(
     activations: np.ndarray,
     fps: float,
-    min_bpm: float = 55.0,
-    max_bpm: float = 215.0,
-    transition_lambda: float = 100,
-    observation_lambda: float = 16,
+    min_bpm: float = MIN_BPM,
+    max_bpm: float = MAX_BPM,
+    transition_lambda: float = TRANSITION_LAMBDA,
+    observation_lambda: float = OBSERVATION_LAMBDA,
     threshold: float = 0.0,
 ) -> np.ndarray:
     """
-    Beats without bars, over every interval of whole frames (Krebs, Böck, Widmer 2015). Give it the probabilities of
-    all beats, downbeats included. Other arguments are those of [`track_downbeats`].
+    Decode beats without bars, over every interval of whole frames (Krebs, Böck, Widmer 2015). Other arguments are
+    those of [`track_downbeats`].
 
     Args:
-        activations (`np.ndarray` of shape `(frames,)`): Probabilities of a beat.
+        activations (`np.ndarray` of shape `(frames,)`): Probabilities of a beat, downbeats included.
         fps (`float`): Frames per second.
 
     Returns:
-        `np.ndarray` of shape `(beats,)`: seconds, ascending. `(0,)` where all activations are 0 or below `threshold`.
+        `np.ndarray` of shape `(beats,)`: seconds, ascending. `(0,)` if all activations are 0 or below `threshold`.
 
     Raises:
-        ValueError: if activations are not probabilities of this shape or settings are out of range.
+        ValueError: if activations are not probabilities of this shape, or a setting is out of range.
     """
     activations = _checked(activations, (), fps)
     tempi = _tempi(fps, min_bpm, max_bpm, transition_lambda, observation_lambda, num_tempi=None)
@@ -130,7 +135,7 @@ def track_beats(
 
 
 def _checked(activations: np.ndarray, kinds: tuple[int, ...], fps: float) -> np.ndarray:
-    """Activations as float64, if they are probabilities of shape (frames, *kinds)."""
+    """Convert activations to float64, if they are probabilities of shape (frames, *kinds)."""
     activations = np.asarray(activations, dtype=np.float64)
     if not 0 < fps < np.inf:
         raise ValueError(f"fps must be a positive number of frames per second, got {fps}.")
@@ -150,7 +155,7 @@ def _checked(activations: np.ndarray, kinds: tuple[int, ...], fps: float) -> np.
     if kinds and (total := activations.sum(axis=1).max()) > 1 + TOLERANCE:
         raise ValueError(
             f"Activations of beat and downbeat must sum to at most 1 in each frame, got {total:.4g}. The first column "
-            "is for beats that are not downbeats: take downbeats out of it, for example by "
+            "is for beats that are not downbeats: remove downbeats from it, for example by "
             "np.minimum(beat, 1 - downbeat)."
         )
     return activations
@@ -164,12 +169,12 @@ def _tempi(
     observation_lambda: float,
     num_tempi: int | None,
 ) -> _Tempi:
-    """Tempi from `min_bpm` to `max_bpm` and their transitions."""
+    """Return the tempi from `min_bpm` to `max_bpm` and their transitions."""
     if not 0 <= transition_lambda < np.inf:
         raise ValueError(f"transition_lambda must be at least 0 and finite, got {transition_lambda}.")
     if not 1 < observation_lambda < np.inf:
         raise ValueError(f"observation_lambda must be greater than 1 and finite, got {observation_lambda}.")
-    intervals = _intervals(fps, min_bpm, max_bpm, num_tempi)
+    intervals = beat_intervals(fps, min_bpm, max_bpm, num_tempi)
     # Tempi change by their ratio; (before, after).
     weights = np.exp(-transition_lambda * np.abs(intervals / intervals[:, None] - 1))
     weights[weights <= np.finfo(np.float64).eps] = 0
@@ -179,8 +184,22 @@ def _tempi(
     return _Tempi(intervals, beat_frames, _on_grid(log_transitions))
 
 
-def _intervals(fps: float, min_bpm: float, max_bpm: float, num_tempi: int | None) -> np.ndarray:
-    """Frames from beat to beat, ascending: all from `max_bpm` to `min_bpm`, or at least `num_tempi` on a log scale."""
+def beat_intervals(
+    fps: float, min_bpm: float = MIN_BPM, max_bpm: float = MAX_BPM, num_tempi: int | None = 60
+) -> np.ndarray:
+    """
+    Return the intervals between beats that the network knows.
+
+    Args:
+        fps, min_bpm, max_bpm, num_tempi: As for [`track_downbeats`].
+
+    Returns:
+        Frames, ascending, int64 `(intervals,)`: all from `max_bpm` to `min_bpm`, or at least `num_tempi` on a log
+        scale.
+
+    Raises:
+        ValueError: if a setting is out of range, or a beat at `max_bpm` is shorter than a frame.
+    """
     if not 0 < min_bpm <= max_bpm < np.inf:
         raise ValueError(f"Tempi need 0 < min_bpm <= max_bpm, got {min_bpm} and {max_bpm} BPM.")
     if num_tempi is not None and num_tempi < 1:
@@ -201,7 +220,7 @@ def _intervals(fps: float, min_bpm: float, max_bpm: float, num_tempi: int | None
 
 
 def _cut(activations: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
-    """Activations (frames, kinds) from the first to the last frame that reaches the threshold, and the first one."""
+    """Cut activations (frames, kinds) to the frames between those that reach the threshold; return the first, too."""
     active = np.flatnonzero((activations >= threshold).any(axis=1))
     if not active.size or not activations.any():
         return activations[:0], 0
@@ -209,28 +228,31 @@ def _cut(activations: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
 
 
 def _log_densities(activations: np.ndarray, observation_lambda: float) -> tuple[np.ndarray, np.ndarray]:
-    """Log-densities of the activations (frames, kinds) at a beat's start and of what is left (frames,) in its rest."""
+    """Return log-densities of activations (frames, kinds) at the start of a beat, and (frames,) in its rest."""
     activations = activations.clip(EPSILON, 1 - EPSILON)
     rest = (1 - activations.sum(axis=1)).clip(EPSILON)
     return _on_grid(np.log(activations)), _on_grid(np.log(rest / (observation_lambda - 1)))
 
 
 def _on_grid(logarithms: np.ndarray) -> np.ndarray:
-    """Multiples of 2⁻³⁰: sums are exact in any order, so that equal paths tie on every machine and the first wins."""
+    """Round to multiples of 2⁻³⁰: sums are exact in any order, so equal paths tie on every machine; the first wins."""
     return np.round(logarithms * 2**30) / 2**30
 
 
 def _decode(log_beats: np.ndarray, log_rest: np.ndarray, tempi: _Tempi) -> tuple[float, np.ndarray]:
     """
-    The best path for log-densities (frames, beats of a bar) of each beat's start and (frames,) of its rest: its
-    log-likelihood, and its beats in order as rows of (start frame, index in the bar, frames that emit the beat).
+    Find the best path for log-densities (frames, beats of a bar) at the start of each beat and (frames,) in its rest.
+
+    Returns:
+        Its log-likelihood, and its beats in order as rows of (start frame, index in the bar, frames that emit the
+        beat).
     """
     num_frames, num_beats = log_beats.shape
     intervals, longest = tempi.intervals, tempi.intervals[-1]
     sums = [np.pad(log.cumsum(0), [(longest + 1, 0), (0, 0)][: log.ndim]) for log in (log_beats, log_rest)]
     emissions = _Emissions(*sums)
-    # Scores of beats by their start in the last `longest` frames. All states are alike on the eve of frame 0: a beat
-    # of each tempo began in each of as many frames before it as it has.
+    # Scores of beats by their start in the last `longest` frames. All states are equally likely before frame 0: a beat
+    # of each tempo began in each of the frames before it that its interval covers.
     begun = np.where(np.arange(-longest, 0)[:, None] >= -intervals, 0.0, -np.inf)
     recent = np.repeat(begun[:, None], num_beats, axis=1)  # (longest, beats, tempi)
     previous = np.empty((num_frames, num_beats, len(intervals)), dtype=np.min_scalar_type(len(intervals) - 1))
@@ -255,7 +277,7 @@ def _decode(log_beats: np.ndarray, log_rest: np.ndarray, tempi: _Tempi) -> tuple
 def _last_beat(
     recent: np.ndarray, emissions: _Emissions, tempi: _Tempi, num_frames: int
 ) -> tuple[float, tuple[int, int, int]]:
-    """Score of the best state in the last frame, and its beat: start frame, index in the bar, index of the tempo."""
+    """Return the score of the best state in the last frame, and its beat: start frame, index in the bar, and tempo."""
     longest = tempi.intervals[-1]
     age = np.arange(longest)[:, None]  # frames since the beat began, in the last frame
     starts = np.broadcast_to(num_frames + longest - 1 - age, (longest, len(tempi.intervals)))
@@ -267,7 +289,7 @@ def _last_beat(
 
 
 def _trace(previous: np.ndarray, start: int, beat: int, tempo: int, tempi: _Tempi) -> np.ndarray:
-    """Beats from the first to the last, which is given; the first one may start before frame 0."""
+    """Trace the beats back from the last one; the first may start before frame 0."""
     beats = [(start, beat, tempi.beat_frames[tempo])]
     while start >= 0:
         tempo = previous[start, beat, tempo]
@@ -277,7 +299,7 @@ def _trace(previous: np.ndarray, start: int, beat: int, tempo: int, tempi: _Temp
 
 
 def _place(beats: np.ndarray, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frame of the highest activation (frames,) in what each beat emits of it, and the beat's index in the bar."""
+    """Place each beat at the highest activation (frames,) of the frames that emit it; return its index in the bar."""
     placed = []
     for start, index, length in beats:
         region = activations[max(0, start) : max(0, start + length)]
