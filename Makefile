@@ -54,7 +54,11 @@ style: $(VENV)/.installed  ## Mend lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed  ## Build the guides and the API reference into site/
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 numbers: $(VENV)/.installed  ## Write measured tables and numbers into README.md and docs/
 	$(BIN)/python benchmarks/fill_numbers.py
 
-.PHONY: help demo numbers space test test-slow test-space test-floor check style
+.PHONY: help demo docs numbers space test test-slow test-space test-floor check style

@@ -44,12 +44,15 @@ setup(
         # And tinysoundfont, without its dependencies: pip install --no-deps tinysoundfont
         "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
         "space": ["gradio>=6.24"],  # hub_cards/space
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "dev": [
             "chardet>=5.0",
             "deprecated>=1.2",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",
             "mido>=1.3",
             "mypy>=1.15",
+            "nbclient>=0.10",
             "parameterized>=0.9",
             "pretty_midi>=0.2.10",
             "pytest>=8.0",

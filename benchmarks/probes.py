@@ -1,32 +1,25 @@
-"""Settings of fine-tuning runs, and probes trained in this process."""
+"""Settings of fine-tuning runs of a small encoder, and probes trained in this process."""
 
-from pathlib import Path
-
-from transformers import set_seed
-
-from musicfm_hf.data.labelled import LabelledSong
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.finetuning.run import Finetuned, cache_all_layers, finetune
+from musicfm_hf.finetuning.run import Finetuned, Splits, cache_all_layers, finetune
 from musicfm_hf.training.arguments import parse_recipe
-
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def recipes(task: str, method: str) -> list[str]:
-    """The recipes of a method for a small encoder."""
-    return [str(RECIPES / folder / f"{method}.yaml") for folder in (task, "small")]
+    """Names of the recipes for a task and a method (`probe`, `full` or `lora`)."""
+    return [f"{task}/{method}", f"small/{method}"]
 
 
 def parse(task: str, method: str, flags: list[str]) -> tuple[TaskArguments, FinetuningArguments]:
     """Settings of a run of `musicfm finetune`."""
-    return parse_recipe((TaskArguments, FinetuningArguments), [*recipes(task, method), *flags])
+    settings, training = parse_recipe(
+        (TaskArguments, FinetuningArguments), [*recipes(task, method), *flags], kind="finetune"
+    )
+    return settings, training
 
 
-def train_probe(
-    settings: TaskArguments, training: FinetuningArguments, splits: dict[str, list[LabelledSong]]
-) -> Finetuned:
+def train_probe(settings: TaskArguments, training: FinetuningArguments, splits: Splits) -> Finetuned:
     """Train and score a probe. All layers of the encoder are computed in one pass, and kept for other probes."""
     if not settings.log_mel:
         cache_all_layers(settings, training, splits)
-    set_seed(training.seed)
     return finetune(settings, training, splits)

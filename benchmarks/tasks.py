@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from probes import parse, train_probe
+from probes import parse, recipes, train_probe
 from processes import musicfm
 from reporting import RESULTS
 from run_store import RunStore
@@ -34,10 +34,10 @@ from transformers import AutoConfig
 
 from musicfm_hf.evaluation.baselines import score_data_set
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.finetuning.fingerprint import results_if_done
+from musicfm_hf.finetuning.fingerprint import load_matching_results
 from musicfm_hf.finetuning.run import read_splits
 from musicfm_hf.tasks import get_task
-from musicfm_hf.training.records import environment, recorded, write_json
+from musicfm_hf.training.records import environment, strip_absolute_paths, write_json
 
 SEEDS = (1, 2, 3)
 METHODS = {FULL: "full", LORA: "lora"}
@@ -114,13 +114,13 @@ class Study:
             return results
         print(f"{name} …", flush=True)
         if row in METHODS:
-            musicfm("finetune", f"{self.task}/{method}", f"small/{method}", *words)
+            musicfm("finetune", *recipes(self.task, method), *words)
             results = json.loads((output / "results.json").read_text())
         else:
             results = train_probe(settings, training, self.splits).results
             shutil.rmtree(output)
-        shown = recorded({"words": [*flags[:-1], f"{self.arguments.runs.name}/{name}"]})["words"]
-        command = shlex.join(["musicfm", "finetune", f"{self.task}/{method}", f"small/{method}", *shown])
+        shown = strip_absolute_paths({"words": [*flags[:-1], f"{self.arguments.runs.name}/{name}"]})["words"]
+        command = shlex.join(["musicfm", "finetune", *recipes(self.task, method), *shown])
         self.store.write({name: {"row": row, "command": command} | results})
         scores = {split: averages[self.metric]["mean"] for split, averages in results["scores"].items()}
         print("  " + ", ".join(f"{split} {score:.4f}" for split, score in scores.items()), flush=True)
@@ -139,14 +139,14 @@ class Study:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.json"
             write_json(path, run)
-            return results_if_done(path, settings, training, self.splits, "--store")
+            return load_matching_results(path, settings, training, self.splits, "--store")
 
     def score_baselines(self) -> None:
         """Score and record the classical baselines of the task on its test songs."""
         if any(run["task"] == self.task for run in self.store.read().values() if "about" in run):
             return
         results = score_data_set(self.arguments.data, "test", [self.task], num_workers=2)
-        common = recorded({"data": self.arguments.data, "split": "test"})
+        common = strip_absolute_paths({"data": self.arguments.data, "split": "test"})
         common |= {"librosa": version("librosa")} | environment()
         runs = {}
         for name, result in results.items():

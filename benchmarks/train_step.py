@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from machine import describe, matrix_rate, peak_mb, seconds_of
 from processes import measure_separately
 from reporting import RESULTS, markdown_table, write_report
@@ -25,15 +24,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
+from musicfm_hf.training.arguments import read_recipe
 from musicfm_hf.training.trainer import selective_checkpointing
 
 WAYS = ["plain", "ours", "ours, selective checkpointing", "ours, checkpointing"]
-RECIPE = Path(__file__).parents[1] / "recipes/pretrain/fm7.yaml"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--recipe", default="fm7", help="name of a pretraining recipe, or path to its YAML")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=30.0, help="length of crops; a multiple of 0.4")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not timed")
@@ -77,7 +76,7 @@ def take_turns(batch_size: int, arguments: argparse.Namespace) -> list[dict[str,
 def measure(way: str, batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Median seconds of a step, and its peak memory in bytes beyond weights, gradients and optimizer."""
     device = torch.device(arguments.device)
-    values = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))["config"]
+    values = read_recipe(arguments.recipe, kind="pretrain")["config"]
     torch.manual_seed(0)
     attention = "eager" if way == "plain" else "sdpa"
     model = MusicFMForPreTraining(MusicFMConfig(**values, attn_implementation=attention)).to(device).train()

@@ -11,25 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from reporting import RESULTS, markdown_table, write_report
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
-
-RECIPES = Path(__file__).parents[1] / "recipes/pretrain"
+from musicfm_hf.training.arguments import read_recipe, recipe_names
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_file", type=Path, default=RESULTS / "variants.json")
     arguments = parser.parse_args()
-    rows = [describe(path) for path in sorted(RECIPES.glob("*.yaml"))]
+    rows = [describe(name) for name in recipe_names("pretrain")]
     write_report(arguments.output_file, rows, report(rows))
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(name: str) -> dict[str, Any]:
     """The model of a recipe."""
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe = read_recipe(name, kind="pretrain")
     config = MusicFMConfig(**recipe["config"])
     with torch.device("meta"):
         model = MusicFMForPreTraining(config)
@@ -38,7 +36,7 @@ def describe(path: Path) -> dict[str, Any]:
         codes = f"{config.num_codebooks} × {config.codebook_sizes[0]}"
     buffers = sum(buffer.numel() for buffer in model.quantizer.buffers())
     return {
-        "recipe": path.stem,
+        "recipe": name,
         "encoder": f"{config.encoder_type} {config.num_hidden_layers} × {config.hidden_size}",
         "front_end": "waveform" if config.front_end == "waveform" else f"{config.num_mel_bins} mel bands",
         "frame_rate": config.frame_rate,

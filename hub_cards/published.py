@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from musicfm_hf import MusicFMConfig, MusicFMModel
-from musicfm_hf.conversion.convert import PUBLISHED_STATS
+from musicfm_hf.conversion.musicfm import PUBLISHED_STATS
 from musicfm_hf.hub.cards import write_card
 
 FOLDER = Path(__file__).parent / "published"

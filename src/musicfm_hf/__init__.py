@@ -7,6 +7,7 @@ Importing the package registers its classes with the Auto classes. Everything el
 import sys
 import warnings
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +135,9 @@ def __dir__() -> list[str]:
 
 def _is_command() -> bool:
     """Whether this process is the `musicfm` command, whose help must not wait for torch; it registers by itself."""
-    words = sys.orig_argv[1:3]
-    return words == ["-m", "musicfm_hf"] or (words != [] and Path(words[0]).name in ("musicfm", "musicfm.exe"))
+    words = sys.orig_argv
+    script = Path(words[1]).name if len(words) > 1 else ""
+    return script in ("musicfm", "musicfm.exe") or ("-m", "musicfm_hf") in pairwise(words)
 
 
 if not _is_command():

@@ -97,18 +97,16 @@ def test_embed_explains_wrong_settings(converted, songs, tmp_path, changes, mess
 
 
 def test_commands_of_the_demo_are_those_that_a_user_gives(monkeypatch, capsys):
-    """Recipes and YAML files are found from anywhere, and shown as seen from the repository."""
-    found = []
-    monkeypatch.setattr(subprocess, "run", lambda words: found.append(words) or SimpleNamespace(returncode=0))
-    runpy.run_path(str(ROOT / "recipes/demo.py"))["run"]("pretrain.py", "pretrain/tiny.yaml", "--train", Path("a b"))
-    expected = [str(ROOT / "recipes/pretrain.py"), str(ROOT / "recipes/pretrain/tiny.yaml"), "--train", "a b"]
-    assert found == [[sys.executable, *expected]]
-    assert capsys.readouterr().out == "\n$ python recipes/pretrain.py recipes/pretrain/tiny.yaml --train 'a b'\n"
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda words: commands.append(words) or SimpleNamespace(returncode=0))
+    runpy.run_path(str(ROOT / "recipes/demo.py"))["musicfm"]("pretrain", "tiny", "--train", Path("a b"))
+    assert commands == [[sys.executable, "-m", "musicfm_hf", "pretrain", "tiny", "--train", "a b"]]
+    assert capsys.readouterr().out == "\n$ musicfm pretrain tiny --train 'a b'\n"
 
 
 @pytest.mark.slow
 def test_demo(tmp_path):
-    done = run("recipes/demo.py", "--output", tmp_path / "demo")
+    done = run("recipes/demo.py", "--output_dir", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
     score = json.loads((tmp_path / "demo/results/chords.json").read_text())["scores"]["test"]["majmin"]["mean"]
     assert score > 0.8

@@ -20,7 +20,7 @@ from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.finetuning import run as module
 from musicfm_hf.finetuning import trainer as finetuning_trainer
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.finetuning.heads import add_lora, class_weights, head_config, read_layers, save_finetuned
+from musicfm_hf.finetuning.heads import add_lora, class_weights, head_config, save_finetuned
 from musicfm_hf.finetuning.run import finetune, read_split
 from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
 from musicfm_hf.tasks import get_task
@@ -100,16 +100,16 @@ def test_configuration_of_the_head(songs):
     assert (config.label_rate, config.label_centered, config.classifier_layer) == (20.0, True, 2)
     assert (config.classifier_proj_size, config.decoding, config.task) == (20, {"min_bpm": 60}, "beat")
     assert (config.hidden_size, config.num_hidden_layers) == (base.hidden_size, base.num_hidden_layers)
-    assert read_layers(config) == [2]
+    assert config.classifier_layers == [2]
     structure = head_config(arguments_of("structure", label_rate=8.0, weighted_layer_sum=True), base, songs)
     assert [output["size"] for output in structure.classifier_outputs] == [7, 1]
     assert (structure.label_rate, structure.label_centered) == (8.0, False)
-    assert read_layers(structure) == [0, 1, 2, 3]
+    assert structure.classifier_layers == [0, 1, 2, 3]
     tagging = head_config(arguments_of("tagging"), base, songs)
     assert list(tagging.id2label.values()) == ["even", "major", "minor"]
     assert tagging.label_rate is None
     assert tagging.classifier_outputs[0]["size"] == 3
-    assert read_layers(tagging) == [3]
+    assert tagging.classifier_layers == [3]
     unfrozen = arguments_of(method="full", freeze_batch_norm=False)
     assert not head_config(unfrozen, base, songs).freeze_batch_norm
     assert head_config(arguments_of(method="lora", freeze_batch_norm=False), base, songs).freeze_batch_norm
@@ -629,7 +629,7 @@ def test_wrong_settings(places, tmp_path, flags, message):
 def test_missing_things(places, tmp_path):
     with pytest.raises(OSError, match="none"):
         tune(places, tmp_path / "run", "probe", "--model", str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match="labelled data set"):
+    with pytest.raises(FileNotFoundError, match="labeled data set"):
         tune(places, tmp_path / "run", "probe", "--data", str(tmp_path))
 
 

@@ -1,5 +1,10 @@
 """Processes that cannot import the package, and load the code of a saved model in its place."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 NO_PACKAGE = """
 import sys
 
@@ -18,3 +23,15 @@ else:
 
 from safetensors.torch import load_file, save_file
 """
+
+
+def run_without_the_package(tmp_path: Path, code: str, *arguments) -> None:
+    """Run code in such a process; `tmp_path` holds the copies of the code that it loads."""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_PACKAGE + code, *map(str, arguments)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()

@@ -1,14 +1,11 @@
 """What is saved loads in a process that cannot import the package."""
 
 import json
-import os
-import subprocess
-import sys
 
 import torch
 from helpers.audio import music
 from helpers.models import TINY, random_model
-from helpers.remote_code import NO_PACKAGE
+from helpers.remote_code import run_without_the_package
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForAudioFrameClassification
@@ -54,17 +51,6 @@ outputs["encoder"] = encoder(waveform).last_hidden_state.detach()
 assert not any(name.startswith("musicfm_hf") for name in sys.modules)
 save_file(outputs, output)
 """
-
-
-def run_without_the_package(tmp_path, code, *arguments):
-    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", NO_PACKAGE + code, *map(str, arguments)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr.decode()
 
 
 def embed_without_the_package(tmp_path, folder, name):

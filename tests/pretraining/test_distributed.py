@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,13 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForPreTraining
 
-from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
+from musicfm_hf import MusicFMConfig, MusicFMForPreTraining, load_audio
 from musicfm_hf.data.crop_reader import ProblemLog
 from musicfm_hf.data.crops import CropLoader, fixed_crops
 from musicfm_hf.data.sources import open_source
 from musicfm_hf.pretraining.arguments import PretrainingArguments
-from musicfm_hf.pretraining.trainer import _NOISE, PretrainingTrainer
+from musicfm_hf.pretraining.data import noise_generators
+from musicfm_hf.pretraining.trainer import PretrainingTrainer
 
 TINY_CONFIG = {name: int(value) for name, value in (setting.split("=") for setting in SIZE)} | {"codebook_size": 32}
 NO_DROPOUT = {f"{name}_dropout": 0.0 for name in ("hidden", "activation", "attention", "conformer_conv")}
@@ -128,7 +130,7 @@ def one_batch(server, tmp_path_factory):
     assert code == 0, log
     changes, entry = torch.load(f"{output}.pt")
     batch, model = stack([0, 1, 2, 3, 4]), build_model().train()
-    generators = [torch.Generator().manual_seed(seed ^ _NOISE) for seed in batch.pop("seeds").tolist()]
+    generators = noise_generators(batch.pop("seeds").tolist(), "cpu")
     with torch.no_grad():
         outputs = model(**batch, generator=generators)
     assert outputs.mask_time_indices.sum(1).tolist() == [13, 0, 1, 0, 25]
@@ -284,9 +286,12 @@ def test_two_processes_are_one_with_larger_batches(server, data, tmp_path):
     ]
     assert [len(own) for own in seeds] == [12, 12]
     loader = CropLoader([open_source(data / "files")], crop_seconds=1.0, batch_size=2, seed=3)
-    references = loader._references([])
-    drawn = [next(references) for _ in range(12)]
-    names = {reference.seed: reference.song for batch in drawn for reference in batch}
+    audio = [load_audio(data / f"files/{number}.wav", RATE) for number in range(7)]
+    names = {}
+    for batch in islice(loader, 12):
+        for seed, crop in zip(batch["seeds"].tolist(), batch["input_values"].numpy(), strict=True):
+            found = [(np.lib.stride_tricks.sliding_window_view(song, 16) == crop[:16]).all(1).any() for song in audio]
+            (names[seed],) = np.flatnonzero(found).tolist()
     seen = [names[seed] for pair in zip(*seeds, strict=True) for seed in pair]
     for start in (0, 7, 14):
         assert sorted(seen[start : start + 7]) == list(range(7))
@@ -354,11 +359,14 @@ def test_the_best_checkpoint_on_two_processes(server, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_accelerate_launch(data, tmp_path):
+@pytest.mark.parametrize(
+    "program", [["-m", "musicfm_hf", "pretrain"], ["recipes/pretrain.py"]], ids=["command", "script"]
+)
+def test_accelerate_launch(data, tmp_path, program):
     """The file for processors starts two processes."""
     flags = [*TINY, *songs(data), "--max_steps", "2", "--output_dir", tmp_path / "run"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
-    command += ["--main_process_port", "0", "recipes/pretrain.py", *map(str, flags)]
+    command += ["--main_process_port", "0", *program, *map(str, flags)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -37,8 +37,8 @@ from musicfm_hf.data.sources import ListedSource, open_source
 from musicfm_hf.data.splits import split_by_name
 from musicfm_hf.model.masking_musicfm import sample_mask
 from musicfm_hf.pretraining.arguments import PretrainingArguments
-from musicfm_hf.pretraining.data import MaskCrops, hold_out_validation
-from musicfm_hf.pretraining.trainer import _NOISE, PretrainingTrainer
+from musicfm_hf.pretraining.data import MaskCrops, hold_out_validation, noise_generators
+from musicfm_hf.pretraining.trainer import PretrainingTrainer
 
 SONGS = 7
 
@@ -386,7 +386,7 @@ def test_evaluation_depends_on_the_crops_alone(finished, data, tmp_path, size):
         waveform, seed = item["input_values"][None], item["seeds"]
         mask = sample_mask(model.config, torch.tensor([RATE]), RATE, [torch.Generator().manual_seed(seed)])
         with torch.no_grad():
-            noise = torch.Generator().manual_seed(seed ^ _NOISE)
+            noise = noise_generators([seed], "cpu")
             outputs = model(waveform, mask_time_indices=mask, generator=noise)
         total += outputs.loss.item() * mask.sum().item()
         correct += outputs.accuracy.item() * mask.sum().item()
@@ -399,9 +399,10 @@ def test_evaluation_depends_on_the_crops_alone(finished, data, tmp_path, size):
     assert trainer.evaluate()["eval_loss"] == scores["eval_loss"]
 
 
-def test_evaluation_takes_no_training_time(trainer, monkeypatch):
+def test_evaluation_takes_no_training_time(finished, data, tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr("musicfm_hf.pretraining.trainer.time.perf_counter", lambda: now)
+    trainer = make_trainer(finished, data, tmp_path / "run")
     forward = trainer.model.forward
 
     def slow(*args, **kwargs):
@@ -410,7 +411,6 @@ def test_evaluation_takes_no_training_time(trainer, monkeypatch):
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(trainer.model, "forward", slow)
-    trainer._timed = (0.0, 0.0)
     trainer.audio_seconds, now = 7200.0, 10.0
     trainer.log({"loss": 1.0})
     assert trainer.state.log_history[-1]["audio_hours_per_second"] == pytest.approx(0.2)
@@ -433,7 +433,7 @@ def test_the_waveform_stays_float32(trainer, monkeypatch):
     inputs = trainer._prepare_inputs(batch)
     assert inputs["input_values"].dtype == torch.float32
     assert inputs["input_values"].equal(batch["input_values"])
-    expected = [torch.Generator().manual_seed(seed ^ _NOISE).initial_seed() for seed in batch["seeds"].tolist()]
+    expected = [noise.initial_seed() for noise in noise_generators(batch["seeds"].tolist(), "cpu")]
     assert [generator.initial_seed() for generator in inputs["generator"]] == expected
     assert "seeds" not in inputs
 

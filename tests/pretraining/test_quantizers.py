@@ -8,7 +8,13 @@ from helpers.quantizers import SMALL, numbers, residual_vq
 
 import musicfm_hf.pretraining.quantizers as quantizer_training
 from musicfm_hf import MusicFMConfig, MusicFMQuantizerModel
-from musicfm_hf.pretraining.quantizers import describe_quantizer, fit_kmeans, train_residual_vq
+from musicfm_hf.pretraining.quantizers import (
+    describe_quantizer,
+    feature_vectors,
+    fit_kmeans,
+    replace_stale_codes,
+    train_residual_vq,
+)
 
 # K-means
 
@@ -35,7 +41,7 @@ def test_fit_kmeans_finds_clusters_that_lie_far_apart():
     # Without the ends, where a tone is reflected: one code for each tone, another for each.
     tokens = [own[mask, 0][2:-2].unique() for own, mask in zip(output.tokens, output.tokens_mask, strict=True)]
     assert sorted(torch.cat(tokens).tolist()) == [0, 1, 2, 3]
-    vectors = torch.cat([quantizer_training._features(model, batch) for batch in batches])
+    vectors = torch.cat([feature_vectors(model, batch) for batch in batches])
     assert len(vectors) == 3 * (3 * 25 + 12)  # without the padding
     quantizer = model.quantizer
     torch.testing.assert_close(quantizer.feature_mean_0, vectors.mean(0), rtol=0, atol=1e-3)
@@ -90,7 +96,7 @@ def test_stale_codes_are_put_where_something_is():
     before = quantizer.codebook.clone()
     unused = torch.tensor([[99, 100, 5, 300], [100, 0, 0, 999]])  # the second codebook has no code 3
     projected = 100 + torch.arange(20.0).view(5, 2, 2)
-    count = quantizer_training._replace_stale(quantizer, unused, projected, torch.Generator().manual_seed(0))
+    count = replace_stale_codes(quantizer, unused, projected, torch.Generator().manual_seed(0))
     assert count == 3
     assert unused.tolist() == [[99, 0, 5, 0], [0, 0, 0, 999]]
     for stage, code in ((0, 1), (0, 3), (1, 0)):
@@ -123,7 +129,7 @@ def test_describe_quantizer(quantizer_type):
     )
     model = MusicFMQuantizerModel(config)
     described = describe_quantizer(model, tones(batches=2))
-    vectors = torch.cat([quantizer_training._features(model, batch) for batch in tones(batches=2)])
+    vectors = torch.cat([feature_vectors(model, batch) for batch in tones(batches=2)])
     tokens = model.quantizer.tokens(vectors[None])[0]
     assert described["vectors"] == len(vectors) == 2 * (3 * 25 + 12)
     for index, size in enumerate(sizes):

@@ -1,1 +1,1 @@
-"""Audio files and waveforms: reading, and windows over them."""
+"""Audio files and waveforms: reading them, and cutting them into windows."""

@@ -1,4 +1,4 @@
-"""Audio files of any kind → float32 mono at a sampling rate, reading only the part that is asked for."""
+"""Reading of audio files, or a part of them, as float32 mono at any sampling rate."""
 
 import io
 import math
@@ -13,15 +13,15 @@ import numpy as np
 import soundfile
 import soxr
 
-_QUALITY = "HQ"  # soxr's setting for high quality: 20 bit, linear phase, passband to 0.91 of the lower Nyquist rate
+_QUALITY = "HQ"  # of soxr: 20 bit, linear phase, passband to 0.91 of the lower Nyquist rate
 
 _BLOCK_FRAMES = 1 << 16
 
 _SMALL_BLOCK_FRAMES = 1 << 12
 
-_LONGEST_FRAMES = 2**48  # libsndfile gives more where it does not know the length
+_MAX_FRAMES = 2**48  # libsndfile reports more if it does not know the length
 
-_MARGIN_SECONDS = 0.1  # read around a crop, so that the resampler has settled where the crop begins
+_MARGIN_SECONDS = 0.1  # read around a crop, so that the resampler has settled at its start
 
 
 def load_audio(
@@ -33,23 +33,22 @@ def load_audio(
     """
     Read audio as float32 mono of shape `(samples,)`.
 
-    Formats are those of libsndfile (wav, flac, ogg, opus, mp3, aiff and more), recognised by content, not by name.
-    Channels are averaged. Rates are changed by soxr at high quality. A crop equals the same samples of the whole file,
-    but reads and decodes little more than itself.
+    Formats are those of libsndfile (wav, flac, ogg, opus, mp3, aiff and more), recognized by content, not by name.
+    Channels are averaged, and soxr changes the rate at high quality. A crop has the same samples as that part of the
+    whole file, but reading it decodes little more than the crop. A file that breaks off returns the audio it has, with
+    a `UserWarning`.
 
     Args:
-        source: A path, bytes, a binary file object, or what `datasets` gives for `Audio(decode=False)`: a mapping with
-            `bytes` or `path`.
+        source: A path, bytes, a binary file object, or a value of a column `Audio(decode=False)` of `datasets`: a
+            mapping with `bytes` or `path`.
         sampling_rate (`int`): Rate of the result, in Hz.
-        start (`float`): Where to begin, in seconds.
-        duration (`float`, *optional*): Seconds to read; to the end by default, and no further than the end.
+        start (`float`): Start of the part to read, in seconds.
+        duration (`float`, *optional*): Seconds to read, at most to the end; by default to the end.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the source is not audio, is empty, ends before `start`, or has NaN or infinite samples.
-        TypeError: `source` is none of the kinds above.
-
-    A file that breaks off gives the audio it has, with a `UserWarning`.
+        TypeError: `source` is of another kind.
     """
     _check_crop(sampling_rate, start, duration)
     stream, name = _open_source(source)
@@ -69,15 +68,15 @@ def load_audio(
 
 def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any]) -> tuple[int, int]:
     """
-    What the header of audio promises, without decoding: samples of each channel, and their rate in Hz.
+    Return the number of samples of each channel, and their rate in Hz, by the header alone.
 
     Args:
         source: As for [`load_audio`].
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the source is not audio, or does not say how long it is.
-        TypeError: `source` is of none of the kinds it may be.
+        FileNotFoundError: the file does not exist.
+        ValueError: the source is not audio, or its header does not specify the length.
+        TypeError: `source` is of another kind.
     """
     stream, name = _open_source(source)
     try:
@@ -89,8 +88,8 @@ def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any
     finally:
         if stream is not source:
             stream.close()
-    if frames > _LONGEST_FRAMES:
-        raise ValueError(f"{name} does not say how long it is.")
+    if frames > _MAX_FRAMES:
+        raise ValueError(f"The header of {name} does not specify its length.")
     return frames, rate
 
 
@@ -100,6 +99,7 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 def _check_crop(sampling_rate: int, start: float, duration: float | None) -> None:
+    """Raise a `ValueError` for arguments that are out of range."""
     if not isinstance(sampling_rate, int) or sampling_rate <= 0:
         raise ValueError(f"`sampling_rate` must be a positive integer, got {sampling_rate!r}.")
     if not (math.isfinite(start) and start >= 0):
@@ -109,12 +109,12 @@ def _check_crop(sampling_rate: int, start: float, duration: float | None) -> Non
 
 
 def _open_source(source: Any) -> tuple[BinaryIO, str]:
-    """A stream that soundfile can open, and a name for messages."""
+    """A stream for soundfile, and a name for messages."""
     if isinstance(source, Mapping):
-        name = str(source.get("path") or "audio")
-        if source.get("bytes") is not None:
-            return _open_source(source["bytes"])[0], name
-        source = source.get("path")
+        path, content = source.get("path"), source.get("bytes")
+        if content is not None:
+            return _open_source(content)[0], str(path or "audio")
+        source = path
     if isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise ValueError("The audio has no bytes.")
@@ -127,7 +127,7 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
             raise ValueError(f"{path} is not a file.")
         if path.stat().st_size == 0:
             raise ValueError(f"{path} is empty.")
-        # By descriptor, so that soundfile looks at the content and not at the extension.
+        # Opened by descriptor, so that soundfile recognizes the content and ignores the extension.
         return open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb"), str(path)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return source, str(getattr(source, "name", "audio"))
@@ -135,8 +135,8 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
 
 
 def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
-    """Is there less in the file than its header promises? Where decoding fails later, `_read` sees it."""
-    # What libsndfile notes of the audio in a wav or aiff that is too short. Streams promise all there could be.
+    """Whether a file has less than its header promises. Damage inside a file is found by `_read`."""
+    # libsndfile notes a wav or aiff that is too short in this form. Headers of streams promise the largest length.
     promised = re.search(r"^ *(?:data|SSND) *: *(\d+) *\(should be \d+\)", file.extra_info, re.MULTILINE)
     if promised and int(promised[1]) < 0x7FFFFF00:
         return True
@@ -147,18 +147,19 @@ def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
     tail = stream.read()
     stream.seek(position)
     _, last_page, header = tail.rpartition(b"OggS")
-    return not last_page or len(header) < 2 or not header[1] & 4  # the flag of a stream's last page (RFC 3533)
+    return not last_page or len(header) < 2 or not header[1] & 4  # the flag of the last page (RFC 3533)
 
 
 def _read(
-    file: soundfile.SoundFile, name: str, sampling_rate: int, start: float, duration: float | None, truncated: bool
+    file: soundfile.SoundFile, name: str, sampling_rate: int, start: float, duration: float | None, is_truncated: bool
 ) -> np.ndarray:
+    """Read a part of an open file as [`load_audio`] does; `is_truncated` if it has less than its header promises."""
     if file.frames == 0:
         raise ValueError(f"{name} has no samples.")
     rate = file.samplerate
     if start * rate >= file.frames:
         raise ValueError(f"{name} ends at {file.frames / rate:.3f} s, before `start` ({start} s).")
-    # Samples of the result, and frames of the file on whose grid both rates meet.
+    # Samples of the result, and the part of the file to read, in steps at which samples of both rates coincide.
     first = round(start * sampling_rate)
     last = math.ceil(file.frames * sampling_rate / rate)
     if duration is not None:
@@ -179,19 +180,19 @@ def _read(
         blocks.append(block if resampler is None else resampler.resample_chunk(block))
     if resampler is not None:
         blocks.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    truncated = truncated or count < end - begin * step_in
-    blocks.append(np.zeros(0, dtype=np.float32))  # there may be none
+    is_truncated = is_truncated or count < end - begin * step_in
+    blocks.append(np.zeros(0, dtype=np.float32))  # `concatenate` needs at least one
     audio = np.concatenate(blocks)[first - begin * step_out : last - begin * step_out]
     if len(audio) == 0:
         raise ValueError(f"{name} has no audio that can be decoded from {start} s on.")
-    if truncated:
+    if is_truncated:
         seconds = (begin * step_in + count) / rate
         warnings.warn(f"{name} breaks off: its header promises more than the {seconds:.3f} s read.", stacklevel=3)
     return audio
 
 
 def _mono_blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
-    """The next `frames` frames, channels averaged, block by block, up to where decoding fails."""
+    """Yield the next `frames` frames in blocks, with channels averaged, up to where decoding fails."""
     size = _BLOCK_FRAMES
     while frames > 0:
         position = file.tell()
@@ -200,7 +201,7 @@ def _mono_blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]
         except soundfile.LibsndfileError:
             if size == _SMALL_BLOCK_FRAMES:
                 return
-            size = _SMALL_BLOCK_FRAMES  # save what comes before the damage
+            size = _SMALL_BLOCK_FRAMES  # to keep the audio before the damage
             file.seek(position)
             continue
         if len(block) == 0:

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """A stretch of audio that is encoded at once, and which of its frames are kept when windows are joined."""
+    """A part of audio that is encoded at once, and the frames of it that are kept when windows are joined."""
 
     start_sample: int
     stop_sample: int
-    start_frame: int  # place of the first kept frame in the whole
+    start_frame: int  # first kept frame, counted in the whole audio
     stop_frame: int
-    first_kept: int  # index of the first kept frame in the window's own output
+    first_kept: int  # first kept frame, counted in the window
 
 
 def plan_windows(
@@ -23,13 +23,20 @@ def plan_windows(
     window_samples: int | None = None,
 ) -> list[Window]:
     """
-    Windows of `window_frames` frames, overlapping by `overlap_frames`, over audio of `num_samples` samples that has
-    `num_frames` frames. All start on a frame; the last one is moved back to be whole. Each frame is kept from the
-    window in whose middle it lies deeper: neighbours meet in the middle of their overlap. `window_samples` give
-    `window_frames` frames; `window_frames · samples_per_frame` by default.
+    Cut audio into overlapping windows. Every window starts on a frame; the last one is moved back so that it is whole.
+    Each frame is kept from the window in which it is further from an edge: neighbors meet in the middle of their
+    overlap.
+
+    Args:
+        num_samples (`int`): Samples of the audio.
+        num_frames (`int`): Frames that the encoder makes of it.
+        samples_per_frame (`int`): Samples between the starts of two frames.
+        window_frames, overlap_frames (`int`): Frames of a window, and of the overlap of two windows.
+        window_samples (`int`, *optional*): Samples that give `window_frames` frames; by default
+            `window_frames · samples_per_frame`.
 
     Raises:
-        ValueError: if windows are not longer than their overlap.
+        ValueError: windows are not longer than their overlap.
     """
     if not 0 <= overlap_frames < window_frames:
         raise ValueError(

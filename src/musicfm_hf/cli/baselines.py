@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..evaluation.baselines import score_data_set
 from ..tasks import TASKS
-from ..training.records import environment, recorded, write_json
+from ..training.records import environment, strip_absolute_paths, write_json
 from .evaluate import format_interval
 from .flags import command_parser, positive, rename_flags, user_errors
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
         for score, value in result["scores"].items():
             print(f"  {score:24} {value['mean']:.3f}{format_interval(value)}")
     if arguments.output_file is not None:
-        settings = recorded({"data": arguments.data, "split": arguments.split})
+        settings = strip_absolute_paths({"data": arguments.data, "split": arguments.split})
         report = settings | {"models": results, "librosa": version("librosa")} | environment()
         write_json(arguments.output_file, report)
 

@@ -8,7 +8,7 @@ from ..data.readers import READERS
 from .flags import command_parser, print_escaped, rename_flags, user_errors
 
 DESCRIPTION = """\
-Prepare data: labelled data sets, lists of audio files by split, or the statistics of a catalogue.
+Prepare data: labeled data sets, lists of audio files by split, or the statistics of a catalogue.
 
   musicfm prepare pop909 --source POP909 --output_dir data/pop909 --arranged
   musicfm prepare harmonix --source harmonixset --audio music/harmonix --output_dir data/harmonix
@@ -17,7 +17,7 @@ Prepare data: labelled data sets, lists of audio files by split, or the statisti
   musicfm prepare fma --source fma_large --metadata fma_metadata --output_dir data/fma --subset large
   musicfm prepare stats music/ --output_file stats.json --max_hours 20
 
-`train.txt`, `valid.txt` and `test.txt` list the files, a path a line; `info.json` describes the data. Labelled data
+`train.txt`, `valid.txt` and `test.txt` list the files, a path a line; `info.json` describes the data. Labeled data
 sets are saved beside them, for `datasets.load_from_disk`. Audio is not copied; songs that are left out are listed in
 `missing.tsv`.
 """

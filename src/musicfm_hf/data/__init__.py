@@ -1,1 +1,1 @@
-"""Music and labels to learn from."""
+"""Music and its labels: catalogues and streams to pretrain on, labeled songs, and readers of data sets."""

@@ -13,7 +13,9 @@ AUDIO_EXTENSIONS = frozenset(
     ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
 )
 
-Song = tuple[str | None, Any]  # a name, if there is one, and its audio: what `load_audio` takes or a `DatasetAudio`
+Song = tuple[str, Any]  # a name, and audio as [`musicfm_hf.load_audio`] takes it or as a [`DatasetAudio`]
+
+StreamedSong = tuple[str | None, Any]  # rows of a stream may be without a name
 
 _DESCRIPTION = ("name", "licence", "homepage", "citation")
 
@@ -53,7 +55,7 @@ def digest_names(names: Iterable[str]) -> str:
     return f"{checksum:08x}"
 
 
-def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[str, Any]]:
+def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list[Song]:
     """
     List the songs of a catalogue, as names and audio for [`musicfm_hf.embed_files`].
 
@@ -90,14 +92,14 @@ def list_sources(source: str | Path, audio_column: str = "audio") -> list[tuple[
     return [(file.relative_to(root).as_posix(), str(file)) for file in paths]
 
 
-def _is_hub_id(source: str | Path) -> bool:
+def _is_hub_id(source: str | os.PathLike) -> bool:
     """Whether a source is the id of a data set on the Hub, not a path."""
     path = Path(source)
     is_file = path.exists() or path.suffix.lower() in (*AUDIO_EXTENSIONS, ".txt")
     return not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
 
 
-def describe_source(source: str | Path) -> dict[str, str]:
+def describe_source(source: str | os.PathLike) -> dict[str, str]:
     """
     Describe music for results and cards: its `name`, and its `licence`, `homepage` and `citation` where they are
     known, from the `info.json` of `musicfm prepare` (in the folder, or beside the list) or from the data set on the
@@ -118,7 +120,7 @@ def describe_source(source: str | Path) -> dict[str, str]:
     return {"name": str(source), "hub_id": str(source)} | known
 
 
-def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[tuple[str, Any]]:
+def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[Song]:
     """The rows of a data set, from all its splits."""
     from datasets import Audio, DatasetDict, load_dataset, load_from_disk
 

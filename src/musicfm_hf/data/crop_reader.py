@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..audio.reading import audio_length, load_audio
 from ..training.records import write_table
-from .catalogue import Song, fetch_audio
+from .catalogue import Song, StreamedSong, fetch_audio
 from .sources import ListedSource
 from .streams import StreamedSource
 
@@ -89,7 +89,7 @@ class CropReference(NamedTuple):
     """A crop to read: the number of its source; the number of the song there, or a streamed song itself; a seed."""
 
     source: int
-    song: int | Song
+    song: int | StreamedSong
     seed: int
 
 
@@ -122,7 +122,9 @@ class CropReader(Dataset):
             if not isinstance(source, (ListedSource, StreamedSource)):
                 raise TypeError(f"Sources must come from `open_source`, got {type(source)}.")
         # Streams stay in the process that reads them.
-        self.catalogues = [source.songs if isinstance(source, ListedSource) else None for source in sources]
+        self.catalogues: list[Sequence[Song]] = [
+            source.songs if isinstance(source, ListedSource) else () for source in sources
+        ]
         self.names = [source.name for source in sources]
         self.sampling_rate = sampling_rate
         self.samples = round(crop_seconds * sampling_rate) if math.isfinite(crop_seconds) else 0
@@ -135,7 +137,7 @@ class CropReader(Dataset):
 
     def __getitem__(self, reference: CropReference) -> dict[str, Any]:
         source, song, seed = reference
-        name, audio = song if self.catalogues[source] is None else self.catalogues[source][song]
+        name, audio = self.catalogues[source][song] if isinstance(song, int) else song
         try:
             audio = fetch_audio(audio)
             crop = self._read(audio, seed)

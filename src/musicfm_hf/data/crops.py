@@ -3,7 +3,7 @@
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import count as count_up
 from itertools import islice
 from typing import Any
@@ -36,8 +36,8 @@ class FixedCrops(Dataset):
         problems ([`ProblemLog`]): The songs that were left out.
     """
 
-    def __init__(self, reader: CropReader, references: list[CropReference], problems: ProblemLog):
-        self.names = [reader.catalogues[0][reference.song][0] for reference in references]
+    def __init__(self, reader: CropReader, references: list[CropReference], names: list[str], problems: ProblemLog):
+        self.names = names
         self.problems = problems
         self._reader = reader
         self._references = references
@@ -79,6 +79,7 @@ def fixed_crops(
     reader = CropReader([ListedSource(songs, "validation")], crop_seconds, sampling_rate, min_samples)
     remaining = sorted(range(len(songs)), key=lambda index: hash_name(songs[index][0], seed))
     references: list[CropReference] = []
+    names: list[str] = []
     problems = ProblemLog()
     for turn in count_up():
         usable = []
@@ -89,6 +90,7 @@ def fixed_crops(
             problem = reader[reference].get("problem")
             if problem is None:
                 references.append(reference)
+                names.append(songs[index][0])
                 usable.append(index)
             else:
                 problems.add(problem)
@@ -99,7 +101,7 @@ def fixed_crops(
         raise problems.refusal("the songs to validate on", crop_seconds)
     if problems.records:
         logger.warning(f"Songs are left out of validation: {problems.summary()}")
-    return FixedCrops(reader, references, problems)
+    return FixedCrops(reader, references, names, problems)
 
 
 class _Collate:
@@ -178,7 +180,7 @@ class CropLoader:
         for source in self.sources:
             if isinstance(source, StreamedSource):
                 source.split(rank, world_size)
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "world_size": world_size,
             "batch_size": batch_size,
             "crop_seconds": crop_seconds,
@@ -186,8 +188,8 @@ class CropLoader:
             "sources": [source.identity for source in self.sources],
             "weights": _checked_weights(self.sources, weights),
         }
-        self._state = {"position": 0, "drawn": [0] * len(sources), "streams": [None] * len(sources)}
-        self._options = {"num_workers": num_workers, "collate_fn": _Collate(collate)}
+        self._state: dict[str, Any] = {"position": 0, "drawn": [0] * len(sources), "streams": [None] * len(sources)}
+        self._options: dict[str, Any] = {"num_workers": num_workers, "collate_fn": _Collate(collate)}
         if num_workers:
             self._options["prefetch_factor"] = prefetch
 
@@ -200,6 +202,7 @@ class CropLoader:
             ValueError: a source has none; the message counts the songs for each reason.
         """
         for number, source in enumerate(self.sources):
+            songs: Iterable[Any]
             if isinstance(source, ListedSource):
                 songs = range(len(source.songs))
             else:
@@ -253,7 +256,7 @@ class CropLoader:
         finally:
             references.close()
 
-    def _references(self, states: deque[dict]) -> Iterator[list[CropReference]]:
+    def _references(self, states: deque[dict]) -> Generator[list[CropReference], None, None]:
         """Yield references in batches, and append the state after each batch to `states`; runs in the main process."""
         world_size, batch_size = self._settings["world_size"], self._settings["batch_size"]
         state = copy.deepcopy(self._state)
@@ -268,7 +271,7 @@ class CropLoader:
                     drawn[number] += 1
                     is_mine = position % world_size == self.rank
                     walk = walks[number]
-                    song = None
+                    song: Any = None
                     if not isinstance(walk, SongStream):
                         song = next(walk)
                     elif is_mine:
@@ -282,7 +285,7 @@ class CropLoader:
             for walk in walks:
                 walk.close()
 
-    def _walks(self, state: dict[str, Any]) -> list[Iterator[int] | SongStream]:
+    def _walks(self, state: dict[str, Any]) -> list[Generator[int, None, None] | SongStream]:
         """For each source, the sequence of its songs from a state on."""
         world_size, seed = self._settings["world_size"], self._settings["seed"]
         return [

@@ -1,4 +1,4 @@
-"""Training examples of a task from labelled songs: random crops, and their targets."""
+"""Training examples of a task from labeled songs: random crops, and their targets."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence

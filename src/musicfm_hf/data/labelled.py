@@ -1,4 +1,4 @@
-"""Labelled songs: what is known of a song, reading songs, and checking their labels."""
+"""Labeled songs: what is known of a song, reading songs, and checking their labels."""
 
 import os
 import unicodedata
@@ -14,8 +14,6 @@ from ..tasks.annotations import Beats, Segment, check_beats, check_segments, lin
 from .catalogue import AUDIO_EXTENSIONS
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
-
-_PARSERS = {spec.column: spec.parse for spec in map(get_task, known_tasks()) if spec.parse is not None}
 
 
 class Source(NamedTuple):
@@ -53,7 +51,8 @@ class LabelledSong:
         beats (`Beats`): Times in seconds, and positions in the bar.
         chords, sections, keys (`list[Segment]`): Start and end in seconds, and labels as annotated.
         tags (`list[str]`): Labels of the whole song.
-        more (`dict[str, list[Segment]]`): Further columns, such as the sections of a second annotator.
+        more (`dict[str, list[Segment]]`): Further columns, such as the sections of a second annotator; `None` like the
+            others.
         files (`dict[str, str]`): Column → the file of its annotation, which errors name.
     """
 
@@ -68,7 +67,7 @@ class LabelledSong:
     sections: list[Segment] | None = None
     keys: list[Segment] | None = None
     tags: list[str] | None = None
-    more: Mapping[str, list[Segment]] = field(default_factory=dict)
+    more: Mapping[str, list[Segment] | None] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
     def segments(self) -> dict[str, list[Segment] | None]:
@@ -135,7 +134,7 @@ def read_all(
             if not _is_text(name):
                 raise UnusableSongError("Its name is not UTF-8: rename the file.")
             song = read()
-            song = replace(song, duration=_duration(song))
+            song = replace(song, duration=audio_seconds(song.audio))
             check_song(song)
             songs.append(song)
         except (FileNotFoundError, UnusableSongError) as error:
@@ -152,11 +151,20 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _duration(song: LabelledSong) -> float:
-    """Seconds of audio by its header; the last second is decoded, to see that it exists."""
+def audio_seconds(audio: Any) -> float:
+    """
+    Return the seconds of audio by its header. The last second is decoded, to check that it exists.
+
+    Args:
+        audio: As for [`musicfm_hf.load_audio`].
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        UnusableSongError: the audio cannot be read.
+    """
     try:
-        samples, rate = audio_length(song.audio)
-        load_audio(song.audio, rate, start=max(0.0, samples / rate - 1), duration=1.0)
+        samples, rate = audio_length(audio)
+        load_audio(audio, rate, start=max(0.0, samples / rate - 1), duration=1.0)
     except ValueError as error:
         raise UnusableSongError(str(error)) from error
     return samples / rate
@@ -175,11 +183,12 @@ def check_song(song: LabelledSong) -> None:
     if not has_beats and song.tags is None and not any(song.segments().values()):
         raise UnusableSongError("It has no annotation.")
     if song.beats is not None:
-        check_beats(song.beats, partial(_place, song, "beats", "beat", song.beats.times), song.duration)
+        check_beats(song.beats, partial(_place, song, "beats", "beat", song.beats.times.tolist()), song.duration)
+    parsers = {spec.column: spec.parse for spec in map(get_task, known_tasks()) if spec.parse is not None}
     for column, segments in song.segments().items():
         place = partial(_place, song, column, "segment", [segment.start for segment in segments or []])
         check_segments(segments or [], place, song.duration)
-        parse = _PARSERS.get(column, str)
+        parse = parsers.get(column, str)
         for index, segment in enumerate(segments or []):
             try:
                 parse(segment.label)

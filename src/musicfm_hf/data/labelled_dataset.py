@@ -1,5 +1,5 @@
 """
-Labelled songs as a `datasets.DatasetDict` on disk, the format of every labelled data set in this package.
+Labeled songs as a `datasets.DatasetDict` on disk, the format of every labeled data set in this package.
 
 Splits are `train`, `validation` and `test`. Columns: `id`; `audio` (`bytes` and `path`); `duration` in seconds;
 `transposition` in semitones, of transposed versions; `group`, whose songs are in one split; `beats` (`times` in
@@ -86,8 +86,8 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
         split (`str`): train, validation or test.
 
     Raises:
-        FileNotFoundError: the folder has no labelled data set.
-        ValueError: the data set lacks the split, or columns of a labelled data set.
+        FileNotFoundError: the folder has no labeled data set.
+        ValueError: the data set lacks the split, or columns of a labeled data set.
     """
     from datasets import Audio
 
@@ -96,7 +96,7 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
         raise ValueError(f"{path} has no split {split!r}, only {', '.join(dataset)}.")
     rows = dataset[split]
     if missing := [name for name in _features([]) if name not in rows.column_names]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}: `musicfm prepare` makes labelled data sets.")
+        raise ValueError(f"{path} has no column {', '.join(missing)}: `musicfm prepare` makes labeled data sets.")
     # `datasets` would decode a column of the type `Audio`.
     rows = rows.cast_column("audio", Audio(decode=False))
     audio = rows.select_columns("audio")
@@ -114,7 +114,7 @@ def _load(path: str | os.PathLike) -> Any:
 
     folder = Path(path)
     if not (folder / "dataset_dict.json").is_file() and folder.exists():
-        raise FileNotFoundError(f"{folder} has no labelled data set: make one with `musicfm prepare`.")
+        raise FileNotFoundError(f"{folder} has no labeled data set: make one with `musicfm prepare`.")
     return load_from_disk(str(path)) if folder.exists() else load_dataset(str(path))
 
 
@@ -163,16 +163,21 @@ def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> Labe
         if name in SEGMENT_COLUMNS or (isinstance(value, Mapping) and value.keys() == {"starts", "ends", "labels"})
     }
     beats = row["beats"]
-    if beats is not None and beats["times"] is not None:
-        beats = Beats(np.array(beats["times"], dtype=np.float64), np.array(beats["positions"], dtype=np.int64))
+    has_beats = beats is not None and beats["times"] is not None
+    known: dict[str, Any] = {name: row[name] for name in ("id", "group", "duration", "transposition", "tags")}
+    known |= {name: segments.pop(name) for name in SEGMENT_COLUMNS}
     return LabelledSong(
-        **{name: row[name] for name in ("id", "group", "duration", "transposition", "tags")},
-        **{name: segments.pop(name) for name in SEGMENT_COLUMNS},
+        **known,
         audio=row["audio"]["path"] if row["audio"]["bytes"] is None else content,
         split=split,
-        beats=beats if isinstance(beats, Beats) else None,
+        beats=_beats(beats["times"], beats["positions"]) if has_beats else None,
         more=segments,
     )
+
+
+def _beats(times: Sequence[float], positions: Sequence[int]) -> Beats:
+    """Beats from what a row stores."""
+    return Beats(np.array(times, dtype=np.float64), np.array(positions, dtype=np.int64))
 
 
 def _segments(value: Mapping[str, list] | None) -> list[Segment] | None:

@@ -202,7 +202,7 @@ def _advance(synth: Any, audio: np.ndarray, position: int, to: int) -> int:
     """Fill `audio` `(samples, 2)` up to sample `to`, and return the new position."""
     to = min(to, len(audio))
     if to > position:
-        synth.generate(to - position, memoryview(audio[position:to]).cast("B"))
+        synth.generate(to - position, audio[position:to].data.cast("B"))
     return max(position, to)
 
 

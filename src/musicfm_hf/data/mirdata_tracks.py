@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..audio.reading import audio_length
 from ..tasks.annotations import Beats, Segment
-from .labelled import AudioFolder, LabelledSong, SongReaders, UnusableSongError
+from .labelled import AudioFolder, LabelledSong, SongReaders
 from .reader import Option
 
 DOWNLOAD = Option("download", "let mirdata download its index, and the files that it can", type=bool, default=False)
@@ -81,15 +80,6 @@ def find_audio(track: Any, files: AudioFolder) -> Path:
     """Return the audio of a track: where mirdata expects it, or the file with its name. Raises as [`AudioFolder`]."""
     path = Path(track.audio_path)
     return path if path.is_file() else files.find(path.stem)
-
-
-def audio_seconds(path: Path) -> float:
-    """Return the seconds of audio that a header promises; raises [`UnusableSongError`] if it cannot be read."""
-    try:
-        samples, rate = audio_length(path)
-    except ValueError as error:
-        raise UnusableSongError(str(error)) from error
-    return samples / rate
 
 
 def to_beats(annotation: Any) -> Beats | None:

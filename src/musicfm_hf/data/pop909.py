@@ -48,7 +48,7 @@ class Song:
         midi (`Path`): The MIDI file.
         programs (`tuple[int, int, int]`): General MIDI programs from 0 for MELODY, BRIDGE and PIANO.
         tags (`tuple[str, ...]`): Tags of the arranged rendering: instruments, mode, tempo class.
-        seconds (`float`): Length as labelled.
+        seconds (`float`): Length as labeled.
         bpm (`float`): Median tempo in beats per minute.
         first_key (`str`): Such as `"F#:maj"`.
     """

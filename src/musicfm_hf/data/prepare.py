@@ -1,4 +1,4 @@
-"""Preparation of data: labelled data sets, lists of files by split, and statistics of a catalogue."""
+"""Preparation of data: labeled data sets, lists of files by split, and statistics of a catalogue."""
 
 import importlib.util
 import os
@@ -71,7 +71,7 @@ def prepare_dataset(
     license: str | None = None,
 ) -> PreparedData:
     """
-    Prepare a labelled data set: the data set itself for `datasets.load_from_disk`, `train.txt`, `valid.txt` and
+    Prepare a labeled data set: the data set itself for `datasets.load_from_disk`, `train.txt`, `valid.txt` and
     `test.txt` with the paths of its audio, `missing.tsv` with the songs that are left out, and `info.json`. Audio is
     not copied.
 
@@ -146,7 +146,7 @@ def prepare_lists(
     write_table(output / "problems.tsv", problems)
     write_table(output / "licences.tsv", [(track.path, track.license) for track in usable])
     counts = {name: len(paths) for name, paths in lists.items()} | {"problems": len(problems)}
-    info = {"name": reader.name, "source": Path(source).absolute().name}
+    info: dict[str, Any] = {"name": reader.name, "source": Path(source).absolute().name}
     info |= reader.info(source, **options) if reader.info is not None else {}
     info |= {
         "licence": reader.source.license,

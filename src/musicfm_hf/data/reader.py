@@ -60,7 +60,7 @@ class Option:
 @dataclass(frozen=True)
 class DatasetReader:
     """
-    A labelled data set. `musicfm prepare` finds one in every file of `musicfm_hf/data/readers`, as `READER`.
+    A labeled data set. `musicfm prepare` finds one in every file of `musicfm_hf/data/readers`, as `READER`.
 
     Attributes:
         name (`str`): The data set's name in `musicfm prepare NAME` and in `info.json`.

@@ -4,7 +4,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from glob import escape, glob
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -39,7 +39,7 @@ class ListedSource:
         """Values, as JSON has them, that are equal where a position in one source holds in another."""
         return ["listed", len(self.songs), digest_names(name for name, _ in self.songs)]
 
-    def order(self, key: Sequence[int], position: int = 0) -> Iterator[int]:
+    def order(self, key: Sequence[int], position: int = 0) -> Generator[int, None, None]:
         """Yield indices of songs without end, from `position` on: each pass is a permutation seeded by `key`."""
         passes, offset = divmod(position, len(self.songs))
         for number in count(passes):
@@ -88,10 +88,9 @@ def open_source(
 def _find_shards(source: str | os.PathLike) -> tuple[str | None, list[str]]:
     """The kind of a source's shards, parquet or tar, and their paths; `None` if it has no shards."""
     path = Path(source)
-    if path.is_dir():
-        files = path.rglob("*")
-    else:
-        files = [path] if path.exists() else map(Path, glob(str(source), recursive=True))
+    files: Iterable[Path] = path.rglob("*") if path.is_dir() else [path]
+    if not path.exists():
+        files = map(Path, glob(str(source), recursive=True))
     by_kind: dict[str, list[Path]] = {"parquet": [], "tar": [], "audio": []}
     for file in files:
         kind = _kind(file)
@@ -138,9 +137,9 @@ def _read_tar(shards: list[str]) -> Iterator[dict]:
         try:
             with tarfile.open(shard) as archive:
                 for member in archive:
-                    if member.isfile() and _kind(Path(PurePosixPath(member.name).name)) == "audio":
-                        content = archive.extractfile(member).read()
-                        yield {"audio": {"path": f"{Path(shard).name}/{member.name}", "bytes": content}}
+                    file = archive.extractfile(member) if member.isfile() else None
+                    if file is not None and _kind(Path(PurePosixPath(member.name).name)) == "audio":
+                        yield {"audio": {"path": f"{Path(shard).name}/{member.name}", "bytes": file.read()}}
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise ValueError(f"{shard} is not a tar file that can be read to its end ({error}).") from error
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .catalogue import Song, digest_names
+from .catalogue import StreamedSong, digest_names
 
 _EMPTY_PASSES = 20  # in a row; in a pass, a rank may be given nothing but an empty shard
 
@@ -75,7 +75,7 @@ class StreamedSource:
             )
         return split_dataset_by_node(self.dataset, rank, world_size, strategy="shards")
 
-    def song(self, row: Mapping[str, Any]) -> Song:
+    def song(self, row: Mapping[str, Any]) -> StreamedSong:
         """Return the name and the audio of a row."""
         audio = row[self.audio_column]
         if isinstance(audio, str):
@@ -90,7 +90,7 @@ class _Block(NamedTuple):
     passes: int
     number: int
     rows: dict | None  # state of the data set before the block
-    songs: list[Song | None]
+    songs: list[Any]  # of `StreamedSong`; `None` once drawn
 
 
 class SongStream:
@@ -110,14 +110,14 @@ class SongStream:
         self.key = key
         self._dataset = source.split(rank, world_size)
         self._state = dict(state or {"pass": 0, "block": 0, "rows": None, "offset": 0})
-        self._songs: list[Song | None] = []
+        self._songs: list[Any] = []
         self._order = np.arange(0)
         self._blocks = self._read_blocks(self._state["pass"], self._state["block"], self._state["rows"])
         self._executor: ThreadPoolExecutor | None = None
         self._next_block: Future
         self._is_closed = False
 
-    def draw(self) -> Song:
+    def draw(self) -> StreamedSong:
         """Return the next song; exceptions of the thread are raised here."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="SongStream")
@@ -142,6 +142,7 @@ class SongStream:
 
     def _open_block(self, offset: int) -> None:
         """Take the block that was read ahead, and start reading the one after it."""
+        assert self._executor is not None
         block: _Block = self._next_block.result()
         self._next_block = self._executor.submit(next, self._blocks)
         self._state = {"pass": block.passes, "block": block.number, "rows": block.rows, "offset": offset}
@@ -156,7 +157,7 @@ class SongStream:
             # pass each shard has one rank, but not always the same. Epoch 0 would keep their order.
             self._dataset.set_epoch(1 + int(np.random.default_rng([*self.key, 0, passes]).integers(2**62)))
             self._dataset.load_state_dict(rows)
-            songs: list[Song | None] = []
+            songs: list[Any] = []
             for row in self._rows():
                 if self._is_closed:
                     return

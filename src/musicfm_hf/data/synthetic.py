@@ -1,6 +1,6 @@
 """
-Labelled music from a seed: songs that are composed and synthesised here, so that every beat, chord, section and key is
-known exactly. Made for demos and tests; it needs no file and no network.
+Composition and synthesis of songs from seeds, so that every beat, chord, section and key is known exactly. For demos
+and tests, without any file or network.
 """
 
 import os
@@ -32,7 +32,7 @@ _PROGRESSIONS = {
     ),
 }
 _FORM = (("intro", 4), ("verse", 8), ("chorus", 8), ("verse", 8), ("chorus", 8), ("outro", 4))
-# Strength of the harmonics, and seconds of attack and decay.
+# Strengths of the harmonics, and seconds of attack and decay.
 _INSTRUMENTS = {
     "organ": ((1.0, 0.6, 0.0, 0.4, 0.0, 0.0, 0.0, 0.2), 0.02, 4.0),
     "guitar": ((1.0, 0.5, 0.35, 0.2, 0.12, 0.08), 0.003, 0.5),
@@ -69,7 +69,7 @@ class SyntheticSong:
 
 
 def compose(seed: int) -> SyntheticSong:
-    """Compose a song. The same seed gives the same song; global generators are not touched."""
+    """Compose a song. The same seed gives the same song; global generators are not used."""
     rng = np.random.default_rng(seed)
     mode = str(rng.choice(["maj", "min"]))
     tonic = int(rng.integers(12))
@@ -99,36 +99,43 @@ def compose(seed: int) -> SyntheticSong:
 
 def synthesize(song: SyntheticSong, sampling_rate: int = 44100, seed: int = 0) -> np.ndarray:
     """
-    Play a song: additive tones, and noise for the drums.
+    Synthesize a song, with additive tones, and noise for the drums.
+
+    Args:
+        song ([`SyntheticSong`]): From [`compose`].
+        sampling_rate (`int`): Rate of the result, in Hz.
+        seed (`int`): Seed of the noise.
 
     Returns:
-        float32 of shape `(samples, 2)`, peak 0.9.
+        float32 `(samples, 2)`, with a peak of 0.9.
     """
     rng = np.random.default_rng(seed)
     audio = np.zeros((round(song.duration * sampling_rate), 2), dtype=np.float32)
-    places = {"organ": 0.35, "guitar": 0.7, "strings": 0.25, "bass": 0.5, "lead": 0.6}
+    pans = {"organ": 0.35, "guitar": 0.7, "strings": 0.25, "bass": 0.5, "lead": 0.6}
     for start, end, pitch, instrument, loudness in song.notes:
         if instrument in ("kick", "snare", "hat"):
-            sound, place = _drum(rng, instrument, sampling_rate), 0.5
+            sound, pan = _drum(rng, instrument, sampling_rate), 0.5
         else:
-            sound, place = _tone(pitch, end - start, instrument, sampling_rate), places[instrument]
+            sound, pan = _tone(pitch, end - start, instrument, sampling_rate), pans[instrument]
         first = round(start * sampling_rate)
         sound = loudness * sound[: len(audio) - first]
-        audio[first : first + len(sound), 0] += np.sqrt(1 - place) * sound
-        audio[first : first + len(sound), 1] += np.sqrt(place) * sound
+        audio[first : first + len(sound), 0] += np.sqrt(1 - pan) * sound
+        audio[first : first + len(sound), 1] += np.sqrt(pan) * sound
     return (0.9 / np.abs(audio).max() * audio).astype(np.float32)
 
 
 def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = None) -> LabelledSong:
     """
-    Compose a song, write it as `folder/SEED.flac` at 24 kHz, and say all that is known of it.
+    Compose a song, write it as `folder/SEED.flac` at 24 kHz, and return it with all its labels.
 
     Args:
+        seed (`int`): Seed of the song.
+        folder: The folder of the file; created if needed.
         seconds (`float`, *optional*): Keep the beginning only.
     """
     song = compose(seed)
     duration = min(song.duration, seconds or song.duration)
-    # What ends later sounds as it would in the whole song, but for the loudness of its peak.
+    # Notes that start before the end sound as in the whole song, except for the overall level.
     song = replace(song, notes=[note for note in song.notes if note[0] < duration], duration=duration)
     path = Path(folder).absolute() / f"{seed}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,11 +156,12 @@ def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = Non
 
 
 def _until(duration: float, segments: Sequence[tuple[float, float, str]]) -> list[Segment]:
+    """Segments cut off at a duration in seconds."""
     return [Segment(start, min(end, duration), label) for start, end, label in segments if start < duration]
 
 
 def _bar_notes(rng, function: str, root: int, quality: str, start: float, beat: float, beats_per_bar: int) -> list:
-    """The notes of one bar: who plays what in this part of the song."""
+    """The notes of one bar, in the instrumentation of its section."""
     triad = [root, root + (4 if quality == "maj" else 3), root + 7]
     bar = beat * beats_per_bar
     notes = []
@@ -182,6 +190,7 @@ def _bar_notes(rng, function: str, root: int, quality: str, start: float, beat: 
 
 
 def _tone(pitch: int, seconds: float, instrument: str, sampling_rate: int) -> np.ndarray:
+    """One note of an instrument, `(samples,)` float32."""
     harmonics, attack, decay = _INSTRUMENTS[instrument]
     release = 0.05
     time = np.arange(round((seconds + release) * sampling_rate)) / sampling_rate
@@ -196,6 +205,7 @@ def _tone(pitch: int, seconds: float, instrument: str, sampling_rate: int) -> np
 
 
 def _drum(rng, instrument: str, sampling_rate: int) -> np.ndarray:
+    """One stroke of a drum, `(samples,)` float32."""
     time = np.arange(round(0.25 * sampling_rate)) / sampling_rate
     if instrument == "kick":  # a sine that falls from 150 to 50 Hz
         phase = 2 * np.pi * (50 * time + 100 * 0.04 * (1 - np.exp(-time / 0.04)))

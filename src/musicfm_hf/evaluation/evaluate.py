@@ -13,7 +13,7 @@ from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings
 from ..inference.heads import song_logits
 from ..tasks import get_task
-from ..training.records import environment, recorded
+from ..training.records import environment, strip_absolute_paths
 from .scoring import paired_difference, score_song, scores_with_intervals
 
 
@@ -79,7 +79,7 @@ def evaluate_models(
     Raises:
         ValueError: two models have the same name; or as [`evaluate`].
     """
-    names = [recorded({"model": str(model)})["model"] for model in models]
+    names = [strip_absolute_paths({"model": str(model)})["model"] for model in models]
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name in {', '.join(names)}: give relative paths, each once.")
     settings = settings or WindowSettings(batch_size=8)
@@ -96,4 +96,4 @@ def evaluate_models(
             except ValueError as error:
                 result["not_compared"] = str(error)
     used = {"data": str(data), "split": split, "window_seconds": settings.window_seconds}
-    return recorded(used) | {"music": describe_source(data), "models": results} | environment()
+    return strip_absolute_paths(used) | {"music": describe_source(data), "models": results} | environment()

@@ -140,6 +140,3 @@ def _require_same(
         now |= {RENAMED.get(name, name): value for name, value in current[group].items()}
     now = {name: value for name, value in now.items() if name not in free}
     require_same_settings(product, before, now, flag)
-
-
-results_if_done, stated_settings = load_matching_results, run_fingerprint  # until all callers are renamed

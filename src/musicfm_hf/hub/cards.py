@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, label_names
-from ..training.records import recorded
+from ..training.records import strip_absolute_paths
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
@@ -180,7 +180,7 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     if adapter.is_file():
         adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
         name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
-        base = recorded({"name": name, "revision": revision})
+        base = strip_absolute_paths({"name": name, "revision": revision})
     is_clip = config.label_rate is None
     scores = _score_rows(folder, results)
     metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}

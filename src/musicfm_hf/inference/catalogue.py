@@ -85,7 +85,7 @@ def _settings_metadata(model: MusicFMModel, settings: WindowSettings, pool: str 
         raise ValueError(f"`pool` must be 'none', 'mean' or a positive rate in Hz, got {pool!r}.")
     return {
         "layer": str(model.config.num_hidden_layers if settings.layer is None else settings.layer),
-        "frame_rate": str({"none": model.config.frame_rate, "mean": 0.0}.get(pool, pool)),
+        "frame_rate": str(model.config.frame_rate if pool == "none" else 0.0 if pool == "mean" else pool),
         "pool": str(pool),
         "window_seconds": str(window_frames / model.config.frame_rate),
         "overlap_seconds": str(overlap_frames / model.config.frame_rate),

@@ -1,6 +1,6 @@
 """Training batches with masks, and validation crops."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from ..data.splits import split_by_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import sample_mask
 from .arguments import DataArguments, PretrainingArguments
+
+_NOISE = 0x6E6F697365  # makes the seed of an item's noise another one than that of its mask
 
 
 def build_data(
@@ -88,6 +90,11 @@ class MaskCrops:
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seeds"]]
         samples = batch["input_values"].shape[1]
         return batch | {"mask_time_indices": sample_mask(self.config, sample_counts(batch), samples, generators)}
+
+
+def noise_generators(seeds: Iterable[int], device: torch.device | str) -> list[torch.Generator]:
+    """Make the generators of the noise that masks items, one for each item's seed, independent of its mask."""
+    return [torch.Generator(device).manual_seed(seed ^ _NOISE) for seed in seeds]
 
 
 def sample_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:

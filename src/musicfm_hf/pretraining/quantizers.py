@@ -101,7 +101,7 @@ def fit_kmeans(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]], 
     collected = []
     with torch.inference_mode():
         for batch in tqdm(batches, desc="features", unit="batch"):
-            collected.append(quantizer.split(_features(model, batch)))
+            collected.append(quantizer.split(feature_vectors(model, batch)))
     for index, (name, size) in enumerate(zip(config.kmeans_features, config.codebook_sizes, strict=True)):
         vectors = torch.cat([parts[index] for parts in collected]).cpu().numpy()
         if len(vectors) < size:
@@ -152,14 +152,14 @@ def train_residual_vq(
     bar = tqdm(zip(range(steps), batches, strict=False), total=steps, desc="quantizer", unit="step")
     for _, batch in bar:
         with torch.no_grad():
-            features = _features(model, batch)
+            features = feature_vectors(model, batch)
         losses = quantizer.losses(features)
         optimizer.zero_grad()
         (COMMITMENT_WEIGHT * losses["commitment"] + losses["codebook"] + losses["reconstruction"]).backward()
         optimizer.step()
         unused += 1
         unused[count_tokens(losses["tokens"], unused.shape[1]) > 0] = 0
-        replaced = _replace_stale(quantizer, unused, losses["projected"], generator)
+        replaced = replace_stale_codes(quantizer, unused, losses["projected"], generator)
         names = ("commitment", "codebook", "reconstruction")
         history.append({name: losses[name].item() for name in names} | {"replaced": replaced})
         bar.set_postfix(l1=f"{history[-1]['reconstruction']:.3f}", refresh=False)
@@ -179,7 +179,7 @@ def describe_quantizer(model: MusicFMQuantizerModel, batches: Iterable[dict[str,
     """
     config, quantizer = model.config, model.quantizer
     with torch.inference_mode():
-        features = torch.cat([_features(model, batch) for batch in batches])
+        features = torch.cat([feature_vectors(model, batch) for batch in batches])
         tokens = quantizer.tokens(features[None])[0]
     counts = count_tokens(tokens, max(config.codebook_sizes))
     used = (counts > 0).sum(-1).tolist()
@@ -230,10 +230,20 @@ def _recorded_settings(arguments: QuantizerArguments, recipe: str | None) -> dic
     return strip_absolute_paths({name: str(value) for name, value in settings.items()})
 
 
-def _replace_stale(
+def replace_stale_codes(
     quantizer: MusicFMResidualQuantizer, unused: torch.Tensor, projected: torch.Tensor, generator: torch.Generator
 ) -> int:
-    """Move codes `(codebooks, codes)` that were unused for long to vectors `(n, codebooks, dim)` of this batch."""
+    """
+    Move stale codes to random vectors of a batch.
+
+    Args:
+        quantizer: Its codebook is changed.
+        unused (`torch.Tensor` of shape `(codebooks, codes)`): Batches since the last use; set to 0 for moved codes.
+        projected (`torch.Tensor` of shape `(n, codebooks, dim)`): Vectors of the batch.
+
+    Returns:
+        The number of codes that were moved.
+    """
     count = 0
     for stage, size in enumerate(quantizer.config.codebook_sizes):
         stale = (unused[stage, :size] >= STALE_AFTER).nonzero()[:, 0]
@@ -264,8 +274,8 @@ def _unexplained(values: torch.Tensor, estimates: torch.Tensor) -> float:
     return (error / (values - values.mean(0)).square().mean()).item()
 
 
-def _features(model: MusicFMQuantizerModel, batch: dict[str, Any]) -> torch.Tensor:
-    """The feature vectors `(n, dim)` of a batch, without those of padding."""
+def feature_vectors(model: MusicFMQuantizerModel, batch: dict[str, Any]) -> torch.Tensor:
+    """Compute the feature vectors `(n, dim)` of a batch, without those of padding."""
     mask = batch.get("attention_mask")
     waveform = batch["input_values"].to(model.device)
     features = model.quantizer.features(waveform, None if mask is None else mask.to(model.device))

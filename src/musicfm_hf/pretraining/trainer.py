@@ -22,12 +22,10 @@ from ..model.modeling_musicfm import MusicFMForPreTraining
 from ..training.records import require_same_settings
 from ..training.trainer import ResumableTrainer, selective_checkpointing
 from .arguments import PretrainingArguments
-from .data import CollateMasked, sample_counts
+from .data import CollateMasked, noise_generators, sample_counts
 from .token_statistics import TokenStatistics
 
 logger = logging.get_logger(__name__)
-
-_NOISE = 0x6E6F697365  # makes the seed of an item's noise another one than that of its mask
 
 # Fields of a configuration that do not change the model. The code that `auto_map` names depends on the version.
 _NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
@@ -87,9 +85,7 @@ class PretrainingTrainer(ResumableTrainer):
         """Move a batch to the device, and replace the seed of each item by a generator of its noise."""
         seeds = inputs["seeds"].tolist()
         inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name != "seeds"})
-        device = inputs["input_values"].device
-        generators = [torch.Generator(device).manual_seed(seed ^ _NOISE) for seed in seeds]
-        return inputs | {"generator": generators}
+        return inputs | {"generator": noise_generators(seeds, inputs["input_values"].device)}
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         """Count the masked frames with a target over all processes, at least 1."""

@@ -111,8 +111,8 @@ def track_beats(
     threshold: float = 0.0,
 ) -> np.ndarray:
     """
-    Decode beats without bars, over every interval of whole frames (Krebs, Böck, Widmer 2015). For other arguments see
-    [`track_downbeats`].
+    Decode beats without bars, over every interval of whole frames (Krebs, Böck, Widmer 2015). Other arguments are
+    those of [`track_downbeats`].
 
     Args:
         activations (`np.ndarray` of shape `(frames,)`): Probabilities of a beat, downbeats included.

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 REMOVED_IN = "0.3"  # the release without the names and paths of earlier releases
 
@@ -28,7 +29,7 @@ _OLD_PATH = re.compile(r"(?:.*/)?recipes/(?:(pretrain|finetune)/)?(\w+(?:/\w+)?)
 # Flags of TrainingArguments that `--help` shows; all others work as well.
 _SHOWN_FLAGS = """
     output_dir max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type
-    warmup_steps weight_decay seed bf16 use_cpu torch_compile gradient_checkpointing dataloader_num_workers
+    warmup_steps weight_decay seed bf16 use_cpu torch_compile dataloader_num_workers
     logging_steps report_to eval_strategy eval_steps per_device_eval_batch_size save_strategy save_steps
     save_total_limit resume_from_checkpoint push_to_hub hub_model_id hub_private_repo hub_revision hub_token
 """.split()
@@ -38,8 +39,20 @@ _SHOWN_FLAGS = """
 class RecipeArguments(TrainingArguments):
     """[`TrainingArguments`] for endless data: `max_steps` is required."""
 
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the result and the checkpoints."})
+    max_steps: int = field(default=-1, metadata={"help": "Number of optimizer steps; required."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches go to the model unchanged."})
     report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, none, …"})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the result to the Hub at the end."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to push to; by default it is named after the output folder."}
+    )
+    hub_private_repo: bool | None = field(
+        default=None, metadata={"help": "Whether a new repository is private; true by default."}
+    )
+    hub_revision: str | None = field(
+        default=None, metadata={"help": "Branch to push to; it is created if needed. By default main."}
+    )
 
     def __post_init__(self):
         if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
@@ -190,8 +203,15 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and the description with its line breaks."""
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows the description with its line breaks, and defaults that say something."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        has_default = action.default not in (None, False, -1, "", "{}", [], argparse.SUPPRESS)
+        return f"{action.help} Default: %(default)s." if has_default else action.help
 
 
 def _make_parser(argument_classes: Sequence[type], description: str | None, prog: str | None) -> _Parser:
@@ -212,8 +232,14 @@ def _make_parser(argument_classes: Sequence[type], description: str | None, prog
             if ancestor.__module__.startswith(__package__.partition(".")[0]):
                 hidden -= set(ancestor.__annotations__)
     for action in parser._actions:
-        if action.dest in hidden:
+        if action.dest in hidden or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
+        elif action.dest != "help":
+            action.option_strings = action.option_strings[:1]  # without the spelling with hyphens
+            if action.type is string_to_bool:
+                action.metavar = "BOOL"
+            elif not action.choices or len(action.choices) > 4:
+                action.metavar = {int: "N", float: "X"}.get(action.type, "TEXT")
     return parser
 
 

@@ -78,12 +78,18 @@ def require_same_settings(
         ValueError: Some settings differ; the message names them.
     """
     different = [
-        f"{name} {recorded.get(name)!r}, not {value!r}"
+        f"{name} {_shorten(recorded.get(name))}, not {_shorten(value)}"
         for name, value in json.loads(json.dumps(current)).items()
         if recorded.get(name) != value and (name in recorded or value)
     ]
     if different:
         raise ValueError(f"{product} was made with {'; '.join(different)}. Give another `{flag}`, or remove it.")
+
+
+def _shorten(value: Any) -> str:
+    """A value for a message; of a long list the beginning."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +128,3 @@ def _is_installed(package: str) -> bool:
 def _cpu_info() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.is_file() else []
-
-
-recorded, refuse_other_settings = strip_absolute_paths, require_same_settings  # until all callers are renamed

@@ -1,4 +1,4 @@
-"""Readers of labelled data sets, one file for each: every module here that defines `READER`."""
+"""Readers of labeled data sets, one file for each: every module here that defines `READER`."""
 
 import pkgutil
 from importlib import import_module

@@ -10,9 +10,10 @@ annotation takes precedence over JAMS.
 import json
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
 from ..catalogue import AUDIO_EXTENSIONS
@@ -117,8 +118,10 @@ def _read_song(
     """Read a song from its annotation files, by column (or jams)."""
     if audio is None:
         raise FileNotFoundError(f"There is no audio {name} in {folder}, for {', '.join(map(str, paths.values()))}")
-    readers = {"beats": read_beats, "tags": read_tags} | dict.fromkeys(SEGMENT_COLUMNS, read_segments)
-    annotations = {column: readers[column](path) for column, path in paths.items() if column != "jams"}
+    readers: dict[str, Callable] = {"beats": read_beats, "tags": read_tags} | dict.fromkeys(
+        SEGMENT_COLUMNS, read_segments
+    )
+    annotations: dict[str, Any] = {column: readers[column](path) for column, path in paths.items() if column != "jams"}
     files = {column: str(path) for column, path in paths.items()}
     if jams := paths.get("jams"):
         namespaces = _namespaces(jams)

@@ -4,8 +4,8 @@ import os
 from typing import Any
 
 from ...tasks.annotations import Segment
-from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
-from ..mirdata_tracks import DOWNLOAD, audio_seconds, find_audio, read_annotation, track_readers
+from ..labelled import AudioFolder, LabelledSong, SongReaders, Source, audio_seconds
+from ..mirdata_tracks import DOWNLOAD, find_audio, read_annotation, track_readers
 from ..reader import DatasetReader
 
 SOURCE = Source(

@@ -2,7 +2,7 @@
 HookTheory: chords and keys of passages of pop songs, from Sheet Sage (Donahue, Thickstun, Liang 2022).
 
 The source is `Hooktheory.json.gz` of github.com/chrisdonahue/sheetsage (26 175 annotations), or a folder that has it.
-The audio is on YouTube and not included. An annotation covers a passage; the rest of the song is not labelled. Splits
+The audio is on YouTube and not included. An annotation covers a passage; the rest of the song is not labeled. Splits
 are those of the file, in which all songs of an artist are in one split.
 """
 
@@ -54,9 +54,7 @@ _QUALITIES = {
     (0, 3, 6, 10): "hdim7",
 }
 
-_DEGREES = ("1", "b2", "2", "b3", "3", "4", "b5", "5", "#5", "6", "b7", "7")
-
-_DEGREES += ("8", "b9", "9", "#9", "b11", "11", "#11", "12", "b13", "13", "#13", "b15")
+_DEGREES = tuple("1 b2 2 b3 3 4 b5 5 #5 6 b7 7 8 b9 9 #9 b11 11 #11 12 b13 13 #13 b15".split())
 
 
 def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = None) -> SongReaders:
@@ -161,9 +159,9 @@ def key_label(key: Mapping[str, Any]) -> str:
     return f"{PITCH_NAMES[tonic]}:{mode}" if mode else "X"
 
 
-def _clock(beats: Sequence[float], times: Sequence[float]) -> Callable[[float], float]:
+def _clock(aligned_beats: Sequence[float], aligned_times: Sequence[float]) -> Callable[[float], float]:
     """The function from beats to seconds: linear between aligned beats, beyond them in the nearest tempo."""
-    beats, times = np.asarray(beats, dtype=np.float64), np.asarray(times, dtype=np.float64)
+    beats, times = np.asarray(aligned_beats, dtype=np.float64), np.asarray(aligned_times, dtype=np.float64)
     if len(beats) < 2 or beats.shape != times.shape or np.any(np.diff(beats) <= 0) or np.any(np.diff(times) <= 0):
         raise ValueError("the alignment needs two or more ascending beats, and as many ascending times")
 

@@ -114,7 +114,9 @@ def read_song(
     """
     folder, path = Path(source), Path(audio) / audio_name(song, transposition)
     files = {column: folder / part / f"{song.id}.lab" for column, (part, _) in _SEGMENTS.items()}
-    segments = {column: read_segments(files[column], column=number) for column, (_, number) in _SEGMENTS.items()}
+    segments: dict[str, Any] = {
+        column: read_segments(files[column], column=number) for column, (_, number) in _SEGMENTS.items()
+    }
     files["beats"] = folder / "beats" / f"{song.id}.beats"
     if transposition:
         for column, transpose in (("chords", transpose_chord), ("keys", transpose_key)):
@@ -202,7 +204,7 @@ READER = DatasetReader(
         Option("split_size", "all songs, or a small selection", choices=["full", "mini"], default="full"),
         Option(
             "transpositions",
-            "semitones: further versions of training songs, transposed, in the labelled data set alone",
+            "semitones: further versions of training songs, transposed, in the labeled data set alone",
             type=int,
             default=(),
             nargs="+",

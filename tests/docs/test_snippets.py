@@ -1,0 +1,154 @@
+"""Code in README.md and docs/: Python blocks run, the real parsers accept every command, and quick commands run."""
+
+import argparse
+import itertools
+import re
+import runpy
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.documents import DOCUMENTS, blocks, command_lines, write_stand_ins
+from helpers.paths import ROOT
+
+from musicfm_hf.cli.main import COMMANDS, main
+
+# Python blocks behind a comment `<!-- not run: reason -->`: files of their own, which other tests use.
+NOT_RUN: dict[str, int] = {}
+# Commands that take no more than seconds with the stand-ins.
+QUICK = ("embed", "annotate", "evaluate runs/chord --data", "convert pretrained", "prepare folder", "prepare stats")
+# Commands of other programs; they are not run.
+OTHERS = ("python3.11 -m venv", ". .venv", "pip install", "hf auth login", "export")
+
+
+class ParsedError(Exception):
+    """Raised in place of continuing after arguments are parsed."""
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory, labelled):
+    folder = tmp_path_factory.mktemp("documents")
+    write_stand_ins(folder, labelled)
+    return folder
+
+
+@pytest.fixture
+def only_parse(monkeypatch):
+    """Stop commands as soon as a parser has understood all of their words."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_and_stop(self, *args, **kwargs):
+        namespace, remaining = parse(self, *args, **kwargs)
+        if not remaining:
+            raise ParsedError
+        return namespace, remaining
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+
+
+def musicfm_lines() -> list[tuple[str, list[str]]]:
+    """Arguments of every `musicfm` command in blocks, and in the text where it has flags; with their place."""
+    lines = []
+    for place, words in command_lines():
+        if words[0] == "musicfm":
+            lines.append((place, words[1:]))
+        elif words[:2] == ["accelerate", "launch"] and "musicfm_hf" in words:
+            lines.append((place, words[words.index("musicfm_hf") + 1 :]))
+    for document in DOCUMENTS:
+        for code in re.findall(r"`(?:musicfm|accelerate launch -m musicfm_hf) ([^`]*)`", document.read_text("utf-8")):
+            if " --" in code and "…" not in code and not code.startswith("COMMAND"):
+                lines.append((document.name, code.split()))
+    return lines
+
+
+def identify(value) -> str | None:
+    return value if isinstance(value, str) else " ".join(value[:2])
+
+
+@pytest.mark.parametrize("page", sorted({block.document for block in blocks("python") if block.runs}))
+def test_python_blocks_run(page, stand_ins, monkeypatch):
+    """The blocks of a page run one after the other."""
+    monkeypatch.chdir(stand_ins)
+    scope = {"__name__": "__main__"}
+    for block in blocks("python"):
+        if block.document == page and block.runs:
+            exec(compile(block.code, f"{page}:{block.line}", "exec"), scope)
+    if page == "docs/embedding.md":
+        assert scope["frames"].shape[1] == 32
+        assert len(scope["times"]) == len(scope["frames"])
+        assert scope["output"].last_hidden_state.shape[0] == 2
+    elif page == "docs/fine-tuning.md":
+        assert scope["logits"].shape == (1, 24, 25)
+        torch.testing.assert_close(scope["merged"](**scope["inputs"]).logits, scope["logits"], rtol=0, atol=1e-5)
+    elif page == "docs/annotation.md":
+        names = sorted(path.name for path in Path("annotations").iterdir())
+        assert names == ["song.beats", "song.chords.lab", "song.json"]
+
+
+def test_blocks_that_do_not_run_are_counted():
+    assert Counter(block.document for block in blocks("python") if not block.runs) == NOT_RUN
+
+
+@pytest.mark.parametrize("language", ["bash", "python", "bibtex"])
+def test_every_block_has_a_known_language(language):
+    """A block in another language would be tested by nothing."""
+    assert blocks(language)
+    text = "".join(path.read_text("utf-8") for path in DOCUMENTS)
+    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) <= {"", "bash", "python", "bibtex"}
+
+
+@pytest.mark.parametrize(("place", "words"), musicfm_lines(), ids=identify)
+def test_commands_parse(place, words, only_parse):
+    if words in (["--help"], ["--version"]):
+        main(words)
+        return
+    with pytest.raises(SystemExit if "--help" in words else ParsedError) as stopped:
+        main(words)
+    assert not getattr(stopped.value, "code", 0), place
+
+
+def test_every_command_is_shown():
+    assert {words[0] for _, words in musicfm_lines()} - {"--help"} == set(COMMANDS)
+
+
+def test_commands_that_are_named_exist():
+    for document in DOCUMENTS:
+        named = set(re.findall(r"`musicfm ([a-z][\w-]*)", document.read_text("utf-8")))
+        assert named <= set(COMMANDS), document
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [line for line in musicfm_lines() if " ".join(line[1]).startswith(QUICK)], ids=identify
+)
+def test_quick_commands_run(place, words, stand_ins, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(stand_ins)
+    outputs = [index for index, word in enumerate(words) if word.startswith("--output_")]
+    words = [str(tmp_path / word) if index - 1 in outputs else word for index, word in enumerate(words)]
+    try:
+        main(words)
+    except SystemExit as stopped:
+        if stopped.code:
+            pytest.fail(f"{place}: {stopped.code}\n{capfd.readouterr()}")
+    assert not outputs or list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [line for line in command_lines() if line[1][0] != "musicfm"], ids=identify
+)
+def test_other_commands_exist(place, words, monkeypatch, only_parse):
+    if "make" in words:
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert set(words[words.index("make") + 1 :]) <= targets, place
+    elif words[0] == "python":
+        script = ROOT / words[1]
+        monkeypatch.setattr(sys, "argv", words[1:])
+        monkeypatch.syspath_prepend(str(script.parent))
+        with pytest.raises(ParsedError):
+            runpy.run_path(str(script), run_name="__main__")
+    elif words[0] == "accelerate":
+        files = [word for before, word in itertools.pairwise(words) if before == "--config_file"]
+        assert all((ROOT / file).is_file() for file in files), place
+    else:
+        assert " ".join(words).startswith(OTHERS), place

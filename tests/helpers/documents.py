@@ -1,0 +1,81 @@
+"""Code blocks of README.md and docs/, and the folder of small stand-ins in which they run."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+from transformers import AutoConfig
+
+from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
+from musicfm_hf.finetuning.arguments import TaskArguments
+from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, save_finetuned
+
+from .audio import music
+from .models import TINY, random_model
+from .paths import FIXTURES, ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"(?P<mark><!-- not run: [^>]+ -->\n+)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    """A code block; `runs` is false where a comment before it says that it cannot run here."""
+
+    document: str
+    line: int
+    language: str
+    code: str
+    runs: bool
+
+
+def blocks(language: str) -> list[Block]:
+    """All blocks in a language, in the order of the documents."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        for match in BLOCK.finditer(text):
+            if match["language"] == language:
+                line = text.count("\n", 0, match.start("code")) + 1
+                document = path.relative_to(ROOT).as_posix()
+                found.append(Block(document, line, language, match["code"], match["mark"] is None))
+    return found
+
+
+def command_lines() -> list[tuple[str, list[str]]]:
+    """The words of each line of all bash blocks, with where it stands; `a && b` is two lines."""
+    lines = []
+    for block in blocks("bash"):
+        for offset, line in enumerate(block.code.replace("\\\n", "  ").splitlines()):
+            for command in line.split(" && "):
+                if words := shlex.split(command, comments=True):
+                    lines.append((f"{block.document}:{block.line + offset}", words))
+    return lines
+
+
+def write_stand_ins(folder: Path, labelled: Path) -> None:
+    """Write tiny models and short audio under the names that the documents use."""
+    random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 12})).save_pretrained(folder / "musicfm-msd")
+    for name in ("music", "my_music", "my_annotations"):
+        (folder / name).mkdir()
+    own_songs = [f"song {number}" for number in range(12)]
+    for number, name in enumerate(["song.mp3", "music/first.wav", "music/second.wav"]):
+        soundfile.write(folder / name, music(3.0, seed=number), 24000)
+    for number, name in enumerate(own_songs):
+        soundfile.write(folder / f"my_music/{name}.wav", music(1.5, seed=number), 24000)
+        (folder / f"my_annotations/{name}.chords.lab").write_text("0.0 1.0 C:maj\n1.0 1.5 A:min\n")
+    (folder / "songs.txt").write_text("music/first.wav\nmusic/second.wav\n")
+    shutil.copytree(labelled, folder / "data/pop909")
+    shutil.copy(FIXTURES / "musicfm/pretrained.pt", folder / "pretrained_msd.pt")
+    shutil.copy(FIXTURES / "musicfm/stats.json", folder / "msd_stats.json")
+    for task in ("beat", "chord", "structure", "key"):
+        arguments = TaskArguments(task=task, model=str(folder / "musicfm-msd"), data="none")
+        head = build_model(arguments, head_config(arguments, AutoConfig.from_pretrained(arguments.model), []))
+        head.save_pretrained(folder / f"runs/{task}")
+        if task == "chord":
+            save_finetuned(head, add_lora(head, arguments), folder / "runs/chord-lora")
+    for path in (folder / "musicfm-msd", *(folder / "runs").iterdir()):
+        MusicFMFeatureExtractor().save_pretrained(path)
+    shutil.copytree(folder / "runs/chord-lora", folder / "you/musicfm-chord")
