@@ -320,7 +320,7 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--model", "{data}", "--set", "mask_prob=0.5"], "`--set` is for a new model"),
         (["--stats", "{data}/none.json"], "There is no file .*none.json"),
         (["--max_steps", "-1"], "`max_steps` must be given"),
-        (["--weights", "1", "2"], r"`weights` must have one number a source \(1\), got 2"),
+        (["--weights", "1", "2"], r"`weights` must have one number for each source \(1\), got 2"),
         (["--per_device_train_batch_size", "0"], "batch_size` must be at least 1, got 0"),
         (["--resume_from_checkpoint", "{data}"], "was not written by this recipe with 1 processes"),
         (["--average_tokens_across_devices", "false"], "`average_tokens_across_devices` must be true"),
