@@ -320,9 +320,9 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--model", "{data}", "--set", "mask_prob=0.5"], "`--set` is for a new model"),
         (["--stats", "{data}/none.json"], "There is no file .*none.json"),
         (["--max_steps", "-1"], "`max_steps` must be given"),
-        (["--weights", "1", "2"], r"`weights` must have one number a source \(1\), got 2"),
+        (["--weights", "1", "2"], r"`weights` must have one number for each source \(1\), got 2"),
         (["--per_device_train_batch_size", "0"], "batch_size` must be at least 1, got 0"),
-        (["--resume_from_checkpoint", "{data}"], "was not written by this recipe with 1 processes"),
+        (["--resume_from_checkpoint", "{data}"], "was not written by `musicfm pretrain` with 1 processes"),
         (["--average_tokens_across_devices", "false"], "`average_tokens_across_devices` must be true"),
     ],
 )
@@ -343,9 +343,9 @@ def test_more_refusals(monkeypatch, capsys, data, finished, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
     train = ["--train", data / "files", "--validation_fraction", "0"]
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *train)
-    assert "nothing to evaluate on: give `--validation`, or `--eval_strategy no`" in words
+    assert "no music to evaluate on: give `--validation`, or `--eval_strategy no`" in words
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *train, "--validation_fraction", "0.01")
-    assert "divides 7 songs in 7 to train and 0 to validate on" in words
+    assert "divides 7 songs into 7 to train and 0 to validate on" in words
 
     shutil.copytree(finished, tmp_path / "done")
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, *songs(data), "--per_device_train_batch_size", "4")

@@ -135,4 +135,4 @@ def pin_revision(arguments: TaskArguments) -> TaskArguments:
     if Path(arguments.model).is_dir():
         return replace(arguments, revision=None)
     file = cached_file(arguments.model, "config.json", revision=arguments.revision)
-    return replace(arguments, revision=Path(file).parent.name)
+    return replace(arguments, revision=Path(str(file)).parent.name)

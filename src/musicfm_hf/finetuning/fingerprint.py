@@ -134,7 +134,8 @@ def _require_same(
     product: Path, recorded: Mapping[str, Any], current: Fingerprint, free: Collection[str], flag: str
 ) -> None:
     """Require that a record has the current fingerprint, but for free settings."""
-    before, now = ({}, {})
+    before: dict[str, Any] = {}
+    now: dict[str, Any] = {}
     for group in current:
         before |= {RENAMED.get(name, name): value for name, value in recorded.get(group, {}).items()}
         now |= {RENAMED.get(name, name): value for name, value in current[group].items()}

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from ..tasks.annotations import Beats, Segment
 from ..tasks.events import file_format
 from ..tasks.spec import Strip
 from .colors import pitch_color, section_colors
-from .song import SongAnnotation
 from .sound_image import spectrograms
 
 LONGEST_ROW_SECONDS = 40.0
@@ -69,8 +68,22 @@ class _Row(NamedTuple):
         return seconds / (self.end - self.start) * (WIDTH - LEFT - RIGHT)
 
 
+class AnnotatedSong(Protocol):
+    """The parts of a [`SongAnnotation`] that are drawn."""
+
+    duration: float
+    beats: Beats | None
+    sections: list[Segment] | None
+    key: str | None
+    tags: dict[str, float] | None
+    more: dict[str, Any]
+
+    def get(self, name: str) -> Any:
+        """Return the result of this name, or `None`."""
+
+
 def draw_annotation(
-    annotation: SongAnnotation, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str
+    annotation: AnnotatedSong, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str
 ) -> None:
     """Draw a song as PNG; see [`SongAnnotation.draw`]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -137,7 +150,7 @@ def _signs(note: str) -> str:
     return note[:1] + note[1:].replace("#", "♯").replace("b", "♭")
 
 
-def _strips(annotation: SongAnnotation) -> dict[str, Strip]:
+def _strips(annotation: AnnotatedSong) -> dict[str, Strip]:
     """Return the strips from top to bottom, by the name of the result that each shows."""
     specs = {spec.column: spec for spec in map(get_task, known_tasks())}
     strips = {
@@ -153,7 +166,7 @@ def _strips(annotation: SongAnnotation) -> dict[str, Strip]:
     return above | {SOUND: Strip("", height=SOUND_HEIGHT)} | drawn
 
 
-def song_rows(annotation: SongAnnotation) -> list[_Row]:
+def song_rows(annotation: AnnotatedSong) -> list[_Row]:
     """Split the song into rows of similar length that break at bar lines."""
     count = max(1, int(np.ceil(annotation.duration / LONGEST_ROW_SECONDS)))
     edges = np.linspace(0, annotation.duration, count + 1)
@@ -165,7 +178,7 @@ def song_rows(annotation: SongAnnotation) -> list[_Row]:
     return [_Row(start, end) for start, end in pairwise(edges.tolist())]
 
 
-def _downbeats(annotation: SongAnnotation) -> np.ndarray:
+def _downbeats(annotation: AnnotatedSong) -> np.ndarray:
     """Seconds of the downbeats; none without beats."""
     beats = annotation.beats
     return beats.times[beats.positions == 1] if beats is not None else np.empty(0)
@@ -190,7 +203,7 @@ def _add_strips(figure: Any, strips: dict[str, Strip], row: _Row, top: float, he
     return axes
 
 
-def _draw_header(figure: Any, annotation: SongAnnotation, title: str, height: float) -> None:
+def _draw_header(figure: Any, annotation: AnnotatedSong, title: str, height: float) -> None:
     """Draw the title, facts about the whole song, and tags with their probabilities as bars."""
     facts = [clock(annotation.duration)]
     if annotation.key is not None:
@@ -244,7 +257,7 @@ def _draw_beats(axes: Any, row: _Row, beats: Beats) -> None:
             axes.annotate(str(number), (time, 0.58), fontsize=7.5, color="#333333", **place)
 
 
-def _draw_bar_lines(axes: Any, row: _Row, annotation: SongAnnotation) -> None:
+def _draw_bar_lines(axes: Any, row: _Row, annotation: AnnotatedSong) -> None:
     """Draw bar lines through the spectrogram."""
     times = _downbeats(annotation)
     axes.vlines(times[(times >= row.start) & (times < row.end)], 0, 1, color="white", lw=0.6, alpha=0.45)
@@ -294,7 +307,7 @@ _DRAWINGS: dict[str, Callable[[Any, _Row, Any], None]] = {
 }
 
 
-def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: SongAnnotation, sound_color: str) -> None:
+def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: AnnotatedSong, sound_color: str) -> None:
     """Draw a line where a section begins through the strips of sections, sound, beats and chords."""
     crossed = [name for name in axes if name in ("sections", SOUND, "beats", "chords")]
     for segment in annotation.sections or []:

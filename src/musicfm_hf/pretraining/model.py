@@ -67,7 +67,8 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
     Raises:
         ValueError: A setting is impossible, or does not fit the quantizer.
     """
-    extra = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+    attention = settings.attn_implementation
+    extra: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     if settings.model is not None:
         if settings.set:
             raise ValueError("`--set` is for a new model: the one that `--model` names has a configuration already.")

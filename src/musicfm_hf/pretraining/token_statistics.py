@@ -1,6 +1,8 @@
 """Baselines of masked prediction: the frequencies of the tokens, and copying the nearest frame."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -77,7 +79,7 @@ class TokenStatistics:
     def __init__(self, sizes: list[int], device: torch.device):
         self.sizes = sizes
         self.counts = torch.zeros(len(sizes), max(sizes), dtype=torch.int64, device=device)
-        self.sums = dict.fromkeys(self.NAMES, 0.0)
+        self.sums: dict[str, Any] = dict.fromkeys(self.NAMES, 0.0)  # floats or tensors
 
     def add(self, outputs, counts: torch.Tensor | None = None) -> None:
         """Add the outputs of a forward pass. `counts` are the frequencies to compare with, by default those so far."""
@@ -101,10 +103,10 @@ class TokenStatistics:
         for name, value in sums.items():
             self.sums[name] = self.sums[name] + value
 
-    def take(self, reduce) -> dict[str, float]:
+    def take(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return averages over all processes since the last call. `reduce` sums a tensor over processes."""
-        sums = torch.tensor([float(self.sums[name]) for name in self.NAMES], dtype=torch.float64)
-        sums = dict(zip(self.NAMES, reduce(sums.to(self.counts.device)).tolist(), strict=True))
+        values = torch.tensor([float(self.sums[name]) for name in self.NAMES], dtype=torch.float64)
+        sums = dict(zip(self.NAMES, reduce(values.to(self.counts.device)).tolist(), strict=True))
         self.sums = dict.fromkeys(self.NAMES, 0.0)
         masked = max(sums["masked"], 1.0)
         return {

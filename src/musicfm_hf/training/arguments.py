@@ -209,7 +209,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34)
 
-    def _get_help_string(self, action: argparse.Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         has_default = action.default not in (None, False, -1, "", "{}", [], argparse.SUPPRESS)
         return f"{action.help} Default: %(default)s." if has_default else action.help
 
@@ -218,7 +218,7 @@ def _make_parser(argument_classes: Sequence[type], description: str | None, prog
     """A parser whose help shows the package's own flags and the usual ones of TrainingArguments."""
     is_training = any(issubclass(cls, TrainingArguments) for cls in argument_classes)
     parser = _Parser(
-        argument_classes,
+        list(argument_classes),  # type: ignore[arg-type]  # all are dataclasses
         prog=prog,
         description=description,
         epilog="All other fields of transformers.TrainingArguments are flags as well." if is_training else None,
@@ -238,8 +238,8 @@ def _make_parser(argument_classes: Sequence[type], description: str | None, prog
             action.option_strings = action.option_strings[:1]  # without the spelling with hyphens
             if action.type is string_to_bool:
                 action.metavar = "BOOL"
-            elif not action.choices or len(action.choices) > 4:
-                action.metavar = {int: "N", float: "X"}.get(action.type, "TEXT")
+            elif not action.choices or len(list(action.choices)) > 4:
+                action.metavar = "N" if action.type is int else "X" if action.type is float else "TEXT"
     return parser
 
 
