@@ -2,7 +2,7 @@
 Measure speed and memory of embedding, side by side with a plain implementation, at full size with random weights.
 
     python benchmarks/embed.py --sections speed growth --plain_half_seconds 0.5
-    python benchmarks/embed.py --sections memory --dtypes float32 --output_file results/embed_cpu_memory.json
+    python benchmarks/embed.py --sections memory --dtypes float32
 
 The plain implementation is what one writes first: it computes every layer, keeps all hidden states, predicts logits
 for all frames, uses channels-first convolutions, and applies batch norm on its own. Both are timed in turn in one
@@ -67,7 +67,11 @@ def main() -> None:
     parser.add_argument("--plain_half_seconds", type=float, help="clip for the plain way in half precision")
     parser.add_argument("--growth_seconds", nargs="*", type=float, default=[30.0, 300.0, 3600.0])
     parser.add_argument("--sections", nargs="+", default=["speed", "memory", "growth"])
-    parser.add_argument("--output_file", type=Path, help="benchmarks/results/embed_DEVICE.json by default")
+    parser.add_argument(
+        "--output_file",
+        type=Path,
+        help="benchmarks/results/embed_DEVICE.json by default, and with the sections if they lack speed",
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -79,7 +83,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         musicfm_hf.MusicFMModel(musicfm_hf.MusicFMConfig()).save_pretrained(folder)
         results = {"machine": machine} | measure_sections(folder, rates, arguments)
-    path = arguments.output_file or RESULTS / f"embed_{arguments.device.split(':')[0]}.json"
+    sections = [] if "speed" in arguments.sections else arguments.sections
+    name = "_".join(["embed", arguments.device.split(":")[0], *sections])
+    path = arguments.output_file or RESULTS / f"{name}.json"
     write_report(path, results, report(results))
 
 

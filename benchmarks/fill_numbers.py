@@ -30,6 +30,7 @@ Fenced code is left alone.
 """
 
 import argparse
+import difflib
 import json
 import re
 import statistics
@@ -98,14 +99,14 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
 
 def differences(text: str, filled: str) -> list[str]:
-    """The lines of a document that differ from the results, as `number: is …, should be …`."""
-    pairs = zip(text.splitlines(), filled.splitlines(), strict=False)
-    changed = [
-        f"{line}: is\n  {is_}\nshould be\n  {should_be}"
-        for line, (is_, should_be) in enumerate(pairs, 1)
-        if is_ != should_be
+    """The changed lines of a document, as `number of the line: is …, should be …`."""
+    present, wanted = text.splitlines(), filled.splitlines()
+    matcher = difflib.SequenceMatcher(None, present, wanted, autojunk=False)
+    return [
+        "\n  ".join([f"{start + 1}: is", *present[start:end], "should be", *wanted[new_start:new_end]])
+        for kind, start, end, new_start, new_end in matcher.get_opcodes()
+        if kind != "equal"
     ]
-    return changed or ([] if text == filled else ["1: has too few or too many lines"])
 
 
 def unmarked(text: str) -> list[str]:

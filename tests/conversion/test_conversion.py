@@ -413,7 +413,7 @@ def test_the_source_is_never_replaced(tmp_path, monkeypatch):
     assert source.is_file()
 
 
-def test_published_files_are_recognised(tmp_path, monkeypatch):
+def test_published_files_are_recognized(tmp_path, monkeypatch):
     source = save(tmp_path, state_dict())
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     monkeypatch.setattr("musicfm_hf.conversion.musicfm.PUBLISHED_SHA256", {digest[:8]: "msd"})

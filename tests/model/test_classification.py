@@ -103,11 +103,11 @@ def soft_labels(*shape: int) -> torch.Tensor:
 
 HEADS = {
     "25 to 8": {"label_rate": 8.0},
-    "25 to 20, centred": {"label_rate": 20.0, "label_centered": True},
-    "25 to 50, centred, layer 2": {"label_rate": 50.0, "label_centered": True, "classifier_layer": 2},
+    "25 to 20, centered": {"label_rate": 20.0, "label_centered": True},
+    "25 to 50, centered, layer 2": {"label_rate": 50.0, "label_centered": True, "classifier_layer": 2},
     "25 to 0.5": {"label_rate": 0.5},
     "weighted sum": {"label_rate": 8.0, "use_weighted_layer_sum": True},
-    "75 to 20, centred": WAVEFORM | {"label_rate": 20.0, "label_centered": True},
+    "75 to 20, centered": WAVEFORM | {"label_rate": 20.0, "label_centered": True},
     "clip": {},
     "clip, weighted sum": {"use_weighted_layer_sum": True},
     "clip of 75 Hz, layer 1": WAVEFORM | {"classifier_layer": 1},
@@ -151,7 +151,7 @@ def test_logits_are_the_head_on_averaged_hidden_states():
     assert model.label_times(3).tolist() == [0.04, 0.12, 0.2]
 
 
-def test_label_times_of_centred_frames():
+def test_label_times_of_centered_frames():
     model = build(label_rate=20.0, label_centered=True)
     assert model.label_times(3).tolist() == [0.0, 0.05, 0.1]
     # 1 s is 25 frames, which end at 24.5 / 25 s = 0.98 s; the last label frame is number 20, from 0.975 s on.
@@ -170,7 +170,7 @@ def test_a_clip_is_the_mean_of_its_frames():
     (waveform,) = waveforms_of(24000)
     expected = model.classifier.score(model.musicfm(waveform[None]).last_hidden_state.mean(1))
     torch.testing.assert_close(model(waveform[None]).logits, expected, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match=r"`label_rate` is 8\.0; use MusicFMForAudioFrameClassification"):
+    with pytest.raises(ValueError, match=r"got 8\.0\. For label frames, use MusicFMForAudioFrameClassification"):
         build(MusicFMForAudioClassification, label_rate=8.0)
 
 
@@ -319,7 +319,7 @@ def test_nothing_labelled_is_no_loss(settings, labels):
         (
             {"problem_type": "multi_label_classification"},
             torch.zeros(2, 10).long(),
-            r"Integer labels need one output of one class each, .*multi_label_classification",
+            r"Integer labels need a configuration with one single-label output, .*multi_label_classification",
         ),
     ],
 )
@@ -403,7 +403,7 @@ def test_hidden_states_attentions_and_tuples():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["25 to 8", "weighted sum", "clip", "75 to 20, centred"])
+@pytest.mark.parametrize("name", ["25 to 8", "weighted sum", "clip", "75 to 20, centered"])
 def test_half_precision(name, dtype):
     settings = HEADS[name]
     model = build(class_of(settings), **settings)

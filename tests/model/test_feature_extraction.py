@@ -106,7 +106,7 @@ def test_sampling_rate(extractor, caplog):
         extractor(ramp(2000), sampling_rate=44100)
     logging.getLogger("transformers").propagate = True
     extractor(ramp(2000))
-    assert "taken to be at 24000 Hz" in caplog.text
+    assert "assumed to be at 24000 Hz" in caplog.text
 
 
 def test_truncation_and_max_length(extractor):

@@ -424,7 +424,7 @@ def test_constant_q_target_of_noise_masking_is_the_clean_waveform():
 
 @pytest.mark.parametrize("settings", [WAVEFORM, {}], ids=str)
 def test_do_normalize(settings):
-    """Level and offset change nothing where the encoder expects normalised waveforms; also in padded batches."""
+    """Level and offset change nothing where the encoder expects normalized waveforms; also in padded batches."""
     model, waveforms = build(**settings, do_normalize=True), audio_of(48000, 24000)
     targets = some_frames(model, 2, 48000)
     expected = model(**pad(waveforms), **targets)
@@ -500,7 +500,7 @@ def test_plain_trainer_evaluates_without_labels_and_gathers_nothing(settings, tm
         ({"mask_time_indices": torch.ones(1, 49)}, r"`mask_time_indices` must have shape \(1, 50\), got \(1, 49\)"),
         ({"mask_time_indices": torch.ones(2, 50)}, r"`mask_time_indices` must .*got \(2, 50\)"),
         ({"mask_time_indices": torch.ones(1, 50, 1)}, r"`mask_time_indices` must .*got \(1, 50, 1\)"),
-        ({"target_tokens": torch.zeros(1, 50).long()}, "With `target_tokens`, `mask_time_indices` must say"),
+        ({"target_tokens": torch.zeros(1, 50).long()}, "`target_tokens` need `mask_time_indices`"),
         (
             {"target_tokens": torch.zeros(1, 48).long(), "mask_time_indices": torch.ones(1, 50)},
             r"`target_tokens` must be integers of shape \(1, 50, 1\), got torch.int64 of shape \(1, 48\)",

@@ -185,7 +185,7 @@ class MusicFMWaveformModelTester(MusicFMModelTester):
         "hop_length": 320,
     }
     seq_length = 29  # of 9600 samples, in steps of 320
-    label_frames = 30  # the first frame is centred at 0.625, so the last one ends at 29.125
+    label_frames = 30  # the first frame is centered at 0.625, so the last one ends at 29.125
 
 
 class MusicFMModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.TestCase):

@@ -25,6 +25,7 @@ from ..data.catalogue import list_sources
 from ..inference.catalogue import embed_files
 from ..inference.embedding import WindowSettings
 from ..inference.model_files import resolve_model
+from ..training.records import write_table
 from .flags import add_device_flags, add_window_flags, command_parser, print_escaped, rename_flags, user_errors
 
 MOST_LISTED = 20
@@ -80,12 +81,11 @@ def pooling(text: str) -> str | float:
 
 def report(problems: list[tuple[str, str]], total: int, output_dir: Path) -> None:
     """Write `problems.tsv`, and print its first lines."""
-    lines = [f"{name}\t{problem}" for name, problem in sorted(problems)]
-    output_dir.mkdir(parents=True, exist_ok=True)
+    problems = sorted(problems)
     path = output_dir / "problems.tsv"
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
+    write_table(path, problems)
     print(f"{total} songs, {len(problems)} with problems" + (":" if problems else ""))
-    for line in lines[:MOST_LISTED]:
-        print_escaped(f"  {line}")
-    if len(lines) > MOST_LISTED:
-        print(f"  … and {len(lines) - MOST_LISTED} more in {path}")
+    for name, problem in problems[:MOST_LISTED]:
+        print_escaped(f"  {name}\t{problem}")
+    if len(problems) > MOST_LISTED:
+        print(f"  … and {len(problems) - MOST_LISTED} more in {path}")

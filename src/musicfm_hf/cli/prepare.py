@@ -1,31 +1,31 @@
-"""`musicfm prepare`: data sets, lists of files, and statistics."""
+"""
+Prepare data: labeled data sets, lists of audio files by split, or the statistics of a catalogue.
+
+    musicfm prepare pop909 --source POP909 --output_dir data/pop909 --arranged
+    musicfm prepare harmonix --source harmonixset --audio music/harmonix --output_dir data/harmonix
+    musicfm prepare folder --source my_annotations --audio my_music --output_dir data/mine
+    musicfm prepare synthetic --output_dir data/synthetic
+    musicfm prepare fma --source fma_large --metadata fma_metadata --output_dir data/fma --subset large
+    musicfm prepare stats music/ --output_file stats.json --max_hours 20
+
+`train.txt`, `valid.txt` and `test.txt` list the files, a path a line; `info.json` describes the data. Labeled data
+sets are saved beside them, for `datasets.load_from_disk`. Audio is not copied; songs that are left out are listed in
+`missing.tsv`.
+"""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from ..data.reader import DatasetReader, ListReader, Option
 from ..data.readers import READERS
 from .flags import command_parser, print_escaped, rename_flags, user_errors
 
-DESCRIPTION = """\
-Prepare data: labeled data sets, lists of audio files by split, or the statistics of a catalogue.
-
-  musicfm prepare pop909 --source POP909 --output_dir data/pop909 --arranged
-  musicfm prepare harmonix --source harmonixset --audio music/harmonix --output_dir data/harmonix
-  musicfm prepare folder --source my_annotations --audio my_music --output_dir data/mine
-  musicfm prepare synthetic --output_dir data/synthetic
-  musicfm prepare fma --source fma_large --metadata fma_metadata --output_dir data/fma --subset large
-  musicfm prepare stats music/ --output_file stats.json --max_hours 20
-
-`train.txt`, `valid.txt` and `test.txt` list the files, a path a line; `info.json` describes the data. Labeled data
-sets are saved beside them, for `datasets.load_from_disk`. Audio is not copied; songs that are left out are listed in
-`missing.tsv`.
-"""
 SHOWN_PROBLEMS = 10
 
 
-def main(argv: list[str]) -> None:
-    """Run the command with its arguments."""
+def main(argv: Sequence[str]) -> None:
+    """Prepare the data set that the arguments name, or measure a catalogue."""
     with user_errors("Not prepared"):
         words, readers = _load_readers(argv)
         renamed = {"--output": "--output_file" if "stats" in words[:1] else "--output_dir", "--licence": "--license"}
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
             _prepare_data(readers[arguments.name], arguments)
 
 
-def _load_readers(argv: list[str]) -> tuple[list[str], dict[str, DatasetReader | ListReader]]:
+def _load_readers(argv: Sequence[str]) -> tuple[list[str], dict[str, DatasetReader | ListReader]]:
     """The arguments after `--reader_file FILE`, and all readers, with that of the file."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--reader_file")
@@ -51,7 +51,7 @@ def _load_readers(argv: list[str]) -> tuple[list[str], dict[str, DatasetReader |
 
 def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.ArgumentParser:
     """A parser with a subcommand for each reader, and one for statistics."""
-    parser = command_parser("prepare", DESCRIPTION)
+    parser = command_parser("prepare", __doc__)
     parser.add_argument("--reader_file", metavar="FILE", help="a Python file with the reader of your own data set")
     commands = parser.add_subparsers(required=True, metavar="NAME", dest="name", title="data sets")
     for name, reader in readers.items():

@@ -130,10 +130,3 @@ class ListReader:
     options: tuple[Option, ...] = ()
     details: str = ""
     info: Callable[..., dict[str, Any]] | None = None
-
-
-def positive(text: str) -> int:
-    """The type of an option that takes an integer of at least 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -1,1 +1,1 @@
-"""The code that travels with a model to the Hub."""
+"""Models and their parts: exactly the code that is copied into a saved folder and a Hub repository."""

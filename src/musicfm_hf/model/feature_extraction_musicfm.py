@@ -1,4 +1,4 @@
-"""Audio arrays of any kind → `input_values` and `attention_mask`."""
+"""Feature extractor: audio arrays of any kind → `input_values` and `attention_mask` of the models."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ _TO_MONO = {
 
 
 class MusicFMBatchFeature(BatchFeature):
-    """A [`BatchFeature`] whose waveforms stay float32: in half precision, quiet music would be lost before the mel."""
+    """[`BatchFeature`] whose waveforms stay float32: half precision would lose quiet music before the mel."""
 
     def to(self, *args, **kwargs) -> "MusicFMBatchFeature":
-        """As in [`BatchFeature`], but a dtype is for the model alone."""
+        """As in [`BatchFeature`], but waveforms move to the device only and keep their dtype."""
         waveforms = self.data["input_values"]
         super().to(*args, **kwargs)
         if isinstance(waveforms, torch.Tensor):
@@ -31,15 +31,17 @@ class MusicFMBatchFeature(BatchFeature):
 
 class MusicFMFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    Checks audio, brings it to float32 mono and pads it into a batch. The spectrogram is made inside the model.
+    Feature extractor that checks audio, converts it to float32 mono and pads it into a batch. The spectrogram is
+    computed inside the model.
 
     Args:
         feature_size (`int`, defaults to 1): Values per sample; a waveform has one.
         sampling_rate (`int`, defaults to 24000): Sampling rate that the model expects, in Hz.
-        padding_value (`float`, defaults to 0.0): Value of the padding; the model never looks at it.
-        return_attention_mask (`bool`, defaults to `True`): Return `attention_mask` unless a call says otherwise.
-        min_samples (`int`, defaults to 1025): The shortest audio that the model can encode, in samples.
-        do_normalize (`bool`, defaults to `False`): Bring each waveform to mean 0 and variance 1, as MERT's does.
+        padding_value (`float`, defaults to 0.0): Value of the padding; it does not affect the model.
+        return_attention_mask (`bool`, defaults to `True`): Return `attention_mask` by default.
+        min_samples (`int`, defaults to 1025): Shortest audio that the model can encode, in samples.
+        do_normalize (`bool`, defaults to `False`): Scale each waveform to mean 0 and variance 1, as MERT's
+            does.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -74,28 +76,30 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         """
         Args:
             raw_audio: One waveform of shape `(samples,)`, or a batch: a list of waveforms of any lengths, or an array
-                `(batch, samples)`. NumPy, torch or lists of floats; floating point in [-1, 1], or int8, int16, int32
-                and uint8 (scaled by their full scale). With `to_mono`, each waveform is `(channels, samples)`.
-            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it: a wrong one is an error.
+                `(batch, samples)`. Arrays are of NumPy or torch, or lists of floats; floating point in [-1, 1], or
+                int8, int16, int32 or uint8, which are divided by their full scale. With `to_mono`, each waveform is
+                `(channels, samples)`.
+            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it, so that a wrong one is
+                noticed.
             padding: `True` or `"longest"`, `"max_length"`, or `False`.
-            max_length (`int`, *optional*): Length in samples for `padding="max_length"` and `truncation`.
-            truncation (`bool`): Cut what is longer than `max_length`.
+            max_length (`int`, *optional*): Length in samples, for `padding="max_length"` and `truncation`.
+            truncation (`bool`): Cut waveforms that are longer than `max_length`.
             pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
             return_attention_mask (`bool`, *optional*): 1 for samples, 0 for padding; on by default.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
-            to_mono (`str`, *optional*): How to make one channel out of several: `"mean"`, `"left"` or `"right"`.
+            to_mono (`str`, *optional*): Channel of the model: `"mean"` of all channels, `"left"` or `"right"`.
 
         Returns:
             [`BatchFeature`] with `input_values` `(batch, samples)` float32 and `attention_mask` `(batch, samples)`.
 
         Raises:
-            ValueError: wrong `sampling_rate`; audio that is empty, too short, not finite, or has several channels when
-                `to_mono` was not given. The item is named.
-            TypeError: audio that is not numeric.
+            ValueError: if `sampling_rate` is not that of the model, or audio is empty, too short, not finite, or has
+                several channels without `to_mono`; the message names the item.
+            TypeError: if audio is not numeric.
         """
         if sampling_rate is None:
             logger.warning_once(
-                f"No `sampling_rate` was given to {type(self).__name__}: the audio is taken to be at "
+                f"No `sampling_rate` was given to {type(self).__name__}: the audio is assumed to be at "
                 f"{self.sampling_rate} Hz. Pass `sampling_rate` to have it checked."
             )
         elif sampling_rate != self.sampling_rate:
@@ -122,7 +126,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         return MusicFMBatchFeature(padded.data)
 
     def _waveform(self, item: Any, index: int, to_mono: str | None) -> np.ndarray:
-        """Item `index` as float32 `(samples,)`, checked."""
+        """Check item `index` and return it as float32 `(samples,)`."""
         audio = _as_float32(_as_array(item, index), index)
         if to_mono is not None and audio.ndim == 2 and audio.shape[0] > 0:
             if audio.shape[0] > audio.shape[1]:
@@ -144,7 +148,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                 f"Item {index} has {len(audio)} samples, the model needs at least {self.min_samples} "
                 f"({self.min_samples / self.sampling_rate:.3f} s).{hint}"
             )
-        peak = max(float(audio.max()), -float(audio.min()))  # without a copy of the audio; NaN stays NaN
+        peak = max(float(audio.max()), -float(audio.min()))  # makes no copy of the audio; NaN stays NaN
         if not np.isfinite(peak):
             bad = int(np.flatnonzero(~np.isfinite(audio))[0])
             raise ValueError(f"Item {index} has NaN or infinite values, the first at sample {bad}.")
@@ -164,7 +168,7 @@ def normalize_waveform(audio: np.ndarray) -> np.ndarray:
 
 
 def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
-    """The waveforms of a call: one array of `waveform_ndim` axes is one waveform, one axis more is a batch."""
+    """Return the waveforms of a call: one array of `waveform_ndim` axes, or a batch with one axis more."""
     if isinstance(raw_audio, (list, tuple)):
         if len(raw_audio) == 0:
             raise ValueError("`raw_audio` is an empty list, it needs at least one waveform.")
@@ -179,6 +183,7 @@ def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
 
 
 def _as_array(item: Any, index: int) -> np.ndarray:
+    """Return an item as an array of NumPy, without changing its values."""
     if isinstance(item, torch.Tensor):
         item = item.detach().cpu()
         return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
@@ -189,8 +194,9 @@ def _as_array(item: Any, index: int) -> np.ndarray:
 
 
 def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
+    """Return audio as float32, integers divided by their full scale."""
     if audio.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows is reported as not finite
+        with np.errstate(over="ignore"):  # an overflow is reported as not finite
             return audio.astype(np.float32, copy=False)
     if audio.dtype.name in _INTEGER_FULL_SCALE:
         return (audio / _INTEGER_FULL_SCALE[audio.dtype.name]).astype(np.float32)

@@ -56,6 +56,17 @@ def register_task(spec: TaskSpec) -> TaskSpec:
     return spec
 
 
+def unregister_task(name: str) -> None:
+    """
+    Remove a task that was registered or loaded from a file.
+
+    Raises:
+        ValueError: if there is no such task.
+    """
+    get_task(name)
+    del _SPECS[name]
+
+
 def load_task_file(path: str | os.PathLike) -> TaskSpec:
     """
     Run a Python file that defines `TASK`, register that task and return it. A file that was loaded already is loaded
@@ -85,4 +96,13 @@ for _module in pkgutil.iter_modules(__path__):
 
 TASKS = known_tasks()
 
-__all__ = ["TASKS", "TaskSpec", "get_task", "known_tasks", "label_names", "load_task_file", "register_task"]
+__all__ = [
+    "TASKS",
+    "TaskSpec",
+    "get_task",
+    "known_tasks",
+    "label_names",
+    "load_task_file",
+    "register_task",
+    "unregister_task",
+]

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..labelled import LabelledSong, SongReaders, Source
-from ..reader import DatasetReader, Option, positive
+from ..reader import DatasetReader, Option
 
 SOURCE = Source(
     description="MagnaTagATune: 25 863 clips of 29 s with tags from the game TagATune.",
@@ -88,8 +88,10 @@ def song_readers(
 
     Raises:
         FileNotFoundError: `annotations_final.csv` or the folder does not exist.
-        ValueError: a table is malformed; the message names the line.
+        ValueError: `num_tags` is below 1, or a table is malformed; the message names the line.
     """
+    if num_tags < 1:
+        raise ValueError(f"`num_tags` must be at least 1, got {num_tags}.")
     folder, clips = Path(source), Path(audio or source)
     if not clips.is_dir():
         raise FileNotFoundError(f"There is no folder {clips}")
@@ -160,7 +162,7 @@ READER = DatasetReader(
     SOURCE,
     song_readers,
     (
-        Option("num_tags", "tags to keep, the most frequent ones; 50 by default", type=positive, default=50),
+        Option("num_tags", "tags to keep, the most frequent ones; 50 by default", type=int, default=50),
         Option("merge_synonyms", "count tags such as drum and drums as one", type=bool, default=True),
     ),
     audio_help="the folder with the folders 0 to f; the source by default",

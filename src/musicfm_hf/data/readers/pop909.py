@@ -19,7 +19,7 @@ from ...tasks.annotations import PITCH_NAMES, read_beats, read_segments
 from ...tasks.key import parse_key
 from ..labelled import LabelledSong, SongReaders, Source
 from ..pop909 import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
-from ..reader import DatasetReader, Option, positive
+from ..reader import DatasetReader, Option
 
 SOURCE = Source(
     description="470 pop songs, played by hand as MIDI in three parts and rendered to audio, with beats, chords, "
@@ -65,7 +65,8 @@ def song_readers(
         transpositions: Semitones of further versions, of training songs only.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: as [`read_songs`] and [`render_songs`].
+        ValueError: an argument is out of range, or as [`read_songs`] and [`render_songs`].
+        FileNotFoundError, ImportError: as [`read_songs`] and [`render_songs`].
     """
     if audio is None:
         raise ValueError("`audio` must be the folder to which songs are rendered.")
@@ -87,6 +88,8 @@ def _chosen_songs(source: str | os.PathLike, limit: int | None, split_size: str)
     """Songs by split, in the source's names of splits."""
     if split_size not in ("full", "mini"):
         raise ValueError(f"`split_size` must be full or mini, got {split_size!r}.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be at least 1, got {limit}.")
     songs = [song for song in read_songs(source) if song.is_mini or split_size == "full"]
     return {name: [song for song in songs if song.split == name][:limit] for name in SPLITS}
 
@@ -199,8 +202,8 @@ READER = DatasetReader(
     (
         Option("soundfont", "a .sf2 file; TimGM6mb of pretty_midi by default"),
         Option("arranged", "play each part on its own instrument, as the tags need", type=bool, default=False),
-        Option("num_workers", "rendering processes; 2 by default", type=positive, default=2),
-        Option("limit", "songs of each split; all by default", type=positive),
+        Option("num_workers", "rendering processes; 2 by default", type=int, default=2),
+        Option("limit", "songs of each split; all by default", type=int),
         Option("split_size", "all songs, or a small selection", choices=["full", "mini"], default="full"),
         Option(
             "transpositions",

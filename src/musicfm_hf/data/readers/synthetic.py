@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..labelled import SongReaders
-from ..reader import DatasetReader, Option, positive
+from ..reader import DatasetReader, Option
 from ..synthetic import SOURCE, write_song
 
 
@@ -31,10 +31,12 @@ def song_readers(
         num_workers (`int`): Processes.
 
     Raises:
-        ValueError: no folder is given.
+        ValueError: no folder is given, or an argument is out of range.
     """
     if audio is None:
         raise ValueError("`audio` must be the folder to which the songs are written.")
+    if songs < 1 or num_workers < 1:
+        raise ValueError(f"`songs` and `num_workers` must be at least 1, got {songs} and {num_workers}.")
     write = partial(write_song, folder=audio, seconds=seconds)
     with ProcessPoolExecutor(num_workers) as pool:
         written = list(tqdm(pool.map(write, range(songs)), total=songs, unit="song"))
@@ -52,9 +54,9 @@ READER = DatasetReader(
     SOURCE,
     song_readers,
     (
-        Option("songs", "number of songs; 48 by default", type=positive, default=48),
+        Option("songs", "number of songs; 48 by default", type=int, default=48),
         Option("seconds", "length of each song, from its start; whole songs by default", type=float),
-        Option("num_workers", "processes; 2 by default", type=positive, default=2),
+        Option("num_workers", "processes; 2 by default", type=int, default=2),
     ),
     needs_source=False,
     makes_audio=True,
