@@ -53,7 +53,7 @@ _EXPORTS = {
     ),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
-# Names of 0.1, which warn and go away in 0.3.
+# Names of 0.1, which warn.
 _RENAMED = {"load_models": "load_annotators"}
 
 __all__ = sorted(_MODULE_OF)
@@ -119,7 +119,11 @@ def register_auto_classes() -> None:
 def __getattr__(name: str) -> Any:
     """Import a public name from its module at its first use."""
     if name in _RENAMED:
-        message = f"musicfm_hf.{name} is now musicfm_hf.{_RENAMED[name]}; the old name will be removed in 0.3."
+        from .training.deprecation import REMOVED_IN
+
+        message = (
+            f"musicfm_hf.{name} is now musicfm_hf.{_RENAMED[name]}; the old name will be removed in {REMOVED_IN}."
+        )
         warnings.warn(message, FutureWarning, stacklevel=2)
         return globals().get(_RENAMED[name]) or __getattr__(_RENAMED[name])
     if name not in _MODULE_OF:

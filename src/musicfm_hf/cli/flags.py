@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..training.deprecation import REMOVED_IN
+
 if TYPE_CHECKING:
     from ..hub.commits import HubTarget
-
-REMOVED_IN = "0.3"  # the release without the old spellings
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:

@@ -12,9 +12,6 @@ from ..training.arguments import RecipeArguments
 # Attention and feed-forward layers of every encoder.
 LORA_TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
 
-# Names of version 0.1 → present names. Results and checkpoints have the former.
-RENAMED = {"rate": "label_rate", "lora_rank": "lora_r", "lora_targets": "lora_target_modules"}
-
 
 @dataclass
 class FinetuningArguments(RecipeArguments):
@@ -49,7 +46,11 @@ class FinetuningArguments(RecipeArguments):
 class TaskArguments:
     """Task, encoder, data and method of fine-tuning."""
 
-    RENAMED: ClassVar[dict[str, str]] = RENAMED
+    RENAMED_FLAGS: ClassVar[dict[str, str]] = {
+        "rate": "label_rate",
+        "lora_rank": "lora_r",
+        "lora_targets": "lora_target_modules",
+    }
 
     task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
     task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})

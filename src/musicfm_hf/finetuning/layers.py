@@ -116,9 +116,8 @@ def _run_probes(
     for probe in missing:
         run = finetune(probe.task, probe.arguments, splits)
         results = dict(run.results)
-        weights = getattr(run.trained, "layer_weights", None)
-        if weights is not None:
-            results["layer_weights"] = weights.detach().softmax(0).tolist()
+        if probe.task.weighted_layer_sum:
+            results["layer_weights"] = run.trained.layer_mix().tolist()
         write_json(probe.path, results)
         shutil.rmtree(probe.arguments.output_dir, ignore_errors=True)  # checkpoints
         if report is not None:

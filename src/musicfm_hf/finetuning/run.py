@@ -26,7 +26,7 @@ from ..training.curves import CurveCallback
 from ..training.records import environment, strip_absolute_paths, write_json
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, TaskArguments, pin_revision
-from .fingerprint import FREE_TO_CHANGE, Fingerprint, load_matching_results, run_fingerprint, seconds_before
+from .fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
 from .heads import add_lora, build_model, head_config, save_finetuned
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import whitened_projector
@@ -111,7 +111,7 @@ def finetune(
     if checkpoint in (None, True):
         checkpoint = find_checkpoint(arguments.output_dir)
     if checkpoint:
-        started -= seconds_before(Path(checkpoint), fingerprint)
+        started -= check_checkpoint(Path(checkpoint), fingerprint)
     set_seed(arguments.seed)
     base_license = license_of(task.model, task.revision)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
@@ -165,10 +165,7 @@ def save_run(run: Finetuned, task: TaskArguments, arguments: FinetuningArguments
     output = Path(arguments.output_dir)
     if run.model is not None:
         save_finetuned(run.model, run.trained, output)
-        config = run.model.config
-        MusicFMFeatureExtractor(
-            sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
-        ).save_pretrained(output)
+        MusicFMFeatureExtractor.from_model_config(run.model.config).save_pretrained(output)
     for path in (output / "results.json", results_path(task, arguments)):
         write_json(path, run.results)
 

@@ -21,7 +21,7 @@ def layer_mix(model: HeadModel) -> torch.Tensor:
     if config.use_weighted_layer_sum:
         if model.classifier.layer_weights.is_meta:
             raise ValueError("The head's sum of layers is offloaded: load the model with its head on a device.")
-        return model.classifier.layer_weights.detach().float().softmax(0).cpu()
+        return model.classifier.layer_mix().detach().cpu()
     return torch.eye(config.num_hidden_layers + 1)[config.classifier_layers[0]]
 
 

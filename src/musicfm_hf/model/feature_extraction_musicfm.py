@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers import BatchFeature, PreTrainedConfig, SequenceFeatureExtractor
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -60,6 +60,13 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         self.return_attention_mask = return_attention_mask
         self.min_samples = min_samples
         self.do_normalize = do_normalize
+
+    @classmethod
+    def from_model_config(cls, config: PreTrainedConfig) -> "MusicFMFeatureExtractor":
+        """Return the feature extractor of a model with this [`MusicFMConfig`]."""
+        return cls(
+            sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
+        )
 
     def __call__(
         self,

@@ -728,7 +728,11 @@ class MusicFMClassifier(nn.Module):
         """Take the weighted sum of layers: `(batch, frames, layers + 1, width)` → `(batch, frames, width)`."""
         if hidden_states.ndim == 3:
             return hidden_states
-        return torch.einsum("btlh,l->bth", hidden_states, self.layer_weights.softmax(0).to(hidden_states.dtype))
+        return torch.einsum("btlh,l->bth", hidden_states, self.layer_mix().to(hidden_states.dtype))
+
+    def layer_mix(self) -> torch.Tensor:
+        """Return the weights `(layers + 1,)` of the hidden states in the learned sum, float32."""
+        return self.layer_weights.float().softmax(0)
 
     def pool(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
         """Average over time: `(batch, frames, width)` → `(batch, label frames, width)` or `(batch, width)`."""

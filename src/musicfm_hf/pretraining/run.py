@@ -63,10 +63,7 @@ class PretrainingRun(NamedTuple):
         if trainer.args.should_save:
             output = Path(trainer.args.output_dir)
             problems.write(output / "problems.tsv")
-            config = trainer.encoder_config
-            MusicFMFeatureExtractor(
-                sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
-            ).save_pretrained(output)
+            MusicFMFeatureExtractor.from_model_config(trainer.encoder_config).save_pretrained(output)
             write_json(output / "results.json", results)
         return results
 

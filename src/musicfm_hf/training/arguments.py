@@ -18,7 +18,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-REMOVED_IN = "0.3"  # the release without the names and paths of earlier releases
+from .deprecation import REMOVED_IN
 
 # A section of a recipe: `unless method is probe:`.
 _SECTION = re.compile(r"unless (\w+) is (\w+)")
@@ -157,7 +157,7 @@ def parse_recipe(
     Parse settings: those of recipes, which are the first arguments, and flags over them.
 
     In YAML, a key is the name of a flag without `--`. A mapping becomes JSON where the flag takes JSON. The attribute
-    `RENAMED` of a class maps names of earlier releases to present ones; they give a `FutureWarning`.
+    `RENAMED_FLAGS` of a class maps names of earlier releases to present ones; they give a `FutureWarning`.
 
     Args:
         argument_classes: Dataclasses, as for [`HfArgumentParser`].
@@ -178,7 +178,7 @@ def parse_recipe(
     parser = _make_parser(argument_classes, description, prog)
     if add_flags is not None:
         add_flags(parser)
-    renamed = {old: new for cls in argument_classes for old, new in getattr(cls, "RENAMED", {}).items()}
+    renamed = {old: new for cls in argument_classes for old, new in getattr(cls, "RENAMED_FLAGS", {}).items()}
     names = []
     while argv and not argv[0].startswith("-") and (kind is not None or _is_path(argv[0])):
         names.append(argv.pop(0))
