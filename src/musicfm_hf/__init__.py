@@ -23,7 +23,7 @@ _EXPORTS = {
     ".hub.push": ("push",),
     ".inference.annotation": ("annotate",),
     ".inference.annotators": ("load_annotators",),
-    ".inference.catalogue": ("embed_files",),
+    ".inference.embed_files": ("embed_files",),
     ".inference.embedding": (
         "FrameEmbeddings",
         "WindowSettings",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .hub.push import push as push
     from .inference.annotation import annotate as annotate
     from .inference.annotators import load_annotators as load_annotators
-    from .inference.catalogue import embed_files as embed_files
+    from .inference.embed_files import embed_files as embed_files
     from .inference.embedding import FrameEmbeddings as FrameEmbeddings
     from .inference.embedding import WindowSettings as WindowSettings
     from .inference.embedding import embed as embed

@@ -25,7 +25,7 @@ from musicfm_hf.finetuning.run import finetune, read_split
 from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
 from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Segment
-from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.recipes import parse_recipe
 
 METHODS = ("probe", "full", "lora")
 # Four steps of two crops of 2 s; an evaluation and a checkpoint after every second.

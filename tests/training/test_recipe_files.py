@@ -8,7 +8,7 @@ import pytest
 from helpers.paths import FIXTURES
 
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.training.arguments import find_recipe, parse_recipe, read_recipe, recipe_names
+from musicfm_hf.training.recipes import find_recipe, parse_recipe, read_recipe, recipe_names
 
 OLD = json.loads((FIXTURES / "recipes_0_1.json").read_text())
 

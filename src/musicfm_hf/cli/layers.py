@@ -19,12 +19,12 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..evaluation.layers import layer_table
+from ..evaluation.layer_map import layer_table
 from ..finetuning.arguments import FinetuningArguments, TaskArguments
-from ..finetuning.layers import LayerProbe, probe_layers
+from ..finetuning.layer_probes import LayerProbe, probe_layers
 from ..tasks import get_task, load_task_file
 from .flags import add_task_file_flag, command_parser, rename_flags, user_errors
-from .recipes import parse_command
+from .training import parse_command
 
 RENAMED_FLAGS = {"--output": "--output_dir"}
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio.reading import audio_length, load_audio
-from ..training.records import write_table
+from ..training.files import write_table
 from .catalogue import Song, StreamedSong, fetch_audio
 from .sources import ListedSource
 from .streams import StreamedSource

@@ -11,7 +11,7 @@ from ..data.examples import with_annotation
 from ..data.labelled_dataset import load_songs
 from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings
-from ..inference.heads import song_logits
+from ..inference.logits import song_logits
 from ..tasks import get_task
 from ..training.records import environment, strip_absolute_paths
 from .scoring import paired_difference, score_song, scores_with_intervals

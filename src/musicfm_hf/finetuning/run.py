@@ -17,17 +17,18 @@ from ..evaluation.scoring import scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
-from ..inference.heads import song_logits
+from ..inference.logits import song_logits
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
 from ..training.curves import CurveCallback
-from ..training.records import environment, strip_absolute_paths, write_json
+from ..training.files import write_json
+from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, TaskArguments, pin_revision
-from .fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
 from .heads import add_lora, build_model, head_config, save_finetuned
+from .run_fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import whitened_projector
 

@@ -15,10 +15,10 @@ from ..data.labelled import LabelledSong
 from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
-from ..training.records import write_json
+from ..training.files import write_json
 from ..training.trainer import ResumableTrainer
 from .arguments import FinetuningArguments
-from .fingerprint import PROGRESS, Fingerprint
+from .run_fingerprint import PROGRESS, Fingerprint
 
 
 class FinetuningTrainer(ResumableTrainer):

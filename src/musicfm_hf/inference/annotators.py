@@ -13,7 +13,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 from ..tasks import known_tasks
 from .embedding import HeadModel
-from .fingerprint import encoder_settings
+from .encoder_digest import encoder_settings
 
 
 def load_annotators(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, HeadModel]:

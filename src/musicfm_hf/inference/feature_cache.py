@@ -17,9 +17,9 @@ from ..data.labelled import LabelledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMModel
 from ..model.spectrogram_musicfm import MusicFMLogMel
-from ..training.records import write_safetensors
+from ..training.files import write_safetensors
 from .embedding import WindowSettings, embed_songs
-from .fingerprint import as_json, digest, encoder_settings, weights_digest
+from .encoder_digest import as_json, digest, encoder_settings, weights_digest
 
 logger = logging.get_logger(__name__)
 

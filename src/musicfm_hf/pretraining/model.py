@@ -11,7 +11,7 @@ from ..data.sources import ListedSource, StreamedSource, open_source
 from ..data.statistics import mel_statistics
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
-from ..training.records import write_json
+from ..training.files import write_json
 from .arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
 
 # Settings that a quantizer depends on. A model that predicts its tokens must have the same ones.

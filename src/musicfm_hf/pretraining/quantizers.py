@@ -16,7 +16,8 @@ from ..data.sources import Song, open_source
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMQuantizerModel
 from ..model.quantization_musicfm import MusicFMKMeansQuantizer, MusicFMResidualQuantizer
-from ..training.records import environment, strip_absolute_paths, write_json
+from ..training.files import write_json
+from ..training.records import environment, strip_absolute_paths
 from .arguments import QuantizerArguments
 from .data import hold_out_validation
 from .model import values_with_statistics

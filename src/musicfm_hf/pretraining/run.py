@@ -8,7 +8,8 @@ from transformers import set_seed
 from ..data.catalogue import describe_source
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..training.curves import CurveCallback
-from ..training.records import RECORDED_ARGUMENTS, environment, strip_absolute_paths, write_json
+from ..training.files import write_json
+from ..training.records import RECORDED_ARGUMENTS, environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .data import build_data

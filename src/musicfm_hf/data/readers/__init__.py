@@ -3,7 +3,7 @@
 import pkgutil
 from importlib import import_module
 
-from ..reader import DatasetReader, ListReader
+from ..dataset_reader import DatasetReader, ListReader
 
 # Name → reader, in alphabetical order.
 READERS: dict[str, DatasetReader | ListReader] = {}

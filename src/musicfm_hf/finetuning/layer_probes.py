@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
-from ..evaluation.layers import layer_table, plot_layers, summarize_layers
+from ..evaluation.layer_map import layer_table, plot_layers, summarize_layers
 from ..tasks import get_task
-from ..training.records import write_json
+from ..training.files import write_json
 from .arguments import FinetuningArguments, TaskArguments
-from .fingerprint import load_matching_results
 from .run import Splits, cache_all_layers, finetune, read_split
+from .run_fingerprint import load_matching_results
 
 LayerSummary = dict[str, dict[str, dict[str, Any]]]
 
