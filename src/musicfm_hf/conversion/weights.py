@@ -4,7 +4,7 @@ import hashlib
 import pickle
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -149,7 +149,7 @@ def tensor_shape(published: dict[str, torch.Tensor], key: str) -> torch.Size:
     return published[key].shape
 
 
-def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, int]:
+def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Return the fields of the configuration that follow from shapes of a conformer, MusicFM's or MuQ's."""
     layers = {int(match[1]) for key in published if (match := re.match(r"conformer\.layers\.(\d+)\.", key))}
     first_layer = "conformer.layers.0."

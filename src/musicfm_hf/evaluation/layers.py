@@ -9,8 +9,8 @@ import numpy as np
 
 def best_layer(scores: Sequence[float]) -> int | None:
     """The layer with the highest score, the lowest of equal ones; `None` where all are nan."""
-    scores = np.asarray(scores, dtype=np.float64)
-    return None if np.isnan(scores).all() else int(np.nanargmax(scores))
+    values = np.asarray(scores, dtype=np.float64)
+    return None if np.isnan(values).all() else int(np.nanargmax(values))
 
 
 def summarise_layers(metric: str, layers: Sequence[dict[str, Any]], weighted: dict[str, Any]) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def _train(model: MusicFMQuantizerModel, loader: CropLoader, arguments: Quantize
     return []
 
 
-def _requirements(config: MusicFMConfig) -> dict[str, int]:
+def _requirements(config: MusicFMConfig) -> dict[str, Any]:
     """Requirements of the quantizer for crops."""
     return {"sampling_rate": config.sampling_rate, "min_samples": config.n_fft // 2 + 1}
 

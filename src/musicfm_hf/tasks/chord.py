@@ -19,7 +19,7 @@ from .spec import Score, Strip, TaskSpec
 
 LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
 # Semitones above the root, of the eight that `mir_eval.chord.majmin` compares.
-_TRIADS = {(0, 4, 7): "maj", (0, 3, 7): "min"}
+_TRIADS: dict[tuple[int, ...], str] = {(0, 4, 7): "maj", (0, 3, 7): "min"}
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ task needs a name, a column, labels and rates, and nothing else.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -233,7 +233,7 @@ class TaskSpec:
         labels = label_names(config)
         if self.targets is None:
             parse = self._parser(labels)
-            return spans.frame_targets(annotation, parse, labels, num_frames, config.label_rate, start)
+            return spans.frame_targets(annotation, parse, labels, num_frames, _label_rate(config), start)
         if self.label_rate is None:
             return self.targets(annotation, labels)
         return self.targets(annotation, num_frames, config.label_rate, start)
@@ -255,7 +255,7 @@ class TaskSpec:
         """
         settings = config.decoding or {}
         if self.events is None:
-            return spans.decode(logits, label_names(config), config.label_rate, **settings)
+            return spans.decode(logits, label_names(config), _label_rate(config), **settings)
         place = label_names(config) if self.label_rate is None else config.label_rate
         return self.events(logits, place, **settings)
 
@@ -311,4 +311,14 @@ class TaskSpec:
 
 def label_names(config: MusicFMConfig) -> list[str]:
     """Return the names of the logits of a model, in their order."""
-    return [config.id2label[index] for index in range(config.num_labels)]
+    names = cast(dict[int, str], config.id2label)  # `PreTrainedConfig` makes integers of the keys that JSON has
+    return [names[index] for index in range(len(names))]
+
+
+def _label_rate(config: MusicFMConfig) -> float:
+    """Return the rate of the label frames of a model."""
+    if config.label_rate is None:
+        raise ValueError(
+            f"A model for the task {config.task} labels frames, but `config.label_rate` is None: set it in Hz."
+        )
+    return config.label_rate

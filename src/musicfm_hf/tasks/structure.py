@@ -183,8 +183,8 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
     intervals = [_intervals([0.0, *times, end]) for times in edges]
     precision, recall, hr05 = mir_eval.segment.detection(*intervals, window=0.5, trim=False)
     _, _, hr3 = mir_eval.segment.detection(*intervals, window=3.0, trim=False)
-    named = [[Segment(*segment[:2], function_of(segment.label) or END) for segment in side] for side in sides]
-    seconds, names, estimated = spans.pair(*named, END, END)
+    expected, found = [[Segment(*segment[:2], function_of(segment.label) or END) for segment in side] for side in sides]
+    seconds, names, estimated = spans.pair(expected, found, END, END)
     known = np.array([name != END for name in names])
     right = np.array([name == other for name, other in zip(names, estimated, strict=True)])
     return {
@@ -205,8 +205,8 @@ def _boundaries(segments: Sequence[Segment]) -> list[float]:
 
 def _intervals(times: Sequence[float]) -> np.ndarray:
     """Intervals (n, 2) between distinct times."""
-    times = np.unique(np.round(times, 5))
-    return np.column_stack([times[:-1], times[1:]])
+    edges = np.unique(np.round(times, 5))
+    return np.column_stack([edges[:-1], edges[1:]])
 
 
 def _peaks(values: np.ndarray, window: int) -> list[float]:
