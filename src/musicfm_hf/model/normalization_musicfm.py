@@ -6,7 +6,9 @@ from torch import nn
 from .padding_musicfm import valid_frames
 
 
-def batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def batch_norm(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, hidden_states: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
     """
     Batch norm whose training statistics leave out padding, and do not count a layer again that activation
     checkpointing recomputes during the backward pass. Outside of training it is `norm` itself.
@@ -32,13 +34,15 @@ def batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor 
     values = hidden_states.float()
     weights = mask.expand(hidden_states.shape[0], 1, *hidden_states.shape[2:]).float()
     synchronized = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
-    add_ranks = torch.distributed.nn.functional.all_reduce if synchronized else (lambda sums: sums)
+    add_ranks: Callable[[torch.Tensor], torch.Tensor] = _all_reduce if synchronized else (lambda sums: sums)
     count = add_ranks(weights.sum())
     mean = add_ranks((values * weights).sum(axes, keepdim=True)) / count
     variance = add_ranks(((values - mean).square() * weights).sum(axes, keepdim=True)) / count
     if norm.track_running_stats and not recomputing:
         with torch.no_grad():
-            norm.num_batches_tracked += 1
+            assert norm.running_mean is not None and norm.running_var is not None  # since they are tracked
+            assert norm.num_batches_tracked is not None and norm.momentum is not None
+            norm.num_batches_tracked.add_(1)
             unbiased = variance.flatten() * (count / (count - 1).clamp(min=1))
             norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), norm.momentum)
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
@@ -46,6 +50,13 @@ def batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor 
     normalized = (values - mean) * torch.rsqrt(variance + norm.eps)
     normalized = normalized * norm.weight.float().view(shape) + norm.bias.float().view(shape)
     return normalized.to(hidden_states.dtype)
+
+
+def _all_reduce(sums: torch.Tensor) -> torch.Tensor:
+    """Sum over all processes, with gradients."""
+    from torch.distributed.nn.functional import all_reduce  # here, since not every build of torch has it
+
+    return all_reduce(sums)
 
 
 def group_norm(norm: nn.GroupNorm, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:

@@ -65,7 +65,8 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
         **_requirements(config),
     )
     loader.check()
-    model = MusicFMQuantizerModel(config).to(arguments.device)
+    model = MusicFMQuantizerModel(config)
+    model.to(arguments.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     history = _train(model, loader, arguments)
     model.save_pretrained(output)
     report = describe_quantizer(model, _validation_batches(validation, arguments, config)) if validation else {}

@@ -183,8 +183,8 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
     intervals = [_intervals([0.0, *times, end]) for times in edges]
     precision, recall, hr05 = mir_eval.segment.detection(*intervals, window=0.5, trim=False)
     _, _, hr3 = mir_eval.segment.detection(*intervals, window=3.0, trim=False)
-    expected, found = [[Segment(*segment[:2], function_of(segment.label) or END) for segment in side] for side in sides]
-    seconds, names, estimated = spans.pair(expected, found, END, END)
+    named = [[Segment(*segment[:2], function_of(segment.label) or END) for segment in side] for side in sides]
+    seconds, names, estimated = spans.pair(named[0], named[1], END, END)
     known = np.array([name != END for name in names])
     right = np.array([name == other for name, other in zip(names, estimated, strict=True)])
     return {

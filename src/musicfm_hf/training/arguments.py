@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -39,7 +39,7 @@ _SHOWN_FLAGS = """
 class RecipeArguments(TrainingArguments):
     """[`TrainingArguments`] for endless data: `max_steps` is required."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for the result and the checkpoints."})
+    output_dir: str = field(default="trainer_output", metadata={"help": "Folder for the result and the checkpoints."})
     max_steps: int = field(default=-1, metadata={"help": "Number of optimizer steps; required."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches go to the model unchanged."})
     report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, none, …"})
@@ -54,7 +54,7 @@ class RecipeArguments(TrainingArguments):
         default=None, metadata={"help": "Branch to push to; it is created if needed. By default main."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise processes without accelerators wait for each other forever
         self.dataloader_pin_memory &= torch.accelerator.is_available()
@@ -151,8 +151,8 @@ def parse_recipe(
     kind: str | None = None,
     keys: Collection[str] | None = None,
     prog: str | None = None,
-    add_flags: Any = None,
-):
+    add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> tuple[Any, ...]:
     """
     Parse settings: those of recipes, which are the first arguments, and flags over them.
 
