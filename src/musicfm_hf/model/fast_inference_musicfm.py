@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .normalization_musicfm import running_statistics
 from .padding_musicfm import valid_frames
 
 # Tokens whose convolutions are computed together: on a processor, 5 s almost fit in its cache; on an accelerator, a
@@ -185,9 +186,9 @@ def fold_batch_norm(
     conv: nn.Conv1d | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight and bias, in `dtype`, of one convolution equal to `conv` followed by `norm` in eval mode."""
-    assert norm.running_mean is not None and norm.running_var is not None  # eval mode uses them
-    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
-    bias = -norm.running_mean.float() if conv.bias is None else conv.bias.float() - norm.running_mean.float()
+    mean, variance = running_statistics(norm)
+    scale = norm.weight.float() * torch.rsqrt(variance.float() + norm.eps)
+    bias = -mean.float() if conv.bias is None else conv.bias.float() - mean.float()
     weight = conv.weight.float() * scale.view(-1, *[1] * (conv.weight.ndim - 1))
     bias = bias * scale + norm.bias.float()
     if weight.ndim == 4:

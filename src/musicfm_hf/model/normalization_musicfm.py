@@ -1,5 +1,7 @@
 """Normalizations that keep padding out of their statistics: batch norm, group norm, and that of a waveform."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -40,16 +42,26 @@ def batch_norm(
     variance = add_ranks(((values - mean).square() * weights).sum(axes, keepdim=True)) / count
     if norm.track_running_stats and not recomputing:
         with torch.no_grad():
-            assert norm.running_mean is not None and norm.running_var is not None  # since they are tracked
-            assert norm.num_batches_tracked is not None and norm.momentum is not None
+            running_mean, running_var = running_statistics(norm)
+            assert norm.num_batches_tracked is not None
+            assert norm.momentum is not None
             norm.num_batches_tracked.add_(1)
             unbiased = variance.flatten() * (count / (count - 1).clamp(min=1))
-            norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+            running_mean.lerp_(mean.flatten().to(running_mean.dtype), norm.momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), norm.momentum)
     shape = [1, -1] + [1] * (hidden_states.ndim - 2)
     normalized = (values - mean) * torch.rsqrt(variance + norm.eps)
     normalized = normalized * norm.weight.float().view(shape) + norm.bias.float().view(shape)
     return normalized.to(hidden_states.dtype)
+
+
+def running_statistics(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the running mean and variance `(channels,)` of a batch norm that tracks them."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 def _all_reduce(sums: torch.Tensor) -> torch.Tensor:
@@ -89,4 +101,4 @@ def normalize(waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> to
     return centered * torch.rsqrt(centered.square().sum(-1, keepdim=True) / count + 1e-7)
 
 
-__all__ = ["batch_norm", "group_norm", "normalize"]
+__all__ = ["batch_norm", "group_norm", "normalize", "running_statistics"]
