@@ -28,7 +28,7 @@ def rename_flags(argv: Sequence[str], renamed: Mapping[str, str] | None = None) 
     Bring flags of earlier releases to their present spelling, with a `FutureWarning`: hyphens become underscores, and
     `renamed` maps old names to new ones, both with underscores and leading `--`.
     """
-    words = []
+    words: list[str] = []
     for index, word in enumerate(argv):
         if word == "--":
             return [*words, *argv[index:]]

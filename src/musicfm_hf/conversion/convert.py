@@ -74,7 +74,7 @@ def convert_checkpoint(
         family=checkpoint.family,
         sha256=checkpoint.sha256,
         variant=checkpoint.variant,
-        num_parameters=model.base_model.num_parameters(),
+        num_parameters=sum(parameter.numel() for parameter in model.base_model.parameters()),
         unused=checkpoint.unused,
     )
     extractor = MusicFMFeatureExtractor.from_model_config(config)

@@ -41,7 +41,7 @@ class AudioProblem(NamedTuple):
 class ProblemLog:
     """Songs that cannot be used, each once: `counts` by reason, and the first ten thousand in `records`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.records: list[AudioProblem] = []
         self._seen: set[tuple[str, str]] = set()

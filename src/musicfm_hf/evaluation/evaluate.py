@@ -45,7 +45,7 @@ def evaluate(
         OSError: the model or the data set does not exist.
     """
     (head,) = load_annotators([model]).values()
-    head.to(device)
+    head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)

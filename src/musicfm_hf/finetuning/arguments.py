@@ -36,7 +36,7 @@ class FinetuningArguments(RecipeArguments):
         default=0, metadata={"help": "Stop after this many evaluations without a better score; 0 never stops."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.train_sampling_strategy != "sequential":
             raise ValueError("`train_sampling_strategy` must be sequential, because crops are already random.")
@@ -108,7 +108,7 @@ class TaskArguments:
     limit: int | None = field(default=None, metadata={"help": "Use only this many songs of each split."})
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.task_file is not None:
             loaded = load_task_file(self.task_file)
             if self.task not in ("", loaded.name):

@@ -66,8 +66,8 @@ def probe_layers(
     names = [Path(model).resolve().name for model in models]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"Two models are called {repeated[0]}: their results would be in one folder.")
-    for task, arguments in settings.values():
-        _check_probe(task, arguments)
+    for of_probes in settings.values():
+        _check_probe(*of_probes)
     probes = {
         (name, task): list(_plan_probes(model, *settings[task], output_dir / name / task))
         for name, model in zip(names, models, strict=True)

@@ -30,7 +30,7 @@ from .arguments import FinetuningArguments, TaskArguments, pin_revision
 from .heads import add_lora, build_model, head_config, save_finetuned
 from .run_fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
-from .whitening import whitened_projector
+from .whitening import WhitenedLinear, whitened_projector
 
 WHITENING_CROPS = 1024
 
@@ -80,7 +80,8 @@ def cache_all_layers(task: TaskArguments, arguments: FinetuningArguments, splits
     set_seed(arguments.seed)
     task = pin_revision(task)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
-    encoder = build_model(task, config).musicfm.to(arguments.device)
+    encoder = build_model(task, config).musicfm
+    encoder.to(arguments.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     settings = _window_settings(task, arguments)
     cache = FeatureCache(task.cache, EncoderFeatures(encoder, range(config.num_hidden_layers + 1), settings))
     cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
@@ -108,7 +109,7 @@ def finetune(
     splits = read_splits(task) if splits is None else splits
     task = pin_revision(task)
     fingerprint = run_fingerprint(task, arguments, splits)
-    checkpoint = arguments.resume_from_checkpoint
+    checkpoint: Any = arguments.resume_from_checkpoint  # also a boolean, as `Trainer.train` takes it
     if checkpoint in (None, True):
         checkpoint = find_checkpoint(arguments.output_dir)
     if checkpoint:
@@ -119,7 +120,7 @@ def finetune(
     model, trainer, cache = _build_trainer(task, arguments, splits, config, fingerprint, started, callbacks)
     trained = trainer.model
     trainer.train(resume_from_checkpoint=checkpoint)
-    if cache is not None and task.whiten:
+    if isinstance(trained, MusicFMClassifier) and isinstance(trained.projector, WhitenedLinear):
         trained.projector = trained.projector.folded()
     scores = _final_scores(trainer, splits, is_cached=cache is not None)
     results = {
@@ -197,7 +198,7 @@ def _build_trainer(
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     crops = crops_of(count=arguments.max_steps * per_step)
     crops[0]  # raises before training where settings do not fit the songs
-    if cache is not None and task.whiten:
+    if isinstance(trained, MusicFMClassifier) and task.whiten:
         trained.float().projector = whitened_projector(trained, crops_of(count=WHITENING_CROPS))
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
@@ -211,15 +212,16 @@ def _build_trainer(
 
 def _build_trained(
     task: TaskArguments, arguments: FinetuningArguments, config: MusicFMConfig, settings: WindowSettings
-) -> tuple[HeadModel | None, torch.nn.Module, FeatureCache | None]:
+) -> tuple[HeadModel | None, HeadModel | MusicFMClassifier, FeatureCache | None]:
     """The model with its head, its trained part, and for a probe the features that it reads."""
     if task.log_mel:
-        features = LogMelFeatures(config)
-        return None, MusicFMClassifier(config, features.width), FeatureCache(task.cache, features)
+        log_mel = LogMelFeatures(config)
+        return None, MusicFMClassifier(config, log_mel.width), FeatureCache(task.cache, log_mel)
     model = build_model(task, config)
     if task.method == "probe":
         model.freeze_base_model()
-        features = EncoderFeatures(model.musicfm.to(arguments.device), config.classifier_layers, settings)
+        model.musicfm.to(arguments.device)  # type: ignore[arg-type]  # as above
+        features = EncoderFeatures(model.musicfm, config.classifier_layers, settings)
         return model, model.classifier, FeatureCache(task.cache, features)
     return model, add_lora(model, task) if task.method == "lora" else model, None
 
@@ -229,7 +231,8 @@ def _final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -
     validation = None
     if not is_cached and trainer.args.load_best_model_at_end:
         # The final model may have been scored in this start. (The head of a probe was folded, and rounds differently.)
-        validation = trainer.evaluated.get(trainer.state.best_global_step)
+        best = trainer.state.best_global_step
+        validation = None if best is None else trainer.evaluated.get(best)
     scores = {"validation": validation or trainer.score_songs(splits["validation"])}
     if "test" in splits:
         scores["test"] = trainer.score_songs(splits["test"])

@@ -99,7 +99,9 @@ class FeatureCache:
         dtype (`torch.dtype`): The dtype in which they are stored.
     """
 
-    def __init__(self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype=torch.float16):
+    def __init__(
+        self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype: torch.dtype = torch.float16
+    ):
         self.folder = Path(folder) / features.key / str(dtype).removeprefix("torch.")
         self.features, self.dtype = features, dtype
         self._digests: dict[str, str] = {}  # song id → digest, of audio whose bytes are in the data set

@@ -1,7 +1,6 @@
 """Logits of whole songs."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,16 +62,16 @@ def song_logits(
         cache ([`FeatureCache`], *optional*): Holds the input of the head.
 
     Raises:
-        ValueError: if a head alone comes without a cache.
+        ValueError: if a head is given alone and without a cache.
     """
     if cache is not None:
-        classifier: Any = getattr(model, "classifier", model)
+        classifier = model if isinstance(model, MusicFMClassifier) else model.classifier
         for song in songs:
             frames = cache.read(song).float()
             yield song, head_logits(classifier, frames if frames.ndim == 2 else classifier.mix(frames[None])[0])
         return
     if isinstance(model, MusicFMClassifier):
-        raise ValueError("A head alone needs a `cache` with its input; give the model with its encoder.")
+        raise ValueError("A head alone has no encoder: give the whole model, or a cache of features.")
     rate = model.config.sampling_rate
     waveforms = ((song, load_audio(song.audio, rate)) for song in songs)
     for song, (frames, _) in embed_songs(model.musicfm, waveforms, settings, layer_mix(model)[None]):

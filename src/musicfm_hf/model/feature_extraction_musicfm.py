@@ -20,7 +20,7 @@ _TO_MONO = {
 class MusicFMBatchFeature(BatchFeature):
     """[`BatchFeature`] whose waveforms stay float32: half precision would lose quiet music before the mel."""
 
-    def to(self, *args, **kwargs) -> "MusicFMBatchFeature":
+    def to(self, *args: Any, **kwargs: Any) -> "MusicFMBatchFeature":
         """As in [`BatchFeature`], but waveforms move to the device only and keep their dtype."""
         waveforms = self.data["input_values"]
         super().to(*args, **kwargs)
@@ -54,7 +54,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool = True,
         min_samples: int = 1025,
         do_normalize: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.return_attention_mask = return_attention_mask

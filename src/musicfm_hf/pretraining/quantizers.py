@@ -66,7 +66,8 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
         **_requirements(config),
     )
     loader.check()
-    model = MusicFMQuantizerModel(config).to(arguments.device)
+    model = MusicFMQuantizerModel(config)
+    model.to(arguments.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     history = _train(model, loader, arguments)
     model.save_pretrained(output)
     report = describe_quantizer(model, _validation_batches(validation, arguments, config)) if validation else {}
@@ -208,7 +209,7 @@ def _train(model: MusicFMQuantizerModel, loader: CropLoader, arguments: Quantize
     return []
 
 
-def _requirements(config: MusicFMConfig) -> dict[str, int]:
+def _requirements(config: MusicFMConfig) -> dict[str, Any]:
     """Requirements of the quantizer for crops."""
     return {"sampling_rate": config.sampling_rate, "min_samples": config.n_fft // 2 + 1}
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast, gather_object
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
-from transformers.trainer_utils import speed_metrics
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from ..data.crop_reader import AudioProblem, ProblemLog
@@ -20,7 +20,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import fit_length, target_frames
 from ..model.modeling_musicfm import MusicFMForPreTraining
 from ..training.records import require_same_settings
-from ..training.trainer import ResumableTrainer, selective_checkpointing
+from ..training.trainer import ResumableTrainer, find_checkpoint, selective_checkpointing
 from .arguments import PretrainingArguments
 from .data import CollateMasked, noise_generators, sample_counts
 from .token_statistics import TokenStatistics
@@ -42,13 +42,17 @@ class PretrainingTrainer(ResumableTrainer):
         validation ([`FixedCrops`], *optional*): Crops for `evaluate`, which are always masked alike.
     """
 
+    model: MusicFMForPreTraining
+    args: PretrainingArguments
+    eval_dataset: FixedCrops | None
+
     def __init__(
         self,
         model: MusicFMForPreTraining,
         args: PretrainingArguments,
         loader: CropLoader,
         validation: FixedCrops | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(model=model, args=args, eval_dataset=validation, **kwargs)
         if args.selective_checkpointing:
@@ -61,11 +65,13 @@ class PretrainingTrainer(ResumableTrainer):
         self._last_log = (self._started, 0.0)  # its time, and the seconds of audio until then
         self.add_callback(_EpochFraction())
 
-    def get_train_dataloader(self) -> CropLoader:
+    def get_train_dataloader(self) -> CropLoader:  # type: ignore[override]  # the Trainer only iterates over it
         """Return the endless loader, which knows its rank."""
         return self.loader
 
-    def set_initial_training_values(self, args, dataloader):
+    def set_initial_training_values(
+        self, args: TrainingArguments, dataloader: Any
+    ) -> tuple[int, int, int, int, int, int | None, int]:
         """As in [`Trainer`], for one epoch: a finished run that is started again takes no further step."""
         return (1, *super().set_initial_training_values(args, dataloader)[1:])
 
@@ -74,12 +80,19 @@ class PretrainingTrainer(ResumableTrainer):
         """Seconds of the run in all its starts, without those lost between a checkpoint and an interruption."""
         return time.perf_counter() - self._started
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """As in [`Trainer`], with the data and statistics of the checkpoint."""
-        if resume_from_checkpoint:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_checkpoint(self.args.output_dir) or True  # without one, the Trainer raises
+        if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint:
             self.load_progress(Path(resume_from_checkpoint))
         self._last_log = (time.perf_counter(), self.audio_seconds)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device, and replace the seed of each item by a generator of its noise."""
@@ -96,7 +109,13 @@ class PretrainingTrainer(ResumableTrainer):
             count += (fit_length(batch["mask_time_indices"], targets.shape[1]) & targets).sum()
         return self.accelerator.reduce(count.to(device)).clamp(min=1)
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """As in [`Trainer`], with statistics of the outputs."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
@@ -121,7 +140,9 @@ class PretrainingTrainer(ResumableTrainer):
         total, recent = (self._sum(seconds) / 3600).tolist()
         return {"audio_hours": total, "audio_hours_per_second": recent / (now - last_time)}
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """
         Score the fixed crops with their fixed masks. `*_unigram_cross_entropy` and `*_accuracy_most_frequent` compare
         with the frequencies of the tokens in training, which are equal before it.
@@ -129,7 +150,7 @@ class PretrainingTrainer(ResumableTrainer):
         Raises:
             ValueError: The Trainer has no validation crops.
         """
-        crops = self.eval_dataset if eval_dataset is None else eval_dataset
+        crops: FixedCrops | None = self.eval_dataset if eval_dataset is None else eval_dataset
         if crops is None:
             raise ValueError("There are no crops to evaluate on: give the Trainer `validation`.")
         wall_start, start = time.time(), time.perf_counter()
@@ -232,5 +253,7 @@ class _EpochFraction(TrainerCallback):
     would count its own share of it.
     """
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         state.epoch = state.global_step / state.max_steps

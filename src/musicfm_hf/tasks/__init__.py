@@ -17,10 +17,10 @@ _SPECS: dict[str, TaskSpec] = {}
 
 def get_task(name: str | None) -> TaskSpec:
     """
-    Return the task of this name.
+    Return the task of this name, such as `config.task` of a model.
 
     Raises:
-        ValueError: if there is no such task; lists those that are known.
+        ValueError: if it is `None`, or there is no such task; lists those that are known.
     """
     if name is None or name not in _SPECS:
         raise ValueError(

@@ -26,7 +26,7 @@ class RecipeArguments(TrainingArguments):
         default=None, metadata={"help": "Branch to push to; it is created if needed. By default main."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
             self.use_cpu = True  # otherwise processes without accelerators wait for each other forever
         self.dataloader_pin_memory &= torch.accelerator.is_available()

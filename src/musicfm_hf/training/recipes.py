@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -116,8 +116,8 @@ def parse_recipe(
     kind: str | None = None,
     keys: Collection[str] | None = None,
     prog: str | None = None,
-    add_flags: Any = None,
-):
+    add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> tuple[Any, ...]:
     """
     Parse settings: those of recipes, which are the first arguments, and flags over them.
 
