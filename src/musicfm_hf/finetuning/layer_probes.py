@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from transformers import AutoConfig
 
 from ..evaluation.layer_map import layer_table, plot_layers, summarize_layers
+from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
 from ..training.files import write_json
 from .arguments import FinetuningArguments, TaskArguments
@@ -116,7 +117,7 @@ def _run_probes(
     for probe in missing:
         run = finetune(probe.task, probe.arguments, splits)
         results = dict(run.results)
-        if probe.task.weighted_layer_sum:
+        if probe.task.weighted_layer_sum and isinstance(run.trained, MusicFMClassifier):
             results["layer_weights"] = run.trained.layer_mix().tolist()
         write_json(probe.path, results)
         shutil.rmtree(probe.arguments.output_dir, ignore_errors=True)  # checkpoints

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 class RecipeArguments(TrainingArguments):
     """[`TrainingArguments`] for endless data: `max_steps` is required."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for the result and the checkpoints."})
+    output_dir: str = field(default="trainer_output", metadata={"help": "Folder for the result and the checkpoints."})
     max_steps: int = field(default=-1, metadata={"help": "Number of optimizer steps; required."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches go to the model unchanged."})
     report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, none, …"})
