@@ -722,5 +722,5 @@ def test_a_head_that_was_saved_is_not_that_of_another_task(tmp_path, labels):
     assert not found.classifier.projector.weight.equal(saved.classifier.projector.weight)
     assert found.classifier.projector.weight.std() > 0
     other = MusicFMConfig(**TINY | {"intermediate_size": 96}, num_labels=labels, label_rate=5.0)
-    with pytest.raises(ValueError, match=r"lacks \d+ weights of the encoder that the configuration describes"):
+    with pytest.raises(ValueError, match=r"lacks \d+ encoder weights that the configuration describes"):
         MusicFMForAudioFrameClassification.from_encoder(tmp_path, other)

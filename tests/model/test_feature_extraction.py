@@ -102,7 +102,7 @@ def test_what_is_not_audio_is_a_type_error(extractor, audio):
 
 
 def test_sampling_rate(extractor, caplog):
-    with pytest.raises(ValueError, match="44100 Hz, the model needs 24000 Hz"):
+    with pytest.raises(ValueError, match="44100 Hz, but the model needs 24000 Hz"):
         extractor(ramp(2000), sampling_rate=44100)
     logging.getLogger("transformers").propagate = True
     extractor(ramp(2000))

@@ -78,7 +78,7 @@ def load_task_file(path: str | os.PathLike) -> TaskSpec:
     """
     path = Path(path).absolute()
     if not path.is_file():
-        raise FileNotFoundError(f"There is no task file {path}.")
+        raise FileNotFoundError(f"The task file {path} does not exist.")
     module_spec = spec_from_file_location(f"musicfm_task_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise ValueError(f"{path} is not a Python file: a task file ends with .py.")
