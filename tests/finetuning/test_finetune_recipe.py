@@ -284,10 +284,10 @@ def test_an_adapter_in_another_process(runs, server, labelled, tmp_path):
 def run_and_die(arguments: list[str]) -> None:
     """The recipe, killed in the call of a function of a module, half of which it has done."""
     from musicfm_hf.finetuning import trainer as finetuning_trainer
-    from musicfm_hf.inference import catalogue as inference
+    from musicfm_hf.training import records
 
     if os.environ["DIE_IN"] == "save_file":
-        save_file, calls = inference.save_file, []
+        save_file, calls = records.save_file, []
 
         def dying(tensors, path, metadata):
             save_file(tensors, path, metadata)
@@ -296,7 +296,7 @@ def run_and_die(arguments: list[str]) -> None:
                 os.truncate(path, 100)
                 os.killpg(0, signal.SIGKILL)
 
-        inference.save_file = dying
+        records.save_file = dying
     else:
         save, calls = finetuning_trainer.FinetuningTrainer._save_optimizer_and_scheduler, []
 
@@ -388,7 +388,10 @@ def test_two_processes_score_as_one(server, encoder, labelled, tmp_path, method)
         (["--model", "/no/model"], "Not trained: .*/no/model"),
         (["--data", "/no/data"], "Not trained: .*/no/data"),
         (["--layer", "9"], "Not trained: .*classifier_layer.* between 0 and 2"),
-        (["--transpose", "true", "--method", "full", "--task", "beat"], "Not trained: `transpose` changes chords"),
+        (
+            ["--transpose", "true", "--method", "full", "--task", "beat"],
+            "Not trained: `transpose` is not an augmentation for the task beat",
+        ),
         (["--method", "lora", "--lora_target_modules", "query"], "Not trained: The encoder has no layers query"),
     ],
 )

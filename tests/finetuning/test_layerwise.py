@@ -13,7 +13,7 @@ from musicfm_hf import MusicFMConfig
 from musicfm_hf.data.labelled import Source
 from musicfm_hf.data.labelled_dataset import build, save
 from musicfm_hf.data.synthetic import write_song
-from musicfm_hf.evaluation.layers import best_layer, layer_table, plot_layers, summarise_layers
+from musicfm_hf.evaluation.layers import best_layer, layer_table, plot_layers, summarize_layers
 from musicfm_hf.finetuning.trainer import FinetuningTrainer
 from musicfm_hf.training.records import write_json
 
@@ -28,14 +28,14 @@ def results(validation, test, **more):
 
 def summary(validation, test, weights):
     layers = [results(*pair) for pair in zip(validation, test, strict=True)]
-    return summarise_layers("majmin", layers, results(0.55, 0.45, layer_weights=weights))
+    return summarize_layers("majmin", layers, results(0.55, 0.45, layer_weights=weights))
 
 
 def test_results_of_a_file_have_null_for_nan(tmp_path):
     write_json(tmp_path / "results.json", results(NAN, NAN))
     read = json.loads((tmp_path / "results.json").read_text())
     assert read["scores"]["test"]["majmin"] == {"mean": None, "songs": 2, "interval": [None, None]}
-    found = summarise_layers("majmin", [read, results(0.2, 0.3)], results(0.5, 0.4, layer_weights=[0.5, 0.5]))
+    found = summarize_layers("majmin", [read, results(0.2, 0.3)], results(0.5, 0.4, layer_weights=[0.5, 0.5]))
     assert np.isnan(found["validation"][0])
     assert found["best"] == 1
 

@@ -18,6 +18,9 @@ from .models import TINY, random_model
 from .paths import FIXTURES, ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILE = re.compile(
+    r"[Tt]his file, `(\w+\.(?:py|yaml))`(?:(?!```).)*```(?:python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 BLOCK = re.compile(r"(?P<mark><!-- not run: [^>]+ -->\n+)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 
 
@@ -56,7 +59,10 @@ def command_lines() -> list[tuple[str, list[str]]]:
 
 
 def write_stand_ins(folder: Path, labelled: Path) -> None:
-    """Write tiny models and short audio under the names that the documents use."""
+    """Write tiny models and short audio under the names that the documents use, and the files that they show."""
+    for document in DOCUMENTS:
+        for name, code in FILE.findall(document.read_text(encoding="utf-8")):
+            (folder / name).write_text(code, encoding="utf-8")
     random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 12})).save_pretrained(folder / "musicfm-msd")
     for name in ("music", "my_music", "my_annotations"):
         (folder / name).mkdir()

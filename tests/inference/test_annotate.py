@@ -1,6 +1,5 @@
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from helpers.recipes import run_recipe
 from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference import annotators, streaming
+from musicfm_hf.inference.annotate_files import song_names
 from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name, short_chord, song_rows
@@ -448,15 +448,15 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
         return f"{error.value} {capsys.readouterr().out}"
 
     said = run()
-    assert "music has files of 1 of 2 songs, such as a/song: give another `--output`, or `--existing skip`" in said
+    assert "music has files of 1 of 2 songs, such as a/song: choose another `--output_dir`, or give" in said
     assert not (music_folder / "b/song.chords.lab").exists()
     said = run("--existing", "skip")
-    assert said.startswith("1 2 songs, 1 were there, 1 with problems")
-    assert "a/song: some of its files are there, not all" in said
+    assert said.startswith("1 2 songs, 1 skipped, 1 with problems")
+    assert "a/song: some of its files exist, but not all" in said
     assert by_hand.read_text() == "0 1 C\n"
     assert (music_folder / "b/song.chords.lab").exists()
     by_hand.rename(tmp_path / "by_hand")
-    assert run("--existing", "skip").startswith("0 2 songs, 1 were there, 0 with problems")
+    assert run("--existing", "skip").startswith("0 2 songs, 1 skipped, 0 with problems")
     shutil.move(tmp_path / "by_hand", by_hand)
     assert "of 2 of 2 songs, such as a/song" in run("--format", "json", "--no-picture")
     assert run("--existing", "overwrite").startswith("0 2 songs, 0 with problems")
@@ -465,10 +465,9 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
 
 
 def test_every_song_has_files_of_its_own():
-    names = runpy.run_path(str(ROOT / "recipes/annotate.py"), run_name="annotate")["file_names"]
     paths = ["t/song.mp3", "t/song.mp3-2.wav", "t/song.wav", "t/song.mp3", "t/Dr. Dre - Still"]
     expected = ["t/song.mp3", "t/song.mp3-2", "t/song.wav", "t/song.mp3-3", "t/Dr. Dre - Still"]
-    assert names([(path, None) for path in paths]) == expected
+    assert song_names(paths) == expected
 
 
 def test_recipe(folders, tmp_path):

@@ -53,7 +53,7 @@ class Baseline(NamedTuple):
 
     task: str
     about: str
-    estimate: Callable[[LabelledSong, AudioFeatures | None, Priors], Any]
+    estimate: Callable[[LabelledSong, Any, Priors], Any]
     features: tuple[str, ...] = ()
     priors: bool = False
 
@@ -102,6 +102,7 @@ def fit_priors(songs: Sequence[LabelledSong]) -> Priors:
 
 
 def _chords_on_true_beats(song: LabelledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
+    """Return chords between annotated beats."""
     if song.beats is None:
         return None
     return match_chords(features.chroma, features.frame_rate, song.beats.times, song.duration)
@@ -117,7 +118,7 @@ def _grids(song: LabelledSong, priors: Priors) -> list[list[Segment]]:
 def _true_grid(song: LabelledSong, features: AudioFeatures | None, priors: Priors) -> list[Segment] | None:
     """Return the grid that has a boundary at the bar in which the first section begins."""
     grids = _grids(song, priors)
-    if not grids:
+    if not grids or song.beats is None or not song.sections:
         return None
     downbeats = song.beats.times[song.beats.positions == 1]
     return grids[int(np.abs(downbeats - song.sections[0].start).argmin()) % BARS_PER_SECTION]
@@ -125,11 +126,12 @@ def _true_grid(song: LabelledSong, features: AudioFeatures | None, priors: Prior
 
 def _best_grid(song: LabelledSong, features: AudioFeatures | None, priors: Priors) -> list[Segment] | None:
     """Return the grid with the best score."""
-    metric = structure.TASK.metric
-    return max(_grids(song, priors), key=lambda grid: structure.score(song.sections, grid)[metric], default=None)
+    sections, metric = song.sections or [], structure.TASK.metric
+    return max(_grids(song, priors), key=lambda grid: structure.score(sections, grid)[metric], default=None)
 
 
 def _tag_shares(song: LabelledSong, features: AudioFeatures | None, priors: Priors) -> dict[str, float]:
+    """Return the share of training songs that have each tag."""
     if not priors.tags:
         raise ValueError("No training song has tags, so their frequency is unknown.")
     return priors.tags

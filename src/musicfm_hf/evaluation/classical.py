@@ -1,7 +1,7 @@
 """Classical estimates of beats, chords and keys, by librosa and templates."""
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,8 @@ _TRIADS = {"maj": (0, 4, 7), "min": (0, 3, 7)}
 class AudioFeatures(NamedTuple):
     """Features of a song that classical methods use; `None` if they were not requested."""
 
-    beats: np.ndarray | None  # float64 (beats,) seconds
-    chroma: np.ndarray | None  # float32 (12, frames) from C, not normalized
+    beats: Any  # float64 (beats,) seconds
+    chroma: Any  # float32 (12, frames) from C, not normalized
     frame_rate: float  # of chroma, in Hz; frame j is centered at j / frame_rate
 
 
@@ -53,7 +53,7 @@ def extract_features(waveform: np.ndarray, beats: bool, chroma: bool) -> AudioFe
 
     if len(waveform) < MIN_SECONDS * SAMPLING_RATE:
         raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, baselines need {MIN_SECONDS:g}")
-    settings = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
+    settings: dict[str, Any] = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
     return AudioFeatures(
         librosa.beat.beat_track(**settings, units="time")[1].astype(np.float64) if beats else None,
         librosa.feature.chroma_cqt(**settings, norm=None).astype(np.float32) if chroma else None,

@@ -14,7 +14,7 @@ from ..data.labelled import LabelledSong
 from ..inference.embedding import HeadModel
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
-from ..tasks import get_task
+from ..tasks import get_task, label_names
 from .arguments import TaskArguments
 
 
@@ -87,7 +87,7 @@ def check_decoding(config: MusicFMConfig) -> None:
         ValueError: if the decoder of the task has no such setting, or a value is out of range.
     """
     try:
-        get_task(config.task).decode(config, np.zeros((8, config.num_labels)))
+        get_task(config.task).decode(config, np.zeros((8, len(label_names(config)))))
     except TypeError as error:
         raise ValueError(f"`decoding` has a setting that does not exist or fit: {error}") from error
 
@@ -97,10 +97,11 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance:
     Compute weights of labels that grow with their rarity in songs: (1 / (classes · share))^`balance` for classes of a
     softmax, ((1 - share) / share)^`balance` for independent labels.
     """
-    total, sums = torch.zeros(2, config.num_labels, dtype=torch.float64)
+    num_labels = len(label_names(config))
+    total, sums = torch.zeros(2, num_labels, dtype=torch.float64)
     for song in songs:
         frames = config.frame_counts(round(song.duration * config.sampling_rate))[-1]
-        targets = crop_targets(config, song, 0.0, frames).double().view(-1, config.num_labels)
+        targets = crop_targets(config, song, 0.0, frames).double().view(-1, num_labels)
         valid = (targets >= 0).double()
         total += (targets * valid).sum(0)
         sums += valid.sum(0)
@@ -138,7 +139,7 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     return get_peft_model(model, lora)
 
 
-def save_finetuned(model: HeadModel, trained: torch.nn.Module, folder: str | Path) -> None:
+def save_finetuned(model: HeadModel, trained: Any, folder: str | Path) -> None:
     """
     Write the trained weights: the whole model, or a PEFT adapter with the configuration of its model beside it, so
     that the folder loads on its own.

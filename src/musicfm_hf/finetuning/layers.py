@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
-from ..evaluation.layers import layer_table, plot_layers, summarise_layers
+from ..evaluation.layers import layer_table, plot_layers, summarize_layers
 from ..tasks import get_task
 from ..training.records import write_json
 from .arguments import FinetuningArguments, TaskArguments
@@ -56,7 +56,7 @@ def probe_layers(
         report: Called with each newly trained probe and its results.
 
     Returns:
-        Model → task → scores, as from [`summarise_layers`].
+        Model → task → scores, as from [`summarize_layers`].
 
     Raises:
         ValueError: Two models have the same name, settings are not those of probes in one process, or existing results
@@ -124,7 +124,7 @@ def _run_probes(
         if report is not None:
             report(probe, results)
     *layers, weighted = [json.loads(probe.path.read_text(encoding="utf-8")) for probe in probes]
-    return summarise_layers(get_task(probes[0].task.task).metric, layers, weighted)
+    return summarize_layers(get_task(probes[0].task.task).metric, layers, weighted)
 
 
 def _write_summary(summary: LayerSummary, output_dir: Path) -> None:

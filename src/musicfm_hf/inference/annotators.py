@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import transformers
@@ -46,7 +47,7 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str,
     return models
 
 
-def _auto_class(config: MusicFMConfig) -> type:
+def _auto_class(config: MusicFMConfig) -> Any:
     """Return the Auto class that loads a model with this configuration."""
     head_class = config.head_class
     if config.label_rate is None and MusicFMForAudioFrameClassification.__name__ in (config.architectures or []):
@@ -68,17 +69,15 @@ def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -
         models = {f"model {number}": model for number, model in enumerate(models, 1)}
     if not models:
         raise ValueError("There is no model to annotate with; give one for each task.")
-    models = {
-        name: model.get_base_model() if hasattr(model, "get_base_model") else model for name, model in models.items()
-    }
-    for name, model in models.items():
+    unwrapped = {name: _without_peft(model) for name, model in models.items()}
+    for name, model in unwrapped.items():
         if not isinstance(model, MusicFMForAudioFrameClassification | MusicFMForAudioClassification):
             raise TypeError(
                 f"{name} is a {type(model).__name__}; annotating needs MusicFMForAudioFrameClassification or "
                 "MusicFMForAudioClassification."
             )
-    _check_tasks([(name, model.config) for name, model in models.items()])
-    return {model.config.task: model for model in models.values()}
+    _check_tasks([(name, model.config) for name, model in unwrapped.items()])
+    return {model.config.task: model for model in unwrapped.values()}
 
 
 def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
@@ -92,6 +91,11 @@ def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
         else:
             groups.append([model])
     return groups
+
+
+def _without_peft(model: Any) -> Any:
+    """Return the model that PEFT has wrapped, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> None:

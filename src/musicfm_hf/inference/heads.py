@@ -1,6 +1,7 @@
 """Logits of whole songs."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from ..audio.reading import load_audio
 from ..data.labelled import LabelledSong
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
 from .feature_cache import FeatureCache
@@ -29,7 +31,7 @@ def clip_sizes(config: MusicFMConfig, num_frames: int) -> list[int]:
     return [len(clip) for clip in torch.arange(num_frames).tensor_split(max(1, count))]
 
 
-def head_logits(classifier: torch.nn.Module, frames: torch.Tensor) -> np.ndarray:
+def head_logits(classifier: MusicFMClassifier, frames: torch.Tensor) -> np.ndarray:
     """
     Run the head of a model over a whole song.
 
@@ -48,7 +50,7 @@ def head_logits(classifier: torch.nn.Module, frames: torch.Tensor) -> np.ndarray
 
 
 def song_logits(
-    model: HeadModel,
+    model: HeadModel | MusicFMClassifier,
     songs: Sequence[LabelledSong],
     settings: WindowSettings,
     cache: FeatureCache | None = None,
@@ -59,13 +61,18 @@ def song_logits(
     Args:
         model: With a head; or the head alone, `model.classifier`, if there is a cache.
         cache ([`FeatureCache`], *optional*): Holds the input of the head.
+
+    Raises:
+        ValueError: if a head alone comes without a cache.
     """
     if cache is not None:
-        classifier = getattr(model, "classifier", model)
+        classifier: Any = getattr(model, "classifier", model)
         for song in songs:
             frames = cache.read(song).float()
             yield song, head_logits(classifier, frames if frames.ndim == 2 else classifier.mix(frames[None])[0])
         return
+    if isinstance(model, MusicFMClassifier):
+        raise ValueError("A head alone needs a `cache` with its input; give the model with its encoder.")
     rate = model.config.sampling_rate
     waveforms = ((song, load_audio(song.audio, rate)) for song in songs)
     for song, (frames, _) in embed_songs(model.musicfm, waveforms, settings, layer_mix(model)[None]):

@@ -6,6 +6,7 @@ import torch
 from ..audio.windows import Window
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, label_settings
+from ..model.modeling_musicfm import MusicFMClassifier
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
 from .heads import clip_sizes, head_logits, layer_mix
 
@@ -110,7 +111,7 @@ class _ClipLogits:
         self._remainder = frames.clone()
 
 
-def _score(classifier: torch.nn.Module, pooled: torch.Tensor) -> torch.Tensor:
+def _score(classifier: MusicFMClassifier, pooled: torch.Tensor) -> torch.Tensor:
     """Compute the logits of label frames `(label frames, width)`."""
     with torch.no_grad(), eval_mode(classifier):
         return classifier.score(cast_to_module(pooled, classifier)).float().cpu()

@@ -15,14 +15,14 @@ from .spec import TaskSpec, label_names
 _SPECS: dict[str, TaskSpec] = {}
 
 
-def get_task(name: str) -> TaskSpec:
+def get_task(name: str | None) -> TaskSpec:
     """
     Return the task of this name.
 
     Raises:
         ValueError: if there is no such task; lists those that are known.
     """
-    if name not in _SPECS:
+    if name is None or name not in _SPECS:
         raise ValueError(
             f"`task` must be one of {', '.join(known_tasks())}, got {name!r}. A task of your own is a file that "
             "defines `TASK`: pass it as `--task_file`, or load it with `musicfm_hf.tasks.load_task_file`."

@@ -1,5 +1,5 @@
 """
-Annotations in memory and in files: beats, labelled segments (chords, sections, keys) and tags.
+Annotations in memory and in files: beats, labeled segments (chords, sections, keys) and tags.
 
 Files are text, or JAMS (see `jams.py`). Times are in seconds from the start of the audio. Segments ascend and do not
 overlap; time between two of them has no label. Errors name the file and the line, or the observation of a JAMS file,
@@ -19,7 +19,7 @@ import numpy as np
 from .jams import name_all, only_namespace, pick_annotation, read_jams
 from .values import read_text, to_label, to_number, to_position
 
-# Columns of every labelled data set, and attributes of a song. Other annotations of a song are in its `more`.
+# Columns of every labeled data set, and attributes of a song. Other annotations of a song are in its `more`.
 SONG_COLUMNS = ("beats", "chords", "sections", "keys", "tags")
 PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 TOLERANCE = 1e-6  # seconds by which segments may overlap: JAMS stores start and duration, whose sum is rounded

@@ -19,7 +19,7 @@ from .spec import Score, Strip, TaskSpec
 
 LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
 # Semitones above the root, of the eight that `mir_eval.chord.majmin` compares.
-_TRIADS = {(0, 4, 7): "maj", (0, 3, 7): "min"}
+_TRIADS: dict[tuple[int, ...], str] = {(0, 4, 7): "maj", (0, 3, 7): "min"}
 
 
 @lru_cache(maxsize=4096)
@@ -154,6 +154,6 @@ TASK = TaskSpec(
     song_value=song_value,
     average=average,
     about="Chords: 24 major and minor ones, and none",
-    limits="It knows major and minor triads: sevenths, suspended and altered chords are labelled as one of them.",
+    limits="It knows major and minor triads: sevenths, suspended and altered chords are labeled as one of them.",
     strip=Strip("chord", "chords", height=0.34, in_overview=False),
 )

@@ -279,10 +279,10 @@ def _last_beat(
 ) -> tuple[float, tuple[int, int, int]]:
     """Return the score of the best state in the last frame, and its beat: start frame, index in the bar, and tempo."""
     longest = tempi.intervals[-1]
-    age = np.arange(longest)[:, None]  # frames since the beat began, in the last frame
-    starts = np.broadcast_to(num_frames + longest - 1 - age, (longest, len(tempi.intervals)))
+    ages = np.arange(longest)[:, None]  # frames since the beat began, in the last frame
+    starts = np.broadcast_to(num_frames + longest - 1 - ages, (longest, len(tempi.intervals)))
     scores = recent[::-1] + emissions.between(starts, np.full_like(starts, num_frames + longest), tempi.beat_frames)
-    scores = np.where((age < tempi.intervals)[:, None], scores, -np.inf)  # (ages, beats, tempi)
+    scores = np.where((ages < tempi.intervals)[:, None], scores, -np.inf)  # (ages, beats, tempi)
     scores = scores.transpose(1, 2, 0)  # the order of the states
     beat, tempo, age = np.unravel_index(scores.argmax(), scores.shape)
     return float(scores[beat, tempo, age]), (num_frames - 1 - int(age), int(beat), int(tempo))

@@ -61,17 +61,17 @@ def only_namespace(annotations: list[JamsAnnotation], path: Path) -> str:
     Raises:
         ValueError: if there is none, or if they have several.
     """
-    labelled = [
+    labeled = [
         annotation
         for annotation in annotations
         if not annotation.namespace.startswith(("tag_", "lyrics"))
         and any(isinstance(value, str) for _, _, value in annotation.observations)
     ]
-    if len({annotation.namespace for annotation in labelled}) != 1:
+    if len({annotation.namespace for annotation in labeled}) != 1:
         raise ValueError(
-            f"{path} has {name_all(labelled or annotations)}: choose the annotation to read by `namespace`."
+            f"{path} has {name_all(labeled or annotations)}: choose the annotation to read by `namespace`."
         )
-    return labelled[0].namespace
+    return labeled[0].namespace
 
 
 def name_all(annotations: list[JamsAnnotation]) -> str:

@@ -161,14 +161,14 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | 
         return {"key_weighted": float("nan"), "key_frame": float("nan")}
     seconds, names, estimated_names = spans.pair(reference, estimate, "X", "N")
     labels = [parse_key(name) for name in names]
-    labelled = np.array([label is not None for label in labels])
+    labeled = np.array([label is not None for label in labels])
     scores = [
         weighted_score(_mir_eval_key(label), _mir_eval_key(parse_key(name)))
         for label, name in zip(labels, estimated_names, strict=True)
     ]
     return {
         "key_weighted": float(weighted_score(_mir_eval_key(reference_key), _mir_eval_key(estimated_key))),
-        "key_frame": float(np.average(np.array(scores)[labelled], weights=seconds[labelled])),
+        "key_frame": float(np.average(np.array(scores)[labeled], weights=seconds[labeled])),
     }
 
 
@@ -198,6 +198,6 @@ TASK = TaskSpec(
     scores={"key_weighted": Score("accuracy", "key (mir_eval weighted score)")},
     score=score,
     about="Keys: 24 major and minor ones, and none",
-    limits="It knows major and minor keys: modes, and music without a key, are labelled as one of them.",
+    limits="It knows major and minor keys: modes, and music without a key, are labeled as one of them.",
     strip=Strip("key", "keys", height=0.19),
 )

@@ -202,13 +202,13 @@ def softmax(logits: np.ndarray, labels: Sequence[str]) -> np.ndarray:
 
 
 def pair(
-    reference: Sequence[Segment], estimate: Sequence[Segment], unlabelled: str, missing: str
+    reference: Sequence[Segment], estimate: Sequence[Segment], unlabeled: str, missing: str
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """
     Cut the time between the start and the end of the reference wherever a label of either side changes.
 
     Args:
-        unlabelled (`str`): Label of gaps in the reference.
+        unlabeled (`str`): Label of gaps in the reference.
         missing (`str`): Label of time without an estimate.
 
     Returns:
@@ -223,7 +223,7 @@ def pair(
     check_segments(estimate, "estimate")
     if not reference:
         raise ValueError("The reference has no segments, so there is nothing to compare with.")
-    intervals, names = _without_gaps(reference, unlabelled)
+    intervals, names = _without_gaps(reference, unlabeled)
     estimated = mir_eval.util.adjust_intervals(
         *_without_gaps(estimate, missing), intervals.min(), intervals.max(), missing, missing
     )
@@ -249,7 +249,7 @@ def _likeliest_classes(log_probabilities: np.ndarray, shortest: int) -> np.ndarr
     if num_frames < 2 * shortest:
         return np.full(num_frames, log_probabilities.sum(axis=0).argmax())
     sums = np.pad(log_probabilities.cumsum(axis=0), [(1, 0), (0, 0)])
-    # best[t, c]: score of the best labelling of the first t frames that ends with `shortest` or more frames of c.
+    # best[t, c]: score of the best labeling of the first t frames that ends with `shortest` or more frames of c.
     best = np.full_like(sums, -np.inf)
     best[shortest] = sums[shortest]
     begins = np.zeros(sums.shape, dtype=bool)  # where the last run has exactly `shortest` frames

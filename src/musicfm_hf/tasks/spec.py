@@ -233,7 +233,7 @@ class TaskSpec:
         labels = label_names(config)
         if self.targets is None:
             parse = self._parser(labels)
-            return spans.frame_targets(annotation, parse, labels, num_frames, config.label_rate, start)
+            return spans.frame_targets(annotation, parse, labels, num_frames, self._frame_rate(config), start)
         if self.label_rate is None:
             return self.targets(annotation, labels)
         return self.targets(annotation, num_frames, config.label_rate, start)
@@ -255,7 +255,7 @@ class TaskSpec:
         """
         settings = config.decoding or {}
         if self.events is None:
-            return spans.decode(logits, label_names(config), config.label_rate, **settings)
+            return spans.decode(logits, label_names(config), self._frame_rate(config), **settings)
         place = label_names(config) if self.label_rate is None else config.label_rate
         return self.events(logits, place, **settings)
 
@@ -299,6 +299,12 @@ class TaskSpec:
             return self.set_scores.average(rows)
         return mean_over_songs(rows, self.song_value) if self.average is None else self.average(rows)
 
+    def _frame_rate(self, config: MusicFMConfig) -> float:
+        """Return the rate of the label frames."""
+        if config.label_rate is None:
+            raise ValueError(f"The task {self.name} labels frames, but `label_rate` of the model is None.")
+        return config.label_rate
+
     def _parser(self, labels: Sequence[str]) -> Callable[[str], str | None]:
         """Labels of the data set that no training song has are ignored; others must be labels of the task."""
         if self.parse is not None:
@@ -311,4 +317,5 @@ class TaskSpec:
 
 def label_names(config: MusicFMConfig) -> list[str]:
     """Return the names of the logits of a model, in their order."""
-    return [config.id2label[index] for index in range(config.num_labels)]
+    names: Any = config.id2label
+    return [names[index] for index in range(len(names))]

@@ -173,18 +173,20 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
 
     check_segments(reference, "reference")
     check_segments(estimate, "estimate")
-    labelled = [segment for segment in reference if function_of(segment.label)]
-    if not labelled:
+    labeled = [segment for segment in reference if function_of(segment.label)]
+    if not labeled:
         return dict.fromkeys(("hr05_f", "hr05_p", "hr05_r", "hr3_f", "frame_accuracy"), float("nan"))
-    end = labelled[-1].end
+    end = labeled[-1].end
     estimate = [Segment(begin, min(stop, end), label) for begin, stop, label in estimate if begin < end]
-    sides = (labelled, estimate)
+    sides = (labeled, estimate)
     edges = [_boundaries(side) + [segment.end for segment in side[-1:]] for side in sides]
     intervals = [_intervals([0.0, *times, end]) for times in edges]
     precision, recall, hr05 = mir_eval.segment.detection(*intervals, window=0.5, trim=False)
     _, _, hr3 = mir_eval.segment.detection(*intervals, window=3.0, trim=False)
-    named = [[Segment(*segment[:2], function_of(segment.label) or END) for segment in side] for side in sides]
-    seconds, names, estimated = spans.pair(*named, END, END)
+    functions, estimated_functions = (
+        [Segment(segment.start, segment.end, function_of(segment.label) or END) for segment in side] for side in sides
+    )
+    seconds, names, estimated = spans.pair(functions, estimated_functions, END, END)
     known = np.array([name != END for name in names])
     right = np.array([name == other for name, other in zip(names, estimated, strict=True)])
     return {
@@ -205,8 +207,8 @@ def _boundaries(segments: Sequence[Segment]) -> list[float]:
 
 def _intervals(times: Sequence[float]) -> np.ndarray:
     """Intervals (n, 2) between distinct times."""
-    times = np.unique(np.round(times, 5))
-    return np.column_stack([times[:-1], times[1:]])
+    edges = np.unique(np.round(times, 5))
+    return np.column_stack([edges[:-1], edges[1:]])
 
 
 def _peaks(values: np.ndarray, window: int) -> list[float]:
