@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_skipped_and_reported(tmp_path):
     assert (found.files, found.skipped) == (1, 4)
     problems = dict(found.problems)
     assert problems.keys() == {"short.wav", "nan.wav", "text.mp3", "empty.flac"}
-    assert problems["short.wav"] == "has 1024 samples, the model needs at least 1025"
+    assert problems["short.wav"] == "has 1024 samples, but the model needs at least 1025"
     assert "NaN" in problems["nan.wav"]
     assert "not audio that can be read" in problems["text.mp3"]
     listed = measure(tmp_path / "list.txt")

@@ -329,7 +329,7 @@ def test_wrong_labels_are_refused(settings, labels, message):
 
 
 def test_wrong_audio_is_refused():
-    with pytest.raises(ValueError, match="1024 samples, the model needs at least 1025"):
+    with pytest.raises(ValueError, match="1024 samples, but the model needs at least 1025"):
         build()(torch.zeros(1, 1024))
     with pytest.raises(ValueError, match=r"`input_values` must be floating point of shape \(batch, samples\)"):
         build()(torch.zeros(24000))

@@ -319,7 +319,7 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--config", "[32]"], "`config` must map names to values, got"),
         (["--model", "{data}", "--set", "mask_prob=0.5"], "`--set` is for a new model"),
         (["--stats", "{data}/none.json"], "none.json does not exist"),
-        (["--max_steps", "-1"], "`max_steps` must be given"),
+        (["--max_steps", "-1"], "`max_steps` is required"),
         (["--weights", "1", "2"], r"`weights` must have one number for each source \(1\), got 2"),
         (["--per_device_train_batch_size", "0"], "batch_size` must be at least 1, got 0"),
         (["--resume_from_checkpoint", "{data}"], "was not written by `musicfm pretrain` with 1 processes"),
@@ -353,10 +353,10 @@ def test_more_refusals(monkeypatch, capsys, data, finished, tmp_path):
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, *songs(data, "tar"))
     assert "The state is of a run with `sources` [['listed', 7, " in words
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, "quantizer_seed=3", *songs(data))
-    assert "checkpoint-12 was made with quantizer_seed 0, not 3. Give another `--output_dir`, or remove it." in words
+    assert "checkpoint-12 was made with quantizer_seed 0, not 3. Pass another `--output_dir`, or remove it." in words
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *songs(data))
-    assert "2 GPUs need a process each: start with `accelerate launch" in words
+    assert "Each of 2 GPUs needs a process: run `accelerate launch" in words
 
 
 # The Trainer

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-# Fields of TrainingArguments that the results of every training state.
+# Fields of TrainingArguments that are recorded in the results of every run.
 RECORDED_ARGUMENTS = [
     "seed",
     "max_steps",
@@ -30,8 +30,8 @@ RECORDED_ARGUMENTS = [
 
 def write_json(path: Path, values: Mapping[str, Any], indent: int = 1, ascii_only: bool = True) -> None:
     """
-    Write JSON with one value a line, in a file that is complete or absent. Numbers that are not finite become null,
-    because JSON cannot express them.
+    Write JSON with one value per line, to a file that is complete or absent. Numbers that are not finite become null,
+    because JSON cannot represent them.
     """
     values = json.loads(json.dumps(values), parse_constant=lambda name: None)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: di
     """Write tensors and metadata to a file that is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.tmp")
-    # A header holds UTF-8 only; names of files may be in another encoding.
+    # Headers must be UTF-8, but file names may be in another encoding.
     readable = {key: os.fsencode(value).decode("utf-8", "replace") for key, value in metadata.items()}
     try:
         save_file(tensors, temporary, readable)
@@ -54,7 +54,7 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: di
 
 
 def write_table(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as tab-separated values; names of files that are not UTF-8 are escaped."""
+    """Write rows as tab-separated values. File names that are not UTF-8 are escaped."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join("\t".join(map(str, row)) + "\n" for row in rows)
@@ -65,14 +65,14 @@ def require_same_settings(
     product: str | Path, recorded: Mapping[str, Any], current: Mapping[str, Any], flag: str
 ) -> None:
     """
-    Require that a product, such as a checkpoint, was made with the current settings, compared as JSON holds them.
-    Settings that only `recorded` has are ignored. Those that it lacks were off.
+    Check that a product, such as a checkpoint, was made with the current settings, compared in their JSON form.
+    Settings that only `recorded` has are ignored. Settings that it lacks count as off.
 
     Args:
-        product: Its name or path, for the message.
+        product: Name or path of the product, for the message.
         recorded: The settings that it was made with.
         current: The settings of this run.
-        flag: The command-line flag for another place, such as `"--output_dir"`.
+        flag: The command-line flag that sets the location, such as `"--output_dir"`.
 
     Raises:
         ValueError: Some settings differ; the message names them.
@@ -83,19 +83,19 @@ def require_same_settings(
         if recorded.get(name) != value and (name in recorded or value)
     ]
     if different:
-        raise ValueError(f"{product} was made with {'; '.join(different)}. Give another `{flag}`, or remove it.")
+        raise ValueError(f"{product} was made with {'; '.join(different)}. Pass another `{flag}`, or remove it.")
 
 
 def _shorten(value: Any) -> str:
-    """A value for a message; of a long list the beginning."""
+    """Return the `repr` of a value for a message, truncated if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Copy settings for a published record: of each absolute path, also in lists, the last part only, because the rest
-    tells who ran it where.
+    Copy settings for a published record. Absolute paths, including those in lists, are reduced to their last part,
+    because the rest may identify the user and the machine.
     """
 
     def strip(value: Any) -> Any:
@@ -107,7 +107,7 @@ def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Describe the `versions` of packages and of `python`, and the `machine` of this process."""
+    """Return the `versions` of packages, the version of `python`, and the `machine` of this process."""
     packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "librosa", "numpy")
     scoring = ("mir_eval", "scikit-learn")  # of the extra `tasks`
     processor = next(
