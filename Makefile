@@ -15,10 +15,10 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps tinysoundfont mirdata -c constraints.txt
 	touch $@
 
-demo: $(VENV)/.installed  ## Pretrain, fine-tune, score, annotate and draw, on composed songs; AUDIO=file to annotate another
+demo: $(VENV)/.installed  ## Pretrain, fine-tune, score, annotate and draw, on synthetic songs; AUDIO=file annotates your own
 	$(BIN)/python recipes/demo.py $(if $(AUDIO),--audio '$(AUDIO)')
 
-space: $(VENV)/.installed $(if $(MODELS),,demo_output/beats/config.json)  ## Annotate songs on a web page; MODELS=a,b in place of the demo's
+space: $(VENV)/.installed $(if $(MODELS),,demo_output/beats/config.json)  ## Annotate songs on a web page; MODELS=a,b replaces the demo's models
 	$(BIN)/python -m pip install --quiet --editable '.[space]' -c constraints.txt
 	$(BIN)/musicfm space --local $(or $(subst $(COMMA), ,$(MODELS)),demo_output/chords demo_output/beats)
 
@@ -29,7 +29,7 @@ test: $(VENV)/.installed  ## Run the tests
 	$(BIN)/python tests/helpers/transformers_suite.py
 	$(BIN)/python -m pytest -q
 
-test-slow: $(VENV)/.installed  ## Run the tests that take minutes or full-size models
+test-slow: $(VENV)/.installed  ## Run the tests that take minutes or need full-size models
 	$(BIN)/python tests/helpers/transformers_suite.py
 	$(BIN)/python -m pytest -q -m slow
 
@@ -37,7 +37,7 @@ test-space: $(VENV)/.installed  ## Run the tests of the web page, in Chromium
 	$(BIN)/python -m pip install --quiet --editable '.[space]' selenium -c constraints.txt
 	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/hub/test_space.py
 
-test-floor:  ## Run the tests with the oldest Transformers that is supported
+test-floor:  ## Run the tests with the oldest supported version of Transformers
 	$(PYTHON) -m venv $(FLOOR)
 	grep -vE '^(transformers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet --editable '.[train,tasks,dev]' 'transformers==5.19.0' -c $(FLOOR)/constraints.txt
@@ -50,7 +50,7 @@ check: $(VENV)/.installed  ## Check lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-style: $(VENV)/.installed  ## Mend lint and format
+style: $(VENV)/.installed  ## Fix lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

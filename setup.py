@@ -1,4 +1,4 @@
-"""Packaging. Ranges are wide on purpose; what is tested together is pinned in constraints.txt."""
+"""Packaging. Version ranges are deliberately wide; constraints.txt pins the versions that are tested together."""
 
 import re
 from pathlib import Path
@@ -40,8 +40,8 @@ setup(
         "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
         "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9", "mir_eval>=0.8", "scikit-learn>=1.5"],
         "mirdata": ["mirdata>=1.0"],
-        # The Makefile installs mirdata without its dependencies, of which smart_open[all] alone brings three clouds.
-        # And tinysoundfont, without its dependencies: pip install --no-deps tinysoundfont
+        # The Makefile installs mirdata without its dependencies, because smart_open[all] pulls in the clients of three
+        # cloud services. POP909 also needs tinysoundfont: pip install --no-deps tinysoundfont
         "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
         "space": ["gradio>=6.24"],  # hub_cards/space
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],

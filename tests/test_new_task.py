@@ -133,7 +133,7 @@ def test_annotations_in_a_column_of_their_own(task, song):
         "accuracy": pytest.approx(0.7)
     }
     assert np.isnan(task.score_song([], events)["accuracy"])
-    with pytest.raises(ValueError, match="'sad' is none of the labels calm, wild"):
+    with pytest.raises(ValueError, match="'sad' is not one of the labels calm, wild"):
         task.make_targets(config, [Segment(0, 1, "sad")], 4)
 
 
@@ -162,7 +162,7 @@ def test_results_of_other_tasks_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "code", "error", "message"),
     [
-        ("none.py", None, FileNotFoundError, "There is no task file .*none.py"),
+        ("none.py", None, FileNotFoundError, "none.py does not exist"),
         ("task.txt", "", ValueError, "task.txt is not a Python file"),
         ("empty.py", "", ValueError, "empty.py does not define a task: it needs `TASK = TaskSpec"),
         (
@@ -181,7 +181,7 @@ def test_results_of_other_tasks_are_kept(tmp_path):
             "clips.py",
             "from musicfm_hf.tasks import TaskSpec\nTASK = TaskSpec(name='genre', column='genre', label_rate=None)",
             ValueError,
-            "labels whole clips .* give it `targets`, `events` and `score`",
+            "labels whole clips .* it needs `targets`, `events` and `score`",
         ),
     ],
 )

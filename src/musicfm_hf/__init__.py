@@ -1,7 +1,7 @@
 """
 MusicFM in the Hugging Face ecosystem.
 
-Importing the package registers its classes with the Auto classes. Everything else is imported at its first use.
+Importing the package registers its classes with the Auto classes. Everything else is imported on first use.
 """
 
 import sys
@@ -53,7 +53,7 @@ _EXPORTS = {
     ),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
-# Names of 0.1, which warn.
+# Names of 0.1, deprecated until they are removed in 0.3.
 _RENAMED = {"load_models": "load_annotators"}
 
 __all__ = sorted(_MODULE_OF)
@@ -90,7 +90,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 
 def register_auto_classes() -> None:
-    """Register the classes with the Auto classes, and their code as what `save_pretrained` copies. May be repeated."""
+    """Register the classes with the Auto classes, and their code for `save_pretrained`. Repeated calls are safe."""
     import transformers
 
     from .model.configuration_musicfm import MusicFMConfig
@@ -117,7 +117,7 @@ def register_auto_classes() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module at its first use."""
+    """Import a public name from its module on first use."""
     if name in _RENAMED:
         from .training.deprecation import REMOVED_IN
 
@@ -138,7 +138,10 @@ def __dir__() -> list[str]:
 
 
 def _is_command() -> bool:
-    """Whether this process is the `musicfm` command, whose help must not wait for torch; it registers by itself."""
+    """
+    Return whether this process is the `musicfm` command. The command registers the classes itself, so that its help
+    page does not wait for torch.
+    """
     words = sys.orig_argv
     script = Path(words[1]).name if len(words) > 1 else ""
     return script in ("musicfm", "musicfm.exe") or ("-m", "musicfm_hf") in pairwise(words)

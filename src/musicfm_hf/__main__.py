@@ -1,4 +1,4 @@
-"""`python -m musicfm_hf`: the `musicfm` command."""
+"""Run the `musicfm` command as `python -m musicfm_hf`."""
 
 from .cli.main import main
 

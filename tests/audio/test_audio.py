@@ -153,7 +153,7 @@ def test_files_without_audio(tmp_path, content, message):
 
 
 def test_wrong_sources(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file .*nothing\.wav"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.wav does not exist"):
         load_audio(tmp_path / "nothing.wav")
     with pytest.raises(ValueError, match="is not a file"):
         load_audio(tmp_path)
@@ -192,7 +192,7 @@ def test_truncated_file_gives_what_it_has_and_warns(tmp_path, name):
     whole = load_audio(path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match="breaks off"):
+    with pytest.warns(UserWarning, match="is truncated"):
         audio = load_audio(path)
     assert 0.3 * len(whole) < len(audio) < 0.7 * len(whole)
     assert np.abs(audio[: 5 * RATE] - whole[: 5 * RATE]).max() < 1e-3

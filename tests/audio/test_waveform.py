@@ -73,7 +73,7 @@ def test_annotating_takes_them(song):
         ({"path": "a.wav"}, 24000, ValueError, "A row of a data set has its own sampling rate"),
         ({"array": np.zeros(8)}, None, ValueError, "A row with an `array` needs its `sampling_rate`"),
         ({"array": np.zeros(8), "sampling_rate": 24000}, 24000, ValueError, "has its own sampling rate"),
-        ("nowhere.wav", None, FileNotFoundError, "no file nowhere.wav"),
+        ("nowhere.wav", None, FileNotFoundError, "nowhere.wav does not exist"),
         (b"not audio", None, ValueError, "is not audio that can be read"),
         (np.zeros((8, 2)), 24000, ValueError, r"one waveform of shape \(samples,\), got \(8, 2\)"),
         (np.zeros(0), 24000, ValueError, "is empty"),

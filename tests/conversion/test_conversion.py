@@ -370,7 +370,7 @@ def test_files_are_found(tmp_path):
         convert_checkpoint(source, tmp_path / "model")
     with pytest.raises(ValueError, match="must be JSON with the numbers"):
         convert_checkpoint(source, tmp_path / "model", stats=source)
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         convert_checkpoint(tmp_path / "nothing.pt", tmp_path / "model")
     with pytest.raises(ValueError, match="choose `variant`"):
         convert_checkpoint("minzwon/MusicFM", tmp_path / "model")

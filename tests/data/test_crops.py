@@ -323,7 +323,7 @@ def test_what_goes_wrong_in_the_thread_is_raised(data, tmp_path):
 
 
 def test_wrong_sources(data, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         open_source(tmp_path / "*.tar")
     with pytest.raises(ValueError, match="no column `sound`, only text, audio"):
         open_source(data / "parquet [1]", audio_column="sound")
@@ -393,7 +393,7 @@ def test_placeholders(bad, tmp_path):
     assert records["short.wav"].detail == "has 0.090 s"
     assert records["silent.wav"].reason == "silent"
     assert "NaN" in records["nan.wav"].detail
-    assert "no file" in records["gone.wav"].detail
+    assert "does not exist" in records["gone.wav"].detail
     assert counts["too short"] == counts["silent"] == 1
     assert {name for name, record in records.items() if record.reason == "unreadable"} - {"broken.flac"} == {
         "text.mp3", "empty.wav", "nan.wav", "gone.wav",

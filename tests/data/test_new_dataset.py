@@ -72,7 +72,7 @@ def test_its_help(reader_file, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("none.py", None, "There is no file .*none.py"),
+        ("none.py", None, "none.py does not exist"),
         ("empty.py", "", "empty.py must define `READER = DatasetReader"),
         ("reader.txt", "", "reader.txt is not a Python file"),
     ],

@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_skipped_and_reported(tmp_path):
     assert (found.files, found.skipped) == (1, 4)
     problems = dict(found.problems)
     assert problems.keys() == {"short.wav", "nan.wav", "text.mp3", "empty.flac"}
-    assert problems["short.wav"] == "has 1024 samples, the model needs at least 1025"
+    assert problems["short.wav"] == "has 1024 samples, but the model needs at least 1025"
     assert "NaN" in problems["nan.wav"]
     assert "not audio that can be read" in problems["text.mp3"]
     listed = measure(tmp_path / "list.txt")
@@ -100,7 +100,7 @@ def test_a_file_that_breaks_off_gives_what_it_has(tmp_path):
     found = measure(tmp_path / "music")
     assert found.hours == pytest.approx(5 / 3600, rel=1e-3)
     assert (found.files, found.skipped) == (1, 0)
-    assert "breaks off" in found.problems[0][1]
+    assert "is truncated" in found.problems[0][1]
 
 
 def test_rows_of_a_data_set(tmp_path):
@@ -159,6 +159,6 @@ def test_recipe(tmp_path, monkeypatch, capsys):
 
 
 def test_recipe_explains_mistakes(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match=r"^Not prepared: There is no .*music"):
+    with pytest.raises(SystemExit, match=r"^Not prepared: .*music does not exist"):
         prepare(monkeypatch, "stats", tmp_path / "music", "--output_file", tmp_path / "stats.json")
     assert not (tmp_path / "stats.json").exists()

@@ -198,7 +198,7 @@ def test_runs_of_one_name_are_kept_apart(runs, encoder, labelled, monkeypatch, c
     with pytest.raises(SystemExit, match=r"probe.json was made with task 'chord', not 'key'; .* another `--results`"):
         run_here(monkeypatch, capsys, "finetune.py", *flags)
     flags = flags_of("chord", "probe", runs / "more/probe", encoder, labelled, "--results", runs / "results")
-    with pytest.raises(SystemExit, match=r"probe.json was made with seed 42, not 7. Give another `--results`"):
+    with pytest.raises(SystemExit, match=r"probe.json was made with seed 42, not 7. Pass another `--results`"):
         run_here(monkeypatch, capsys, "finetune.py", *flags, "--seed", "7")
     shutil.copytree(runs / "probe", tmp_path / "probe")
     arguments = [runs / "probe", tmp_path / "probe", "--data", labelled, "--device", "cpu"]

@@ -355,7 +355,7 @@ def test_a_resumed_run_is_the_run(places, finished, tmp_path, method):
 
 def test_a_run_of_other_settings_does_not_go_on(places, tmp_path):
     tune(places, tmp_path / "run", "probe")
-    message = r"checkpoint-4 was made with layer None, not 1; whiten True, not False. Give another `--output_dir`"
+    message = r"checkpoint-4 was made with layer None, not 1; whiten True, not False. Pass another `--output_dir`"
     with pytest.raises(ValueError, match=message):
         tune(places, tmp_path / "run", "probe", "--layer", "1", "--whiten", "false")
     with pytest.raises(ValueError, match="was made with seed 42, not 7"):
@@ -611,7 +611,7 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
             "`transpose` is not an augmentation for the task beat",
         ),
         (["--method", "full", "--tempo", "0.2"], "`tempo` is not an augmentation for the task chord"),
-        (["--max_steps", "0"], "`max_steps` must be given"),
+        (["--max_steps", "0"], "`max_steps` is required"),
         (["--train_sampling_strategy", "random"], "`train_sampling_strategy` must be sequential"),
         (["--layer", "3"], "classifier_layer.* between 0 and 2"),
         (["--layer", "-1"], "classifier_layer.* between 0 and 2"),

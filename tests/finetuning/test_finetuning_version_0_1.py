@@ -54,7 +54,7 @@ def test_results_are_recognized(place, name, monkeypatch):
     splits = read_splits(task)
     assert load_matching_results(path, task, arguments, splits, "--results") == recorded(name)
     task.label_rate = 3.0
-    with pytest.raises(ValueError, match=r"was made with label_rate .*, not 3.0. Give another `--results`"):
+    with pytest.raises(ValueError, match=r"was made with label_rate .*, not 3.0. Pass another `--results`"):
         load_matching_results(path, task, arguments, splits, "--results")
 
 

@@ -177,7 +177,7 @@ def test_resuming(monkeypatch, material):
     path.unlink()
     assert probe(monkeypatch, material, "--tasks", "chord") == (0, 1)
     assert json.loads(path.read_text())["scores_of_songs"] == before["scores_of_songs"]
-    with pytest.raises(SystemExit, match=r"layer_00.json was made with learning_rate 0.001, not 0.5. Give another"):
+    with pytest.raises(SystemExit, match=r"layer_00.json was made with learning_rate 0.001, not 0.5. Pass another"):
         probe(monkeypatch, material, "--tasks", "chord", "--learning_rate", "0.5")
 
 

@@ -206,7 +206,7 @@ def test_a_push_with_evaluations(server, folder, tmp_path):
     assert card.data.license == "mit"
     assert [result.metric_value for result in card.data.eval_results] == [0.8125, 0.25]
     assert "evaluations/beatles.json" in server.files("alice/chord")
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         push(tmp_path / "nothing", "alice/nothing")
     assert ("models", "alice/nothing") not in server.repositories
 

@@ -109,7 +109,7 @@ def test_songs_of_many_lengths_in_batches(tiny_model):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three songs, a text file in disguise, a song that breaks off and one that is too short."""
+    """Three songs, a text file in disguise, a truncated song and one that is too short."""
     source = tmp_path / "music"
     (source / "more").mkdir(parents=True)
     soundfile.write(source / "a.wav", music(2.0), RATE, "FLOAT")
@@ -141,7 +141,7 @@ def test_catalogue(tiny_model, folder, tmp_path, num_workers):
     reasons = dict(problems)
     assert reasons.keys() == {"c.mp3", "d.wav", "e.wav"}
     assert "not audio" in reasons["c.mp3"]
-    assert "breaks off" in reasons["d.wav"]
+    assert "is truncated" in reasons["d.wav"]
     assert "240 samples" in reasons["e.wav"]
 
     tensors = load_file(output / "a.wav.safetensors")

@@ -329,7 +329,7 @@ def test_wrong_labels_are_refused(settings, labels, message):
 
 
 def test_wrong_audio_is_refused():
-    with pytest.raises(ValueError, match="1024 samples, the model needs at least 1025"):
+    with pytest.raises(ValueError, match="1024 samples, but the model needs at least 1025"):
         build()(torch.zeros(1, 1024))
     with pytest.raises(ValueError, match=r"`input_values` must be floating point of shape \(batch, samples\)"):
         build()(torch.zeros(24000))
@@ -722,5 +722,5 @@ def test_a_head_that_was_saved_is_not_that_of_another_task(tmp_path, labels):
     assert not found.classifier.projector.weight.equal(saved.classifier.projector.weight)
     assert found.classifier.projector.weight.std() > 0
     other = MusicFMConfig(**TINY | {"intermediate_size": 96}, num_labels=labels, label_rate=5.0)
-    with pytest.raises(ValueError, match=r"lacks \d+ weights of the encoder that the configuration describes"):
+    with pytest.raises(ValueError, match=r"lacks \d+ encoder weights that the configuration describes"):
         MusicFMForAudioFrameClassification.from_encoder(tmp_path, other)

@@ -81,7 +81,7 @@ def test_stereo_is_an_explicit_choice(extractor):
     [
         ([], "empty list"),
         ([ramp(2000), np.zeros(0)], "Item 1 is empty"),
-        ([ramp(2000), ramp(1024)], "Item 1 has 1024 samples, the model needs at least 1025"),
+        ([ramp(2000), ramp(1024)], "Item 1 has 1024 samples, but the model needs at least 1025"),
         ([ramp(2000), np.where(np.arange(2000) == 7, np.nan, 0.0)], "Item 1 has NaN or infinite values.*sample 7"),
         (np.where(np.arange(2000) == 7, np.inf, 0.0), "Item 0 has NaN or infinite"),
         (np.full(2000, 1e300), "Item 0 has NaN or infinite"),
@@ -102,7 +102,7 @@ def test_what_is_not_audio_is_a_type_error(extractor, audio):
 
 
 def test_sampling_rate(extractor, caplog):
-    with pytest.raises(ValueError, match="44100 Hz, the model needs 24000 Hz"):
+    with pytest.raises(ValueError, match="44100 Hz, but the model needs 24000 Hz"):
         extractor(ramp(2000), sampling_rate=44100)
     logging.getLogger("transformers").propagate = True
     extractor(ramp(2000))
@@ -114,7 +114,7 @@ def test_truncation_and_max_length(extractor):
         [ramp(2000), ramp(5000)], RATE, padding="max_length", max_length=3000, truncation=True, return_tensors="np"
     )
     assert batch["attention_mask"].sum(1).tolist() == [2000, 3000]
-    with pytest.raises(ValueError, match="`max_length` is 100 samples, the model needs at least 1025"):
+    with pytest.raises(ValueError, match="`max_length` is 100 samples, but the model needs at least 1025"):
         extractor(ramp(2000), RATE, truncation=True, max_length=100)
 
 

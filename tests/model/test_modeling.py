@@ -112,7 +112,7 @@ def test_impulse_lies_at_its_frame_time(tiny_model):
         ({"input_values": torch.zeros(1, 24000, dtype=torch.int16)}, "floating point"),
         ({"input_values": torch.zeros(0, 24000)}, "batch is empty"),
         ({"input_values": torch.zeros(1, 24000), "layer": 2.0}, r"`layer` must be .* got 2\.0"),
-        ({"input_values": torch.zeros(1, 1024)}, "1024 samples, the model needs at least 1025"),
+        ({"input_values": torch.zeros(1, 1024)}, "1024 samples, but the model needs at least 1025"),
         ({"input_values": torch.zeros(1, 24000), "layer": 4}, "`layer` must be between 0 and 3, got 4"),
         ({"input_values": torch.zeros(1, 24000), "layer": -1}, "`layer` must be between 0 and 3, got -1"),
         ({"input_values": torch.zeros(1, 24000), "layer": True}, "`layer` must be"),

@@ -93,7 +93,7 @@ def test_tokens_and_padding(quantizer_type):
 
 def test_input_of_the_model_is_checked():
     model = MusicFMQuantizerModel(MusicFMConfig(**SMALL))
-    with pytest.raises(ValueError, match="1024 samples, the model needs at least 1025"):
+    with pytest.raises(ValueError, match="1024 samples, but the model needs at least 1025"):
         model(torch.zeros(1, 1024))
     with pytest.raises(ValueError, match="`attention_mask` must have the shape"):
         model(torch.zeros(1, 24000), torch.ones(1, 25))

@@ -138,7 +138,7 @@ def test_nothing_wrong_is_written(tmp_path):
         ),
         ("0.5 nan\n", "line 1: the position"),
         ("0.5 inf\n", "line 1: the position"),
-        ("0.5 -1\n", "line 1: a position in the bar counts from 1"),
+        ("0.5 -1\n", "line 1: a position in the bar must be at least 1"),
         ("1\n# \n0.5\n", "line 3: beats must ascend, got 0.5 s after 1 s"),
         ("1\n1\n", "line 2: beats must ascend"),
         ("-1\n", "line 1: times must be finite and not negative, got -1 s"),
@@ -189,7 +189,7 @@ def test_missing_column_is_named(tmp_path):
         (
             '{"file_metadata": {"duration": 5}, "annotations": [{"namespace": "beat", "data": '
             '[{"time": 6, "duration": 0, "value": 1}, {"time": 6.5, "duration": 0, "value": 2}]}]}',
-            "observation 2: 6.5 s is after the end of the audio, which has 5 s",
+            "observation 2: 6.5 s is after the end of the audio, which is 5 s long",
         ),
     ],
 )
@@ -215,7 +215,7 @@ def test_checks_know_the_duration():
     check_segments([Segment(0, 11, "a")], "here", duration=10)
     with pytest.raises(ValueError, match=r"here, segment 1: 11.1 s is after the end"):
         check_segments([Segment(0, 11.1, "a")], "here", duration=10)
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         check_beats(Beats(np.zeros(2), np.zeros(1)), "here")
     with pytest.raises(ValueError, match="segment 1: a segment must have a label"):
         check_segments([Segment(0, 1, "")], "here")

@@ -308,7 +308,7 @@ def test_curves(tmp_path):
 def test_settings_have_to_be_the_same():
     there = {"seed": 1, "rates": [1, 2], "gone": 5, "layer": None}
     require_same_settings("runs/a", there, {"seed": 1, "rates": (1, 2), "layer": None, "later": 0}, "--output")
-    message = r"runs/a was made with seed 1, not 2; layer None, not 0; later None, not 3. Give another `--output`"
+    message = r"runs/a was made with seed 1, not 2; layer None, not 0; later None, not 3. Pass another `--output`"
     with pytest.raises(ValueError, match=message):
         require_same_settings("runs/a", there, {"seed": 2, "rates": [1, 2], "layer": 0, "later": 3}, "--output")
 

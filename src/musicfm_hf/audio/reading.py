@@ -1,4 +1,4 @@
-"""Reading of audio files, or a part of them, as float32 mono at any sampling rate."""
+"""Read audio files, or parts of them, as float32 mono at any sampling rate."""
 
 import io
 import math
@@ -19,9 +19,9 @@ _BLOCK_FRAMES = 1 << 16
 
 _SMALL_BLOCK_FRAMES = 1 << 12
 
-_MAX_FRAMES = 2**48  # libsndfile reports more if it does not know the length
+_MAX_FRAMES = 2**48  # libsndfile reports a larger number if it does not know the length
 
-_MARGIN_SECONDS = 0.1  # read around a crop, so that the resampler has settled at its start
+_MARGIN_SECONDS = 0.1  # also read around a crop, so that the resampler has settled where the crop starts
 
 
 def load_audio(
@@ -33,22 +33,22 @@ def load_audio(
     """
     Read audio as float32 mono of shape `(samples,)`.
 
-    Formats are those of libsndfile (wav, flac, ogg, opus, mp3, aiff and more), recognized by content, not by name.
-    Channels are averaged, and soxr changes the rate at high quality. A crop has the same samples as that part of the
-    whole file, but reading it decodes little more than the crop. A file that breaks off returns the audio it has, with
-    a `UserWarning`.
+    All formats of libsndfile are supported (wav, flac, ogg, opus, mp3, aiff and more). The format is recognized by
+    content, not by file name. Channels are averaged, and soxr resamples at high quality. A crop has the same samples
+    as the corresponding part of the whole file, but little more than the crop is decoded. For a truncated file, the
+    audio up to the truncation is returned, with a `UserWarning`.
 
     Args:
         source: A path, bytes, a binary file object, or a value of a column `Audio(decode=False)` of `datasets`: a
             mapping with `bytes` or `path`.
         sampling_rate (`int`): Rate of the result, in Hz.
         start (`float`): Start of the part to read, in seconds.
-        duration (`float`, *optional*): Seconds to read, at most to the end; by default to the end.
+        duration (`float`, *optional*): Maximum duration to read, in seconds. Defaults to the rest of the file.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the source is not audio, is empty, ends before `start`, or has NaN or infinite samples.
-        TypeError: `source` is of another kind.
+        TypeError: `source` is of an unsupported type.
     """
     _check_crop(sampling_rate, start, duration)
     stream, name = _open_source(source)
@@ -68,7 +68,7 @@ def load_audio(
 
 def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any]) -> tuple[int, int]:
     """
-    Return the number of samples of each channel, and their rate in Hz, by the header alone.
+    Return the number of samples per channel and the sampling rate in Hz, reading only the header.
 
     Args:
         source: As for [`load_audio`].
@@ -76,7 +76,7 @@ def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the source is not audio, or its header does not specify the length.
-        TypeError: `source` is of another kind.
+        TypeError: `source` is of an unsupported type.
     """
     stream, name = _open_source(source)
     try:
@@ -94,12 +94,12 @@ def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any
 
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Change the rate of a waveform `(samples,)` with soxr at high quality. Rates in Hz."""
+    """Resample a waveform `(samples,)` with soxr at high quality. Rates are in Hz."""
     return audio if from_rate == to_rate else soxr.resample(audio, from_rate, to_rate, _QUALITY)
 
 
 def _check_crop(sampling_rate: int, start: float, duration: float | None) -> None:
-    """Raise a `ValueError` for arguments that are out of range."""
+    """Raise a `ValueError` if an argument is out of range."""
     if not isinstance(sampling_rate, int) or sampling_rate <= 0:
         raise ValueError(f"`sampling_rate` must be a positive integer, got {sampling_rate!r}.")
     if not (math.isfinite(start) and start >= 0):
@@ -109,7 +109,7 @@ def _check_crop(sampling_rate: int, start: float, duration: float | None) -> Non
 
 
 def _open_source(source: Any) -> tuple[BinaryIO, str]:
-    """A stream for soundfile, and a name for messages."""
+    """Return a stream for soundfile, and a name for messages."""
     if isinstance(source, Mapping):
         path, content = source.get("path"), source.get("bytes")
         if content is not None:
@@ -122,7 +122,7 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.exists():
-            raise FileNotFoundError(f"There is no file {path}")
+            raise FileNotFoundError(f"The file {path} does not exist")
         if not path.is_file():
             raise ValueError(f"{path} is not a file.")
         if path.stat().st_size == 0:
@@ -135,15 +135,15 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
 
 
 def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
-    """Whether a file has less than its header promises. Damage inside a file is found by `_read`."""
-    # libsndfile notes a wav or aiff that is too short in this form. Headers of streams promise the largest length.
+    """Return whether a file is shorter than its header specifies. `_read` detects damage inside a file."""
+    # libsndfile reports a wav or aiff that is too short in this form. Headers of streams give the largest length.
     promised = re.search(r"^ *(?:data|SSND) *: *(\d+) *\(should be \d+\)", file.extra_info, re.MULTILINE)
     if promised and int(promised[1]) < 0x7FFFFF00:
         return True
     if file.format != "OGG":
         return False
     position = stream.tell()
-    stream.seek(max(0, stream.seek(0, os.SEEK_END) - (1 << 16)))  # a page of Ogg is shorter than that
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - (1 << 16)))  # an Ogg page is shorter than that
     tail = stream.read()
     stream.seek(position)
     _, last_page, header = tail.rpartition(b"OggS")
@@ -153,13 +153,16 @@ def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
 def _read(
     file: soundfile.SoundFile, name: str, sampling_rate: int, start: float, duration: float | None, is_truncated: bool
 ) -> np.ndarray:
-    """Read a part of an open file as [`load_audio`] does; `is_truncated` if it has less than its header promises."""
+    """
+    Read a part of an open file as [`load_audio`] does. `is_truncated` states that the file is shorter than its header
+    specifies.
+    """
     if file.frames == 0:
         raise ValueError(f"{name} has no samples.")
     rate = file.samplerate
     if start * rate >= file.frames:
         raise ValueError(f"{name} ends at {file.frames / rate:.3f} s, before `start` ({start} s).")
-    # Samples of the result, and the part of the file to read, in steps at which samples of both rates coincide.
+    # The samples of the result, and the part of the file to read, in steps at which samples of both rates coincide.
     first = round(start * sampling_rate)
     last = math.ceil(file.frames * sampling_rate / rate)
     if duration is not None:
@@ -187,12 +190,12 @@ def _read(
         raise ValueError(f"{name} has no audio that can be decoded from {start} s on.")
     if is_truncated:
         seconds = (begin * step_in + count) / rate
-        warnings.warn(f"{name} breaks off: its header promises more than the {seconds:.3f} s read.", stacklevel=3)
+        warnings.warn(f"{name} is truncated: its header specifies more than the {seconds:.3f} s read.", stacklevel=3)
     return audio
 
 
 def _mono_blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
-    """Yield the next `frames` frames in blocks, with channels averaged, up to where decoding fails."""
+    """Yield the next `frames` frames in blocks, with channels averaged, until decoding fails."""
     size = _BLOCK_FRAMES
     while frames > 0:
         position = file.tell()
@@ -201,7 +204,7 @@ def _mono_blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]
         except soundfile.LibsndfileError:
             if size == _SMALL_BLOCK_FRAMES:
                 return
-            size = _SMALL_BLOCK_FRAMES  # to keep the audio before the damage
+            size = _SMALL_BLOCK_FRAMES  # keeps as much audio before the damage as possible
             file.seek(position)
             continue
         if len(block) == 0:

@@ -1,4 +1,4 @@
-"""Conversion of everything that [`musicfm_hf.embed`] and [`musicfm_hf.annotate`] accept as audio to one waveform."""
+"""Convert every kind of audio that [`musicfm_hf.embed`] and [`musicfm_hf.annotate`] accept to a waveform."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from .reading import load_audio, resample
 
 def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.ndarray:
     """
-    Convert audio to one mono waveform at another rate.
+    Convert audio to a mono waveform at the target rate.
 
     Args:
         audio: One of
@@ -20,7 +20,7 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
               integer PCM, which needs `sampling_rate`;
             - a path, `bytes`, or a binary file object, in any format that [`load_audio`] reads;
             - a row of a data set: a mapping with `array` and `sampling_rate`, or with `bytes` or `path`.
-        sampling_rate (`int`, *optional*): Rate of a waveform in Hz. Files and rows have their own.
+        sampling_rate (`int`, *optional*): Rate of a waveform in Hz. Omit it for files and rows, which have their own.
         target_rate (`int`): Rate of the result in Hz.
 
     Returns:
@@ -28,9 +28,9 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if a waveform comes without its rate, or a file or row with one; or if the audio has several
-            channels, is empty, not finite, or cannot be read.
-        TypeError: if the audio is not numeric, or of another kind.
+        ValueError: if `sampling_rate` is missing for a waveform, or given for a file or row; or if the audio has
+            several channels, is empty, has values that are not finite, or cannot be read.
+        TypeError: if the audio is not numeric, or is of an unsupported type.
     """
     if isinstance(audio, Mapping) and audio.get("array") is not None:
         _refuse_rate(sampling_rate, "A row of a data set")
@@ -44,13 +44,13 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
 
 
 def _refuse_rate(sampling_rate: int | None, kind: str) -> None:
-    """Raise an error where a rate was given with audio that has its own."""
+    """Raise a `ValueError` if a rate was given for audio that has its own."""
     if sampling_rate is not None:
-        raise ValueError(f"{kind} has its own sampling rate: leave out `sampling_rate`, got {sampling_rate!r}.")
+        raise ValueError(f"{kind} has its own sampling rate: omit `sampling_rate`, got {sampling_rate!r}.")
 
 
 def _resample_array(audio: Any, sampling_rate: int | None, target_rate: int) -> np.ndarray:
-    """Check a waveform, and bring it to `target_rate`."""
+    """Check a waveform and resample it to `target_rate`."""
     shape = tuple(getattr(audio, "shape", ()))
     if len(shape) > 1 and shape[0] != 1:
         raise ValueError(

@@ -1,11 +1,11 @@
-"""Cutting long audio into overlapping windows, and joining their outputs."""
+"""Cut long audio into overlapping windows, and join their outputs."""
 
 from itertools import pairwise
 from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """A part of audio that is encoded at once, and the frames of it that are kept when windows are joined."""
+    """A part of the audio that is encoded at once, and the frames of it that are kept when windows are joined."""
 
     start_sample: int
     stop_sample: int
@@ -23,20 +23,21 @@ def plan_windows(
     window_samples: int | None = None,
 ) -> list[Window]:
     """
-    Cut audio into overlapping windows. Every window starts on a frame; the last one is moved back so that it is whole.
-    Each frame is kept from the window in which it is further from an edge: neighbors meet in the middle of their
-    overlap.
+    Cut audio into overlapping windows.
+
+    Every window starts on a frame; the last one is moved back so that it has full length. Each frame is taken from the
+    window in which it is farther from an edge, so neighboring windows meet in the middle of their overlap.
 
     Args:
-        num_samples (`int`): Samples of the audio.
-        num_frames (`int`): Frames that the encoder makes of it.
-        samples_per_frame (`int`): Samples between the starts of two frames.
-        window_frames, overlap_frames (`int`): Frames of a window, and of the overlap of two windows.
-        window_samples (`int`, *optional*): Samples that give `window_frames` frames; by default
+        num_samples (`int`): Number of samples in the audio.
+        num_frames (`int`): Number of frames that the encoder returns for the audio.
+        samples_per_frame (`int`): Number of samples between the starts of two frames.
+        window_frames, overlap_frames (`int`): Number of frames in a window, and in the overlap of two windows.
+        window_samples (`int`, *optional*): Number of samples that yield `window_frames` frames; by default
             `window_frames · samples_per_frame`.
 
     Raises:
-        ValueError: windows are not longer than their overlap.
+        ValueError: the overlap is not shorter than the window.
     """
     if not 0 <= overlap_frames < window_frames:
         raise ValueError(

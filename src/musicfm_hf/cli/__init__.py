@@ -1,1 +1,1 @@
-"""The `musicfm` command, one file for each of its commands."""
+"""The `musicfm` command, with one file for each of its subcommands."""

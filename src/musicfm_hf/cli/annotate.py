@@ -1,14 +1,15 @@
 """
-Write beats, chords, sections, keys and tags of songs, by models with a head, and a picture of each song.
+Annotate songs with beats, chords, sections, keys and tags, and draw a picture of each song.
 
     musicfm annotate song.mp3 --models runs/beat runs/chord --output_dir annotations
     musicfm annotate music/ more.txt --models runs/* --output_dir annotations --no_picture --format json lab
 
-Models are folders or repositories of models or adapters, one for each task. Heads on the same encoder need one pass.
-Files that cannot be read are listed at the end, and the exit code is then 1.
+Models are folders or Hub repositories of models or adapters, one for each task. Models with the same encoder share one
+pass through it. Files that cannot be read are listed at the end, and the exit code is then 1.
 
-Existing files, which may be annotations by hand, are never overwritten by default. Choose another folder, `--existing
-skip` to continue an interrupted run (songs that lack some of their files are listed), or `--existing overwrite`.
+Existing files, which may be annotations made by hand, are not overwritten by default. Choose another folder, pass
+`--existing skip` to continue an interrupted run (songs that lack some of their files are listed), or pass
+`--existing overwrite`.
 """
 
 import argparse
@@ -63,18 +64,18 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command."""
+    """Parse the arguments of the command."""
     parser = command_parser("annotate", __doc__)
     parser.add_argument(
-        "songs", nargs="+", help="files, folders of audio, .txt files with a path a line, or data sets"
+        "songs", nargs="+", help="files, folders of audio, .txt files with one path per line, or data sets"
     )
     parser.add_argument("--models", required=True, nargs="+", help="folders or repositories, one for each task")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the annotations")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="files to write; all by default")
     parser.add_argument(
-        "--existing", choices=["refuse", "skip", "overwrite"], default="refuse", help="songs that have files already"
+        "--existing", choices=["refuse", "skip", "overwrite"], default="refuse", help="action for existing files"
     )
-    parser.add_argument("--no_picture", action="store_true", help="draw no pictures")
+    parser.add_argument("--no_picture", action="store_true", help="do not draw pictures")
     add_task_file_flag(parser)
     add_window_flags(parser, batch_size=1)
     add_device_flags(parser)

@@ -1,15 +1,16 @@
 """
-Score methods that need no trained encoder on whole songs of a prepared data set: the baselines that a model must beat.
+Score methods without a trained encoder, as baselines for a model, on whole songs of a prepared data set.
 
     musicfm baselines --data data/pop909 --split test --output_file results/baselines.json
     musicfm baselines --data data/pop909 --split test --tasks structure tagging
 
-beat: librosa's beat tracker, with every fourth beat from the first as a downbeat. chord: chroma templates between
-annotated and between tracked beats. key: Krumhansl's profiles. structure: start and end alone, a boundary every eight
-annotated bars, and the second annotator (column `sections_2`). tagging: how frequent each tag is in training songs.
+beat: librosa's beat tracker, with a downbeat on every fourth beat from the first. chord: chroma templates between
+annotated and between tracked beats. key: Krumhansl's profiles. structure: only the start and the end of the song, a
+boundary every eight annotated bars, and the second annotator (column `sections_2`). tagging: the frequency of each tag
+in the training songs.
 
-Prints averages with 95 % bootstrap intervals over songs. `--output_file` keeps them, and the scores of each song, in
-the form of `musicfm evaluate`.
+The command prints averages with 95 % bootstrap intervals over songs. `--output_file` saves them and the scores of each
+song in the format of `musicfm evaluate`.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from .flags import command_parser, positive, rename_flags, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
-    """Score the baselines, print their scores, and write them."""
+    """Score the baselines, then print and save their scores."""
     arguments = parse(argv)
     with user_errors("Not scored"):
         results = score_data_set(
@@ -43,12 +44,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command."""
+    """Parse the arguments of the command."""
     parser = command_parser("baselines", __doc__)
     parser.add_argument("--data", required=True, help="data set that `musicfm prepare` wrote, or a Hub repository")
     parser.add_argument("--split", default="test", help="train, validation or test")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="all that songs are annotated for by default")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="tasks to score; by default all with annotations")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that analyze audio; 0 for none")
-    parser.add_argument("--limit", type=positive, help="score only this number of songs of each task")
+    parser.add_argument("--limit", type=positive, help="maximum number of songs to score for each task")
     parser.add_argument("--output_file", type=Path, help="JSON file for the scores")
     return parser.parse_args(rename_flags(argv, {"--output": "--output_file"}))

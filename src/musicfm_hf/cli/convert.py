@@ -16,7 +16,7 @@ from .flags import add_hub_flags, command_parser, rename_flags, share_result, us
 
 
 def main(argv: Sequence[str]) -> None:
-    """Convert the checkpoint, and push it if asked to."""
+    """Convert the checkpoint, and push it if `--push_to_hub` is given."""
     arguments = parse(argv)
     with user_errors("Not converted"):
         target = hub_target(arguments, arguments.output_dir)
@@ -36,13 +36,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command."""
+    """Parse the arguments of the command."""
     parser = command_parser("convert", __doc__)
     parser.add_argument("source", nargs="?", help="a .pt file, a folder with the files, or a Hub repository")
     parser.add_argument("--source", dest="source_flag", help=argparse.SUPPRESS)  # its spelling in 0.1
-    parser.add_argument("--output_dir", required=True, help="folder to make")
-    parser.add_argument("--stats", help="of MusicFM: JSON with the mel statistics; by default beside the weights")
-    parser.add_argument("--variant", choices=["msd", "fma"], help="of MusicFM: which one, if the source has both")
+    parser.add_argument("--output_dir", required=True, help="folder to create")
+    parser.add_argument("--stats", help="MusicFM only: JSON file of mel statistics; by default beside the weights")
+    parser.add_argument("--variant", choices=["msd", "fma"], help="MusicFM only: variant, if the source has both")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     add_hub_flags(parser)
     arguments = parser.parse_args(rename_flags(argv, {"--output": "--output_dir"}))

@@ -1,12 +1,12 @@
 """
-Write embeddings of a catalogue: a folder of audio, a .txt file with a path a line, or a data set (saved to disk, or
-its id on the Hub).
+Compute embeddings of a catalog: a folder of audio, a .txt file with one path per line, or a data set (a folder on
+disk, or a repository on the Hub).
 
     musicfm embed music/ --model musicfm-msd --output_dir embeddings --layer 7 --pool mean
     accelerate launch -m musicfm_hf embed songs.txt --model musicfm-msd --output_dir embeddings --dtype bfloat16
 
 Each song becomes one safetensors file with `embeddings` and `times`, and with the model, layer and windows as
-metadata. Give the same command again to continue an interrupted run. Files that cannot be read, or only in part, are
+metadata. To resume an interrupted run, repeat the command. Files that cannot be read, or can be read only in part, are
 listed at the end and in `problems.tsv`.
 """
 
@@ -32,7 +32,7 @@ MOST_LISTED = 20
 
 
 def main(argv: Sequence[str]) -> None:
-    """Embed what the arguments name, sharing songs among the processes of `accelerate launch`."""
+    """Embed the songs that the arguments name, divided among the processes of `accelerate launch`."""
     arguments = parse(argv)
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not embedded"):
@@ -55,23 +55,23 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command."""
+    """Parse the arguments of the command."""
     parser = command_parser("embed", __doc__)
-    parser.add_argument("source", help="a folder of audio, a .txt file with a path a line, or a data set")
+    parser.add_argument("source", help="a folder of audio, a .txt file with one path per line, or a data set")
     parser.add_argument("--model", required=True, help="a folder that `musicfm convert` wrote, or a Hub repository")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the embeddings")
     parser.add_argument("--layer", type=int, help="hidden state to write; the last by default")
     parser.add_argument("--pool", type=pooling, default="none", help="none, mean, or a rate in frames per second")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that decode audio")
-    parser.add_argument("--audio_column", default="audio", help="column of a data set that holds the audio")
+    parser.add_argument("--audio_column", default="audio", help="column that holds the audio, for a data set")
     add_window_flags(parser, batch_size=4)
     add_device_flags(parser)
     return parser.parse_args(rename_flags(argv, {"--output": "--output_dir"}))
 
 
 def pooling(text: str) -> str | float:
-    """The type of `--pool`."""
+    """Parse the value of `--pool`."""
     if text in ("none", "mean"):
         return text
     if (rate := float(text)) <= 0:
@@ -80,7 +80,7 @@ def pooling(text: str) -> str | float:
 
 
 def report(problems: list[tuple[str, str]], total: int, output_dir: Path) -> None:
-    """Write `problems.tsv`, and print its first lines."""
+    """Write `problems.tsv` and print its first lines."""
     problems = sorted(problems)
     path = output_dir / "problems.tsv"
     write_table(path, problems)

@@ -4,8 +4,9 @@ Score saved models or adapters on whole songs of a prepared data set.
     musicfm evaluate runs/chord runs/chord-lora --data data/pop909 --split test
     musicfm evaluate runs/beat --data data/gtzan --output_file results/beat_gtzan.json --window_seconds 12
 
-Prints the scores of each song, and averages with 95 % bootstrap intervals over songs. If several models have the same
-task as the first, it also prints the paired difference of each to the first. `--output_file` keeps all of it as JSON.
+The command prints the scores of each song, and averages with 95 % bootstrap intervals over songs. For each further
+model with the same task as the first, it also prints the paired difference from the first. `--output_file` saves all
+results as JSON.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from .flags import add_task_file_flag, add_window_flags, command_parser, positiv
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluate the models, print their scores, and write them."""
+    """Evaluate the models, then print and save their scores."""
     arguments = parse(argv)
     settings = WindowSettings(None, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size)
     with user_errors("Not evaluated"):
@@ -44,21 +45,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command."""
+    """Parse the arguments of the command."""
     parser = command_parser("evaluate", __doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folders or repositories of models or adapters")
     parser.add_argument("--data", required=True, help="data set that `musicfm prepare` wrote, or a Hub repository")
     parser.add_argument("--split", default="test", help="train, validation or test")
-    parser.add_argument("--limit", type=positive, help="score only this number of songs")
+    parser.add_argument("--limit", type=positive, help="maximum number of songs to score")
     parser.add_argument("--output_file", type=Path, help="JSON file for the scores")
-    parser.add_argument("--device", help="such as cpu or cuda:1; the first accelerator by default")
+    parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
     add_task_file_flag(parser)
     add_window_flags(parser, batch_size=8)
     return parser.parse_args(rename_flags(argv, {"--output": "--output_file"}))
 
 
 def print_scores(name: str, result: dict[str, Any]) -> None:
-    """Scores of songs where songs have scores of their own, of tags where there are tags, and averages."""
+    """Print the score of each song or tag, where the task has them, and the averages."""
     print(f"\n{name}: {result['task']}, {len(result['songs'])} songs")
     for song, scores in result["songs"].items():
         if result["metric"] in scores:
@@ -67,7 +68,7 @@ def print_scores(name: str, result: dict[str, Any]) -> None:
     for tag, value in main_score.get("tags", {}).items():
         print(f"  {tag:24} {result['metric']} {value:.3f}")
     if skipped := main_score.get("skipped"):
-        print(f"  not scored, as either all songs have them or none: {', '.join(skipped)}")
+        print(f"  not scored, because all songs or no songs have them: {', '.join(skipped)}")
     for score, value in result["scores"].items():
         print(f"  {score:24} {value['mean']:.3f}" + format_interval(value))
     if "difference" in result:
@@ -80,7 +81,7 @@ def print_scores(name: str, result: dict[str, Any]) -> None:
 
 
 def format_interval(value: dict[str, Any], sign: str = "") -> str:
-    """The interval of a score in brackets, if it has one."""
+    """Return the interval of a score in brackets, or an empty string if it has none."""
     if "interval" not in value:
         return ""
     low, high = value["interval"]

@@ -4,10 +4,10 @@ Train a head for beats, chords, structure, keys or tags on a pretrained encoder,
   musicfm finetune chord/probe --model musicfm-msd --data data/pop909 --output_dir runs/chord
   musicfm finetune chord/lora small/lora --model runs/small --data data/pop909 --output_dir runs/chord-lora
 
-A recipe joins a task and a method: a probe (the encoder is frozen, its features are computed once), full fine-tuning,
-or LoRA. Each further recipe goes over those before, and flags go over all. An interrupted run resumes from its last
-checkpoint: repeat the command. The output folder holds the model or the adapter, `curves.png`, TensorBoard logs and
-checkpoints; the scores are in `results/<name of the folder>.json`.
+A recipe combines a task and a method: a probe (the encoder is frozen and its features are computed once), full
+fine-tuning, or LoRA. A later recipe overrides the ones before it, and flags override all recipes. To resume an
+interrupted run from its last checkpoint, repeat the command. The output folder holds the model or the adapter,
+`curves.png`, TensorBoard logs and checkpoints; the scores are in `results/<name of the folder>.json`.
 """
 
 from pathlib import Path
@@ -40,9 +40,9 @@ def main(argv: list[str]) -> None:
 
 
 def _check_base_can_be_found(task: TaskArguments) -> None:
-    """Refuse to push an adapter whose base model others cannot load."""
+    """Raise a `ValueError` before pushing an adapter whose base model others cannot load."""
     if task.method == "lora" and Path(task.model).is_dir():
         raise ValueError(
-            f"Nobody else can use an adapter for {task.model}, a folder of this machine: push the folder and name its "
-            "repository as `--model`; or push the adapter later, by `musicfm push` with `--base_model`."
+            f"Nobody else can use an adapter for {task.model}, a folder on this machine. Push that folder and pass "
+            "its repository as `--model`, or push the adapter later, with `musicfm push` and `--base_model`."
         )

@@ -1,4 +1,4 @@
-"""Flags and messages that commands share."""
+"""Flags and error handling that the commands share."""
 
 import argparse
 import warnings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of a command, whose description is printed as it is written."""
+    """Create the parser of a command, with a description that is printed without reformatting."""
     return argparse.ArgumentParser(
         prog=f"musicfm {command}",
         description=description,
@@ -25,8 +25,8 @@ def command_parser(command: str, description: str | None) -> argparse.ArgumentPa
 
 def rename_flags(argv: Sequence[str], renamed: Mapping[str, str] | None = None) -> list[str]:
     """
-    Bring flags of earlier releases to their present spelling, with a `FutureWarning`: hyphens become underscores, and
-    `renamed` maps old names to new ones, both with underscores and leading `--`.
+    Replace flags of earlier releases with their current spelling, with a `FutureWarning`. Hyphens become underscores,
+    and `renamed` maps old names to new ones, both with underscores and leading `--`.
     """
     words: list[str] = []
     for index, word in enumerate(argv):
@@ -49,7 +49,7 @@ def rename_flags(argv: Sequence[str], renamed: Mapping[str, str] | None = None) 
 
 @contextmanager
 def user_errors(failure: str) -> Iterator[None]:
-    """End the process with a message, not with a traceback, where the user can mend the cause."""
+    """Exit with a message instead of a traceback for errors that the user can fix."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
@@ -57,39 +57,39 @@ def user_errors(failure: str) -> Iterator[None]:
 
 
 def positive(text: str) -> int:
-    """The type of a flag that takes an integer of at least 1."""
+    """Parse the value of a flag that takes an integer of at least 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
 def print_escaped(text: str) -> None:
-    """Print text that may hold names of files in no encoding."""
+    """Print text that may contain file names with undecodable bytes."""
     print(text.encode("ascii", "backslashreplace").decode())
 
 
 def add_window_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    """Flags for encoding long audio in windows."""
+    """Add the flags for encoding long audio in windows."""
     parser.add_argument("--batch_size", type=positive, default=batch_size, help="windows encoded at once")
     parser.add_argument("--window_seconds", type=float, default=30.0, help="length of a window")
     parser.add_argument("--overlap_seconds", type=float, help="overlap of windows; a sixth of the window by default")
 
 
 def add_hub_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for pushing a result; those of Transformers' `TrainingArguments`, for commands without a Trainer."""
+    """Add the Hub flags of Transformers' `TrainingArguments` to a command without a Trainer."""
     from transformers.utils import strtobool
 
     parser.add_argument("--push_to_hub", action="store_true", help="push the result to the Hub")
-    parser.add_argument("--hub_model_id", help="id of the repository; the name of the output folder by default")
+    parser.add_argument("--hub_model_id", help="ID of the repository; the name of the output folder by default")
     parser.add_argument("--hub_private_repo", type=strtobool, help="true (the default) or false, for a new repository")
     parser.add_argument("--hub_revision", help="branch, created if it does not exist; main by default")
-    parser.add_argument("--hub_token", help="access token; the one that is logged in by default")
+    parser.add_argument("--hub_token", help="access token; that of `hf auth login` by default")
 
 
 def share_result(folder: str | Path, target: "HubTarget | None") -> None:
     """
-    Write the card of a result and, with a target, push it and print the URL of the commit. Where that fails, the
-    message tells how to push the folder later.
+    Write the card of a result and, with a target, push it and print the URL of the commit. If the push fails, the
+    message explains how to push the folder later.
     """
     from ..hub.push import push_result
 
@@ -102,13 +102,13 @@ def share_result(folder: str | Path, target: "HubTarget | None") -> None:
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for where, and how precisely, a model computes."""
+    """Add the flags for the dtype and the device of a model."""
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--device", help="such as cpu or cuda:1; the first accelerator by default")
+    parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
 
 
 def add_task_file_flag(parser: argparse.ArgumentParser) -> None:
-    """A flag for tasks that are defined outside the package."""
+    """Add the flag for tasks that are defined outside the package."""
     parser.add_argument(
-        "--task_file", action="append", default=[], metavar="FILE", help="Python file that defines a further TASK"
+        "--task_file", action="append", default=[], metavar="FILE", help="Python file that defines an additional TASK"
     )

@@ -1,17 +1,17 @@
 """
-Probe every hidden state of encoders, and a learned sum of all of them, to see which layer serves which task.
+Probe every hidden state of encoders, and a learned sum of all hidden states, to find the best layer for each task.
 
   musicfm layers --models runs/small musicfm-msd --tasks beat chord --data data/pop909 --output_dir results/layers
   musicfm layers small/probe --models runs/small --tasks key --data data/pop909 --output_dir results/small \\
       --max_steps 500
 
-Settings are those of the recipe TASK/probe, then those of the recipes given, then flags, which are all those of
-`musicfm finetune`. One pass over the data computes all hidden states and caches them (`--cache`) in float16: a minute
-of music takes 3 MB times layers times hidden size / 1024. To resume an interrupted run, repeat the command: a probe
-whose results exist is not trained again.
+Settings come from the recipe TASK/probe; the given recipes override them, and flags override both. All flags of
+`musicfm finetune` are accepted. One pass over the data computes all hidden states and caches them (`--cache`) in
+float16: a minute of music takes 3 MB times layers times hidden size / 1024. To resume an interrupted run, repeat the
+command: a probe whose results exist is not trained again.
 
 The output folder holds `layers.png`, `layers.md`, `layers.json`, and the results of each probe. The best layer is
-chosen on validation songs; its score on test songs is stated.
+chosen on validation songs and also scored on test songs.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """The command's own flags, recipes, and the remaining flags, which are those of `musicfm finetune`."""
+    """Return the command's own flags, the recipes, and the remaining flags, which `musicfm finetune` defines."""
     recipes = []
     while argv and not argv[0].startswith("-"):
         recipes.append(argv.pop(0))
@@ -51,8 +51,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     parser.add_argument("--models", nargs="+", required=True, help="folders or repositories of encoders")
     parser.add_argument("--tasks", nargs="+", required=True, help="names of tasks")
     add_task_file_flag(parser)
-    parser.add_argument("--data", required=True, help="labelled data set: a folder from `musicfm prepare`")
-    parser.add_argument("--output_dir", required=True, help="folder for tables, picture and results")
+    parser.add_argument("--data", required=True, help="labeled data set: a folder that `musicfm prepare` wrote")
+    parser.add_argument("--output_dir", required=True, help="folder for the tables, the plot and the results")
     own, others = parser.parse_known_args(argv)
     return own, recipes, others
 
@@ -60,7 +60,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
 def _settings(
     task: str, own: argparse.Namespace, recipes: list[str], others: list[str], task_files: dict[str, str]
 ) -> tuple[TaskArguments, FinetuningArguments]:
-    """The settings of a task's probes."""
+    """Return the settings for the probes of a task."""
     places = ["--task", task, "--model", own.models[0], "--data", own.data, "--output_dir", own.output_dir]
     places += ["--task_file", task_files[task]] if task in task_files else []
     first = "probe" if task in task_files else f"{task}/probe"  # a task of one's own has no recipe

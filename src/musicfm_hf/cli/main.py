@@ -1,31 +1,31 @@
-"""The `musicfm` command: the first word chooses a command, the others are its arguments."""
+"""The `musicfm` command. The first word selects a subcommand; the other words are its arguments."""
 
 import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-# Sections of the help page. A command is `main` in the file of its name in this folder.
+# Sections of the help page. Each command is the function `main` of the file with its name in this folder.
 SECTIONS = {
     "Use a model": {
-        "embed": "write embeddings of songs: every frame, or one vector a song",
-        "annotate": "write beats, chords, sections, keys and tags of songs, with a picture",
+        "embed": "write embeddings of songs: one vector per frame, or one per song",
+        "annotate": "write beats, chords, sections, keys and tags of songs, and draw a picture",
         "convert": "convert a published MusicFM, MuQ or MERT checkpoint",
     },
     "Train": {
-        "prepare": "prepare labelled data, lists of files, or statistics of a catalogue",
+        "prepare": "prepare labeled data, lists of files, or statistics of a catalog",
         "pretrain": "pretrain an encoder on music without labels",
-        "train-quantizer": "fit the quantizer that makes the tokens of some pretraining recipes",
-        "finetune": "train a head on an encoder: as a probe, in full, or with LoRA",
+        "train-quantizer": "train the quantizer that some pretraining recipes need",
+        "finetune": "train a head on an encoder: as a probe, with full fine-tuning, or with LoRA",
     },
     "Measure": {
         "evaluate": "score saved models on whole songs",
         "baselines": "score classical and trivial methods on the same songs",
-        "layers": "probe every layer of encoders, and draw a map",
+        "layers": "probe every layer of encoders and plot the scores",
     },
     "Share": {
         "push": "push a model, an adapter or a quantizer to the Hub, with its card",
-        "space": "annotate songs on a web page, here or as a Space on the Hub",
+        "space": "annotate songs on a web page, locally or as a Space on the Hub",
     },
 }
 EXAMPLES = """\
@@ -39,7 +39,7 @@ COMMANDS = {name: summary for commands in SECTIONS.values() for name, summary in
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name; those of the process by default."""
+    """Run the command that the arguments name. By default, the arguments are those of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_page())
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def help_page() -> str:
-    """The text of `musicfm --help`."""
+    """Return the text of `musicfm --help`."""
     width = max(map(len, COMMANDS)) + 2
     lines = ["Usage: musicfm COMMAND [arguments]", "", "MusicFM in the Hugging Face ecosystem.", ""]
     for title, commands in SECTIONS.items():

@@ -1,5 +1,5 @@
 """
-Prepare data: labeled data sets, lists of audio files by split, or the statistics of a catalogue.
+Prepare data: labeled data sets, lists of audio files for each split, or the statistics of a catalog.
 
     musicfm prepare pop909 --source POP909 --output_dir data/pop909 --arranged
     musicfm prepare harmonix --source harmonixset --audio music/harmonix --output_dir data/harmonix
@@ -8,9 +8,9 @@ Prepare data: labeled data sets, lists of audio files by split, or the statistic
     musicfm prepare fma --source fma_large --metadata fma_metadata --output_dir data/fma --subset large
     musicfm prepare stats music/ --output_file stats.json --max_hours 20
 
-`train.txt`, `valid.txt` and `test.txt` list the files, a path a line; `info.json` describes the data. Labeled data
-sets are saved beside them, for `datasets.load_from_disk`. Audio is not copied; songs that are left out are listed in
-`missing.tsv`.
+`train.txt`, `valid.txt` and `test.txt` list the files, one path per line; `info.json` describes the data. Labeled data
+sets are saved in the same folder, for `datasets.load_from_disk`. Audio is not copied. Songs that are left out are
+listed in `missing.tsv`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SHOWN_PROBLEMS = 10
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prepare the data set that the arguments name, or measure a catalogue."""
+    """Prepare the data set that the arguments name, or measure a catalog."""
     with user_errors("Not prepared"):
         words, readers = _load_readers(argv)
         renamed = {"--output": "--output_file" if "stats" in words[:1] else "--output_dir", "--licence": "--license"}
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _load_readers(argv: Sequence[str]) -> tuple[list[str], dict[str, DatasetReader | ListReader]]:
-    """The arguments after `--reader_file FILE`, and all readers, with that of the file."""
+    """Return the arguments without `--reader_file FILE`, and all readers, including that of the file."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--reader_file")
     known, words = first.parse_known_args(argv)
@@ -50,27 +50,27 @@ def _load_readers(argv: Sequence[str]) -> tuple[list[str], dict[str, DatasetRead
 
 
 def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.ArgumentParser:
-    """A parser with a subcommand for each reader, and one for statistics."""
+    """Create a parser with a subcommand for each reader, and one for statistics."""
     parser = command_parser("prepare", __doc__)
     parser.add_argument("--reader_file", metavar="FILE", help="a Python file with the reader of your own data set")
     commands = parser.add_subparsers(required=True, metavar="NAME", dest="name", title="data sets")
     for name, reader in readers.items():
         details = f"Prepare {reader.summary}. {reader.details}".strip()
         _add_reader_flags(commands.add_parser(name, help=reader.summary, description=details), reader)
-    summary = "mean and standard deviation of the log-mel spectrogram of a catalogue"
+    summary = "mean and standard deviation of the log-mel spectrogram of a catalog"
     command = commands.add_parser("stats", help=summary, description=f"Measure {summary}.")
-    command.add_argument("sources", nargs="+", metavar="SOURCE", help="an audio file, a folder, a .txt or a data set")
+    command.add_argument("sources", nargs="+", metavar="SOURCE", help="audio file, folder, .txt file or data set")
     command.add_argument("--output_file", required=True, help="the JSON file to write")
-    hours = "audio to measure, spread over the files; 10 by default"
+    hours = "hours of audio to measure, spread over the files; 10 by default"
     command.add_argument("--max_hours", type=float, default=10.0, help=hours)
-    command.add_argument("--seed", type=int, default=0, help="of order and crops; 0 by default")
+    command.add_argument("--seed", type=int, default=0, help="seed of the order and the crops; 0 by default")
     return parser
 
 
 def _add_reader_flags(parser: argparse.ArgumentParser, reader: DatasetReader | ListReader) -> None:
-    """Add the flags of a data set, those that all have and its own."""
+    """Add the flags of a data set: those that all data sets have, and its own."""
     if isinstance(reader, ListReader) or reader.needs_source:
-        parser.add_argument("--source", required=True, help="the data set as it was downloaded: a folder, or a file")
+        parser.add_argument("--source", required=True, help="the data set as downloaded: a folder or a file")
     if isinstance(reader, DatasetReader) and not reader.makes_audio:
         parser.add_argument("--audio", help=reader.audio_help)
     parser.add_argument("--output_dir", required=True, help="the folder to write to")
@@ -79,16 +79,16 @@ def _add_reader_flags(parser: argparse.ArgumentParser, reader: DatasetReader | L
     if isinstance(reader, ListReader):
         return
     if reader.is_own_data:
-        parser.add_argument("--license", help="license of the data, to be recorded")
+        parser.add_argument("--license", help="license of the data, which is recorded with it")
     if not reader.has_splits:
-        parser.add_argument("--seed", type=int, default=0, help="of the splits; 0 by default")
-        shares = "shares of songs for train, validation and test"
+        parser.add_argument("--seed", type=int, default=0, help="seed of the splits; 0 by default")
+        shares = "fractions of the songs for train, validation and test"
         parser.add_argument("--fractions", nargs=3, type=float, metavar=("A", "B", "C"), help=shares)
     Option("skip_faulty", "leave out songs with wrong annotations", type=bool, default=False).add_to(parser)
 
 
 def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namespace) -> None:
-    """Prepare a data set, and print its counts and problems."""
+    """Prepare a data set and print its counts and problems."""
     from ..data.prepare import prepare_dataset, prepare_lists
 
     values: dict[str, Any] = vars(arguments)
@@ -105,7 +105,7 @@ def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namesp
 
 
 def _prepare_statistics(arguments: argparse.Namespace) -> None:
-    """Measure a catalogue, and print a summary."""
+    """Measure a catalog and print a summary."""
     from ..data.prepare import prepare_statistics
 
     values = prepare_statistics(arguments.sources, arguments.output_file, arguments.max_hours, arguments.seed)

@@ -1,12 +1,12 @@
 """
-Pretrain an encoder on music without labels, from a recipe and flags over it.
+Pretrain an encoder on music without labels. Settings come from a recipe; flags override them.
 
   musicfm pretrain small --train music/ --output_dir runs/small
   accelerate launch --config_file ddp.yaml -m musicfm_hf pretrain fm7 \\
       --train '/data/shards/*.tar' --validation valid/ --stats stats.json --output_dir runs/fm7
 
-An interrupted run resumes from its last checkpoint: repeat the command. The output folder holds the model,
-`curves.png`, `results.json`, TensorBoard logs, and `problems.tsv`, the songs that could not be used.
+To resume an interrupted run from its last checkpoint, repeat the command. The output folder holds the model,
+`curves.png`, `results.json`, TensorBoard logs, and `problems.tsv`, which lists songs that could not be used.
 """
 
 from ..hub.push import hub_target

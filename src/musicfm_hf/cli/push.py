@@ -1,13 +1,13 @@
 """
-Push a model, an adapter or a quantizer to the Hub, with a card that states its scores.
+Push a model, an adapter or a quantizer to the Hub, with a card that reports its scores.
 
     musicfm push runs/small you/musicfm-small
     musicfm push runs/chord-lora you/musicfm-chord-lora --base_model you/musicfm-small --public
     musicfm push runs/chord you/musicfm-chord --evaluations results/beatles.json --license mit
 
-Repositories are private unless `--public` is given. Pushing again sends what changed. An adapter that was trained on a
-local folder needs `--base_model`, the repository of that folder; it is pinned to that repository's present commit.
-`--evaluations` takes files of `musicfm evaluate`, whose scores go into the card.
+Repositories are private unless `--public` is given. A second push uploads only what changed. An adapter that was
+trained on a local folder needs `--base_model`, the repository of that folder; the adapter is pinned to the current
+commit of that repository. `--evaluations` adds the scores in files of `musicfm evaluate` to the card.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from .flags import REMOVED_IN, add_task_file_flag, command_parser, rename_flags,
 
 
 def main(argv: Sequence[str]) -> None:
-    """Push the folder, and print the address of the commit."""
+    """Push the folder and print the URL of the commit."""
     arguments = parse(argv)
     with user_errors("Not pushed"):
         if arguments.space:
@@ -42,20 +42,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command."""
+    """Parse the arguments of the command."""
     parser = command_parser("push", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a training run or of `musicfm convert`")
-    parser.add_argument("repo", metavar="REPO", help="id on the Hub, such as you/musicfm-small")
+    parser.add_argument("repo", metavar="REPO", help="ID on the Hub, such as you/musicfm-small")
     parser.add_argument("--revision", help="branch, created if it does not exist; main by default")
     parser.add_argument("--public", action="store_true", help="make a new repository public")
-    parser.add_argument("--base_model", help="of an adapter: the repository of its base model")
-    parser.add_argument("--license", help="of the weights, as the Hub names it, such as cc-by-4.0")
+    parser.add_argument("--base_model", help="for an adapter: the repository of its base model")
+    parser.add_argument("--license", help="license of the weights, by its name on the Hub, such as cc-by-4.0")
     parser.add_argument("--evaluations", type=Path, nargs="+", default=[], help="JSON files of `musicfm evaluate`")
     add_task_file_flag(parser)
     parser.add_argument("--space", nargs="+", help=argparse.SUPPRESS)  # `musicfm space` since 0.2
     arguments = parser.parse_args(rename_flags(argv))
     if arguments.space:
-        message = f"`musicfm push FOLDER REPO --space MODEL …` is now `musicfm space`; removed in {REMOVED_IN}."
+        message = f"`musicfm push … --space MODEL …` is now `musicfm space`; it will be removed in {REMOVED_IN}."
         warnings.warn(message, FutureWarning, stacklevel=2)
         if arguments.base_model or arguments.license or arguments.evaluations:
             parser.error("--base_model, --license and --evaluations are for models, not for a Space")

@@ -1,12 +1,12 @@
 """
-Annotate songs on a web page: beats, chords, sections, key and tags, one model for each task.
+Annotate songs on a web page with beats, chords, sections, key and tags, using one model for each task.
 
     musicfm space --local runs/beat runs/chord
     musicfm space you/annotate you/musicfm-beat you/musicfm-chord
 
-The first form starts the page on this machine (`pip install 'musicfm_hf[space]'`), the second pushes it as a Space to
-the Hub, together with this package. A Space is private unless `--public` is given, and needs a secret HF_TOKEN if its
-models are private.
+The first form starts the page on this machine (and needs `pip install 'musicfm_hf[space]'`). The second pushes the
+page to the Hub as a Space, together with this package. A Space is private unless `--public` is given. If its models
+are private, it needs a secret named HF_TOKEN.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from .flags import command_parser, rename_flags, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
-    """Start the page here, or push it."""
+    """Start the page on this machine, or push it."""
     arguments = parse(argv)
     with user_errors("Not started" if arguments.local else "Not pushed"):
         if arguments.local:
@@ -33,20 +33,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command."""
+    """Parse the arguments of the command."""
     parser = command_parser("space", __doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a Space and its models; with --local, models alone")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a Space and its models; with --local, only models")
     parser.add_argument("--local", action="store_true", help="start the page on this machine")
     parser.add_argument("--revision", help="branch of the Space, created if it does not exist; main by default")
     parser.add_argument("--public", action="store_true", help="make a new Space public")
     arguments = parser.parse_args(rename_flags(argv))
     if not arguments.local and len(arguments.names) < 2:
-        parser.error("name the Space and at least one model, or give --local")
+        parser.error("name the Space and at least one model, or pass --local")
     return arguments
 
 
 def run_here(folder: Path, models: Sequence[str]) -> None:
-    """Run the application in this process, as the Space does."""
+    """Run the application in this process, as on the Space."""
     os.environ["MUSICFM_MODELS"] = ",".join(models)
     sys.path.insert(0, str(folder))  # where the application finds its other files
     runpy.run_path(str(folder / "app.py"), run_name="__main__")

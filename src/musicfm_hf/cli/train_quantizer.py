@@ -1,11 +1,11 @@
 """
-Fit the quantizer that makes the tokens of a pretraining recipe whose `quantizer_type` is kmeans or residual_vq.
+Train the quantizer for a pretraining recipe whose `quantizer_type` is kmeans or residual_vq.
 
   musicfm train-quantizer muq --train music/ --output_dir quantizers/muq
   musicfm pretrain muq --train music/ --quantizer quantizers/muq --output_dir runs/muq
 
-Only `config` and `statistics` are taken from the recipe. Code use and reconstruction error on songs that were held out
-are printed, and written to `report.json`.
+Only `config` and `statistics` are read from the recipe. The command measures code use and reconstruction error on
+held-out songs, prints them, and writes them to `report.json`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Parsing and logging of the commands that train from recipes."""
+"""Argument parsing and logging for the commands that take recipes."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,6 +32,6 @@ def parse_command(
 
 
 def log_progress(arguments: RecipeArguments) -> None:
-    """Print the package's log messages, on one process of each machine."""
+    """Print the log messages of the package, in one process per machine."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("musicfm_hf").setLevel(logging.INFO if arguments.should_log else logging.WARNING)

@@ -81,7 +81,7 @@ def _configuration(published_config: dict[str, Any], folder: Path) -> MusicFMCon
     require_settings(_DEFAULTS | published_config, _SUPPORTED)
     preprocessor_file = folder / "preprocessor_config.json"
     if not preprocessor_file.is_file():
-        raise FileNotFoundError(f"There is no {preprocessor_file}, which specifies whether waveforms are normalized.")
+        raise FileNotFoundError(f"{preprocessor_file} does not exist; it specifies whether waveforms are normalized.")
     preprocessor = json.loads(preprocessor_file.read_text(encoding="utf-8"))
     hop_length = math.prod(published_config["conv_stride"])
     sampling_rate = published_config["sample_rate"]

@@ -69,10 +69,10 @@ def _find_files(source: str | Path, stats: str | Path | None, variant: str | Non
         weights = Path(hf_hub_download(str(source), f"pretrained_{variant}.pt"))
         stats = stats or hf_hub_download(str(source), f"{variant}_stats.json")
     else:
-        raise FileNotFoundError(f"There is no file or folder {source}.")
+        raise FileNotFoundError(f"The file or folder {source} does not exist.")
     stats_file = _stats_beside(weights) if stats is None else Path(stats)
     if not stats_file.is_file():
-        raise FileNotFoundError(f"There is no file {stats_file}.")
+        raise FileNotFoundError(f"The file {stats_file} does not exist.")
     return weights, stats_file
 
 
@@ -83,7 +83,7 @@ def _stats_beside(weights: Path) -> Path:
     path = next((file for file in candidates if file.is_file()), None)
     if path is None:
         names = " or ".join(file.name for file in candidates)
-        raise FileNotFoundError(f"There is no {names} beside {weights}: pass `stats`, the mel statistics it needs.")
+        raise FileNotFoundError(f"{names} was not found beside {weights}: pass `stats`, the mel statistics it needs.")
     return path
 
 

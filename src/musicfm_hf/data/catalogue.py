@@ -74,7 +74,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
     if is_saved_dataset or _is_hub_id(source):
         return _dataset_sources(str(source), is_saved_dataset, audio_column)
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}")
+        raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         root = path
         paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_EXTENSIONS and file.is_file())

@@ -102,7 +102,9 @@ class _Songs(Dataset):
                 warnings.simplefilter("always", UserWarning)
                 content = load_audio(source, self.sampling_rate)
             if len(content) < self.min_samples:
-                raise ValueError(f"{origin} has {len(content)} samples, the model needs at least {self.min_samples}.")
+                raise ValueError(
+                    f"{origin} has {len(content)} samples, but the model needs at least {self.min_samples}."
+                )
             if self.transform is not None:
                 content = self.transform(content)
         except (ValueError, TypeError, OSError) as error:

@@ -90,7 +90,7 @@ class AudioFolder:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder).absolute()
         if not self.folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {self.folder}")
+            raise FileNotFoundError(f"The folder {self.folder} does not exist")
         self._paths: dict[str, list[Path]] = {}
         for path in sorted(self.folder.rglob("*")):
             if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith("."):

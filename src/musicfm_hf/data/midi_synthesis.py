@@ -97,7 +97,7 @@ def find_soundfont(soundfont: str | os.PathLike | None) -> Path:
     """Return a soundfont, or the default one for `None`. Raises `FileNotFoundError` if it does not exist."""
     path = Path(soundfont) if soundfont is not None else default_soundfont()
     if not path.is_file():
-        raise FileNotFoundError(f"There is no soundfont {path}")
+        raise FileNotFoundError(f"The soundfont {path} does not exist")
     return path
 
 
@@ -127,7 +127,7 @@ def _open_midi(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise ImportError("Reading MIDI needs mido: `pip install 'musicfm_hf[pop909]'`.") from error
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}")
+        raise FileNotFoundError(f"The file {path} does not exist")
     try:
         midi = mido.MidiFile(path)
     except (OSError, EOFError, ValueError, LookupError) as error:

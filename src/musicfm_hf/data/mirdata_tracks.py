@@ -51,7 +51,7 @@ def track_readers(
         dataset.download()
     if not Path(dataset.index_path).is_file():
         raise FileNotFoundError(
-            f"There is no {dataset.index_path}, a list of files that mirdata needs. With `--download` mirdata "
+            f"{dataset.index_path} does not exist; it lists the files that mirdata needs. With `--download`, mirdata "
             "downloads it, and the files that it can."
         )
     files = AudioFolder(audio or source)
@@ -69,7 +69,7 @@ def read_annotation(track: Any, name: str, path: str | None) -> Any:
     if path is None:
         return None
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no {path}, which has the {name} of {track.track_id}")
+        raise FileNotFoundError(f"{path}, which has the {name} of {track.track_id}, does not exist")
     try:
         return getattr(track, name)
     except (ValueError, TypeError, IndexError, csv.Error) as error:

@@ -76,7 +76,7 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
     """
     folder = Path(source)
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}")
+        raise FileNotFoundError(f"The folder {folder} does not exist")
     rows = _read_table(folder / "songs.tsv", _SONG_COLUMNS)
     arrangements = _read_table(folder / "arrangements.tsv", _ARRANGEMENT_COLUMNS)
     splits = _read_splits(folder / "splits", "", rows)
@@ -90,7 +90,7 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
             raise ValueError(f"{where}: song {song_id} is not in arrangements.tsv.")
         midi = folder / "midi" / f"{song_id}.mid"
         if not midi.is_file():
-            raise FileNotFoundError(f"There is no {midi}, which {where} names.")
+            raise FileNotFoundError(f"{midi} does not exist, although {where} names it.")
         programs, tags = _arrangement(*arrangements[song_id])
         seconds, bpm = (_number(where, row, name, float) for name in ("seconds", "bpm"))
         texts = {name: row[name] for name in ("id", "split", "title", "artist", "first_key")}
@@ -228,7 +228,7 @@ def _read_splits(folder: Path, prefix: str, songs: dict[str, Any]) -> dict[str, 
 def _read_lines(path: Path) -> list[str]:
     """The lines of a text file."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: is this the folder of POP909?")
+        raise FileNotFoundError(f"{path} does not exist: is this the folder of POP909?")
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(), which splits at odd characters too
     except UnicodeDecodeError as error:

@@ -47,7 +47,7 @@ def load_reader(path: str | os.PathLike) -> DatasetReader | ListReader:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}")
+        raise FileNotFoundError(f"The file {path} does not exist")
     spec = importlib.util.spec_from_file_location(f"musicfm_reader_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file: its name must end with .py.")

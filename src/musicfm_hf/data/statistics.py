@@ -88,7 +88,7 @@ def mel_statistics(
     with tqdm(desc="measured", unit="s", disable=not progress) as bar:
         for index, crop in _crops(sources, seed, crop_seconds, config.sampling_rate):
             if not isinstance(crop, str) and len(crop) < min_samples:
-                crop = f"has {len(crop)} samples, the model needs at least {min_samples}"
+                crop = f"has {len(crop)} samples, but the model needs at least {min_samples}"
             if isinstance(crop, str):
                 problems.append((index, crop))
                 continue

@@ -62,7 +62,7 @@ def push(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}. Give the output folder of a finished run.")
+        raise FileNotFoundError(f"The folder {folder} does not exist. Give the output folder of a finished run.")
     for path in evaluations:
         (folder / "evaluations").mkdir(exist_ok=True)
         shutil.copy(path, folder / "evaluations")

@@ -129,7 +129,7 @@ def embed_songs(
         for key, waveform in songs:
             if len(waveform) < config.min_samples:
                 name = "The audio" if key is None else str(getattr(key, "id", key))
-                raise ValueError(f"{name} has {len(waveform)} samples, the model needs {config.min_samples}.")
+                raise ValueError(f"{name} has {len(waveform)} samples, but the model needs {config.min_samples}.")
             song = _Song(key, waveform, model.output_frames(len(waveform)))
             if config.do_normalize:
                 song.waveform = normalize_waveform(waveform)

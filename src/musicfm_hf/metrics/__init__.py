@@ -1,1 +1,1 @@
-"""Scores of the five tasks as modules of the library `evaluate`."""
+"""Scores of the five tasks, as modules of the `evaluate` library."""

@@ -12,13 +12,13 @@ _DESCRIPTION = """
 F-measures of beats and of downbeats within 0.07 s, as in mir_eval: over the whole song, and without its first 5 s
 (trimmed).
 
-beat_f, downbeat_f, beat_f_trimmed, downbeat_f_trimmed: means over songs; those of downbeats over songs whose reference
-has positions in the bar.
+beat_f, downbeat_f, beat_f_trimmed, downbeat_f_trimmed: means over songs. Scores of downbeats are averaged over songs
+whose reference has positions in the bar.
 songs: the scores of each song.
 """
 _INPUTS = """
-predictions, references: lists over songs of musicfm_hf.tasks.annotations.Beats, or of {"times", "positions"}: seconds,
-and positions in the bar from 1, 0 if unknown.
+predictions, references: one entry per song, either musicfm_hf.tasks.annotations.Beats or {"times", "positions"}: times
+in seconds, and positions in the bar from 1, or 0 if unknown.
 """
 
 

@@ -12,12 +12,12 @@ _DESCRIPTION = """
 Weighted chord symbol recall of major, minor and no chord, and of the root, as in mir_eval.
 
 majmin, root: means over songs with something to compare (seconds > 0).
-majmin_by_duration: mean over songs weighted by their seconds, that is, over the time of all songs.
+majmin_by_duration: mean over songs, weighted by their duration.
 songs: {"majmin", "root", "seconds"} of each song.
 """
 _INPUTS = """
-predictions, references: lists over songs of lists of (start in seconds, end in seconds, label), or of
-{"starts", "ends", "labels"}. Labels in the syntax of mir_eval.chord.
+predictions, references: one entry per song, either a list of (start in seconds, end in seconds, label) or
+{"starts", "ends", "labels"}. Labels are in the syntax of mir_eval.chord.
 """
 
 

@@ -1,4 +1,4 @@
-"""Shared parts of the `evaluate` modules: songs as columns of our data sets, and averages over songs."""
+"""Code shared by the `evaluate` modules: the columns of songs in our data sets, and averages over songs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,8 +29,8 @@ MIR_EVAL = """
 
 class SongMetric(evaluate.Metric):
     """
-    A metric over songs. Predictions and references are `Beats` or lists of `Segment`, as tasks decode them, or
-    columns of a data set with the same.
+    A metric over songs. Predictions and references are `Beats` or lists of `Segment`, as decoded by tasks, or the
+    corresponding columns of a data set.
     """
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
@@ -49,12 +49,12 @@ class SongMetric(evaluate.Metric):
 
 
 def to_beats(song: Mapping[str, Any]) -> Beats:
-    """Convert the column of a song to beats."""
+    """Convert the column value of a song to beats."""
     return Beats(np.array(song["times"], dtype=np.float64), np.array(song["positions"], dtype=np.int64))
 
 
 def to_segments(song: Mapping[str, Any]) -> list[Segment]:
-    """Convert the column of a song to segments."""
+    """Convert the column value of a song to segments."""
     return [Segment(*row) for row in zip(song["starts"], song["ends"], song["labels"], strict=True)]
 
 
@@ -62,7 +62,7 @@ def score_songs(
     task: TaskSpec, references: Iterable[Any], predictions: Iterable[Any], song_labels: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """
-    Score songs, and average their scores.
+    Score songs and average their scores.
 
     Args:
         references, predictions: Annotations and events of songs.
@@ -78,7 +78,7 @@ def score_songs(
 
 
 def _columns(song: Any) -> Mapping[str, Any]:
-    """Convert beats or segments to the column of a song."""
+    """Convert beats or segments to the column value of a song."""
     if song is None:
         raise ValueError("A song has no annotation (None). Leave out songs that were not annotated.")
     if isinstance(song, Beats):

@@ -18,7 +18,7 @@ hr05_f, hr05_p, hr05_r, hr3_f, frame_accuracy: means over songs.
 songs: the scores of each song.
 """
 _INPUTS = """
-predictions, references: lists over songs of lists of (start in seconds, end in seconds, label), or of
+predictions, references: one entry per song, either a list of (start in seconds, end in seconds, label) or
 {"starts", "ends", "labels"}. musicfm_hf.tasks.structure.function_of maps labels to the seven functions.
 """
 

@@ -14,7 +14,7 @@ Mean average precision and area under the ROC curve, as in scikit-learn: macro a
 have and some do not.
 
 map, roc_auc: means over tags.
-tags: {tag: {"map", "roc_auc", "positives"}} of each of these tags. skipped: the other tags.
+tags: {tag: {"map", "roc_auc", "positives"}} for each of these tags. skipped: the other tags.
 """
 _CITATION = """
 @article{pedregosa2011scikit,
@@ -29,7 +29,8 @@ _CITATION = """
 }
 """
 _INPUTS = """
-predictions: for each song, the probability of each tag. references: for each song, 1 for each tag that it has, else 0.
+predictions: for each song, the probability of each tag. references: for each song and tag, 1 if the song has the tag,
+and 0 otherwise.
 labels: names of the tags, in the order of both.
 """
 

@@ -1,1 +1,1 @@
-"""Models and their parts: exactly the code that is copied into a saved folder and a Hub repository."""
+"""The models and their parts. This folder is the code that is copied into saved folders and Hub repositories."""

@@ -1,4 +1,4 @@
-"""Adapters of PEFT: finding the base model that one names, and checking that it fits."""
+"""PEFT adapters: find the base model of an adapter, and check that the two are compatible."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from .configuration_musicfm import MusicFMConfig
 # Arguments that select a file on the Hub.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
-# Settings that must agree, so that an adapter trained on one encoder fits another.
+# Settings in which two encoders must agree for an adapter to fit both.
 _ENCODER_SHAPE = (
     "encoder_type",
     "front_end",

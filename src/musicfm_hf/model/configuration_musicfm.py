@@ -1,4 +1,4 @@
-"""Configuration of every MusicFM model: front end, encoder, targets and masks of pretraining, heads."""
+"""Configuration of all MusicFM models: front end, encoder, pretraining targets and masks, heads."""
 
 import difflib
 import math
@@ -79,8 +79,8 @@ class MusicFMConfig(PreTrainedConfig):
     r"""
     Configuration of a [`MusicFMModel`] and of the models built on it. The defaults describe the published 25 Hz
     checkpoints (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), with the mel statistics
-    of the one trained on the Million Song Dataset. MuQ (arXiv 2501.01108) and MERT (arXiv 2306.00107) are other values
-    of the same fields.
+    of the one trained on the Million Song Dataset. Other values of the same arguments describe MuQ (arXiv 2501.01108)
+    and MERT (arXiv 2306.00107).
 
     Args:
         encoder_type (`str`, defaults to `"conformer"`): `"conformer"` (rotary positions) or `"bert"` (the encoder of
@@ -88,8 +88,9 @@ class MusicFMConfig(PreTrainedConfig):
         front_end (`str`, defaults to `"mel"`): `"mel"` (log-mel spectrogram and 2-D convolutions) or `"waveform"`
             (HuBERT's 1-D convolutions).
         hidden_size (`int`, defaults to 1024): Width of the encoder.
-        num_hidden_layers (`int`, defaults to 12): Encoder layers.
-        num_attention_heads (`int`, defaults to 16): Attention heads; must divide `hidden_size` into even parts.
+        num_hidden_layers (`int`, defaults to 12): Number of encoder layers.
+        num_attention_heads (`int`, defaults to 16): Number of attention heads; `hidden_size` divided by it must be
+            even.
         intermediate_size (`int`, defaults to 4096): Width inside the feed-forward modules of a layer.
         hidden_act (`str`, defaults to `"swish"`): Activation of the feed-forward and convolution modules.
         hidden_dropout (`float`, defaults to 0.1): Dropout after the subsampling and after each module of a layer.
@@ -102,12 +103,14 @@ class MusicFMConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02): Standard deviation of new linear weights.
         sampling_rate (`int`, defaults to 24000): Sampling rate of `input_values`, in Hz.
         n_fft (`int`, defaults to 2048): Length of the Fourier transform and its window, in samples; even.
-        hop_length (`int`, defaults to 240): Samples from one mel frame to the next. Targets are made from mel frames,
-            so it must divide the samples of an output frame, with the `"waveform"` front end too.
+        hop_length (`int`, defaults to 240): Samples from one mel frame to the next. It must divide the number of
+            samples in an output frame, even with the `"waveform"` front end, because targets are computed from mel
+            frames.
         num_mel_bins (`int`, defaults to 128): Mel bands between 0 Hz and half the sampling rate.
         mel_mean (`float` or `list[float]`, defaults to 6.768444971712967): Mean of the log-mel spectrogram in dB: one
             number for all bands, as published, or one for each.
-        mel_std (`float` or `list[float]`, defaults to 18.417922652295623): Its standard deviation, likewise.
+        mel_std (`float` or `list[float]`, defaults to 18.417922652295623): Standard deviation of the log-mel
+            spectrogram in dB, in the same form.
         subsampling_conv_channels (`int`, defaults to 512): Channels of the two residual convolution blocks.
         subsampling_time_strides (`list[int]`, defaults to `[2, 2]`): Time stride of each block, 1 or 2. With a mel at
             100 Hz, `[2, 2]` gives 25 frames per second and `[2, 1]` gives 50.
@@ -115,41 +118,43 @@ class MusicFMConfig(PreTrainedConfig):
         feat_extract_activation (`str`, defaults to `"gelu"`): Activation of the `"waveform"` front end and of the
             positional convolution.
         feat_proj_dropout (`float`, defaults to 0.0): Dropout after the projection of the `"waveform"` front end.
-        do_normalize (`bool`, defaults to `False`): The encoder expects waveforms of mean 0 and variance 1, as MERT's
-            does. The feature extractor, `musicfm_hf.embed` and pretraining normalize them; [`MusicFMModel`] does not.
+        do_normalize (`bool`, defaults to `False`): Whether the encoder expects waveforms of mean 0 and variance 1, as
+            MERT does. The feature extractor, `musicfm_hf.embed` and pretraining normalize them; [`MusicFMModel`] does
+            not.
         do_stable_layer_norm (`bool`, defaults to `False`): Place the layer norms of `"bert"` before the modules of a
             layer (MERT-330M), not after them (MERT-95M).
         num_conv_pos_embeddings (`int`, defaults to 128): Kernel of the positional convolution of `"bert"`.
-        num_conv_pos_embedding_groups (`int`, defaults to 16): Its groups.
-        freeze_batch_norm (`bool`, defaults to `False`): Use the stored statistics of batch norms in training too.
-        quantizer_type (`str`, defaults to `"random_projection"`): Quantizer that makes the target tokens of
+        num_conv_pos_embedding_groups (`int`, defaults to 16): Groups of the positional convolution.
+        freeze_batch_norm (`bool`, defaults to `False`): Use the stored batch-norm statistics in training as well.
+        quantizer_type (`str`, defaults to `"random_projection"`): Quantizer that computes the target tokens of
             pretraining: `"random_projection"` (MusicFM), `"residual_vq"` (MuQ) or `"kmeans"` (HuBERT, MERT).
         num_codebooks (`int`, defaults to 1): Tokens per frame; for `"kmeans"`, one for each of `kmeans_features`.
-        codebook_size (`int` or `list[int]`, defaults to 4096): Codes of each codebook; 4096 in the published
+        codebook_size (`int` or `list[int]`, defaults to 4096): Number of codes in each codebook: 4096 in the published
             checkpoints, 8192 in the paper.
         codebook_dim (`int`, defaults to 16): Width of the codes.
         quantizer_seed (`int`, defaults to 0): Seed of the random projection and of new codebooks.
         target_mel_mean, target_mel_std (`float` or `list[float]`, *optional*): Statistics that normalize the log-mel
-            spectrogram for the targets; `mel_mean` and `mel_std` by default. With one for each band, many more codes
+            spectrogram for the targets; `mel_mean` and `mel_std` by default. With one value per band, many more codes
             are used.
         kmeans_features (`list[str]`, defaults to `["mel"]`): Features to cluster: `"mel"`, `"chroma"` or both.
-        kmeans_mel_bins, kmeans_chroma_bins (`int`, default to 229 and 264): Their sizes, by default those of MERT. How
-            MERT normalizes them is not published; here they are decibels of the power, standardized over the data that
-            the clusters are fitted to.
+        kmeans_mel_bins, kmeans_chroma_bins (`int`, default to 229 and 264): Sizes of these features, by default those
+            of MERT. MERT's normalization is not published; here, the features are power in dB, standardized over the
+            data that the clusters are fitted to.
         mask_type (`str`, defaults to `"noise"`): `"noise"` replaces cells of a fixed grid of the waveform by Gaussian
             noise; `"embedding"` replaces spans of frames before the encoder by a learned vector, as MERT does.
-        mask_prob (`float`, defaults to 0.6): Probability that a cell is masked; for spans, which may overlap, the
-            expected share of masked frames if they did not.
+        mask_prob (`float`, defaults to 0.6): Probability that a cell is masked. For spans, the expected share of
+            masked frames if no spans overlapped.
         mask_seconds (`float`, defaults to 0.4): Length of a cell or a span.
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
         cqt_loss_weight (`float`, defaults to 0.0): Weight of the mean squared error of MERT's constant-Q
             reconstruction; 0 for none.
         cqt_bins, cqt_bins_per_octave (`int`, default to 336 and 48): Size of the constant-Q transform.
-        cqt_fmin (`float`, defaults to 32.7): Its lowest frequency in Hz.
+        cqt_fmin (`float`, defaults to 32.7): Lowest frequency of the constant-Q transform, in Hz.
         task (`str`, *optional*): Task of the head: `"beat"`, `"chord"`, `"structure"`, `"key"`, `"tagging"`, or a task
             of your own, so that a saved model decodes its own outputs.
-        decoding (`dict`, *optional*): Settings of that task's decoder.
-        label_rate (`float`, *optional*): Label frames per second; one label for the whole clip if not given.
+        decoding (`dict`, *optional*): Settings of the decoder of that task.
+        label_rate (`float`, *optional*): Label frames per second. If not given, the model has one label for the whole
+            clip.
         label_centered (`bool`, defaults to `False`): Label frame j describes the time j / `label_rate` (beats), not
             the interval that begins there.
         classifier_layer (`int`, *optional*): Hidden state that the head reads; the last by default.
@@ -159,12 +164,12 @@ class MusicFMConfig(PreTrainedConfig):
         classifier_dropout (`float`, defaults to 0.0): Dropout after the hidden layer of the head.
         classifier_outputs (`list[dict]`, *optional*): Slices of the logits in order, each with `name`, `size`,
             `problem_type` (`"single_label_classification"`: softmax; `"multi_label_classification"`: sigmoids) and
-            `loss_weight`. If not given, one output of all labels, of the configuration's `problem_type`.
+            `loss_weight`. By default, a single output with all labels and the `problem_type` of the configuration.
         class_weights (`list[float]`, *optional*): Weight of each label in the loss; for sigmoids, of its positives.
 
     Raises:
-        ValueError: if a value is impossible or an argument does not exist; the message names it, and the nearest
-            existing argument. An unknown key in a saved configuration is kept instead, with a warning.
+        ValueError: if a value is invalid or an argument does not exist; the message names it and the most similar
+            argument. An unknown key in a saved configuration is kept instead, with a warning.
     """
 
     model_type: ClassVar[str] = "musicfm"
@@ -248,7 +253,7 @@ class MusicFMConfig(PreTrainedConfig):
             raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
         for name in self.__dataclass_fields__:
             if isinstance(value := getattr(self, name), tuple):
-                setattr(self, name, list(value))  # as it is read from JSON
+                setattr(self, name, list(value))  # as JSON would load it
         super().__post_init__(**kwargs)
         self._check_values()
 
@@ -262,7 +267,7 @@ class MusicFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in [`PreTrainedConfig`]; a key that this version does not know is kept, with a warning."""
+        """Create a configuration as [`PreTrainedConfig`] does. Unknown keys are kept, with a warning."""
         unknown = cls._unknown_keys(config_dict)
         for key in sorted(unknown):
             logger.warning(f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`.")
@@ -275,14 +280,14 @@ class MusicFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike) -> Any:
-        """As in [`PreTrainedConfig`], through `from_dict`."""
+        """Load a configuration as [`PreTrainedConfig`] does, through `from_dict`."""
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def to_dict(self) -> dict[str, Any]:
         """
-        As in [`PreTrainedConfig`], with every Auto class that can load these weights in `auto_map`. Entries that name
-        classes of this package are written anew, since they may name another file or repository that they were loaded
-        from; other entries are kept.
+        Return the values as [`PreTrainedConfig`] does, with every Auto class that can load these weights in
+        `auto_map`. Entries for classes of this package are replaced, because they may point to the file or repository
+        that they were loaded from; other entries are kept.
         """
         values = super().to_dict()
         for name in ("keys_to_ignore_at_inference", "use_cache"):  # set by models and the Trainer
@@ -294,14 +299,14 @@ class MusicFMConfig(PreTrainedConfig):
 
     @property
     def samples_per_frame(self) -> int:
-        """Samples from one output frame to the next, 960 at 25 Hz."""
+        """Number of samples from one output frame to the next: 960 at 25 Hz."""
         if self.front_end == "waveform":
             return math.prod(self.conv_stride)
         return self.hop_length * math.prod(self.subsampling_time_strides)
 
     @property
     def frame_rate(self) -> float:
-        """Output frames, and target tokens, per second."""
+        """Number of output frames, and of target tokens, per second."""
         return self.sampling_rate / self.samples_per_frame
 
     @property
@@ -320,7 +325,7 @@ class MusicFMConfig(PreTrainedConfig):
         return max(self.n_fft // 2 + 1, self.hop_length)
 
     def window_samples(self, frames: int) -> int:
-        """Return the fewest samples that give this many output frames, the last one whole."""
+        """Return the smallest number of samples that yields this many complete output frames."""
         if self.front_end == "mel":
             return frames * self.samples_per_frame
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
@@ -329,9 +334,9 @@ class MusicFMConfig(PreTrainedConfig):
 
     def frame_counts(self, samples: Count) -> tuple[Count, ...]:
         """
-        Return the number of frames after each step of the front end, the output last, for a number of samples or a
-        tensor of such numbers. Steps of `"mel"` are the mel spectrogram, which drops a partial frame, and both
-        convolution blocks, which keep it; those of `"waveform"` are the convolutions.
+        Return the number of frames after each step of the front end, for a number of samples or a tensor of such
+        numbers; the last one is the number of output frames. The steps of `"mel"` are the mel spectrogram, which drops
+        a partial frame, and the two convolution blocks, which keep it. The steps of `"waveform"` are its convolutions.
         """
         count: Any = samples
         counts: list[Any] = []
@@ -347,18 +352,18 @@ class MusicFMConfig(PreTrainedConfig):
 
     @property
     def codebook_sizes(self) -> list[int]:
-        """Codes of each codebook."""
+        """Number of codes in each codebook."""
         sizes = self.codebook_size
         return list(sizes) if isinstance(sizes, list) else [sizes] * self.num_codebooks
 
     @property
     def mask_frames(self) -> int:
-        """Frames of a mask cell, or of a span."""
+        """Number of frames in a mask cell or span."""
         return round(self.mask_seconds * self.frame_rate)
 
     @property
     def classifier_slices(self) -> list[dict]:
-        """`classifier_outputs`, or the one output that stands for none."""
+        """`classifier_outputs`, or, if it is not set, a single output with all labels."""
         if self.classifier_outputs is not None:
             return self.classifier_outputs
         kind = self.problem_type or "single_label_classification"
@@ -366,18 +371,18 @@ class MusicFMConfig(PreTrainedConfig):
 
     @property
     def classifier_layers(self) -> list[int]:
-        """The hidden states that the head reads: one, or all of them for a learned weighted sum."""
+        """Indices of the hidden states that the head reads: one, or all of them for a learned weighted sum."""
         if self.use_weighted_layer_sum:
             return list(range(self.num_hidden_layers + 1))
         return [self.num_hidden_layers if self.classifier_layer is None else self.classifier_layer]
 
     @property
     def head_class(self) -> str:
-        """Name of the class of a model with this head: for frames at `label_rate`, or for whole clips."""
+        """Name of the model class for this head: for frames at `label_rate`, or for whole clips."""
         return "MusicFMForAudioClassification" if self.label_rate is None else "MusicFMForAudioFrameClassification"
 
     def _check_values(self) -> None:
-        """Raise a `ValueError` that names the first impossible value."""
+        """Raise a `ValueError` that names the first invalid value."""
         self._check_numbers()
         self._check_mel()
         self._check_encoder()
@@ -395,7 +400,7 @@ class MusicFMConfig(PreTrainedConfig):
         return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
     def _is_list(self, name: str, kinds: type[int] | tuple[type[int], type[float]], positive: bool = True) -> bool:
-        """Return whether a value is a list of finite, and if asked for positive, numbers of these types."""
+        """Return whether a value is a list of finite numbers of these types, all positive if `positive` is true."""
         values = getattr(self, name)
         return isinstance(values, list) and all(
             isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) and (v > 0 or not positive)
@@ -403,7 +408,7 @@ class MusicFMConfig(PreTrainedConfig):
         )
 
     def _check_numbers(self) -> None:
-        """Check the names among a fixed choice and the numbers, each by itself."""
+        """Check each value that is a number or one of a fixed set of names, independently of the others."""
         choices = {
             "encoder_type": ("conformer", "bert"),
             "front_end": ("mel", "waveform"),

@@ -1,9 +1,9 @@
 """
-Faster inference of the convolutions: batch norm folded into them, 3×3 convolutions with a quarter of the
-multiplications, and tiles of time that fit in the cache.
+Faster inference for the convolutions: batch norm is folded into them, 3×3 convolutions need a quarter of the
+multiplications, and time is processed in tiles that fit in the cache.
 
-Each class has a method `applies`; where it returns false, the modules themselves are called. Both paths agree within
-rounding, so the model can be read without this file.
+Each class has a method `applies`; if it returns false, the modules themselves are called. Both paths agree within
+rounding, so this file is not needed to understand the model.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from torch import nn
 from .normalization_musicfm import running_statistics
 from .padding_musicfm import valid_frames
 
-# Tokens whose convolutions are computed together: on a processor, 5 s almost fit in its cache; on an accelerator, a
-# minute keeps it busy and bounds the memory.
+# Number of output frames that are computed together. On a CPU, 5 s almost fit in the cache. On an accelerator, a
+# minute keeps the device busy and limits the memory.
 _TILE_FRAMES_PROCESSOR = 125
 _TILE_FRAMES_ACCELERATOR = 1500
 
@@ -37,11 +37,11 @@ class FastSubsampling:
     """
     Inference of [`MusicFMSubsampling`] in tiles of time, with batch norm folded into the convolutions.
 
-    On a processor, items are computed one by one, without their padding, and the convolutions run in float32: where
-    bfloat16 has no instructions of its own, it is many times slower.
+    On a CPU, items are processed one by one, without their padding, and the convolutions run in float32, because
+    bfloat16 is many times slower on CPUs without instructions for it.
 
     Args:
-        subsampling ([`MusicFMSubsampling`]): Modules and weights, which are left alone.
+        subsampling ([`MusicFMSubsampling`]): Modules and weights, which are not modified.
     """
 
     def __init__(self, subsampling: Any):
@@ -55,7 +55,9 @@ class FastSubsampling:
 
     @staticmethod
     def applies(subsampling: Any, mel: torch.Tensor) -> bool:
-        """Return whether `mel` can be computed so: in inference, with modules that nothing wraps or observes."""
+        """
+        Return whether this class can process `mel`: only in inference, with modules that nothing wraps or observes.
+        """
         observed = any(_is_observed(module) for module in (subsampling.projection, *subsampling.blocks))
         return not observed and _can_fold(
             mel, *(module for block in subsampling.blocks for module in block.children())
@@ -76,7 +78,7 @@ class FastSubsampling:
         return output
 
     def _fill(self, output: torch.Tensor, mel: torch.Tensor, counts: tuple, tile: int) -> None:
-        """Write the projected frames of `mel` into `output`, `tile` of them at a time."""
+        """Write the projected frames of `mel` into `output`, `tile` frames at a time."""
         first_block, second_block = self.blocks
         for start in range(0, output.shape[1], tile):
             stop = min(start + tile, output.shape[1])
@@ -92,7 +94,7 @@ class FastSubsampling:
 
 
 class FastDepthwiseConvolution:
-    """Inference of a depthwise convolution over time and the batch norm after it, as one convolution."""
+    """Inference of a depthwise convolution over time and the following batch norm, as one convolution."""
 
     def __init__(self, conv: nn.Conv1d, norm: nn.BatchNorm1d):
         self.conv = conv
@@ -100,7 +102,7 @@ class FastDepthwiseConvolution:
 
     @staticmethod
     def applies(conv: nn.Module, norm: nn.Module, hidden_states: torch.Tensor) -> bool:
-        """Return whether both can be merged: in inference, with modules that nothing wraps or observes."""
+        """Return whether both can be merged: only in inference, with modules that nothing wraps or observes."""
         return _can_fold(hidden_states, conv, norm)
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -111,7 +113,7 @@ class FastDepthwiseConvolution:
 
 
 class _FoldedBlock:
-    """A [`MusicFMSubsamplingBlock`] in eval mode, batch norm folded into its convolutions, for any range of frames."""
+    """A [`MusicFMSubsamplingBlock`] in eval mode, with batch norm folded in, that computes any range of frames."""
 
     def __init__(self, block: Any, dtype: torch.dtype):
         self.stride = block.time_stride
@@ -122,13 +124,13 @@ class _FoldedBlock:
         self.shortcut = (shortcut_weight, shortcut_bias + bias)
 
     def input_range(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the range of input frames that outputs `start` to `stop` need; may reach beyond both ends."""
+        """Return the range of input frames for outputs `start` to `stop`. It may reach beyond both ends."""
         return self.stride * (start - 1) - 1, self.stride * stop + 2
 
     def __call__(self, frames: torch.Tensor, start: int, stop: int, counts: int | torch.Tensor) -> torch.Tensor:
         """
         Input frames `(batch, time, bands, channels)` of `input_range(start, stop)`, zero beyond the ends → outputs
-        `start` to `stop`; `counts` is the number of output frames, of all items or of each.
+        `start` to `stop`. `counts` is the number of output frames: one for all items, or one for each.
         """
         hidden = self._strided(frames, *self.conv1)
         padded = hidden.new_zeros(hidden.shape[0], hidden.shape[1], hidden.shape[2] + 2, hidden.shape[3])
@@ -139,18 +141,18 @@ class _FoldedBlock:
         return _zero_outside(output.clamp_(min=0), start, counts)
 
     def _strided(self, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """3×3 convolution, padded in frequency only."""
+        """Compute a strided 3×3 convolution, padded in frequency only."""
         if frames.shape[-1] > 1:
             stride, padding = (self.stride, 2), (0, 1)
             output = nn.functional.conv2d(frames.permute(0, 3, 1, 2), weight, bias, stride, padding)
             return output.permute(0, 2, 3, 1)
-        # With one channel, nine neighbors of each output and one matrix product are faster.
+        # With one channel, it is faster to gather nine neighbors of each output for one matrix product.
         patches = nn.functional.pad(frames[..., 0], (1, 1)).unfold(1, 3, self.stride).unfold(2, 3, 2)
         return nn.functional.linear(patches.flatten(-2), weight.reshape(-1, 9), bias)
 
 
 def _zero_outside(frames: torch.Tensor, start: int, counts: int | torch.Tensor) -> torch.Tensor:
-    """Set to zero, in place, those of frames `start`, `start + 1`, … (axis 1) before 0 and from `counts` on."""
+    """Zero, in place, the frames before frame 0 and from frame `counts` on. Axis 1 begins at frame `start`."""
     if isinstance(counts, torch.Tensor):
         valid = valid_frames(start, start + frames.shape[1], counts)
         return frames.mul_(valid[:, :, None, None])
@@ -185,7 +187,7 @@ def _can_fold(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
 def fold_batch_norm(
     conv: nn.Conv1d | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight and bias, in `dtype`, of one convolution equal to `conv` followed by `norm` in eval mode."""
+    """Return the weight and bias, in `dtype`, of a convolution that equals `conv` followed by `norm` in eval mode."""
     mean, variance = running_statistics(norm)
     scale = norm.weight.float() * torch.rsqrt(variance.float() + norm.eps)
     bias = -mean.float() if conv.bias is None else conv.bias.float() - mean.float()
@@ -204,7 +206,7 @@ def conv3x3(frames: torch.Tensor, weight: torch.Tensor, transformed: torch.Tenso
         frames (`torch.Tensor`): `(batch, rows + 2, columns + 2, channels)`.
         weight (`torch.Tensor`): `(outputs, channels, 3, 3)`.
         transformed (`torch.Tensor`, *optional*): `weight` as [`transform_filters`] returns it, for Winograd's
-            algorithm; without it, `torch.nn.functional.conv2d` is used. They agree within float32 rounding.
+            algorithm; without it, `torch.nn.functional.conv2d` is used. Both agree within float32 rounding.
 
     Returns:
         `(batch, rows, columns, outputs)`.
@@ -222,8 +224,8 @@ def conv3x3(frames: torch.Tensor, weight: torch.Tensor, transformed: torch.Tenso
 
 def transform_filters(weight: torch.Tensor) -> torch.Tensor | None:
     """
-    Transform filters `(outputs, channels, 3, 3)` to `(36, outputs, channels)` for [`conv3x3`], or return `None` where
-    the direct convolution is faster or more exact: on an accelerator, in half precision, or with few channels.
+    Transform filters `(outputs, channels, 3, 3)` to `(36, outputs, channels)` for [`conv3x3`]. Return `None` if the
+    direct convolution is faster or more accurate: on an accelerator, in half precision, or with few channels.
     """
     outputs, channels = weight.shape[:2]
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or min(outputs, channels) < 64:
@@ -234,7 +236,7 @@ def transform_filters(weight: torch.Tensor) -> torch.Tensor | None:
 
 
 def _winograd(frames: torch.Tensor, transformed: torch.Tensor) -> torch.Tensor:
-    """Winograd convolution: `(rows + 2, columns + 2, channels)` → `(rows, columns, outputs)`."""
+    """Compute a Winograd convolution: `(rows + 2, columns + 2, channels)` → `(rows, columns, outputs)`."""
     rows, columns, channels = frames.shape[0] - 2, frames.shape[1] - 2, frames.shape[2]
     tall, wide = -(-rows // 4), -(-columns // 4)
     if (tall * 4, wide * 4) != (rows, columns):

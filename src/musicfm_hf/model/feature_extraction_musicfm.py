@@ -1,4 +1,4 @@
-"""Feature extractor: audio arrays of any kind → `input_values` and `attention_mask` of the models."""
+"""Feature extractor that converts audio arrays to the `input_values` and `attention_mask` of the models."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ _TO_MONO = {
 
 
 class MusicFMBatchFeature(BatchFeature):
-    """[`BatchFeature`] whose waveforms stay float32: half precision would lose quiet music before the mel."""
+    """[`BatchFeature`] whose waveforms stay in float32, because half precision would lose quiet music."""
 
     def to(self, *args: Any, **kwargs: Any) -> "MusicFMBatchFeature":
-        """As in [`BatchFeature`], but waveforms move to the device only and keep their dtype."""
+        """Move or cast as [`BatchFeature`] does, except that waveforms keep their dtype."""
         waveforms = self.data["input_values"]
         super().to(*args, **kwargs)
         if isinstance(waveforms, torch.Tensor):
@@ -40,8 +40,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         padding_value (`float`, defaults to 0.0): Value of the padding; it does not affect the model.
         return_attention_mask (`bool`, defaults to `True`): Return `attention_mask` by default.
         min_samples (`int`, defaults to 1025): Shortest audio that the model can encode, in samples.
-        do_normalize (`bool`, defaults to `False`): Scale each waveform to mean 0 and variance 1, as MERT's
-            does.
+        do_normalize (`bool`, defaults to `False`): Scale each waveform to mean 0 and variance 1, as the feature
+            extractor of MERT does.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -83,41 +83,42 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         """
         Args:
             raw_audio: One waveform of shape `(samples,)`, or a batch: a list of waveforms of any lengths, or an array
-                `(batch, samples)`. Arrays are of NumPy or torch, or lists of floats; floating point in [-1, 1], or
-                int8, int16, int32 or uint8, which are divided by their full scale. With `to_mono`, each waveform is
-                `(channels, samples)`.
-            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it, so that a wrong one is
-                noticed.
+                `(batch, samples)`. Waveforms are NumPy arrays, torch tensors or lists of floats, with floating-point
+                values in [-1, 1], or int8, int16, int32 or uint8 values, which are divided by their full scale. With
+                `to_mono`, each waveform is `(channels, samples)`.
+            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it so that it is checked.
             padding: `True` or `"longest"`, `"max_length"`, or `False`.
             max_length (`int`, *optional*): Length in samples, for `padding="max_length"` and `truncation`.
             truncation (`bool`): Cut waveforms that are longer than `max_length`.
             pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
-            return_attention_mask (`bool`, *optional*): 1 for samples, 0 for padding; on by default.
+            return_attention_mask (`bool`, *optional*): Return a mask with 1 for samples and 0 for padding; on by
+                default.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
-            to_mono (`str`, *optional*): Channel of the model: `"mean"` of all channels, `"left"` or `"right"`.
+            to_mono (`str`, *optional*): Conversion to mono: the `"mean"` of all channels, or the `"left"` or `"right"`
+                channel.
 
         Returns:
             [`BatchFeature`] with `input_values` `(batch, samples)` float32 and `attention_mask` `(batch, samples)`.
 
         Raises:
-            ValueError: if `sampling_rate` is not that of the model, or audio is empty, too short, not finite, or has
-                several channels without `to_mono`; the message names the item.
+            ValueError: if `sampling_rate` differs from that of the model; or if audio is empty, too short, not finite,
+                or has several channels and `to_mono` is not given. The message names the item.
             TypeError: if audio is not numeric.
         """
         if sampling_rate is None:
             logger.warning_once(
-                f"No `sampling_rate` was given to {type(self).__name__}: the audio is assumed to be at "
-                f"{self.sampling_rate} Hz. Pass `sampling_rate` to have it checked."
+                f"No `sampling_rate` was passed to {type(self).__name__}: the audio is assumed to be at "
+                f"{self.sampling_rate} Hz. Pass `sampling_rate` so that it is checked."
             )
         elif sampling_rate != self.sampling_rate:
             raise ValueError(
-                f"The audio is at {sampling_rate} Hz, the model needs {self.sampling_rate} Hz. Resample it, or read "
-                f"the file with `musicfm_hf.load_audio(path, sampling_rate={self.sampling_rate})`."
+                f"The audio is at {sampling_rate} Hz, but the model needs {self.sampling_rate} Hz. Resample it, or "
+                f"read the file with `musicfm_hf.load_audio(path, sampling_rate={self.sampling_rate})`."
             )
         if to_mono is not None and to_mono not in _TO_MONO:
             raise ValueError(f"`to_mono` must be one of {', '.join(_TO_MONO)}, got {to_mono!r}.")
         if truncation and max_length is not None and max_length < self.min_samples:
-            raise ValueError(f"`max_length` is {max_length} samples, the model needs at least {self.min_samples}.")
+            raise ValueError(f"`max_length` is {max_length} samples, but the model needs at least {self.min_samples}.")
 
         items = _split_batch(raw_audio, waveform_ndim=1 if to_mono is None else 2)
         waveforms = [self._waveform(item, index, to_mono) for index, item in enumerate(items)]
@@ -138,21 +139,21 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         if to_mono is not None and audio.ndim == 2 and audio.shape[0] > 0:
             if audio.shape[0] > audio.shape[1]:
                 raise ValueError(
-                    f"Item {index} has shape {audio.shape}, more channels than samples. `to_mono` needs "
+                    f"Item {index} has shape {audio.shape}, with more channels than samples. `to_mono` needs "
                     "(channels, samples): transpose it."
                 )
             audio = _TO_MONO[to_mono](audio)
         if audio.ndim != 1:
             raise ValueError(
-                f"Item {index} has shape {audio.shape}, the model needs one channel, (samples,). For audio of shape "
-                "(channels, samples) choose `to_mono='mean'`, 'left' or 'right'."
+                f"Item {index} has shape {audio.shape}, but the model needs one channel, (samples,). For audio of "
+                "shape (channels, samples), choose `to_mono='mean'`, 'left' or 'right'."
             )
         if len(audio) == 0:
             raise ValueError(f"Item {index} is empty.")
         if len(audio) < self.min_samples:
             hint = " Is it (samples, channels)? Transpose it and choose `to_mono`." if len(audio) < 16 else ""
             raise ValueError(
-                f"Item {index} has {len(audio)} samples, the model needs at least {self.min_samples} "
+                f"Item {index} has {len(audio)} samples, but the model needs at least {self.min_samples} "
                 f"({self.min_samples / self.sampling_rate:.3f} s).{hint}"
             )
         peak = max(float(audio.max()), -float(audio.min()))  # makes no copy of the audio; NaN stays NaN
@@ -161,8 +162,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"Item {index} has NaN or infinite values, the first at sample {bad}.")
         if peak > 100:
             logger.warning_once(
-                f"Item {index} reaches {peak:.0f}; floating point audio is expected in [-1, 1]. Was it converted from "
-                "integers without scaling?"
+                f"Item {index} has a peak of {peak:.0f}, but floating-point audio is expected in [-1, 1]. Was it "
+                "converted from integers without scaling?"
             )
         if self.do_normalize:
             audio = normalize_waveform(audio)
@@ -175,22 +176,22 @@ def normalize_waveform(audio: np.ndarray) -> np.ndarray:
 
 
 def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
-    """Return the waveforms of a call: one array of `waveform_ndim` axes, or a batch with one axis more."""
+    """Return the list of waveforms in one array of `waveform_ndim` axes, or in a batch with one more axis."""
     if isinstance(raw_audio, (list, tuple)):
         if len(raw_audio) == 0:
-            raise ValueError("`raw_audio` is an empty list, it needs at least one waveform.")
+            raise ValueError("`raw_audio` is an empty list; it needs at least one waveform.")
         is_one_waveform = waveform_ndim == 1 and all(isinstance(x, (int, float, np.number)) for x in raw_audio)
         return [raw_audio] if is_one_waveform else list(raw_audio)
     audio = _as_array(raw_audio, 0)
     if audio.ndim == waveform_ndim + 1:
         if len(audio) == 0:
-            raise ValueError(f"`raw_audio` has shape {audio.shape}, it needs at least one waveform.")
+            raise ValueError(f"`raw_audio` has shape {audio.shape}; it needs at least one waveform.")
         return list(audio)
     return [audio]
 
 
 def _as_array(item: Any, index: int) -> np.ndarray:
-    """Return an item as an array of NumPy, without changing its values."""
+    """Return an item as a NumPy array, without changing its values."""
     if isinstance(item, torch.Tensor):
         item = item.detach().cpu()
         return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
@@ -201,7 +202,7 @@ def _as_array(item: Any, index: int) -> np.ndarray:
 
 
 def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
-    """Return audio as float32, integers divided by their full scale."""
+    """Return audio as float32, with integers divided by their full scale."""
     if audio.dtype.kind == "f":
         with np.errstate(over="ignore"):  # an overflow is reported as not finite
             return audio.astype(np.float32, copy=False)
@@ -210,7 +211,7 @@ def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
     if audio.dtype.name == "uint8":
         return ((audio.astype(np.float32)) - 128.0) / 128.0
     raise TypeError(
-        f"Item {index} has dtype {audio.dtype}; give floating point in [-1, 1], or int8, int16, int32 or uint8 PCM."
+        f"Item {index} has dtype {audio.dtype}; pass floating point in [-1, 1], or int8, int16, int32 or uint8 PCM."
     )
 
 

@@ -1,4 +1,4 @@
-"""Changing the rate of frames: averages over time, and how many of them there are."""
+"""Resample frames by averaging over time, and count the resulting frames."""
 
 import math
 from typing import TypeVar
@@ -19,18 +19,19 @@ def average_frames(
     counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Change the rate of frames by averaging over time, each frame weighted by the part of it that lies in the interval.
+    Change the rate of frames by averaging over time. Each frame is weighted by the part of it that lies in the
+    interval.
 
-    Frame k is centered at (k + `frame_offset`) / `frame_rate` and stands for the time around it; the first one begins
-    at 0. Output j is the mean over [j, j + 1) / `target_rate`, or with `centered` over [j - ½, j + ½) / `target_rate`.
-    At a higher rate this repeats frames.
+    Frame k is centered at (k + `frame_offset`) / `frame_rate` and represents the time around it; the first frame
+    begins at 0. Output j is the mean over [j, j + 1) / `target_rate`, or with `centered` over [j - ½, j + ½) /
+    `target_rate`. A target rate above `frame_rate` repeats frames.
 
     Args:
         frames (`torch.Tensor` of shape `(batch, frames, …)`): Any values at `frame_rate`.
-        frame_rate, target_rate (`float`): In Hz.
-        frame_offset (`float`): Center of the first frame, in frames; `config.frame_offset` of a model.
-        centered (`bool`): Center output j at j / `target_rate` rather than begin there.
-        counts (`torch.Tensor` of shape `(batch,)`, *optional*): Frames of each item that are not padding.
+        frame_rate, target_rate (`float`): Rates in Hz.
+        frame_offset (`float`): Center of the first frame, in frames; `config.frame_offset` for frames of a model.
+        centered (`bool`): Center output j at j / `target_rate` instead of starting it there.
+        counts (`torch.Tensor` of shape `(batch,)`, *optional*): Number of frames in each item that are not padding.
 
     Returns:
         `(batch, count_averages(frames, …), …)` in the dtype of `frames`; zeros where an output has no frames.
@@ -56,7 +57,7 @@ def average_frames(
         weights = weights * (index < counts[:, None, None])
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
     flat = frames[..., None].flatten(2)  # (batch, frames, values)
-    # Summed one frame of the span at a time, which needs no more memory than the outputs.
+    # Sum one frame of the span at a time, which needs no more memory than the outputs.
     output = flat.new_zeros(flat.shape[0], num_outputs, flat.shape[2], dtype=torch.float32)
     for place in range(span):
         gathered = flat[:, index[:, place].clamp(0, num_frames - 1)]
@@ -68,8 +69,8 @@ def count_averages(
     num_frames: Count, frame_rate: float, target_rate: float, frame_offset: float = 0.0, centered: bool = False
 ) -> Count:
     """
-    Return the number of outputs that [`average_frames`] makes of `num_frames` frames (none of 0 frames); of a tensor
-    of such numbers, a tensor.
+    Return the number of outputs of [`average_frames`] for `num_frames` frames (0 for 0 frames). `num_frames` may be a
+    number or a tensor of numbers.
 
     Raises:
         ValueError: if a rate is not positive.
@@ -77,7 +78,7 @@ def count_averages(
     if not (frame_rate > 0 and target_rate > 0):
         raise ValueError(f"Frame rates must be positive, got {frame_rate} and {target_rate} Hz.")
     if isinstance(num_frames, torch.Tensor):
-        num_frames = num_frames.double()  # in float32, a count could differ from that of the number
+        num_frames = num_frames.double()  # in float32, counts could differ from those of Python numbers
     ends = (num_frames - 0.5 + frame_offset) * (target_rate / frame_rate) + 0.5 * centered
     if isinstance(num_frames, torch.Tensor):
         return torch.where(num_frames > 0, (ends - 1e-6).ceil().long(), 0)
@@ -86,8 +87,8 @@ def count_averages(
 
 def average_times(num_frames: int, frame_rate: float, target_rate: float, frame_offset: float = 0.0) -> torch.Tensor:
     """
-    Return the middle of each interval that [`average_frames`] averages `num_frames` frames over, in seconds, float64.
-    The last interval ends where the last frame does. Arguments are those of [`average_frames`], not centered.
+    Return the center of each interval over which [`average_frames`] averages `num_frames` frames, in seconds, float64.
+    The last interval ends with the last frame. The arguments are those of [`average_frames`] without `centered`.
     """
     count = count_averages(num_frames, frame_rate, target_rate, frame_offset)
     end = (num_frames - 0.5 + frame_offset) / frame_rate

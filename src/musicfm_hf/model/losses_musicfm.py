@@ -10,12 +10,12 @@ def token_loss(
     config: MusicFMConfig, logits: torch.Tensor, tokens: torch.Tensor, count: torch.Tensor | int
 ) -> torch.Tensor:
     """
-    Cross-entropy of masked token prediction in nats, averaged over codebooks and `count` frames.
+    Compute the cross-entropy of masked token prediction in nats, averaged over codebooks and `count` frames.
 
     Args:
         logits (`torch.Tensor` of shape `(masked frames, codebooks, codes)`): As the model returns them.
         tokens (`torch.Tensor` of shape `(masked frames, codebooks)`): Targets.
-        count: Masked frames that the loss is averaged over, of this batch or of a whole optimizer step.
+        count: Number of masked frames to average over, in this batch or in a whole optimizer step.
     """
     loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="sum")
     return loss / (count * config.num_codebooks)
@@ -23,24 +23,25 @@ def token_loss(
 
 def classification_loss(config: MusicFMConfig, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    Weighted sum of the losses of all outputs of a head, each averaged over the labels that are not ignored.
+    Compute the weighted sum of the losses of all outputs of a head, each averaged over the labels that are not
+    ignored.
 
     Args:
         logits (`torch.Tensor` of shape `(…, num_labels)`): As the model returns them.
-        labels (`torch.Tensor`): Floating point of the same shape: the probabilities of the classes of each output, -1
-            to ignore it. Or integers of shape `(…)`, -100 to ignore, for a head with one single-label output. There
-            must be as many label frames as logits have.
+        labels (`torch.Tensor`): Floating-point probabilities of the classes of each output, with the same shape, and
+            -1 to ignore an output. For a head with one single-label output, integers of shape `(…)` also work, with
+            -100 to ignore a frame. Labels and logits must have the same number of frames.
 
     Raises:
-        ValueError: if the shape does not fit.
+        ValueError: if the shape of the labels is wrong.
     """
     outputs = config.classifier_slices
     if not labels.is_floating_point() and labels.shape == logits.shape[:-1]:
         kinds = [output["problem_type"] for output in outputs]
         if kinds != ["single_label_classification"]:
             raise ValueError(
-                f"Integer labels need a configuration with one single-label output, this one has {kinds}. Pass "
-                "probabilities of the classes as floating point labels."
+                f"Integer labels need a configuration with one single-label output, but this one has {kinds}. Pass "
+                "the probabilities of the classes as floating-point labels."
             )
         ignored = (labels < 0)[..., None]
         labels = nn.functional.one_hot(labels.clamp(min=0), logits.shape[-1]).float().masked_fill(ignored, -1.0)

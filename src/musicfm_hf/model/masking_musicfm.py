@@ -1,4 +1,4 @@
-"""Masks of pretraining: drawing them, and replacing masked audio by noise."""
+"""Pretraining masks: draw them, and replace masked audio with noise."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,10 @@ def check_targets(
     target_tokens: torch.Tensor | None,
 ) -> None:
     """
-    Check the mask and the targets that [`MusicFMForPreTraining`] is given.
+    Check the mask and the targets that are passed to [`MusicFMForPreTraining`].
 
     Raises:
-        ValueError: if they do not fit the waveforms or the configuration, or `target_tokens` come without a mask.
+        ValueError: if they do not fit the waveforms or the configuration, or `target_tokens` are given without a mask.
     """
     batch, samples = input_values.shape
     frames, tokens = config.frame_counts(samples)[-1], samples // config.samples_per_frame
@@ -34,7 +34,7 @@ def check_targets(
     if mask_time_indices is None:
         raise ValueError("`target_tokens` need `mask_time_indices`, the frames that are masked.")
     if config.cqt_loss_weight > 0:
-        raise ValueError("The constant-Q loss needs the clean waveform: leave `target_tokens` out.")
+        raise ValueError("The constant-Q loss needs the clean waveform: omit `target_tokens`.")
     shape, codebooks = tuple(target_tokens.shape), config.num_codebooks
     allowed: list[tuple[int, ...]] = [(batch, length, codebooks) for length in (frames, tokens)]
     allowed += [(batch, length) for length in (frames, tokens) if codebooks == 1]
@@ -48,18 +48,18 @@ def sample_mask(
     config: MusicFMConfig, lengths: torch.Tensor, num_samples: int, generator: Generators = None
 ) -> torch.Tensor:
     """
-    Draw a mask. With `config.mask_type` `"noise"` it consists of cells of a fixed grid, whole and inside the audio;
-    with `"embedding"`, of spans that begin anywhere and may overlap.
+    Draw a mask. With `config.mask_type="noise"`, it consists of whole cells of a fixed grid, inside the audio; with
+    `"embedding"`, it consists of spans that begin anywhere and may overlap.
 
     Args:
         config ([`MusicFMConfig`]): `mask_type`, `mask_prob`, `mask_seconds`.
-        lengths (`torch.Tensor` of shape `(batch,)`): Samples of each item, before the padding of its row.
-        num_samples (`int`): Samples of a row, with its padding.
+        lengths (`torch.Tensor` of shape `(batch,)`): Number of samples in each item, without padding.
+        num_samples (`int`): Number of samples in a row, including padding.
         generator (`torch.Generator` or a list of them, *optional*): One for the batch, or one for each item; the
-            global one if not given.
+            global generator by default.
 
     Returns:
-        bool `(batch, frames)`, or `(batch, tokens)` if there are more tokens than frames; true where masked.
+        bool `(batch, frames)`, or `(batch, tokens)` if a row has more tokens than frames; true where masked.
     """
     frames = max(config.frame_counts(num_samples)[-1], num_samples // config.samples_per_frame)
     if config.mask_type == "embedding":
@@ -83,7 +83,7 @@ def replace_by_noise(
     generator: Generators = None,
 ) -> torch.Tensor:
     """
-    Replace the waveform `(batch, samples)` by Gaussian noise where `mask` `(batch, frames)` is true; `lengths` and
+    Replace the waveform `(batch, samples)` with Gaussian noise where `mask` `(batch, frames)` is true. `lengths` and
     `generator` are those of [`sample_mask`].
     """
     masked = fit_length(mask.repeat_interleave(config.samples_per_frame, dim=1), waveform.shape[1])
@@ -93,8 +93,8 @@ def replace_by_noise(
 
 def target_frames(config: MusicFMConfig, lengths: torch.Tensor, num_samples: int) -> torch.Tensor:
     """
-    Mask of the output frames that have a target, bool `(batch, frames)`. A partial last frame has none; and the
-    `"waveform"` front end has fewer frames than tokens.
+    Return the mask of output frames that have a target, bool `(batch, frames)`. A partial last frame has none, and the
+    `"waveform"` front end yields fewer frames than tokens.
     """
     frames = config.frame_counts(num_samples)[-1]
     counts = torch.minimum(lengths // config.samples_per_frame, config.frame_counts(lengths)[-1])
@@ -111,22 +111,22 @@ def draw(
     function: Callable[..., torch.Tensor], counts: torch.Tensor, size: int, generator: Generators
 ) -> torch.Tensor:
     """
-    Draw random numbers `(batch, size)` on the device of the generator. In a list of generators, each draws only the
-    `counts` numbers of its item, so that they are the same in every batch; zeros follow.
+    Draw random numbers `(batch, size)` on the device of the generator. With a list of generators, each draws only the
+    `counts` numbers of its item, followed by zeros, so that an item gets the same numbers in every batch.
 
     Args:
         function: `torch.rand` or `torch.randn`.
-        counts (`torch.Tensor` of shape `(batch,)`): Numbers that each item needs.
+        counts (`torch.Tensor` of shape `(batch,)`): Number of values that each item needs.
         size (`int`): Length of a row.
         generator (`torch.Generator` or a list of them, *optional*): As in [`sample_mask`].
 
     Raises:
-        ValueError: if a list has not one generator for each item.
+        ValueError: if a list does not have one generator for each item.
     """
     if isinstance(generator, list):
         if len(generator) != len(counts):
             raise ValueError(
-                f"`generator` has {len(generator)} generators for {len(counts)} items; give one for each."
+                f"`generator` has {len(generator)} generators for {len(counts)} items; pass one for each item."
             )
         rows = [
             function(count, generator=item_generator, device=item_generator.device)

@@ -35,8 +35,8 @@ from .spectrogram_musicfm import MusicFMLogMel, constant_q
 
 class MusicFMSubsamplingBlock(GradientCheckpointingLayer):
     """
-    Residual block of two 3×3 convolutions, with a strided convolution as shortcut. It halves the number of bands and
-    divides the number of frames by `time_stride`.
+    Residual block of two 3×3 convolutions, with a strided convolution as the shortcut. It halves the number of bands
+    and divides the number of frames by `time_stride`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_stride: int):
@@ -52,8 +52,8 @@ class MusicFMSubsamplingBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
         """
-        `(batch, channels, frames, bands)` → `(batch, channels, output frames, bands / 2)`; `counts` `(batch,)`: output
-        frames of each item that are not padding.
+        `(batch, channels, frames, bands)` → `(batch, channels, output frames, bands / 2)`. `counts` `(batch,)` is the
+        number of output frames of each item that are not padding.
         """
         residual = self.shortcut_conv(hidden_states)
         mask = None if counts is None else valid_frames(0, residual.shape[2], counts)[:, None, :, None]
@@ -80,8 +80,8 @@ class MusicFMSubsampling(nn.Module):
 
     def forward(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         """
-        Log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`; `counts`: `config.frame_counts` of each
-        item, or `None` if nothing is padding.
+        Log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`. `counts` holds `config.frame_counts` of
+        each item, or is `None` without padding.
         """
         if FastSubsampling.applies(self, mel):
             return self.dropout(FastSubsampling(self)(mel, counts))
@@ -89,7 +89,7 @@ class MusicFMSubsampling(nn.Module):
         first = cast(MusicFMSubsamplingBlock, self.blocks[0])
         hidden_states = mel[..., None].permute(0, 3, 1, 2).to(first.conv1.weight.dtype)
         if first.gradient_checkpointing and first.conv1.weight.requires_grad:
-            hidden_states.requires_grad_()  # else reentrant checkpointing gives these blocks no gradients
+            hidden_states.requires_grad_()  # otherwise, reentrant checkpointing gives these blocks no gradients
         for index, block in enumerate(self.blocks, start=1):
             hidden_states = block(hidden_states, None if counts is None else counts[index])
         return self.dropout(self.projection(hidden_states.transpose(1, 2).flatten(2)))
@@ -100,8 +100,8 @@ class MusicFMWaveformSubsampling(nn.Module):
     The `"waveform"` front end: HuBERT's convolutions over samples, the first followed by a group norm with one group
     for each channel, then a layer norm and a projection.
 
-    In a padded batch, the group norm takes its statistics from each item's own frames, so that padding changes
-    nothing. HuBERT and MERT include the padding.
+    In a padded batch, the group norm computes its statistics from each item's own frames, so padding has no effect.
+    HuBERT and MERT include the padding.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -120,7 +120,7 @@ class MusicFMWaveformSubsampling(nn.Module):
 
     def forward(self, waveform: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         """
-        Waveform `(batch, samples)` → `(batch, frames, hidden_size)`; `counts` as in [`MusicFMSubsampling`].
+        Waveform `(batch, samples)` → `(batch, frames, hidden_size)`. `counts` is as in [`MusicFMSubsampling`].
         """
         hidden_states = waveform[:, None].to(cast(nn.Conv1d, self.convs[0]).weight.dtype)
         for index, conv in enumerate(self.convs):
@@ -189,7 +189,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in plain operations, the only implementation that returns weights `(batch, heads, frames, frames)`."""
+    """Compute attention step by step. Only this implementation returns weights `(batch, heads, frames, frames)`."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -201,7 +201,7 @@ def eager_attention_forward(
 class MusicFMAttention(nn.Module):
     """
     Self-attention. Rotary positions, if given, rotate the *input* of the query and key projections, as in the
-    conformer of wav2vec 2.0 that MusicFM was trained with; values are projected from the input before rotation.
+    wav2vec 2.0 conformer that MusicFM was trained with. Values are projected from the input before rotation.
     """
 
     def __init__(self, config: MusicFMConfig, layer_idx: int):
@@ -225,7 +225,9 @@ class MusicFMAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(batch, frames, hidden_size)` → the same shape, and attention weights if the implementation has them."""
+        """
+        `(batch, frames, hidden_size)` → the same shape, and attention weights if the implementation returns them.
+        """
         heads_shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
         rotated = hidden_states
         if position_embeddings is not None:
@@ -355,7 +357,7 @@ class MusicFMBertLayer(GradientCheckpointingLayer):
 
 
 class MusicFMPreTrainedModel(PreTrainedModel):
-    """Initialization, saving and frame times of every MusicFM model."""
+    """Base class with the initialization, saving and frame times of all MusicFM models."""
 
     config_class = MusicFMConfig
     config: MusicFMConfig
@@ -386,7 +388,7 @@ class MusicFMPreTrainedModel(PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, max_shard_size: int | str = "1GB", **kwargs: Any
     ) -> None:
-        """As in [`PreTrainedModel`], in files of at most 1 GB, at which an interrupted upload can resume."""
+        """Save as [`PreTrainedModel`] does, in files of at most 1 GB, so that an interrupted upload can resume."""
         super().save_pretrained(save_directory, *args, **kwargs | {"max_shard_size": max_shard_size})
 
     @torch.no_grad()
@@ -407,8 +409,8 @@ class MusicFMPreTrainedModel(PreTrainedModel):
 
     def frames_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """
-        Mask of the output frames that are not padding: sample mask `(batch, samples)` → bool `(batch, frames)`. The
-        frames of an item come first, whichever side its padding is on.
+        Return the mask of output frames that are not padding: sample mask `(batch, samples)` → bool `(batch, frames)`.
+        The frames of an item come first, whichever side its padding is on.
         """
         counts = self.config.frame_counts(attention_mask.bool().sum(-1))
         return valid_frames(0, self.output_frames(attention_mask.shape[-1]), counts[-1])
@@ -419,7 +421,7 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         return (frame + self.config.frame_offset) / self.config.frame_rate
 
     def output_frames(self, num_samples: int) -> int:
-        """Return the number of output frames of `num_samples` samples."""
+        """Return the number of output frames for `num_samples` samples."""
         return self.config.frame_counts(num_samples)[-1]
 
 
@@ -428,10 +430,10 @@ class MusicFMModel(MusicFMPreTrainedModel):
     The MusicFM encoder (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), and, with other
     configurations, those of MuQ and MERT.
 
-    Padding changes nothing: the valid frames of an item in a padded batch equal the frames of that item alone.
+    Padding has no effect: the valid frames of an item in a padded batch equal the frames of that item alone.
     """
 
-    _input_embed_layer = "subsampling"  # PEFT starts gradients at its output, for LoRA with reentrant checkpointing
+    _input_embed_layer = "subsampling"  # PEFT enables gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
 
     subsampling: MusicFMSubsampling | MusicFMWaveformSubsampling
@@ -466,18 +468,20 @@ class MusicFMModel(MusicFMPreTrainedModel):
             input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32
                 even if the model is in half precision.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
-            layer (`int`, *optional*): Stop after this layer, 0 (the input of the first) to `config.num_hidden_layers`
-                (the default). The final norm is part of the last layer. No later layer is computed.
+            layer (`int`, *optional*): Layer to stop after, from 0 (the input of the first layer) to
+                `config.num_hidden_layers` (the default). The final norm is part of the last layer. Later layers are
+                not computed.
             mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Frames that a learned vector
                 replaces before the encoder; only with `config.mask_type="embedding"`.
-            output_hidden_states (`bool` or `list[int]`, *optional*): Return hidden states 0 to `layer`; a list of
-                numbers (from 0) keeps only those, and the others are `None`.
+            output_hidden_states (`bool` or `list[int]`, *optional*): Return hidden states 0 to `layer`. With a list of
+                indices (from 0), only those are kept and the others are `None`.
             output_attentions (`bool`, *optional*): Return attention weights; needs `attn_implementation="eager"`.
             return_dict (`bool`, *optional*): Return a tuple if `False`.
 
         Returns:
             [`BaseModelOutput`] with `last_hidden_state` of shape `(batch, frames, hidden_size)`: hidden state `layer`.
-            `frames_mask` returns the mask of frames that are not padding, `frame_times` their times in seconds.
+            `frames_mask` returns the mask of frames that are not padding, and `frame_times` the times of frames in
+            seconds.
 
         Raises:
             ValueError: if a shape, the mask or `layer` is not as described, or an item is shorter than
@@ -506,7 +510,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but with `config.freeze_batch_norm`, batch norms stay in eval mode."""
+        """Set the mode as in torch, except that batch norms stay in eval mode with `config.freeze_batch_norm`."""
         super().train(mode)
         if self.config.freeze_batch_norm:
             for module in self.modules():
@@ -515,13 +519,13 @@ class MusicFMModel(MusicFMPreTrainedModel):
         return self
 
     def _front_end_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return the log-mel spectrogram, or waveforms that begin with their first sample."""
+        """Return the log-mel spectrogram, or waveforms with padding on the right only."""
         if self.config.front_end == "mel":
             return self.log_mel(input_values, attention_mask)
         return input_values if attention_mask is None else align_left(input_values, attention_mask)
 
     def _rotary_embedding(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosine and sine `(frames, 1, head_dim / 2)`, computed in float32."""
+        """Return the cosine and the sine `(frames, 1, head_dim / 2)`, computed in float32."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         device = hidden_states.device
         exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
@@ -532,8 +536,8 @@ class MusicFMModel(MusicFMPreTrainedModel):
 
 class MusicFMQuantizerModel(MusicFMPreTrainedModel):
     """
-    The quantizer alone: target tokens of masked pretraining. It also loads from the folder of a pretrained
-    [`MusicFMForPreTraining`].
+    The quantizer alone, which computes the target tokens of masked pretraining. It also loads from the folder of a
+    pretrained [`MusicFMForPreTraining`].
     """
 
     _keep_in_fp32_modules_strict = ["quantizer"]
@@ -546,7 +550,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """As in [`PreTrainedModel`], but of a buffer: the model has no parameters."""
+        """Device of the buffers, because the model has no parameters."""
         return next(self.buffers()).device
 
     @property
@@ -555,7 +559,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         return next(self.buffers()).dtype
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """As in [`PreTrainedModel`], with the code, which Transformers saves only for models of an Auto class."""
+        """Save the model and its code, which Transformers saves only for models with an Auto class."""
         super().save_pretrained(save_directory, *args, **kwargs)
         custom_object_save(self, save_directory)
 
@@ -586,7 +590,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
 
 class MusicFMForPreTraining(MusicFMPreTrainedModel):
     """
-    Masked token prediction: the tokens of the clean waveform are predicted where it is masked. The configuration
+    Masked token prediction: the model predicts the tokens of the clean waveform where it is masked. The configuration
     selects the method of MusicFM, BEST-RQ, MuQ or MERT.
     """
 
@@ -616,17 +620,21 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms, not normalized: with
-                `config.do_normalize`, the model normalizes them. Already masked waveforms with `target_tokens`.
+                `config.do_normalize`, the model normalizes them. With `target_tokens`, waveforms that are already
+                masked.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
-            mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Masked frames; drawn by the
-                settings of the configuration if not given.
+            mask_time_indices (`torch.Tensor` of shape `(batch, frames)`, *optional*): Masked frames. If not given,
+                they are drawn as the configuration specifies.
             target_tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`, or without the last axis for one
-                codebook, *optional*): Targets of already masked `input_values`, -100 to leave a frame out;
-                `mask_time_indices` is needed too. (Not named labels, without which a [`Trainer`] would not evaluate.)
-            generator (`torch.Generator` or a list with one for each item, *optional*): Draws the mask and the noise.
-            num_items_in_batch (`int`, *optional*): Masked frames of a whole optimizer step, which the loss is averaged
-                over if this batch is only a part of it.
-            return_loss (`bool`): Ignored; tells the [`Trainer`] that the model returns a loss without labels.
+                codebook, *optional*): Targets for `input_values` that are already masked, with -100 for frames to
+                leave out; requires `mask_time_indices`. (The name is not `labels`, because a [`Trainer`] would then
+                skip evaluation without labels.)
+            generator (`torch.Generator` or a list with one for each item, *optional*): Generator of the mask and the
+                noise.
+            num_items_in_batch (`int`, *optional*): Number of masked frames in a whole optimizer step, over which the
+                loss is averaged if this batch is only a part of the step.
+            return_loss (`bool`): Ignored. Its presence tells the [`Trainer`] that the model returns a loss without
+                labels.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:
@@ -692,11 +700,12 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
 
 class MusicFMClassifier(nn.Module):
     """
-    Classification head: averages over time, a layer norm and one hidden layer of `config.classifier_proj_size` units.
-    The paper's head has no norm; this one does, because the scales of different layers differ by orders of magnitude.
-    With `config.use_weighted_layer_sum`, the head first takes a learned weighted sum of all hidden states.
+    Classification head: an average over time, a layer norm and one hidden layer of `config.classifier_proj_size`
+        units.
+    The head in the paper has no norm; this one does, because the scales of the layers differ by orders of magnitude.
+    With `config.use_weighted_layer_sum`, the head first computes a learned weighted sum of all hidden states.
 
-    It can be trained alone on stored hidden states.
+    The head can be trained alone on stored hidden states.
 
     Args:
         config ([`MusicFMConfig`]): Labels, outputs, rates.
@@ -721,9 +730,10 @@ class MusicFMClassifier(nn.Module):
     ) -> MusicFMClassifierOutput:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, frames, width)`): Hidden states at the encoder's rate. For
-                a learned weighted sum, `(batch, frames, layers + 1, width)`, or that sum already taken.
-            counts (`torch.Tensor` of shape `(batch,)`, *optional*): Frames of each item that are not padding.
+            hidden_states (`torch.Tensor` of shape `(batch, frames, width)`): Hidden states at the frame rate of the
+                encoder. For a learned weighted sum, `(batch, frames, layers + 1, width)`, or the sum itself.
+            counts (`torch.Tensor` of shape `(batch,)`, *optional*): Number of frames in each item that are not
+                padding.
             labels (*optional*): As in [`MusicFMForAudioFrameClassification`] and [`MusicFMForAudioClassification`].
 
         Returns:
@@ -734,7 +744,7 @@ class MusicFMClassifier(nn.Module):
         return MusicFMClassifierOutput(loss=loss, logits=logits)
 
     def mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Take the weighted sum of layers: `(batch, frames, layers + 1, width)` → `(batch, frames, width)`."""
+        """Compute the weighted sum of layers: `(batch, frames, layers + 1, width)` → `(batch, frames, width)`."""
         if hidden_states.ndim == 3:
             return hidden_states
         return torch.einsum("btlh,l->bth", hidden_states, self.layer_mix().to(hidden_states.dtype))
@@ -760,7 +770,7 @@ class MusicFMClassifier(nn.Module):
 
 
 class _MusicFMWithClassifier(MusicFMPreTrainedModel):
-    """Encoder with a classification head, for label frames if `config.label_rate` is set, else for whole clips."""
+    """Encoder with a head that classifies label frames if `config.label_rate` is set, and whole clips otherwise."""
 
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\."]
@@ -782,15 +792,15 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         **kwargs: Any,
     ) -> Any:
         """
-        As in [`PreTrainedModel`]. It also loads an adapter of PEFT whose folder or repository has the configuration of
-        the model with its head; the base model is loaded at the revision that the adapter names.
+        Load a model as [`PreTrainedModel`] does, or a PEFT adapter whose folder or repository has the configuration of
+        the model with its head. The base model is loaded at the revision that the adapter names.
 
         Raises:
             ValueError: if the base model does not fit the adapter.
         """
         adapter_kwargs = adapter_kwargs or {}
         adapter: Any = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
-        arguments = kwargs | adapter_kwargs  # an Auto class passes on those of the adapter as `adapter_kwargs`
+        arguments = kwargs | adapter_kwargs  # an Auto class passes the arguments of the adapter as `adapter_kwargs`
         hub = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
         base = find_base(adapter, **hub)
         if base is None:
@@ -809,7 +819,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
     ) -> Self:
         """
-        Load the encoder of a saved model, with a new head whatever head it was saved with.
+        Load the encoder of a saved model, with a new head even if it was saved with one.
 
         Args:
             config ([`MusicFMConfig`]): Configuration of the model with its head.
@@ -835,7 +845,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         missing = sorted(name for name in unfit if not name.startswith("classifier."))
         if missing:
             raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the encoder that the configuration "
+                f"{pretrained_model_name_or_path} lacks {len(missing)} encoder weights that the configuration "
                 f"describes, such as {missing[0]}."
             )
         if any(f"classifier.{name}" not in loading["missing_keys"] for name in model.classifier.state_dict()):
@@ -856,7 +866,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but an encoder none of whose weights is trained stays in eval mode."""
+        """Set the mode as in torch, except that an encoder without trainable weights stays in eval mode."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.musicfm.parameters()):
             self.musicfm.eval()
@@ -898,8 +908,9 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
 
 class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
     """
-    Classes of every label frame at `config.label_rate`, such as beats, chords, sections or key. Padding changes
-    nothing: the logits of an item in a padded batch equal those of the item alone, in each of its label frames.
+    Model that classifies every label frame, at `config.label_rate`: for example into beats, chords, sections or keys.
+    Padding has no effect: the logits of an item in a padded batch equal those of the item alone, in each of its label
+    frames.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -919,14 +930,14 @@ class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
         Args:
             input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
-            labels (`torch.Tensor` of shape `(batch, label frames, num_labels)`, *optional*): Floating point, the
-                probabilities of the classes of each output (`config.classifier_outputs`), -1 to ignore a frame. Or
-                integers of shape `(batch, label frames)`, -100 to ignore.
+            labels (`torch.Tensor` of shape `(batch, label frames, num_labels)`, *optional*): Floating-point
+                probabilities of the classes of each output (`config.classifier_outputs`), with -1 for frames to
+                ignore; or integers of shape `(batch, label frames)`, with -100 for frames to ignore.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:
-            [`MusicFMClassifierOutput`] with `logits` of shape `(batch, label frames, num_labels)`; `label_frames`
-            returns the number of label frames of some audio, `label_times` their times.
+            [`MusicFMClassifierOutput`] with `logits` of shape `(batch, label frames, num_labels)`. `label_frames`
+            returns the number of label frames for a length of audio, and `label_times` returns their times.
 
         Raises:
             ValueError: if a shape is not as described, or an item is shorter than `config.min_samples`.
@@ -934,7 +945,7 @@ class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
         return self._classify(input_values, attention_mask, labels, **kwargs)
 
     def label_frames(self, num_samples: Count) -> Count:
-        """Return the number of label frames of `num_samples` samples; of a tensor of such numbers, a tensor."""
+        """Return the number of label frames for `num_samples` samples, a number or a tensor of numbers."""
         return count_averages(self.config.frame_counts(num_samples)[-1], *label_settings(self.config))
 
     def label_times(self, num_frames: int) -> torch.Tensor:
@@ -944,12 +955,12 @@ class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
 
 
 class MusicFMForAudioClassification(_MusicFMWithClassifier):
-    """Classes of a whole clip, such as tags or genres, from the mean over its frames. Padding changes nothing."""
+    """Model that classifies a whole clip, such as by tags or genres, from the mean over its frames."""
 
     def __init__(self, config: MusicFMConfig):
         if config.label_rate is not None:
             raise ValueError(
-                f"MusicFMForAudioClassification needs `label_rate` None, got {config.label_rate}. For label frames, "
+                f"MusicFMForAudioClassification needs `label_rate=None`, got {config.label_rate}. For label frames, "
                 "use MusicFMForAudioFrameClassification."
             )
         super().__init__(config)
@@ -966,8 +977,8 @@ class MusicFMForAudioClassification(_MusicFMWithClassifier):
         Args:
             input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
-            labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): Floating point, the probability of each
-                class, -1 to ignore an item. Or integers of shape `(batch,)`, -100 to ignore.
+            labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): Floating-point probabilities of the
+                classes, with -1 for items to ignore; or integers of shape `(batch,)`, with -100 for items to ignore.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:

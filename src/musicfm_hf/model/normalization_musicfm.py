@@ -1,4 +1,4 @@
-"""Normalizations that keep padding out of their statistics: batch norm, group norm, and that of a waveform."""
+"""Normalizations that exclude padding from their statistics: batch norm, group norm, and waveform normalization."""
 
 from collections.abc import Callable
 
@@ -12,12 +12,12 @@ def batch_norm(
     norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, hidden_states: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
     """
-    Batch norm whose training statistics leave out padding, and do not count a layer again that activation
-    checkpointing recomputes during the backward pass. Outside of training it is `norm` itself.
+    Apply batch norm with training statistics that exclude padding. Values that activation checkpointing recomputes
+    during the backward pass are not counted a second time. Outside of training, this is `norm` itself.
 
     Args:
-        norm (`nn.BatchNorm1d`, `nn.BatchNorm2d` or `nn.SyncBatchNorm`): Its weights, statistics and mode are used;
-            statistics of an `nn.SyncBatchNorm` span all processes.
+        norm (`nn.BatchNorm1d`, `nn.BatchNorm2d` or `nn.SyncBatchNorm`): Module with the weights, statistics and mode;
+            the statistics of an `nn.SyncBatchNorm` span all processes.
         hidden_states (`torch.Tensor` of shape `(batch, channels, …)`): Values.
         mask (`torch.Tensor` that broadcasts to `(batch, 1, …)`, *optional*): False for padding.
     """
@@ -73,8 +73,8 @@ def _all_reduce(sums: torch.Tensor) -> torch.Tensor:
 
 def group_norm(norm: nn.GroupNorm, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
     """
-    Group norm of `(batch, channels, frames)` with one group for each channel, whose statistics come from the first
-    `counts` frames of each item; from all frames if `counts` is `None`.
+    Apply group norm to `(batch, channels, frames)`, with one group for each channel. Statistics come from the first
+    `counts` frames of each item, or from all frames if `counts` is `None`.
     """
     if counts is None:
         return norm(hidden_states)
@@ -89,7 +89,7 @@ def group_norm(norm: nn.GroupNorm, hidden_states: torch.Tensor, counts: torch.Te
 
 def normalize(waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """
-    Bring waveforms `(batch, samples)` to mean 0 and variance 1 over each item's own samples, in float32; padding
+    Scale waveforms `(batch, samples)` to mean 0 and variance 1 over each item's own samples, in float32. Padding
     becomes 0.
     """
     waveform = waveform.float()

@@ -30,7 +30,7 @@ class MusicFMForPreTrainingOutput(ModelOutput):
             weighted constant-Q loss if the model has one.
         logits (`torch.Tensor` of shape `(masked frames, codebooks, codes)`): Logits of the masked frames, in the order
             of `mask_time_indices`; minus infinity for codes that a smaller codebook does not have.
-        accuracy (`torch.Tensor` of shape `()`): Share of the masked frames' tokens that are predicted correctly.
+        accuracy (`torch.Tensor` of shape `()`): Share of the tokens of masked frames that are predicted correctly.
         tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`): Targets; -100 for frames without one.
         mask_time_indices (`torch.Tensor` of shape `(batch, frames)`): Frames in the loss: masked, and with a target.
         cqt_loss (`torch.Tensor` of shape `()`): Mean squared error of the constant-Q reconstruction.

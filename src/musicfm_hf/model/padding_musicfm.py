@@ -1,4 +1,4 @@
-"""Padded batches: checking them, the length of each item, and masks of the frames that are not padding."""
+"""Padded batches: check them, and compute the lengths of items and the masks of frames that are not padding."""
 
 import torch
 
@@ -7,7 +7,7 @@ def check_input(
     input_values: torch.Tensor, attention_mask: torch.Tensor | None, min_samples: int
 ) -> torch.Tensor | None:
     """
-    Check waveforms and their mask. Values are inspected only outside of compilation.
+    Check waveforms and their mask. Values are checked only outside of compilation.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms.
@@ -44,12 +44,12 @@ def check_input(
             raise ValueError("`attention_mask` has holes: the audio of each item must be contiguous.")
         shortest = int(attention_mask.sum(-1).min())
     if shortest < min_samples:
-        raise ValueError(f"An item has {shortest} samples, the model needs at least {min_samples}.")
+        raise ValueError(f"An item has {shortest} samples, but the model needs at least {min_samples}.")
     return None if shortest == input_values.shape[-1] else attention_mask
 
 
 def item_lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Return the samples of each item, `(batch,)`."""
+    """Return the number of samples in each item, `(batch,)`."""
     if attention_mask is not None:
         return attention_mask.bool().sum(-1)
     return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)
@@ -57,8 +57,8 @@ def item_lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None
 
 def valid_frames(start: int, stop: int, counts: torch.Tensor) -> torch.Tensor:
     """
-    Mask of frames `start` to `stop - 1`, bool `(batch, stop - start)`: true for the first `counts` frames of each
-    item, false for padding and before frame 0.
+    Return a mask of frames `start` to `stop - 1`, bool `(batch, stop - start)`: true for the first `counts` frames of
+    each item, false for padding and before frame 0.
     """
     frame = torch.arange(start, stop, device=counts.device)
     return (frame >= 0) & (frame < counts[:, None])

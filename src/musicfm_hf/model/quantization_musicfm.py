@@ -1,4 +1,4 @@
-"""Quantizers that make the target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
+"""Quantizers that compute the target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
 
 from collections.abc import Callable
 from typing import Self
@@ -14,9 +14,9 @@ from .spectrogram_musicfm import MusicFMLogMel, chroma
 
 class MusicFMQuantizer(nn.Module):
     """
-    Base class of the three quantizers. It computes features of the clean waveform, one vector for each token, and
-    keeps its tensors in float32 whatever the model is cast to. They are saved with the model, and they are buffers, so
-    that nothing that shards or casts parameters touches them.
+    Base class of the three quantizers. It computes features of the clean waveform, one vector for each token. Its
+    tensors stay in float32 regardless of the dtype of the model. They are saved with the model as buffers, so that
+    code that shards or casts parameters does not change them.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -27,8 +27,8 @@ class MusicFMQuantizer(nn.Module):
 
     def features(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
-        Compute the features that are quantized: `(batch, samples)` → float32 `(batch, tokens, mel frames of a token ·
-        bands)`. A partial last token is dropped.
+        Compute the features to quantize: `(batch, samples)` → float32 `(batch, tokens, mel frames per token · bands)`.
+        A partial last token is dropped.
         """
         return self._stack(self.log_mel(input_values, attention_mask))
 
@@ -38,20 +38,20 @@ class MusicFMQuantizer(nn.Module):
             return self.tokens(self.features(input_values, attention_mask))
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """Quantize what [`features`] returns to tokens `(batch, tokens, codebooks)`, int64."""
+        """Quantize the output of [`features`] to tokens `(batch, tokens, codebooks)`, int64."""
         raise TypeError("MusicFMQuantizer is only a base class; build a quantizer with `build_quantizer(config)`.")
 
     def reset_parameters(self) -> None:
         """Fill the tensors with random values that depend only on `config.quantizer_seed`."""
         for name, values in self.initial_values().items():
-            init.copy_(getattr(self, name), values)  # leaves alone a tensor that was loaded from a checkpoint
+            init.copy_(getattr(self, name), values)  # skips tensors that were loaded from a checkpoint
 
     def initial_values(self) -> dict[str, torch.Tensor]:
-        """Return new values by name, on the processor, drawn from a generator of their own."""
+        """Return initial values by name, on the CPU, drawn from a generator of their own."""
         return {}
 
     def _stack(self, frames: torch.Tensor) -> torch.Tensor:
-        """Concatenate the mel frames `(batch, frames, dim)` of each token to one vector."""
+        """Concatenate the mel frames `(batch, frames, dim)` of each token into one vector."""
         count = frames.shape[1] // self.mel_frames_per_token
         return frames[:, : count * self.mel_frames_per_token].reshape(frames.shape[0], count, -1)
 
@@ -72,8 +72,8 @@ class MusicFMQuantizer(nn.Module):
 
 class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
     """
-    Random projection quantizer (BEST-RQ, Chiu et al. 2022) as MusicFM uses it: features → random projection → nearest
-    random code by cosine. Each codebook has its own projection and codes.
+    Random projection quantizer (BEST-RQ, Chiu et al. 2022) as in MusicFM: features → random projection → nearest
+    random code by cosine similarity. Each codebook has its own projection and codes.
     """
 
     projection: torch.Tensor
@@ -109,8 +109,8 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
 
 class MusicFMKMeansQuantizer(MusicFMQuantizer):
     """
-    K-means clusters of log-mel and of chroma features (HuBERT; MERT's first targets), one codebook for each.
-    `musicfm train-quantizer` fits the clusters; new ones are random and have no meaning.
+    K-means clusters of log-mel and of chroma features (HuBERT; MERT's first targets), with one codebook for each.
+    `musicfm train-quantizer` fits the clusters; untrained clusters are random.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -147,7 +147,7 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         return torch.cat(parts, dim=-1)
 
     def split(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """Split what [`features`] returns into the features of each codebook."""
+        """Split the output of [`features`] into the features of each codebook."""
         widths = [getattr(self, f"centroids_{index}").shape[1] for index in range(self.config.num_codebooks)]
         return list(features.split(widths, dim=-1))
 
@@ -164,9 +164,10 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
 
 class MusicFMResidualQuantizer(MusicFMQuantizer):
     """
-    Mel residual VQ of MuQ (Zhu et al. 2025, arXiv 2501.01108): at each stage the residual is projected to a small
-    width, replaced by the nearest code by cosine, projected back and subtracted. Both projections are weight-normed;
-    magnitude and direction are separate tensors. `musicfm train-quantizer` trains it.
+    Mel residual VQ of MuQ (Zhu et al. 2025, arXiv 2501.01108). At each stage, the residual is projected to a small
+    width and replaced with the nearest code by cosine similarity; the code is projected back and subtracted. Both
+    projections are weight-normed, with magnitude and direction in separate tensors. `musicfm train-quantizer` trains
+    the quantizer.
     """
 
     codebook: torch.Tensor
@@ -219,15 +220,15 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
 
     def losses(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """
-        Compute the losses that train it.
+        Compute the training losses.
 
         Args:
-            features (`torch.Tensor` of shape `(n, width)`): As [`features`] returns them, float32.
+            features (`torch.Tensor` of shape `(n, width)`): Output of [`features`], float32.
 
         Returns:
             `commitment` and `codebook`: mean squared distances between projected residuals and codes, summed over the
             stages, with gradients to the residuals and to the codes; `reconstruction`: the mean absolute error;
-            `tokens` `(n, codebooks)`; and the values that these stand for, `projected` `(n, codebooks, codebook_dim)`.
+            `tokens` `(n, codebooks)`; `projected` `(n, codebooks, codebook_dim)`: the values that were quantized.
         """
         residual, quantized = features, torch.zeros_like(features)
         tokens, projections = [], []
@@ -263,14 +264,14 @@ def build_quantizer(config: MusicFMConfig) -> MusicFMQuantizer:
 
 
 def _exact(tensor: torch.Tensor) -> torch.Tensor:
-    """Cast to float64 where the device has it: the nearest code must not depend on how matrices are multiplied."""
+    """Cast to float64 if the device supports it, so that the nearest code does not depend on rounding."""
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
 def _nearest_by_cosine(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Return the index of the nearest code: `(…, dim)` and `(codes, dim)` → int64 `(…)`; lengths do not matter."""
+    """Return the index of the nearest code by cosine similarity: `(…, dim)` and `(codes, dim)` → int64 `(…)`."""
     codes = nn.functional.normalize(_exact(codes), dim=-1)
-    pieces = _exact(values).flatten(0, -2).split(4096)  # bounds the memory of the scores
+    pieces = _exact(values).flatten(0, -2).split(4096)  # limits the memory of the scores
     return torch.cat([(piece @ codes.T).argmax(-1) for piece in pieces]).view(values.shape[:-1])
 
 

@@ -13,10 +13,10 @@ from .padding_musicfm import align_left, valid_frames
 
 class MusicFMLogMel(nn.Module):
     """
-    Normalized log-mel spectrogram of waveforms, in float32 whatever the model's dtype.
+    Normalized log-mel spectrogram of waveforms, in float32 regardless of the dtype of the model.
 
-    It holds no tensor: window and filters are computed at each call, which costs next to nothing, so that no cast, no
-    meta device and no checkpoint can change them.
+    The module holds no tensors. The window and the filters are computed at each call, which costs almost nothing, so
+    that casts, the meta device and checkpoints cannot change them.
 
     Args:
         config ([`MusicFMConfig`]): Fourier transform, hop and bands.
@@ -81,7 +81,7 @@ def power_spectrum(
 
 
 def _reflect(waveform: torch.Tensor, attention_mask: torch.Tensor | None, pad: int) -> torch.Tensor:
-    """Pad both sides with `pad` reflected samples; on the right, at each item's own end."""
+    """Pad both sides with `pad` reflected samples. On the right, the padding starts at each item's own end."""
     if attention_mask is None:
         return nn.functional.pad(waveform[:, None], (pad, pad), mode="reflect")[:, 0]
     first = attention_mask.int().argmax(-1, keepdim=True)  # padding may be on the left
@@ -94,17 +94,18 @@ def _reflect(waveform: torch.Tensor, attention_mask: torch.Tensor | None, pad: i
 @functools.lru_cache(maxsize=8)
 def chroma_filters(n_fft: int, num_chroma: int, sampling_rate: int) -> torch.Tensor:
     """Return the chroma filter bank, float32 `(frequencies, pitch classes)`."""
-    from transformers.audio_utils import chroma_filter_bank  # here, since it imports audio libraries
+    from transformers.audio_utils import chroma_filter_bank  # imported here because it loads audio libraries
 
     filters = chroma_filter_bank(n_fft, num_chroma, sampling_rate)
-    filters[filters < 1e-20] = 0.0  # changes no sum, but processors multiply denormal numbers many times slower
+    filters[filters < 1e-20] = 0.0  # changes no sum; CPUs multiply denormal numbers many times more slowly
     return torch.as_tensor(filters, dtype=torch.float32).T.contiguous()
 
 
 def chroma(input_values: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig) -> torch.Tensor:
     """
-    Compute the energy of pitch classes in dB relative to the strongest of each frame, -40 at least: `(batch, samples)`
-    → `(batch, samples // hop_length, config.kmeans_chroma_bins)`. Filters of Ellis (*Chroma feature analysis*, 2007).
+    Compute the energy of pitch classes in dB relative to the strongest one in each frame, clipped at -40 dB:
+    `(batch, samples)` → `(batch, samples // hop_length, config.kmeans_chroma_bins)`. The filters are those of Ellis
+    (*Chroma feature analysis*, 2007).
     """
     with maybe_autocast(input_values.device.type, enabled=False):
         power = power_spectrum(input_values, attention_mask, config)
@@ -115,10 +116,10 @@ def chroma(input_values: torch.Tensor, attention_mask: torch.Tensor | None, conf
 
 def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig) -> torch.Tensor:
     """
-    Compute a constant-Q spectrogram at the frame rate, in units of 20 dB around -40 dB of full scale, -80 dB at least:
-    `(batch, samples)` → `(batch, samples // samples_per_frame, cqt_bins)`.
+    Compute a constant-Q spectrogram at the frame rate: `(batch, samples)` → `(batch, samples // samples_per_frame,
+    cqt_bins)`. Values are in units of 20 dB around -40 dB of full scale, and clipped at -80 dB.
 
-    Each bin is a Gaussian band-pass filter, as wide at half its power as the distance to the next bin. It is applied
+    Each bin is a Gaussian band-pass filter whose width at half power is the distance to the next bin. It is applied
     to the whole waveform by Fourier transform and sampled at every frame; aliasing does not change the magnitude of
     the sampled band.
     """
@@ -131,7 +132,7 @@ def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, 
             torch.arange(config.cqt_bins, dtype=torch.float64) / config.cqt_bins_per_octave
         )
         sigma = frequencies * (2 ** (1 / config.cqt_bins_per_octave) - 1) / math.sqrt(4 * math.log(2))
-        # Silence at the end, longer than the longest filter rings, so that the end does not wrap around to the start.
+        # Silence at the end, longer than the longest filter rings, prevents the end from wrapping around to the start.
         ringing = math.ceil(6 / (2 * math.pi * sigma[0].item()) * config.sampling_rate)
         frames = -(-(waveform.shape[-1] + ringing) // hop)
         spectrum = torch.fft.fft(waveform, frames * hop)  # bins of `resolution` Hz

@@ -109,7 +109,7 @@ def values_with_statistics(
         return values
     path = Path(settings.stats or Path(output_dir) / "stats.json")
     if settings.stats is not None and not path.is_file():
-        raise ValueError(f"There is no file {path}.")
+        raise ValueError(f"The file {path} does not exist.")
     return mel_values(settings.statistics, path, sources, seed) | values
 
 

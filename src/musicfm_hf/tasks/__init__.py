@@ -1,6 +1,7 @@
 """
-Music tasks. Each file of this folder that defines `TASK`, a [`TaskSpec`], is a task: annotations → targets, logits →
-events, scores, and all else that depends on it. [`get_task`] looks a task up by its name.
+Music tasks. Each file in this folder that defines `TASK`, a [`TaskSpec`], is a task. It converts annotations to
+targets and logits to events, scores events, and holds everything else that depends on the task. [`get_task`] returns a
+task by its name.
 """
 
 import os
@@ -17,27 +18,27 @@ _SPECS: dict[str, TaskSpec] = {}
 
 def get_task(name: str | None) -> TaskSpec:
     """
-    Return the task of this name, such as `config.task` of a model.
+    Return the task with this name, such as `config.task` of a model.
 
     Raises:
         ValueError: if it is `None`, or there is no such task; lists those that are known.
     """
     if name is None or name not in _SPECS:
         raise ValueError(
-            f"`task` must be one of {', '.join(known_tasks())}, got {name!r}. A task of your own is a file that "
-            "defines `TASK`: pass it as `--task_file`, or load it with `musicfm_hf.tasks.load_task_file`."
+            f"`task` must be one of {', '.join(known_tasks())}, got {name!r}. For a task of your own, pass the file "
+            "that defines `TASK` as `--task_file`, or load it with `musicfm_hf.tasks.load_task_file`."
         )
     return _SPECS[name]
 
 
 def known_tasks() -> tuple[str, ...]:
-    """Return the names of all tasks, those of the paper first."""
+    """Return the names of all tasks, with those of the paper first."""
     return tuple(sorted(_SPECS, key=lambda name: _SPECS[name].order))
 
 
 def register_task(spec: TaskSpec) -> TaskSpec:
     """
-    Make a task known to [`get_task`] for the life of the process, and return it.
+    Register a task, so that [`get_task`] finds it in this process, and return it.
 
     Raises:
         TypeError: if it is not a [`TaskSpec`].
@@ -61,7 +62,7 @@ def unregister_task(name: str) -> None:
     Remove a task that was registered or loaded from a file.
 
     Raises:
-        ValueError: if there is no such task.
+        ValueError: if no task has this name.
     """
     get_task(name)
     del _SPECS[name]
@@ -69,8 +70,8 @@ def unregister_task(name: str) -> None:
 
 def load_task_file(path: str | os.PathLike) -> TaskSpec:
     """
-    Run a Python file that defines `TASK`, register that task and return it. A file that was loaded already is loaded
-    again.
+    Run a Python file that defines `TASK`, then register that task and return it. A file that is already loaded is
+    reloaded.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -78,7 +79,7 @@ def load_task_file(path: str | os.PathLike) -> TaskSpec:
     """
     path = Path(path).absolute()
     if not path.is_file():
-        raise FileNotFoundError(f"There is no task file {path}.")
+        raise FileNotFoundError(f"The task file {path} does not exist.")
     module_spec = spec_from_file_location(f"musicfm_task_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise ValueError(f"{path} is not a Python file: a task file ends with .py.")

@@ -1,9 +1,9 @@
 """
 Annotations in memory and in files: beats, labeled segments (chords, sections, keys) and tags.
 
-Files are text, or JAMS (see `jams.py`). Times are in seconds from the start of the audio. Segments ascend and do not
-overlap; time between two of them has no label. Errors name the file and the line, or the observation of a JAMS file,
-counted from 1.
+Files are text or JAMS (see `jams.py`). Times are in seconds from the start of the audio. Segments are in order and do
+not overlap; the time between two segments has no label. Error messages name the file and the line, or the observation
+of a JAMS file, counted from 1.
 """
 
 import math
@@ -22,8 +22,8 @@ from .values import read_text, to_label, to_number, to_position
 # Columns of every labeled data set, and attributes of a song. Other annotations of a song are in its `more`.
 SONG_COLUMNS = ("beats", "chords", "sections", "keys", "tags")
 PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-TOLERANCE = 1e-6  # seconds by which segments may overlap: JAMS stores start and duration, whose sum is rounded
-LATE_SECONDS = 1.0  # by which an annotation may end after the audio, since decoders cut or pad the end
+TOLERANCE = 1e-6  # seconds by which segments may overlap, because JAMS stores start and duration, and sums are rounded
+LATE_SECONDS = 1.0  # by which an annotation may end after the audio, because decoders cut or pad the end
 
 
 class Beats(NamedTuple):
@@ -43,9 +43,9 @@ class Segment(NamedTuple):
 
 def read_beats(path: str | os.PathLike) -> Beats:
     """
-    Read beats. From JAMS: the first annotation `beat_position`, else the first `beat`. Any other file is text with one
-    beat per line: the time and, optionally, the position in the bar, separated by tab, spaces or comma. Further
-    columns, empty lines and lines that begin with `#` are ignored.
+    Read beats. From a JAMS file, read the first annotation `beat_position`, or else the first `beat`. Any other file
+    is text with one beat per line: the time and, optionally, the position in the bar, separated by a tab, spaces or a
+    comma. Further columns, empty lines and lines that begin with `#` are ignored.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -74,13 +74,15 @@ def read_beats(path: str | os.PathLike) -> Beats:
 
 def read_segments(path: str | os.PathLike, namespace: str | None = None, column: int = 3) -> list[Segment]:
     """
-    Read segments. From JAMS: the first annotation with this `namespace`, such as chord, segment_open or key_mode,
-    which may be omitted if all annotations with text labels have the same one. Any other file is text with one segment
-    per line: start, end and label, separated by tabs or spaces. Empty lines and lines that begin with `#` are ignored.
+    Read segments. From a JAMS file, read the first annotation with this `namespace`, such as chord, segment_open or
+    key_mode. The namespace may be omitted if all annotations with text labels have the same one. Any other file is
+    text with one segment per line: start, end and label, separated by tabs or spaces. Empty lines and lines that begin
+        with
+    `#` are ignored.
 
     Args:
-        column (`int`): In text files, the column of the label, counted from 1. Between tabs a label is one field;
-            between spaces it reaches from its column to the end of the line.
+        column (`int`): Column of the label in text files, counted from 1. If columns are separated by tabs, a label is
+            one field; if they are separated by spaces, it extends from its column to the end of the line.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -107,12 +109,12 @@ def read_segments(path: str | os.PathLike, namespace: str | None = None, column:
 
 def read_tags(path: str | os.PathLike) -> list[str]:
     """
-    Read tags, each once, in the order of the file. From JAMS: those of all annotations whose namespace begins with
-    `tag_`. Any other file is text with one tag per line.
+    Read tags without repetitions, in the order of the file. From a JAMS file, read all annotations whose namespace
+    begins with `tag_`. Any other file is text with one tag per line.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is malformed, or is JAMS without such an annotation.
+        ValueError: if the file is malformed, or is a JAMS file without such an annotation.
     """
     path = Path(path)
     if path.suffix.lower() != ".jams":
@@ -132,8 +134,8 @@ def read_tags(path: str | os.PathLike) -> list[str]:
 
 def write_beats(path: str | os.PathLike, beats: Beats) -> None:
     """
-    Write one beat per line, in the format of [`read_beats`]: the time in seconds and, unless no position is known, a
-    tab and the position.
+    Write one beat per line, in the format of [`read_beats`]: the time in seconds and, if any position is known, a tab
+    and the position.
 
     Raises:
         ValueError: if the beats do not pass [`check_beats`]; then nothing is written.
@@ -166,15 +168,16 @@ def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None
 
 def check_beats(beats: Beats, where: str | os.PathLike | Callable[[int], str], duration: float | None = None) -> None:
     """
-    Raise an error if beats cannot be right.
+    Raise an error if beats are invalid.
 
     Args:
-        where: Name of the beats in errors, such as their file; or a function from the index of a beat to its name.
+        where: Name of the beats in error messages, such as their file; or a function from the index of a beat to its
+            name.
         duration (`float`, *optional*): Seconds of audio. Annotations may end up to a second later.
 
     Raises:
-        ValueError: if shapes differ, or a beat is not finite, negative, not after the one before it, or after the end
-            of the audio, or has a negative position. The error names the first such beat.
+        ValueError: if shapes differ; or if a beat is not finite, is negative, does not follow the previous beat, is
+            after the end of the audio, or has a negative position. The message names the first such beat.
     """
     _check_beats(beats, _namer(where, "beat"), duration)
 
@@ -183,28 +186,28 @@ def check_segments(
     segments: Sequence[Segment], where: str | os.PathLike | Callable[[int], str], duration: float | None = None
 ) -> None:
     """
-    Raise an error if segments cannot be right.
+    Raise an error if segments are invalid.
 
     Args:
-        where: Name of the segments in errors, such as their file; or a function from the index of a segment to its
-            name.
+        where: Name of the segments in error messages, such as their file; or a function from the index of a segment to
+            its name.
         duration (`float`, *optional*): Seconds of audio. Annotations may end up to a second later.
 
     Raises:
-        ValueError: if a segment is not finite, negative, without length or label, begins before the previous one ends,
-            or ends after the audio. The error names the first such segment.
+        ValueError: if a segment is not finite, is negative, has no length or label, begins before the previous one
+            ends, or ends after the audio. The message names the first such segment.
     """
     _check_segments(segments, _namer(where, "segment"), duration)
 
 
 def line_of(path: str | os.PathLike, index: int, count: int, start: float) -> str | None:
     """
-    Return the name in errors of one entry of a text file with one entry per line.
+    Return the name, for error messages, of an entry in a text file with one entry per line.
 
     Args:
-        index (`int`): Of the entry.
-        count (`int`): Entries of the file. If the file has another number of lines, the line of the entry is the one
-            that begins with `start`.
+        index (`int`): Index of the entry.
+        count (`int`): Number of entries in the file. If the file has a different number of lines, the line of the
+            entry is the one that begins with `start`.
         start (`float`): Time at which the entry begins, in seconds.
 
     Returns:
@@ -226,7 +229,7 @@ def _namer(where: str | os.PathLike | Callable[[int], str], kind: str) -> Callab
 
 
 def _begins_with(text: str, number: float) -> bool:
-    """Whether the first field of a line is this number."""
+    """Return whether the first field of a line is this number."""
     try:
         return float(re.split(r"[\s,]+", text.strip())[0]) == number
     except ValueError:
@@ -234,7 +237,7 @@ def _begins_with(text: str, number: float) -> bool:
 
 
 def _read_lines(path: Path) -> list[tuple[str, str]]:
-    """Read the lines that are neither empty nor comments, each with its name in errors."""
+    """Return the lines that are neither empty nor comments, each with its name for error messages."""
     lines = enumerate(read_text(path).splitlines(), 1)
     return [(f"{path}, line {number}", line) for number, line in lines if line.strip() and line.strip()[0] != "#"]
 
@@ -252,11 +255,11 @@ def _parse_segment(text: str, column: int, place: str) -> Segment:
 
 
 def _check_beats(beats: Beats, place: Callable[[int], str], duration: float | None) -> None:
-    """See [`check_beats`]; `place(index)` names a beat."""
+    """Check beats as [`check_beats`] does; `place(index)` names a beat."""
     times, positions = np.asarray(beats.times), np.asarray(beats.positions)
     if times.ndim != 1 or times.shape != positions.shape:
         raise ValueError(
-            f"{place(0)}: times {times.shape} and positions {positions.shape} must have one shape (beats,)."
+            f"{place(0)}: times {times.shape} and positions {positions.shape} must have the same shape (beats,)."
         )
     before = -math.inf
     for index, (time, position) in enumerate(zip(times, positions, strict=True)):
@@ -264,12 +267,14 @@ def _check_beats(beats: Beats, place: Callable[[int], str], duration: float | No
         if time <= before:
             raise ValueError(f"{place(index)}: beats must ascend, got {time:g} s after {before:g} s.")
         if position < 0:
-            raise ValueError(f"{place(index)}: a position in the bar counts from 1, 0 if unknown, got {position}.")
+            raise ValueError(
+                f"{place(index)}: a position in the bar must be at least 1, or 0 if unknown, got {position}."
+            )
         before = time
 
 
 def _check_segments(segments: Sequence[Segment], place: Callable[[int], str], duration: float | None) -> None:
-    """See [`check_segments`]; `place(index)` names a segment."""
+    """Check segments as [`check_segments`] does; `place(index)` names a segment."""
     before = Segment(-math.inf, -math.inf, "")
     for index, segment in enumerate(segments):
         start, end, label = segment
@@ -294,4 +299,4 @@ def _check_time(time: float, place: Callable[[], str], duration: float | None) -
     if not math.isfinite(time) or time < 0:
         raise ValueError(f"{place()}: times must be finite and not negative, got {time:g} s.")
     if duration is not None and time > duration + LATE_SECONDS:
-        raise ValueError(f"{place()}: {time:g} s is after the end of the audio, which has {duration:g} s.")
+        raise ValueError(f"{place()}: {time:g} s is after the end of the audio, which is {duration:g} s long.")

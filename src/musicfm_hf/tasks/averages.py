@@ -1,4 +1,4 @@
-"""Averages of scores over songs. A score that a song does not have is nan, or `None` once it has been JSON."""
+"""Averages of scores over songs. A score that a song does not have is nan, or `None` when it was read from JSON."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ def drop_nan(values: Iterable[float]) -> np.ndarray:
 
 
 def value_or_nan(scores: Mapping[str, Any], name: str) -> float:
-    """Return a score of a song, nan where it is `None`."""
+    """Return a score of a song, or nan if it is `None`."""
     return float("nan") if scores[name] is None else scores[name]
 
 

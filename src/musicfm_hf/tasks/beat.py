@@ -1,9 +1,9 @@
 """
 Beats and downbeats. Frame j is centered at j / rate seconds.
 
-One softmax over beat, downbeat and neither, decoded by the dynamic Bayesian network of `dbn.py`. Scores are
-`mir_eval.beat.f_measure` over all beats (Davies, Degara, Plumbley, *Evaluation Methods for Musical Audio Beat Tracking
-Algorithms*, 2009).
+The output is one softmax over beat, downbeat and neither, which the dynamic Bayesian network in `dbn.py` decodes.
+Scores are `mir_eval.beat.f_measure` over all beats (Davies, Degara, Plumbley, *Evaluation Methods for Musical Audio
+Beat Tracking Algorithms*, 2009).
 """
 
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from . import dbn, spans
 from .annotations import Beats, check_beats
 from .spec import Score, Strip, TaskSpec
 
-LABELS = ("beat", "downbeat", "neither")  # "beat" is one that is not a downbeat
-TOLERANCE = 0.07  # seconds between a beat and its estimate
+LABELS = ("beat", "downbeat", "neither")  # "beat" excludes downbeats
+TOLERANCE = 0.07  # maximum distance between a beat and its estimate, in seconds
 
 
 def targets(annotation: Beats, num_frames: int, frame_rate: float, start: float = 0.0, widen: int = 1) -> np.ndarray:
     """
-    Compute the share of each label in each frame. The frame nearest to a beat has it in full, and each neighbor up to
-    `widen` frames away half as much as the one before; the rest is "neither". Beats whose position is unknown count as
-    "beat". Where two beats meet in a frame, each label keeps its larger share, and the smaller of the two gets what
-    remains of 1.
+    Compute the share of each label in each frame. The frame nearest to a beat has a share of 1, and the share halves
+    with each neighboring frame, up to `widen` frames away; the rest is "neither". Beats with an unknown position count
+    as "beat". If the shares of several beats fall on one frame, each label keeps its larger share, and the smaller of
+    the two is limited to what remains of 1.
 
     Args:
-        annotation (`Beats`): Of the whole song.
-        num_frames (`int`): Rows.
-        frame_rate (`float`): In Hz.
+        annotation (`Beats`): Beats of the whole song.
+        num_frames (`int`): Number of rows.
+        frame_rate (`float`): Frame rate in Hz.
         start (`float`): Center of the first frame, in seconds.
-        widen (`int`): Neighbors on each side. Beats outside the crop reach in with theirs.
+        widen (`int`): Number of neighbors on each side. Neighbors of beats outside the crop may lie inside it.
 
     Returns:
         float32 `(num_frames, 3)`; rows sum to 1.
@@ -65,16 +65,16 @@ def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **sett
 
     Args:
         logits (`np.ndarray` of shape `(frames, 3)`): Scores before the softmax.
-        frame_rate (`float`): In Hz.
-        min_rate (`float`): Below this rate in Hz, probabilities are first interpolated linearly at a multiple of
-            `frame_rate` that reaches it. Beats of the network last whole frames: at 20 Hz neighboring tempi differ by
-            5 to 17 %, and where activations are weak it keeps to the wrong one.
-        **settings: Of [`dbn.track_downbeats`]: `beats_per_bar`, `min_bpm`, `max_bpm`, `transition_lambda`,
+        frame_rate (`float`): Frame rate in Hz.
+        min_rate (`float`): If `frame_rate` is below this rate in Hz, probabilities are first interpolated linearly at
+            a multiple of `frame_rate` that reaches it. In the network, beats last a whole number of frames, so at 20
+            Hz neighboring tempi differ by 5 to 17 %, and with weak activations it stays at the wrong tempo.
+        **settings: Settings of [`dbn.track_downbeats`]: `beats_per_bar`, `min_bpm`, `max_bpm`, `transition_lambda`,
             `observation_lambda`, `threshold`, `num_tempi`.
 
     Returns:
-        Beats with their positions in the bar; none if there are fewer than two frames, or no probability reaches the
-        threshold.
+        Beats with their positions in the bar; none if `logits` has fewer than two frames, or if no probability reaches
+        the threshold.
 
     Raises:
         ValueError: if logits have another shape or are not finite, or a setting is out of range.
@@ -94,7 +94,7 @@ def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **sett
 
 
 def no_beats(duration: float = 0.0) -> Beats:
-    """Return no beats, whatever the duration of the audio."""
+    """Return no beats, regardless of the duration of the audio."""
     return Beats(np.empty(0), np.empty(0, dtype=np.int64))
 
 
@@ -111,8 +111,8 @@ def score(reference: Beats, estimate: Beats) -> dict[str, float]:
 
     Returns:
         `beat_f` over all beats and `downbeat_f` over all downbeats; `beat_f_trimmed` and `downbeat_f_trimmed` without
-        those in the first 5 s, as in `mir_eval.beat.evaluate`. 0 if a side has none. Scores of downbeats are nan if
-        the reference has no positions.
+        the first 5 s, as in `mir_eval.beat.evaluate`. A score is 0 if the reference or the estimate is empty. Scores
+        of downbeats are nan if the reference has no positions.
 
     Raises:
         ValueError: if beats are not in order.
@@ -136,7 +136,7 @@ def score(reference: Beats, estimate: Beats) -> dict[str, float]:
 
 
 def _f_measure(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """F-measure of times in seconds; 0 if one side has none."""
+    """Return the F-measure of times in seconds, or 0 if one side is empty."""
     import mir_eval
 
     if not (len(reference) and len(estimate)):

@@ -1,8 +1,8 @@
 """
-Chords: 12 major, 12 minor and none, one of them in each frame. Frame j covers [j, j + 1) / rate seconds.
+Chords: one of 12 major chords, 12 minor chords and none in each frame. Frame j covers [j, j + 1) / rate seconds.
 
 Labels in annotations have the syntax of Harte et al., *Symbolic Representation of Musical Chords* (ISMIR 2005), as
-`mir_eval.chord` reads it: `A:min7/b3`, `N`. Scores are those of `mir_eval.chord`.
+implemented in `mir_eval.chord`: `A:min7/b3`, `N`. Scores are those of `mir_eval.chord`.
 """
 
 import warnings
@@ -18,19 +18,19 @@ from .averages import mean_over_songs, value_or_nan
 from .spec import Score, Strip, TaskSpec
 
 LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
-# Semitones above the root, of the eight that `mir_eval.chord.majmin` compares.
+# Semitones above the root, among the eight that `mir_eval.chord.majmin` compares.
 _TRIADS: dict[tuple[int, ...], str] = {(0, 4, 7): "maj", (0, 3, 7): "min"}
 
 
 @lru_cache(maxsize=4096)
 def parse_chord(text: str) -> str | None:
     """
-    Map a chord to the major or minor chord that stands for it, or to N, as `mir_eval.chord.majmin` does: by the root
-    and the semitones from it up to the fifth, including the bass. Sevenths, sixths, ninths and so on keep their triad.
+    Map a chord to a major or minor chord, or to N, as `mir_eval.chord.majmin` does. The root and the intervals above
+    it up to the fifth decide, including the bass. Sevenths, sixths, ninths and so on are reduced to their triad.
 
     Returns:
-        One of `LABELS`, or `None` for a chord that is neither: X, power chords, sus, dim, aug, or a bass below the
-        fifth that is not in the triad.
+        One of `LABELS`, or `None` for chords that are none of them: X, power chords, sus, dim, aug, and chords with a
+        bass below the fifth that is not in the triad.
 
     Raises:
         ValueError: if the text is not a chord.
@@ -51,17 +51,17 @@ def parse_chord(text: str) -> str | None:
 
 def targets(chords: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    Compute one-hot targets: the chord with most time in each frame.
+    Compute one-hot targets: the chord with the most time in each frame.
 
     Args:
-        chords (`list[Segment]`): Seconds, and labels in the syntax of `mir_eval.chord`.
-        num_frames (`int`): Rows.
-        frame_rate (`float`): In Hz.
-        start (`float`): Seconds at which the first frame begins.
+        chords (`list[Segment]`): Chords, with labels in the syntax of `mir_eval.chord`.
+        num_frames (`int`): Number of rows.
+        frame_rate (`float`): Frame rate in Hz.
+        start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 25)`. Rows are -1, and not trained on, where most of a frame has no label (also after the
-        end) or a chord that is neither major nor minor nor N (`parse_chord`).
+        float32 `(num_frames, 25)`. Rows are -1 and ignored in training if most of the frame has no label (for example
+        after the end) or has a chord that is not major, minor or N (see [`parse_chord`]).
 
     Raises:
         ValueError: if chords are not in order, a label is not a chord, or a number is out of range.
@@ -71,12 +71,12 @@ def targets(chords: Sequence[Segment], num_frames: int, frame_rate: float, start
 
 def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
     """
-    Decode the chords of a whole song: runs of the likeliest label.
+    Decode the chords of a whole song: runs of the most likely label.
 
     Args:
         logits (`np.ndarray` of shape `(frames, 25)`): Scores before the softmax.
-        frame_rate (`float`): In Hz.
-        min_seconds (`float`): No chord is shorter; see [`spans.decode`].
+        frame_rate (`float`): Frame rate in Hz.
+        min_seconds (`float`): Minimum duration of a chord; see [`spans.decode`].
 
     Returns:
         Segments from 0 to the end of the last frame, without gaps.
@@ -90,12 +90,12 @@ def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> l
 def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str, float]:
     """
     Compare the chords of one song, as `mir_eval.chord.evaluate` does. Time without an estimate counts as N. Gaps in
-    the reference count as X, so they are not scored.
+    the reference count as X and are not scored.
 
     Returns:
-        majmin (`float`): Share of the time of major, minor and no chords in which root and triad are right.
-        root (`float`): Share of the time of all chords but X in which the root is right.
-        seconds (`float`): Time that majmin compares. If it is 0, scores are 0.
+        majmin (`float`): Share of the time with a major chord, a minor chord or N in which root and triad are right.
+        root (`float`): Share of the time with any chord except X in which the root is right.
+        seconds (`float`): Time that majmin compares. If it is 0, the scores are 0.
 
     Raises:
         ValueError: if segments are not in order, or a label is not a chord.
@@ -118,7 +118,7 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
 
 
 def song_value(scores: Mapping[str, Any], name: str) -> float:
-    """Return a score of a song, nan if it had no chord to compare: its scores are then 0."""
+    """Return a score of a song, or nan instead of 0 if the song has no chords to compare."""
     return float("nan") if scores.get("seconds") == 0 else value_or_nan(scores, name)
 
 
@@ -153,7 +153,7 @@ TASK = TaskSpec(
     score=score,
     song_value=song_value,
     average=average,
-    about="Chords: 24 major and minor ones, and none",
+    about="Chords: 24 major and minor chords, and none",
     limits="It knows major and minor triads: sevenths, suspended and altered chords are labeled as one of them.",
     strip=Strip("chord", "chords", height=0.34, in_overview=False),
 )

@@ -1,15 +1,15 @@
 """
-Dynamic Bayesian network that decodes beats and downbeats from framewise activations: a pointer moves through the bar.
+Dynamic Bayesian network that decodes beats and downbeats from framewise activations (a bar-pointer model).
 
 The state space is that of Krebs, Böck, Widmer, *An Efficient State-Space Model for Joint Tempo and Meter Tracking*
-(ISMIR 2015); meters are decoded separately as in Böck, Krebs, Widmer, *Joint Beat and Downbeat Tracking with Recurrent
-Neural Networks* (ISMIR 2016). Defaults are the settings of madmom's processors.
+(ISMIR 2015). Meters are decoded separately, as in Böck, Krebs, Widmer, *Joint Beat and Downbeat Tracking with
+Recurrent Neural Networks* (ISMIR 2016). Defaults are the settings of madmom's processors.
 
-A beat with an interval of τ frames lasts τ frames, and the tempo changes only at its end. So Viterbi decoding need not
-visit the states inside a beat: it goes from the start of one beat to the start of the next, with the same result. It
-processes many frames at once, since no beat starts and ends within the shortest interval.
+A beat with an interval of τ frames lasts τ frames, and the tempo changes only at its end. Viterbi decoding can
+therefore skip the states inside a beat and go from the start of one beat to the start of the next, with the same
+result. It processes many frames at once, because no beat starts and ends within the shortest interval.
 
-Conventions: frame k is at k / fps seconds; tempi are in beats per minute, intervals in frames.
+Conventions: frame k is at k / fps seconds; tempi are in beats per minute and intervals in frames.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ import numpy as np
 
 EPSILON = 1e-5  # probabilities are kept this far from 0 and 1
 TOLERANCE = 0.01  # by which probabilities in half precision may exceed 1
-BLOCK_SIZE = 2**16  # scores that are compared at once, few enough to stay in cache
+BLOCK_SIZE = 2**16  # number of scores compared at once, small enough to stay in the cache
 
 # Defaults of the settings.
 MIN_BPM, MAX_BPM = 55.0, 215.0
@@ -36,13 +36,13 @@ class _Tempi(NamedTuple):
 
 
 class _Emissions(NamedTuple):
-    """Sums of log-densities of all frames before an index, which counts from the longest interval before frame 0."""
+    """Sums of the log-densities of all frames before an index. Index 0 is the longest interval before frame 0."""
 
     beats_before: np.ndarray  # (frames + 1, beats of a bar)
     rest_before: np.ndarray  # (frames + 1,)
 
     def between(self, starts: np.ndarray, stops: np.ndarray, beat_frames: np.ndarray) -> np.ndarray:
-        """Return log-densities of beats from `starts` (…, tempi) to `stops`, of shape (…, beats of a bar, tempi)."""
+        """Return log-densities (…, beats of a bar, tempi) of beats from `starts` (…, tempi) to `stops`."""
         middles = np.minimum(starts + beat_frames, stops)
         beats = self.beats_before[middles] - self.beats_before[starts]  # (…, tempi, beats)
         rest = self.rest_before[stops] - self.rest_before[middles]
@@ -62,20 +62,21 @@ def track_downbeats(
 ) -> np.ndarray:
     """
     Decode beats and their positions in the bar. The whole song has one meter: each of `beats_per_bar` is decoded, and
-    the likeliest one is kept. (Böck, Krebs, Widmer 2016, with the state space of Krebs, Böck, Widmer 2015.)
+    the most likely one is kept. (Böck, Krebs, Widmer 2016, with the state space of Krebs, Böck, Widmer 2015.)
 
     Args:
         activations (`np.ndarray` of shape `(frames, 2)`): Probabilities of a beat that is not a downbeat, and of a
-            downbeat. The rest to 1 is the probability of neither.
+            downbeat. The remainder to 1 is the probability of neither.
         fps (`float`): Frames per second.
         beats_per_bar (`int` or sequence of `int`): Meters to choose from.
-        min_bpm, max_bpm (`float`): Slowest and fastest tempo. Intervals are whole frames.
-        transition_lambda (`float`): Higher values keep the tempo more constant from beat to beat; 0 lets it jump.
+        min_bpm, max_bpm (`float`): Slowest and fastest tempo. Intervals are rounded to whole frames.
+        transition_lambda (`float`): Higher values keep the tempo more constant from beat to beat; with 0, any change
+            of tempo is equally likely.
         observation_lambda (`float`): The first 1 / `observation_lambda` of a beat emits the activation.
-        threshold (`float`): The song begins at the first and ends at the last frame with an activation of at least
-            this. In between, beats continue through silence.
-        num_tempi (`int`, *optional*): Least number of tempi, spread evenly on a log scale, if there are more intervals
-            than that; `None` for every interval.
+        threshold (`float`): Beats are decoded from the first to the last frame with an activation of at least this
+            value, including any silence in between.
+        num_tempi (`int`, *optional*): Minimum number of tempi, spaced evenly on a log scale, if the tempo range has
+            more intervals than that; `None` for every interval.
 
     Returns:
         `np.ndarray` of shape `(beats, 2)`: seconds, ascending, and position in the bar from 1 (the downbeat).
@@ -111,7 +112,7 @@ def track_beats(
     threshold: float = 0.0,
 ) -> np.ndarray:
     """
-    Decode beats without bars, over every interval of whole frames (Krebs, Böck, Widmer 2015). Other arguments are
+    Decode beats without bars, with every interval of whole frames (Krebs, Böck, Widmer 2015). The other arguments are
     those of [`track_downbeats`].
 
     Args:
@@ -135,7 +136,7 @@ def track_beats(
 
 
 def _checked(activations: np.ndarray, kinds: tuple[int, ...], fps: float) -> np.ndarray:
-    """Convert activations to float64, if they are probabilities of shape (frames, *kinds)."""
+    """Convert activations to float64, and check that they are probabilities of shape (frames, *kinds)."""
     activations = np.asarray(activations, dtype=np.float64)
     if not 0 < fps < np.inf:
         raise ValueError(f"fps must be a positive number of frames per second, got {fps}.")
@@ -149,13 +150,13 @@ def _checked(activations: np.ndarray, kinds: tuple[int, ...], fps: float) -> np.
     lowest, highest = activations.min(), activations.max()
     if lowest < -TOLERANCE or highest > 1 + TOLERANCE:
         raise ValueError(
-            f"Activations must be probabilities from 0 to 1, got {lowest:.4g} to {highest:.4g}. Logits need a sigmoid "
-            "or softmax first."
+            f"Activations must be probabilities from 0 to 1, got {lowest:.4g} to {highest:.4g}. Apply a sigmoid or "
+            "softmax to logits first."
         )
     if kinds and (total := activations.sum(axis=1).max()) > 1 + TOLERANCE:
         raise ValueError(
             f"Activations of beat and downbeat must sum to at most 1 in each frame, got {total:.4g}. The first column "
-            "is for beats that are not downbeats: remove downbeats from it, for example by "
+            "is for beats that are not downbeats: remove downbeats from it, for example with "
             "np.minimum(beat, 1 - downbeat)."
         )
     return activations
@@ -175,7 +176,7 @@ def _tempi(
     if not 1 < observation_lambda < np.inf:
         raise ValueError(f"observation_lambda must be greater than 1 and finite, got {observation_lambda}.")
     intervals = beat_intervals(fps, min_bpm, max_bpm, num_tempi)
-    # Tempi change by their ratio; (before, after).
+    # The weight of a change depends on the ratio of the tempi; (before, after).
     weights = np.exp(-transition_lambda * np.abs(intervals / intervals[:, None] - 1))
     weights[weights <= np.finfo(np.float64).eps] = 0
     with np.errstate(divide="ignore"):
@@ -188,14 +189,14 @@ def beat_intervals(
     fps: float, min_bpm: float = MIN_BPM, max_bpm: float = MAX_BPM, num_tempi: int | None = 60
 ) -> np.ndarray:
     """
-    Return the intervals between beats that the network knows.
+    Return the intervals between beats in the state space.
 
     Args:
         fps, min_bpm, max_bpm, num_tempi: As for [`track_downbeats`].
 
     Returns:
-        Frames, ascending, int64 `(intervals,)`: all from `max_bpm` to `min_bpm`, or at least `num_tempi` on a log
-        scale.
+        Intervals in frames, ascending, int64 `(intervals,)`: all from `max_bpm` to `min_bpm`, or at least `num_tempi`
+        on a log scale.
 
     Raises:
         ValueError: if a setting is out of range, or a beat at `max_bpm` is shorter than a frame.
@@ -207,8 +208,8 @@ def beat_intervals(
     shortest, longest = 60 * fps / max_bpm, 60 * fps / min_bpm
     if round(shortest) < 1:
         raise ValueError(
-            f"A beat at max_bpm must last a frame or more: {max_bpm} BPM at {fps} frames per second are "
-            f"{shortest:.2g} frames. Lower max_bpm or give more frames."
+            f"A beat at max_bpm must last at least one frame: {max_bpm} BPM at {fps} frames per second are "
+            f"{shortest:.2g} frames. Lower max_bpm, or use a higher frame rate."
         )
     intervals = np.arange(round(shortest), round(longest) + 1)
     if num_tempi is None or len(intervals) <= num_tempi:
@@ -220,7 +221,10 @@ def beat_intervals(
 
 
 def _cut(activations: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
-    """Cut activations (frames, kinds) to the frames between those that reach the threshold; return the first, too."""
+    """
+    Cut activations (frames, kinds) to the range from the first to the last frame that reaches the threshold. Return
+    them and the index of the first frame.
+    """
     active = np.flatnonzero((activations >= threshold).any(axis=1))
     if not active.size or not activations.any():
         return activations[:0], 0
@@ -228,35 +232,36 @@ def _cut(activations: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
 
 
 def _log_densities(activations: np.ndarray, observation_lambda: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return log-densities of activations (frames, kinds) at the start of a beat, and (frames,) in its rest."""
+    """Return log-densities (frames, kinds) at the start of a beat, and (frames,) in the rest of it."""
     activations = activations.clip(EPSILON, 1 - EPSILON)
     rest = (1 - activations.sum(axis=1)).clip(EPSILON)
     return _on_grid(np.log(activations)), _on_grid(np.log(rest / (observation_lambda - 1)))
 
 
 def _on_grid(logarithms: np.ndarray) -> np.ndarray:
-    """Round to multiples of 2⁻³⁰: sums are exact in any order, so equal paths tie on every machine; the first wins."""
+    """Round to multiples of 2⁻³⁰, so that sums are exact in any order and equal paths tie on every machine."""
     return np.round(logarithms * 2**30) / 2**30
 
 
 def _decode(log_beats: np.ndarray, log_rest: np.ndarray, tempi: _Tempi) -> tuple[float, np.ndarray]:
     """
-    Find the best path for log-densities (frames, beats of a bar) at the start of each beat and (frames,) in its rest.
+    Find the best path, from log-densities (frames, beats of a bar) at the start of each beat and (frames,) in the rest
+    of it.
 
     Returns:
-        Its log-likelihood, and its beats in order as rows of (start frame, index in the bar, frames that emit the
-        beat).
+        The log-likelihood of the path, and its beats in order, as rows of (start frame, index in the bar, frames that
+        emit the beat).
     """
     num_frames, num_beats = log_beats.shape
     intervals, longest = tempi.intervals, tempi.intervals[-1]
     sums = [np.pad(log.cumsum(0), [(longest + 1, 0), (0, 0)][: log.ndim]) for log in (log_beats, log_rest)]
     emissions = _Emissions(*sums)
-    # Scores of beats by their start in the last `longest` frames. All states are equally likely before frame 0: a beat
-    # of each tempo began in each of the frames before it that its interval covers.
+    # Scores of beats that start in the last `longest` frames, by start. All states are equally likely before frame 0:
+    # a beat of each tempo may have started in any of the preceding frames that its interval covers.
     begun = np.where(np.arange(-longest, 0)[:, None] >= -intervals, 0.0, -np.inf)
     recent = np.repeat(begun[:, None], num_beats, axis=1)  # (longest, beats, tempi)
     previous = np.empty((num_frames, num_beats, len(intervals)), dtype=np.min_scalar_type(len(intervals) - 1))
-    # Beats that start within the shortest interval do not depend on each other.
+    # Beats that start within one shortest interval do not depend on each other.
     block = max(1, min(int(intervals[0]), BLOCK_SIZE // (num_beats * len(intervals) ** 2)))
     buffer = np.empty((block, num_beats, len(intervals), len(intervals)))
     begins = np.arange(block)[:, None] + longest - intervals  # (block, tempi), places in `recent`
@@ -277,7 +282,7 @@ def _decode(log_beats: np.ndarray, log_rest: np.ndarray, tempi: _Tempi) -> tuple
 def _last_beat(
     recent: np.ndarray, emissions: _Emissions, tempi: _Tempi, num_frames: int
 ) -> tuple[float, tuple[int, int, int]]:
-    """Return the score of the best state in the last frame, and its beat: start frame, index in the bar, and tempo."""
+    """Return the score of the best state in the last frame, and its beat: start frame, index in the bar and tempo."""
     longest = tempi.intervals[-1]
     ages = np.arange(longest)[:, None]  # frames since the beat began, in the last frame
     starts = np.broadcast_to(num_frames + longest - 1 - ages, (longest, len(tempi.intervals)))
@@ -299,7 +304,7 @@ def _trace(previous: np.ndarray, start: int, beat: int, tempo: int, tempi: _Temp
 
 
 def _place(beats: np.ndarray, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place each beat at the highest activation (frames,) of the frames that emit it; return its index in the bar."""
+    """Move each beat to the highest activation among the frames that emit it; return frames and indices in the bar."""
     placed = []
     for start, index, length in beats:
         region = activations[max(0, start) : max(0, start + length)]

@@ -1,6 +1,6 @@
 """
-Operations on everything that tasks annotate and predict, whatever its kind: [`Beats`], a list of [`Segment`], tags
-(annotated: a list of strings; predicted: a dictionary from tags to probabilities), or one label as a string.
+Operations on annotations and predictions of every kind: [`Beats`], a list of [`Segment`], tags (annotated: a list of
+strings; predicted: a dictionary from tags to probabilities), or one label as a string.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ MIN_TAG_PROBABILITY = 0.5  # of the tags that are written to a `.tags` file
 
 
 def is_empty(events: Any) -> bool:
-    """Whether there is no beat, segment or tag."""
+    """Return whether events contain no beat, segment or tag."""
     return len(events.times if isinstance(events, Beats) else events) == 0
 
 
 def comparable(events: Any) -> Any:
-    """Return events without arrays, so that equal ones have the same `repr`."""
+    """Return events without arrays, so that equal events have the same `repr`."""
     return [values.tolist() for values in events] if isinstance(events, Beats) else events
 
 
@@ -38,16 +38,16 @@ def stretch(events: Any, tempo: float) -> Any:
 
 def fit_to_audio(events: Any, probabilities: np.ndarray | None, duration: float) -> tuple[Any, np.ndarray | None]:
     """
-    Make decoded events end with the audio, for the last label frame ends a little before or after it.
+    Make decoded events end with the audio, because the last label frame ends slightly before or after it.
 
     Args:
-        events: As `TaskSpec.decode` returns them.
-        probabilities (`np.ndarray` of shape `(events,)`, *optional*): Of each event.
+        events: Output of `TaskSpec.decode`.
+        probabilities (`np.ndarray` of shape `(events,)`, *optional*): Probability of each event.
         duration (`float`): Seconds of audio.
 
     Returns:
-        The events and their probabilities: without beats after the end, and without a single beat, which is not a
-        rhythm; with a last segment that ends exactly at `duration`.
+        The events and their probabilities. Beats after the end are removed, and so is a beat that is the only one. The
+        last segment ends exactly at `duration`.
     """
     if isinstance(events, Beats):
         inside = events.times <= duration
@@ -63,8 +63,8 @@ def fit_to_audio(events: Any, probabilities: np.ndarray | None, duration: float)
 
 def to_json(events: Any, probabilities: np.ndarray | None = None) -> Any:
     """
-    Return events as JSON has them, with times in seconds to the microsecond. Each beat or segment also gets its
-    `probability` where `probabilities` are as many.
+    Convert events to values for JSON, with times in seconds, rounded to microseconds. Each beat or segment also gets
+    its `probability` if `probabilities` has the same length.
     """
     if isinstance(events, str):
         return events
@@ -83,7 +83,7 @@ def to_json(events: Any, probabilities: np.ndarray | None = None) -> Any:
 
 
 def file_format(events: Any) -> str | None:
-    """Return the format in which events are written beside JSON: `beats`, `lab`, `tags`, or `None`."""
+    """Return the format in which events are written in addition to JSON: `beats`, `lab`, `tags`, or `None`."""
     if isinstance(events, str):
         return None
     return "beats" if isinstance(events, Beats) else "tags" if isinstance(events, Mapping) else "lab"
@@ -91,8 +91,8 @@ def file_format(events: Any) -> str | None:
 
 def write_events(path: Path, events: Any) -> None:
     """
-    Write events to a file in their [`file_format`], which [`musicfm_hf.tasks.annotations`] reads. Tags are those with
-    a probability of at least one half.
+    Write events to a file in their [`file_format`], which [`musicfm_hf.tasks.annotations`] reads. Only tags with a
+    probability of at least one half are written.
 
     Raises:
         ValueError: if the events are not in order; see [`check_beats`] and [`check_segments`].

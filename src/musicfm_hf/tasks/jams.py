@@ -1,6 +1,6 @@
 """
 Annotations of JAMS files (Humphrey et al., *JAMS: A JSON Annotated Music Specification for Reproducible MIR Research*,
-ISMIR 2014). Errors name the file and the observation, counted from 1.
+ISMIR 2014). Error messages name the file and the observation, counted from 1.
 """
 
 import json
@@ -16,7 +16,7 @@ class JamsAnnotation(NamedTuple):
 
     namespace: str
     observations: list[tuple]  # (time, duration, value); times are checked
-    places: list[str]  # what errors call each observation
+    places: list[str]  # name of each observation in error messages
 
 
 def read_jams(path: Path) -> tuple[list[JamsAnnotation], float | None]:
@@ -40,8 +40,8 @@ def read_jams(path: Path) -> tuple[list[JamsAnnotation], float | None]:
 
 def pick_annotation(annotations: list[JamsAnnotation], namespaces: Sequence[str], path: Path) -> JamsAnnotation:
     """
-    Return the first annotation that is not empty, of the first of these namespaces that has one; the first empty one
-    if all are empty.
+    Return the first annotation that is not empty, trying these namespaces in order. If all are empty, return the first
+    annotation.
 
     Raises:
         ValueError: if no annotation has one of these namespaces.
@@ -56,10 +56,10 @@ def pick_annotation(annotations: list[JamsAnnotation], namespaces: Sequence[str]
 
 def only_namespace(annotations: list[JamsAnnotation], path: Path) -> str:
     """
-    Return the namespace of all annotations whose labels are text, but for tags and lyrics.
+    Return the namespace of the annotations with text labels, ignoring tags and lyrics.
 
     Raises:
-        ValueError: if there is none, or if they have several.
+        ValueError: if no such annotation exists, or if they have different namespaces.
     """
     labeled = [
         annotation

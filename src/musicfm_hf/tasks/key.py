@@ -1,5 +1,5 @@
 """
-Keys: 12 major, 12 minor and none, one of them in each frame; and one key for the whole song. Frame j covers
+Keys: one of 12 major keys, 12 minor keys and none in each frame, and one key for the whole song. Frame j covers
 [j, j + 1) / rate seconds.
 
 Keys are written like `F#:min`; `parse_key` reads other spellings. The score of a song is
@@ -19,9 +19,9 @@ from .spec import Score, Strip, TaskSpec
 LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
 
 _SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-# A letter, sharps or flats, and a mode, with or without a separator. The kind of minor is ignored.
+# A letter, sharps or flats, and a mode, with or without a separator. The variant of minor is ignored.
 _KEY = re.compile(r"([A-Ga-g])((?:#|b|[ -]?(?i:sharp|flat)\b)*)[ :_-]*(?:(?:natural|harmonic|melodic)[ _-]?)?(.*)")
-# Modes by their third. M and m are distinguished before the rest is lower-cased.
+# Modes, grouped by their third. M and m are distinguished before the rest is lower-cased.
 _MAJOR = {"M", "maj", "major", "ion", "ionian", "lyd", "lydian", "mix", "mixolydian"}
 _MINOR = {"m", "min", "minor", "aeo", "aeolian", "dor", "dorian", "phr", "phrygian", "loc", "locrian"}
 _OTHER = {"other", "modal"}
@@ -32,12 +32,13 @@ _UNDECIDED = {"x", "unknown", "atonal"}
 @lru_cache(maxsize=4096)
 def parse_key(text: str) -> str | None:
     """
-    Read a key: `C`, `Am`, `c# minor`, `F♯:min`, `Cb major` (B), `Eb:dorian` (minor, by its third). The case of the
-    letter matters only if no mode follows: `a` is A:min.
+    Parse a key: `C`, `Am`, `c# minor`, `F♯:min`, `Cb major` (B), `Eb:dorian` (minor, because of its third). The case
+        of
+    the letter matters only if no mode follows: `a` is A:min.
 
     Returns:
-        One of `LABELS`, N for none and silence; `None` for keys that are neither major nor minor, or undecided: `X`,
-        `D other`, `atonal`.
+        One of `LABELS`, with N for no key and silence; `None` for keys that are undecided or neither major nor minor:
+        `X`, `D other`, `atonal`.
 
     Raises:
         ValueError: if the text is not a key.
@@ -59,22 +60,22 @@ def parse_key(text: str) -> str | None:
             return f"{tonic}:min"
         if mode in _OTHER:
             return None
-    raise ValueError(f"{text!r} is not a key. Keys are written like C, F#:min, Bb major, D dorian; none as N.")
+    raise ValueError(f"{text!r} is not a key. Keys are written like C, F#:min, Bb major, D dorian, or N for none.")
 
 
 def targets(keys: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    Compute one-hot targets: the key with most time in each frame.
+    Compute one-hot targets: the key with the most time in each frame.
 
     Args:
-        keys (`list[Segment]`): Seconds, and keys in any spelling of `parse_key`.
-        num_frames (`int`): Rows.
-        frame_rate (`float`): In Hz.
-        start (`float`): Seconds at which the first frame begins.
+        keys (`list[Segment]`): Keys, in any spelling that [`parse_key`] accepts.
+        num_frames (`int`): Number of rows.
+        frame_rate (`float`): Frame rate in Hz.
+        start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 25)`. Rows are -1, and not trained on, where most of a frame has no label (also after the
-        end) or a key that is neither major nor minor nor none.
+        float32 `(num_frames, 25)`. Rows are -1 and ignored in training if most of the frame has no label (for example
+        after the end) or has a key that is not major, minor or N.
 
     Raises:
         ValueError: if segments are not in order, a label is not a key, or a number is out of range.
@@ -84,12 +85,12 @@ def targets(keys: Sequence[Segment], num_frames: int, frame_rate: float, start: 
 
 def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
     """
-    Decode the keys of a whole song over time: runs of the likeliest label.
+    Decode the keys of a whole song over time: runs of the most likely label.
 
     Args:
         logits (`np.ndarray` of shape `(frames, 25)`): Scores before the softmax.
-        frame_rate (`float`): In Hz.
-        min_seconds (`float`): No key is shorter; see [`spans.decode`].
+        frame_rate (`float`): Frame rate in Hz.
+        min_seconds (`float`): Minimum duration of a key; see [`spans.decode`].
 
     Returns:
         Segments from 0 to the end of the last frame, without gaps.
@@ -102,14 +103,14 @@ def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> l
 
 def song_key(logits: np.ndarray) -> str:
     """
-    Return the key of a song: the label with the highest mean probability over its frames. Probabilities are averaged,
-    not their logarithms, so that no single frame rules a key out.
+    Return the key of a song: the label with the highest mean probability over its frames. Probabilities are averaged
+    instead of their logarithms, so that no single frame rules out a key.
 
     Args:
-        logits (`np.ndarray` of shape `(frames, 25)`): Of the whole song.
+        logits (`np.ndarray` of shape `(frames, 25)`): Logits of the whole song.
 
     Returns:
-        One of `LABELS`; N for no frames.
+        One of `LABELS`; N if there are no frames.
 
     Raises:
         ValueError: if logits have another shape or are not finite.
@@ -120,8 +121,8 @@ def song_key(logits: np.ndarray) -> str:
 
 def main_key(keys: Sequence[Segment]) -> str | None:
     """
-    Return the annotated key with most seconds, the first of equal ones; N if all labels are none; `None` if there are
-    no labels, or if all are undecided.
+    Return the annotated key with the longest total time, and the first one in a tie. Return N if all labels are N, and
+    `None` if there are no labels or all are undecided.
 
     Raises:
         ValueError: if a label is not a key.
@@ -136,19 +137,20 @@ def main_key(keys: Sequence[Segment]) -> str | None:
 
 def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | None = None) -> dict[str, float]:
     """
-    Compare the keys of one song by `mir_eval.key.weighted_score`: 1 for the same, 0.5 for a fifth above, 0.3 for the
-    relative, 0.2 for the parallel key. N against N is 1, against a key 0.
+    Compare the keys of one song with `mir_eval.key.weighted_score`: 1 for the same key, 0.5 for a fifth above, 0.3 for
+    the relative key, 0.2 for the parallel key. N scores 1 against N, and 0 against a key.
 
     Args:
-        reference (`list[Segment]`): Keys in any spelling of `parse_key`. Those that are neither major nor minor nor
-            none are not scored.
-        estimate (`list[Segment]`): Keys over time. Time without one counts as N.
-        key (`str`, *optional*): The key of the whole song, as from `song_key`; by default the one with most seconds in
-            `estimate`.
+        reference (`list[Segment]`): Keys, in any spelling that [`parse_key`] accepts. Keys that are not major, minor
+            or N are not scored.
+        estimate (`list[Segment]`): Keys over time. Time without a key counts as N.
+        key (`str`, *optional*): Key of the whole song, for example from [`song_key`]; by default the key with the
+            longest total time in `estimate`.
 
     Returns:
-        key_weighted (`float`): Of the key of the song; the reference is the annotated key with most seconds.
-        key_frame (`float`): Mean over the time that has a reference. Both are nan if no time has one.
+        key_weighted (`float`): Score of the key of the song. The reference is the annotated key with the longest total
+            time.
+        key_frame (`float`): Mean score over the time that has a reference. Both scores are nan without a reference.
 
     Raises:
         ValueError: if segments are not in order, or a label is not a key.
@@ -173,7 +175,7 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | 
 
 
 def _mir_eval_key(label: str | None) -> str:
-    """Write a label as mir_eval does."""
+    """Return a label in the notation of mir_eval."""
     if label in (None, "N"):
         return "X"
     tonic, mode = label.split(":")
@@ -197,7 +199,7 @@ TASK = TaskSpec(
     metric="key_weighted",
     scores={"key_weighted": Score("accuracy", "key (mir_eval weighted score)")},
     score=score,
-    about="Keys: 24 major and minor ones, and none",
-    limits="It knows major and minor keys: modes, and music without a key, are labeled as one of them.",
+    about="Keys: 24 major and minor keys, and none",
+    limits="It knows major and minor keys: modal music and music without a key are labeled as one of them.",
     strip=Strip("key", "keys", height=0.19),
 )

@@ -1,6 +1,6 @@
 """
-Segments ↔ frames with one class each: targets, decoding and scores that chords, keys and most other tasks share.
-Frame j covers [j, j + 1) / rate seconds.
+Targets, decoding and scores for tasks with one class in each frame, such as chords and keys. Frame j covers
+[j, j + 1) / rate seconds.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def single_label_output(name: str) -> dict[str, Any]:
 
 
 def no_segments(duration: float) -> list[Segment]:
-    """Return no segments, whatever the duration of the audio in seconds."""
+    """Return no segments, regardless of the duration of the audio in seconds."""
     return []
 
 
@@ -31,13 +31,13 @@ def whole_song(label: str) -> Callable[[float], list[Segment]]:
 
 def check_label(text: str, labels: Sequence[str]) -> str:
     """
-    Return a text that must be one of `labels`.
+    Return the text, after checking that it is one of `labels`.
 
     Raises:
         ValueError: if it is not.
     """
     if text not in labels:
-        raise ValueError(f"{text!r} is none of the labels {', '.join(labels)}.")
+        raise ValueError(f"{text!r} is not one of the labels {', '.join(labels)}.")
     return text
 
 
@@ -50,14 +50,14 @@ def frame_targets(
     start: float,
 ) -> np.ndarray:
     """
-    Compute one-hot targets: the label with most time in each frame.
+    Compute one-hot targets: the label with the most time in each frame.
 
     Args:
-        segments (`list[Segment]`): Seconds and texts; ascending, not overlapping.
+        segments (`list[Segment]`): Segments with texts as labels, in order and without overlaps.
         parse: Text → one of `labels`, or `None` to ignore it.
         labels (`tuple[str, …]`): Names of the columns.
-        num_frames (`int`): Rows.
-        frame_rate (`float`): In Hz.
+        num_frames (`int`): Number of rows.
+        frame_rate (`float`): Frame rate in Hz.
         start (`float`): Seconds at which the first frame begins.
 
     Returns:
@@ -85,7 +85,7 @@ def frame_targets(
         edges = bounds[first : last + 1].clip(segment.start, segment.end)
         seconds[first:last, labels.index(label)] += np.diff(edges)
     seconds[:, -1] = 1 / frame_rate - seconds.sum(axis=1)
-    # Rounded, so that ties are ties on every machine; the first label wins, and ignored time loses.
+    # Rounding makes ties the same on every machine. In a tie, the first label wins, and ignored time loses.
     classes = seconds.round(9).argmax(axis=1)
     targets = np.eye(len(labels) + 1, len(labels), dtype=np.float32)[classes]
     targets[classes == len(labels)] = IGNORED
@@ -93,25 +93,25 @@ def frame_targets(
 
 
 def transpose_targets(targets: np.ndarray, semitones: int) -> np.ndarray:
-    """Transpose targets of chords or keys `(…, 25)`: 12 major ones and 12 minor ones from C, and none."""
+    """Transpose targets of chords or keys `(…, 25)`: 12 major labels from C, 12 minor labels from C, and none."""
     major, minor, none = np.split(targets, [12, 24], axis=-1)
     return np.concatenate([np.roll(major, semitones, -1), np.roll(minor, semitones, -1), none], axis=-1)
 
 
 def decode(logits: np.ndarray, labels: Sequence[str], frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
     """
-    Find the likeliest sequence of labels in which each lasts at least `min_seconds`, by dynamic programming over the
-    sum of log-probabilities. Without a minimum these are the runs of equal argmax. A song shorter than twice the
-    minimum has one label.
+    Find the most likely sequence of labels in which each label lasts at least `min_seconds`, by dynamic programming
+    over the sum of log-probabilities. Without a minimum, these are the runs of equal argmax. A song shorter than twice
+    the minimum has one label.
 
     Args:
         logits (`np.ndarray` of shape `(frames, len(labels))`): Scores before the softmax, of a whole song.
         labels (`tuple[str, …]`): Names of the columns.
-        frame_rate (`float`): In Hz.
-        min_seconds (`float`): Rounded to frames.
+        frame_rate (`float`): Frame rate in Hz.
+        min_seconds (`float`): Minimum duration of a segment in seconds, rounded to frames.
 
     Returns:
-        Segments from 0 to the end of the last frame without gaps; none for no frames.
+        Segments from 0 to the end of the last frame, without gaps; an empty list if there are no frames.
 
     Raises:
         ValueError: if logits have another shape or are not finite, or a setting is out of range.
@@ -133,13 +133,13 @@ def label_probabilities(
     logits: np.ndarray, segments: Sequence[Segment], labels: Sequence[str], frame_rate: float
 ) -> np.ndarray:
     """
-    Return the probability of each segment's label, averaged over its frames.
+    Return the probability of the label of each segment, averaged over its frames.
 
     Args:
-        logits (`np.ndarray` of shape `(frames, labels or more)`): Of the whole song.
-        segments (`list[Segment]`): With some of `labels`.
-        labels (`list[str]`): Names of the first columns, which one softmax is over.
-        frame_rate (`float`): In Hz.
+        logits (`np.ndarray` of shape `(frames, labels or more)`): Logits of the whole song.
+        segments (`list[Segment]`): Segments labeled with some of `labels`.
+        labels (`list[str]`): Names of the first columns, which share one softmax.
+        frame_rate (`float`): Frame rate in Hz.
 
     Returns:
         float64 `(segments,)`.
@@ -156,11 +156,11 @@ def share_of_time(
     reference: Sequence[Segment], estimate: Sequence[Segment], parse: Callable[[str], str | None]
 ) -> float:
     """
-    Return the share of the time that has a reference label in which the estimate has the same.
+    Return the share of the time with a reference label in which the estimate has the same label.
 
     Args:
-        reference (`list[Segment]`): Texts that `parse` maps to a label, or to `None` to ignore them.
-        estimate (`list[Segment]`): Labels. Time without one is wrong.
+        reference (`list[Segment]`): Segments with texts that `parse` maps to a label, or to `None` to ignore them.
+        estimate (`list[Segment]`): Segments with labels. Time without a label counts as wrong.
         parse (`Callable`): Text of the reference → label.
 
     Returns:
@@ -179,7 +179,7 @@ def share_of_time(
 
 
 def frames_of(segment: Segment, frame_rate: float, num_frames: int) -> slice:
-    """Return the frames whose middle is in a segment; at least one."""
+    """Return the frames whose center is in a segment, or the nearest frame if there are none."""
     first = min(int(segment.start * frame_rate + 0.5), num_frames - 1)
     return slice(first, max(first + 1, int(segment.end * frame_rate + 0.5)))
 
@@ -205,14 +205,14 @@ def pair(
     reference: Sequence[Segment], estimate: Sequence[Segment], unlabeled: str, missing: str
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """
-    Cut the time between the start and the end of the reference wherever a label of either side changes.
+    Split the time from the start to the end of the reference wherever the label of either side changes.
 
     Args:
         unlabeled (`str`): Label of gaps in the reference.
         missing (`str`): Label of time without an estimate.
 
     Returns:
-        Seconds `(n,)` of each part, its reference labels, and its estimated labels.
+        The duration of each part in seconds `(n,)`, the reference labels, and the estimated labels.
 
     Raises:
         ValueError: if the reference is empty, or segments are not in order.
@@ -232,7 +232,10 @@ def pair(
 
 
 def _without_gaps(segments: Sequence[Segment], gap: str) -> tuple[np.ndarray, list[str]]:
-    """Return intervals (n, 2) in seconds and labels, with `gap` between segments: mir_eval would extend the first."""
+    """
+    Return intervals (n, 2) in seconds and their labels, with the label `gap` between segments, because mir_eval would
+    extend the segment before a gap.
+    """
     rows: list[Segment] = []
     for segment in segments:
         if rows and rows[-1].end < segment.start:
@@ -242,7 +245,7 @@ def _without_gaps(segments: Sequence[Segment], gap: str) -> tuple[np.ndarray, li
 
 
 def _likeliest_classes(log_probabilities: np.ndarray, shortest: int) -> np.ndarray:
-    """Find the likeliest classes (frames,) for (frames, classes) with runs of `shortest` frames or more."""
+    """Return the most likely classes (frames,) for (frames, classes) with runs of at least `shortest` frames."""
     num_frames = len(log_probabilities)
     if shortest == 1:
         return log_probabilities.argmax(axis=1)

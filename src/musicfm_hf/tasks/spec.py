@@ -1,9 +1,9 @@
 """
-`TaskSpec`, which holds everything that depends on a task. Each task is one file that defines `TASK`, and the rest of
-the package asks that object instead of the task's name.
+The class `TaskSpec`, which holds everything that depends on a task. Each task is one file that defines `TASK`, and the
+rest of the package uses that object and never checks the name of the task.
 
 The defaults describe the most common kind of task: one class in each frame, annotated and decoded as segments. Such a
-task needs a name, a column, labels and rates, and nothing else.
+task needs only a name, a column, labels and rates.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from .events import is_empty
 
 @dataclass(frozen=True)
 class Score:
-    """A score that cards list: its type on the Hub, and its label."""
+    """A score listed in model cards: its type on the Hub, and its label."""
 
     kind: str
     label: str
@@ -31,15 +31,16 @@ class Score:
 @dataclass(frozen=True)
 class SetScores:
     """
-    Scores that only a set of songs has, such as averages over tags. All functions take the scores of songs as
-    [`TaskSpec.score_song`] returns them.
+    Scores that are defined only for a set of songs, such as averages over tags. All functions take the scores of songs
+    that [`TaskSpec.score_song`] returns.
 
     Attributes:
         average: Songs → `{score: value}`.
-        draw: Songs → `{score: (draws,)}`, the scores of as many songs drawn with replacement. Calls with as many songs
-            draw the same ones, so that systems can be compared draw by draw.
-        details: Songs → `{score: {…}}`, further entries of the results, such as the score of each tag.
-        labels: A song → the labels that the system predicts. Systems with other labels cannot be compared.
+        draw: Songs → `{score: (draws,)}`: scores of bootstrap samples, each with the same number of songs, drawn with
+            replacement. Calls with the same number of songs draw the same samples, so that systems can be compared
+            draw by draw.
+        details: Songs → `{score: {…}}`: further entries of the results, such as the score of each tag.
+        labels: A song → the labels that the system predicts. Systems with different labels cannot be compared.
     """
 
     average: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]]
@@ -54,11 +55,11 @@ class Strip:
     The strip of a task in the picture of a song.
 
     Attributes:
-        label (`str`, *optional*): Printed on the left of the strip; the name of the task by default.
-        drawing (`str`): A drawing of `inference/drawing.py`: `labels`, `beats`, `chords` or `keys`.
-        height (`float`): In inches.
-        above (`bool`): Above the spectrogram, not below it.
-        in_overview (`bool`): Also drawn in the overview of audio that is too long to be drawn in detail.
+        label (`str`, *optional*): Text to the left of the strip; the name of the task by default.
+        drawing (`str`): A kind of drawing in `inference/drawing.py`: `labels`, `beats`, `chords` or `keys`.
+        height (`float`): Height in inches.
+        above (`bool`): Draw the strip above the spectrogram instead of below it.
+        in_overview (`bool`): Also draw the strip in the overview of audio that is too long to be drawn in detail.
     """
 
     label: str | None = None
@@ -77,49 +78,50 @@ class TaskSpec:
         name (`str`): Value of `config.task` and of the flag `--task`.
         column (`str`): Name of its annotations in a song and in a data set, and of its result in a
             [`SongAnnotation`].
-        order (`int`): Tasks are listed in this order; those of the paper in that of its Table 1.
+        order (`int`): Position in lists of tasks. The tasks of the paper are in the order of its Table 1.
 
-        labels (`tuple[str, …]`, *optional*): Names of the logits. `None`: collected from the songs of the data set.
-        outputs (`tuple[dict, …]`): Slices of the logits, as `config.classifier_outputs` has them, with the size `None`
-            for all labels of the data. By default one softmax over all labels.
-        label_rate (`float`, *optional*): Label frames in Hz, by default those of the paper; `None` for one output a
-            clip.
-        public_rate (`float`, *optional*): Label frames in Hz of MusicFM's public code, if they are others.
+        labels (`tuple[str, …]`, *optional*): Names of the logits. If `None`, they are collected from the songs of the
+            data set.
+        outputs (`tuple[dict, …]`): Slices of the logits, in the form of `config.classifier_outputs`, with the size
+            `None` for all labels of the data. By default, one softmax over all labels.
+        label_rate (`float`, *optional*): Label frames per second; in the tasks of the paper, those of the paper.
+            `None` for one output per clip.
+        public_rate (`float`, *optional*): Label frames per second in MusicFM's public code, if they differ.
         centered (`bool`): Label frame j is centered at j / rate seconds instead of covering [j, j + 1) / rate.
-        crop_seconds (`float`): Length of training crops, and about that of the clips of a song if `label_rate` is
-            `None`.
+        crop_seconds (`float`): Length of training crops and, if `label_rate` is `None`, the approximate length of the
+            clips of a song.
 
-        annotation (`Callable`, *optional*): Song → its annotation; by default what the song has in `column`.
+        annotation (`Callable`, *optional*): Song → its annotation; by default the annotation in `column`.
         parse (`Callable`, *optional*): Text of an annotated label → one of `labels`, or `None` to ignore it; raises
             `ValueError` if the text is not a label. By default the text must be one of `labels`.
-        empty_is_annotated (`bool`): An annotation without entries counts, as for tags.
+        empty_is_annotated (`bool`): An annotation without entries counts as an annotation, as for tags.
         targets (`Callable`, *optional*): `(annotation, num_frames, rate, start seconds)` → float32 `(num_frames,
-            labels)`, -1 where a frame is ignored. If `label_rate` is `None`: `(annotation, labels)` → float32
-            `(labels,)`. By default the label with most time in each frame.
+            labels)`, with -1 for frames to ignore. If `label_rate` is `None`: `(annotation, labels)` → float32
+            `(labels,)`. By default, the label with the most time in each frame.
         transpose (`Callable`, *optional*): `(targets, semitones)` → targets of the transposed music. `None`: crops
             must not be pitch-shifted.
-        stretchable (`bool`): Crops may be time-stretched: the task is about times that move along.
+        stretchable (`bool`): Crops may be time-stretched, because the times of the annotation can be scaled with them.
         resamplable (`bool`): Crops may be played faster or slower, which changes tempo and pitch together.
 
         events (`Callable`, *optional*): `(logits, rate, **settings)` → beats or segments of a song. If `label_rate` is
-            `None`: `(logits (clips, labels), labels)` → `{label: probability}`. By default runs of the likeliest
-            label; the setting is `min_seconds`.
+            `None`: `(logits (clips, labels), labels)` → `{label: probability}`. By default, runs of the most likely
+            label, with the setting `min_seconds`.
         probabilities (`Callable`, *optional*): `(logits, events, labels, rate)` → probability of each event, float64
-            `(events,)`. By default the mean probability of a segment's label.
-        song_label (`Callable`, *optional*): Logits of a song → one label for all of it, which [`SongAnnotation`] keeps
-            as `song_label_name`, and `score` takes as a third argument.
+            `(events,)`. By default, the mean probability of the label of a segment.
+        song_label (`Callable`, *optional*): Logits of a song → one label for the whole song, which [`SongAnnotation`]
+            stores as `song_label_name` and `score` takes as its third argument.
         silence (`Callable`): Seconds of audio that is silent throughout → its events.
 
-        metric (`str`): Score by which checkpoints and layers are chosen; higher is better.
-        scores (`dict[str, Score]`): The scores that cards list.
-        score (`Callable`, *optional*): `(annotation, events)` → `{score: value}` of one song, nan where there is
-            nothing to score. By default `accuracy`, the share of the annotated time whose label is right.
+        metric (`str`): Score that selects checkpoints and layers; higher is better.
+        scores (`dict[str, Score]`): Scores listed in model cards.
+        score (`Callable`, *optional*): `(annotation, events)` → `{score: value}` of one song, with nan for scores that
+            are undefined. By default `accuracy`, the share of the annotated time with the right label.
         song_value (`Callable`): `(scores of a song, name)` → the value that enters averages, or nan.
         average (`Callable`, *optional*): Scores of songs → averages; by default means over songs.
-        set_scores ([`SetScores`], *optional*): In place of `average` where single songs have no scores.
+        set_scores ([`SetScores`], *optional*): Replaces `average` if single songs have no scores.
 
-        about, limits (`str`): Sentences for cards: what the labels are, and what the model cannot know.
-        strip ([`Strip`], *optional*): In the picture; by default colored segments. `None`: not drawn.
+        about, limits (`str`): Sentences for model cards: a description of the labels, and the limits of the model.
+        strip ([`Strip`], *optional*): Strip in the picture; by default colored segments. `None` for no strip.
         file_format (`str`): Format in which results are saved beside JSON: `lab`, `beats` or `tags`.
 
         source (`Path`, *optional*): The file that defines the task, if it is not in this folder.
@@ -171,46 +173,46 @@ class TaskSpec:
             raise ValueError(f"A task needs a `name` and a `column`, got {self.name!r} and {self.column!r}.")
         if self.label_rate is None and (self.targets is None or self.events is None or self.score is None):
             raise ValueError(
-                f"The task {self.name} labels whole clips (`label_rate` is None): give it `targets`, `events` and "
-                "`score`, as tasks/tagging.py does."
+                f"The task {self.name} labels whole clips (`label_rate` is None): it needs `targets`, `events` and "
+                "`score`, as in tasks/tagging.py."
             )
 
     def __reduce__(self) -> tuple[Callable[..., "TaskSpec"], tuple[Any, ...]]:
-        """Pickle by name or file, so that worker processes need not pickle functions."""
+        """Pickle by name or file, so that functions are not pickled for worker processes."""
         from . import get_task, load_task_file
 
         return (get_task, (self.name,)) if self.source is None else (load_task_file, (self.source,))
 
     @property
     def found_as(self) -> str:
-        """Where a [`SongAnnotation`] has the result, as Python code: `chords`, or `more["meters"]`."""
+        """Python code for the result in a [`SongAnnotation`]: `chords`, or `more["meters"]`."""
         return self.column if self.column in SONG_COLUMNS else f'more["{self.column}"]'
 
     @property
     def file_ending(self) -> str:
-        """Ending of the file that a result is saved in: `beats`, `chords.lab`, `tags`."""
+        """Suffix of the file for a result: `beats`, `chords.lab`, `tags`."""
         return self.column if self.column == self.file_format else f"{self.column}.{self.file_format}"
 
     def annotation_of(self, song: Any) -> Any:
-        """Return the annotation of a [`LabelledSong`]: [`Beats`], segments or tags; `None` if it has none."""
+        """Return the annotation of a [`LabelledSong`]: [`Beats`], segments or tags, or `None` if it has none."""
         if self.annotation is not None:
             return self.annotation(song)
         return getattr(song, self.column) if self.column in SONG_COLUMNS else song.more.get(self.column)
 
     def is_annotated(self, song: Any) -> bool:
-        """Whether a song is annotated for the task. Beats or segments without entries are not an annotation."""
+        """Return whether a song is annotated for the task. Empty beats or segments do not count as an annotation."""
         annotation = self.annotation_of(song)
         return annotation is not None and (self.empty_is_annotated or not is_empty(annotation))
 
     def label_names(self, songs: Iterable[Any]) -> list[str]:
-        """Return the names of the logits: the task's own, or all labels of annotated songs in alphabetical order."""
+        """Return the names of the logits: those of the task, or all labels of the songs in alphabetical order."""
         if self.labels is not None:
             return list(self.labels)
         entries = (entry for song in songs for entry in self.annotation_of(song) or [])
         return sorted({entry if isinstance(entry, str) else entry.label for entry in entries})
 
     def classifier_outputs(self, num_labels: int) -> list[dict[str, Any]]:
-        """Return `config.classifier_outputs` of a model with this number of labels."""
+        """Return `config.classifier_outputs` for a model with this number of labels."""
         outputs = self.outputs or (spans.single_label_output(self.name),)
         return [dict(output, size=output["size"] or num_labels) for output in outputs]
 
@@ -219,9 +221,9 @@ class TaskSpec:
         Compute the targets of a crop.
 
         Args:
-            config ([`MusicFMConfig`]): Of the model with its head.
-            annotation: Of the whole song.
-            num_frames (`int`): Label frames of the crop; not used if a clip has one output.
+            config ([`MusicFMConfig`]): Configuration of the model with its head.
+            annotation: Annotation of the whole song.
+            num_frames (`int`): Number of label frames in the crop; not used if a clip has one output.
             start (`float`): Seconds at which the crop begins.
 
         Returns:
@@ -243,11 +245,11 @@ class TaskSpec:
         Decode the logits of a whole song, with the settings in `config.decoding`.
 
         Args:
-            config ([`MusicFMConfig`]): Of the model with its head.
-            logits (`np.ndarray` of shape `(label frames or clips, num_labels)`): Before softmax or sigmoid.
+            config ([`MusicFMConfig`]): Configuration of the model with its head.
+            logits (`np.ndarray` of shape `(label frames or clips, num_labels)`): Scores before softmax or sigmoid.
 
         Returns:
-            [`Beats`], a list of [`Segment`], or a dictionary from tags to probabilities, the highest first.
+            [`Beats`], a list of [`Segment`], or a dictionary from tags to probabilities, with the highest first.
 
         Raises:
             ValueError: if logits have another shape or are not finite, or a setting is out of range.
@@ -261,16 +263,16 @@ class TaskSpec:
 
     def event_probabilities(self, config: MusicFMConfig, logits: np.ndarray, events: Any) -> np.ndarray | None:
         """
-        Return the probability of each event that [`decode`] found: of a beat, that its nearest frame has one, downbeat
-        or not; of a segment, the mean probability of its label over its frames.
+        Return the probability of each event that [`decode`] returned. For a beat, this is the probability of a beat or
+        downbeat in the nearest frame; for a segment, the mean probability of its label over its frames.
 
         Args:
-            config ([`MusicFMConfig`]): Of the model with its head.
-            logits (`np.ndarray` of shape `(label frames, num_labels)`): Of the whole song.
+            config ([`MusicFMConfig`]): Configuration of the model with its head.
+            logits (`np.ndarray` of shape `(label frames, num_labels)`): Logits of the whole song.
             events: Beats, or segments with labels of the model.
 
         Returns:
-            float64 `(events,)`; `None` if events are probabilities already.
+            float64 `(events,)`, or `None` if the events already contain probabilities.
         """
         if self.probabilities is None:
             return None
@@ -282,31 +284,35 @@ class TaskSpec:
         Score the events of one song.
 
         Args:
-            annotation: Of the song; see [`annotation_of`].
-            events: As [`decode`] returns them.
-            song_label (`str`, *optional*): As `song_label` returns it, for tasks that have one.
+            annotation: Annotation of the song; see [`annotation_of`].
+            events: Output of [`decode`].
+            song_label (`str`, *optional*): Output of `song_label`, for tasks that have it.
 
         Returns:
-            `{score: value}`, nan where there is nothing to score; whatever `set_scores` takes for tasks that have it.
+            `{score: value}`, with nan for scores that are undefined; for tasks with `set_scores`, the input of its
+            functions.
         """
         if self.score is None:
             return {"accuracy": spans.share_of_time(annotation, events, self.parse or str)}
         return self.score(annotation, events) if song_label is None else self.score(annotation, events, song_label)
 
     def average_scores(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Average the scores of songs, over those that have the score."""
+        """Average each score over the songs that have it."""
         if self.set_scores is not None:
             return self.set_scores.average(rows)
         return mean_over_songs(rows, self.song_value) if self.average is None else self.average(rows)
 
     def _frame_rate(self, config: MusicFMConfig) -> float:
-        """Return the rate of the label frames."""
+        """Return the label rate, or raise a `ValueError` if the model has none."""
         if config.label_rate is None:
             raise ValueError(f"The task {self.name} labels frames, but `label_rate` of the model is None.")
         return config.label_rate
 
     def _parser(self, labels: Sequence[str]) -> Callable[[str], str | None]:
-        """Labels of the data set that no training song has are ignored; others must be labels of the task."""
+        """
+        Return a function from the text of a label to one of `labels`. If the task defines no labels, texts that are
+        not among `labels` are ignored; otherwise they raise a `ValueError`.
+        """
         if self.parse is not None:
             return self.parse
         known = set(labels)
@@ -316,6 +322,6 @@ class TaskSpec:
 
 
 def label_names(config: MusicFMConfig) -> list[str]:
-    """Return the names of the logits of a model, in their order."""
+    """Return the names of the logits of a model, in order."""
     names: Any = config.id2label
     return [names[index] for index in range(len(names))]

@@ -1,9 +1,9 @@
 """
-Sections of a song: their boundaries, and which of seven functions each has. Frame j covers [j, j + 1) / rate seconds.
+Sections of a song: their boundaries, and one of seven functions for each. Frame j covers [j, j + 1) / rate seconds.
 
 Functions, targets and loss weights follow Wang, Hung, Smith, *To Catch a Chorus, Verse, Intro, or Anything Else:
-Analyzing a Song with Structural Functions* (ICASSP 2022). Boundaries are scored by `mir_eval.segment.detection`
-(HR.5F, HR3F: Turnbull et al. 2007), functions by the share of time that is right.
+Analyzing a Song with Structural Functions* (ICASSP 2022). Boundaries are scored with `mir_eval.segment.detection`
+(HR.5F, HR3F: Turnbull et al. 2007), and functions by the share of time with the right function.
 """
 
 from collections.abc import Sequence
@@ -57,8 +57,8 @@ _PARTS = (
 
 def function_of(label: str) -> str | None:
     """
-    Map an annotator's label to one of [`FUNCTIONS`], or to `None` for `end`, which marks the end of a song. Unknown
-    labels are "inst". (The table of Wang et al. 2022.)
+    Map the label of an annotator to one of [`FUNCTIONS`], or to `None` for `end`, which marks the end of a song.
+    Unknown labels are mapped to "inst". The mapping is that of Wang et al. 2022.
     """
     label = label.strip().lower()
     if label == END:
@@ -68,19 +68,19 @@ def function_of(label: str) -> str | None:
 
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    Compute the function with most time in each frame, and the boundaries. A boundary is the start of a segment, or the
-    end of one before a gap. The start of the song and the end of the last segment are not boundaries, because scoring
-    gives both sides the same start and end. Frames whose middle is within 0.3 s of a boundary are 1, and the one that
-    contains it always.
+    Compute the function with the most time in each frame, and the boundaries. A boundary is the start of a segment, or
+    the end of a segment before a gap. The start of the song and the end of the last segment are not boundaries,
+    because scoring gives both sides the same start and end. A boundary is 1 in the frame that contains it and in all
+    frames whose center is within 0.3 s of it.
 
     Args:
-        annotation (`list[Segment]`): With labels that [`function_of`] reads.
-        num_frames (`int`): Rows.
-        frame_rate (`float`): In Hz.
-        start (`float`): Seconds at which the first frame begins.
+        annotation (`list[Segment]`): Segments with labels that [`function_of`] maps.
+        num_frames (`int`): Number of rows.
+        frame_rate (`float`): Frame rate in Hz.
+        start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 8)`: the functions, one-hot, -1 where most of a frame has none; and the boundary.
+        float32 `(num_frames, 8)`: the one-hot functions, or -1 if most of a frame has none; then the boundary.
 
     Raises:
         ValueError: if segments are not in order, or a number is out of range.
@@ -104,16 +104,16 @@ def events(
     min_segment_seconds: float = 0.0,
 ) -> list[Segment]:
     """
-    Decode the sections of a whole song: boundaries at peaks of their probability, and between them the function with
-    the highest mean probability. The rule by which peaks are picked is our choice.
+    Decode the sections of a whole song: boundaries at the peaks of their probability, and between them the function
+    with the highest mean probability. The peak-picking rule is our choice.
 
     Args:
         logits (`np.ndarray` of shape `(frames, 8)`): Scores before softmax and sigmoid.
-        frame_rate (`float`): In Hz.
-        peak_window_seconds (`float`): A boundary is the highest frame within this time on either side. A run of equal
-            maxima is one peak, at its middle.
-        threshold (`float`): Least difference between a peak and the mean around it.
-        before_seconds, after_seconds (`float`): Time before and after the peak that enters this mean.
+        frame_rate (`float`): Frame rate in Hz.
+        peak_window_seconds (`float`): A peak is the highest frame within this time on either side. A run of equal
+            maxima is one peak, at its center.
+        threshold (`float`): Minimum difference between a peak and the mean around it.
+        before_seconds, after_seconds (`float`): Time before and after the peak over which this mean is taken.
         min_segment_seconds (`float`): Boundaries closer than this to the start, to the end or to a higher peak are
             dropped.
 
@@ -129,12 +129,12 @@ def events(
     settings = (peak_window_seconds, before_seconds, after_seconds, min_segment_seconds)
     if not (0 < frame_rate < np.inf and all(0 <= seconds < np.inf for seconds in settings) and threshold >= 0):
         raise ValueError(
-            "Need a positive frame rate and settings of 0 or more, got "
+            "Decoding needs a positive frame rate and settings of 0 or more, got "
             f"{frame_rate} Hz, threshold {threshold} and {', '.join(map(str, settings))} s."
         )
     functions = spans.softmax(logits[:, :-1], FUNCTIONS)
     if not np.isfinite(logits[:, -1]).all():
-        raise ValueError("Logits must be finite, and those of the boundary are not.")
+        raise ValueError("Logits must be finite, but those of the boundary are not.")
     if not len(logits):
         return []
     boundary = np.exp(-np.logaddexp(0, -logits[:, -1]))
@@ -199,20 +199,20 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
 
 
 def _boundaries(segments: Sequence[Segment]) -> list[float]:
-    """Seconds at which segments start or end, but for the last end."""
+    """Return the times in seconds at which segments start, or end before a gap."""
     segments = [segment for segment in segments if function_of(segment.label)]
     ends = [now.end for now, after in pairwise(segments) if after.start - now.end > 1e-6]
     return sorted([segment.start for segment in segments] + ends)
 
 
 def _intervals(times: Sequence[float]) -> np.ndarray:
-    """Intervals (n, 2) between distinct times."""
+    """Return the intervals (n, 2) between distinct times."""
     edges = np.unique(np.round(times, 5))
     return np.column_stack([edges[:-1], edges[1:]])
 
 
 def _peaks(values: np.ndarray, window: int) -> list[float]:
-    """Middles, in frames, of runs of equal values that are the highest within `window` frames."""
+    """Return the centers, in frames, of runs of equal values that are the highest within `window` frames."""
     from numpy.lib.stride_tricks import sliding_window_view
 
     highest = sliding_window_view(np.pad(values, window, constant_values=-np.inf), 2 * window + 1).max(axis=1)
@@ -222,12 +222,14 @@ def _peaks(values: np.ndarray, window: int) -> list[float]:
 
 
 def _local_mean(values: np.ndarray, peak: float, before: float, after: float) -> float:
-    """Mean of the frames from `before` frames before a peak to `after` frames after it."""
+    """Return the mean of the frames from `before` frames before a peak to `after` frames after it."""
     return float(values[max(0, round(peak - before)) : round(peak + after) + 1].mean())
 
 
 def _keep_apart(times: list[float], heights: np.ndarray, duration: float, min_seconds: float) -> list[float]:
-    """0, the times that are at least `min_seconds` from all higher ones and both ends, and the duration; ascending."""
+    """
+    Return 0, the times at least `min_seconds` from both ends and from all higher peaks, and the duration, in order.
+    """
     boundaries = [0.0, duration]
     for index in np.argsort(-heights, kind="stable"):
         if all(0 < abs(times[index] - other) >= min_seconds for other in boundaries):
@@ -256,7 +258,7 @@ TASK = TaskSpec(
         "frame_accuracy": Score("accuracy", "time with the right function"),
     },
     score=score,
-    about="Sections: their boundaries, and their functions",
-    limits="Annotators disagree about sections and their names. The model has learned the opinion of its annotators.",
+    about="Sections: their boundaries and their functions",
+    limits="Annotators disagree about sections and their names. The model has learned the judgment of its annotators.",
     strip=Strip("form", above=True),
 )

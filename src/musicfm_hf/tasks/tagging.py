@@ -1,6 +1,6 @@
 """
-Tags of a clip or a song, any number of them. The set of tags depends on the data set: functions take it as `labels`.
-Scores are scikit-learn's.
+Tags: any number of them for each clip or song. The set of tags depends on the data set, so functions take it as
+`labels`. Scores are those of scikit-learn.
 """
 
 import warnings
@@ -17,14 +17,14 @@ def targets(tags: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     Compute the targets of a clip.
 
     Args:
-        tags (`list[str]`): Of the clip; may be empty or repeat a tag.
+        tags (`list[str]`): Tags of the clip; may be empty or contain duplicates.
         labels (`list[str]`): All tags.
 
     Returns:
-        float32 `(len(labels),)`, 1 for tags of the clip, else 0.
+        float32 `(len(labels),)`: 1 for tags of the clip, 0 for others.
 
     Raises:
-        ValueError: if a tag is not among `labels`, or `labels` repeat a tag.
+        ValueError: if a tag is not among `labels`, or `labels` contains duplicates.
     """
     _check_labels(labels)
     if unknown := sorted(set(tags) - set(labels)):
@@ -34,7 +34,7 @@ def targets(tags: Sequence[str], labels: Sequence[str]) -> np.ndarray:
 
 def events(logits: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
     """
-    Return the tags of a song with their probabilities, averaged over its clips, the highest first.
+    Return the tags of a song with their probabilities, averaged over its clips, with the highest first.
 
     Args:
         logits (`np.ndarray` of shape `(len(labels),)` or `(clips, len(labels))`): Scores before the sigmoid.
@@ -59,8 +59,8 @@ def score(references: np.ndarray, estimates: np.ndarray, labels: Sequence[str]) 
     Compute macro averages over tags of a set of songs.
 
     Args:
-        references (`np.ndarray` of shape `(songs, len(labels))`): 1 if the song has the tag, else 0.
-        estimates (`np.ndarray` of shape `(songs, len(labels))`): Probabilities, or any scores that rise with them.
+        references (`np.ndarray` of shape `(songs, len(labels))`): 1 if the song has the tag, and 0 otherwise.
+        estimates (`np.ndarray` of shape `(songs, len(labels))`): Probabilities, or any scores in the same order.
         labels (`list[str]`): Names of the columns.
 
     Returns:
@@ -96,8 +96,8 @@ def bootstrap(
     references: np.ndarray, estimates: np.ndarray, labels: Sequence[str], draws: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """
-    Compute the averages of [`score`] for sets of as many songs, drawn with replacement. The same seed draws the same
-    songs, so that systems can be compared draw by draw.
+    Compute the averages of [`score`] for bootstrap samples: sets of the same number of songs, drawn with replacement.
+    The same seed draws the same songs, so that systems can be compared draw by draw.
 
     Args:
         references, estimates, labels: As for [`score`].
@@ -120,7 +120,7 @@ def bootstrap(
         # Songs with the tag, and without it, from the highest score down to each distinct one: (draws, scores).
         right = np.pad((drawn * truth[order]).cumsum(axis=1)[:, last], [(0, 0), (1, 0)])
         wrong = np.pad(drawn.cumsum(axis=1)[:, last], [(0, 0), (1, 0)]) - right
-        with np.errstate(divide="ignore", invalid="ignore"):  # nan if a set has no song with, or none without, the tag
+        with np.errstate(divide="ignore", invalid="ignore"):  # nan if all songs of a set have the tag, or none has it
             precision = np.nan_to_num(right / (right + wrong))[:, 1:]
             average = (np.diff(right) * precision).sum(axis=1) / right[:, -1]
             area = (np.diff(wrong) * (right[:, 1:] + right[:, :-1]) / 2).sum(axis=1) / (right[:, -1] * wrong[:, -1])
@@ -149,18 +149,20 @@ def _checked(references: np.ndarray, estimates: np.ndarray, labels: Sequence[str
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    """Raise an error if there are no labels, or one twice."""
+    """Raise a `ValueError` if labels are missing or contain duplicates."""
     if isinstance(labels, str) or not len(labels) or len(set(labels)) < len(labels):
-        raise ValueError(f"`labels` must name at least one tag, and none twice, got {labels!r}.")
+        raise ValueError(f"`labels` must name at least one tag, without duplicates, got {labels!r}.")
 
 
 def known_targets(tags: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Compute [`targets`] without the tags that are not among `labels`, which no training song has."""
+    """Compute [`targets`], ignoring tags that no training song has and that are therefore not in `labels`."""
     return targets([tag for tag in tags if tag in labels], labels)
 
 
 def score_song(tags: Sequence[str], probabilities: Mapping[str, float]) -> dict[str, Any]:
-    """Return the `probabilities` of all tags in alphabetical order, and the `tags` of the song: see [`SetScores`]."""
+    """
+    Return the input of [`SetScores`]: the `probabilities` of all tags, sorted by name, and the `tags` of the song.
+    """
     return {"probabilities": dict(sorted(probabilities.items())), "tags": list(tags)}
 
 
@@ -171,7 +173,7 @@ def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def details(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the score of each of the `tags`, and those that are `skipped`, for `map` and for `roc_auc`."""
+    """Return, for `map` and `roc_auc`, the score of each of the `tags` and the list of `skipped` tags."""
     scores = score(*_to_arrays(rows))
     return {
         name: {"tags": {tag: values[name] for tag, values in scores["tags"].items()}, "skipped": scores["skipped"]}
@@ -180,7 +182,7 @@ def details(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """References and estimates (songs, tags), and the tags."""
+    """Return references and estimates (songs, tags), and the tags."""
     labels = list(rows[0]["probabilities"])
     references = np.array([[label in row["tags"] for label in labels] for row in rows], dtype=int)
     return references, np.array([[row["probabilities"][label] for label in labels] for row in rows]), labels
@@ -212,7 +214,7 @@ TASK = TaskSpec(
         labels=lambda row: tuple(row["probabilities"]),
     ),
     about="Tags",
-    limits="Tags are what annotators wrote down. A tag that is missing in the labels is not necessarily wrong.",
+    limits="Tags come from annotators. A predicted tag that is missing in the labels is not necessarily wrong.",
     strip=None,
     file_format="tags",
 )

@@ -1,4 +1,4 @@
-"""Values that were read from text or JSON. Errors begin with the place they were read from."""
+"""Parsing of values from text or JSON. Error messages begin with the place that a value was read from."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ def read_text(path: Path) -> str:
 
 
 def to_number(value: object, name: str, place: str) -> float:
-    """Convert text or a JSON number to seconds; the error calls it `name`."""
+    """Convert text or a JSON number to seconds. `name` is its name in error messages."""
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
@@ -23,7 +23,7 @@ def to_number(value: object, name: str, place: str) -> float:
 
 
 def to_position(value: object, place: str) -> int:
-    """Convert text or a JSON number to a position in the bar, 0 where there is none."""
+    """Convert text or a JSON number to a position in the bar, or to 0 if it is unknown."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return 0
     try:
@@ -38,7 +38,7 @@ def to_position(value: object, place: str) -> int:
 
 
 def to_label(value: object, place: str) -> str:
-    """Return a label that must be text."""
+    """Return a label, after checking that it is text."""
     if not isinstance(value, str):
         raise ValueError(f"{place}: the label must be text, got {value!r}.")
     return value

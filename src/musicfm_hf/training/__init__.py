@@ -1,1 +1,1 @@
-"""Shared by every training: settings, Trainer, curves, records of a run."""
+"""Code shared by all training: settings, Trainer, curves, records of a run."""

@@ -28,13 +28,13 @@ class RecipeArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
-            self.use_cpu = True  # otherwise processes without accelerators wait for each other forever
+            self.use_cpu = True  # otherwise, processes without accelerators wait for each other forever
         self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
         if self.max_steps <= 0:
-            raise ValueError("`max_steps` must be given, because the data have no end.")
+            raise ValueError("`max_steps` is required, because the data is endless.")
         if self.n_gpu > 1:
             raise ValueError(
-                f"{self.n_gpu} GPUs need a process each: start with `accelerate launch --num_processes {self.n_gpu} "
-                "-m musicfm_hf …`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+                f"Each of {self.n_gpu} GPUs needs a process: run `accelerate launch --num_processes {self.n_gpu} "
+                "-m musicfm_hf …`, or select one GPU with CUDA_VISIBLE_DEVICES=0."
             )

@@ -35,7 +35,7 @@ _SHOWN_FLAGS = """
 
 def recipe_names(kind: str) -> list[str]:
     """
-    Names of the recipes in the package, without the bases of others.
+    Return the names of the recipes in the package, without those that are only bases of others.
 
     Args:
         kind (`str`): `"pretrain"` or `"finetune"`.
@@ -50,15 +50,15 @@ def find_recipe(name: str, kind: str) -> list[Path]:
     Find a recipe of the package by its name.
 
     Args:
-        name (`str`): A file below `recipes/<kind>` without its ending, such as `"fm7"` or `"small/lora"`; or names of
-            several files joined by slashes, such as `"chord/lora"`.
+        name (`str`): A file below `recipes/<kind>`, without its suffix, such as `"fm7"` or `"small/lora"`; or the
+            names of several files, joined with slashes, such as `"chord/lora"`.
         kind (`str`): `"pretrain"` or `"finetune"`.
 
     Returns:
-        Files, each to be read over the one before.
+        Files in order; each one overrides those before it.
 
     Raises:
-        ValueError: No recipe has this name; the message lists the names and the nearest one.
+        ValueError: No recipe has this name; the message lists all names and suggests the most similar one.
     """
     folder = _recipe_folder(kind)
     for parts in ([name], name.split("/")):
@@ -71,22 +71,23 @@ def find_recipe(name: str, kind: str) -> list[Path]:
     near = difflib.get_close_matches(name, [*names, *pairs], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(
-        f"No recipe is called {name!r}.{hint} Recipes: {', '.join(names)}. Names may be joined by a slash, and a "
+        f"No recipe is called {name!r}.{hint} Recipes: {', '.join(names)}. Names may be joined with a slash, and a "
         "path to a YAML file (.yaml) works as well."
     )
 
 
 def read_recipe(*names: str, kind: str | None = None, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
-    Read the settings of recipes, each over the one before: a setting of a later recipe replaces one of an earlier one.
+    Read the settings of recipes. Settings of a later recipe override those of an earlier one.
 
-    A recipe may begin with `base: NAME`, or a list of names: recipes beside it or of the package, over which it goes.
-    Within a recipe and its bases, mappings are merged key by key. A section `unless NAME is VALUE:` holds settings for
-    the case that the setting NAME has another value in the recipes together, or in `flags` if no recipe has it.
+    A recipe may begin with `base: NAME`, or a list of names. These are recipes in the same folder or in the package
+    whose settings it inherits and overrides. Within a recipe and its bases, mappings are merged key by key. A section
+    `unless NAME is VALUE:` holds settings that apply only if the setting NAME has another value in the combined
+    recipes, or in `flags` if no recipe sets it.
 
     Args:
         names (`str`): Names of recipes, or paths to YAML files.
-        kind (`str`, *optional*): `"pretrain"` or `"finetune"`: where names are looked up. Without it, only paths work.
+        kind (`str`, *optional*): Where to look up names: `"pretrain"` or `"finetune"`. Without it, only paths work.
         flags (`dict`, *optional*): Settings from elsewhere.
 
     Returns:
@@ -119,10 +120,10 @@ def parse_recipe(
     add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> tuple[Any, ...]:
     """
-    Parse settings: those of recipes, which are the first arguments, and flags over them.
+    Parse settings from recipes, which are the first arguments, and from flags, which override them.
 
-    In YAML, a key is the name of a flag without `--`. A mapping becomes JSON where the flag takes JSON. The attribute
-    `RENAMED_FLAGS` of a class maps names of earlier releases to present ones; they give a `FutureWarning`.
+    A key in YAML is the name of a flag without `--`. A mapping becomes JSON for flags that take JSON. The attribute
+    `RENAMED_FLAGS` of a class maps names of earlier releases to current ones; the old names give a `FutureWarning`.
 
     Args:
         argument_classes: Dataclasses, as for [`HfArgumentParser`].
@@ -137,7 +138,7 @@ def parse_recipe(
         An instance of each class, and with `add_flags` a namespace of the added flags.
 
     Raises:
-        ValueError: A recipe does not exist, no class has a setting, or a class refuses a value.
+        ValueError: A recipe does not exist, no class has a setting, or a class rejects a value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser(argument_classes, description, prog)
@@ -162,14 +163,14 @@ def parse_recipe(
 
 
 class _Parser(HfArgumentParser):
-    """Raises `ValueError` where argparse would end the process."""
+    """A parser that raises `ValueError` where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows the description with its line breaks, and defaults that say something."""
+    """A help formatter that keeps the line breaks of the description and shows only informative defaults."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34)
@@ -180,7 +181,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _make_parser(argument_classes: Sequence[type], description: str | None, prog: str | None) -> _Parser:
-    """A parser whose help shows the package's own flags and the usual ones of TrainingArguments."""
+    """Create a parser whose help shows the flags of the package and the common flags of TrainingArguments."""
     is_training = any(issubclass(cls, TrainingArguments) for cls in argument_classes)
     parser = _Parser(
         list(argument_classes),  # type: ignore[arg-type]  # all are dataclasses
@@ -217,7 +218,7 @@ def _is_path(word: str) -> bool:
 
 
 def _layers(name: str, kind: str | None, outer: tuple[Path, ...]) -> Iterator[dict[str, Any]]:
-    """Settings of a recipe file by file, those of bases first."""
+    """Yield the settings of a recipe file by file, with those of its bases first."""
     for path in _recipe_paths(name, kind):
         if path in outer:
             raise ValueError(f"{path} is its own base.")
@@ -231,7 +232,7 @@ def _layers(name: str, kind: str | None, outer: tuple[Path, ...]) -> Iterator[di
 
 
 def _recipe_paths(name: str, kind: str | None) -> list[Path]:
-    """The files of a recipe that is given as a path, one of an earlier release perhaps, or by name."""
+    """Return the files of a recipe, given by its name, its path, or its path in an earlier release."""
     if _is_path(name):
         if Path(name).is_file():
             return [Path(name)]
@@ -249,7 +250,7 @@ def _recipe_paths(name: str, kind: str | None) -> list[Path]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The contents of a YAML file."""
+    """Return the settings in a YAML file."""
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -260,7 +261,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _resolve_sections(layer: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer with the settings of those of its sections that apply."""
+    """Return the settings of a layer, including those of the sections that apply."""
     settings: dict[str, Any] = {}
     for name, value in layer.items():
         section = _SECTION.fullmatch(str(name))
@@ -272,7 +273,7 @@ def _resolve_sections(layer: dict[str, Any], known: Mapping[str, Any]) -> dict[s
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over others; mappings are merged key by key."""
+    """Return `base` overridden by `over`, with mappings merged key by key."""
     merged = dict(base)
     for name, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
@@ -281,7 +282,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _present_name(name: str, renamed: Mapping[str, str]) -> str:
-    """The present name of a setting, with a warning where it was renamed."""
+    """Return the current name of a setting, with a warning if it was renamed."""
     if name not in renamed:
         return name
     message = f"`{name}` is now `{renamed[name]}`; the old name will stop working in {REMOVED_IN}."
@@ -290,7 +291,7 @@ def _present_name(name: str, renamed: Mapping[str, str]) -> str:
 
 
 def _present_flag(word: str, renamed: Mapping[str, str]) -> str:
-    """A word of the command line, where it is a flag with its present name."""
+    """Return a word of the command line, with the current name if it is a flag that was renamed."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word[2:].partition("=")
@@ -299,7 +300,7 @@ def _present_flag(word: str, renamed: Mapping[str, str]) -> str:
 
 
 def _as_flags(name: str, value: Any) -> Iterable[str]:
-    """A setting as words of the command line."""
+    """Convert a setting to words of the command line."""
     if isinstance(value, list):
         return [f"--{name}", *(str(part) for part in value)]
     return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]

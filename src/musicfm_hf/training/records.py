@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# Fields of TrainingArguments that the results of every training state.
+# Fields of TrainingArguments that are recorded in the results of every run.
 RECORDED_ARGUMENTS = [
     "seed",
     "max_steps",
@@ -31,14 +31,14 @@ def require_same_settings(
     product: str | Path, recorded: Mapping[str, Any], current: Mapping[str, Any], flag: str
 ) -> None:
     """
-    Require that a product, such as a checkpoint, was made with the current settings, compared as JSON holds them.
-    Settings that only `recorded` has are ignored. Those that it lacks were off.
+    Check that a product, such as a checkpoint, was made with the current settings, compared in their JSON form.
+    Settings that only `recorded` has are ignored. Settings that it lacks count as off.
 
     Args:
-        product: Its name or path, for the message.
+        product: Name or path of the product, for the message.
         recorded: The settings that it was made with.
         current: The settings of this run.
-        flag: The command-line flag for another place, such as `"--output_dir"`.
+        flag: The command-line flag that sets the location, such as `"--output_dir"`.
 
     Raises:
         ValueError: Some settings differ; the message names them.
@@ -49,19 +49,19 @@ def require_same_settings(
         if recorded.get(name) != value and (name in recorded or value)
     ]
     if different:
-        raise ValueError(f"{product} was made with {'; '.join(different)}. Give another `{flag}`, or remove it.")
+        raise ValueError(f"{product} was made with {'; '.join(different)}. Pass another `{flag}`, or remove it.")
 
 
 def _shorten(value: Any) -> str:
-    """A value for a message; of a long list the beginning."""
+    """Return the `repr` of a value for a message, truncated if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Copy settings for a published record: of each absolute path, also in lists, the last part only, because the rest
-    tells who ran it where.
+    Copy settings for a published record. Absolute paths, including those in lists, are reduced to their last part,
+    because the rest may identify the user and the machine.
     """
 
     def strip(value: Any) -> Any:
@@ -73,7 +73,7 @@ def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Describe the `versions` of packages and of `python`, and the `machine` of this process."""
+    """Return the `versions` of packages, the version of `python`, and the `machine` of this process."""
     packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "librosa", "numpy")
     scoring = ("mir_eval", "scikit-learn")  # of the extra `tasks`
     processor = next(

@@ -1,4 +1,4 @@
-"""A Trainer with atomic checkpoints: each is complete or absent."""
+"""A Trainer with atomic checkpoints: each one is complete or absent."""
 
 import os
 import shutil
@@ -21,9 +21,10 @@ _INCOMPLETE = ".incomplete"  # folder of a checkpoint that is being written
 
 def selective_checkpointing() -> dict[str, Any]:
     """
-    Make arguments for `model.gradient_checkpointing_enable` that keep the outputs of convolutions, of matrix products
-    with weights and of fused attention. The backward pass computes the rest again: norms, activations, dropout, the
-    scores of unfused attention. This saves much of the memory that checkpointing whole layers saves, for little time.
+    Return arguments for `model.gradient_checkpointing_enable` that keep the outputs of convolutions, of matrix
+    products with weights, and of fused attention. The backward pass recomputes the rest: norms, activations, dropout,
+    and the scores of unfused attention. This gives much of the memory savings of checkpointing whole layers, at a
+    small cost in time.
     """
     aten = torch.ops.aten
     saved_operations = [
@@ -39,28 +40,29 @@ def selective_checkpointing() -> dict[str, Any]:
 
 
 def find_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """Find the last complete checkpoint in a folder; `None` if it has none."""
+    """Return the last complete checkpoint in a folder, or `None` if it has none."""
     return get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
 
 
 class ResumableTrainer(Trainer):
     """
-    A [`Trainer`] whose checkpoints appear once they are complete: each is written to a temporary folder and renamed,
-    and older ones are deleted after that. A process killed while writing leaves the previous checkpoint intact.
+    A [`Trainer`] whose checkpoints appear only when they are complete. Each checkpoint is written to a temporary
+    folder and then renamed, and older ones are deleted afterwards. If the process is killed while writing, the
+    previous checkpoint stays intact.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As in [`Trainer`], without the half precision of FSDP, which would also round the waveform and the loss."""
+        """Disable the half precision of FSDP, which would also round the waveform and the loss."""
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
-        """As in [`Trainer`], with autocast under FSDP too, where accelerate leaves it out."""
+        """Return an autocast context, also under FSDP, where accelerate omits it."""
         return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As in [`Trainer`], with the code of the model's class, not of the class that FSDP derives from it."""
+        """Save the model with the code of its own class instead of the class that FSDP derives from it."""
         model_class = type(self.model)
         try:
             if issubclass(model_class, FSDPModule):
@@ -70,7 +72,7 @@ class ResumableTrainer(Trainer):
             self.model.__class__ = model_class
 
     def _prepare_input(self, data: Any) -> Any:
-        """As in [`Trainer`], without casting the waveform to half precision, as DeepSpeed would."""
+        """Move tensors to the device without casting them to half precision, as DeepSpeed would."""
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -97,7 +99,7 @@ class ResumableTrainer(Trainer):
         self._point_to_best(run_dir, name)
         if self.args.should_save:
             self.state.save_to_json(str(incomplete / name / "trainer_state.json"))
-            if (run_dir / name).is_dir():  # the run resumed from an earlier one; moved, so as never to be half deleted
+            if (run_dir / name).is_dir():  # left by a resumed run; moved as a whole, so that it is never half deleted
                 os.replace(run_dir / name, incomplete / "replaced")
             os.replace(incomplete / name, run_dir / name)
             shutil.rmtree(incomplete)
@@ -110,11 +112,11 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _point_to_best(self, run_dir: Path, name: str) -> None:
-        """Let the Trainer's state, on every process, name the path that the best checkpoint will have."""
+        """Set the path of the best checkpoint in the state of the Trainer, on every process."""
         if self.state.best_global_step:
             best = run_dir / f"checkpoint-{self.state.best_global_step}"
             if best.is_dir() or best.name == name:
                 self.state.best_model_checkpoint = str(best)
 
     def save_progress(self, folder: Path) -> None:
-        """Write what else a checkpoint needs. Called on every process; to be overridden."""
+        """Write further files of a checkpoint. Called on every process; subclasses override it."""

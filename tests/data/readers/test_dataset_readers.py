@@ -92,7 +92,7 @@ def test_recipe_for_harmonix(harmonixset, tmp_path, monkeypatch):
     prepare(monkeypatch, *arguments, "--fractions", "0", "0", "1")
     assert len(load_songs(tmp_path / "out", "test")) == 3
     assert json.loads((tmp_path / "out/info.json").read_text())["homepage"].endswith("harmonixset")
-    with pytest.raises(SystemExit, match=r"^Not prepared: There is no .*metadata.csv: is this a copy"):
+    with pytest.raises(SystemExit, match=r"^Not prepared: .*metadata.csv does not exist: is this a copy"):
         prepare(monkeypatch, "harmonix", "--source", tmp_path / "audio", "--output_dir", tmp_path / "out")
 
 

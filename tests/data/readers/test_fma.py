@@ -94,7 +94,7 @@ def test_broken_tables_are_named(archive, old, new, message):
 def test_mistakes_are_named(archive):
     with pytest.raises(ValueError, match="`subset` must be one of small, medium, large, full, got 'tiny'"):
         list_tracks(archive / "fma_large", archive / "meta", "tiny")
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         list_tracks(archive / "fma_small", archive / "meta", "small")
     with pytest.raises(FileNotFoundError, match=r"tracks.csv: it comes in fma_metadata.zip"):
         list_tracks(archive / "fma_large", archive, "small")

@@ -92,9 +92,9 @@ def list_tracks(source: str | os.PathLike, metadata: str | os.PathLike, subset: 
         raise ValueError(f"`subset` must be one of {', '.join(SUBSETS)}, got {subset!r}.")
     folder, table = Path(source).absolute(), Path(metadata) / "tracks.csv"
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}")
+        raise FileNotFoundError(f"The folder {folder} does not exist")
     if not table.is_file():
-        raise FileNotFoundError(f"There is no {table}: it comes in fma_metadata.zip.")
+        raise FileNotFoundError(f"{table} does not exist: it comes in fma_metadata.zip.")
     wanted = SUBSETS[: SUBSETS.index(subset) + 1]
     tracks = []
     for track_id, split, smallest, license_name in _read_table(table):

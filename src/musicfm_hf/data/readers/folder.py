@@ -58,7 +58,7 @@ def song_readers(
     folder, audio_folder = Path(source), Path(audio or source)
     for path in (folder, audio_folder):
         if not path.is_dir():
-            raise FileNotFoundError(f"There is no folder {path}")
+            raise FileNotFoundError(f"The folder {path} does not exist")
     if lab_task not in (None, *SEGMENT_COLUMNS):
         raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
     songs: dict[str, Path] = {}

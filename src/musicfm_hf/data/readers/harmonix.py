@@ -99,7 +99,7 @@ def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> Label
 def _read_metadata(path: Path) -> dict[str, str]:
     """Id → group; all versions of a song are one group."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: is this a copy of github.com/urinieto/harmonixset?")
+        raise FileNotFoundError(f"{path} does not exist: is this a copy of github.com/urinieto/harmonixset?")
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or [])]:

@@ -74,7 +74,7 @@ def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = No
     if path.is_dir():
         path = path / "Hooktheory.json.gz"
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}")
+        raise FileNotFoundError(f"{path} does not exist")
     try:
         content = path.read_bytes()
         songs = json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)

@@ -94,7 +94,7 @@ def song_readers(
         raise ValueError(f"`num_tags` must be at least 1, got {num_tags}.")
     folder, clips = Path(source), Path(audio or source)
     if not clips.is_dir():
-        raise FileNotFoundError(f"There is no folder {clips}")
+        raise FileNotFoundError(f"The folder {clips} does not exist")
     rows = _read_annotations(folder / "annotations_final.csv")
     merged = {name: row[0] for row in SYNONYMS for name in row} if merge_synonyms else {}
     tags_of = {clip: list(dict.fromkeys(merged.get(tag, tag) for tag in tags)) for clip, (_, tags) in rows.items()}
@@ -115,7 +115,7 @@ def _read_clip(clip: str, folder: Path, path: str, title: str | None, tags: list
     """Read a clip; all clips of a song are one group."""
     audio = folder / path
     if not audio.is_file():
-        raise FileNotFoundError(f"There is no file {audio}")
+        raise FileNotFoundError(f"The file {audio} does not exist")
     # A clip's name ends with its seconds in the song: …-30-59.mp3
     group = title or re.sub(r"-\d+-\d+$", "", PurePosixPath(path).stem)
     return LabelledSong(clip, audio, group, SPLITS[path[0]], tags=tags)
@@ -148,7 +148,7 @@ def _read_titles(path: Path) -> dict[str, str]:
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
     """The place of each row, for errors, and its values by column."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: is this the folder of MagnaTagATune?")
+        raise FileNotFoundError(f"{path} does not exist: is this the folder of MagnaTagATune?")
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
         if missing := [name for name in columns if name not in (rows.fieldnames or [])]:
