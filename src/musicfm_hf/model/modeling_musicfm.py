@@ -764,7 +764,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
         # The default list of the configuration is for pretraining and ignores the logits.
-        config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # type: ignore[misc]  # see ClassVar
+        config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # type: ignore[misc]  # a ClassVar
         self.musicfm = MusicFMModel(config)
         self.classifier = MusicFMClassifier(config)
         self.post_init()
@@ -776,7 +776,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         *model_args: Any,
         adapter_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """
         As in [`PreTrainedModel`]. It also loads an adapter of PEFT whose folder or repository has the configuration of
         the model with its head; the base model is loaded at the revision that the adapter names.
