@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -266,12 +266,12 @@ class MusicFMConfig(PreTrainedConfig):
         return set(keys) - cls._known_keys()
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """Create a configuration as [`PreTrainedConfig`] does. Unknown keys are kept, with a warning."""
         unknown = cls._unknown_keys(config_dict)
         for key in sorted(unknown):
             logger.warning(f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`.")
-        loaded = super().from_dict({k: v for k, v in config_dict.items() if k not in unknown}, **kwargs)
+        loaded: Any = super().from_dict({k: v for k, v in config_dict.items() if k not in unknown}, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for key in unknown:
             setattr(config, key, config_dict[key])
@@ -279,7 +279,7 @@ class MusicFMConfig(PreTrainedConfig):
         return loaded
 
     @classmethod
-    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+    def from_json_file(cls, json_file: str | os.PathLike) -> Self:
         """Load a configuration as [`PreTrainedConfig`] does, through `from_dict`."""
         return cls.from_dict(cls._dict_from_json_file(json_file))
 

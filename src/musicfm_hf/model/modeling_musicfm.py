@@ -778,7 +778,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
         # The default list of the configuration is for pretraining and ignores the logits.
-        config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # type: ignore[misc]  # see ClassVar
+        config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # type: ignore[misc]  # a ClassVar
         self.musicfm = MusicFMModel(config)
         self.classifier = MusicFMClassifier(config)
         self.post_init()
@@ -790,7 +790,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         *model_args: Any,
         adapter_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """
         Load a model as [`PreTrainedModel`] does, or a PEFT adapter whose folder or repository has the configuration of
         the model with its head. The base model is loaded at the revision that the adapter names.
