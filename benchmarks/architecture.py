@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMModel
 from musicfm_hf.finetuning.arguments import TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, head_config
-from musicfm_hf.training.records import write_json
+from musicfm_hf.training.files import write_json
 
 SECONDS = 30
 CODES = 4096  # of the published checkpoints

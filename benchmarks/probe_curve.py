@@ -20,7 +20,8 @@ from reporting import RESULTS
 
 from musicfm_hf.finetuning.run import read_split
 from musicfm_hf.tasks import get_task, known_tasks
-from musicfm_hf.training.records import environment, write_json
+from musicfm_hf.training.files import write_json
+from musicfm_hf.training.records import environment
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.run import Finetuned, Splits, cache_all_layers, finetune
-from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.recipes import parse_recipe
 
 
 def recipes(task: str, method: str) -> list[str]:

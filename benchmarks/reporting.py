@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from musicfm_hf.training.records import write_json
+from musicfm_hf.training.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -34,10 +34,11 @@ from transformers import AutoConfig
 
 from musicfm_hf.evaluation.baselines import score_data_set
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.finetuning.fingerprint import load_matching_results
 from musicfm_hf.finetuning.run import read_splits
+from musicfm_hf.finetuning.run_fingerprint import load_matching_results
 from musicfm_hf.tasks import get_task
-from musicfm_hf.training.records import environment, strip_absolute_paths, write_json
+from musicfm_hf.training.files import write_json
+from musicfm_hf.training.records import environment, strip_absolute_paths
 
 SEEDS = (1, 2, 3)
 METHODS = {FULL: "full", LORA: "lora"}

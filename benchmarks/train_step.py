@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
-from musicfm_hf.training.arguments import read_recipe
+from musicfm_hf.training.recipes import read_recipe
 from musicfm_hf.training.trainer import selective_checkpointing
 
 WAYS = ["plain", "ours", "ours, selective checkpointing", "ours, checkpointing"]

@@ -14,7 +14,7 @@ import torch
 from reporting import RESULTS, markdown_table, write_report
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
-from musicfm_hf.training.arguments import read_recipe, recipe_names
+from musicfm_hf.training.recipes import read_recipe, recipe_names
 
 
 def main() -> None:

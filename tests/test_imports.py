@@ -1,4 +1,4 @@
-"""The structure of the package: imports point one way, and the code that travels to the Hub travels alone."""
+"""Order of imports, and the code that travels to the Hub."""
 
 import ast
 import re

@@ -23,7 +23,7 @@ _EXPORTS = {
     ".hub.push": ("push",),
     ".inference.annotation": ("annotate",),
     ".inference.annotators": ("load_annotators",),
-    ".inference.catalogue": ("embed_files",),
+    ".inference.embed_files": ("embed_files",),
     ".inference.embedding": (
         "FrameEmbeddings",
         "WindowSettings",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .hub.push import push as push
     from .inference.annotation import annotate as annotate
     from .inference.annotators import load_annotators as load_annotators
-    from .inference.catalogue import embed_files as embed_files
+    from .inference.embed_files import embed_files as embed_files
     from .inference.embedding import FrameEmbeddings as FrameEmbeddings
     from .inference.embedding import WindowSettings as WindowSettings
     from .inference.embedding import embed as embed
@@ -119,7 +119,11 @@ def register_auto_classes() -> None:
 def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use."""
     if name in _RENAMED:
-        message = f"musicfm_hf.{name} is now musicfm_hf.{_RENAMED[name]}; the old name will be removed in 0.3."
+        from .training.deprecation import REMOVED_IN
+
+        message = (
+            f"musicfm_hf.{name} is now musicfm_hf.{_RENAMED[name]}; the old name will be removed in {REMOVED_IN}."
+        )
         warnings.warn(message, FutureWarning, stacklevel=2)
         return globals().get(_RENAMED[name]) or __getattr__(_RENAMED[name])
     if name not in _MODULE_OF:

@@ -11,8 +11,8 @@ from reporting import RESULTS
 from run_store import RunStore
 
 from musicfm_hf import MusicFMConfig
-from musicfm_hf.evaluation.layers import layer_table
-from musicfm_hf.training.arguments import recipe_names
+from musicfm_hf.evaluation.layer_map import layer_table
+from musicfm_hf.training.recipes import recipe_names
 
 
 def measured(name: str):

@@ -279,7 +279,7 @@ def test_mistakes(data, monkeypatch):
 @pytest.mark.skipif("MUSICFM_POP909" not in os.environ, reason="MUSICFM_POP909 does not name the folder of POP909")
 def test_sections_of_pop909():
     """Recorded: boundaries on the ten songs of its small test split."""
-    from musicfm_hf.data.pop909 import read_songs
+    from musicfm_hf.data.pop909_rendering import read_songs
     from musicfm_hf.data.readers.pop909 import read_song
 
     folder = Path(os.environ["MUSICFM_POP909"])

@@ -17,7 +17,7 @@ from musicfm_hf.evaluation.bootstrap import bootstrap_interval
 from musicfm_hf.evaluation.scoring import average_scores, paired_difference, score_song, scores_with_intervals
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache
-from musicfm_hf.inference.heads import song_logits
+from musicfm_hf.inference.logits import song_logits
 from musicfm_hf.tasks import tagging
 from musicfm_hf.tasks.annotations import Beats, Segment
 

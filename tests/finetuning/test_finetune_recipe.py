@@ -26,7 +26,7 @@ from musicfm_hf import MusicFMForAudioFrameClassification, load_audio
 from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.evaluation.evaluate import evaluate_models
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.recipes import parse_recipe
 
 METHODS = ("probe", "full", "lora")
 

@@ -25,7 +25,7 @@ from musicfm_hf.finetuning.run import finetune, read_split
 from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
 from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Segment
-from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.training.recipes import parse_recipe
 
 METHODS = ("probe", "full", "lora")
 # Four steps of two crops of 2 s; an evaluation and a checkpoint after every second.
@@ -619,7 +619,10 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--window_seconds", "0.01"], "`window_seconds` must be at least"),
         (["--method", "lora", "--lora_target_modules", "query"], "The encoder has no layers query; it has"),
         (["--method", "full", "--task", "beat", "--tempo", "1.5"], "`tempo` must be at least 0 and less than 1"),
-        (["--decoding", '{"min_second": 1}'], "`decoding` has a setting that does not exist or is invalid: .*min_second"),
+        (
+            ["--decoding", '{"min_second": 1}'],
+            "`decoding` has a setting that does not exist or is invalid: .*min_second",
+        ),
         (["--decoding", '{"min_seconds": -1}'], "min_seconds >= 0, got 8.0 Hz, -1 s"),
         (["--decoding", "[1]"], "`decoding` must be a mapping"),
         (["--decoding", "{"], "`decoding` must be a mapping"),

@@ -9,9 +9,9 @@ from helpers.paths import FIXTURES
 from helpers.recipes import run_recipe
 
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.finetuning.fingerprint import load_matching_results
 from musicfm_hf.finetuning.run import read_splits
-from musicfm_hf.training.arguments import parse_recipe
+from musicfm_hf.finetuning.run_fingerprint import load_matching_results
+from musicfm_hf.training.recipes import parse_recipe
 
 VERSION_0_1 = FIXTURES / "version_0_1"
 COMMON = ["--model", "out/encoder", "--data", "data", "--results", "out/results", "--head_size", "16"]

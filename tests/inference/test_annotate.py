@@ -22,7 +22,7 @@ from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name, short_chord, song_rows
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
-from musicfm_hf.inference.heads import head_logits, layer_mix
+from musicfm_hf.inference.logits import head_logits, layer_mix
 from musicfm_hf.inference.song import SongAnnotation
 from musicfm_hf.inference.streaming import stream_logits
 from musicfm_hf.tasks import chord

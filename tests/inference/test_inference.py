@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from musicfm_hf import embed
 from musicfm_hf.data.catalogue import DatasetAudio, list_sources
-from musicfm_hf.inference.catalogue import embed_files
+from musicfm_hf.inference.embed_files import embed_files
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
 from musicfm_hf.model.frames_musicfm import average_frames
 
@@ -209,7 +209,7 @@ def test_a_failed_write_leaves_nothing(tiny_model, folder, tmp_path, monkeypatch
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("musicfm_hf.training.records.save_file", disk_full)
+    monkeypatch.setattr("musicfm_hf.training.files.save_file", disk_full)
     with pytest.raises(OSError, match="No space left"):
         embed_files(tiny_model, [("a", str(folder / "a.wav"))], tmp_path / "out", SETTINGS, num_workers=0)
     assert list((tmp_path / "out").iterdir()) == []

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.paths import FIXTURES
 
-from musicfm_hf.finetuning.arguments import RENAMED, FinetuningArguments, TaskArguments
-from musicfm_hf.training.arguments import find_recipe, parse_recipe, read_recipe, recipe_names
+from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
+from musicfm_hf.training.recipes import find_recipe, parse_recipe, read_recipe, recipe_names
 
 OLD = json.loads((FIXTURES / "recipes_0_1.json").read_text())
 
@@ -24,7 +24,7 @@ def write(folder: Path, **recipes: str) -> None:
 @pytest.mark.parametrize("old", OLD)
 def test_settings_are_those_of_version_0_1(old):
     """The recorded settings of all files, under the names and paths of today and by the paths of then."""
-    expected = {RENAMED.get(name, name): value for name, value in OLD[old].items()}
+    expected = {TaskArguments.RENAMED_FLAGS.get(name, name): value for name, value in OLD[old].items()}
     kind, name = ("pretrain", old.removeprefix("pretrain/")) if old.startswith("pretrain/") else ("finetune", old)
     if old == "demo/pretrain":  # was read over tiny.yaml, which is its base now
         kind, name, expected = "pretrain", "demo", OLD["pretrain/tiny"] | expected

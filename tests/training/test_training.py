@@ -27,9 +27,10 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
 from musicfm_hf.pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
-from musicfm_hf.training.arguments import parse_recipe, read_recipe, recipe_names
 from musicfm_hf.training.curves import CurveCallback
-from musicfm_hf.training.records import require_same_settings, write_json
+from musicfm_hf.training.files import write_json
+from musicfm_hf.training.recipes import parse_recipe, read_recipe, recipe_names
+from musicfm_hf.training.records import require_same_settings
 from musicfm_hf.training.trainer import ResumableTrainer, find_checkpoint
 
 RECIPES = recipe_names("pretrain")

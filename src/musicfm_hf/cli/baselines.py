@@ -20,7 +20,8 @@ from pathlib import Path
 
 from ..evaluation.baselines import score_data_set
 from ..tasks import TASKS
-from ..training.records import environment, strip_absolute_paths, write_json
+from ..training.files import write_json
+from ..training.records import environment, strip_absolute_paths
 from .evaluate import format_interval
 from .flags import command_parser, positive, rename_flags, user_errors
 

@@ -22,10 +22,10 @@ from transformers import AutoModel
 
 from .. import __version__
 from ..data.catalogue import list_sources
-from ..inference.catalogue import embed_files
+from ..inference.embed_files import embed_files
 from ..inference.embedding import WindowSettings
 from ..inference.model_files import resolve_model
-from ..training.records import write_table
+from ..training.files import write_table
 from .flags import add_device_flags, add_window_flags, command_parser, print_escaped, rename_flags, user_errors
 
 MOST_LISTED = 20

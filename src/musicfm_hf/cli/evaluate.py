@@ -19,7 +19,7 @@ from accelerate import PartialState
 from ..evaluation.evaluate import evaluate_models
 from ..inference.embedding import WindowSettings
 from ..tasks import load_task_file
-from ..training.records import write_json
+from ..training.files import write_json
 from .flags import add_task_file_flag, add_window_flags, command_parser, positive, rename_flags, user_errors
 
 

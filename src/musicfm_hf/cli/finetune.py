@@ -16,7 +16,7 @@ from ..finetuning.arguments import FinetuningArguments, TaskArguments
 from ..finetuning.run import check_results_path, finetune, read_splits, save_run, training_curves
 from ..hub.push import hub_target
 from .flags import share_result, user_errors
-from .recipes import log_progress, parse_command
+from .training import log_progress, parse_command
 
 
 def main(argv: list[str]) -> None:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..training.deprecation import REMOVED_IN
+
 if TYPE_CHECKING:
     from ..hub.commits import HubTarget
-
-REMOVED_IN = "0.3"  # the release that drops the old spellings
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def rename_flags(argv: Sequence[str], renamed: Mapping[str, str] | None = None) 
     Replace flags of earlier releases with their current spelling, with a `FutureWarning`. Hyphens become underscores,
     and `renamed` maps old names to new ones, both with underscores and leading `--`.
     """
-    words = []
+    words: list[str] = []
     for index, word in enumerate(argv):
         if word == "--":
             return [*words, *argv[index:]]

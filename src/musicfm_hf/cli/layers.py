@@ -19,12 +19,12 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..evaluation.layers import layer_table
+from ..evaluation.layer_map import layer_table
 from ..finetuning.arguments import FinetuningArguments, TaskArguments
-from ..finetuning.layers import LayerProbe, probe_layers
-from ..tasks import TASKS, get_task
-from .flags import command_parser, rename_flags, user_errors
-from .recipes import parse_command
+from ..finetuning.layer_probes import LayerProbe, probe_layers
+from ..tasks import get_task, load_task_file
+from .flags import add_task_file_flag, command_parser, rename_flags, user_errors
+from .training import parse_command
 
 RENAMED_FLAGS = {"--output": "--output_dir"}
 
@@ -35,7 +35,8 @@ def main(argv: list[str]) -> None:
     logging.disable_progress_bar()
     own, recipes, others = _parse(rename_flags(argv, RENAMED_FLAGS))
     with user_errors("Not probed"):
-        settings = {task: _settings(task, own, recipes, others) for task in own.tasks}
+        task_files = {load_task_file(path).name: path for path in own.task_file}
+        settings = {task: _settings(task, own, recipes, others, task_files) for task in own.tasks}
         summary = probe_layers(own.models, settings, own.output_dir, _print_scores)
     print(layer_table(summary))
 
@@ -48,7 +49,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     parser = command_parser("layers", __doc__)
     parser.usage = "%(prog)s [recipe ...] --models MODEL ... --tasks TASK ... --data DATA --output_dir FOLDER [...]"
     parser.add_argument("--models", nargs="+", required=True, help="folders or repositories of encoders")
-    parser.add_argument("--tasks", nargs="+", required=True, choices=TASKS)
+    parser.add_argument("--tasks", nargs="+", required=True, help="names of tasks")
+    add_task_file_flag(parser)
     parser.add_argument("--data", required=True, help="labeled data set: a folder that `musicfm prepare` wrote")
     parser.add_argument("--output_dir", required=True, help="folder for the tables, the plot and the results")
     own, others = parser.parse_known_args(argv)
@@ -56,11 +58,13 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
 
 
 def _settings(
-    task: str, own: argparse.Namespace, recipes: list[str], others: list[str]
+    task: str, own: argparse.Namespace, recipes: list[str], others: list[str], task_files: dict[str, str]
 ) -> tuple[TaskArguments, FinetuningArguments]:
     """Return the settings for the probes of a task."""
     places = ["--task", task, "--model", own.models[0], "--data", own.data, "--output_dir", own.output_dir]
-    words = [f"{task}/probe", *recipes, "--report_to", "none", *others, *places]
+    places += ["--task_file", task_files[task]] if task in task_files else []
+    first = "probe" if task in task_files else f"{task}/probe"  # a task of one's own has no recipe
+    words = [first, *recipes, "--report_to", "none", *others, *places]
     return parse_command("layers", "finetune", (TaskArguments, FinetuningArguments), words, __doc__)
 
 

@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from ..data.reader import DatasetReader, ListReader, Option
+from ..data.dataset_reader import DatasetReader, ListReader, Option
 from ..data.readers import READERS
 from .flags import command_parser, print_escaped, rename_flags, user_errors
 

@@ -13,7 +13,7 @@ from ..hub.push import hub_target
 from ..pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
 from ..pretraining.run import prepare_pretraining
 from .flags import share_result, user_errors
-from .recipes import log_progress, parse_command
+from .training import log_progress, parse_command
 
 
 def main(argv: list[str]) -> None:

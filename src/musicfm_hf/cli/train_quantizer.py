@@ -14,7 +14,7 @@ from ..hub.push import hub_target
 from ..pretraining.arguments import QuantizerArguments
 from ..pretraining.quantizers import train_quantizer
 from .flags import add_hub_flags, share_result, user_errors
-from .recipes import parse_command
+from .training import parse_command
 
 RENAMED_FLAGS = {"--output": "--output_dir"}
 

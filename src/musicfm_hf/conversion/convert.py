@@ -74,12 +74,10 @@ def convert_checkpoint(
         family=checkpoint.family,
         sha256=checkpoint.sha256,
         variant=checkpoint.variant,
-        num_parameters=model.base_model.num_parameters(),
+        num_parameters=sum(parameter.numel() for parameter in model.base_model.parameters()),
         unused=checkpoint.unused,
     )
-    extractor = MusicFMFeatureExtractor(
-        sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
-    )
+    extractor = MusicFMFeatureExtractor.from_model_config(config)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}."))
     try:

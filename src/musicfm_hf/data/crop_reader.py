@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..audio.reading import audio_length, load_audio
-from ..training.records import write_table
+from ..training.files import write_table
 from .catalogue import Song, StreamedSong, fetch_audio
 from .sources import ListedSource
 from .streams import StreamedSource
@@ -41,7 +41,7 @@ class AudioProblem(NamedTuple):
 class ProblemLog:
     """Songs that cannot be used, each once: `counts` by reason, and the first ten thousand in `records`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.records: list[AudioProblem] = []
         self._seen: set[tuple[str, str]] = set()

@@ -25,7 +25,7 @@ def annotation_of(song: LabelledSong, task: str) -> Any:
     return get_task(task).annotation_of(song)
 
 
-def with_annotation(songs: Sequence[LabelledSong], task: str, where: str) -> list[LabelledSong]:
+def with_annotation(songs: Sequence[LabelledSong], task: str | None, where: str) -> list[LabelledSong]:
     """
     Return the songs that are annotated for a task. Segments or beats without entries are not an annotation.
 

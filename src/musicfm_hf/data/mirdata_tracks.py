@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..tasks.annotations import Beats, Segment
+from .dataset_reader import Option
 from .labelled import AudioFolder, LabelledSong, SongReaders
-from .reader import Option
 
 DOWNLOAD = Option("download", "let mirdata download its index, and the files that it can", type=bool, default=False)
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..training.records import write_json, write_table
+from ..training.files import write_json, write_table
 from .catalogue import list_sources
+from .dataset_reader import DatasetReader, ListReader
 from .labelled import LabelledSong, Problem, read_all
 from .labelled_dataset import build, save
-from .reader import DatasetReader, ListReader
 from .splits import SPLITS, assign_splits
 from .statistics import MelStatistics, mel_statistics
 

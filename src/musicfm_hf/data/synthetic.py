@@ -160,7 +160,9 @@ def _until(duration: float, segments: Sequence[tuple[float, float, str]]) -> lis
     return [Segment(start, min(end, duration), label) for start, end, label in segments if start < duration]
 
 
-def _bar_notes(rng, function: str, root: int, quality: str, start: float, beat: float, beats_per_bar: int) -> list:
+def _bar_notes(
+    rng: np.random.Generator, function: str, root: int, quality: str, start: float, beat: float, beats_per_bar: int
+) -> list:
     """The notes of one bar, in the instrumentation of its section."""
     triad = [root, root + (4 if quality == "maj" else 3), root + 7]
     bar = beat * beats_per_bar
@@ -204,7 +206,7 @@ def _tone(pitch: int, seconds: float, instrument: str, sampling_rate: int) -> np
     return (wave * envelope / sum(harmonics)).astype(np.float32)
 
 
-def _drum(rng, instrument: str, sampling_rate: int) -> np.ndarray:
+def _drum(rng: np.random.Generator, instrument: str, sampling_rate: int) -> np.ndarray:
     """One stroke of a drum, `(samples,)` float32."""
     time = np.arange(round(0.25 * sampling_rate)) / sampling_rate
     if instrument == "kick":  # a sine that falls from 150 to 50 Hz

@@ -20,6 +20,7 @@ from ..tasks import TASKS, beat, chord, get_task, key, structure, tagging
 from ..tasks.annotations import Segment
 from .classical import (
     BARS_PER_SECTION,
+    NO_FEATURES,
     SAMPLING_RATE,
     AudioFeatures,
     bar_grid,
@@ -47,13 +48,13 @@ class Baseline(NamedTuple):
         about (`str`): One line for tables.
         estimate (`Callable`): `(song, features, priors)` → events of the task, or `None` if the song lacks what the
             method needs.
-        features (`tuple[str, …]`): Fields of [`AudioFeatures`] that it needs; without any, it gets none.
+        features (`tuple[str, …]`): Fields of [`AudioFeatures`] that it needs; the others are empty.
         priors (`bool`): It needs [`Priors`] of training songs.
     """
 
     task: str
     about: str
-    estimate: Callable[[LabelledSong, Any, Priors], Any]
+    estimate: Callable[[LabelledSong, AudioFeatures, Priors], Any]
     features: tuple[str, ...] = ()
     priors: bool = False
 
@@ -115,23 +116,23 @@ def _grids(song: LabelledSong, priors: Priors) -> list[list[Segment]]:
     return [bar_grid(song.beats, song.duration, priors.function, bar) for bar in range(BARS_PER_SECTION)]
 
 
-def _true_grid(song: LabelledSong, features: AudioFeatures | None, priors: Priors) -> list[Segment] | None:
+def _true_grid(song: LabelledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
     """Return the grid that has a boundary at the bar in which the first section begins."""
     grids = _grids(song, priors)
-    if not grids or song.beats is None or not song.sections:
+    if not grids or song.beats is None:
         return None
     downbeats = song.beats.times[song.beats.positions == 1]
-    return grids[int(np.abs(downbeats - song.sections[0].start).argmin()) % BARS_PER_SECTION]
+    first_section = structure.TASK.annotation_of(song)[0]
+    return grids[int(np.abs(downbeats - first_section.start).argmin()) % BARS_PER_SECTION]
 
 
-def _best_grid(song: LabelledSong, features: AudioFeatures | None, priors: Priors) -> list[Segment] | None:
+def _best_grid(song: LabelledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
     """Return the grid with the best score."""
-    sections, metric = song.sections or [], structure.TASK.metric
+    metric, sections = structure.TASK.metric, structure.TASK.annotation_of(song)
     return max(_grids(song, priors), key=lambda grid: structure.score(sections, grid)[metric], default=None)
 
 
-def _tag_shares(song: LabelledSong, features: AudioFeatures | None, priors: Priors) -> dict[str, float]:
-    """Return the share of training songs that have each tag."""
+def _tag_shares(song: LabelledSong, features: AudioFeatures, priors: Priors) -> dict[str, float]:
     if not priors.tags:
         raise ValueError("No training song has tags, so their frequency is unknown.")
     return priors.tags
@@ -222,7 +223,7 @@ def score_baseline(
     spec = get_task(baseline.task)
     scores = {}
     for song in songs:
-        events = baseline.estimate(song, features.get(song.id), priors)
+        events = baseline.estimate(song, features.get(song.id, NO_FEATURES), priors)
         if events is not None:
             scores[song.id] = spec.score_song(spec.annotation_of(song), events)
     if not scores:

@@ -30,11 +30,14 @@ _TRIADS = {"maj": (0, 4, 7), "min": (0, 3, 7)}
 
 
 class AudioFeatures(NamedTuple):
-    """Features of a song that classical methods use; `None` if they were not requested."""
+    """Features of a song that classical methods use; empty if they were not requested."""
 
-    beats: Any  # float64 (beats,) seconds
-    chroma: Any  # float32 (12, frames) from C, not normalized
+    beats: np.ndarray  # float64 (beats,) seconds
+    chroma: np.ndarray  # float32 (12, frames) from C, not normalized
     frame_rate: float  # of chroma, in Hz; frame j is centered at j / frame_rate
+
+
+NO_FEATURES = AudioFeatures(np.empty(0), np.empty((12, 0), dtype=np.float32), SAMPLING_RATE / HOP_LENGTH)
 
 
 def extract_features(waveform: np.ndarray, beats: bool, chroma: bool) -> AudioFeatures:
@@ -54,11 +57,13 @@ def extract_features(waveform: np.ndarray, beats: bool, chroma: bool) -> AudioFe
     if len(waveform) < MIN_SECONDS * SAMPLING_RATE:
         raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, baselines need {MIN_SECONDS:g}")
     settings: dict[str, Any] = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
-    return AudioFeatures(
-        librosa.beat.beat_track(**settings, units="time")[1].astype(np.float64) if beats else None,
-        librosa.feature.chroma_cqt(**settings, norm=None).astype(np.float32) if chroma else None,
-        SAMPLING_RATE / HOP_LENGTH,
-    )
+    features = NO_FEATURES
+    if beats:
+        times = librosa.beat.beat_track(**settings, units="time")[1]
+        features = features._replace(beats=times.astype(np.float64))
+    if chroma:
+        features = features._replace(chroma=librosa.feature.chroma_cqt(**settings, norm=None).astype(np.float32))
+    return features
 
 
 def bars_of_four(times: np.ndarray) -> Beats:

@@ -11,7 +11,7 @@ from ..data.examples import with_annotation
 from ..data.labelled_dataset import load_songs
 from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings
-from ..inference.heads import song_logits
+from ..inference.logits import song_logits
 from ..tasks import get_task
 from ..training.records import environment, strip_absolute_paths
 from .scoring import paired_difference, score_song, scores_with_intervals
@@ -45,7 +45,7 @@ def evaluate(
         OSError: the model or the data set does not exist.
     """
     (head,) = load_annotators([model]).values()
-    head.to(device)
+    head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)

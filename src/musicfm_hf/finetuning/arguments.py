@@ -12,9 +12,6 @@ from ..training.arguments import RecipeArguments
 # Attention and feed-forward layers of every encoder.
 LORA_TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
 
-# Names of version 0.1 → current names. Results and checkpoints use the names of version 0.1.
-RENAMED = {"rate": "label_rate", "lora_rank": "lora_r", "lora_targets": "lora_target_modules"}
-
 
 @dataclass
 class FinetuningArguments(RecipeArguments):
@@ -39,7 +36,7 @@ class FinetuningArguments(RecipeArguments):
         default=0, metadata={"help": "Stop after this number of evaluations without a better score; 0 never stops."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.train_sampling_strategy != "sequential":
             raise ValueError("`train_sampling_strategy` must be sequential, because crops are already random.")
@@ -49,7 +46,11 @@ class FinetuningArguments(RecipeArguments):
 class TaskArguments:
     """Task, encoder, data and method of fine-tuning."""
 
-    RENAMED: ClassVar[dict[str, str]] = RENAMED
+    RENAMED_FLAGS: ClassVar[dict[str, str]] = {
+        "rate": "label_rate",
+        "lora_rank": "lora_r",
+        "lora_targets": "lora_target_modules",
+    }
 
     task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
     task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
@@ -107,7 +108,7 @@ class TaskArguments:
     limit: int | None = field(default=None, metadata={"help": "Maximum number of songs to use from each split."})
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.task_file is not None:
             loaded = load_task_file(self.task_file)
             if self.task not in ("", loaded.name):

@@ -130,7 +130,7 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
         raise ValueError(f"The encoder has no layers {', '.join(missing)}; it has {', '.join(sorted(names))}.")
     lora = LoraConfig(
         r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
+        lora_alpha=arguments.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by `r`
         lora_dropout=arguments.lora_dropout,
         target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_target_modules)})",
         modules_to_save=["classifier"],
@@ -144,8 +144,10 @@ def save_finetuned(model: HeadModel, trained: Any, folder: str | Path) -> None:
     Write the trained weights: the whole model, or a PEFT adapter together with the configuration of its model, so that
     the folder can be loaded on its own.
     """
-    if hasattr(trained, "get_base_model"):
-        trained.save_pretrained(folder)
+    from peft import PeftModel
+
+    if isinstance(trained, PeftModel):
+        trained.save_pretrained(str(folder))
         model.config.save_pretrained(folder)
         custom_object_save(trained.get_base_model(), folder)  # the code, for users without the package
     else:

@@ -17,19 +17,20 @@ from ..evaluation.scoring import scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
-from ..inference.heads import song_logits
+from ..inference.logits import song_logits
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
 from ..training.curves import CurveCallback
-from ..training.records import environment, strip_absolute_paths, write_json
+from ..training.files import write_json
+from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, TaskArguments, pin_revision
-from .fingerprint import FREE_TO_CHANGE, Fingerprint, load_matching_results, run_fingerprint, seconds_before
 from .heads import add_lora, build_model, head_config, save_finetuned
+from .run_fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
-from .whitening import whitened_projector
+from .whitening import WhitenedLinear, whitened_projector
 
 WHITENING_CROPS = 1024
 
@@ -79,7 +80,8 @@ def cache_all_layers(task: TaskArguments, arguments: FinetuningArguments, splits
     set_seed(arguments.seed)
     task = pin_revision(task)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
-    encoder = build_model(task, config).musicfm.to(arguments.device)
+    encoder = build_model(task, config).musicfm
+    encoder.to(arguments.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     settings = _window_settings(task, arguments)
     cache = FeatureCache(task.cache, EncoderFeatures(encoder, range(config.num_hidden_layers + 1), settings))
     cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
@@ -107,18 +109,18 @@ def finetune(
     splits = read_splits(task) if splits is None else splits
     task = pin_revision(task)
     fingerprint = run_fingerprint(task, arguments, splits)
-    checkpoint = arguments.resume_from_checkpoint
+    checkpoint: Any = arguments.resume_from_checkpoint  # also a boolean, as `Trainer.train` takes it
     if checkpoint in (None, True):
         checkpoint = find_checkpoint(arguments.output_dir)
     if checkpoint:
-        started -= seconds_before(Path(checkpoint), fingerprint)
+        started -= check_checkpoint(Path(checkpoint), fingerprint)
     set_seed(arguments.seed)
     base_license = license_of(task.model, task.revision)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     model, trainer, cache = _build_trainer(task, arguments, splits, config, fingerprint, started, callbacks)
     trained = trainer.model
     trainer.train(resume_from_checkpoint=checkpoint)
-    if cache is not None and task.whiten:
+    if isinstance(trained, MusicFMClassifier) and isinstance(trained.projector, WhitenedLinear):
         trained.projector = trained.projector.folded()
     scores = _final_scores(trainer, splits, is_cached=cache is not None)
     results = {
@@ -165,10 +167,7 @@ def save_run(run: Finetuned, task: TaskArguments, arguments: FinetuningArguments
     output = Path(arguments.output_dir)
     if run.model is not None:
         save_finetuned(run.model, run.trained, output)
-        config = run.model.config
-        MusicFMFeatureExtractor(
-            sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
-        ).save_pretrained(output)
+        MusicFMFeatureExtractor.from_model_config(run.model.config).save_pretrained(output)
     for path in (output / "results.json", results_path(task, arguments)):
         write_json(path, run.results)
 
@@ -199,7 +198,7 @@ def _build_trainer(
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     crops = crops_of(count=arguments.max_steps * per_step)
     crops[0]  # raises before training if the settings do not match the songs
-    if cache is not None and task.whiten:
+    if isinstance(trained, MusicFMClassifier) and task.whiten:
         trained.float().projector = whitened_projector(trained, crops_of(count=WHITENING_CROPS))
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
@@ -213,15 +212,16 @@ def _build_trainer(
 
 def _build_trained(
     task: TaskArguments, arguments: FinetuningArguments, config: MusicFMConfig, settings: WindowSettings
-) -> tuple[HeadModel | None, torch.nn.Module, FeatureCache | None]:
+) -> tuple[HeadModel | None, HeadModel | MusicFMClassifier, FeatureCache | None]:
     """Build the model with its head, its trained part and, for a probe, the cache of its features."""
     if task.log_mel:
-        features = LogMelFeatures(config)
-        return None, MusicFMClassifier(config, features.width), FeatureCache(task.cache, features)
+        log_mel = LogMelFeatures(config)
+        return None, MusicFMClassifier(config, log_mel.width), FeatureCache(task.cache, log_mel)
     model = build_model(task, config)
     if task.method == "probe":
         model.freeze_base_model()
-        features = EncoderFeatures(model.musicfm.to(arguments.device), config.classifier_layers, settings)
+        model.musicfm.to(arguments.device)  # type: ignore[arg-type]  # as above
+        features = EncoderFeatures(model.musicfm, config.classifier_layers, settings)
         return model, model.classifier, FeatureCache(task.cache, features)
     return model, add_lora(model, task) if task.method == "lora" else model, None
 
@@ -231,7 +231,8 @@ def _final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -
     validation = None
     if not is_cached and trainer.args.load_best_model_at_end:
         # The final model may already have been scored. (The head of a probe was folded, and rounds differently.)
-        validation = trainer.evaluated.get(trainer.state.best_global_step)
+        best = trainer.state.best_global_step
+        validation = None if best is None else trainer.evaluated.get(best)
     scores = {"validation": validation or trainer.score_songs(splits["validation"])}
     if "test" in splits:
         scores["test"] = trainer.score_songs(splits["test"])

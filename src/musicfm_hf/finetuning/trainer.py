@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.examples import TaskCrops, collate_examples
 from ..data.labelled import LabelledSong
 from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
-from ..training.records import write_json
+from ..training.files import write_json
 from ..training.trainer import ResumableTrainer
 from .arguments import FinetuningArguments
-from .fingerprint import PROGRESS, Fingerprint
+from .run_fingerprint import PROGRESS, Fingerprint
 
 
 class FinetuningTrainer(ResumableTrainer):
@@ -37,6 +37,10 @@ class FinetuningTrainer(ResumableTrainer):
             of earlier starts; now by default.
     """
 
+    model: torch.nn.Module
+    args: FinetuningArguments
+    eval_dataset: Sequence[LabelledSong]
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -47,7 +51,7 @@ class FinetuningTrainer(ResumableTrainer):
         config: MusicFMConfig,
         fingerprint: Fingerprint | None = None,
         started: float | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         args.metric_for_best_model = f"eval_{get_task(config.task).metric}"
         args.greater_is_better = True
@@ -78,7 +82,7 @@ class FinetuningTrainer(ResumableTrainer):
             progress = self.fingerprint | {"steps": self.state.global_step, "seconds": self.seconds}
             write_json(folder / PROGRESS, progress)
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """
         Create the optimizer as [`Trainer`] does, with separate parameter groups for the head. These come first,
         because the learning rate of the first group is logged. Parameters with one axis, which are biases and norms,
@@ -103,7 +107,9 @@ class FinetuningTrainer(ResumableTrainer):
         )
         return self.optimizer
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Average the scores of whole songs, which are divided among processes."""
         scores = self.score_songs(self.eval_dataset if eval_dataset is None else eval_dataset)
         if eval_dataset is None:
@@ -140,15 +146,21 @@ class EarlyStopping(TrainerCallback):
         self.patience = patience
         self.was_over = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.on_evaluate(args, state, control)
         self.was_over = control.should_training_stop
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.was_over:  # the Trainer takes one step before it checks whether to stop
             control.should_evaluate = control.should_save = False
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         name = args.metric_for_best_model
         values = np.array([entry[name] for entry in state.log_history if name in entry])
         if len(values):

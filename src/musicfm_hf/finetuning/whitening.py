@@ -33,16 +33,19 @@ class WhitenedLinear(nn.Linear):
         ValueError: `inputs` has fewer than two rows.
     """
 
+    mean: torch.Tensor
+    matrix: torch.Tensor
+
     def __init__(self, linear: nn.Linear, inputs: Iterable[torch.Tensor]):
         in_features = linear.in_features
         super().__init__(in_features, linear.out_features)
         self.load_state_dict(linear.state_dict())
-        count, first = 0, None
+        count, first = 0, torch.zeros(in_features)
         total = torch.zeros(in_features, dtype=torch.float64)
         products = torch.zeros(in_features, in_features, dtype=torch.float64)
         for tensor in inputs:
             rows = tensor.detach().float().cpu().reshape(-1, in_features)
-            first = rows.mean(0) if first is None else first  # centered values keep their precision when squared
+            first = first if count else rows.mean(0)  # centered values keep their precision when squared
             rows = rows - first
             count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
         if count < 2:

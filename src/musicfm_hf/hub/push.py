@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, ModelCard, eval_result_entries_to_yaml
 
 from ..model.adapters_musicfm import check_base
 from ..model.configuration_musicfm import MusicFMConfig
-from ..training.records import write_json
+from ..training.files import write_json
 from .cards import eval_result_entries, write_card
 from .commits import HubTarget, commit_with_retries
 from .files import check_nothing_private, published_files

@@ -13,10 +13,10 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 from ..tasks import known_tasks
 from .embedding import HeadModel
-from .fingerprint import encoder_settings
+from .encoder_digest import encoder_settings
 
 
-def load_annotators(folders: Iterable[str | os.PathLike], **kwargs) -> dict[str, HeadModel]:
+def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict[str, HeadModel]:
     """
     Load models with a head for [`annotate`], each by the Auto class that fits its configuration. Of equal encoders,
     one is kept in memory.
@@ -69,15 +69,20 @@ def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -
         models = {f"model {number}": model for number, model in enumerate(models, 1)}
     if not models:
         raise ValueError("There is no model to annotate with; give one for each task.")
-    unwrapped = {name: _without_peft(model) for name, model in models.items()}
-    for name, model in unwrapped.items():
+    models = {name: _without_peft(model) for name, model in models.items()}
+    for name, model in models.items():
         if not isinstance(model, MusicFMForAudioFrameClassification | MusicFMForAudioClassification):
             raise TypeError(
                 f"{name} is a {type(model).__name__}; annotating needs MusicFMForAudioFrameClassification or "
                 "MusicFMForAudioClassification."
             )
-    _check_tasks([(name, model.config) for name, model in unwrapped.items()])
-    return {model.config.task: model for model in unwrapped.values()}
+    names = _check_tasks([(name, model.config) for name, model in models.items()])
+    return {task: models[name] for task, name in names.items()}
+
+
+def _without_peft(model: Any) -> Any:
+    """Return the model inside PEFT's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
@@ -93,13 +98,8 @@ def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
     return groups
 
 
-def _without_peft(model: Any) -> Any:
-    """Return the model that PEFT has wrapped, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> None:
-    """Raise an error if a model has no task, or two have the same."""
+def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> dict[str, str]:
+    """Return the name of each task's model; raise an error if a model has no task, or two have the same."""
     names: dict[str, str] = {}
     for name, config in configs:
         task = getattr(config, "task", None)
@@ -111,6 +111,7 @@ def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> None:
         if task in names:
             raise ValueError(f"{names[task]} and {name} are both for the task {task}; give one of them.")
         names[task] = name
+    return names
 
 
 def _same_encoder(first: MusicFMModel, second: MusicFMModel) -> bool:

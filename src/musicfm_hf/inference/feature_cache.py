@@ -17,9 +17,9 @@ from ..data.labelled import LabelledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMModel
 from ..model.spectrogram_musicfm import MusicFMLogMel
-from ..training.records import write_safetensors
+from ..training.files import write_safetensors
 from .embedding import WindowSettings, embed_songs
-from .fingerprint import as_json, digest, encoder_settings, weights_digest
+from .encoder_digest import as_json, digest, encoder_settings, weights_digest
 
 logger = logging.get_logger(__name__)
 
@@ -99,7 +99,9 @@ class FeatureCache:
         dtype (`torch.dtype`): The dtype in which they are stored.
     """
 
-    def __init__(self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype=torch.float16):
+    def __init__(
+        self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype: torch.dtype = torch.float16
+    ):
         self.folder = Path(folder) / features.key / str(dtype).removeprefix("torch.")
         self.features, self.dtype = features, dtype
         self._digests: dict[str, str] = {}  # song id → digest, of audio whose bytes are in the data set

@@ -8,7 +8,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, label_settings
 from ..model.modeling_musicfm import MusicFMClassifier
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
-from .heads import clip_sizes, head_logits, layer_mix
+from .logits import clip_sizes, head_logits, layer_mix
 
 PART_SECONDS = 600.0  # of audio whose frames are in memory at once, approximately
 

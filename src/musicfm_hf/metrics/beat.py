@@ -1,5 +1,7 @@
 """Beat scores as an `evaluate` module: `evaluate.load("…/metrics/beat.py")`; see `musicfm_hf.tasks.beat.score`."""
 
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -23,7 +25,7 @@ in seconds, and positions in the bar from 1, or 0 if unknown.
 class Beat(songs.SongMetric):
     """Scores of `musicfm_hf.tasks.beat.score`, averaged over songs."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=songs.MIR_EVAL,
@@ -31,5 +33,5 @@ class Beat(songs.SongMetric):
             features=datasets.Features({"predictions": songs.BEATS, "references": songs.BEATS}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list, references: list) -> dict[str, Any]:
         return songs.score_songs(TASK, map(songs.to_beats, references), map(songs.to_beats, predictions))

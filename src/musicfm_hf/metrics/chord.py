@@ -1,5 +1,7 @@
 """Chord scores as an `evaluate` module: `evaluate.load("…/metrics/chord.py")`; see `musicfm_hf.tasks.chord.score`."""
 
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -22,7 +24,7 @@ predictions, references: one entry per song, either a list of (start in seconds,
 class Chord(songs.SongMetric):
     """Scores of `musicfm_hf.tasks.chord.score`, averaged over songs."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=songs.MIR_EVAL,
@@ -30,5 +32,5 @@ class Chord(songs.SongMetric):
             features=datasets.Features({"predictions": songs.SEGMENTS, "references": songs.SEGMENTS}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list, references: list) -> dict[str, Any]:
         return songs.score_songs(TASK, map(songs.to_segments, references), map(songs.to_segments, predictions))

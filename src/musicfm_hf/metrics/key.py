@@ -1,5 +1,7 @@
 """Key scores as an `evaluate` module: `evaluate.load("…/metrics/key.py")`; see `musicfm_hf.tasks.key.score`."""
 
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -25,7 +27,7 @@ with the longest total time in the prediction.
 class Key(songs.SongMetric):
     """Scores of `musicfm_hf.tasks.key.score`, averaged over songs."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=songs.MIR_EVAL,
@@ -33,7 +35,7 @@ class Key(songs.SongMetric):
             features=datasets.Features({"predictions": songs.SEGMENTS, "references": songs.SEGMENTS}),
         )
 
-    def _compute(self, predictions, references, keys=None):
+    def _compute(self, predictions: list, references: list, keys: list[str] | None = None) -> dict[str, Any]:
         if keys is not None and len(keys) != len(references):
             raise ValueError(f"`keys` must have one key for each of the {len(references)} songs, got {len(keys)}.")
         return songs.score_songs(

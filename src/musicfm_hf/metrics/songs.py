@@ -33,11 +33,13 @@ class SongMetric(evaluate.Metric):
     corresponding columns of a data set.
     """
 
-    def add(self, *, prediction=None, reference=None, **kwargs):
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add a song."""
         super().add(prediction=_columns(prediction), reference=_columns(reference), **kwargs)
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
+    def add_batch(
+        self, *, predictions: Sequence[Any] | None = None, references: Sequence[Any] | None = None, **kwargs: Any
+    ) -> None:
         """Add songs."""
         if predictions is None or references is None or len(predictions) != len(references):
             counts = [0 if songs is None else len(songs) for songs in (predictions, references)]

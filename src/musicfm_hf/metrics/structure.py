@@ -3,6 +3,8 @@ Structure scores as an `evaluate` module: `evaluate.load("…/metrics/structure.
 `musicfm_hf.tasks.structure.score`.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -24,7 +26,7 @@ predictions, references: one entry per song, either a list of (start in seconds,
 class Structure(songs.SongMetric):
     """Scores of `musicfm_hf.tasks.structure.score`, averaged over songs."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=songs.MIR_EVAL,
@@ -32,5 +34,5 @@ class Structure(songs.SongMetric):
             features=datasets.Features({"predictions": songs.SEGMENTS, "references": songs.SEGMENTS}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list, references: list) -> dict[str, Any]:
         return songs.score_songs(TASK, map(songs.to_segments, references), map(songs.to_segments, predictions))

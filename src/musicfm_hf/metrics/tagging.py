@@ -2,6 +2,8 @@
 Tag scores as an `evaluate` module: `evaluate.load("…/metrics/tagging.py")`; see `musicfm_hf.tasks.tagging.score`.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -36,7 +38,7 @@ labels: names of the tags, in the order of both.
 class Tagging(evaluate.Metric):
     """Scores of `musicfm_hf.tasks.tagging.score` over all songs."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -46,5 +48,5 @@ class Tagging(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, labels):
+    def _compute(self, predictions: Any, references: Any, labels: list[str]) -> dict[str, Any]:
         return tagging.score(references, predictions, labels)

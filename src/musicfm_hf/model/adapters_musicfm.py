@@ -1,6 +1,7 @@
 """PEFT adapters: find the base model of an adapter, and check that the two are compatible."""
 
 import json
+from typing import Any
 
 from transformers.utils import find_adapter_config_file
 
@@ -20,7 +21,7 @@ _ENCODER_SHAPE = (
 )
 
 
-def find_base(folder_or_repo: str, **kwargs) -> tuple[str, str] | None:
+def find_base(folder_or_repo: str, **kwargs: Any) -> tuple[str, str] | None:
     """
     Return the base model that an adapter names, and its revision; `None` if `folder_or_repo` holds no adapter.
 
@@ -36,7 +37,7 @@ def find_base(folder_or_repo: str, **kwargs) -> tuple[str, str] | None:
     return adapter_config["base_model_name_or_path"], adapter_config.get("revision") or "main"
 
 
-def check_base(config: MusicFMConfig, base_model: str, **kwargs) -> None:
+def check_base(config: MusicFMConfig, base_model: str, **kwargs: Any) -> None:
     """
     Check that an adapter with this configuration can be used with a base model.
 

@@ -2,7 +2,9 @@
 
 import difflib
 import math
-from typing import Any, ClassVar
+import os
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -10,7 +12,9 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Auto class → the class that it loads for these weights.
+Count = TypeVar("Count")  # an integer, or a tensor of them
+
+# Auto class → the class that it loads from these weights.
 _AUTO_MAP = {
     "AutoConfig": "configuration_musicfm.MusicFMConfig",
     "AutoModel": "modeling_musicfm.MusicFMModel",
@@ -241,7 +245,7 @@ class MusicFMConfig(PreTrainedConfig):
     classifier_outputs: list[dict] | None = None
     class_weights: list[float] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if unknown := sorted(self._unknown_keys(kwargs)):
             key = unknown[0]
             near = difflib.get_close_matches(key, self._known_keys(), n=1)
@@ -258,11 +262,11 @@ class MusicFMConfig(PreTrainedConfig):
         return set(cls.__dataclass_fields__) | _INHERITED_KEYS
 
     @classmethod
-    def _unknown_keys(cls, keys) -> set[str]:
+    def _unknown_keys(cls, keys: Iterable[str]) -> set[str]:
         return set(keys) - cls._known_keys()
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Create a configuration as [`PreTrainedConfig`] does. Unknown keys are kept, with a warning."""
         unknown = cls._unknown_keys(config_dict)
         for key in sorted(unknown):
@@ -275,7 +279,7 @@ class MusicFMConfig(PreTrainedConfig):
         return loaded
 
     @classmethod
-    def from_json_file(cls, json_file):
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
         """Load a configuration as [`PreTrainedConfig`] does, through `from_dict`."""
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
@@ -328,19 +332,20 @@ class MusicFMConfig(PreTrainedConfig):
             frames = (frames - 1) * stride + kernel
         return frames
 
-    def frame_counts(self, samples):
+    def frame_counts(self, samples: Count) -> tuple[Count, ...]:
         """
         Return the number of frames after each step of the front end, for a number of samples or a tensor of such
         numbers; the last one is the number of output frames. The steps of `"mel"` are the mel spectrogram, which drops
         a partial frame, and the two convolution blocks, which keep it. The steps of `"waveform"` are its convolutions.
         """
-        counts = []
+        count: Any = samples
+        counts: list[Any] = []
         if self.front_end == "waveform":
             for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
-                samples = (samples - kernel) // stride + 1
-                counts.append(samples)
+                count = (count - kernel) // stride + 1
+                counts.append(count)
             return tuple(counts)
-        counts.append(samples // self.hop_length)
+        counts.append(count // self.hop_length)
         for stride in self.subsampling_time_strides:
             counts.append((counts[-1] + stride - 1) // stride)
         return tuple(counts)
@@ -389,12 +394,12 @@ class MusicFMConfig(PreTrainedConfig):
         if not condition:
             raise ValueError(f"`{name}` must be {need}, got {getattr(self, name)!r}.")
 
-    def _is_number(self, name: str, kinds: type | tuple[type, ...]) -> bool:
+    def _is_number(self, name: str, kinds: type[int] | tuple[type[int], type[float]]) -> bool:
         """Return whether a value is a finite number of these types."""
         value = getattr(self, name)
         return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
-    def _is_list(self, name: str, kinds: type | tuple[type, ...], positive: bool = True) -> bool:
+    def _is_list(self, name: str, kinds: type[int] | tuple[type[int], type[float]], positive: bool = True) -> bool:
         """Return whether a value is a list of finite numbers of these types, all positive if `positive` is true."""
         values = getattr(self, name)
         return isinstance(values, list) and all(

@@ -6,11 +6,13 @@ Each class has a method `applies`; if it returns false, the modules themselves a
 rounding, so this file is not needed to understand the model.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from .normalization_musicfm import running_statistics
 from .padding_musicfm import valid_frames
 
 # Number of output frames that are computed together. On a CPU, 5 s almost fit in the cache. On an accelerator, a
@@ -94,7 +96,7 @@ class FastSubsampling:
 class FastDepthwiseConvolution:
     """Inference of a depthwise convolution over time and the following batch norm, as one convolution."""
 
-    def __init__(self, conv: nn.Conv1d, norm: nn.Module):
+    def __init__(self, conv: nn.Conv1d, norm: nn.BatchNorm1d):
         self.conv = conv
         self.norm = norm
 
@@ -182,10 +184,13 @@ def _can_fold(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
     )
 
 
-def fold_batch_norm(conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def fold_batch_norm(
+    conv: nn.Conv1d | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weight and bias, in `dtype`, of a convolution that equals `conv` followed by `norm` in eval mode."""
-    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
-    bias = -norm.running_mean.float() if conv.bias is None else conv.bias.float() - norm.running_mean.float()
+    mean, variance = running_statistics(norm)
+    scale = norm.weight.float() * torch.rsqrt(variance.float() + norm.eps)
+    bias = -mean.float() if conv.bias is None else conv.bias.float() - mean.float()
     weight = conv.weight.float() * scale.view(-1, *[1] * (conv.weight.ndim - 1))
     bias = bias * scale + norm.bias.float()
     if weight.ndim == 4:
@@ -251,7 +256,7 @@ def _winograd(frames: torch.Tensor, transformed: torch.Tensor) -> torch.Tensor:
     return output.view(tall * 4, wide * 4, -1)[:rows, :columns]
 
 
-def _transform_input(data, out) -> None:
+def _transform_input(data: Sequence[torch.Tensor], out: torch.Tensor | Sequence[torch.Tensor]) -> None:
     """Transform six rows of each patch to the six values that are multiplied (the matrix Bᵀ of the paper)."""
     even, odd = torch.sub(data[4], data[2], alpha=4), torch.sub(data[3], data[1], alpha=4)
     torch.add(even, odd, out=out[1])
@@ -266,7 +271,7 @@ def _transform_input(data, out) -> None:
     out[5].add_(data[1], alpha=4)
 
 
-def _transform_output(products, out) -> None:
+def _transform_output(products: torch.Tensor | Sequence[torch.Tensor], out: torch.Tensor) -> None:
     """Transform six products to four outputs (the matrix Aᵀ of the paper)."""
     sum_1, difference_1 = products[1] + products[2], products[1] - products[2]
     sum_2, difference_2 = products[3] + products[4], products[3] - products[4]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers import BatchFeature, PreTrainedConfig, SequenceFeatureExtractor
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -20,7 +20,7 @@ _TO_MONO = {
 class MusicFMBatchFeature(BatchFeature):
     """[`BatchFeature`] whose waveforms stay in float32, because half precision would lose quiet music."""
 
-    def to(self, *args, **kwargs) -> "MusicFMBatchFeature":
+    def to(self, *args: Any, **kwargs: Any) -> "MusicFMBatchFeature":
         """Move or cast as [`BatchFeature`] does, except that waveforms keep their dtype."""
         waveforms = self.data["input_values"]
         super().to(*args, **kwargs)
@@ -54,12 +54,19 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool = True,
         min_samples: int = 1025,
         do_normalize: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.return_attention_mask = return_attention_mask
         self.min_samples = min_samples
         self.do_normalize = do_normalize
+
+    @classmethod
+    def from_model_config(cls, config: PreTrainedConfig) -> "MusicFMFeatureExtractor":
+        """Return the feature extractor of a model with this [`MusicFMConfig`]."""
+        return cls(
+            sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
+        )
 
     def __call__(
         self,

@@ -1,10 +1,13 @@
 """Resample frames by averaging over time, and count the resulting frames."""
 
 import math
+from typing import TypeVar
 
 import torch
 
 from .configuration_musicfm import MusicFMConfig
+
+Count = TypeVar("Count", int, torch.Tensor)  # a tensor of integers
 
 
 def average_frames(
@@ -62,7 +65,9 @@ def average_frames(
     return output.to(frames.dtype).reshape(output.shape[:2] + frames.shape[2:])
 
 
-def count_averages(num_frames, frame_rate: float, target_rate: float, frame_offset: float = 0.0, centered=False):
+def count_averages(
+    num_frames: Count, frame_rate: float, target_rate: float, frame_offset: float = 0.0, centered: bool = False
+) -> Count:
     """
     Return the number of outputs of [`average_frames`] for `num_frames` frames (0 for 0 frames). `num_frames` may be a
     number or a tensor of numbers.
@@ -92,7 +97,14 @@ def average_times(num_frames: int, frame_rate: float, target_rate: float, frame_
 
 
 def label_settings(config: MusicFMConfig) -> tuple[float, float, float, bool]:
-    """Return the arguments of [`average_frames`] that average the frames of a model to its label rate."""
+    """
+    Return the arguments of [`average_frames`] that average frames of a model to its labels' rate.
+
+    Raises:
+        ValueError: if `config.label_rate` is `None`.
+    """
+    if config.label_rate is None:
+        raise ValueError("A model of label frames needs `config.label_rate`, their rate in Hz; it is None.")
     return config.frame_rate, config.label_rate, config.frame_offset, config.label_centered
 
 

@@ -1,5 +1,7 @@
 """Pretraining masks: draw them, and replace masked audio with noise."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -34,7 +36,7 @@ def check_targets(
     if config.cqt_loss_weight > 0:
         raise ValueError("The constant-Q loss needs the clean waveform: omit `target_tokens`.")
     shape, codebooks = tuple(target_tokens.shape), config.num_codebooks
-    allowed = [(batch, length, codebooks) for length in (frames, tokens)]
+    allowed: list[tuple[int, ...]] = [(batch, length, codebooks) for length in (frames, tokens)]
     allowed += [(batch, length) for length in (frames, tokens) if codebooks == 1]
     if shape not in allowed or target_tokens.is_floating_point():
         raise ValueError(
@@ -105,7 +107,9 @@ def fit_length(values: torch.Tensor, frames: int, value: float = 0) -> torch.Ten
     return nn.functional.pad(values[:, :frames], padding, value=value)
 
 
-def draw(function, counts: torch.Tensor, size: int, generator: Generators) -> torch.Tensor:
+def draw(
+    function: Callable[..., torch.Tensor], counts: torch.Tensor, size: int, generator: Generators
+) -> torch.Tensor:
     """
     Draw random numbers `(batch, size)` on the device of the generator. With a list of generators, each draws only the
     `counts` numbers of its item, followed by zeros, so that an item gets the same numbers in every batch.

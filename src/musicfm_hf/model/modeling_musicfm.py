@@ -1,7 +1,9 @@
 """The MusicFM models: encoder, target tokens, masked pretraining, classification heads."""
 
 import math
+import os
 from collections.abc import Callable
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .adapters_musicfm import HUB_ARGUMENTS, check_base, find_base
 from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution, FastSubsampling
-from .frames_musicfm import average_frames, count_averages, label_settings
+from .frames_musicfm import Count, average_frames, count_averages, label_settings
 from .losses_musicfm import classification_loss, token_loss
 from .masking_musicfm import check_targets, fit_length, replace_by_noise, sample_mask, target_frames
 from .normalization_musicfm import batch_norm, group_norm, normalize
@@ -84,8 +86,9 @@ class MusicFMSubsampling(nn.Module):
         if FastSubsampling.applies(self, mel):
             return self.dropout(FastSubsampling(self)(mel, counts))
         # (batch, 1, mel frames, bands) with channels last in memory, which the convolutions keep without copies.
-        hidden_states = mel[..., None].permute(0, 3, 1, 2).to(self.blocks[0].conv1.weight.dtype)
-        if self.blocks[0].gradient_checkpointing and self.blocks[0].conv1.weight.requires_grad:
+        first = cast(MusicFMSubsamplingBlock, self.blocks[0])
+        hidden_states = mel[..., None].permute(0, 3, 1, 2).to(first.conv1.weight.dtype)
+        if first.gradient_checkpointing and first.conv1.weight.requires_grad:
             hidden_states.requires_grad_()  # otherwise, reentrant checkpointing gives these blocks no gradients
         for index, block in enumerate(self.blocks, start=1):
             hidden_states = block(hidden_states, None if counts is None else counts[index])
@@ -119,7 +122,7 @@ class MusicFMWaveformSubsampling(nn.Module):
         """
         Waveform `(batch, samples)` → `(batch, frames, hidden_size)`. `counts` is as in [`MusicFMSubsampling`].
         """
-        hidden_states = waveform[:, None].to(self.convs[0].weight.dtype)
+        hidden_states = waveform[:, None].to(cast(nn.Conv1d, self.convs[0]).weight.dtype)
         for index, conv in enumerate(self.convs):
             hidden_states = conv(hidden_states)  # (batch, channels, frames)
             if index == 0:
@@ -184,7 +187,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute attention step by step. Only this implementation returns weights `(batch, heads, frames, frames)`."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
@@ -220,7 +223,7 @@ class MusicFMAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         attention_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         `(batch, frames, hidden_size)` → the same shape, and attention weights if the implementation returns them.
@@ -308,7 +311,7 @@ class MusicFMConformerLayer(GradientCheckpointingLayer):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
         frames_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """`(batch, frames, hidden_size)` → the same shape."""
         hidden_states = hidden_states + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_states))
@@ -341,7 +344,7 @@ class MusicFMBertLayer(GradientCheckpointingLayer):
         position_embeddings: None,
         attention_mask: torch.Tensor | None = None,
         frames_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """`(batch, frames, hidden_size)` → the same shape."""
         normalized = self.self_attn_layer_norm(hidden_states) if self.norm_first else hidden_states
@@ -360,7 +363,7 @@ class MusicFMPreTrainedModel(PreTrainedModel):
     config: MusicFMConfig
     base_model_prefix = "musicfm"
     main_input_name = "input_values"
-    input_modalities = ("audio",)
+    input_modalities = "audio"
     supports_gradient_checkpointing = True
     _no_split_modules = [
         "MusicFMConformerLayer",
@@ -382,9 +385,11 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(MusicFMAttention, index=1),
     }
 
-    def save_pretrained(self, save_directory, *args, max_shard_size: int | str = "1GB", **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, max_shard_size: int | str = "1GB", **kwargs: Any
+    ) -> None:
         """Save as [`PreTrainedModel`] does, in files of at most 1 GB, so that an interrupted upload can resume."""
-        super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs | {"max_shard_size": max_shard_size})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -398,7 +403,7 @@ class MusicFMPreTrainedModel(PreTrainedModel):
             if module.pos_conv is not None:
                 kernel, channels = module.pos_conv.kernel_size[0], module.pos_conv.in_channels
                 init.normal_(module.pos_conv.weight, 0.0, 2 * math.sqrt(1 / (kernel * channels)))
-                init.zeros_(module.pos_conv.bias)
+                init.zeros_(cast(torch.Tensor, module.pos_conv.bias))
         elif isinstance(module, MusicFMQuantizer):
             module.reset_parameters()
 
@@ -430,6 +435,8 @@ class MusicFMModel(MusicFMPreTrainedModel):
 
     _input_embed_layer = "subsampling"  # PEFT enables gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
+
+    subsampling: MusicFMSubsampling | MusicFMWaveformSubsampling
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
@@ -502,7 +509,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
             hidden_states = self.layer_norm(hidden_states)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Set the mode as in torch, except that batch norms stay in eval mode with `config.freeze_batch_norm`."""
         super().train(mode)
         if self.config.freeze_batch_norm:
@@ -551,14 +558,14 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         """Always float32."""
         return next(self.buffers()).dtype
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the model and its code, which Transformers saves only for models with an Auto class."""
         super().save_pretrained(save_directory, *args, **kwargs)
         custom_object_save(self, save_directory)
 
     @can_return_tuple
     def forward(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> MusicFMQuantizerOutput:
         """
         Quantize waveforms.
@@ -599,7 +606,7 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # `num_items_in_batch` is in TransformersKwargs too
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -714,7 +721,9 @@ class MusicFMClassifier(nn.Module):
         self.layer_norm = nn.LayerNorm(input_size, eps=config.layer_norm_eps)
         self.projector = nn.Linear(input_size, config.classifier_proj_size)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.output = nn.Linear(config.classifier_proj_size, config.num_labels)
+        self.output = nn.Linear(
+            config.classifier_proj_size, sum(output["size"] for output in config.classifier_slices)
+        )
 
     def forward(
         self, hidden_states: torch.Tensor, counts: torch.Tensor | None = None, labels: torch.Tensor | None = None
@@ -738,7 +747,11 @@ class MusicFMClassifier(nn.Module):
         """Compute the weighted sum of layers: `(batch, frames, layers + 1, width)` → `(batch, frames, width)`."""
         if hidden_states.ndim == 3:
             return hidden_states
-        return torch.einsum("btlh,l->bth", hidden_states, self.layer_weights.softmax(0).to(hidden_states.dtype))
+        return torch.einsum("btlh,l->bth", hidden_states, self.layer_mix().to(hidden_states.dtype))
+
+    def layer_mix(self) -> torch.Tensor:
+        """Return the weights `(layers + 1,)` of the hidden states in the learned sum, float32."""
+        return self.layer_weights.float().softmax(0)
 
     def pool(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
         """Average over time: `(batch, frames, width)` → `(batch, label frames, width)` or `(batch, width)`."""
@@ -765,13 +778,19 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
         # The default list of the configuration is for pretraining and ignores the logits.
-        config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+        config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # type: ignore[misc]  # see ClassVar
         self.musicfm = MusicFMModel(config)
         self.classifier = MusicFMClassifier(config)
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, adapter_kwargs=None, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        adapter_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """
         Load a model as [`PreTrainedModel`] does, or a PEFT adapter whose folder or repository has the configuration of
         the model with its head. The base model is loaded at the revision that the adapter names.
@@ -780,7 +799,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
             ValueError: if the base model does not fit the adapter.
         """
         adapter_kwargs = adapter_kwargs or {}
-        adapter = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
+        adapter: Any = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
         arguments = kwargs | adapter_kwargs  # an Auto class passes the arguments of the adapter as `adapter_kwargs`
         hub = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
         base = find_base(adapter, **hub)
@@ -796,7 +815,9 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         return model
 
     @classmethod
-    def from_encoder(cls, pretrained_model_name_or_path, config: MusicFMConfig, **kwargs):
+    def from_encoder(
+        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
+    ) -> Self:
         """
         Load the encoder of a saved model, with a new head even if it was saved with one.
 
@@ -810,7 +831,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # Transformers would warn that the head is new
         try:
-            model, loading = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
                 config=config,
                 output_loading_info=True,
@@ -819,6 +840,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
             )
         finally:
             logging.set_verbosity(verbosity)
+        model, loading = loaded
         unfit = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
         missing = sorted(name for name in unfit if not name.startswith("classifier."))
         if missing:
@@ -843,14 +865,16 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         self.musicfm.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Set the mode as in torch, except that an encoder without trainable weights stays in eval mode."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.musicfm.parameters()):
             self.musicfm.eval()
         return self
 
-    def _encode(self, input_values, attention_mask, **kwargs):
+    def _encode(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any
+    ) -> tuple[BaseModelOutput, torch.Tensor, torch.Tensor | None]:
         """Return the encoder's output, the hidden states that the head reads, and each item's number of frames."""
         config = self.config
         if config.use_weighted_layer_sum:
@@ -869,7 +893,13 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
             counts = config.frame_counts(item_lengths(input_values, attention_mask.bool()))[-1]
         return outputs, features, counts
 
-    def _classify(self, input_values, attention_mask, labels, **kwargs) -> MusicFMClassifierOutput:
+    def _classify(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> MusicFMClassifierOutput:
         """Encode, classify, and compute the loss if labels are given."""
         outputs, features, counts = self._encode(input_values, attention_mask, **kwargs)
         result = self.classifier(features, counts, labels)
@@ -914,14 +944,14 @@ class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
         """
         return self._classify(input_values, attention_mask, labels, **kwargs)
 
-    def label_frames(self, num_samples):
+    def label_frames(self, num_samples: Count) -> Count:
         """Return the number of label frames for `num_samples` samples, a number or a tensor of numbers."""
         return count_averages(self.config.frame_counts(num_samples)[-1], *label_settings(self.config))
 
     def label_times(self, num_frames: int) -> torch.Tensor:
         """Return the centers of the first `num_frames` label frames in seconds, float64."""
         frame = torch.arange(num_frames, dtype=torch.float64)
-        return (frame + (0.0 if self.config.label_centered else 0.5)) / self.config.label_rate
+        return (frame + (0.0 if self.config.label_centered else 0.5)) / label_settings(self.config)[1]
 
 
 class MusicFMForAudioClassification(_MusicFMWithClassifier):

@@ -1,12 +1,16 @@
 """Normalizations that exclude padding from their statistics: batch norm, group norm, and waveform normalization."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from .padding_musicfm import valid_frames
 
 
-def batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def batch_norm(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, hidden_states: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
     """
     Apply batch norm with training statistics that exclude padding. Values that activation checkpointing recomputes
     during the backward pass are not counted a second time. Outside of training, this is `norm` itself.
@@ -32,20 +36,39 @@ def batch_norm(norm: nn.Module, hidden_states: torch.Tensor, mask: torch.Tensor 
     values = hidden_states.float()
     weights = mask.expand(hidden_states.shape[0], 1, *hidden_states.shape[2:]).float()
     synchronized = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
-    add_ranks = torch.distributed.nn.functional.all_reduce if synchronized else (lambda sums: sums)
+    add_ranks: Callable[[torch.Tensor], torch.Tensor] = _all_reduce if synchronized else (lambda sums: sums)
     count = add_ranks(weights.sum())
     mean = add_ranks((values * weights).sum(axes, keepdim=True)) / count
     variance = add_ranks(((values - mean).square() * weights).sum(axes, keepdim=True)) / count
     if norm.track_running_stats and not recomputing:
         with torch.no_grad():
-            norm.num_batches_tracked += 1
+            running_mean, running_var = running_statistics(norm)
+            assert norm.num_batches_tracked is not None
+            assert norm.momentum is not None
+            norm.num_batches_tracked.add_(1)
             unbiased = variance.flatten() * (count / (count - 1).clamp(min=1))
-            norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+            running_mean.lerp_(mean.flatten().to(running_mean.dtype), norm.momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), norm.momentum)
     shape = [1, -1] + [1] * (hidden_states.ndim - 2)
     normalized = (values - mean) * torch.rsqrt(variance + norm.eps)
     normalized = normalized * norm.weight.float().view(shape) + norm.bias.float().view(shape)
     return normalized.to(hidden_states.dtype)
+
+
+def running_statistics(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the running mean and variance `(channels,)` of a batch norm that tracks them."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+def _all_reduce(sums: torch.Tensor) -> torch.Tensor:
+    """Sum over all processes, with gradients."""
+    from torch.distributed.nn.functional import all_reduce  # here, since not every build of torch has it
+
+    return all_reduce(sums)
 
 
 def group_norm(norm: nn.GroupNorm, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
@@ -78,4 +101,4 @@ def normalize(waveform: torch.Tensor, attention_mask: torch.Tensor | None) -> to
     return centered * torch.rsqrt(centered.square().sum(-1, keepdim=True) / count + 1e-7)
 
 
-__all__ = ["batch_norm", "group_norm", "normalize"]
+__all__ = ["batch_norm", "group_norm", "normalize", "running_statistics"]

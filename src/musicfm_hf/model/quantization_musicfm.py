@@ -1,5 +1,8 @@
 """Quantizers that compute the target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -56,9 +59,9 @@ class MusicFMQuantizer(nn.Module):
         """Return a generator seeded by the configuration."""
         return torch.Generator("cpu").manual_seed(self.config.quantizer_seed)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Move to the device of the model, but keep float32."""
-        before = {name: tensor.data for name, tensor in self._buffers.items()}
+        before = {name: tensor.data for name, tensor in self.named_buffers(recurse=False)}
         super()._apply(fn, recurse)
         for name, tensor in before.items():
             moved = getattr(self, name)
@@ -72,6 +75,9 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
     Random projection quantizer (BEST-RQ, Chiu et al. 2022) as in MusicFM: features → random projection → nearest
     random code by cosine similarity. Each codebook has its own projection and codes.
     """
+
+    projection: torch.Tensor
+    codebook: torch.Tensor
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
@@ -163,6 +169,8 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
     projections are weight-normed, with magnitude and direction in separate tensors. `musicfm train-quantizer` trains
     the quantizer.
     """
+
+    codebook: torch.Tensor
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)

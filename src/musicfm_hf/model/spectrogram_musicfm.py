@@ -25,7 +25,13 @@ class MusicFMLogMel(nn.Module):
         num_mel_bins (`int`, *optional*): Mel bands; `config.num_mel_bins` by default.
     """
 
-    def __init__(self, config: MusicFMConfig, mean=None, std=None, num_mel_bins: int | None = None):
+    def __init__(
+        self,
+        config: MusicFMConfig,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
+        num_mel_bins: int | None = None,
+    ):
         super().__init__()
         self.config = config
         self.mean = config.mel_mean if mean is None else mean
@@ -44,7 +50,7 @@ class MusicFMLogMel(nn.Module):
                 mel = mel * valid_frames(0, mel.shape[1], counts)[..., None]
         return mel
 
-    def _statistic(self, value, mel: torch.Tensor):
+    def _statistic(self, value: float | list[float], mel: torch.Tensor) -> float | torch.Tensor:
         """Return a number, or a tensor of one number for each band."""
         return torch.tensor(value, dtype=torch.float32, device=mel.device) if isinstance(value, list) else value
 

@@ -19,8 +19,8 @@ class PretrainingArguments(RecipeArguments):
         metadata={"help": "Save memory at a small cost in time: recompute norms, activations and dropout."},
     )
 
-    def __post_init__(self):
-        if self.output_dir is not None and Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+    def __post_init__(self) -> None:
+        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
             raise ValueError(f"`output_dir` must be a folder, but {self.output_dir} is a file.")
         super().__post_init__()
         if not self.average_tokens_across_devices:
@@ -120,7 +120,7 @@ class QuantizerArguments:
     num_workers: int = field(default=1, metadata={"help": "Processes that read audio."})
     seed: int = field(default=0, metadata={"help": "Seed of crops, clusters and stale codes."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("train", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"`--{name}` is required.")

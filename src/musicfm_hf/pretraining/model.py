@@ -11,7 +11,7 @@ from ..data.sources import ListedSource, StreamedSource, open_source
 from ..data.statistics import mel_statistics
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
-from ..training.records import write_json
+from ..training.files import write_json
 from .arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
 
 # Settings that a quantizer depends on. A model that predicts its tokens must have the same values.
@@ -129,9 +129,10 @@ def mel_values(
         ValueError: The file does not exist, and some of `sources` are streams, which cannot be measured.
     """
     if not path.is_file():
-        if not all(isinstance(source, ListedSource) for source in sources):
+        listed = [source for source in sources if isinstance(source, ListedSource)]
+        if len(listed) < len(sources):
             raise ValueError("Streams cannot be measured: pass `--stats`, or use `statistics: config` in the recipe.")
-        songs = [song for source in sources for song in source.songs]
+        songs = [song for source in listed for song in source.songs]
         write_json(path, mel_statistics(songs, max_hours=1.0, seed=seed, progress=False).to_dict())
     measured = json.loads(path.read_text(encoding="utf-8"))
     values = {"mel_mean": measured["melspec_2048_mean"], "mel_std": measured["melspec_2048_std"]}

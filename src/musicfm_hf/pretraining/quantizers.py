@@ -16,7 +16,8 @@ from ..data.sources import Song, open_source
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMQuantizerModel
 from ..model.quantization_musicfm import MusicFMKMeansQuantizer, MusicFMResidualQuantizer
-from ..training.records import environment, strip_absolute_paths, write_json
+from ..training.files import write_json
+from ..training.records import environment, strip_absolute_paths
 from .arguments import QuantizerArguments
 from .data import hold_out_validation
 from .model import values_with_statistics
@@ -65,7 +66,8 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
         **_requirements(config),
     )
     loader.check()
-    model = MusicFMQuantizerModel(config).to(arguments.device)
+    model = MusicFMQuantizerModel(config)
+    model.to(arguments.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     history = _train(model, loader, arguments)
     model.save_pretrained(output)
     report = describe_quantizer(model, _validation_batches(validation, arguments, config)) if validation else {}
@@ -207,7 +209,7 @@ def _train(model: MusicFMQuantizerModel, loader: CropLoader, arguments: Quantize
     return []
 
 
-def _requirements(config: MusicFMConfig) -> dict[str, int]:
+def _requirements(config: MusicFMConfig) -> dict[str, Any]:
     """Return the requirements that crops must meet for the quantizer."""
     return {"sampling_rate": config.sampling_rate, "min_samples": config.n_fft // 2 + 1}
 

@@ -8,7 +8,8 @@ from transformers import set_seed
 from ..data.catalogue import describe_source
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..training.curves import CurveCallback
-from ..training.records import RECORDED_ARGUMENTS, environment, strip_absolute_paths, write_json
+from ..training.files import write_json
+from ..training.records import RECORDED_ARGUMENTS, environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .data import build_data
@@ -63,10 +64,7 @@ class PretrainingRun(NamedTuple):
         if trainer.args.should_save:
             output = Path(trainer.args.output_dir)
             problems.write(output / "problems.tsv")
-            config = trainer.encoder_config
-            MusicFMFeatureExtractor(
-                sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
-            ).save_pretrained(output)
+            MusicFMFeatureExtractor.from_model_config(trainer.encoder_config).save_pretrained(output)
             write_json(output / "results.json", results)
         return results
 

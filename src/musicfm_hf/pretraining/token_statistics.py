@@ -1,7 +1,7 @@
 """Baselines for masked prediction: token frequencies, and copying the nearest frame."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class TokenStatistics:
         self.counts = torch.zeros(len(sizes), max(sizes), dtype=torch.int64, device=device)
         self.sums: dict[str, Any] = dict.fromkeys(self.NAMES, 0.0)  # floats or tensors
 
-    def add(self, outputs, counts: torch.Tensor | None = None) -> None:
+    def add(self, outputs: Mapping[str, Any], counts: torch.Tensor | None = None) -> None:
         """
         Add the outputs of a forward pass. `counts` are the frequencies to compare with, by default those seen so far.
         """

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast, gather_object
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
-from transformers.trainer_utils import speed_metrics
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from ..data.crop_reader import AudioProblem, ProblemLog
@@ -20,7 +20,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import fit_length, target_frames
 from ..model.modeling_musicfm import MusicFMForPreTraining
 from ..training.records import require_same_settings
-from ..training.trainer import ResumableTrainer, selective_checkpointing
+from ..training.trainer import ResumableTrainer, find_checkpoint, selective_checkpointing
 from .arguments import PretrainingArguments
 from .data import CollateMasked, noise_generators, sample_counts
 from .token_statistics import TokenStatistics
@@ -42,13 +42,17 @@ class PretrainingTrainer(ResumableTrainer):
         validation ([`FixedCrops`], *optional*): Crops for `evaluate`, which always get the same masks.
     """
 
+    model: MusicFMForPreTraining
+    args: PretrainingArguments
+    eval_dataset: FixedCrops | None
+
     def __init__(
         self,
         model: MusicFMForPreTraining,
         args: PretrainingArguments,
         loader: CropLoader,
         validation: FixedCrops | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(model=model, args=args, eval_dataset=validation, **kwargs)
         if args.selective_checkpointing:
@@ -61,11 +65,13 @@ class PretrainingTrainer(ResumableTrainer):
         self._last_log = (self._started, 0.0)  # time of the last log, and the seconds of audio until then
         self.add_callback(_EpochFraction())
 
-    def get_train_dataloader(self) -> CropLoader:
+    def get_train_dataloader(self) -> CropLoader:  # type: ignore[override]  # the Trainer only iterates over it
         """Return the endless loader, which already selects the data of this process."""
         return self.loader
 
-    def set_initial_training_values(self, args, dataloader):
+    def set_initial_training_values(
+        self, args: TrainingArguments, dataloader: Any
+    ) -> tuple[int, int, int, int, int, int | None, int]:
         """Limit training to one epoch, so that restarting a finished run takes no further steps."""
         return (1, *super().set_initial_training_values(args, dataloader)[1:])
 
@@ -76,12 +82,19 @@ class PretrainingTrainer(ResumableTrainer):
         """
         return time.perf_counter() - self._started
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train as [`Trainer`] does, resuming the data and the statistics of the checkpoint."""
-        if resume_from_checkpoint:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_checkpoint(self.args.output_dir) or True  # without one, the Trainer raises
+        if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint:
             self.load_progress(Path(resume_from_checkpoint))
         self._last_log = (time.perf_counter(), self.audio_seconds)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device, and replace the seed of each item with a generator of its noise."""
@@ -98,7 +111,13 @@ class PretrainingTrainer(ResumableTrainer):
             count += (fit_length(batch["mask_time_indices"], targets.shape[1]) & targets).sum()
         return self.accelerator.reduce(count.to(device)).clamp(min=1)
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Compute the loss as [`Trainer`] does, and update the statistics of the outputs."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
@@ -123,7 +142,9 @@ class PretrainingTrainer(ResumableTrainer):
         total, recent = (self._sum(seconds) / 3600).tolist()
         return {"audio_hours": total, "audio_hours_per_second": recent / (now - last_time)}
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """
         Score the fixed crops with their fixed masks. `*_unigram_cross_entropy` and `*_accuracy_most_frequent` use the
         token frequencies seen in training, or equal frequencies before training.
@@ -131,7 +152,7 @@ class PretrainingTrainer(ResumableTrainer):
         Raises:
             ValueError: The Trainer has no validation crops.
         """
-        crops = self.eval_dataset if eval_dataset is None else eval_dataset
+        crops: FixedCrops | None = self.eval_dataset if eval_dataset is None else eval_dataset
         if crops is None:
             raise ValueError("The Trainer has no crops to evaluate on: pass `validation` to it.")
         wall_start, start = time.time(), time.perf_counter()
@@ -234,5 +255,7 @@ class _EpochFraction(TrainerCallback):
     each call of `train` would count only its own part of it.
     """
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         state.epoch = state.global_step / state.max_steps

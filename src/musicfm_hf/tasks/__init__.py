@@ -18,10 +18,10 @@ _SPECS: dict[str, TaskSpec] = {}
 
 def get_task(name: str | None) -> TaskSpec:
     """
-    Return the task with this name.
+    Return the task with this name, such as `config.task` of a model.
 
     Raises:
-        ValueError: if no task has this name; the message lists the known tasks.
+        ValueError: if it is `None`, or there is no such task; lists those that are known.
     """
     if name is None or name not in _SPECS:
         raise ValueError(

@@ -289,8 +289,8 @@ def _last_beat(
     scores = recent[::-1] + emissions.between(starts, np.full_like(starts, num_frames + longest), tempi.beat_frames)
     scores = np.where((ages < tempi.intervals)[:, None], scores, -np.inf)  # (ages, beats, tempi)
     scores = scores.transpose(1, 2, 0)  # the order of the states
-    beat, tempo, age = np.unravel_index(scores.argmax(), scores.shape)
-    return float(scores[beat, tempo, age]), (num_frames - 1 - int(age), int(beat), int(tempo))
+    beat, tempo, last_age = np.unravel_index(scores.argmax(), scores.shape)
+    return float(scores[beat, tempo, last_age]), (num_frames - 1 - int(last_age), int(beat), int(tempo))
 
 
 def _trace(previous: np.ndarray, start: int, beat: int, tempo: int, tempi: _Tempi) -> np.ndarray:

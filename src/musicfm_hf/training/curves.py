@@ -3,8 +3,9 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class CurveCallback(TrainerCallback):
@@ -19,13 +20,15 @@ class CurveCallback(TrainerCallback):
     def __init__(self, panels: Mapping[str, Sequence[str]]):
         self.panels = panels
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._draw(args, state)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._draw(args, state)
 
-    def _draw(self, args, state) -> None:
+    def _draw(self, args: TrainingArguments, state: TrainerState) -> None:
         if not state.is_world_process_zero:
             return
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,6 +46,6 @@ class CurveCallback(TrainerCallback):
             axes.grid(alpha=0.3)
             if axes.lines:
                 axes.legend(fontsize=8)
-        path = Path(args.output_dir) / "curves.png"
+        path = Path(str(args.output_dir)) / "curves.png"
         figure.savefig(path.with_suffix(".part"), format="png", dpi=110)
         os.replace(path.with_suffix(".part"), path)

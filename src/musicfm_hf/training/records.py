@@ -3,13 +3,12 @@
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 # Fields of TrainingArguments that are recorded in the results of every run.
 RECORDED_ARGUMENTS = [
@@ -26,39 +25,6 @@ RECORDED_ARGUMENTS = [
     "bf16",
     "fp16",
 ]
-
-
-def write_json(path: Path, values: Mapping[str, Any], indent: int = 1, ascii_only: bool = True) -> None:
-    """
-    Write JSON with one value per line, to a file that is complete or absent. Numbers that are not finite become null,
-    because JSON cannot represent them.
-    """
-    values = json.loads(json.dumps(values), parse_constant=lambda name: None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(values, indent=indent, ensure_ascii=ascii_only) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and metadata to a file that is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp")
-    # Headers must be UTF-8, but file names may be in another encoding.
-    readable = {key: os.fsencode(value).decode("utf-8", "replace") for key, value in metadata.items()}
-    try:
-        save_file(tensors, temporary, readable)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_table(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as tab-separated values. File names that are not UTF-8 are escaped."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join("\t".join(map(str, row)) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def require_same_settings(

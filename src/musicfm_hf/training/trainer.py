@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class ResumableTrainer(Trainer):
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
-    def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
         """Return an autocast context, also under FSDP, where accelerate omits it."""
         return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
@@ -70,17 +71,17 @@ class ResumableTrainer(Trainer):
         finally:
             self.model.__class__ = model_class
 
-    def _prepare_input(self, data):
+    def _prepare_input(self, data: Any) -> Any:
         """Move tensors to the device without casting them to half precision, as DeepSpeed would."""
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
-    def _get_output_dir(self, trial) -> str:
+    def _get_output_dir(self, trial: Any) -> str:
         run_dir = super()._get_output_dir(trial)
         return os.path.join(run_dir, _INCOMPLETE) if self._is_writing_checkpoint else run_dir
 
     _is_writing_checkpoint = False
 
-    def _save_checkpoint(self, model, trial) -> None:
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         run_dir = Path(super()._get_output_dir(trial))
         incomplete = run_dir / _INCOMPLETE
         if self.args.should_save:

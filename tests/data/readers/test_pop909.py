@@ -11,11 +11,11 @@ import soundfile
 import tinysoundfont
 from helpers.recipes import prepare
 
-from musicfm_hf.data import pop909
+from musicfm_hf.data import pop909_rendering as pop909
 from musicfm_hf.data.labelled import check_song
 from musicfm_hf.data.labelled_dataset import load_songs
 from musicfm_hf.data.midi_synthesis import PARTS, render
-from musicfm_hf.data.pop909 import read_songs, render_songs
+from musicfm_hf.data.pop909_rendering import read_songs, render_songs
 from musicfm_hf.data.readers.pop909 import read_song, song_readers, transpose_chord, transpose_key
 from musicfm_hf.tasks.annotations import Segment
 

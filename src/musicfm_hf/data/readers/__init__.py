@@ -1,15 +1,15 @@
-"""Readers of labeled data sets, one file for each: every module here that defines `READER`."""
+"""Readers of data sets, one file for each: every module of this folder that defines `READER`."""
 
 import pkgutil
 from importlib import import_module
 
-from ..reader import DatasetReader, ListReader
+from ..dataset_reader import DatasetReader, ListReader
 
 # Name → reader, in alphabetical order.
 READERS: dict[str, DatasetReader | ListReader] = {}
 for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-    _reader = import_module(f".{_module}", __package__).READER
-    READERS[_reader.name] = _reader
+    if (_reader := getattr(import_module(f".{_module}", __package__), "READER", None)) is not None:
+        READERS[_reader.name] = _reader
 
 
 def get_reader(name: str) -> DatasetReader | ListReader:

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..dataset_reader import DatasetReader
 from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
 from ..mirdata_tracks import DOWNLOAD, find_audio, read_annotation, to_beats, to_segments, track_readers
-from ..reader import DatasetReader
 
 SOURCE = Source(
     description="The Beatles, by isophonics.net: beats, chords, sections and keys of their albums.",

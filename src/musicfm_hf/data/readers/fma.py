@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..dataset_reader import ListedTrack, ListReader, Option
 from ..labelled import Source
-from ..reader import ListedTrack, ListReader, Option
 
 SUBSETS = ("small", "medium", "large", "full")  # each contains those before it; full has the tracks of large
 

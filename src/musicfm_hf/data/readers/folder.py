@@ -17,8 +17,8 @@ from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
 from ..catalogue import AUDIO_EXTENSIONS
+from ..dataset_reader import DatasetReader, Option
 from ..labelled import SEGMENT_COLUMNS, LabelledSong, SongReaders, Source
-from ..reader import DatasetReader, Option
 
 SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
 

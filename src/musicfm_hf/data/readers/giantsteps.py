@@ -4,9 +4,9 @@ import os
 from typing import Any
 
 from ...tasks.annotations import Segment
+from ..dataset_reader import DatasetReader
 from ..labelled import AudioFolder, LabelledSong, SongReaders, Source, audio_seconds
 from ..mirdata_tracks import DOWNLOAD, find_audio, read_annotation, track_readers
-from ..reader import DatasetReader
 
 SOURCE = Source(
     description="GiantSteps+: excerpts of two minutes of electronic dance music, with one key each.",

@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
+from ..dataset_reader import DatasetReader
 from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
 from ..mirdata_tracks import DOWNLOAD, find_audio, read_annotation, to_beats, track_readers
-from ..reader import DatasetReader
 
 SOURCE = Source(
     description="GTZAN: 1000 clips of 30 s, with the beats and downbeats of Marchand, Fresnel and Peeters.",

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from ...tasks.annotations import Segment, read_beats
+from ..dataset_reader import DatasetReader
 from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
-from ..reader import DatasetReader
 
 SOURCE = Source(
     description="The Harmonix Set: beats, downbeats and functional segments of 912 western pop songs.",

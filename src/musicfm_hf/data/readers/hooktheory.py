@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ...tasks.annotations import PITCH_NAMES, Segment
+from ..dataset_reader import DatasetReader
 from ..labelled import AudioFolder, LabelledSong, SongReaders, Source, UnusableSongError
-from ..reader import DatasetReader
 
 SOURCE = Source(
     description="Chords and keys of passages of songs, by the users of hooktheory.com, aligned with audio on YouTube.",

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from ..dataset_reader import DatasetReader, Option
 from ..labelled import LabelledSong, SongReaders, Source
-from ..reader import DatasetReader, Option
 
 SOURCE = Source(
     description="MagnaTagATune: 25 863 clips of 29 s with tags from the game TagATune.",

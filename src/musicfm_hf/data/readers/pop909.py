@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from ...tasks.annotations import PITCH_NAMES, read_beats, read_segments
 from ...tasks.key import parse_key
+from ..dataset_reader import DatasetReader, Option
 from ..labelled import LabelledSong, SongReaders, Source
-from ..pop909 import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
-from ..reader import DatasetReader, Option
+from ..pop909_rendering import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
 
 SOURCE = Source(
     description="470 pop songs, played by hand as MIDI in three parts and rendered to audio, with beats, chords, "

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..dataset_reader import DatasetReader, Option
 from ..labelled import SongReaders
-from ..reader import DatasetReader, Option
 from ..synthetic import SOURCE, write_song
 
 

@@ -1,4 +1,4 @@
-"""Sizes of files and functions, and the border between library and command."""
+"""Sizes of files and functions; only commands print and exit."""
 
 import ast
 from pathlib import Path

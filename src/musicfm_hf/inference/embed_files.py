@@ -16,7 +16,7 @@ from ..data.decoding import DecodedSong, SongLoader
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, average_times
 from ..model.modeling_musicfm import MusicFMModel
-from ..training.records import write_safetensors
+from ..training.files import write_safetensors
 from .embedding import FrameEmbeddings, WindowSettings, embed_songs
 
 

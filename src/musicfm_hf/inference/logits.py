@@ -1,7 +1,6 @@
 """Logits of whole songs."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ def layer_mix(model: HeadModel) -> torch.Tensor:
     if config.use_weighted_layer_sum:
         if model.classifier.layer_weights.is_meta:
             raise ValueError("The head's sum of layers is offloaded: load the model with its head on a device.")
-        return model.classifier.layer_weights.detach().float().softmax(0).cpu()
+        return model.classifier.layer_mix().detach().cpu()
     return torch.eye(config.num_hidden_layers + 1)[config.classifier_layers[0]]
 
 
@@ -63,16 +62,16 @@ def song_logits(
         cache ([`FeatureCache`], *optional*): Holds the input of the head.
 
     Raises:
-        ValueError: if a head alone comes without a cache.
+        ValueError: if a head is given alone and without a cache.
     """
     if cache is not None:
-        classifier: Any = getattr(model, "classifier", model)
+        classifier = model if isinstance(model, MusicFMClassifier) else model.classifier
         for song in songs:
             frames = cache.read(song).float()
             yield song, head_logits(classifier, frames if frames.ndim == 2 else classifier.mix(frames[None])[0])
         return
     if isinstance(model, MusicFMClassifier):
-        raise ValueError("A head alone needs a `cache` with its input; give the model with its encoder.")
+        raise ValueError("A head alone has no encoder: give the whole model, or a cache of features.")
     rate = model.config.sampling_rate
     waveforms = ((song, load_audio(song.audio, rate)) for song in songs)
     for song, (frames, _) in embed_songs(model.musicfm, waveforms, settings, layer_mix(model)[None]):

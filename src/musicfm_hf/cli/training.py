@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ..training.arguments import RecipeArguments, parse_recipe, recipe_names
+from ..training.arguments import RecipeArguments
+from ..training.recipes import parse_recipe, recipe_names
 from .flags import rename_flags
 
 

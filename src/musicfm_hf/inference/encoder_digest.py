@@ -7,14 +7,15 @@ from typing import Any
 import torch
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.modeling_musicfm import MusicFMModel
 
 # Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
 # Transformers. The dtype is that of the weights.
-_UNRELATED = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
+_HEADS = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
 
-_UNRELATED += ("codebook", "cqt_", "kmeans", "mask_", "num_codebooks", "quantizer_", "target_")
+_PRETRAINING = ("codebook", "cqt_", "kmeans", "mask_", "num_codebooks", "quantizer_", "target_")
 
-_UNRELATED += (
+_TRANSFORMERS = (
     "_",
     "architectures",
     "auto_map",
@@ -26,7 +27,7 @@ _UNRELATED += (
 )
 
 
-def weights_digest(model: torch.nn.Module) -> str:
+def weights_digest(model: MusicFMModel) -> str:
     """Return a digest of all weights of an encoder, and of the settings that affect its output."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
@@ -41,7 +42,7 @@ def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
     return {
         name: value
         for name, value in config.to_dict().items()
-        if not name.startswith(_UNRELATED) and not name.endswith("dropout")
+        if not name.startswith(_HEADS + _PRETRAINING + _TRANSFORMERS) and not name.endswith("dropout")
     }
 
 

@@ -13,9 +13,9 @@ from musicfm_hf import MusicFMConfig
 from musicfm_hf.data.labelled import Source
 from musicfm_hf.data.labelled_dataset import build, save
 from musicfm_hf.data.synthetic import write_song
-from musicfm_hf.evaluation.layers import best_layer, layer_table, plot_layers, summarize_layers
+from musicfm_hf.evaluation.layer_map import best_layer, layer_table, plot_layers, summarize_layers
 from musicfm_hf.finetuning.trainer import FinetuningTrainer
-from musicfm_hf.training.records import write_json
+from musicfm_hf.training.files import write_json
 
 NAN = float("nan")
 

@@ -10,7 +10,7 @@ from ..data.examples import annotation_of
 from ..data.labelled import LabelledSong
 from ..tasks.events import comparable
 from ..training.records import RECORDED_ARGUMENTS, require_same_settings, strip_absolute_paths
-from .arguments import RENAMED, FinetuningArguments, TaskArguments, pin_revision
+from .arguments import FinetuningArguments, TaskArguments, pin_revision
 
 # Fields of FinetuningArguments that results depend on.
 FINGERPRINT_ARGUMENTS = [
@@ -33,6 +33,9 @@ FREE_TO_CHANGE = (*PLACES, "max_steps", "early_stopping_patience")  # settings t
 
 PROGRESS = "finetuning.json"
 
+# Settings whose names on disk are those of version 0.1; this list outlives the old flags.
+NAMES_ON_DISK = {"label_rate": "rate", "lora_r": "lora_rank", "lora_target_modules": "lora_targets"}
+
 Fingerprint = dict[str, dict[str, Any]]
 
 
@@ -50,8 +53,7 @@ def run_fingerprint(
         `settings` and `training`, the settings under the names that have been used on disk since version 0.1; and
         `inputs`, digests of the files of the encoder and of the annotations.
     """
-    on_disk = {new: old for old, new in RENAMED.items()}
-    settings = {on_disk.get(name, name): value for name, value in vars(task).items()}
+    settings = {NAMES_ON_DISK.get(name, name): value for name, value in vars(task).items()}
     training = {name: getattr(arguments, name) for name in FINGERPRINT_ARGUMENTS}
     inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task.task, splits)}
     if task.task_file is not None:
@@ -59,9 +61,9 @@ def run_fingerprint(
     return {"settings": strip_absolute_paths(settings), "training": training, "inputs": inputs}
 
 
-def seconds_before(checkpoint: Path, fingerprint: Fingerprint) -> float:
+def check_checkpoint(checkpoint: Path, fingerprint: Fingerprint) -> float:
     """
-    Return the duration of a run in seconds up to one of its checkpoints.
+    Check that a run may resume from a checkpoint, and return the duration of the run up to it, in seconds.
 
     Raises:
         ValueError: The checkpoint was made with other settings, another encoder or other songs, or has already taken
@@ -134,10 +136,11 @@ def _require_same(
     product: Path, recorded: Mapping[str, Any], current: Fingerprint, free: Collection[str], flag: str
 ) -> None:
     """Check that a record has the current fingerprint, except for settings that may differ."""
+    present_names = {on_disk: name for name, on_disk in NAMES_ON_DISK.items()}
     before: dict[str, Any] = {}
     now: dict[str, Any] = {}
     for group in current:
-        before |= {RENAMED.get(name, name): value for name, value in recorded.get(group, {}).items()}
-        now |= {RENAMED.get(name, name): value for name, value in current[group].items()}
+        before |= {present_names.get(name, name): value for name, value in recorded.get(group, {}).items()}
+        now |= {present_names.get(name, name): value for name, value in current[group].items()}
     now = {name: value for name, value in now.items() if name not in free}
     require_same_settings(product, before, now, flag)

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
-from ..evaluation.layers import layer_table, plot_layers, summarize_layers
+from ..evaluation.layer_map import layer_table, plot_layers, summarize_layers
+from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
-from ..training.records import write_json
+from ..training.files import write_json
 from .arguments import FinetuningArguments, TaskArguments
-from .fingerprint import load_matching_results
 from .run import Splits, cache_all_layers, finetune, read_split
+from .run_fingerprint import load_matching_results
 
 LayerSummary = dict[str, dict[str, dict[str, Any]]]
 
@@ -66,8 +67,8 @@ def probe_layers(
     names = [Path(model).resolve().name for model in models]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"Two models are called {repeated[0]}: their results would be in one folder.")
-    for task, arguments in settings.values():
-        _check_probe(task, arguments)
+    for of_probes in settings.values():
+        _check_probe(*of_probes)
     probes = {
         (name, task): list(_plan_probes(model, *settings[task], output_dir / name / task))
         for name, model in zip(names, models, strict=True)
@@ -116,9 +117,8 @@ def _run_probes(
     for probe in missing:
         run = finetune(probe.task, probe.arguments, splits)
         results = dict(run.results)
-        weights = getattr(run.trained, "layer_weights", None)
-        if weights is not None:
-            results["layer_weights"] = weights.detach().softmax(0).tolist()
+        if probe.task.weighted_layer_sum and isinstance(run.trained, MusicFMClassifier):
+            results["layer_weights"] = run.trained.layer_mix().tolist()
         write_json(probe.path, results)
         shutil.rmtree(probe.arguments.output_dir, ignore_errors=True)  # checkpoints
         if report is not None:
