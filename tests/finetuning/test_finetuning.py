@@ -360,7 +360,7 @@ def test_a_run_of_other_settings_does_not_go_on(places, tmp_path):
         tune(places, tmp_path / "run", "probe", "--layer", "1", "--whiten", "false")
     with pytest.raises(ValueError, match="was made with seed 42, not 7"):
         tune(places, tmp_path / "run", "probe", "--seed", "7")
-    with pytest.raises(ValueError, match="checkpoint-4 has taken more than 3 steps already"):
+    with pytest.raises(ValueError, match="checkpoint-4 has already taken more than 3 steps"):
         tune(places, tmp_path / "run", "probe", "--max_steps", "3")
     path = tmp_path / "run/checkpoint-4/finetuning.json"
     progress = json.loads(path.read_text())
@@ -595,8 +595,8 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
     ("flags", "message"),
     [
         (["--task", "drums"], "`task` must be one of beat, chord, structure, key, tagging, got 'drums'"),
-        (["--model", ""], "`--model` must be given"),
-        (["--data="], "`--data` must be given"),
+        (["--model", ""], "`--model` is required"),
+        (["--data="], "`--data` is required"),
         (["--method", "lora", "--log_mel"], "baselines of probes: use `--method probe`"),
         (["--method", "full", "--random_encoder"], "baselines of probes: use `--method probe`"),
         (["--transpose"], "A probe reads features that were computed once"),
@@ -619,7 +619,10 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--window_seconds", "0.01"], "`window_seconds` must be at least"),
         (["--method", "lora", "--lora_target_modules", "query"], "The encoder has no layers query; it has"),
         (["--method", "full", "--task", "beat", "--tempo", "1.5"], "`tempo` must be at least 0 and less than 1"),
-        (["--decoding", '{"min_second": 1}'], "`decoding` has a setting that does not exist or fit: .*min_second"),
+        (
+            ["--decoding", '{"min_second": 1}'],
+            "`decoding` has a setting that does not exist or is invalid: .*min_second",
+        ),
         (["--decoding", '{"min_seconds": -1}'], "min_seconds >= 0, got 8.0 Hz, -1 s"),
         (["--decoding", "[1]"], "`decoding` must be a mapping"),
         (["--decoding", "{"], "`decoding` must be a mapping"),

@@ -307,17 +307,17 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--crop_seconds", "0.01"], "`crop_seconds` no less than that"),
         (["--validation", "{bad}/broken"], "In the songs to validate on, there is no readable audio"),
         (["--validation", "{bad}/none"], "does not exist"),
-        (["--train", "{data}/parquet"], "Streams cannot be measured: give `--stats`, or `statistics: config`"),
-        (["--set", "quantizer_type=residual_vq"], "'residual_vq' come from a trained quantizer: make one with"),
-        (["--set", "quantizer_type=kmeans"], "'kmeans' come from a trained quantizer: make one with"),
+        (["--train", "{data}/parquet"], "Streams cannot be measured: pass `--stats`, or use `statistics: config`"),
+        (["--set", "quantizer_type=residual_vq"], "'residual_vq' needs a trained quantizer: train one with"),
+        (["--set", "quantizer_type=kmeans"], "'kmeans' needs a trained quantizer: train one with"),
         (["--quantizer", "{data}/none"], "/none"),
         (["--set", "hidden_size"], "`--set` takes name=value, got 'hidden_size'"),
-        (["--set", "hidden_size=["], r"with a value as in YAML, got 'hidden_size=\['"),
+        (["--set", "hidden_size=["], r"with a value in YAML, got 'hidden_size=\['"),
         (["--set", "hidden_size=wide"], "hidden_size"),
         (["--set", "hiden_size=32"], r"no argument `hiden_size`. Did you mean `hidden_size`\?"),
         (["--config", "{{hidden_size: 32}}"], "`config` must be JSON, got "),
         (["--config", "[32]"], "`config` must map names to values, got"),
-        (["--model", "{data}", "--set", "mask_prob=0.5"], "`--set` is for a new model"),
+        (["--model", "{data}", "--set", "mask_prob=0.5"], "`--set` applies to new models only"),
         (["--stats", "{data}/none.json"], "none.json does not exist"),
         (["--max_steps", "-1"], "`max_steps` is required"),
         (["--weights", "1", "2"], r"`weights` must have one number for each source \(1\), got 2"),
@@ -334,7 +334,7 @@ def test_refusals(monkeypatch, capsys, data, bad, tmp_path, flags, message):
 
 def test_more_refusals(monkeypatch, capsys, data, finished, tmp_path):
     """Without a recipe; the folder; and checkpoints of other runs."""
-    assert "give `--train`" in refused(monkeypatch, capsys, tmp_path / "run", *BARE)
+    assert "pass `--train`" in refused(monkeypatch, capsys, tmp_path / "run", *BARE)
     words = refused(monkeypatch, capsys, tmp_path / "run", *BARE, *songs(data), "--model", data / "none")
     assert str(data / "none") in words
     (tmp_path / "file").write_text("mine")
@@ -343,7 +343,7 @@ def test_more_refusals(monkeypatch, capsys, data, finished, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
     train = ["--train", data / "files", "--validation_fraction", "0"]
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *train)
-    assert "no music to evaluate on: give `--validation`, or `--eval_strategy no`" in words
+    assert "no music to evaluate on: pass `--validation`, or `--eval_strategy no`" in words
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *train, "--validation_fraction", "0.01")
     assert "divides 7 songs into 7 to train and 0 to validate on" in words
 
@@ -534,7 +534,7 @@ def test_quantizers_that_do_not_fit(monkeypatch, capsys, server, data, tmp_path)
     assert code == 0, log
     flags = [TINY[0], *SHORT, *songs(data), "--quantizer", quantizer, "--set", *settings]
     words = refused(monkeypatch, capsys, tmp_path / "run", *flags, "codebook_size=[16, 9]", "hop_length=120")
-    assert "does not fit the model: `codebook_size` is [16, 8] there and [16, 9] here" in words
+    assert "does not match the model: `codebook_size` is [16, 8] there and [16, 9] here" in words
     assert "`hop_length` is 240 there and 120 here" in words
     assert "num_mel_bins" not in words
 
@@ -542,7 +542,7 @@ def test_quantizers_that_do_not_fit(monkeypatch, capsys, server, data, tmp_path)
     for changes, message in [
         (
             ["--set", "quantizer_type=random_projection"],
-            "random_projection is not trained: run `musicfm pretrain`",
+            "random_projection needs no training: run `musicfm pretrain`",
         ),
         (["--set", *settings, "hidden_size"], "`--set` takes name=value, got 'hidden_size'"),
         (["--set", *settings, "codebook_size=[16, 4000]"], "vectors of chroma are too few for 4000 clusters"),

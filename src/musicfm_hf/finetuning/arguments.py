@@ -22,18 +22,18 @@ class FinetuningArguments(RecipeArguments):
         default=1e-5, metadata={"help": "Learning rate of the encoder, or of its LoRA matrices."}
     )
     train_sampling_strategy: str = field(
-        default="sequential", metadata={"help": "Must be sequential: the number of a crop determines it."}
+        default="sequential", metadata={"help": "Must be sequential: the index of a crop determines its content."}
     )
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Crops on each device in a step."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Number of crops per device in a step."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
-    eval_strategy: str = field(default="steps", metadata={"help": "When validation songs are scored."})
-    save_strategy: str = field(default="steps", metadata={"help": "When checkpoints are written."})
+    eval_strategy: str = field(default="steps", metadata={"help": "When to score validation songs."})
+    save_strategy: str = field(default="steps", metadata={"help": "When to write checkpoints."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Keep the model that scored best on validation songs."}
     )
     early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after this many evaluations without a better score; 0 never stops."}
+        default=0, metadata={"help": "Stop after this number of evaluations without a better score; 0 never stops."}
     )
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class TaskArguments:
     model: str = field(default="", metadata={"help": "Folder or repository of the encoder."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that repository."})
     data: str = field(
-        default="", metadata={"help": "Labelled data set: a folder from `musicfm prepare`, or a repository."}
+        default="", metadata={"help": "Labeled data set: a folder from `musicfm prepare`, or a repository."}
     )
     method: str = field(
         default="probe",
@@ -72,27 +72,27 @@ class TaskArguments:
     )
     log_mel: bool = field(default=False, metadata={"help": "Baseline: a probe of the log-mel spectrogram."})
     label_rate: float | None = field(
-        default=None, metadata={"help": "Label frames per second; the paper's by default."}
+        default=None, metadata={"help": "Label frames per second; by default those of the paper."}
     )
     crop_seconds: float | None = field(
-        default=None, metadata={"help": "Length of a training crop; the paper's by default."}
+        default=None, metadata={"help": "Length of a training crop; by default that of the paper."}
     )
-    window_seconds: float = field(default=30.0, metadata={"help": "Window in which whole songs are encoded."})
+    window_seconds: float = field(default=30.0, metadata={"help": "Length of the windows for whole songs."})
     decoding: str = field(default="{}", metadata={"help": "Settings of the task's decoder; a mapping in YAML."})
     balance: float = field(
         default=0.0,
-        metadata={"help": "Weight of rare classes: 0 changes nothing, 1 makes all classes equal."},
+        metadata={"help": "Weight of rare classes: 0 has no effect, 1 gives all classes the same total weight."},
     )
-    head_size: int = field(default=512, metadata={"help": "Units of the head's hidden layer."})
-    head_dropout: float = field(default=0.0, metadata={"help": "Dropout after them."})
+    head_size: int = field(default=512, metadata={"help": "Size of the hidden layer of the head."})
+    head_dropout: float = field(default=0.0, metadata={"help": "Dropout after the hidden layer of the head."})
     whiten: bool = field(default=True, metadata={"help": "Train a probe on whitened features, which is faster."})
     freeze_batch_norm: bool = field(
-        default=True, metadata={"help": "Keep the encoder's batch statistics as they are."}
+        default=True, metadata={"help": "Keep the batch-norm statistics of the encoder fixed."}
     )
     transpose: bool = field(default=False, metadata={"help": "Shift training crops by -5 to 6 semitones."})
     tempo: float = field(
         default=0.0,
-        metadata={"help": "Stretch training crops: up to this share faster or slower, such as 0.2."},
+        metadata={"help": "Time-stretch training crops, by up to this share faster or slower, such as 0.2."},
     )
     speed: int = field(
         default=0,
@@ -100,12 +100,12 @@ class TaskArguments:
     )
     cache: str = field(default=".features", metadata={"help": "Folder that keeps the features of frozen encoders."})
     lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
-    lora_alpha: float = field(default=16, metadata={"help": "Scale of the LoRA matrices times their rank."})
+    lora_alpha: float = field(default=16, metadata={"help": "Scale of the LoRA matrices, times their rank."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
     lora_target_modules: list[str] = field(
         default_factory=lambda: list(LORA_TARGET_MODULES), metadata={"help": "Layers that LoRA adapts."}
     )
-    limit: int | None = field(default=None, metadata={"help": "Use only this many songs of each split."})
+    limit: int | None = field(default=None, metadata={"help": "Maximum number of songs to use from each split."})
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
 
     def __post_init__(self) -> None:
@@ -117,13 +117,13 @@ class TaskArguments:
         spec = get_task(self.task)
         for name in ("model", "data"):
             if not getattr(self, name):
-                raise ValueError(f"`--{name}` must be given.")
+                raise ValueError(f"`--{name}` is required.")
         if (self.log_mel or self.random_encoder) and self.method != "probe":
             raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
         if (self.transpose or self.tempo or self.speed) and self.method == "probe":
             raise ValueError(
                 "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` at their "
-                "defaults, or prepare songs that are already changed."
+                "defaults, or prepare songs that are already transposed or stretched."
             )
         fits = {"transpose": spec.transpose is not None, "tempo": spec.stretchable, "speed": spec.resamplable}
         for name in fits:
@@ -132,7 +132,7 @@ class TaskArguments:
 
 
 def pin_revision(arguments: TaskArguments) -> TaskArguments:
-    """Set `revision` to the commit where the model is a repository, and to `None` where it is a folder."""
+    """Set `revision` to the commit if the model is a repository, and to `None` if it is a folder."""
     if Path(arguments.model).is_dir():
         return replace(arguments, revision=None)
     file = cached_file(arguments.model, "config.json", revision=arguments.revision)

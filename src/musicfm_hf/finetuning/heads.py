@@ -20,22 +20,22 @@ from .arguments import TaskArguments
 
 def build_model(arguments: TaskArguments, config: MusicFMConfig) -> HeadModel:
     """
-    Return the encoder of `arguments.model` with a new head, as [`head_config`] describes it.
+    Build the encoder of `arguments.model` with a new head, for a configuration from [`head_config`].
 
     Raises:
-        ValueError: if weights of the encoder are missing there.
+        ValueError: if `arguments.model` lacks weights of the encoder.
     """
     classes = (MusicFMForAudioClassification, MusicFMForAudioFrameClassification)
     model_class = next(cls for cls in classes if cls.__name__ == config.head_class)
     if arguments.random_encoder:
         return model_class(config)
     folder = Path(arguments.model)
-    name = str(folder.resolve()) if folder.is_dir() else arguments.model  # an adapter names it
+    name = str(folder.resolve()) if folder.is_dir() else arguments.model  # recorded in adapters
     return model_class.from_encoder(name, config, revision=arguments.revision)
 
 
 def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[LabelledSong]) -> MusicFMConfig:
-    """Return the configuration of a model with a head for a task; labels may come from its training songs."""
+    """Return the configuration of a model with a head for a task. Labels may come from the training songs."""
     spec = get_task(arguments.task)
     labels = spec.label_names(songs)
     outputs = spec.classifier_outputs(len(labels))
@@ -81,21 +81,21 @@ def decoder_settings(arguments: TaskArguments) -> dict[str, Any]:
 
 def check_decoding(config: MusicFMConfig) -> None:
     """
-    Try the settings of the decoder on silence, since mistakes would otherwise show only in the first evaluation.
+    Check the settings of the decoder on silence, so that mistakes are found before the first evaluation.
 
     Raises:
-        ValueError: if the decoder of the task has no such setting, or a value is out of range.
+        ValueError: if the decoder of the task does not have a setting, or a value is out of range.
     """
     try:
         get_task(config.task).decode(config, np.zeros((8, len(label_names(config)))))
     except TypeError as error:
-        raise ValueError(f"`decoding` has a setting that does not exist or fit: {error}") from error
+        raise ValueError(f"`decoding` has a setting that does not exist or is invalid: {error}") from error
 
 
 def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance: float) -> list[float]:
     """
-    Compute weights of labels that grow with their rarity in songs: (1 / (classes · share))^`balance` for classes of a
-    softmax, ((1 - share) / share)^`balance` for independent labels.
+    Compute label weights that increase with the rarity of a label in songs: (1 / (classes · share))^`balance` for the
+    classes of a softmax, and ((1 - share) / share)^`balance` for independent labels.
     """
     num_labels = len(label_names(config))
     total, sums = torch.zeros(2, num_labels, dtype=torch.float64)
@@ -117,11 +117,11 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance:
 
 def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     """
-    Return the model with LoRA matrices beside the layers that `arguments.lora_target_modules` names; its head is
-    trained in full.
+    Add LoRA matrices to the layers that `arguments.lora_target_modules` names, and return the model. All weights of
+    the head are trained.
 
     Raises:
-        ValueError: if the encoder has no layer of one of these names.
+        ValueError: if the encoder has no layer with one of these names.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -141,8 +141,8 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
 
 def save_finetuned(model: HeadModel, trained: Any, folder: str | Path) -> None:
     """
-    Write the trained weights: the whole model, or a PEFT adapter with the configuration of its model beside it, so
-    that the folder loads on its own.
+    Write the trained weights: the whole model, or a PEFT adapter together with the configuration of its model, so that
+    the folder can be loaded on its own.
     """
     from peft import PeftModel
 

@@ -27,9 +27,9 @@ class LayerProbe(NamedTuple):
     The probe of one hidden state, or of the learned sum.
 
     Attributes:
-        path: The file of its results.
-        task: Settings, with the layer that it reads.
-        arguments: Settings of training, with an output folder of its own.
+        path: File for the results of the probe.
+        task: Settings, including the layer that the probe reads.
+        arguments: Training settings, with a separate output folder.
     """
 
     path: Path
@@ -50,17 +50,17 @@ def probe_layers(
 
     Args:
         models: Folders or repositories of encoders.
-        settings: Task → settings of its probes, from which `model`, `layer`, `weighted_layer_sum` and `output_dir` are
+        settings: Task → settings of its probes, in which `model`, `layer`, `weighted_layer_sum` and `output_dir` are
             replaced.
         output_dir: Folder for `layers.png`, `layers.md`, `layers.json`, and the results of each probe in
             `<model>/<task>`.
-        report: Called with each newly trained probe and its results.
+        report: Function that is called with each newly trained probe and its results.
 
     Returns:
-        Model → task → scores, as from [`summarize_layers`].
+        Model → task → scores, as returned by [`summarize_layers`].
 
     Raises:
-        ValueError: Two models have the same name, settings are not those of probes in one process, or existing results
+        ValueError: Two models have the same name, the settings are not for probes in one process, or existing results
             were made with other settings.
     """
     output_dir = Path(output_dir)
@@ -87,15 +87,15 @@ def probe_layers(
 
 def _check_probe(task: TaskArguments, arguments: FinetuningArguments) -> None:
     if task.method != "probe" or task.log_mel:
-        raise ValueError("Layers are compared by probes of an encoder: leave `method` and `log_mel` alone.")
+        raise ValueError("Layers are compared with probes of an encoder: do not set `method` or `log_mel`.")
     if arguments.world_size > 1:
-        raise ValueError("Layers are probed by one process: start `musicfm layers` without accelerate.")
+        raise ValueError("Layers are probed in one process: run `musicfm layers` without accelerate.")
 
 
 def _plan_probes(
     model: str, task: TaskArguments, arguments: FinetuningArguments, folder: Path
 ) -> Iterable[LayerProbe]:
-    """The probes of each layer and, last, of the learned sum."""
+    """Yield the probes of each layer and, last, of the learned sum."""
     layers: dict[str, dict[str, Any]] = {
         f"layer_{layer:02d}": {"layer": layer, "weighted_layer_sum": False}
         for layer in range(AutoConfig.from_pretrained(model).num_hidden_layers + 1)
@@ -110,7 +110,7 @@ def _plan_probes(
 def _run_probes(
     probes: Sequence[LayerProbe], splits: Splits, report: Callable[[LayerProbe, dict[str, Any]], None] | None
 ) -> dict[str, Any]:
-    """Train the probes that have no results yet, and summarize all."""
+    """Train the probes that have no results yet, and summarize the results of all probes."""
     missing = [probe for probe in probes if load_matching_results(*probe, splits, "--output_dir") is None]
     if missing:
         cache_all_layers(*missing[0][1:], splits)
@@ -128,7 +128,7 @@ def _run_probes(
 
 
 def _write_summary(summary: LayerSummary, output_dir: Path) -> None:
-    """Write the table, the numbers and the map of the tasks that are done."""
+    """Write the table, the numbers and the plot of the tasks that are done."""
     write_json(output_dir / "layers.json", summary)
     (output_dir / "layers.md").write_text(layer_table(summary), encoding="utf-8")
     plot_layers(summary, output_dir / "layers.png")

@@ -1,4 +1,4 @@
-"""Training a head on an encoder: as a probe, with the whole encoder, or with LoRA."""
+"""Train a head on an encoder: as a probe, with the whole encoder, or with LoRA."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,11 +42,11 @@ class Finetuned(NamedTuple):
     A finished run.
 
     Attributes:
-        model: The model with its head; `None` for a probe of the log-mel spectrogram.
-        trained: The trained part of it: the head, the whole model, or the whole model with LoRA.
+        model: The model with its head, or `None` for a probe of the log-mel spectrogram.
+        trained: The trained part of the model: the head, the whole model, or the whole model with LoRA.
         trainer ([`FinetuningTrainer`]): The Trainer, with its history.
         scores: Split → song id → scores.
-        results: Settings, scores, history and environment, as `results.json` has them.
+        results: Settings, scores, history and environment, for `results.json`.
     """
 
     model: HeadModel | None
@@ -61,7 +61,7 @@ def read_split(arguments: TaskArguments, split: str) -> list[LabelledSong]:
     Read the songs of a split that are annotated for the task.
 
     Raises:
-        ValueError: The data set has no such split, or no song of it is annotated for the task.
+        ValueError: The data set has no such split, or none of its songs is annotated for the task.
         FileNotFoundError: The data set does not exist.
     """
     songs = with_annotation(load_songs(arguments.data, split), arguments.task, f"{arguments.data} ({split})")
@@ -69,14 +69,14 @@ def read_split(arguments: TaskArguments, split: str) -> list[LabelledSong]:
 
 
 def read_splits(arguments: TaskArguments) -> dict[str, list[LabelledSong]]:
-    """Read train and validation songs, and test songs if the data set has them. Raises as [`read_split`]."""
+    """Read the training and validation songs, and the test songs if the data set has them. See [`read_split`]."""
     has_test = "test" in split_names(arguments.data)
     names = ("train", "validation", "test") if has_test else ("train", "validation")
     return {name: read_split(arguments, name) for name in names}
 
 
 def cache_all_layers(task: TaskArguments, arguments: FinetuningArguments, splits: Splits) -> None:
-    """Compute all hidden states of all songs in one pass, and keep them where probes of any layer look for them."""
+    """Compute all hidden states of all songs in one pass, and store them in the cache for probes of any layer."""
     set_seed(arguments.seed)
     task = pin_revision(task)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
@@ -98,12 +98,12 @@ def finetune(
     validation songs. A run that was interrupted resumes from its last checkpoint in the output folder.
 
     Args:
-        splits: Songs for `train`, `validation` and perhaps `test`; by default those that [`read_splits`] returns.
-        callbacks: For the [`Trainer`].
+        splits: Songs for `train`, `validation` and optionally `test`; by default those that [`read_splits`] returns.
+        callbacks: Callbacks for the [`Trainer`].
 
     Raises:
-        ValueError: Before training, if settings do not fit each other, the songs, the encoder, or the checkpoint in
-            the output folder.
+        ValueError: Before training, if the settings contradict each other, or do not match the songs, the encoder, or
+            the checkpoint in the output folder.
     """
     started, source = time.perf_counter(), describe_source(task.data)
     splits = read_splits(task) if splits is None else splits
@@ -142,28 +142,28 @@ def finetune(
 
 
 def results_path(task: TaskArguments, arguments: FinetuningArguments) -> Path:
-    """The file of a run's scores in the folder for results: it has the name of the output folder."""
+    """Return the path of the scores of a run in the folder for results; the file is named after the output folder."""
     return Path(task.results) / f"{Path(arguments.output_dir).resolve().name}.json"
 
 
 def check_results_path(task: TaskArguments, arguments: FinetuningArguments, splits: Splits) -> None:
     """
-    Check that a run overwrites no results of another one.
+    Check that a run does not overwrite the results of another run.
 
     Raises:
-        ValueError: The file of its scores exists, from a run with other settings, another encoder or other songs.
+        ValueError: The file for its scores exists, from a run with other settings, another encoder or other songs.
     """
     path = results_path(task, arguments)
     load_matching_results(path, task, arguments, splits, "--results", FREE_TO_CHANGE)
 
 
 def training_curves(task: str) -> CurveCallback:
-    """The callback that draws the loss and the score of validation songs."""
+    """Return the callback that plots the loss and the score of validation songs."""
     return CurveCallback({"loss": ["loss"], "validation songs": [f"eval_{get_task(task).metric}"]})
 
 
 def save_run(run: Finetuned, task: TaskArguments, arguments: FinetuningArguments) -> None:
-    """Write the model or adapter with its feature extractor, and the results beside it and to [`results_path`]."""
+    """Write the model or adapter with its feature extractor, and its results, which also go to [`results_path`]."""
     output = Path(arguments.output_dir)
     if run.model is not None:
         save_finetuned(run.model, run.trained, output)
@@ -185,9 +185,9 @@ def _build_trainer(
     started: float,
     callbacks: Iterable[TrainerCallback],
 ) -> tuple[HeadModel | None, FinetuningTrainer, FeatureCache | None]:
-    """The model with its head, the Trainer of its trained part, and for a probe the features that it reads."""
+    """Build the model with its head, the Trainer of its trained part and, for a probe, the cache of its features."""
     settings = _window_settings(task, arguments)
-    settings.frames(config)  # raises where a window is too short
+    settings.frames(config)  # raises if windows are too short
     model, trained, cache = _build_trained(task, arguments, config, settings)
     if cache is not None:
         with arguments.main_process_first(desc="features"):
@@ -197,7 +197,7 @@ def _build_trainer(
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     crops = crops_of(count=arguments.max_steps * per_step)
-    crops[0]  # raises before training where settings do not fit the songs
+    crops[0]  # raises before training if the settings do not match the songs
     if isinstance(trained, MusicFMClassifier) and task.whiten:
         trained.float().projector = whitened_projector(trained, crops_of(count=WHITENING_CROPS))
     callbacks = list(callbacks)
@@ -213,7 +213,7 @@ def _build_trainer(
 def _build_trained(
     task: TaskArguments, arguments: FinetuningArguments, config: MusicFMConfig, settings: WindowSettings
 ) -> tuple[HeadModel | None, HeadModel | MusicFMClassifier, FeatureCache | None]:
-    """The model with its head, its trained part, and for a probe the features that it reads."""
+    """Build the model with its head, its trained part and, for a probe, the cache of its features."""
     if task.log_mel:
         log_mel = LogMelFeatures(config)
         return None, MusicFMClassifier(config, log_mel.width), FeatureCache(task.cache, log_mel)
@@ -227,10 +227,10 @@ def _build_trained(
 
 
 def _final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -> dict[str, dict[str, dict[str, Any]]]:
-    """Scores of validation and test songs with the final model."""
+    """Return the scores of validation and test songs with the final model."""
     validation = None
     if not is_cached and trainer.args.load_best_model_at_end:
-        # The final model may have been scored in this start. (The head of a probe was folded, and rounds differently.)
+        # The final model may already have been scored. (The head of a probe was folded, and rounds differently.)
         best = trainer.state.best_global_step
         validation = None if best is None else trainer.evaluated.get(best)
     scores = {"validation": validation or trainer.score_songs(splits["validation"])}
@@ -240,7 +240,7 @@ def _final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -
 
 
 def _count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
-    """Numbers of all parameters, and of trained ones, without PEFT's copy of the initial head."""
+    """Count all parameters and the trained ones, without the copy of the initial head that PEFT keeps."""
     parameters = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),

@@ -1,4 +1,4 @@
-"""Fingerprints of runs: whether results and checkpoints were made with the same settings, encoder and songs."""
+"""Fingerprints of runs, which identify the settings, encoder and songs of results and checkpoints."""
 
 import hashlib
 import json
@@ -43,15 +43,15 @@ def run_fingerprint(
     task: TaskArguments, arguments: FinetuningArguments, splits: Mapping[str, Sequence[LabelledSong]]
 ) -> Fingerprint:
     """
-    Collect all that the results of a run depend on, as results record it.
+    Collect everything that the results of a run depend on, in the form that is recorded in the results.
 
     Args:
-        task: With a pinned revision.
-        splits: Songs of each split, as from [`read_splits`].
+        task: Settings with a pinned revision.
+        splits: Songs of each split, as returned by [`read_splits`].
 
     Returns:
-        `settings` and `training`, the settings under the names that they have had on disk since version 0.1; and
-        `inputs`, digests of the encoder's files and of the annotations.
+        `settings` and `training`, the settings under the names that have been used on disk since version 0.1; and
+        `inputs`, digests of the files of the encoder and of the annotations.
     """
     settings = {NAMES_ON_DISK.get(name, name): value for name, value in vars(task).items()}
     training = {name: getattr(arguments, name) for name in FINGERPRINT_ARGUMENTS}
@@ -63,19 +63,19 @@ def run_fingerprint(
 
 def check_checkpoint(checkpoint: Path, fingerprint: Fingerprint) -> float:
     """
-    Check that a run may resume from a checkpoint, and return the seconds that it took up to it.
+    Check that a run may resume from a checkpoint, and return the duration of the run up to it, in seconds.
 
     Raises:
-        ValueError: The checkpoint was made with other settings, another encoder or other songs, or has taken more than
-            `max_steps`. Fewer steps than `max_steps` are no difference: the run goes on.
+        ValueError: The checkpoint was made with other settings, another encoder or other songs, or has already taken
+            more than `max_steps` steps. A checkpoint with fewer steps is valid, because the run continues from it.
     """
     path = checkpoint / PROGRESS
     if not path.is_file():
-        raise ValueError(f"{checkpoint} was not written by `musicfm finetune`. Give another `--output_dir`.")
+        raise ValueError(f"{checkpoint} was not written by `musicfm finetune`. Pass another `--output_dir`.")
     progress = json.loads(path.read_text(encoding="utf-8"))
     max_steps = fingerprint["training"]["max_steps"]
     if max_steps < progress["steps"]:
-        raise ValueError(f"{checkpoint} has taken more than {max_steps} steps already.")
+        raise ValueError(f"{checkpoint} has already taken more than {max_steps} steps.")
     _require_same(checkpoint, progress, fingerprint, FREE_TO_CHANGE, "--output_dir")
     return progress["seconds"]
 
@@ -92,16 +92,16 @@ def load_matching_results(
     Load the `results` of a run from their file, if it was made with the current settings.
 
     Args:
-        path: JSON that a run wrote, of this version or of 0.1.
-        splits: Songs of each split, as [`finetune`] takes them.
-        flag: The command-line flag for another place, for the message.
+        path: JSON that a run of this version or of 0.1 wrote.
+        splits: Songs of each split, as for [`finetune`].
+        flag: The command-line flag that sets the location, for the message.
         free: Settings that may differ.
 
     Returns:
-        The results; `None` if the file does not exist.
+        The results, or `None` if the file does not exist.
 
     Raises:
-        ValueError: They were made with other settings, another encoder or other songs.
+        ValueError: The results were made with other settings, another encoder or other songs.
     """
     if not path.is_file():
         return None
@@ -111,7 +111,7 @@ def load_matching_results(
 
 
 def _encoder_digest(task: TaskArguments) -> str | None:
-    """A digest of the files of a folder; `None` for a repository, which its revision identifies."""
+    """Return a digest of the files in a folder, or `None` for a repository, which is identified by its revision."""
     folder = Path(task.model)
     if not folder.is_dir():
         return None
@@ -123,7 +123,7 @@ def _encoder_digest(task: TaskArguments) -> str | None:
 
 
 def _songs_digest(task: str, splits: Mapping[str, Sequence[LabelledSong]]) -> str:
-    """A digest of ids, durations and annotations."""
+    """Return a digest of ids, durations and annotations."""
     digest = hashlib.blake2b(digest_size=8)
     for split, songs in splits.items():
         for song in songs:
@@ -135,7 +135,7 @@ def _songs_digest(task: str, splits: Mapping[str, Sequence[LabelledSong]]) -> st
 def _require_same(
     product: Path, recorded: Mapping[str, Any], current: Fingerprint, free: Collection[str], flag: str
 ) -> None:
-    """Require that a record has the current fingerprint, but for free settings."""
+    """Check that a record has the current fingerprint, except for settings that may differ."""
     present_names = {on_disk: name for name, on_disk in NAMES_ON_DISK.items()}
     before: dict[str, Any] = {}
     now: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The Trainer of heads. Its evaluations score whole songs."""
+"""The Trainer for heads, which evaluates on whole songs."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,18 +23,18 @@ from .run_fingerprint import PROGRESS, Fingerprint
 
 class FinetuningTrainer(ResumableTrainer):
     """
-    A [`Trainer`] for heads and for models with heads. Encoder and head have learning rates of their own, and
-    evaluations score whole songs with the task's metric.
+    A [`Trainer`] for heads and for models with heads. Encoder and head have separate learning rates, and evaluations
+    score whole songs with the metric of the task.
 
     Args:
-        model: The model with its head, perhaps with LoRA; or its `classifier` alone, where features come from a cache.
+        model: The model with its head, optionally with LoRA; or only its `classifier`, if features come from a cache.
         train_dataset ([`TaskCrops`]): Training crops.
         songs: Validation songs.
-        logits (`Callable`): Maps songs to pairs `(song, logits)`, with the model in its present state.
+        logits (`Callable`): Function that maps songs to pairs `(song, logits)`, with the current weights of the model.
         config ([`MusicFMConfig`]): Configuration of the model with its head.
-        fingerprint (`dict`, *optional*): From [`run_fingerprint`]; written into checkpoints.
-        started (`float`, *optional*): Start of the run by `time.perf_counter`, moved back by the seconds of earlier
-            starts; now by default.
+        fingerprint (`dict`, *optional*): Output of [`run_fingerprint`], which is written to checkpoints.
+        started (`float`, *optional*): Start of the run on the clock of `time.perf_counter`, moved back by the duration
+            of earlier starts; now by default.
     """
 
     model: torch.nn.Module
@@ -71,7 +71,9 @@ class FinetuningTrainer(ResumableTrainer):
 
     @property
     def seconds(self) -> float:
-        """Seconds of the run in all its starts, without those lost between a checkpoint and an interruption."""
+        """
+        Duration of the run in seconds over all starts, without work lost between a checkpoint and an interruption.
+        """
         return time.perf_counter() - self.started
 
     def save_progress(self, folder: Path) -> None:
@@ -82,9 +84,9 @@ class FinetuningTrainer(ResumableTrainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """
-        As in [`Trainer`], with groups of their own for the head's parameters. These come first, because the learning
-        rate of the first group is logged. Parameters with one axis, which are biases and norms, are not decayed;
-        [`Trainer`] would not recognize norms with names like `norm1`.
+        Create the optimizer as [`Trainer`] does, with separate parameter groups for the head. These come first,
+        because the learning rate of the first group is logged. Parameters with one axis, which are biases and norms,
+        have no weight decay; [`Trainer`] would not recognize norms with names like `norm1`.
         """
         if self.optimizer is not None:
             return self.optimizer
@@ -108,7 +110,7 @@ class FinetuningTrainer(ResumableTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Average the scores of whole songs, which are shared among processes."""
+        """Average the scores of whole songs, which are divided among processes."""
         scores = self.score_songs(self.eval_dataset if eval_dataset is None else eval_dataset)
         if eval_dataset is None:
             self.evaluated[self.state.global_step] = scores
@@ -135,9 +137,9 @@ class FinetuningTrainer(ResumableTrainer):
 
 class EarlyStopping(TrainerCallback):
     """
-    Ends training once the last `patience` evaluations did not beat the best one before them. It depends on the log
-    history alone, which checkpoints contain: a resumed run stops where it would have stopped, and a run that has
-    stopped does not change any more.
+    Stops training when the last `patience` evaluations did not improve on the best one before them. The decision
+    depends only on the log history, which checkpoints contain, so a resumed run stops at the same step, and restarting
+    a stopped run changes nothing.
     """
 
     def __init__(self, patience: int):

@@ -1,9 +1,10 @@
 """
 A linear layer that is trained on whitened inputs and saved as a plain linear layer.
 
-Hidden states of pretrained encoders vary in few directions, far from zero: six of 192 dimensions may hold most of the
-variance. A small head then learns from these and hardly sees the others. Whitening does not change which functions a
-linear layer can represent, only how fast it learns them (LeCun et al., *Efficient BackProp*, 1998).
+The hidden states of pretrained encoders vary mostly in a few directions, around a mean far from zero: six of 192
+dimensions may hold most of the variance. A small head then learns from these directions and hardly uses the others.
+Whitening does not change which functions a linear layer can represent, only how fast it learns them (LeCun et al.,
+*Efficient BackProp*, 1998).
 """
 
 from collections.abc import Iterable
@@ -14,22 +15,22 @@ from torch import nn
 from ..data.examples import TaskCrops
 from ..model.modeling_musicfm import MusicFMClassifier
 
-# Share of the mean variance that is added to each variance: directions below it may be rounding errors and are not
-# amplified to unit variance.
+# Share of the mean variance that is added to each variance, so that directions with a smaller variance, which may be
+# rounding errors, are not amplified to unit variance.
 SMALLEST_SHARE = 1e-2
 
 
 class WhitenedLinear(nn.Linear):
     """
-    A linear layer after a map that removes the mean and the covariance of its inputs. Its initial weights are those of
-    another layer; it applies them to the whitened inputs.
+    A linear layer on whitened inputs: their mean and covariance are removed first. The initial weights are those of
+    another layer, and they apply to the whitened inputs.
 
     Args:
         linear (`nn.Linear`): A layer with a bias.
         inputs (`Iterable[torch.Tensor]`): Tensors `(…, in_features)` from which mean and covariance are estimated.
 
     Raises:
-        ValueError: There are fewer than two inputs.
+        ValueError: `inputs` has fewer than two rows.
     """
 
     mean: torch.Tensor
@@ -44,7 +45,7 @@ class WhitenedLinear(nn.Linear):
         products = torch.zeros(in_features, in_features, dtype=torch.float64)
         for tensor in inputs:
             rows = tensor.detach().float().cpu().reshape(-1, in_features)
-            first = first if count else rows.mean(0)  # near zero, squares lose no precision
+            first = first if count else rows.mean(0)  # centered values keep their precision when squared
             rows = rows - first
             count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
         if count < 2:
@@ -63,7 +64,7 @@ class WhitenedLinear(nn.Linear):
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        """Return the same function as a plain linear layer."""
+        """Return a plain linear layer that computes the same function."""
         linear = nn.Linear(self.in_features, self.out_features, device=self.weight.device, dtype=self.weight.dtype)
         weight = self.weight.double() @ self.matrix.double().T
         linear.weight.copy_(weight)
@@ -72,7 +73,7 @@ class WhitenedLinear(nn.Linear):
 
 
 def whitened_projector(head: MusicFMClassifier, crops: TaskCrops) -> WhitenedLinear:
-    """Make the first layer of a head for features whitened by those of the crops."""
+    """Create the first layer of a head, with whitening estimated from the features of the crops."""
     examples = (crops[number]["hidden_states"][None].float() for number in range(len(crops)))
     with torch.no_grad():
         inputs = (head.layer_norm(head.pool(head.mix(example), None)) for example in examples)

@@ -16,7 +16,7 @@ class PretrainingArguments(RecipeArguments):
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log entries."})
     selective_checkpointing: bool = field(
         default=False,
-        metadata={"help": "Save memory for little time: recompute norms, activations and dropout."},
+        metadata={"help": "Save memory at a small cost in time: recompute norms, activations and dropout."},
     )
 
     def __post_init__(self) -> None:
@@ -33,10 +33,10 @@ class ModelArguments:
 
     config: str = field(default="{}", metadata={"help": "Values of MusicFMConfig: a mapping in YAML, JSON here."})
     set: list[str] = field(
-        default_factory=list, metadata={"help": "Values of MusicFMConfig as name=value …, over `config`."}
+        default_factory=list, metadata={"help": "Values of MusicFMConfig as name=value …; they override `config`."}
     )
     model: str | None = field(
-        default=None, metadata={"help": "Folder or repository of a pretrained model to train further instead."}
+        default=None, metadata={"help": "Folder or repository of a pretrained model to continue training instead."}
     )
     quantizer: str | None = field(
         default=None,
@@ -45,8 +45,8 @@ class ModelArguments:
     statistics: str = field(
         default="band",
         metadata={
-            "help": "Normalization of targets: band (statistics of each mel band of the training music), global (one "
-            "mean and standard deviation of it), or config (those in `config`).",
+            "help": "Statistics that normalize the targets: band (of each mel band of the training music), global "
+            "(one mean and standard deviation for all bands), or config (the values in `config`).",
             "choices": ["band", "global", "config"],
         },
     )
@@ -64,19 +64,19 @@ class DataArguments:
     train: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Folders, .txt lists, saved data sets, .parquet files, .tar shards (and folders and globs of "
-            "them), data sets on the Hub."
+            "help": "Folders, .txt lists, saved data sets, .parquet files, .tar shards (or folders and globs of "
+            "them), or data sets on the Hub."
         },
     )
     weights: list[float] | None = field(
         default=None, metadata={"help": "Relative frequencies at which these sources are drawn."}
     )
     validation: list[str] | None = field(
-        default=None, metadata={"help": "Music to validate on, given in the same ways, without streams."}
+        default=None, metadata={"help": "Music to validate on, in the same forms except streams."}
     )
     validation_fraction: float = field(
         default=0.02,
-        metadata={"help": "Without `validation`: share of the songs that is held out, by name; 0 for none."},
+        metadata={"help": "Share of the songs to hold out, by name, if `validation` is not given; 0 for none."},
     )
     validation_crops: int = field(default=256, metadata={"help": "Number of fixed crops to evaluate on."})
     crop_seconds: float = field(default=30.0, metadata={"help": "Length of a crop."})
@@ -86,15 +86,15 @@ class DataArguments:
 
 @dataclass
 class QuantizerArguments:
-    """Settings of training a quantizer. Those named as in [`ModelArguments`] and [`DataArguments`] mean the same."""
+    """Settings for training a quantizer. Names shared with [`ModelArguments`] and [`DataArguments`] mean the same."""
 
-    train: list[str] = field(default_factory=list, metadata={"help": "Music, given as for `musicfm pretrain`."})
+    train: list[str] = field(default_factory=list, metadata={"help": "Music, as for `musicfm pretrain`."})
     output_dir: str = field(default="", metadata={"help": "Folder for the quantizer."})
     validation: list[str] | None = field(
         default=None, metadata={"help": "Songs to report on; by default a share of `train`."}
     )
     validation_fraction: float = field(
-        default=0.02, metadata={"help": "Without `validation`: share of the songs that is held out, by name."}
+        default=0.02, metadata={"help": "Share of the songs to hold out, by name, if `validation` is not given."}
     )
     config: str = field(default="{}", metadata={"help": "Values of MusicFMConfig: a mapping in YAML, JSON here."})
     set: list[str] = field(
@@ -111,16 +111,16 @@ class QuantizerArguments:
         default=None,
         metadata={"help": "JSON from `musicfm prepare stats`; by default, an hour of the training music is measured."},
     )
-    steps: int = field(default=10000, metadata={"help": "Batches to train a residual VQ on."})
-    hours: float = field(default=5.0, metadata={"help": "Audio for k-means, whose features stay in memory."})
-    batch_size: int = field(default=32, metadata={"help": "Crops in a batch."})
+    steps: int = field(default=10000, metadata={"help": "Number of batches to train a residual VQ on."})
+    hours: float = field(default=5.0, metadata={"help": "Audio for k-means; its features stay in memory."})
+    batch_size: int = field(default=32, metadata={"help": "Number of crops in a batch."})
     crop_seconds: float = field(default=5.0, metadata={"help": "Length of a crop."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of a residual VQ."})
-    device: str = field(default="cpu", metadata={"help": "Such as cpu or cuda:1."})
+    device: str = field(default="cpu", metadata={"help": "Device to train on, for example cpu or cuda:1."})
     num_workers: int = field(default=1, metadata={"help": "Processes that read audio."})
     seed: int = field(default=0, metadata={"help": "Seed of crops, clusters and stale codes."})
 
     def __post_init__(self) -> None:
         for name in ("train", "output_dir"):
             if not getattr(self, name):
-                raise ValueError(f"`--{name}` must be given.")
+                raise ValueError(f"`--{name}` is required.")

@@ -13,24 +13,24 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import sample_mask
 from .arguments import DataArguments, PretrainingArguments
 
-_NOISE = 0x6E6F697365  # makes the seed of an item's noise another one than that of its mask
+_NOISE = 0x6E6F697365  # makes the seed of the noise of an item different from that of its mask
 
 
 def build_data(
     data: DataArguments, args: PretrainingArguments, config: MusicFMConfig
 ) -> tuple[CropLoader, FixedCrops | None]:
     """
-    Open the sources of music, and make training batches and validation crops.
+    Open the sources of music, and create training batches and validation crops.
 
     Returns:
-        The loader of training batches, with `mask_time_indices`; and the validation crops, `None` without any.
+        The loader of training batches, with `mask_time_indices`; and the validation crops, or `None`.
 
     Raises:
         ValueError: Nothing in a source can be used, or a setting is out of range.
         FileNotFoundError: A source does not exist.
     """
     if not data.train:
-        raise ValueError("There is no music to train on: give `--train`.")
+        raise ValueError("There is no music to train on: pass `--train`.")
     sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
     validation = []
     if data.validation:
@@ -38,7 +38,7 @@ def build_data(
     elif data.validation_fraction > 0:
         sources, validation = hold_out_validation(sources, data.validation_fraction)
     if not validation and args.eval_strategy != "no":
-        raise ValueError("There is no music to evaluate on: give `--validation`, or `--eval_strategy no`.")
+        raise ValueError("There is no music to evaluate on: pass `--validation`, or `--eval_strategy no`.")
     requirements = {
         "sampling_rate": config.sampling_rate,
         "min_samples": max(config.min_samples, config.n_fft // 2 + 1),
@@ -65,7 +65,7 @@ def hold_out_validation(
     sources: Sequence[ListedSource | StreamedSource], fraction: float
 ) -> tuple[list[ListedSource | StreamedSource], list[Song]]:
     """
-    Hold out a share of the songs of each listed source for validation, chosen by name. Streams stay whole.
+    Hold out a share of the songs of each listed source for validation, chosen by name. Streams are not divided.
 
     Returns:
         The sources without these songs, and the songs.
@@ -81,7 +81,7 @@ def hold_out_validation(
 
 
 class MaskCrops:
-    """Adds `mask_time_indices` to a batch of crops, for each item from its seed. Runs in the loader's workers."""
+    """Adds `mask_time_indices`, drawn from the seed of each item, to a batch of crops. Runs in loader workers."""
 
     def __init__(self, config: MusicFMConfig):
         self.config = config
@@ -93,19 +93,19 @@ class MaskCrops:
 
 
 def noise_generators(seeds: Iterable[int], device: torch.device | str) -> list[torch.Generator]:
-    """Make the generators of the noise that masks items, one for each item's seed, independent of its mask."""
+    """Create the generators of the masking noise, one for each seed, independent of the generators of the masks."""
     return [torch.Generator(device).manual_seed(seed ^ _NOISE) for seed in seeds]
 
 
 def sample_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Count the samples of each item, without padding: int64 `(batch,)`."""
+    """Return the number of samples in each item, without padding: int64 `(batch,)`."""
     if "attention_mask" in batch:
         return batch["attention_mask"].sum(-1)
     return torch.full((len(batch["input_values"]),), batch["input_values"].shape[1])
 
 
 class CollateMasked:
-    """Collates crops to a batch with `mask_time_indices`. Runs in the loader's workers."""
+    """Collates crops into a batch with `mask_time_indices`. Runs in loader workers."""
 
     def __init__(self, config: MusicFMConfig):
         self.mask = MaskCrops(config)

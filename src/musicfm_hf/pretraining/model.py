@@ -14,7 +14,7 @@ from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerMode
 from ..training.files import write_json
 from .arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
 
-# Settings that a quantizer depends on. A model that predicts its tokens must have the same ones.
+# Settings that a quantizer depends on. A model that predicts its tokens must have the same values.
 _QUANTIZER_FIELDS = [
     "quantizer_type",
     "num_codebooks",
@@ -33,13 +33,14 @@ _QUANTIZER_FIELDS = [
 
 def config_values(values: Any, assignments: list[str]) -> dict[str, Any]:
     """
-    Collect values of [`MusicFMConfig`]: those of a mapping, or of JSON that holds one, and assignments over them.
+    Collect values of [`MusicFMConfig`] from a mapping, or from JSON with a mapping, and from assignments that override
+    them.
 
     Args:
-        assignments: Texts `name=value`, with values as in YAML.
+        assignments: Strings `name=value`, with values in YAML.
 
     Raises:
-        ValueError: One of them does not have this form.
+        ValueError: `values` is not a mapping, or an assignment is malformed.
     """
     if isinstance(values, str):
         try:
@@ -56,7 +57,7 @@ def config_values(values: Any, assignments: list[str]) -> dict[str, Any]:
         try:
             values[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"`--set` takes name=value with a value as in YAML, got {assignment!r}.") from error
+            raise ValueError(f"`--set` takes name=value with a value in YAML, got {assignment!r}.") from error
     return values
 
 
@@ -65,13 +66,13 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
     Build the model to pretrain, with the statistics of the training music and its quantizer.
 
     Raises:
-        ValueError: A setting is impossible, or does not fit the quantizer.
+        ValueError: A setting is invalid, or does not match the quantizer.
     """
     attention = settings.attn_implementation
     extra: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     if settings.model is not None:
         if settings.set:
-            raise ValueError("`--set` is for a new model: the one that `--model` names has a configuration already.")
+            raise ValueError("`--set` applies to new models only: the model in `--model` already has a configuration.")
         model = MusicFMForPreTraining.from_pretrained(settings.model, **extra)
     else:
         measured = data.train if settings.statistics != "config" else []
@@ -81,8 +82,8 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
         config = MusicFMConfig(**values, **extra)
         if config.quantizer_type != "random_projection" and settings.quantizer is None:
             raise ValueError(
-                f"Tokens of `quantizer_type` {config.quantizer_type!r} come from a trained quantizer: make one with "
-                "`musicfm train-quantizer` and give its folder as `--quantizer`."
+                f"The `quantizer_type` {config.quantizer_type!r} needs a trained quantizer: train one with "
+                "`musicfm train-quantizer` and pass its folder as `--quantizer`."
             )
         model = MusicFMForPreTraining(config)
     if settings.quantizer is not None:
@@ -97,8 +98,8 @@ def values_with_statistics(
     seed: int,
 ) -> dict[str, Any]:
     """
-    Collect the values of [`MusicFMConfig`] in settings, over the statistics of the training music unless
-    `statistics` is `"config"`. Statistics that are measured are kept as `stats.json` in `output_dir`.
+    Collect the values of [`MusicFMConfig`] from the settings. Unless `statistics` is `"config"`, they also include the
+    statistics of the training music. Measured statistics are saved as `stats.json` in `output_dir`.
 
     Raises:
         ValueError: A value is malformed, the file that `stats` names does not exist, or streams would have to be
@@ -117,12 +118,12 @@ def mel_values(
     kind: str, path: Path, sources: Sequence[ListedSource | StreamedSource], seed: int = 0
 ) -> dict[str, Any]:
     """
-    Collect values of [`MusicFMConfig`] that normalize the spectrogram with the statistics of the training music. The
-    input has one mean and standard deviation; so have the targets (`kind="global"`), or one for each mel band
+    Return values of [`MusicFMConfig`] that normalize the spectrogram with the statistics of the training music. The
+    input has one mean and standard deviation. The targets have the same (`kind="global"`), or one for each mel band
     (`"band"`).
 
     Args:
-        path: JSON from `musicfm prepare stats`. If it does not exist, it is made from an hour of `sources`.
+        path: JSON from `musicfm prepare stats`. If it does not exist, it is measured on an hour of `sources`.
 
     Raises:
         ValueError: The file does not exist, and some of `sources` are streams, which cannot be measured.
@@ -130,7 +131,7 @@ def mel_values(
     if not path.is_file():
         listed = [source for source in sources if isinstance(source, ListedSource)]
         if len(listed) < len(sources):
-            raise ValueError("Streams cannot be measured: give `--stats`, or `statistics: config` in the recipe.")
+            raise ValueError("Streams cannot be measured: pass `--stats`, or use `statistics: config` in the recipe.")
         songs = [song for source in listed for song in source.songs]
         write_json(path, mel_statistics(songs, max_hours=1.0, seed=seed, progress=False).to_dict())
     measured = json.loads(path.read_text(encoding="utf-8"))
@@ -146,10 +147,10 @@ def mel_values(
 
 def load_quantizer(model: MusicFMForPreTraining, folder: str) -> None:
     """
-    Replace the quantizer of a model by one that `musicfm train-quantizer` saved, or by that of a pretrained model.
+    Replace the quantizer of a model with one that `musicfm train-quantizer` saved, or with that of a pretrained model.
 
     Raises:
-        ValueError: It was made for other tokens than those of `model.config`; the message names the settings.
+        ValueError: The quantizer does not match `model.config`; the message names the settings.
     """
     source = MusicFMQuantizerModel.from_pretrained(folder)
     config, source_config = model.config, source.config
@@ -159,7 +160,7 @@ def load_quantizer(model: MusicFMForPreTraining, folder: str) -> None:
         if getattr(source_config, name) != getattr(config, name)
     ]
     if differences:
-        raise ValueError(f"The quantizer in {folder} does not fit the model: {'; '.join(differences)}.")
+        raise ValueError(f"The quantizer in {folder} does not match the model: {'; '.join(differences)}.")
     for name in ("mel_mean", "mel_std"):
         target = getattr(source_config, f"target_{name}")
         setattr(config, f"target_{name}", getattr(source_config, name) if target is None else target)

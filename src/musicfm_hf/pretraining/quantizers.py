@@ -1,4 +1,4 @@
-"""Training the quantizers that make target tokens: k-means clusters, and the residual VQ of the mel spectrogram."""
+"""Train the quantizers that compute target tokens: k-means clusters, and the residual VQ of the mel spectrogram."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -23,9 +23,9 @@ from .data import hold_out_validation
 from .model import values_with_statistics
 from .token_statistics import count_tokens, unigram_entropy
 
-COMMITMENT_WEIGHT = 0.25  # from MuQ, like the other two weights, which are 1
+COMMITMENT_WEIGHT = 0.25  # from MuQ, as are the other two weights, which are 1
 
-STALE_AFTER = 100  # batches without a use after which a code is replaced
+STALE_AFTER = 100  # number of batches without use after which a code is replaced
 
 REPORT_CROPS = 256
 
@@ -39,12 +39,12 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
         recipe: Name of the recipe that the settings come from, for the report.
 
     Returns:
-        The contents of `report.json`: `validation`, as from [`describe_quantizer`] on songs that were held out,
-        descriptions of the music, settings, and the history of training.
+        The contents of `report.json`: `validation`, the output of [`describe_quantizer`] on held-out songs;
+        descriptions of the music; settings; and the training history.
 
     Raises:
-        ValueError: A setting is impossible, nothing in a source can be used, or the configuration's quantizer is not
-            trained.
+        ValueError: A setting is invalid, nothing in a source can be used, or the quantizer of the configuration needs
+            no training.
         OSError: A file cannot be read.
     """
     output = Path(arguments.output_dir)
@@ -52,7 +52,7 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
     sources = [open_source(source) for source in arguments.train]
     config = MusicFMConfig(**values_with_statistics(arguments, sources, output, arguments.seed))
     if config.quantizer_type == "random_projection":
-        raise ValueError("The `quantizer_type` random_projection is not trained: run `musicfm pretrain` right away.")
+        raise ValueError("The `quantizer_type` random_projection needs no training: run `musicfm pretrain` directly.")
     if arguments.validation:
         validation = [song for source in arguments.validation for song in list_sources(source)]
     else:
@@ -84,16 +84,16 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
 
 def fit_kmeans(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]], seed: int = 0) -> None:
     """
-    Fit the clusters of a `"kmeans"` quantizer with scikit-learn's mini-batch k-means (Sculley 2010), on features that
-    are standardized dimension by dimension.
+    Fit the clusters of a `"kmeans"` quantizer with scikit-learn's mini-batch k-means (Sculley 2010), on features
+    standardized in each dimension.
 
     Args:
-        model ([`MusicFMQuantizerModel`]): Its centroids are set.
-        batches: `input_values` and, optionally, `attention_mask`. All their features are held in memory.
+        model ([`MusicFMQuantizerModel`]): Model whose centroids are set.
+        batches: Batches of `input_values` and, optionally, `attention_mask`. Their features are all held in memory.
         seed (`int`): Seed of the clustering.
 
     Raises:
-        ValueError: The quantizer is of another type, or there are fewer vectors than clusters.
+        ValueError: The quantizer is of another type, or the batches have fewer vectors than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -125,18 +125,18 @@ def train_residual_vq(
     seed: int = 0,
 ) -> list[dict[str, float]]:
     """
-    Train a `"residual_vq"` quantizer like that of MuQ (arXiv 2501.01108): with commitment, codebook and L1
-    reconstruction losses. A code that was not used for 100 batches is moved to a vector of the present batch.
+    Train a `"residual_vq"` quantizer as in MuQ (arXiv 2501.01108), with commitment, codebook and L1 reconstruction
+    losses. A code that was not used for 100 batches is moved to a vector of the current batch.
 
     Args:
-        model ([`MusicFMQuantizerModel`]): Its quantizer is trained in place.
-        batches: `input_values` and, optionally, `attention_mask`.
-        steps (`int`): Batches to train on.
+        model ([`MusicFMQuantizerModel`]): Model whose quantizer is trained in place.
+        batches: Batches of `input_values` and, optionally, `attention_mask`.
+        steps (`int`): Number of batches to train on.
         learning_rate (`float`): Learning rate of Adam.
         seed (`int`): Seed of the vectors that replace stale codes.
 
     Returns:
-        For each step the losses, and the number of codes that were replaced.
+        For each step, the losses and the number of codes that were replaced.
 
     Raises:
         ValueError: The quantizer is of another type.
@@ -172,12 +172,12 @@ def train_residual_vq(
 
 def describe_quantizer(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """
-    Measure how well the codes represent features, and how they are used, on audio that was not trained on.
+    Measure how well the codes represent features, and how evenly they are used, on held-out audio.
 
     Returns:
-        For each codebook `perplexity`, `codes_used` (a share) and `top_token_share`; `vectors`, their number; and for
-        k-means and residual VQ `unexplained_variance`: the mean squared error over the variance of the features, of
-        k-means for each codebook, of residual VQ after each stage.
+        For each codebook, `perplexity`, `codes_used` (a share) and `top_token_share`; `vectors`, the number of
+        vectors; and for k-means and residual VQ, `unexplained_variance`: the mean squared error divided by the
+        variance of the features, for each codebook of k-means and after each stage of residual VQ.
     """
     config, quantizer = model.config, model.quantizer
     with torch.inference_mode():
@@ -201,7 +201,7 @@ def describe_quantizer(model: MusicFMQuantizerModel, batches: Iterable[dict[str,
 
 
 def _train(model: MusicFMQuantizerModel, loader: CropLoader, arguments: QuantizerArguments) -> list[dict[str, float]]:
-    """Train a quantizer of either type; returns the history of a residual VQ."""
+    """Train a quantizer of either type, and return the history of a residual VQ."""
     if model.config.quantizer_type != "kmeans":
         return train_residual_vq(model, loader, arguments.steps, arguments.learning_rate, arguments.seed)
     batches = round(arguments.hours * 3600 / (arguments.crop_seconds * arguments.batch_size))
@@ -210,21 +210,21 @@ def _train(model: MusicFMQuantizerModel, loader: CropLoader, arguments: Quantize
 
 
 def _requirements(config: MusicFMConfig) -> dict[str, Any]:
-    """Requirements of the quantizer for crops."""
+    """Return the requirements that crops must meet for the quantizer."""
     return {"sampling_rate": config.sampling_rate, "min_samples": config.n_fft // 2 + 1}
 
 
 def _validation_batches(
     songs: list[Song], arguments: QuantizerArguments, config: MusicFMConfig
 ) -> Iterator[dict[str, Any]]:
-    """Crops to report on, one by one."""
+    """Yield the crops to report on, one by one."""
     crops = fixed_crops(songs, arguments.crop_seconds, REPORT_CROPS, arguments.seed, **_requirements(config))
     for index in range(len(crops)):
         yield collate_crops([crops[index]])
 
 
 def _recorded_settings(arguments: QuantizerArguments, recipe: str | None) -> dict[str, str]:
-    """Settings under the names that `report.json` has had since version 0.1, as text."""
+    """Return the settings as text, under the names that `report.json` has used since version 0.1."""
     settings = asdict(arguments)
     for name in ("config", "statistics"):  # those of the recipe
         del settings[name]
@@ -239,8 +239,9 @@ def replace_stale_codes(
     Move stale codes to random vectors of a batch.
 
     Args:
-        quantizer: Its codebook is changed.
-        unused (`torch.Tensor` of shape `(codebooks, codes)`): Batches since the last use; set to 0 for moved codes.
+        quantizer: Quantizer whose codebook is changed.
+        unused (`torch.Tensor` of shape `(codebooks, codes)`): Number of batches since the last use; set to 0 for moved
+            codes.
         projected (`torch.Tensor` of shape `(n, codebooks, dim)`): Vectors of the batch.
 
     Returns:
@@ -261,7 +262,7 @@ def replace_stale_codes(
 def _unexplained_by_kmeans(
     quantizer: MusicFMKMeansQuantizer, features: torch.Tensor, tokens: torch.Tensor
 ) -> list[float]:
-    """The share of the variance that the centroids of each codebook do not explain."""
+    """Return the share of the variance that the centroids of each codebook do not explain."""
     shares = []
     for index, part in enumerate(quantizer.split(features)):
         mean, std = getattr(quantizer, f"feature_mean_{index}"), getattr(quantizer, f"feature_std_{index}")
@@ -271,13 +272,13 @@ def _unexplained_by_kmeans(
 
 
 def _unexplained(values: torch.Tensor, estimates: torch.Tensor) -> float:
-    """The share of the variance of values that estimates do not explain."""
+    """Return the share of the variance of values that the estimates do not explain."""
     error = (values - estimates).square().mean()
     return (error / (values - values.mean(0)).square().mean()).item()
 
 
 def feature_vectors(model: MusicFMQuantizerModel, batch: dict[str, Any]) -> torch.Tensor:
-    """Compute the feature vectors `(n, dim)` of a batch, without those of padding."""
+    """Compute the feature vectors `(n, dim)` of a batch, without padding."""
     mask = batch.get("attention_mask")
     waveform = batch["input_values"].to(model.device)
     features = model.quantizer.features(waveform, None if mask is None else mask.to(model.device))

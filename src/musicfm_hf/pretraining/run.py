@@ -1,4 +1,4 @@
-"""A run of masked pretraining, from settings to a folder with the model and its results."""
+"""Masked pretraining, from settings to a folder with the model and its results."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +25,12 @@ PANELS = {
 
 class PretrainingRun(NamedTuple):
     """
-    A run that is ready to start, or to go on.
+    A run that is ready to start or to resume.
 
     Attributes:
         trainer ([`PretrainingTrainer`]): The Trainer, with the model and the data.
-        checkpoint: The checkpoint to resume from, if there is one.
-        settings: Descriptions of the music and settings, as `results.json` has them.
+        checkpoint: The checkpoint to resume from, or `None`.
+        settings: Descriptions of the music and the settings, for `results.json`.
     """
 
     trainer: PretrainingTrainer
@@ -40,7 +40,7 @@ class PretrainingRun(NamedTuple):
     def train(self) -> dict[str, Any]:
         """
         Train and evaluate, and write the output folder: the model with its feature extractor, `curves.png`,
-        `results.json`, and `problems.tsv`, the songs that could not be used.
+        `results.json`, and `problems.tsv`, which lists the songs that could not be used.
 
         Returns:
             The contents of `results.json`.
@@ -76,7 +76,7 @@ def prepare_pretraining(
     Build the model, the data and the Trainer of a run, and find the checkpoint to resume from.
 
     Raises:
-        ValueError: A setting is impossible, nothing in a source can be used, or the checkpoint is of another run.
+        ValueError: A setting is invalid, nothing in a source can be used, or the checkpoint belongs to another run.
         OSError: A file or a repository cannot be read.
     """
     set_seed(arguments.seed)
@@ -86,7 +86,7 @@ def prepare_pretraining(
     trainer = PretrainingTrainer(model, arguments, loader, validation, callbacks=[CurveCallback(PANELS)])
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir)
     if checkpoint is not None:
-        trainer.load_progress(Path(checkpoint))  # raises before training where the checkpoint does not fit
+        trainer.load_progress(Path(checkpoint))  # raises before training if the checkpoint does not match
     settings = {
         "music": music,
         "data": strip_absolute_paths(vars(data_arguments)),
@@ -99,7 +99,7 @@ def pretrain(
     model_arguments: ModelArguments, data_arguments: DataArguments, arguments: PretrainingArguments
 ) -> dict[str, Any]:
     """
-    Pretrain as the settings specify, going on from the last checkpoint in the output folder. Raises as
-    [`prepare_pretraining`], writes and returns as [`PretrainingRun.train`].
+    Pretrain as the settings specify, resuming from the last checkpoint in the output folder. For errors, see
+    [`prepare_pretraining`]; for output files and the return value, see [`PretrainingRun.train`].
     """
     return prepare_pretraining(model_arguments, data_arguments, arguments).train()

@@ -1,4 +1,4 @@
-"""Baselines of masked prediction: the frequencies of the tokens, and copying the nearest frame."""
+"""Baselines for masked prediction: token frequencies, and copying the nearest frame."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import torch
 
 def count_tokens(tokens: torch.Tensor, codes: int) -> torch.Tensor:
     """
-    Count how often each code occurs.
+    Count the occurrences of each code.
 
     Args:
         tokens (`torch.Tensor` of shape `(…, codebooks)`): Codes; negative ones are not counted.
@@ -24,8 +24,8 @@ def count_tokens(tokens: torch.Tensor, codes: int) -> torch.Tensor:
 
 def unigram_entropy(counts: torch.Tensor) -> torch.Tensor:
     """
-    Compute the entropy in nats of each codebook's frequencies, `(codebooks, codes)` → `(codebooks,)`. The perplexity
-    is e to its power: the number of equally frequent codes with the same entropy.
+    Compute the entropy in nats of the token frequencies of each codebook: `(codebooks, codes)` → `(codebooks,)`. Its
+    exponential is the perplexity, the number of equally frequent codes with the same entropy.
     """
     share = counts.double() / counts.sum(-1, keepdim=True).clamp(min=1)
     return -torch.xlogy(share, share).sum(-1)
@@ -34,7 +34,7 @@ def unigram_entropy(counts: torch.Tensor) -> torch.Tensor:
 def unigram_cross_entropy(counts: torch.Tensor, tokens: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """
     Compute the mean negative log-likelihood in nats of `tokens` `(n, codebooks)` under the frequencies `counts`
-    `(codebooks, codes)`. One is added to each count, so that codes never seen have a likelihood too. `sizes` are the
+    `(codebooks, codes)`. One is added to each count, so that unseen codes have a nonzero likelihood. `sizes` are the
     numbers of codes in each codebook.
     """
     losses = []
@@ -46,14 +46,14 @@ def unigram_cross_entropy(counts: torch.Tensor, tokens: torch.Tensor, sizes: lis
 
 def copy_nearest(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
-    Predict every masked token by copying the nearest frame that is not masked; of two equally near ones, the earlier.
+    Predict every masked token by copying the nearest frame that is not masked, and the earlier one in a tie.
 
     Args:
         tokens (`torch.Tensor` of shape `(batch, frames, codebooks)`): True tokens; negative in frames without one.
         mask (`torch.Tensor` of shape `(batch, frames)`): Masked frames.
 
     Returns:
-        Predictions of the shape of `tokens`; -1 where an item has no frame to copy from.
+        Predictions in the shape of `tokens`; -1 if an item has no frame to copy from.
     """
     frames = torch.arange(tokens.shape[1], device=tokens.device)
     known = ~mask & (tokens >= 0).all(-1)
@@ -71,7 +71,7 @@ class TokenStatistics:
 
     Args:
         sizes: Number of codes in each codebook.
-        device: Where the counts are kept.
+        device: Device that stores the counts.
     """
 
     NAMES = ("loss", "correct", "copied", "most_frequent", "unigram", "masked")
@@ -82,7 +82,9 @@ class TokenStatistics:
         self.sums: dict[str, Any] = dict.fromkeys(self.NAMES, 0.0)  # floats or tensors
 
     def add(self, outputs: Mapping[str, Any], counts: torch.Tensor | None = None) -> None:
-        """Add the outputs of a forward pass. `counts` are the frequencies to compare with, by default those so far."""
+        """
+        Add the outputs of a forward pass. `counts` are the frequencies to compare with, by default those seen so far.
+        """
         tokens, mask = outputs["tokens"], outputs["mask_time_indices"]
         targets = tokens[mask]
         if counts is None:
@@ -104,7 +106,7 @@ class TokenStatistics:
             self.sums[name] = self.sums[name] + value
 
     def take(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-        """Return averages over all processes since the last call. `reduce` sums a tensor over processes."""
+        """Return the averages over all processes since the last call. `reduce` sums a tensor over processes."""
         values = torch.tensor([float(self.sums[name]) for name in self.NAMES], dtype=torch.float64)
         sums = dict(zip(self.NAMES, reduce(values.to(self.counts.device)).tolist(), strict=True))
         self.sums = dict.fromkeys(self.NAMES, 0.0)
@@ -118,7 +120,7 @@ class TokenStatistics:
         }
 
     def describe_codes(self, counts: torch.Tensor) -> dict[str, float]:
-        """Describe how the codes of each codebook are used, from `counts` `(codebooks, codes)` over all processes."""
+        """Return statistics of code use for each codebook, from `counts` `(codebooks, codes)` over all processes."""
         values = {}
         for index, (frequencies, size) in enumerate(zip(counts, self.sizes, strict=True)):
             suffix = f"_{index}" if len(counts) > 1 else ""

@@ -27,19 +27,19 @@ from .token_statistics import TokenStatistics
 
 logger = logging.get_logger(__name__)
 
-# Fields of a configuration that do not change the model. The code that `auto_map` names depends on the version.
+# Fields of a configuration that do not affect the model. The code that `auto_map` names depends on the version.
 _NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
 class PretrainingTrainer(ResumableTrainer):
     """
     A [`Trainer`] for [`MusicFMForPreTraining`] on a [`CropLoader`]. The loss is averaged over all masked tokens of an
-    optimizer step, on all processes and accumulation steps. The log contains the baselines that a model must beat: the
-    entropy of the tokens' frequencies, the most frequent token, and copying the nearest frame that is not masked.
+    optimizer step, over all processes and accumulation steps. The log also contains baselines: the entropy of the
+    token frequencies, the most frequent token, and copying the nearest frame that is not masked.
 
     Args:
         loader ([`CropLoader`]): Training batches, with `mask_time_indices`.
-        validation ([`FixedCrops`], *optional*): Crops for `evaluate`, which are always masked alike.
+        validation ([`FixedCrops`], *optional*): Crops for `evaluate`, which always get the same masks.
     """
 
     model: MusicFMForPreTraining
@@ -61,23 +61,25 @@ class PretrainingTrainer(ResumableTrainer):
         self.encoder_config: MusicFMConfig = model.config
         self.statistics = TokenStatistics(model.config.codebook_sizes, args.device)
         self.audio_seconds = 0.0
-        self._started = time.perf_counter()  # moved back by the seconds of earlier starts
-        self._last_log = (self._started, 0.0)  # its time, and the seconds of audio until then
+        self._started = time.perf_counter()  # moved back by the duration of earlier starts
+        self._last_log = (self._started, 0.0)  # time of the last log, and the seconds of audio until then
         self.add_callback(_EpochFraction())
 
     def get_train_dataloader(self) -> CropLoader:  # type: ignore[override]  # the Trainer only iterates over it
-        """Return the endless loader, which knows its rank."""
+        """Return the endless loader, which already selects the data of this process."""
         return self.loader
 
     def set_initial_training_values(
         self, args: TrainingArguments, dataloader: Any
     ) -> tuple[int, int, int, int, int, int | None, int]:
-        """As in [`Trainer`], for one epoch: a finished run that is started again takes no further step."""
+        """Limit training to one epoch, so that restarting a finished run takes no further steps."""
         return (1, *super().set_initial_training_values(args, dataloader)[1:])
 
     @property
     def seconds(self) -> float:
-        """Seconds of the run in all its starts, without those lost between a checkpoint and an interruption."""
+        """
+        Duration of the run in seconds over all starts, without work lost between a checkpoint and an interruption.
+        """
         return time.perf_counter() - self._started
 
     def train(
@@ -86,7 +88,7 @@ class PretrainingTrainer(ResumableTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As in [`Trainer`], with the data and statistics of the checkpoint."""
+        """Train as [`Trainer`] does, resuming the data and the statistics of the checkpoint."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = find_checkpoint(self.args.output_dir) or True  # without one, the Trainer raises
         if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint:
@@ -95,13 +97,13 @@ class PretrainingTrainer(ResumableTrainer):
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Move a batch to the device, and replace the seed of each item by a generator of its noise."""
+        """Move a batch to the device, and replace the seed of each item with a generator of its noise."""
         seeds = inputs["seeds"].tolist()
         inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name != "seeds"})
         return inputs | {"generator": noise_generators(seeds, inputs["input_values"].device)}
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        """Count the masked frames with a target over all processes, at least 1."""
+        """Return the number of masked frames with a target over all processes, at least 1."""
         count = torch.zeros((), dtype=torch.int64)
         for batch in batch_samples:
             samples = batch["input_values"].shape[1]
@@ -116,7 +118,7 @@ class PretrainingTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """As in [`Trainer`], with statistics of the outputs."""
+        """Compute the loss as [`Trainer`] does, and update the statistics of the outputs."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             with torch.no_grad():
@@ -125,7 +127,7 @@ class PretrainingTrainer(ResumableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in [`Trainer`], with accuracies, code use and throughput in entries about training."""
+        """Log as [`Trainer`] does, and add accuracies, code use and throughput to training entries."""
         if "loss" in logs and "eval_loss" not in logs:
             logs |= self.statistics.take(self._sum)
             logs |= self.statistics.describe_codes(self._sum(self.statistics.counts.clone()))
@@ -133,7 +135,7 @@ class PretrainingTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def _throughput(self) -> dict[str, float]:
-        """Hours of audio so far, and per second since the last log, over all processes."""
+        """Return the hours of audio so far, and per second since the last log, over all processes."""
         now, (last_time, last_seconds) = time.perf_counter(), self._last_log
         self._last_log = (now, self.audio_seconds)
         seconds = torch.tensor([self.audio_seconds, self.audio_seconds - last_seconds], dtype=torch.float64)
@@ -144,21 +146,21 @@ class PretrainingTrainer(ResumableTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """
-        Score the fixed crops with their fixed masks. `*_unigram_cross_entropy` and `*_accuracy_most_frequent` compare
-        with the frequencies of the tokens in training, which are equal before it.
+        Score the fixed crops with their fixed masks. `*_unigram_cross_entropy` and `*_accuracy_most_frequent` use the
+        token frequencies seen in training, or equal frequencies before training.
 
         Raises:
             ValueError: The Trainer has no validation crops.
         """
         crops: FixedCrops | None = self.eval_dataset if eval_dataset is None else eval_dataset
         if crops is None:
-            raise ValueError("There are no crops to evaluate on: give the Trainer `validation`.")
+            raise ValueError("The Trainer has no crops to evaluate on: pass `validation` to it.")
         wall_start, start = time.time(), time.perf_counter()
         counts = self._sum(self.statistics.counts.clone())
         statistics = TokenStatistics(self.encoder_config.codebook_sizes, self.args.device)
         if self.args.world_size > 1:
             for buffer in self.model.buffers():
-                broadcast(buffer)  # each process has batch statistics of its own; those of the first one are saved
+                broadcast(buffer)  # each process has its own batch statistics; those of the first process are saved
         self.model.eval()
         steps = 0
         for batch in self._validation_batches(crops):
@@ -172,15 +174,15 @@ class PretrainingTrainer(ResumableTrainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         metrics |= speed_metrics(metric_key_prefix, wall_start, num_samples=len(crops), num_steps=steps)
         last_time, last_seconds = self._last_log
-        self._last_log = (last_time + time.perf_counter() - start, last_seconds)  # no training time has passed
+        self._last_log = (last_time + time.perf_counter() - start, last_seconds)  # excludes the time of evaluation
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _validation_batches(self, crops: FixedCrops) -> Iterator[dict[str, Any]]:
         """
-        The masked batches of this process. All processes get the same number: one that has no crops left gets the
-        first crop again, unmasked.
+        Yield the masked batches of this process. All processes get the same number of batches: a process without
+        further crops gets the first crop again, unmasked.
         """
         processes, size = self.args.world_size, self.args.eval_batch_size
         share = range(self.args.process_index, len(crops), processes)
@@ -198,7 +200,7 @@ class PretrainingTrainer(ResumableTrainer):
             yield batch
 
     def problems(self) -> ProblemLog:
-        """Return the songs that could not be used so far: those of training, on all processes, and of validation."""
+        """Return the songs that could not be used so far, in training on all processes and in validation."""
         log = ProblemLog()
         for problem in gather_object(self.loader.problems.records):
             log.add(problem)
@@ -207,7 +209,7 @@ class PretrainingTrainer(ResumableTrainer):
         return log
 
     def save_progress(self, folder: Path) -> None:
-        """Write this process's position in the data, and what it has counted."""
+        """Write the position of this process in the data, and its statistics."""
         state = {
             "loader": self.loader.state_dict(),
             "problems": self.loader.problems.records,
@@ -220,17 +222,17 @@ class PretrainingTrainer(ResumableTrainer):
 
     def load_progress(self, folder: Path) -> None:
         """
-        Read what [`save_progress`] wrote. `train` does so itself.
+        Read the files that [`save_progress`] wrote. `train` calls this method.
 
         Raises:
-            ValueError: The checkpoint is not from pretraining with as many processes, or was made with another model,
-                other data or another batch size.
+            ValueError: The checkpoint is not from pretraining with the same number of processes, or was made with
+                another model, other data or another batch size.
         """
         path = folder / f"data_{self.args.process_index}.json"
         if not path.is_file():
             raise ValueError(
-                f"{folder} was not written by `musicfm pretrain` with {self.args.world_size} processes. Start as many "
-                "as before, or give another `--output_dir`."
+                f"{folder} was not written by `musicfm pretrain` with {self.args.world_size} processes. Use the same "
+                "number of processes as before, or pass another `--output_dir`."
             )
         state = json.loads(path.read_text(encoding="utf-8"))
         self.loader.load_state_dict(state["loader"])
@@ -249,8 +251,8 @@ class PretrainingTrainer(ResumableTrainer):
 
 class _EpochFraction(TrainerCallback):
     """
-    Sets the epoch to the fraction of the steps: the Trainer takes endless data for one epoch, and each call of `train`
-    would count its own share of it.
+    Sets the epoch to the fraction of steps that are done. The Trainer treats endless data as one epoch, and otherwise
+    each call of `train` would count only its own part of it.
     """
 
     def on_step_end(
