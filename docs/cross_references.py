@@ -1,6 +1,7 @@
 """
-Griffe extension for docstrings as Transformers writes them: [`Name`] becomes a link to the page that documents it, and
-the type in `name (`type`): description` is plain text on one line.
+Griffe extension for docstrings in the style of Transformers: [`Name`] becomes a link to the page that documents it,
+and
+the type in `name (`type`): description` becomes plain text on one line.
 """
 
 import re
@@ -16,7 +17,7 @@ PACKAGE = "musicfm_hf"
 
 
 class CrossReferences(griffe.Extension):
-    """Resolves references by the last part of their name, once the whole package is read."""
+    """Resolves references by the last part of their name, after the whole package is read."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Rewrite all docstrings of the package."""
@@ -32,7 +33,7 @@ class CrossReferences(griffe.Extension):
 
 
 def _objects(parent: Any) -> Iterator[Any]:
-    """The package's own modules, classes and functions, and their members."""
+    """Yield the modules, classes and functions of the package, and their members."""
     yield parent
     for member in parent.members.values():
         if not member.is_alias:
@@ -40,7 +41,7 @@ def _objects(parent: Any) -> Iterator[Any]:
 
 
 def _plain_types(lines: list[str]) -> Iterator[str]:
-    """The lines of a docstring, with the types of arguments on one line and without markup."""
+    """Yield the lines of a docstring, with the types of arguments on one line and without markup."""
     remaining = iter(lines)
     for line in remaining:
         if ARGUMENT.match(line):
@@ -52,6 +53,6 @@ def _plain_types(lines: list[str]) -> Iterator[str]:
 
 
 def _link(name: str, paths: dict[str, str]) -> str:
-    """A link in the syntax of mkdocs-autorefs, or code where nothing of this name is documented."""
+    """Return a link in the syntax of mkdocs-autorefs, or code if nothing with this name is documented."""
     path = paths.get(name.removeprefix(f"{PACKAGE}.").split(".")[-1])
     return f"[`{name}`][{path}]" if path else f"`{name}`"

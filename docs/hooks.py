@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links to results at their copies; list folders and public names on the first page of the reference."""
+    """Point links to results at their copies, and list folders and public names on the first reference page."""
     up = "../" * page.file.src_uri.count("/")
     markdown = RESULT.sub(rf"({up}\1)", markdown)
     return markdown + public_names() if page.file.src_uri == "reference/index.md" else markdown
@@ -44,7 +44,7 @@ def reference_folders() -> list[Path]:
 
 
 def reference_page(folder: Path) -> str:
-    """Markdown that has the docstrings of all modules of a folder inserted."""
+    """Return Markdown that inserts the docstrings of all modules in a folder."""
     names = []
     for path in sorted(folder.rglob("*.py")):
         module = path.parent if path.name == "__init__.py" else path.with_suffix("")
@@ -53,12 +53,12 @@ def reference_page(folder: Path) -> str:
             names.append(".".join(module.relative_to(PACKAGE.parent).parts))
     docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
     if names[0].endswith(f".{folder.name}"):
-        docstring = ""  # the first module that is inserted is the folder itself
+        docstring = ""  # the first inserted module is the folder itself
     return "\n\n".join([f"# {folder.name}", docstring, *(f"::: {name}" for name in names)]) + "\n"
 
 
 def public_names() -> str:
-    """Markdown with links to everything that `musicfm_hf` exports."""
+    """Return Markdown with links to everything that `musicfm_hf` exports."""
     names = defaultdict(list)
     for name in musicfm_hf.__all__:
         module = getattr(musicfm_hf, name).__module__
