@@ -1,7 +1,6 @@
 """
 Griffe extension for docstrings in the style of Transformers: [`Name`] becomes a link to the page that documents it,
-and
-the type in `name (`type`): description` becomes plain text on one line.
+and the type in `name (`type`): description` becomes plain text on one line.
 """
 
 import re

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "published"
 
 
 class Checkpoint(NamedTuple):
-    """Facts about a published checkpoint that its conversion would record."""
+    """Facts about a published checkpoint that a conversion would record."""
 
     family: str
     source_name: str  # the converted file

@@ -1,1 +1,1 @@
-"""Settings of trainings as YAML, which the `musicfm` command finds by name, and scripts that run its commands."""
+"""Training recipes in YAML, which the `musicfm` command finds by name, and scripts that run its subcommands."""

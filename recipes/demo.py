@@ -1,11 +1,11 @@
 """
-The whole way without a download: songs with labels → a short pretraining → LoRA on chords and a probe for beats →
-scores → annotations of a song, and a picture of it.
+The whole workflow without downloads: songs with labels → short pretraining → LoRA for chords and a probe for beats →
+scores → annotations and a picture of a song.
 
     make demo
     make demo AUDIO=my_song.mp3
 
-It runs the commands of `musicfm` as a user would, and prints each of them.
+The script runs `musicfm` commands as a user would, and prints each of them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--audio", type=Path, help="song to annotate; by default one of the composed test songs")
+    parser.add_argument("--audio", type=Path, help="song to annotate; by default one of the synthetic test songs")
     parser.add_argument("--output_dir", "--output", type=Path, default=Path("demo_output"))
     arguments = parser.parse_args()
     output, start = arguments.output_dir, time.perf_counter()
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def musicfm(*words: object) -> None:
-    """Print a command and run it; end with it if it fails."""
+    """Print a command and run it; exit if it fails."""
     arguments = [str(word) for word in words]
     print(f"\n$ musicfm {shlex.join(arguments)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "musicfm_hf", *arguments])

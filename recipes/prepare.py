@@ -1,4 +1,4 @@
-"""`musicfm prepare` as a script: see `python recipes/prepare.py --help`."""
+"""`musicfm prepare` as a script; `python recipes/prepare.py --help` describes it."""
 
 import sys
 

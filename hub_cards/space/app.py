@@ -1,5 +1,5 @@
 """
-Web page that annotates songs with beats, chords, sections, keys and tags, depending on the models.
+Web page that annotates songs with beats, chords, sections, keys and tags, depending on the models in use.
 
     MUSICFM_MODELS=you/chord,runs/beat python app.py
 
@@ -58,7 +58,7 @@ def model_names() -> list[str]:
 
 @cache
 def models() -> dict:
-    """Load the models, once for all songs."""
+    """Load the models once for all songs."""
     loaded = load_annotators(model_names())
     for model in loaded.values():
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +66,7 @@ def models() -> dict:
 
 
 def longest_seconds() -> float:
-    """Return the duration, from the start of a song, that is annotated."""
+    """Return the maximum duration, from the start of a song, that is annotated."""
     return float(os.environ.get("MUSICFM_LONGEST_SECONDS", "900"))
 
 
@@ -87,12 +87,12 @@ def annotate_file(path: str | None) -> str:
 
 
 async def annotate_in_turn(path: str | None) -> str:
-    """Call [`annotate_file`] in a single thread, because each new thread would keep memory of its own."""
+    """Call [`annotate_file`] in a single thread, because each new thread would keep its own memory."""
     return await asyncio.get_running_loop().run_in_executor(WORKER, annotate_file, path)
 
 
 def read(path: str, sampling_rate: int) -> tuple[np.ndarray, list[str]]:
-    """Return the audio to annotate, and notes for the listener where it is only a part of the song."""
+    """Return the audio to annotate, and notes for the listener if it is only a part of the song."""
     longest = longest_seconds()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

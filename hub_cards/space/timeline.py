@@ -1,6 +1,6 @@
 """
-HTML of an annotated song: facts about the whole song, an overview, and its bars in rows like a lead sheet.
-`timeline.html` is the template, `timeline.js` makes a cursor follow the player, and `timeline.css` holds the styles.
+HTML for an annotated song: facts about the whole song, an overview, and its bars in rows, as in a lead sheet.
+`timeline.html` is the template, `timeline.js` moves a cursor with the player, and `timeline.css` holds the styles.
 """
 
 import base64
@@ -17,8 +17,8 @@ from musicfm_hf.inference.drawing import clock, key_name, short_chord
 from musicfm_hf.inference.song import SongAnnotation
 from musicfm_hf.tasks.annotations import Segment
 
-CELL_SECONDS = 2.0  # length of a cell where bars are unknown
-MIN_SHARE = 0.1  # of a bar: the sheet gives shorter events to their neighbors
+CELL_SECONDS = 2.0  # length of a cell if bars are unknown
+MIN_SHARE = 0.1  # of a bar; shorter events are merged with their neighbors in the sheet
 WAVEFORM_COLUMNS = 800
 MAX_TAGS = 8
 TICK_SECONDS = (5, 10, 15, 30, 60, 120, 300)
@@ -26,11 +26,11 @@ MAX_TICKS = 8
 
 
 class Bar(NamedTuple):
-    """A bar, or a stretch of about its length."""
+    """A bar, or an interval of about the same length."""
 
     start: float  # seconds
     end: float  # seconds
-    name: str  # its number from 1, or a time where bars are unknown; empty before the first bar and after the last
+    name: str  # number of the bar from 1, or a time if bars are unknown; empty before the first and after the last bar
 
 
 def timeline(annotation: SongAnnotation, waveform: np.ndarray, title: str, files: bytes, notes: list[str]) -> str:
@@ -72,8 +72,8 @@ def timeline(annotation: SongAnnotation, waveform: np.ndarray, title: str, files
 
 def bars(annotation: SongAnnotation) -> list[Bar]:
     """
-    Cut a song into bars without gaps. Intervals between downbeats as long as several usual bars are divided evenly,
-    and without two downbeats the song is cut into cells of `CELL_SECONDS`.
+    Cut a song into bars without gaps. An interval between downbeats that is as long as several median bars is divided
+    evenly. Without two downbeats, the song is cut into cells of `CELL_SECONDS`.
     """
     beats = annotation.beats
     downbeats = beats.times[beats.positions == 1] if beats is not None else np.empty(0)
@@ -95,8 +95,8 @@ def bars(annotation: SongAnnotation) -> list[Bar]:
 
 def pieces(segments: list[Segment], start: float, end: float, min_share: float = 0.0) -> list[Segment]:
     """
-    Return the parts of segments inside a stretch, without gaps. Parts shorter than `min_share` of the stretch are
-    given to the previous one, or to the next where they come first, and neighbors with the same label are joined.
+    Return the parts of segments inside an interval, without gaps. Parts shorter than `min_share` of the interval are
+    merged with the previous part, or with the next part if they come first. Neighbors with the same label are merged.
     """
     inside = [Segment(max(s, start), min(e, end), label) for s, e, label in segments if s < end and e > start]
     parts = [part for part in inside if part.end - part.start >= min_share * (end - start)] or inside[:1]
@@ -106,7 +106,7 @@ def pieces(segments: list[Segment], start: float, end: float, min_share: float =
 
 
 def _facts(annotation: SongAnnotation) -> list[str]:
-    """Duration, tempo and meter, for the line below the title."""
+    """Return the duration, tempo and meter, for the line below the title."""
     facts, beats = [clock(annotation.duration)], annotation.beats
     if beats is not None and len(beats.times) > 1:
         facts.append(f"{60 / np.median(np.diff(beats.times)):.0f} beats a minute")
@@ -116,7 +116,7 @@ def _facts(annotation: SongAnnotation) -> list[str]:
 
 
 def _events(annotation: SongAnnotation, keys: list[Segment]) -> dict[str, list]:
-    """Events for `timeline.js`: their start in seconds, their name, and the color of chords."""
+    """Return the events for `timeline.js`: start in seconds, name and, for chords, color."""
     beats, chords, sections = annotation.beats or ((), ()), annotation.chords or [], annotation.sections or []
     return {
         "beats": [[round(float(time), 3), int(position)] for time, position in zip(*beats, strict=True)],
@@ -127,7 +127,7 @@ def _events(annotation: SongAnnotation, keys: list[Segment]) -> dict[str, list]:
 
 
 def _sheet(annotation: SongAnnotation, keys: list[Segment], colors: dict[str, str]) -> list[dict[str, Any]]:
-    """Bars with their events. A section is named at the bar line nearest to its start."""
+    """Return the bars with their events. A section is named at the bar line nearest to its start."""
     if not (annotation.beats or annotation.chords or annotation.sections or keys):
         return []
     cells, section, chord = [], None, None
@@ -159,7 +159,9 @@ def _spans(
     name: Callable[[str], str],
     previous: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Places of segments in a stretch, in percent of it. `previous` is the label before the first segment."""
+    """
+    Return the positions of segments in an interval, in percent. `previous` is the label before the first segment.
+    """
     percent = 100 / (end - start)
     return [
         {
@@ -174,7 +176,7 @@ def _spans(
 
 
 def _beats(annotation: SongAnnotation, start: float, end: float) -> list[dict[str, Any]]:
-    """Places of the beats in a stretch, in percent of it."""
+    """Return the positions of the beats in an interval, in percent."""
     times, positions = annotation.beats or (np.empty(0), np.empty(0))
     inside = (times >= start) & (times < end)
     return [
@@ -184,7 +186,9 @@ def _beats(annotation: SongAnnotation, start: float, end: float) -> list[dict[st
 
 
 def _outline(waveform: np.ndarray) -> str:
-    """Points of a polygon around the waveform: the maximum of each column, and back along the minimum."""
+    """
+    Return the points of a polygon around the waveform: along the maxima of the columns, and back along the minima.
+    """
     starts = np.linspace(0, len(waveform), WAVEFORM_COLUMNS, endpoint=False).astype(int)
     low, high = np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
     scale = 48 / max(float(high.max()), float(-low.min()), 1e-9)

@@ -104,7 +104,7 @@ def test_without_quantizer_and_head_there_is_the_encoder_alone(tmp_path, folders
     assert len(tensors) == len(state_dict()) - 4
     result = convert_checkpoint(save(tmp_path, tensors), tmp_path / "model")
     assert AutoConfig.from_pretrained(tmp_path / "model").architectures == ["MusicFMModel"]
-    assert "not included: this is the encoder alone" in (tmp_path / "model/README.md").read_text()
+    assert "quantizer and prediction head are not included" in (tmp_path / "model/README.md").read_text()
     model, info = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(info.values()), info
     whole = AutoModel.from_pretrained(folders["musicfm"])
@@ -267,7 +267,7 @@ def test_card_tells_the_truth(folders):
     assert "# MusicFM, for Transformers" in card.text
     assert "arxiv.org/abs/2311.03318" in card.text
     assert "| encoder | 3 conformer layers, 145,824 parameters |" in card.text
-    assert "25 frames a second, 48 values each" in card.text
+    assert "25 frames per second, 48 values each" in card.text
     assert "| mel statistics | mean 6.768444971712967, standard deviation 18.417922652295623 |" in card.text
     assert "quantizer and prediction head are included: 1 codebook of 256 codes" in card.text
     assert "MIT License" in card.text
@@ -295,9 +295,9 @@ def test_card_of_mert(folders, family):
     assert "# MERT, for Transformers" in card.text
     assert "arxiv.org/abs/2306.00107" in card.text
     assert "| encoder | 3 bert layers, 84,704 parameters |" in card.text
-    assert "75 frames a second, 48 values each" in card.text
+    assert "75 frames per second, 48 values each" in card.text
     assert "the feature extractor normalizes it to zero mean and unit variance" in card.text
-    assert "not included: this is the encoder alone" in card.text
+    assert "quantizer and prediction head are not included" in card.text
     assert "published under CC-BY-NC-4.0" in card.text
     assert card.data.license == "cc-by-nc-4.0"
     for other in ("2311.03318", "2501.01108", "MIT License", "mel statistics", "codebook", "conformer"):

@@ -700,10 +700,10 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
 
 class MusicFMClassifier(nn.Module):
     """
-    Classification head: an average over time, a layer norm and one hidden layer of `config.classifier_proj_size`
-        units.
-    The head in the paper has no norm; this one does, because the scales of the layers differ by orders of magnitude.
-    With `config.use_weighted_layer_sum`, the head first computes a learned weighted sum of all hidden states.
+    Classification head: an average over time, a layer norm and one hidden layer of size
+    `config.classifier_proj_size`. The head in the paper has no norm; this one does, because the scales of the layers
+    differ by orders of magnitude. With `config.use_weighted_layer_sum`, the head first computes a learned weighted sum
+    of all hidden states.
 
     The head can be trained alone on stored hidden states.
 

@@ -77,8 +77,7 @@ def read_segments(path: str | os.PathLike, namespace: str | None = None, column:
     Read segments. From a JAMS file, read the first annotation with this `namespace`, such as chord, segment_open or
     key_mode. The namespace may be omitted if all annotations with text labels have the same one. Any other file is
     text with one segment per line: start, end and label, separated by tabs or spaces. Empty lines and lines that begin
-        with
-    `#` are ignored.
+    with `#` are ignored.
 
     Args:
         column (`int`): Column of the label in text files, counted from 1. If columns are separated by tabs, a label is

@@ -33,8 +33,7 @@ _UNDECIDED = {"x", "unknown", "atonal"}
 def parse_key(text: str) -> str | None:
     """
     Parse a key: `C`, `Am`, `c# minor`, `F♯:min`, `Cb major` (B), `Eb:dorian` (minor, because of its third). The case
-        of
-    the letter matters only if no mode follows: `a` is A:min.
+    of the letter matters only if no mode follows: `a` is A:min.
 
     Returns:
         One of `LABELS`, with N for no key and silence; `None` for keys that are undecided or neither major nor minor:
