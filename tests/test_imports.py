@@ -7,18 +7,9 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.structure import STEPS
 
 PACKAGE = ROOT / "src/musicfm_hf"
-# A folder may import from folders of earlier steps, never from another one of its own step.
-STEPS = [
-    {"model", "training"},
-    {"audio", "tasks"},
-    {"metrics", "data", "hub"},
-    {"inference", "pretraining", "conversion"},
-    {"evaluation"},
-    {"finetuning"},
-    {"cli"},
-]
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__")
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = {".".join(("musicfm_hf", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}

@@ -69,7 +69,7 @@ def test_annotating_takes_them(song):
     [
         (np.zeros(8), None, ValueError, "`sampling_rate` must be the rate of the waveform in Hz, got None"),
         (np.zeros(8), -1, ValueError, "got -1"),
-        (b"RIFF", 24000, ValueError, "A file has its own sampling rate: leave out `sampling_rate`, got 24000"),
+        (b"RIFF", 24000, ValueError, "A file has its own sampling rate: omit `sampling_rate`, got 24000"),
         ({"path": "a.wav"}, 24000, ValueError, "A row of a data set has its own sampling rate"),
         ({"array": np.zeros(8)}, None, ValueError, "A row with an `array` needs its `sampling_rate`"),
         ({"array": np.zeros(8), "sampling_rate": 24000}, 24000, ValueError, "has its own sampling rate"),

@@ -284,10 +284,10 @@ def test_an_adapter_in_another_process(runs, server, labelled, tmp_path):
 def run_and_die(arguments: list[str]) -> None:
     """The recipe, killed in the call of a function of a module, half of which it has done."""
     from musicfm_hf.finetuning import trainer as finetuning_trainer
-    from musicfm_hf.training import records
+    from musicfm_hf.training import files
 
     if os.environ["DIE_IN"] == "save_file":
-        save_file, calls = records.save_file, []
+        save_file, calls = files.save_file, []
 
         def dying(tensors, path, metadata):
             save_file(tensors, path, metadata)
@@ -296,7 +296,7 @@ def run_and_die(arguments: list[str]) -> None:
                 os.truncate(path, 100)
                 os.killpg(0, signal.SIGKILL)
 
-        records.save_file = dying
+        files.save_file = dying
     else:
         save, calls = finetuning_trainer.FinetuningTrainer._save_optimizer_and_scheduler, []
 

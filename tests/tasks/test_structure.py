@@ -167,7 +167,7 @@ def test_scores_are_those_of_mir_eval():
 
 @pytest.mark.slow
 @pytest.mark.skipif("MUSICFM_POP909" not in os.environ, reason="MUSICFM_POP909 does not name the folder of POP909")
-@pytest.mark.parametrize("rate", [structure.TASK.label_rate, structure.TASK.public_rate])
+@pytest.mark.parametrize("rate", [5.0, 8.0])
 def test_pop909_survives_the_round_trip(rate):
     folder = Path(os.environ["MUSICFM_POP909"])
     scores = []

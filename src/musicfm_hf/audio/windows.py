@@ -1,4 +1,4 @@
-"""Cut long audio into overlapping windows, and join their outputs."""
+"""Overlapping windows over long audio, and which frames of each are kept; `inference/embedding.py` joins them."""
 
 from itertools import pairwise
 from typing import NamedTuple

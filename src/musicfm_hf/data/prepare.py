@@ -1,6 +1,5 @@
 """Preparation of data: labeled data sets, lists of files by split, and statistics of a catalogue."""
 
-import importlib.util
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..training.files import write_json, write_table
+from ..training.files import run_python_file, write_json, write_table
 from .catalogue import list_sources
 from .dataset_reader import DatasetReader, ListReader
 from .labelled import LabelledSong, Problem, read_all
@@ -45,15 +44,7 @@ def load_reader(path: str | os.PathLike) -> DatasetReader | ListReader:
         FileNotFoundError: the file does not exist.
         ValueError: it does not define a reader.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"The file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(f"musicfm_reader_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file: its name must end with .py.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    reader = getattr(module, "READER", None)
+    reader = getattr(run_python_file(path), "READER", None)
     if not isinstance(reader, DatasetReader | ListReader):
         raise ValueError(f"{path} must define `READER = DatasetReader(...)`; see docs/new_dataset.md.")
     return reader

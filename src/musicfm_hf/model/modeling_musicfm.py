@@ -225,9 +225,7 @@ class MusicFMAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        `(batch, frames, hidden_size)` → the same shape, and attention weights if the implementation returns them.
-        """
+        """`(batch, frames, hidden_size)` → the same shape, and attention weights if the implementation has them."""
         heads_shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
         rotated = hidden_states
         if position_embeddings is not None:

@@ -8,9 +8,9 @@ import os
 import pkgutil
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from ..training.files import run_python_file
 from .spec import TaskSpec, label_names
 
 _SPECS: dict[str, TaskSpec] = {}
@@ -78,14 +78,7 @@ def load_task_file(path: str | os.PathLike) -> TaskSpec:
         ValueError: if it does not define `TASK`, or another task has the same name or column.
     """
     path = Path(path).absolute()
-    if not path.is_file():
-        raise FileNotFoundError(f"The task file {path} does not exist.")
-    module_spec = spec_from_file_location(f"musicfm_task_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise ValueError(f"{path} is not a Python file: a task file ends with .py.")
-    module = module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    task = getattr(module, "TASK", None)
+    task = getattr(run_python_file(path), "TASK", None)
     if not isinstance(task, TaskSpec):
         raise ValueError(f"{path} does not define a task: it needs `TASK = TaskSpec(...)`.")
     return register_task(replace(task, source=path))

@@ -150,7 +150,6 @@ TASK = TaskSpec(
     order=0,
     labels=LABELS,
     label_rate=20.0,
-    public_rate=50.0,
     centered=True,
     crop_seconds=6.0,
     targets=targets,

@@ -139,7 +139,6 @@ TASK = TaskSpec(
     order=1,
     labels=LABELS,
     label_rate=8.0,
-    public_rate=16.0,
     crop_seconds=12.0,
     parse=parse_chord,
     transpose=spans.transpose_targets,

@@ -187,7 +187,6 @@ TASK = TaskSpec(
     order=3,
     labels=LABELS,
     label_rate=0.5,
-    public_rate=0.5,
     crop_seconds=12.0,
     parse=parse_key,
     transpose=spans.transpose_targets,

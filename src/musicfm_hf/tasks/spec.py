@@ -86,7 +86,6 @@ class TaskSpec:
             `None` for all labels of the data. By default, one softmax over all labels.
         label_rate (`float`, *optional*): Label frames per second; in the tasks of the paper, those of the paper.
             `None` for one output per clip.
-        public_rate (`float`, *optional*): Label frames per second in MusicFM's public code, if they differ.
         centered (`bool`): Label frame j is centered at j / rate seconds instead of covering [j, j + 1) / rate.
         crop_seconds (`float`): Length of training crops and, if `label_rate` is `None`, the approximate length of the
             clips of a song.
@@ -134,7 +133,6 @@ class TaskSpec:
     labels: tuple[str, ...] | None = None
     outputs: tuple[Mapping[str, Any], ...] = ()
     label_rate: float | None = 1.0
-    public_rate: float | None = None
     centered: bool = False
     crop_seconds: float = 12.0
 

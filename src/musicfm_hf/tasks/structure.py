@@ -244,7 +244,6 @@ TASK = TaskSpec(
     labels=LABELS,
     outputs=OUTPUTS,
     label_rate=5.0,
-    public_rate=8.0,
     crop_seconds=24.0,
     parse=function_of,
     targets=targets,

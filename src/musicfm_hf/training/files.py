@@ -1,9 +1,11 @@
-"""Files that are complete or absent: JSON, safetensors, tables."""
+"""Files: JSON, safetensors and tables that are complete or absent, and Python files of a user."""
 
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -41,3 +43,22 @@ def write_table(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join("\t".join(map(str, row)) + "\n" for row in rows)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def run_python_file(path: str | os.PathLike) -> ModuleType:
+    """
+    Run a user's Python file, and return it as a module.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if its name does not end with `.py`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    spec = spec_from_file_location(f"musicfm_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file: its name must end with .py.")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

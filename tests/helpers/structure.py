@@ -1,0 +1,12 @@
+"""The order of the folders of the package."""
+
+# A folder may import from folders of earlier steps, never from another one of its own step.
+STEPS = [
+    {"model", "training"},
+    {"audio", "tasks"},
+    {"metrics", "data", "hub"},
+    {"inference", "pretraining", "conversion"},
+    {"evaluation"},
+    {"finetuning"},
+    {"cli"},
+]
