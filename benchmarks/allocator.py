@@ -1,10 +1,10 @@
 """
-Measure pretraining on a processor with the C library's memory allocator and with another one, in turn.
+Measure pretraining on a CPU with the memory allocator of the C library and with jemalloc, in turn.
 
     apt install libjemalloc2
     python benchmarks/allocator.py --library /usr/lib/x86_64-linux-gnu/libjemalloc.so.2
 
-Trains the recipe `small` on synthesized songs in bfloat16. The median of `--rounds` runs is reported for each
+The script trains the recipe `small` on synthetic songs in bfloat16, and reports the median of `--rounds` runs for each
 allocator.
 """
 
@@ -23,7 +23,7 @@ from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.training.records import environment
 
 RATE = 24000
-JEMALLOC_SETTINGS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always"  # keeps memory for the next step
+JEMALLOC_SETTINGS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always"  # keep memory for the next step
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--library", type=Path, required=True, help="shared library of jemalloc")
     parser.add_argument("--recipe", default="small", help="pretraining recipe that needs no quantizer")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=2, help="how often the allocators take turns")
+    parser.add_argument("--rounds", type=int, default=2, help="number of runs with each allocator")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "allocator.json")
     arguments = parser.parse_args()
     if not arguments.library.is_file():
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def train(recipe: str, steps: int, music: Path, output: Path, variables: dict[str, str]) -> float:
-    """Seconds of a training run."""
+    """Return the duration of a training run in seconds."""
     flags = ["--train", str(music), "--output_dir", str(output), "--max_steps", str(steps), "--bf16", "true"]
     flags += ["--use_cpu", "true", "--eval_strategy", "no", "--save_strategy", "no", "--report_to", "none"]
     musicfm("pretrain", recipe, *flags, **variables)
@@ -63,7 +63,7 @@ def train(recipe: str, steps: int, music: Path, output: Path, variables: dict[st
 
 
 def report(values: dict[str, Any]) -> str:
-    """The machine, and a table with a row for each allocator."""
+    """Return the machine and a table with a row for each allocator."""
     rows = [
         [row["allocator"], f"{row['seconds']:.1f} s", ", ".join(f"{seconds:.1f} s" for seconds in row["all"])]
         for row in values["rows"]

@@ -3,7 +3,7 @@ Measure annotation of long audio and of sounds that are not music: time, memory,
 
     python benchmarks/annotate.py --models runs/beat runs/chord --data data/pop909 --sounds speech.wav
 
-Music is test songs one after the other, cut to each of `--seconds`; memory is the largest of the process so far.
+The music consists of concatenated test songs, cut to each of `--seconds`. Memory is the peak of the process so far.
 Silence, noise and a tone are synthesized; further sounds are read from `--sounds`.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def synthetic_sounds() -> dict[str, np.ndarray]:
-    """Sounds without beats, chords or form."""
+    """Return sounds without beats, chords or form."""
     generator = np.random.default_rng(0)
     times = np.arange(20 * RATE) / RATE
     return {
@@ -53,7 +53,7 @@ def synthetic_sounds() -> dict[str, np.ndarray]:
 
 
 def joined_music(data: str, lengths: list[float]) -> dict[str, np.ndarray]:
-    """Test songs one after the other, cut to each length in seconds; shorter if they run out."""
+    """Return concatenated test songs, cut to each length in seconds, or shorter if the songs are shorter."""
     songs = (musicfm_hf.load_audio(song.audio, RATE) for song in load_songs(data, "test"))
     joined = np.empty(0, dtype=np.float32)
     waveforms = {}
@@ -84,7 +84,7 @@ def measure(models: dict, waveform: np.ndarray) -> dict[str, Any]:
 
 
 def report(rows: dict[str, dict[str, Any]]) -> str:
-    """The table, with a row for each sound."""
+    """Return the table, with a row for each sound."""
     cells = []
     for name, row in rows.items():
         beats, chords, sections, keys = (count(row, kind) for kind in ("beats", *SEGMENTS))
@@ -97,7 +97,7 @@ def report(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def count(row: dict[str, Any], kind: str) -> str:
-    """The number of events of a kind, and their mean probability."""
+    """Return the number of events of a kind, and their mean probability."""
     probability = row["probabilities"].get(kind)
     return f"{row['counts'][kind]}" + ("" if probability is None else f", probability {probability:.2f}")
 

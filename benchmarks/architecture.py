@@ -1,10 +1,10 @@
 """
-Compute shares that the documentation states of the published MusicFM, from its layers alone: nothing is timed.
+Compute shares that the documentation states for the published MusicFM, from its layers, without timing anything.
 
     python benchmarks/architecture.py
 
-Multiplications are those of a forward pass over 30 s with direct convolutions and without logits; weights trained by
-LoRA are those of `musicfm finetune chord/lora`, head included. Models are built at full size on the meta device.
+Multiplications are counted for a forward pass over 30 s with direct convolutions and without logits. Weights trained
+with LoRA are those of `musicfm finetune chord/lora`, including the head. Models have full size, on the meta device.
 """
 
 import argparse
@@ -34,7 +34,10 @@ def main() -> None:
 
 
 def shares_of_multiplications(config: MusicFMConfig) -> dict[str, Any]:
-    """Multiplications of a forward pass, of its 3×3 convolutions with stride 1, and of the logits of all frames."""
+    """
+    Count the multiplications of a forward pass, of its 3×3 convolutions with stride 1, and of the logits of all
+    frames.
+    """
     with torch.device("meta"):
         model = MusicFMModel(config).train()  # in training mode: direct convolutions
         waveform = torch.empty(1, SECONDS * config.sampling_rate)
@@ -46,7 +49,7 @@ def shares_of_multiplications(config: MusicFMConfig) -> dict[str, Any]:
             )
     with FlopCounterMode(display=False) as counter:
         frames = model(waveform).last_hidden_state.shape[1]
-    total = counter.get_total_flops() // 2  # an addition for each multiplication
+    total = counter.get_total_flops() // 2  # one addition for each multiplication
     logits = frames * config.hidden_size * CODES
     return {
         "multiplications": total,
@@ -56,7 +59,7 @@ def shares_of_multiplications(config: MusicFMConfig) -> dict[str, Any]:
 
 
 def lora_weights(base: MusicFMConfig, task: str) -> dict[str, Any]:
-    """Weights that are trained with LoRA, and their share."""
+    """Return the number of weights that are trained with LoRA, and their share."""
     settings = TaskArguments(task=task, model="none", data="none", method="lora")
     with torch.device("meta"):
         model = MusicFMForAudioFrameClassification(head_config(settings, base, []))

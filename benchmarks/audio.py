@@ -1,5 +1,5 @@
 """
-Measure reading 30 s from the middle of an hour, and from a file of 30 s, in each audio format.
+Measure the time to read 30 s from the middle of an hour, and from a file of 30 s, in each audio format.
 
     python benchmarks/audio.py
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measure(name: str, folder: Path, long_seconds: float, repeats: int) -> dict[str, Any]:
-    """Seconds for 30 s of a short and of a long file, and for the whole long file, in one format."""
+    """Return the time in seconds to read 30 s of a short and a long file, and the whole long file, in one format."""
     file_format, subtype, rate = FORMATS[name]
     song = synthesize(compose(2), rate)
     short, long = (folder / f"{kind}.{name}" for kind in ("short", "long"))
@@ -54,7 +54,7 @@ def measure(name: str, folder: Path, long_seconds: float, repeats: int) -> dict[
     for repeat in range(repeats + 1):
         for key, path, start in (("short_file", short, 0.0), ("crop_of_long_file", long, long_seconds / 2)):
             elapsed = seconds_of(lambda path=path, start=start: load_audio(path, start=start, duration=CROP_SECONDS))
-            if repeat > 0:  # the first one warms up
+            if repeat > 0:  # the first one is a warm-up
                 times[key].append(elapsed)
     medians = {key: statistics.median(values) for key, values in times.items()}
     row = {"format": name} | medians | {"long_file": seconds_of(lambda: load_audio(long))}
@@ -64,7 +64,7 @@ def measure(name: str, folder: Path, long_seconds: float, repeats: int) -> dict[
 
 
 def write(path: Path, song: np.ndarray, seconds: float, rate: int, file_format: str, subtype: str) -> None:
-    """Write the song again and again, until `seconds`."""
+    """Write the song repeatedly, up to a length of `seconds`."""
     missing = round(seconds * rate)
     with soundfile.SoundFile(path, "w", rate, channels=2, format=file_format, subtype=subtype) as file:
         while missing > 0:
@@ -74,7 +74,7 @@ def write(path: Path, song: np.ndarray, seconds: float, rate: int, file_format: 
 
 
 def report(values: dict[str, Any]) -> str:
-    """The table, with a row for each format."""
+    """Return the table, with a row for each format."""
     rows = []
     for row in values["rows"]:
         short, crop = row["short_file"], row["crop_of_long_file"]

@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def synthetic_activations(seconds: float, fps: float) -> np.ndarray:
-    """Noisy activations (frames, 2) of four-beat bars at a tempo that sways between 100 and 140 BPM."""
+    """Return noisy activations (frames, 2) of four-beat bars at a tempo that varies between 100 and 140 BPM."""
     generator = np.random.default_rng(0)
     times = np.arange(round(seconds * fps)) / fps
     beats = 2 * times - 4 / 3 * np.cos(times / 4)
@@ -47,7 +47,7 @@ def synthetic_activations(seconds: float, fps: float) -> np.ndarray:
 
 
 def measure(track: Callable, activations: np.ndarray, seconds: float, fps: float, repeats: int) -> dict[str, Any]:
-    """Median and fastest time, median processor time, and peak memory in MB of a decoder."""
+    """Return the median and fastest time, the median processor time, and the peak memory in MB of a decoder."""
     tracemalloc.start()
     track(activations, fps)
     peak = tracemalloc.get_traced_memory()[1] / 1e6
@@ -65,14 +65,14 @@ def measure(track: Callable, activations: np.ndarray, seconds: float, fps: float
 
 
 def times_of(function: Callable, *arguments: Any) -> tuple[float, float]:
-    """Seconds on the clock, and of the processor: these differ on a busy machine."""
+    """Return the wall-clock time and the processor time in seconds, which differ on a busy machine."""
     wall, processor = time.perf_counter(), time.process_time()
     function(*arguments)
     return time.perf_counter() - wall, time.process_time() - processor
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """The table, with a row for each measurement."""
+    """Return the table, with a row for each measurement."""
     cells = [
         [
             f"`{row['function']}`",

@@ -4,10 +4,10 @@ Measure speed and memory of embedding, side by side with a plain implementation,
     python benchmarks/embed.py --sections speed growth --plain_half_seconds 0.5
     python benchmarks/embed.py --sections memory --dtypes float32
 
-The plain implementation is what one writes first: it computes every layer, keeps all hidden states, predicts logits
-for all frames, uses channels-first convolutions, and applies batch norm on its own. Both are timed in turn in one
-process; medians are reported. Memory and growth are measured in processes of their own. The share of the rate of
-matrix products counts the multiplications of direct convolutions; an algorithm with fewer of them can exceed 100 %.
+The plain implementation is straightforward: it computes every layer, keeps all hidden states, predicts logits for all
+frames, uses channels-first convolutions, and applies batch norm separately. Both are timed in turn in one process, and
+medians are reported. Memory and growth are measured in separate processes. The share of the rate of matrix products
+counts the multiplications of direct convolutions; an algorithm with fewer multiplications can exceed 100 %.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CODES = 4096  # of the published checkpoints
 
 
 def plain(model: musicfm_hf.MusicFMModel, head: nn.Linear, input_values: torch.Tensor) -> torch.Tensor:
-    """The forward pass as one writes it first; returns the logits of all frames."""
+    """Run the plain forward pass, and return the logits of all frames."""
     hidden = model.log_mel(input_values, None)[:, None].to(model.dtype)
     for block in model.subsampling.blocks:
         residual = block.shortcut_norm(block.shortcut_conv(hidden))
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def measure_sections(folder: str, tflops: dict[str, float], arguments: argparse.Namespace) -> dict[str, list[dict]]:
-    """The rows of each section that was asked for."""
+    """Return the rows of each requested section."""
     results: dict[str, list[dict]] = {"speed": [], "memory": [], "growth": []}
     common = {"folder": folder, "device": arguments.device}
     for dtype in arguments.dtypes:
@@ -128,7 +128,7 @@ def speed(
         ways["ours", layer] = ((lambda layer=layer: model(audio, layer=layer)), SECONDS)
     times = {way: [] for way in ways}
     with torch.inference_mode():
-        for repeat in range(1 if slow else arguments.repeats + 1):  # the first one warms up
+        for repeat in range(1 if slow else arguments.repeats + 1):  # the first one is a warm-up
             for way, (function, _) in ways.items():
                 elapsed = seconds_of(function, device)
                 if slow or repeat > 0:
@@ -150,7 +150,7 @@ def speed(
 
 
 def separately(**case: Any) -> dict[str, Any]:
-    """A case, with time and memory of it in a process of its own."""
+    """Measure a case in a separate process, and return it with its time and memory."""
     result = measure_separately(__file__, ["--measure", json.dumps(case)])
     return {key: value for key, value in case.items() if key != "folder"} | result
 
@@ -158,7 +158,7 @@ def separately(**case: Any) -> dict[str, Any]:
 def measure(
     folder: str, device: str, dtype: str, batch_size: int, way: str, layer: int | None, seconds: float = SECONDS
 ) -> dict:
-    """Load time of the model, then time and peak memory, in MB beyond model and audio, of one way."""
+    """Measure the load time of the model, and the time and peak memory (MB beyond model and audio) of one method."""
     began = time.perf_counter()
     model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
     load = time.perf_counter() - began
@@ -181,7 +181,7 @@ def measure(
 
 
 def report(results: dict[str, Any]) -> str:
-    """The machine, and a table for each section."""
+    """Return the machine and a table for each section."""
     machine = results["machine"]
     rates = ", ".join(f"{dtype} {rate:.3g} TFLOP/s" for dtype, rate in machine["tflops"].items())
     versions = f"torch {machine['torch']}, transformers {machine['transformers']}"
@@ -231,7 +231,7 @@ def growth_table(rows: list[dict[str, Any]]) -> str:
 
 
 def name(row: dict[str, Any]) -> str:
-    """The first column of a row."""
+    """Return the first column of a row."""
     kinds = {"plain": "plain", "ours": f"`layer={row['layer']}`", "embed": f"`embed`, `layer={row['layer']}`"}
     return kinds[row["way"]]
 

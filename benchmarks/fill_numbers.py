@@ -1,12 +1,12 @@
 """
 Fill README.md and docs/ with measured tables and numbers, or check that they still agree with benchmarks/results.
 
-    python benchmarks/fill_numbers.py              # the same as `make numbers`: writes them
-    python benchmarks/fill_numbers.py --check      # fails where a document differs from the results
-    python benchmarks/fill_numbers.py --unmarked   # lists numbers with decimals or units that have no mark
+    python benchmarks/fill_numbers.py              # write them, as `make numbers` does
+    python benchmarks/fill_numbers.py --check      # fail if a document differs from the results
+    python benchmarks/fill_numbers.py --unmarked   # list numbers with decimals or units that have no mark
 
-A table stands between two marks, each on a line of its own. It is `benchmarks/results/NAME.md`, or, with a number
-after the name, one block of that file (blocks are separated by empty lines; the first is 1):
+A table is placed between two marks, each on its own line. It is `benchmarks/results/NAME.md` or, with a number after
+the name, one block of that file (blocks are separated by empty lines; the first is 1):
 
     <!-- results: tasks 1 -->
 
@@ -14,19 +14,21 @@ after the name, one block of that file (blocks are separated by empty lines; the
 
     <!-- end -->
 
-A number, or a text such as the name of a machine, stands between two marks within a line. The mark has the file and
-the keys that lead to the value, separated by slashes; items of a list are chosen by their index (`-1` is the last) or
-by the values that they have (`way=plain&batch_size=1`):
+A number, or a text such as the name of a machine, is placed between two marks within a line. The mark contains the
+file and the keys of the value, separated by slashes. Items of a list are selected by their index (`-1` is the last) or
+by
+their values (`way=plain&batch_size=1`):
 
     Chords: <!-- number: tasks/table/chord/pretrained probe/test/majmin -->.869<!-- end --> of the time, after
     <!-- number: pretraining_small/seconds / 60 -->52.8<!-- end --> minutes
 
-The number is written in the shape of the present one: its decimals, its leading zero, its sign and its thousands
-separators. For a new number, write zeros of that shape (`.000`, `+0.00`, `0,000`). Values can be scaled
-(` * 100`, ` / 60`), divided by or subtracted from each other (`FILE/KEY / FILE/KEY`), from left to right, and
-collected over all keys or items that have the rest of the path: `min(tasks/table/*/full/seconds) / 60`; so do `max`
-and `mean`. A mark of a number cannot begin a line or a list item, where Markdown takes a comment for a block of HTML.
-Fenced code is left alone.
+The number is written in the format of the current one: its decimals, leading zero, sign and thousands separators. For
+a
+new number, write zeros in that format (`.000`, `+0.00`, `0,000`). Values can be scaled (` * 100`, ` / 60`), divided by
+or
+subtracted from each other (`FILE/KEY / FILE/KEY`), from left to right, and aggregated over all keys or items that have
+the rest of the path: `min(tasks/table/*/full/seconds) / 60`, or with `max` or `mean`. The mark of a number cannot
+begin a line or a list item, because Markdown would treat the comment as a block of HTML. Fenced code is not changed.
 """
 
 import argparse
@@ -89,17 +91,17 @@ def documents(root: Path) -> list[Path]:
 
 def fill(text: str, results: Path = RESULTS) -> str:
     """
-    Return a Markdown document with all of its marked tables and numbers as `results` has them.
+    Return a Markdown document with all marked tables and numbers filled from `results`.
 
     Raises:
-        NumbersError: a mark names a file, a key or a table that does not exist, stands where Markdown would not read
-            it as a comment within a line, or has no counterpart.
+        NumbersError: a mark names a file, a key or a table that does not exist, is where Markdown would not treat it
+            as a comment within a line, or has no counterpart.
     """
     return "".join(part if is_code else _fill_prose(part, results) for part, is_code in split_at_code(text))
 
 
 def differences(text: str, filled: str) -> list[str]:
-    """The changed lines of a document, as `number of the line: is …, should be …`."""
+    """Return the changed lines of a document, as `number of the line: is …, should be …`."""
     present, wanted = text.splitlines(), filled.splitlines()
     matcher = difflib.SequenceMatcher(None, present, wanted, autojunk=False)
     return [
@@ -110,7 +112,7 @@ def differences(text: str, filled: str) -> list[str]:
 
 
 def unmarked(text: str) -> list[str]:
-    """Numbers with decimals or units outside of marks, code and links, as `line: number in its line`."""
+    """Return the numbers with decimals or units outside of marks, code and links, as `line: number in: text`."""
     text = "".join(_blank(part) if is_code else part for part, is_code in split_at_code(text))
     for pattern in (TABLE, NUMBER, re.compile(r"`[^`\n]*`"), re.compile(r"\]\([^)]*\)"), re.compile(r"https?://\S+")):
         text = pattern.sub(lambda match: _blank(match[0]), text)
@@ -122,7 +124,7 @@ def unmarked(text: str) -> list[str]:
 
 
 def split_at_code(text: str) -> Iterator[tuple[str, bool]]:
-    """The parts of a document, and whether each is fenced code."""
+    """Yield the parts of a document, and whether each is fenced code."""
     end = 0
     for match in FENCE.finditer(text):
         yield text[end : match.start()], False
@@ -161,7 +163,7 @@ def _table(results: Path, name: str, block: str | None) -> str:
 
 
 def evaluate(expression: str, results: Path = RESULTS) -> Any:
-    """The value of an expression of paths and numbers, as the module's description has them."""
+    """Return the value of an expression of paths and numbers, as described in the docstring of this module."""
     first, *rest = OPERATOR.split(expression)
     value = _operand(first, results)
     for operator, text in zip(rest[::2], rest[1::2], strict=True):
@@ -182,7 +184,7 @@ def _operand(text: str, results: Path) -> Any:
 
 
 def _values(path: str, results: Path) -> list[Any]:
-    """The values at a path; with `*`, of all keys or items that have the rest of the path."""
+    """Return the values at a path; with `*`, of all keys or items that have the rest of the path."""
     name, *keys = path.split("/")
     if not (results / f"{name}.json").is_file():
         raise NumbersError(f"{path}: benchmarks/results has no {name}.json.")
@@ -206,7 +208,7 @@ def _load(path: Path) -> Any:
 
 
 def _items(value: Any, key: str) -> list[Any]:
-    """The value of a key; of a list, the item of that index, or the one that has all of `name=value&…`."""
+    """Return the value of a key or, in a list, the item with an index or with all values of `name=value&…`."""
     if isinstance(value, dict):
         return [value[key]] if key in value else []
     if re.fullmatch(r"-?\d+", key):
@@ -216,14 +218,12 @@ def _items(value: Any, key: str) -> list[Any]:
 
 
 def shaped(value: Any, example: str) -> str:
-    """A value with the decimals, leading zero, sign and separators of an example; texts as they are."""
+    """Format a number with the decimals, leading zero, sign and separators of an example. Return text unchanged."""
     if isinstance(value, str):
         return value
     shape = SHAPE.fullmatch(example)
     if shape is None or not (shape["whole"] or shape["decimals"]):
-        raise NumbersError(
-            f"Write a number in the shape that {value} is to have, such as 0.000, in place of {example!r}."
-        )
+        raise NumbersError(f"Replace {example!r} with a number in the shape that {value} should have, such as 0.000.")
     separator = "," if "," in shape["whole"] else ""
     digits = f"{abs(value):{separator}.{len(shape['decimals'] or '')}f}"
     if not shape["whole"] and digits.startswith("0."):

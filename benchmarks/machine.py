@@ -12,7 +12,7 @@ from torch import nn
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The name of the device, with cores and instructions of a processor, and versions."""
+    """Return the name of the device, including the cores and instructions of a CPU, and the versions."""
     if device == "cpu":
         cpu_info = Path("/proc/cpuinfo")
         lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
@@ -25,7 +25,9 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """The best of twenty products of square matrices, as linear layers make them, in 10¹² operations per second."""
+    """
+    Return the best rate of twenty products of square matrices, as in linear layers, in 10¹² operations per second.
+    """
     size = (2048 if dtype == torch.float32 else 512) if device == "cpu" else 8192
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = [seconds_of(lambda: nn.functional.linear(left, right), device) for _ in range(21)][1:]
@@ -33,7 +35,7 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
-    """Seconds that a call takes, until the device has done all of it."""
+    """Return the duration of a call in seconds, until the device has finished."""
     synchronize(device)
     began = time.perf_counter()
     function()
@@ -48,13 +50,13 @@ def synchronize(device: str) -> None:
 
 
 def resident_mb(field: str) -> float:
-    """Memory of this process in MB: `VmRSS` at present, `VmHWM` at most so far (Linux)."""
+    """Return the memory of this process in MB: `VmRSS` is the current value, `VmHWM` the peak so far (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / 1e6
 
 
 def start_peak(device: str) -> float:
-    """Forget earlier peaks of memory, and return the memory in use, in MB."""
+    """Reset the peak of memory, and return the memory in use, in MB."""
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again from here
         return resident_mb("VmRSS")
@@ -63,5 +65,5 @@ def start_peak(device: str) -> float:
 
 
 def peak_mb(device: str) -> float:
-    """The peak of memory since [`start_peak`], in MB."""
+    """Return the peak memory since [`start_peak`], in MB."""
     return resident_mb("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated(device) / 1e6

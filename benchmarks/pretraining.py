@@ -1,11 +1,11 @@
 """
-Pretrain a few minutes with every kind of tokens, encoder and frame rate, and compare them in one table.
+Pretrain for a few minutes with every kind of token, encoder and frame rate, and compare the results in one table.
 
     musicfm prepare pop909 --source POP909 --output_dir data/pop909 --arranged
     python benchmarks/pretraining.py --train data/pop909/train.txt --validation data/pop909/valid.txt
 
-All are the recipe `small` with the changes listed here. Scores are those of the last evaluation, on the same crops
-with the same masks; those of several codebooks are averaged.
+All runs use the recipe `small` with the changes listed here. Scores are from the last evaluation, on the same crops
+with the same masks, and are averaged over codebooks.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--validation", required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--quantizer_steps", type=int, default=500, help="steps of the residual VQ")
-    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, which share the cores")
+    parser.add_argument("--parallel", type=int, default=2, help="number of simultaneous runs, which share the cores")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "pretraining_variants.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def train(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Pretrain a variant; if its tokens are learned, train their quantizer first."""
+    """Pretrain a variant, after training its quantizer if it needs one."""
     changes, flags = VARIANTS[name]
     output = folder / str(list(VARIANTS).index(name))
     threads = str(max(1, (os.cpu_count() or 1) // arguments.parallel))
@@ -80,7 +80,7 @@ def train(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, A
 
 
 def summarize(name: str, steps: int, results: dict[str, Any]) -> dict[str, Any]:
-    """What the table has of the results of a run."""
+    """Return the results of a run that are in the table."""
     training = [entry for entry in results["history"] if "perplexity" in entry or "perplexity_0" in entry][-1]
     return {
         "name": name,
@@ -97,7 +97,7 @@ def summarize(name: str, steps: int, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """The machine, and a table with a row for each variant."""
+    """Return the machine and a table with a row for each variant."""
     cells = []
     for row in rows:
         scores = row["scores"]

@@ -1,11 +1,11 @@
 """
-Probe the checkpoints of a pretraining run, random weights and the log-mel spectrogram, and draw the scores.
+Probe the checkpoints of a pretraining run, random weights and the log-mel spectrogram, and plot the scores.
 
     musicfm pretrain small_kmeans … --save_total_limit 20 --output_dir runs/small
     python benchmarks/probe_curve.py --run runs/small --data data/pop909 --tasks chord key --layers 2 4
 
-Probes are those of `musicfm finetune TASK/probe small/probe` on `--limit` songs of each split; scores are those of the
-validation songs. Writes `probe_curve.json` and `probe_curve.png`.
+The probes are those of `musicfm finetune TASK/probe small/probe` on `--limit` songs of each split, and the scores are
+for the validation songs. The script writes `probe_curve.json` and `probe_curve.png`.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of `musicfm pretrain`, with checkpoints")
     parser.add_argument("--data", required=True, help="data set made by `musicfm prepare`")
     parser.add_argument("--tasks", nargs="+", choices=known_tasks(), default=["chord"])
-    parser.add_argument("--layers", type=int, nargs="+", required=True, help="hidden states that are probed")
-    parser.add_argument("--steps", type=int, nargs="+", help="checkpoints that are probed; all by default")
-    parser.add_argument("--limit", type=int, default=50, help="songs of each split")
+    parser.add_argument("--layers", type=int, nargs="+", required=True, help="hidden states to probe")
+    parser.add_argument("--steps", type=int, nargs="+", help="checkpoints to probe; all by default")
+    parser.add_argument("--limit", type=int, default=50, help="number of songs in each split")
     parser.add_argument("--cache", default=".features", help="folder for features of frozen encoders")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "probe_curve.json")
     arguments = parser.parse_args()
@@ -46,7 +46,10 @@ def main() -> None:
 
 
 def curve(task: str, steps: list[int], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Scores of each layer as `(minutes of pretraining, score)`, with random weights at 0; and of the spectrogram."""
+    """
+    Return the scores of each layer as `(minutes of pretraining, score)`, with random weights at 0, and the score of
+    the spectrogram.
+    """
     results = json.loads((arguments.run / "results.json").read_text())
     minutes_per_step = results["seconds"] / 60 / results["training"]["max_steps"]
     layers = {}
@@ -61,7 +64,7 @@ def curve(task: str, steps: list[int], arguments: argparse.Namespace) -> dict[st
 
 
 def score(task: str, model: Path, flags: list[str], arguments: argparse.Namespace) -> float:
-    """The score of a probe on the validation songs."""
+    """Return the score of a probe on the validation songs."""
     words = ["--model", str(model), "--data", arguments.data, "--seed", "1"]
     words += ["--limit", str(arguments.limit), "--cache", arguments.cache, "--report_to", "none"]
     words += ["--output_dir", str(arguments.run / f"probe_{task}"), "--save_strategy", "no", "--eval_strategy", "no"]

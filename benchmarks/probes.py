@@ -1,4 +1,4 @@
-"""Settings of fine-tuning runs of a small encoder, and probes trained in this process."""
+"""Settings for fine-tuning runs with a small encoder, and probes that are trained in this process."""
 
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.run import Finetuned, Splits, cache_all_layers, finetune
@@ -6,12 +6,12 @@ from musicfm_hf.training.recipes import parse_recipe
 
 
 def recipes(task: str, method: str) -> list[str]:
-    """Names of the recipes for a task and a method (`probe`, `full` or `lora`)."""
+    """Return the names of the recipes for a task and a method (`probe`, `full` or `lora`)."""
     return [f"{task}/{method}", f"small/{method}"]
 
 
 def parse(task: str, method: str, flags: list[str]) -> tuple[TaskArguments, FinetuningArguments]:
-    """Settings of a run of `musicfm finetune`."""
+    """Parse the settings of a run of `musicfm finetune`."""
     settings, training = parse_recipe(
         (TaskArguments, FinetuningArguments), [*recipes(task, method), *flags], kind="finetune"
     )
@@ -19,7 +19,7 @@ def parse(task: str, method: str, flags: list[str]) -> tuple[TaskArguments, Fine
 
 
 def train_probe(settings: TaskArguments, training: FinetuningArguments, splits: Splits) -> Finetuned:
-    """Train and score a probe. All layers of the encoder are computed in one pass, and kept for other probes."""
+    """Train and score a probe. All layers of the encoder are computed in one pass and cached for other probes."""
     if not settings.log_mel:
         cache_all_layers(settings, training, splits)
     return finetune(settings, training, splits)

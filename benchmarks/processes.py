@@ -1,4 +1,4 @@
-"""Measurements and commands in processes of their own."""
+"""Run measurements and commands in separate processes."""
 
 import json
 import os
@@ -10,26 +10,26 @@ from typing import Any
 
 def measure_separately(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     """
-    Run a script in a process of its own, and return the JSON in the last line that it prints.
+    Run a script in a separate process, and return the JSON in the last line that it prints.
 
     Raises:
-        RuntimeError: the script failed; has the end of its messages.
+        RuntimeError: the script failed. The message contains the end of its error output.
     """
     return json.loads(_run([sys.executable, script, *arguments]).splitlines()[-1])
 
 
 def musicfm(*arguments: str, **variables: str) -> None:
     """
-    Run a `musicfm` command, with further environment variables.
+    Run a `musicfm` command with additional environment variables.
 
     Raises:
-        RuntimeError: the command failed; has the end of its messages.
+        RuntimeError: the command failed. The message contains the end of its error output.
     """
     _run([sys.executable, "-m", "musicfm_hf", *arguments], variables)
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
-    """Output of a command."""
+    """Run a command, and return its output."""
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (variables or {}), check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")

@@ -1,4 +1,4 @@
-"""Results of the benchmarks as people read them: a JSON file and a Markdown table of the same name."""
+"""Write the results of a benchmark to a JSON file and a Markdown file with the same name."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table, with a line break at its end."""
+    """Return a Markdown table that ends with a line break."""
     lines = ["| " + " | ".join(header).lstrip() + " |", "| --- |" + " --- |" * (len(header) - 1)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def write_report(path: Path, values: Any, report: str) -> None:
-    """Write values to a JSON file and the report, in Markdown, beside it; print the report."""
+    """Write values to a JSON file and the report to a Markdown file beside it, and print the report."""
     write_json(path, values)
     path.with_suffix(".md").write_text(report, encoding="utf-8")
     print(report)

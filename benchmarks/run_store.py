@@ -1,14 +1,14 @@
 """
-Recorded runs of the benchmarks: scores of single songs in one Parquet file, everything else in one JSON file.
+Recorded runs of the benchmarks, with the scores of songs in one Parquet file and everything else in one JSON file.
 
     import pandas
     songs = pandas.read_parquet("benchmarks/results/songs.parquet")
     songs[(songs.run == "chord_LoRA_1") & (songs.split == "test") & (songs.metric == "majmin")].value.mean()
 
 `songs.parquet` has a row for each score: `run`, `task`, `method`, `seed`, `split`, `song`, `metric`, `value`. For
-tagging, which has no scores of single songs, `metric` is "probability", `label` is a tag, and `tag_position` is its
-place in the annotation of the song, null if the song is annotated without it. `runs.json` has a line for each run:
-settings, training, inputs, scores with intervals, steps, versions, history.
+tagging, which has no scores for single songs, `metric` is "probability", `label` is a tag, and `tag_position` is its
+position in the annotation of the song, or null if the annotation does not have the tag. `runs.json` has a line for
+each run: settings, training, inputs, scores with intervals, steps, versions, history.
 """
 
 import json
@@ -43,8 +43,8 @@ class RunStore:
     """
     The runs in `songs.parquet` and `runs.json` of a folder.
 
-    A run is what [`finetune`] returns as `results`, with its `row` in the table of results: a dictionary with `task`,
-    and `scores_of_songs` (split → song id → scores). Several processes may write to one store.
+    A run is the `results` of [`finetune`] with its `row` in the table of results: a dictionary with `task` and
+    `scores_of_songs` (split → song id → scores). Several processes may write to one store.
     """
 
     def __init__(self, folder: Path):
@@ -56,12 +56,12 @@ class RunStore:
         runs = self._read_runs()
         table = self._read_songs()
         for name, scores in _scores_of_songs(table).items():
-            if name in runs:  # else its writing was interrupted
+            if name in runs:  # otherwise, writing it was interrupted
                 runs[name]["scores_of_songs"] = scores
         return runs
 
     def read_run(self, name: str) -> dict[str, Any] | None:
-        """Return a run, `None` if there is no such run."""
+        """Return a run, or `None` if it does not exist."""
         run = self._read_runs().get(name)
         if run is None:
             return None
@@ -70,9 +70,10 @@ class RunStore:
 
     def write(self, runs: dict[str, dict[str, Any]]) -> None:
         """
-        Add runs, or replace those of the same names. Values that are not finite become null.
+        Add runs, or replace runs with the same names. Values that are not finite become null.
 
-        An interruption leaves a store without the runs that were being replaced, never one that mixes old and new.
+        After an interruption, the store may lack the runs that were being replaced, but it never mixes old and new
+        data.
         """
         runs = json.loads(json.dumps(runs), parse_constant=lambda name: None)
         self.runs_path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ class RunStore:
 
 
 def _rows(name: str, run: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """The scores of a run, as rows of the table."""
+    """Yield the scores of a run, as rows of the table."""
     seed = run.get("training", {}).get("seed")
     common = {"run": name, "task": run["task"], "method": run["row"], "seed": seed}
     for split, songs in run["scores_of_songs"].items():
@@ -132,7 +133,7 @@ def _rows(name: str, run: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _scores_of_songs(table: pa.Table) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Run → split → song id → scores, of rows of the table."""
+    """Return a nested dictionary (run → split → song id → scores) from rows of the table."""
     scores: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     tags: dict[tuple[str, str, str], dict[int, str]] = {}
     columns = [

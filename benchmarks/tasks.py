@@ -2,17 +2,17 @@
 Compare classical baselines, probes, full fine-tuning and LoRA on all tasks.
 
     python benchmarks/tasks.py --model runs/small --data data/pop909 --runs runs/tasks
-    python benchmarks/tasks.py --table  # only writes the table of recorded runs
+    python benchmarks/tasks.py --table  # only write the table of recorded runs
 
-The layer that a probe reads is chosen on the validation songs, for the pretrained encoder and for the encoder with
-random weights; probes are trained with three seeds. Each other run is one of `musicfm finetune`, and its command is
-recorded with its scores. benchmarks/tasks.yaml has the flags and the columns of the table.
+The layer that a probe reads is chosen on the validation songs, both for the pretrained encoder and for the encoder
+with random weights. Probes are trained with three seeds. All other runs use `musicfm finetune`, and their commands are
+recorded with their scores. benchmarks/tasks.yaml specifies the flags and the columns of the table.
 
-Runs are recorded in `songs.parquet` and `runs.json` of `--store`. Recorded runs are not repeated, so that several
-processes can share the work (`--tasks`, `--rows`); a recorded run with other settings, songs or another encoder is an
-error. Further flags go to the runs of full fine-tuning and LoRA, such as `--bf16 true`; their models are kept in
-`--runs`. Writes `tasks.json` and `tasks.md` to the store; differences are over test songs, with the paired bootstrap.
-(A random encoder has other weights with another seed, so its features are computed for each seed.)
+Runs are recorded in `songs.parquet` and `runs.json` in `--store`. Recorded runs are not repeated, so several processes
+can share the work (`--tasks`, `--rows`); a recorded run with other settings, songs or another encoder raises an error.
+Further flags, such as `--bf16 true`, apply to full fine-tuning and LoRA, whose models are kept in `--runs`. The script
+writes `tasks.json` and `tasks.md` to the store; differences are over test songs, with the paired bootstrap. (The
+weights of a random encoder depend on the seed, so its features are computed for each seed.)
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--cache", default=".features", help="folder for features of frozen encoders")
     parser.add_argument("--store", type=Path, default=RESULTS, help="folder for recorded runs and the table")
-    parser.add_argument("--table", action="store_true", help="train nothing; write the table of recorded runs")
+    parser.add_argument("--table", action="store_true", help="do not train; only write the table of recorded runs")
     arguments, arguments.finetuning_flags = parser.parse_known_args()
     if not arguments.table:
         if missing := [name for name in ("model", "data", "runs") if getattr(arguments, name) is None]:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 class Study:
-    """All runs for one task. Songs are read once."""
+    """All runs for one task. The songs are read once."""
 
     def __init__(self, task: str, arguments: argparse.Namespace):
         self.task, self.arguments = task, arguments
@@ -75,7 +75,7 @@ class Study:
         self.splits: dict[str, list] = {}
 
     def run_row(self, row: str) -> None:
-        """Run what one row of the table needs and the store does not have."""
+        """Execute the runs that a row of the table needs and that the store does not have."""
         arguments = self.arguments
         flags = ["--model", arguments.model, "--data", arguments.data]
         flags += shlex.split(STUDY[self.task].get("flags", ""))
@@ -93,7 +93,7 @@ class Study:
                 self.run(row, [*flags, *best], seed, best)
 
     def readers(self, row: str) -> list[list[str]]:
-        """Flags for all that a probe can read: each hidden state, and their learned sum; or the spectrogram."""
+        """Return the flags for each input of a probe: every hidden state and their learned sum, or the spectrogram."""
         if row == LOG_MEL:
             return [["--log_mel", "true"]]
         layers = range(AutoConfig.from_pretrained(self.arguments.model).num_hidden_layers + 1)
@@ -101,7 +101,7 @@ class Study:
         return [[*reader, "--random_encoder", "true"] for reader in readers] if row == RANDOM else readers
 
     def run(self, row: str, flags: list[str], seed: int, reader: list[str] | None = None) -> dict[str, Any]:
-        """Return the recorded run, or train and record it."""
+        """Return a run, after training and recording it if necessary."""
         method = METHODS.get(row, "probe")
         reader_flags = [flag for flag in reader or [] if flag.startswith(("--layer", "--weighted"))]
         name = "_".join([self.task, row, *reader_flags, str(seed)])
@@ -129,10 +129,10 @@ class Study:
 
     def recorded_run(self, name: str, settings: TaskArguments, training: FinetuningArguments) -> dict[str, Any] | None:
         """
-        Return a run of the store, `None` if there is none.
+        Return a run from the store, or `None` if it does not exist.
 
         Raises:
-            ValueError: it has other settings, another encoder or other songs.
+            ValueError: the run has other settings, another encoder or other songs.
         """
         run = self.store.read_run(name)
         if run is None:

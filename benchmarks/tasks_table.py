@@ -1,4 +1,4 @@
-"""The table of benchmarks/tasks.py, made of recorded runs: methods by tasks, with paired differences on test songs."""
+"""Table of the recorded runs of benchmarks/tasks.py: methods by tasks, with paired differences on test songs."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ ENVIRONMENT = ("versions", "python", "machine")
 
 
 def write_table(folder: Path) -> None:
-    """Write `tasks.json` and `tasks.md` of the runs that the store in a folder has."""
+    """Write `tasks.json` and `tasks.md` for the runs in the store of a folder."""
     runs = RunStore(folder).read()
     baselines = {name.removeprefix("baseline_"): run for name, run in runs.items() if "about" in run}
     trained = [runs[name] for name in sorted(runs) if "about" not in runs[name]]
@@ -45,7 +45,7 @@ def write_table(folder: Path) -> None:
 
 
 def reader(run: dict[str, Any]) -> int | str | None:
-    """The layer that the head of a run reads, or "weighted"."""
+    """Return the layer that the head of a run reads, or "weighted"."""
     settings = run["settings"]
     return "weighted" if settings["weighted_layer_sum"] else settings["layer"]
 
@@ -60,7 +60,7 @@ def first_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def best_runs(task: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs of the layer that is best on the validation songs with the first seed."""
+    """Return the runs with the layer that is best on the validation songs with the first seed."""
     if not runs:
         return []
     best = max(first_seed(runs), key=lambda run: validation_score(task, run))
@@ -68,7 +68,9 @@ def best_runs(task: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def cell(task: str, runs: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> dict[str, Any]:
-    """Scores of a row on the test songs, averaged over the seeds of the chosen layer; empty without runs."""
+    """
+    Return the scores of a row on the test songs, averaged over the seeds of the chosen layer; empty without runs.
+    """
     if not runs:
         return {}
     [best] = first_seed(chosen)
@@ -87,7 +89,10 @@ def cell(task: str, runs: list[dict[str, Any]], chosen: list[dict[str, Any]]) ->
 
 
 def differences(task: str, chosen: dict[str, list], baselines: dict[str, dict[str, Any]]) -> dict[str, dict]:
-    """Paired differences on the test songs: the pretrained probe to other probes, the best training to a baseline."""
+    """
+    Return paired differences on the test songs, of the pretrained probe from other probes and of the best training
+    method from a baseline.
+    """
     songs = {row: [run["scores_of_songs"]["test"] for run in runs] for row, runs in chosen.items() if runs}
     songs |= {name: [run["scores_of_songs"][run["split"]]] for name, run in baselines.items() if run["task"] == task}
     pairs = [(PROBE, row, get_task(task).metric) for row in (LOG_MEL, RANDOM)]
@@ -102,7 +107,7 @@ def differences(task: str, chosen: dict[str, list], baselines: dict[str, dict[st
 
 
 def scores_table(table: dict[str, dict], baselines: dict[str, dict[str, Any]]) -> str:
-    """Methods by scores of tasks, on the test songs."""
+    """Return a table of methods by scores of tasks, on the test songs."""
     columns = [(task, *score) for task, study in STUDY.items() for score in study["scores"].items()]
     rows = []
     for row in ROWS:
@@ -118,7 +123,7 @@ def scores_table(table: dict[str, dict], baselines: dict[str, dict[str, Any]]) -
 
 
 def differences_table(differences: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Paired differences with their intervals."""
+    """Return a table of paired differences with their intervals."""
     rows = []
     for of_task in differences.values():
         for name, value in of_task.items():

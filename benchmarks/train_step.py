@@ -3,10 +3,10 @@ Measure a step of masked pretraining, side by side with a plain implementation, 
 
     python benchmarks/train_step.py --batch_sizes 1 2
 
-The plain implementation is what one writes first: attention that keeps its scores, logits of all frames, and a
-softmax over all of them, of which the loss selects the masked ones. All ways are timed in turn, in processes of their
-own; the peak memory is what a step adds to the model, its gradients and the optimizer. The share of the machine's
-matrix-product rate counts the multiplications of the model, forward and backward (three times the forward pass), once.
+The plain implementation is straightforward: attention that keeps its scores, logits of all frames, and a softmax over
+all frames, from which the loss selects the masked ones. All variants are timed in turn, in separate processes. The
+peak memory excludes the model, its gradients and the optimizer. The share of the matrix-product rate of the machine
+counts the multiplications of the model once, forward and backward (three times the forward pass).
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="length of crops; a multiple of 0.4")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not timed")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--rounds", type=int, default=2, help="how often the ways take turns")
+    parser.add_argument("--rounds", type=int, default=2, help="number of measurements of each variant")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of autocast")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output_file", type=Path, help="benchmarks/results/train_step_DEVICE.json by default")
@@ -55,13 +55,13 @@ def main() -> None:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """The flags that a measurement depends on."""
+    """Return the flags that a measurement depends on."""
     places = ("one", "output_file", "recipe")
     return {name: str(value) for name, value in vars(arguments).items() if name not in places}
 
 
 def take_turns(batch_size: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The medians of each way, all ways measured in turn."""
+    """Measure all variants in turn, and return the medians of each."""
     runs: dict[str, list[dict]] = {way: [] for way in arguments.ways}
     for _ in range(arguments.rounds):
         for way in arguments.ways:
@@ -74,7 +74,7 @@ def take_turns(batch_size: int, arguments: argparse.Namespace) -> list[dict[str,
 
 
 def measure(way: str, batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of a step, and its peak memory in bytes beyond weights, gradients and optimizer."""
+    """Measure the median time of a step in seconds, and its peak memory in bytes beyond the weights and optimizer."""
     device = torch.device(arguments.device)
     values = read_recipe(arguments.recipe, kind="pretrain")["config"]
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def measure(way: str, batch_size: int, arguments: argparse.Namespace) -> dict[st
     waveform = 0.1 * torch.randn(batch_size, round(arguments.seconds * model.config.sampling_rate), device=device)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # makes its state
+    optimizer.step()  # creates its state
     base = peak_mb(arguments.device)
 
     def step() -> None:
@@ -106,7 +106,7 @@ def measure(way: str, batch_size: int, arguments: argparse.Namespace) -> dict[st
 
 
 def plain_loss(model: MusicFMForPreTraining, waveform: torch.Tensor) -> torch.Tensor:
-    """The loss with predictions of every frame, and all of their probabilities kept."""
+    """Compute the loss from predictions for every frame, keeping all of their probabilities."""
     mask = torch.rand(waveform.shape[0], waveform.shape[1] // 9600, device=waveform.device) < 0.6
     tokens = model.quantizer(waveform)[..., 0]
     noisy = torch.where(mask.repeat_interleave(9600, 1), 0.1 * torch.randn_like(waveform), waveform)
@@ -117,7 +117,7 @@ def plain_loss(model: MusicFMForPreTraining, waveform: torch.Tensor) -> torch.Te
 
 
 def report(results: dict[str, Any]) -> str:
-    """The machine, and a table with a row for each way and batch size."""
+    """Return the machine and a table with a row for each variant and batch size."""
     machine, settings = results["machine"], results["settings"]
     plain = {step["batch_size"]: step for step in results["steps"] if step["way"] == "plain"}
     rows = []

@@ -1,9 +1,9 @@
 """
-Write the table of the pretraining recipes: what they vary, and how many weights their models have.
+Write the table of the pretraining recipes, with their differences and the numbers of weights of their models.
 
     python benchmarks/variants.py
 
-Models are built at full size on the meta device, so without memory.
+Models are built at full size on the meta device, which needs no memory.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The model of a recipe."""
+    """Return a description of the model of a recipe."""
     recipe = read_recipe(name, kind="pretrain")
     config = MusicFMConfig(**recipe["config"])
     with torch.device("meta"):
@@ -48,7 +48,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """The table, with a row for each recipe."""
+    """Return the table, with a row for each recipe."""
     cells = [
         [
             f"`{row['recipe']}`",

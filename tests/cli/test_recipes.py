@@ -26,7 +26,7 @@ def test_convert(tmp_path):
     done = run("recipes/convert.py", "--source", FIXTURES / "musicfm/pretrained.pt", "--output", tmp_path / "model")
     assert done.returncode == 0, done.stderr
     assert "(not one of the published files)" in done.stdout
-    assert "left out    3 tensors: never called, the positions are rotary" in done.stdout
+    assert "left out    3 tensors: never called, because positions are rotary" in done.stdout
     again = run("recipes/convert.py", "--source", FIXTURES / "musicfm/pretrained.pt", "--output", tmp_path / "model")
     assert again.returncode == 1
     assert "Not converted:" in again.stderr

@@ -194,7 +194,7 @@ def test_weight_norm_of_mert_by_either_name(folders, tmp_path, names):
 )
 def test_settings_of_mert_that_are_not_supported(tmp_path, name, value):
     source = changed(tmp_path / "published", "mert_base", **{name: value})
-    with pytest.raises(ValueError, match=rf"The checkpoint has `{name}` {value!r}; supported is"):
+    with pytest.raises(ValueError, match=rf"The checkpoint has `{name}` {value!r}; supported:"):
         convert_checkpoint(source, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -202,16 +202,16 @@ def test_settings_of_mert_that_are_not_supported(tmp_path, name, value):
 @pytest.mark.parametrize(("name", "value"), [("label_rate", 50), ("features", ["encodec"]), ("use_rvq_target", False)])
 def test_settings_of_muq_that_are_not_supported(tmp_path, name, value):
     source = changed(tmp_path / "published", "muq", **{name: value})
-    with pytest.raises(ValueError, match=rf"The checkpoint has `{name}` .*; supported is"):
+    with pytest.raises(ValueError, match=rf"The checkpoint has `{name}` .*; supported:"):
         convert_checkpoint(source, tmp_path / "model")
 
 
 def test_folders_that_are_neither(tmp_path):
     other = changed(tmp_path / "other", "mert_base", model_type="hubert")
-    with pytest.raises(ValueError, match=r"other/config\.json is neither MuQ's nor MERT's"):
+    with pytest.raises(ValueError, match=r"other/config\.json is the configuration of neither MuQ nor MERT"):
         convert_checkpoint(other, tmp_path / "model")
     (other / "config.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="is neither MuQ's nor MERT's"):
+    with pytest.raises(ValueError, match="is the configuration of neither MuQ nor MERT"):
         convert_checkpoint(other, tmp_path / "model")
     with pytest.raises(ValueError, match="lacks the setting 'hidden_size'"):
         convert_checkpoint(changed(tmp_path / "cut", "mert_base", hidden_size=None), tmp_path / "model")
@@ -340,7 +340,7 @@ def test_not_a_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="has no tensor"):
         convert_checkpoint(tmp_path / "other.pt", tmp_path / "model")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="must hold a dictionary of tensors"):
+    with pytest.raises(ValueError, match="must contain a dictionary of tensors"):
         convert_checkpoint(tmp_path / "list.pt", tmp_path / "model")
 
 
@@ -382,7 +382,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_written(tmp_path, monke
     (output / "mine.txt").write_text("keep")
     with pytest.raises(FileExistsError, match="is not empty"):
         convert_checkpoint(CHECKPOINT, output)
-    with pytest.raises(FileExistsError, match="other things than a converted model"):
+    with pytest.raises(FileExistsError, match="does not hold just a converted model"):
         convert_checkpoint(CHECKPOINT, output, overwrite=True)
     (output / "config.json").write_text("{}")
 

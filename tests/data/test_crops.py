@@ -276,7 +276,7 @@ def test_ranks_share_the_shards_of_a_pass(sources, kind):
         assert sorted(first + second) == list(range(SONGS))
     assert all(len(first) == 2 and len(second) == 1 for first, second in zip(*ends, strict=True))
     assert len({str(second) for second in ends[1]}) > 1  # passes divide the shards anew
-    with pytest.raises(ValueError, match="The state is of rank 1, this is rank 0"):
+    with pytest.raises(ValueError, match="The state is from rank 1, but this is rank 0"):
         CropLoader(opened, **options, rank=0).load_state_dict(states[0])
     with pytest.raises(ValueError, match="has 3 shards for 4 ranks"):
         CropLoader(opened, **CROP, world_size=4)
@@ -327,7 +327,7 @@ def test_wrong_sources(data, tmp_path):
         open_source(tmp_path / "*.tar")
     with pytest.raises(ValueError, match="no column `sound`, only text, audio"):
         open_source(data / "parquet [1]", audio_column="sound")
-    with pytest.raises(ValueError, match="numbers` of the stream holds no audio files but"):
+    with pytest.raises(ValueError, match="numbers` of the stream must hold audio files, got"):
         open_source(datasets.Dataset.from_dict({"numbers": [1]}).to_iterable_dataset(), audio_column="numbers")
     shutil.copy(data / "tar/0.tar", tmp_path)
     shutil.copy(data / "files/00.flac", tmp_path)
@@ -517,7 +517,7 @@ def test_split_by_name():
     assert set(train) <= set(train_more)
     assert set(validation) <= set(validation_more)
     assert split_by_name(songs, 0.1, seed=1)[1] != validation
-    for fraction, message in ((0.0001, "1000 to train and 0 to validate"), (1.0, "between 0 and 1, got 1.0")):
+    for fraction, message in ((0.0001, "1000 to train on and 0 to validate"), (1.0, "between 0 and 1, got 1.0")):
         with pytest.raises(ValueError, match=message):
             split_by_name(songs, fraction)
 
@@ -577,10 +577,10 @@ def test_states_of_other_runs_are_refused(data, listed, tmp_path):
     CropLoader([open_source(tmp_path / "moved")], **CROP, seed=1, world_size=2, rank=1).load_state_dict(state)
     fewer = ListedSource(listed.songs[1:])
     for sources, changes, message in [
-        ([listed], {"world_size": 3}, "with `world_size` 2, here it is 3"),
-        ([listed], {"batch_size": 3}, "with `batch_size` 2, here it is 3"),
-        ([listed], {"crop_seconds": 1.5}, "with `crop_seconds` .*, here it is 1.5"),
-        ([listed], {"seed": 2}, "with `seed` 1, here it is 2"),
+        ([listed], {"world_size": 3}, "with `world_size` 2, but here it is 3"),
+        ([listed], {"batch_size": 3}, "with `batch_size` 2, but here it is 3"),
+        ([listed], {"crop_seconds": 1.5}, "with `crop_seconds` .*, but here it is 1.5"),
+        ([listed], {"seed": 2}, "with `seed` 1, but here it is 2"),
         ([fewer], {}, r"with `sources` \[\['listed', 12, '.*here it is \[\['listed', 11, "),
     ]:
         other = CropLoader(sources, **CROP | {"seed": 1, "world_size": 2} | changes)
@@ -593,10 +593,10 @@ def test_wrong_arguments(data, listed, sources):
         ([listed], None, {"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ([listed], None, {"seed": -1}, "`seed` must be at least 0"),
         ([listed], None, {"rank": 2, "world_size": 2}, "`rank` must be at least 0 and less than `world_size`"),
-        ([listed], None, {"crop_seconds": 0.04}, r"got 1025 and 0\.04 s, that is 960 samples at 24000 Hz"),
+        ([listed], None, {"crop_seconds": 0.04}, r"got 1025 and 0\.04 s, which is 960 samples at 24000 Hz"),
         ([listed], [1.0, 1.0], {}, r"one number for each source \(1\), got 2"),
         ([listed], [-1.0], {}, "0 or more and not all 0"),
-        ([listed, *sources["tar"][0]], None, {}, "Give `weights`"),
+        ([listed, *sources["tar"][0]], None, {}, "Pass `weights`"),
         ([], None, {}, "must be at least 1, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):

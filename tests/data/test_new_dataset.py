@@ -56,7 +56,7 @@ def test_a_data_set_in_one_file(reader_file, source, tmp_path, capsys):
     assert songs["04"].split == songs["05"].split
     info = json.loads((tmp_path / "out/info.json").read_text())
     assert (info["name"], info["licence"], info["source"]) == ("club_keys", "CC BY 4.0", "club_keys")
-    assert (tmp_path / "out/missing.tsv").read_text().startswith("19\tThere is no audio 19 in ")
+    assert (tmp_path / "out/missing.tsv").read_text().startswith("19\tNo audio 19 exists in ")
     main([*arguments, "--min_confidence", "2", "--fractions", "1", "0", "0"])
     assert len(load_songs(tmp_path / "out", "train")) == 6
 
@@ -146,6 +146,6 @@ def test_no_songs_name_their_reasons(source, tmp_path):
         path.unlink()
     (source / "00.lab").write_text("0 1 C\n")
     arguments = ["folder", "--source", str(source), "--output_dir", str(tmp_path / "out"), "--lab_task", "chords"]
-    with pytest.raises(SystemExit, match=r"^Not prepared: No song has audio and labels \(00: There is no audio 00 in"):
+    with pytest.raises(SystemExit, match=r"^Not prepared: No song has audio and labels \(00: No audio 00 exists in"):
         main(arguments)
-    assert (tmp_path / "out/missing.tsv").read_text().startswith("00\tThere is no audio 00")
+    assert (tmp_path / "out/missing.tsv").read_text().startswith("00\tNo audio 00 exists")

@@ -304,7 +304,7 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--train", "{bad}/broken"], r"None of 1 files could be read \(text.mp3: "),
         (["--train", "{bad}/broken", "--statistics", "config", "--validation_fraction", "0"], "is no readable audio"),
         (["--crop_seconds", "60"], r"every file is shorter than the crop of 60.0 s \(longest 2.600 s\)"),
-        (["--crop_seconds", "0.01"], "`crop_seconds` no less than that"),
+        (["--crop_seconds", "0.01"], "`crop_seconds` no shorter than that"),
         (["--validation", "{bad}/broken"], "In the songs to validate on, there is no readable audio"),
         (["--validation", "{bad}/none"], "does not exist"),
         (["--train", "{data}/parquet"], "Streams cannot be measured: pass `--stats`, or use `statistics: config`"),
@@ -345,13 +345,13 @@ def test_more_refusals(monkeypatch, capsys, data, finished, tmp_path):
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *train)
     assert "no music to evaluate on: pass `--validation`, or `--eval_strategy no`" in words
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *train, "--validation_fraction", "0.01")
-    assert "divides 7 songs into 7 to train and 0 to validate on" in words
+    assert "divides 7 songs into 7 to train on and 0 to validate on" in words
 
     shutil.copytree(finished, tmp_path / "done")
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, *songs(data), "--per_device_train_batch_size", "4")
-    assert "The state is of a run with `batch_size` 2, here it is 4" in words
+    assert "The state is from a run with `batch_size` 2, but here it is 4" in words
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, *songs(data, "tar"))
-    assert "The state is of a run with `sources` [['listed', 7, " in words
+    assert "The state is from a run with `sources` [['listed', 7, " in words
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, "quantizer_seed=3", *songs(data))
     assert "checkpoint-12 was made with quantizer_seed 0, not 3. Pass another `--output_dir`, or remove it." in words
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)

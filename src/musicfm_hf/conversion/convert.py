@@ -43,8 +43,8 @@ def convert_checkpoint(
     - MuQ (OpenMuQ/MuQ-large-msd-iter) and MERT (m-a-p/MERT-v1-95M, m-a-p/MERT-v1-330M): `config.json` and
       `model.safetensors` or `pytorch_model.bin`.
 
-    Quantizer and prediction head of MusicFM and MuQ are converted too, for `AutoModelForPreTraining`. MERT's layer
-    drop, which matters only in its training, is not.
+    The quantizers and prediction heads of MusicFM and MuQ are converted too, for `AutoModelForPreTraining`. MERT's
+    layer drop, which matters only for its training, is not converted.
 
     Args:
         source: A `.pt` file, a folder with the files, or a Hub repository that has them.
@@ -56,12 +56,11 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        FileExistsError: if `output_dir` is not empty, and `overwrite` was not given or it holds something else than a
-            model.
-        ValueError: if the file is not such a checkpoint (missing, extra and misshaped tensors are named), if it is the
-            other published file than `variant`, or if it has a setting that is not supported.
+        FileExistsError: if `output_dir` is not empty, and `overwrite` is false or the folder does not hold a model.
+        ValueError: if the file is not such a checkpoint (the message names missing, extra and misshaped tensors), if
+            it is a published file of another variant than `variant`, or if it has an unsupported setting.
 
-    Statistics that differ from those known for a published file give a `UserWarning`.
+    Statistics that differ from the known values for a published file raise a `UserWarning`.
     """
     output_dir = Path(output_dir).resolve()
     _check_output(output_dir, overwrite)
@@ -94,7 +93,7 @@ def convert_checkpoint(
 
 
 def _read_checkpoint(source: str | Path, stats: str | Path | None, variant: str | None) -> Checkpoint:
-    """Read a checkpoint of the family that its files belong to."""
+    """Read a checkpoint with the reader for its family."""
     folder = find_model_folder(source, variant)
     if folder is None:
         return read_musicfm(source, stats, variant)
@@ -107,7 +106,7 @@ def _read_checkpoint(source: str | Path, stats: str | Path | None, variant: str 
             return read_mert(folder, published_config)
     except KeyError as error:
         raise ValueError(f"The configuration in {folder} lacks the setting {error}.") from error
-    raise ValueError(f"{path} is neither MuQ's nor MERT's.")
+    raise ValueError(f"{path} is the configuration of neither MuQ nor MERT.")
 
 
 def _facts(result: Conversion, checkpoint: Checkpoint, has_head: bool) -> dict:
@@ -124,7 +123,7 @@ def _facts(result: Conversion, checkpoint: Checkpoint, has_head: bool) -> dict:
 
 
 def _check_output(output_dir: Path, overwrite: bool) -> None:
-    """Check that the folder can be made, or holds an earlier model that can be replaced."""
+    """Check that the folder can be created, or holds an earlier model that can be replaced."""
     if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return
     if not output_dir.is_dir():
@@ -132,11 +131,11 @@ def _check_output(output_dir: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{output_dir} is not empty. Choose another folder, or pass `overwrite`.")
     if not (output_dir / "config.json").is_file() or list(output_dir.glob("*.pt")):
-        raise FileExistsError(f"{output_dir} has other things than a converted model; it is not replaced.")
+        raise FileExistsError(f"{output_dir} does not hold just a converted model; it is not replaced.")
 
 
 def _put_in_place(partial: Path, output_dir: Path) -> None:
-    """Rename the folder. An earlier one is deleted only when the new one is in its place."""
+    """Rename the folder. An earlier folder is deleted only after the new one has taken its place."""
     if not output_dir.exists():
         os.replace(partial, output_dir)
         return

@@ -21,10 +21,10 @@ _RENAMES = [
     (r"^encoder\.layers\.", "layers."),
     (r"^encoder\.layer_norm\.", "layer_norm."),
 ]
-# With layer norms after the modules, this one precedes the first layer.
+# With layer norms after the modules, this norm precedes the first layer.
 _POST_NORM_RENAME = (r"^layer_norm\.", "encoder_input.layer_norm.")
 
-# Magnitude and direction of a weight-normed convolution, as older and newer versions of torch name them.
+# Names of the magnitude and direction of a weight-normed convolution, in older and newer versions of torch.
 _WEIGHT_NORM_NAMES = [
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -77,7 +77,7 @@ def read_mert(folder: Path, published_config: dict[str, Any]) -> Checkpoint:
 
 
 def _configuration(published_config: dict[str, Any], folder: Path) -> MusicFMConfig:
-    """Return the configuration that follows from MERT's own and from that of its feature extractor."""
+    """Derive the configuration from those of MERT and its feature extractor."""
     require_settings(_DEFAULTS | published_config, _SUPPORTED)
     preprocessor_file = folder / "preprocessor_config.json"
     if not preprocessor_file.is_file():
@@ -99,7 +99,7 @@ def _configuration(published_config: dict[str, Any], folder: Path) -> MusicFMCon
 
 
 def _fold_weight_norm(renamed: RenamedTensors) -> None:
-    """Replace magnitude and direction of the positional convolution by their product."""
+    """Replace the magnitude and direction of the positional convolution with their product."""
     tensors, names = renamed.tensors, renamed.published_names
     stem = "encoder_input.pos_conv."
     for magnitude, direction in _WEIGHT_NORM_NAMES:

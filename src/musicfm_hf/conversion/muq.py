@@ -44,7 +44,7 @@ def read_muq(folder: Path, published_config: dict[str, Any]) -> Checkpoint:
 
 
 def _configuration(published_config: dict[str, Any], published: dict[str, torch.Tensor]) -> MusicFMConfig:
-    """Return the configuration that follows from MuQ's own and from shapes."""
+    """Derive the configuration from that of MuQ and from tensor shapes."""
     require_settings(published_config, {"label_rate": 25, "features": ["melspec_2048"], "use_rvq_target": True})
     encoder = published_config["w2v2_config"]
     codes, dim = tensor_shape(published, "rvq.quantizers.0.codebook.weight")

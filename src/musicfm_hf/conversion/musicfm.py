@@ -23,7 +23,7 @@ from .weights import (
 
 # First digits of the SHA-256 of the published files.
 PUBLISHED_SHA256 = {"68392eee": "fma", "218b483a": "msd"}
-# Mean and standard deviation of the mel spectrogram that belong to them, in dB.
+# Mean and standard deviation of the mel spectrogram for these files, in dB.
 PUBLISHED_STATS = {
     "msd": (6.768444971712967, 18.417922652295623),
     "fma": (3.0710578151459664, 20.999089814337626),
@@ -51,7 +51,7 @@ def read_musicfm(source: str | Path, stats: str | Path | None, variant: str | No
 
 
 def _find_files(source: str | Path, stats: str | Path | None, variant: str | None) -> tuple[Path, Path]:
-    """Return weights and statistics, downloaded if the source is a Hub repository."""
+    """Return the paths of weights and statistics, downloaded if the source is a Hub repository."""
     path = Path(source)
     if path.is_file():
         weights = path
@@ -77,7 +77,7 @@ def _find_files(source: str | Path, stats: str | Path | None, variant: str | Non
 
 
 def _stats_beside(weights: Path) -> Path:
-    """Return the statistics in the folder of the weights."""
+    """Return the path of the statistics in the folder of the weights."""
     name = weights.stem.removeprefix("pretrained").strip("_")
     candidates = [weights.with_name(f"{name}_stats.json"), weights.with_name("stats.json")]
     path = next((file for file in candidates if file.is_file()), None)
@@ -88,7 +88,7 @@ def _stats_beside(weights: Path) -> Path:
 
 
 def _read_stats(path: Path) -> tuple[float, float]:
-    """Return mean and standard deviation of the mel spectrogram in dB."""
+    """Return the mean and standard deviation of the mel spectrogram in dB."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return float(values["melspec_2048_mean"]), float(values["melspec_2048_std"])
@@ -101,13 +101,13 @@ def _read_stats(path: Path) -> tuple[float, float]:
 def _check_published(
     weights_file: Path, sha256: str, variant: str | None, stats_file: Path, statistics: tuple[float, float]
 ) -> str | None:
-    """Return the variant if this is a published file, after checking the statistics and the variant asked for."""
+    """Return the variant if this is a published file, after checking the statistics and the requested variant."""
     published = PUBLISHED_SHA256.get(sha256[:8])
     if variant is not None and published not in (None, variant):
         raise ValueError(f"{weights_file} is the published {published} checkpoint, not {variant}.")
     if published is not None and not all(map(math.isclose, statistics, PUBLISHED_STATS[published])):
         warnings.warn(
-            f"{stats_file} has mean {statistics[0]}, standard deviation {statistics[1]}; those of the published "
+            f"{stats_file} has mean {statistics[0]} and standard deviation {statistics[1]}; those of the published "
             f"{published} checkpoint are {PUBLISHED_STATS[published]}. Wrong statistics give wrong embeddings.",
             stacklevel=5,
         )
@@ -115,7 +115,7 @@ def _check_published(
 
 
 def _configuration(published: dict[str, torch.Tensor], mean: float, std: float) -> MusicFMConfig:
-    """Return the configuration that follows from shapes and statistics."""
+    """Derive the configuration from tensor shapes and statistics."""
     num_frequencies, num_mel_bins = tensor_shape(published, "preprocessor_melspec_2048.mel_stft.mel_scale.fb")
     settings = conformer_settings(published)
     inv_freq = tensor_shape(published, "conformer.embed_positions.inv_freq")

@@ -1,4 +1,4 @@
-"""Finding the files of a published checkpoint, in a folder or on the Hub."""
+"""Find the files of a published checkpoint, in a folder or on the Hub."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,12 @@ WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Return whether a source can be a Hub repository: `owner/name`, and no file or folder."""
+    """Return whether a source can be a Hub repository: `owner/name`, but not a file or folder."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))) and not Path(source).exists()
 
 
 def find_model_folder(source: str | Path, variant: str | None) -> Path | None:
-    """Return the folder with a `config.json`, downloaded if it is on the Hub; `None` if the source has none."""
+    """Return the folder with a `config.json`, downloaded if it is on the Hub, or `None` if the source has none."""
     path = Path(source)
     if is_hub_id(source) and path.suffix != ".pt" and variant is None and path.name.lower() != "musicfm":
         from huggingface_hub import snapshot_download
@@ -25,7 +25,7 @@ def find_model_folder(source: str | Path, variant: str | None) -> Path | None:
 
 def find_weights(folder: Path) -> Path:
     """
-    Return the weights beside a `config.json`.
+    Return the path of the weights in a folder with a `config.json`.
 
     Raises:
         FileNotFoundError: if the folder has none.
@@ -41,8 +41,10 @@ def require_settings(published_config: dict[str, Any], supported: dict[str, Any]
     Check settings of a published configuration.
 
     Raises:
-        ValueError: if one has a value that our models do not support.
+        ValueError: if a setting has a value that our models do not support.
     """
     for name, value in supported.items():
         if published_config.get(name) != value:
-            raise ValueError(f"The checkpoint has `{name}` {published_config.get(name)!r}; supported is {value!r}.")
+            raise ValueError(
+                f"The checkpoint has `{name}` {published_config.get(name)!r}; only {value!r} is supported."
+            )

@@ -1,4 +1,4 @@
-"""Published weights: reading them safely, and bringing their tensors to the names and shapes of our models."""
+"""Published weights: read them safely, and convert their tensors to the names and shapes of our models."""
 
 import hashlib
 import pickle
@@ -31,7 +31,7 @@ CONFORMER_RENAMES: Renames = [
 # Published keys that our models do not need, and why.
 _UNUSED = {
     r"^cls_token$": "never called",
-    r"^conformer\.pos_conv_embed\.": "never called, the positions are rotary",
+    r"^conformer\.pos_conv_embed\.": "never called, because positions are rotary",
     r"^conformer\.embed_positions\.inv_freq$": "computed from the configuration",
     r"^preprocessor_melspec_2048\.": "computed from the configuration",
     r"\.stale_counter$": "only counts while the quantizer is trained",
@@ -39,7 +39,7 @@ _UNUSED = {
 
 
 class Checkpoint(NamedTuple):
-    """A published checkpoint whose tensors have our names."""
+    """A published checkpoint, with tensors under our names."""
 
     family: str  # "musicfm", "muq" or "mert"
     weights_file: Path
@@ -53,7 +53,7 @@ class Checkpoint(NamedTuple):
 
 
 class RenamedTensors(NamedTuple):
-    """Tensors by our names, as in [`Checkpoint`]."""
+    """Tensors under our names, as in [`Checkpoint`]."""
 
     tensors: dict[str, torch.Tensor]
     published_names: dict[str, str]
@@ -61,17 +61,17 @@ class RenamedTensors(NamedTuple):
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
-    Map the tensors of a checkpoint into memory, by their published keys without `model.`.
+    Map the tensors of a checkpoint into memory, keyed by their published names without `model.`.
 
     Raises:
-        ValueError: if the file cannot be read without running code in it, or holds no dictionary of tensors.
+        ValueError: if the file cannot be read without running code in it, or does not hold a dictionary of tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -82,12 +82,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise ValueError(f"{path} must hold a dictionary of tensors, or one under `state_dict`.")
+        raise ValueError(f"{path} must contain a dictionary of tensors, or one under `state_dict`.")
     return {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
 
 
 def rename_tensors(published: dict[str, torch.Tensor], renames: Renames) -> RenamedTensors:
-    """Bring published tensors to our names and layout, and leave out those that our models do not need."""
+    """Convert published tensors to our names and layout, and leave out those that our models do not need."""
     result = RenamedTensors({}, {}, {})
     for key, tensor in published.items():
         reason = next((why for pattern, why in _UNUSED.items() if re.search(pattern, key)), None)
@@ -120,7 +120,7 @@ def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def stack_codebooks(renamed: RenamedTensors) -> None:
     """
-    Replace `quantizer.0.name`, `quantizer.1.name`, … by `quantizer.name` with one axis more.
+    Replace `quantizer.0.name`, `quantizer.1.name`, … with `quantizer.name`, which has one more axis.
 
     Raises:
         ValueError: if their shapes differ.
@@ -150,7 +150,7 @@ def tensor_shape(published: dict[str, torch.Tensor], key: str) -> torch.Size:
 
 
 def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the fields of the configuration that follow from shapes of a conformer, MusicFM's or MuQ's."""
+    """Derive fields of the configuration from the tensor shapes of the conformer of MusicFM or MuQ."""
     layers = {int(match[1]) for key in published if (match := re.match(r"conformer\.layers\.(\d+)\.", key))}
     first_layer = "conformer.layers.0."
     return {
@@ -164,11 +164,11 @@ def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 def build_model(checkpoint: Checkpoint) -> MusicFMPreTrainedModel:
     """
-    Build the model that holds the tensors: with quantizer and prediction head if the checkpoint has them, else the
-    encoder alone.
+    Build the model for the tensors, with quantizer and prediction head if the checkpoint has them, or only the encoder
+    otherwise.
 
     Raises:
-        ValueError: if tensors are missing, not known, or have another shape; the message names them all.
+        ValueError: if tensors are missing, unknown, or have a different shape. The message names all of them.
     """
     has_head = any(name.startswith(("head.", "quantizer.")) for name in checkpoint.tensors)
     with torch.device("meta"):

@@ -1,1 +1,1 @@
-"""Music and its labels: catalogues and streams to pretrain on, labeled songs, and readers of data sets."""
+"""Music and labels: catalogs and streams for pretraining, labeled songs, and readers of data sets."""

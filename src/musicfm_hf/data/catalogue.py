@@ -1,4 +1,4 @@
-"""Catalogues of songs: listing the audio of a folder, a list of paths, or a data set."""
+"""Catalogs of songs: list the audio of a folder, a list of paths, or a data set."""
 
 import json
 import os
@@ -23,9 +23,8 @@ _DESCRIPTION = ("name", "licence", "homepage", "citation")
 @dataclass(frozen=True)
 class DatasetAudio(Mapping):
     """
-    Audio in a row of a `datasets` data set whose column is `Audio(decode=False)`: a mapping with `bytes` and `path`,
-    as [`musicfm_hf.load_audio`] takes it. The data set is read each time one of them is accessed; [`fetch_audio`]
-    reads it once.
+    Audio in a row of a `datasets` data set with a column `Audio(decode=False)`: a mapping with `bytes` and `path`, for
+    [`musicfm_hf.load_audio`]. Each access to one of them reads the data set; [`fetch_audio`] reads it once.
     """
 
     dataset: Any
@@ -43,12 +42,12 @@ class DatasetAudio(Mapping):
 
 
 def fetch_audio(source: Any) -> Any:
-    """Read the row of a [`DatasetAudio`] from its data set. Other audio is returned unchanged."""
+    """Read the row of a [`DatasetAudio`] from its data set. Return other audio unchanged."""
     return source.dataset[source.index][source.column] if isinstance(source, DatasetAudio) else source
 
 
 def digest_names(names: Iterable[str]) -> str:
-    """The CRC-32 of names in their order, in hexadecimal."""
+    """Return the CRC-32 of a sequence of names, in hexadecimal."""
     checksum = 0
     for name in names:
         checksum = zlib.crc32(f"{name}\n".encode("utf-8", "surrogateescape"), checksum)
@@ -57,17 +56,17 @@ def digest_names(names: Iterable[str]) -> str:
 
 def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list[Song]:
     """
-    List the songs of a catalogue, as names and audio for [`musicfm_hf.embed_files`].
+    List the songs of a catalog, as names and audio for [`musicfm_hf.embed_files`].
 
     Args:
-        source: An audio file; a folder of them (searched below, by the extensions of `AUDIO_EXTENSIONS`, not through
-            links to folders); a `.txt` file with a path a line (relative ones count from its folder); a folder saved
-            by `datasets.Dataset.save_to_disk`; or the id of a data set on the Hub.
-        audio_column (`str`): The column of a data set that has the audio.
+        source: An audio file; a folder of audio files (searched recursively for the extensions in `AUDIO_EXTENSIONS`,
+            without following links to folders); a `.txt` file with one path per line (relative paths start at its
+            folder); a folder saved by `datasets.Dataset.save_to_disk`; or the ID of a data set on the Hub.
+        audio_column (`str`): Column of a data set that holds the audio.
 
     Raises:
         FileNotFoundError: the source does not exist.
-        ValueError: it has no audio.
+        ValueError: the source has no audio.
     """
     path = Path(source)
     is_saved_dataset = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
@@ -93,7 +92,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
 
 
 def _is_hub_id(source: str | os.PathLike) -> bool:
-    """Whether a source is the id of a data set on the Hub, not a path."""
+    """Return whether a source is the ID of a data set on the Hub instead of a path."""
     path = Path(source)
     is_file = path.exists() or path.suffix.lower() in (*AUDIO_EXTENSIONS, ".txt")
     return not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
@@ -101,9 +100,9 @@ def _is_hub_id(source: str | os.PathLike) -> bool:
 
 def describe_source(source: str | os.PathLike) -> dict[str, str]:
     """
-    Describe music for results and cards: its `name`, and its `licence`, `homepage` and `citation` where they are
-    known, from the `info.json` of `musicfm prepare` (in the folder, or beside the list) or from the data set on the
-    Hub, whose id is returned as `hub_id`.
+    Describe music for results and cards: its `name` and, if known, its `licence`, `homepage` and `citation`. They come
+    from the `info.json` of `musicfm prepare` (in the folder, or beside the list), or from the data set on the Hub,
+    whose ID is returned as `hub_id`.
     """
     path = Path(source)
     for folder in (path, path.parent):
@@ -121,7 +120,7 @@ def describe_source(source: str | os.PathLike) -> dict[str, str]:
 
 
 def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[Song]:
-    """The rows of a data set, from all its splits."""
+    """Return the rows of all splits of a data set."""
     from datasets import Audio, DatasetDict, load_dataset, load_from_disk
 
     loaded = load_from_disk(source) if is_saved else load_dataset(source)

@@ -1,4 +1,4 @@
-"""Reading of random crops of songs; noise takes the place of songs that cannot be used."""
+"""Read random crops of songs. Noise replaces songs that cannot be used."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from .catalogue import Song, StreamedSong, fetch_audio
 from .sources import ListedSource
 from .streams import StreamedSource
 
-_TRIES = 3  # crops of a song, before it counts as silent
+_TRIES = 3  # number of silent crops after which a song counts as silent
 _SILENCE_RMS = 1e-4
 _PLACEHOLDER_STD = 0.1
 _MAX_RECORDS = 10_000
@@ -29,7 +29,10 @@ Batch = dict[str, torch.Tensor]
 
 
 class AudioProblem(NamedTuple):
-    """A song that cannot be used; `reason` is "unreadable", "too short" or "silent", `seconds` its length if short."""
+    """
+    A song that cannot be used. `reason` is "unreadable", "too short" or "silent"; `seconds` is the length of a song
+    that is too short.
+    """
 
     source: str
     name: str
@@ -39,7 +42,7 @@ class AudioProblem(NamedTuple):
 
 
 class ProblemLog:
-    """Songs that cannot be used, each once: `counts` by reason, and the first ten thousand in `records`."""
+    """Songs that cannot be used, without duplicates: `counts` by reason, and the first ten thousand in `records`."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -62,7 +65,7 @@ class ProblemLog:
         write_table(path, [AudioProblem._fields[:4], *(problem[:4] for problem in self.records)])
 
     def summary(self) -> str:
-        """The number of problems for each reason, with an example."""
+        """Return the number of problems for each reason, with an example."""
         examples = {problem.reason: problem for problem in reversed(self.records)}
         return "; ".join(
             f"{number} {reason}, such as {examples[reason].name}: {examples[reason].detail}"
@@ -70,7 +73,7 @@ class ProblemLog:
         )
 
     def refusal(self, source: str, crop_seconds: float) -> ValueError:
-        """The error for a source none of whose songs can be used."""
+        """Return the error for a source without usable songs."""
         if self.counts.keys() == {"unreadable"}:
             text = "there is no readable audio"
         elif self.counts.keys() == {"too short"}:
@@ -82,11 +85,14 @@ class ProblemLog:
 
 
 class _UnusableError(Exception):
-    """No crop can be taken of a song: arguments reason, detail and, where it is too short, seconds."""
+    """
+    Raised if a song has no usable crop. The arguments are the reason, the detail and, if the song is too short, its
+    length in seconds.
+    """
 
 
 class CropReference(NamedTuple):
-    """A crop to read: the number of its source; the number of the song there, or a streamed song itself; a seed."""
+    """A crop to read: the index of its source, the index of the song there (or a streamed song itself), and a seed."""
 
     source: int
     song: int | StreamedSong
@@ -95,19 +101,20 @@ class CropReference(NamedTuple):
 
 class CropReader(Dataset):
     """
-    [`CropReference`] → an item: `input_values` `(samples,)` float32 at a position drawn from its seed, and `seeds`.
+    Maps a [`CropReference`] to an item with `input_values` `(samples,)` float32, from a position drawn with its seed,
+    and `seeds`.
 
-    If a song cannot be read, is shorter than a crop, or is silent in three crops, the item holds noise of
-    `min_samples` samples in its place, with `attention_mask` `(samples,)` int64 and `problem` ([`AudioProblem`]).
+    If a song cannot be read, is shorter than a crop, or is silent in three crops, the item instead holds `min_samples`
+    samples of noise, with `attention_mask` `(samples,)` int64 and `problem` ([`AudioProblem`]).
 
     Args:
-        sources ([`ListedSource`], [`StreamedSource`]): Sources that the references refer to.
+        sources ([`ListedSource`], [`StreamedSource`]): Sources of the references.
         crop_seconds (`float`): Length of a crop.
-        sampling_rate (`int`): Its rate, in Hz.
+        sampling_rate (`int`): Rate of the crops, in Hz.
         min_samples (`int`): Length of the noise.
 
     Raises:
-        ValueError: a crop is shorter than `min_samples`, or that is less than 1.
+        ValueError: a crop is shorter than `min_samples`, or `min_samples` is less than 1.
         TypeError: a source is neither listed nor streamed.
     """
 
@@ -121,7 +128,7 @@ class CropReader(Dataset):
         for source in sources:
             if not isinstance(source, (ListedSource, StreamedSource)):
                 raise TypeError(f"Sources must come from `open_source`, got {type(source)}.")
-        # Streams stay in the process that reads them.
+        # Streams are kept only in the process that reads them.
         self.catalogues: list[Sequence[Song]] = [
             source.songs if isinstance(source, ListedSource) else () for source in sources
         ]
@@ -131,8 +138,8 @@ class CropReader(Dataset):
         self.min_samples = min_samples
         if not 1 <= min_samples <= self.samples:
             raise ValueError(
-                f"`min_samples` must be at least 1, and `crop_seconds` no less than that, got {min_samples} and "
-                f"{crop_seconds} s, that is {self.samples} samples at {sampling_rate} Hz."
+                f"`min_samples` must be at least 1, and `crop_seconds` no shorter than that, got {min_samples} and "
+                f"{crop_seconds} s, which is {self.samples} samples at {sampling_rate} Hz."
             )
 
     def __getitem__(self, reference: CropReference) -> dict[str, Any]:
@@ -147,13 +154,13 @@ class CropReader(Dataset):
             problem = ("unreadable", str(error))
         else:
             return {"input_values": torch.from_numpy(crop), "seeds": seed}
-        if name is None:  # rows may be without one
+        if name is None:  # rows may lack a name
             content = audio.get("bytes") or b""
             name = f"{len(content)} bytes, CRC-32 {zlib.crc32(content):08x}"
         return self._placeholder(seed) | {"problem": AudioProblem(self.names[source], name, *problem)}
 
     def _read(self, audio: Any, seed: int) -> np.ndarray:
-        """The first crop `(samples,)` of three random ones that is not silent."""
+        """Return the first of three random crops `(samples,)` that is not silent."""
         available = _available_samples(audio, self.sampling_rate)
         if available < self.samples:
             seconds = available / self.sampling_rate
@@ -161,19 +168,21 @@ class CropReader(Dataset):
         starts = np.random.default_rng([seed, _POSITION]).integers(available - self.samples + 1, size=_TRIES)
         for start in dict.fromkeys(starts.tolist()):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a file may break off after the crop
+                warnings.simplefilter("ignore", UserWarning)  # a file may be truncated after the crop
                 crop = load_audio(
                     audio, self.sampling_rate, start / self.sampling_rate, self.samples / self.sampling_rate
                 )
             if len(crop) < self.samples:
                 end = (start + len(crop)) / self.sampling_rate
-                raise _UnusableError("unreadable", f"breaks off at {end:.3f} s, before its header says")
+                raise _UnusableError("unreadable", f"is truncated at {end:.3f} s, before the end in its header")
             if float(np.dot(crop, crop)) >= self.samples * _SILENCE_RMS**2:
                 return crop
         raise _UnusableError("silent", f"{_TRIES} crops of it have an RMS below {_SILENCE_RMS}")
 
     def _placeholder(self, seed: int) -> dict[str, Any]:
-        """An item of noise. Another song in its place would make the order depend on which files can be decoded."""
+        """
+        Return an item of noise. Substituting another song would make the order depend on which files are readable.
+        """
         noise = np.random.default_rng([seed, _PLACEHOLDER]).standard_normal(self.min_samples, dtype=np.float32)
         input_values = torch.zeros(self.samples)
         input_values[: self.min_samples] = torch.from_numpy(noise) * _PLACEHOLDER_STD
@@ -182,15 +191,15 @@ class CropReader(Dataset):
 
 
 def _available_samples(audio: Any, sampling_rate: int) -> int:
-    """Samples at `sampling_rate`, by the header."""
+    """Return the number of samples at `sampling_rate`, according to the header."""
     frames, rate = audio_length(audio)
     return frames * sampling_rate // rate
 
 
 def collate_crops(items: Sequence[dict[str, Any]]) -> Batch:
     """
-    Items of [`FixedCrops`] → a batch: `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, if an
-    item has one, `attention_mask` `(batch, samples)` int64.
+    Collate items of [`FixedCrops`] into a batch: `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64
+    and, if an item has one, `attention_mask` `(batch, samples)` int64.
     """
     batch = {
         "input_values": torch.stack([item["input_values"] for item in items]),

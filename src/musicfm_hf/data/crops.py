@@ -1,4 +1,4 @@
-"""Random crops of songs in endless batches that resume exactly, and a fixed set of crops to validate on."""
+"""Random crops of songs in endless batches that resume exactly, and a fixed set of crops for validation."""
 
 import copy
 import math
@@ -21,9 +21,9 @@ from .streams import SongStream, StreamedSource
 
 logger = logging.get_logger(__name__)
 
-_CHUNK = 4096  # crops whose sources and seeds are drawn at once
-_CHECKED_SONGS = 1000  # of a stream, by `CropLoader.check`
-_DRAWS, _ORDER, _STREAM = range(3)  # purposes of random numbers: the second of the integers that seed a generator
+_CHUNK = 4096  # number of crops whose sources and seeds are drawn at once
+_CHECKED_SONGS = 1000  # number of songs of a stream that `CropLoader.check` tries
+_DRAWS, _ORDER, _STREAM = range(3)  # purposes of random numbers; the second of the integers that seed a generator
 
 
 class FixedCrops(Dataset):
@@ -32,8 +32,8 @@ class FixedCrops(Dataset):
     `seeds` (`int`); [`collate_crops`] makes batches of them.
 
     Attributes:
-        names (`list[str]`): The songs of the crops.
-        problems ([`ProblemLog`]): The songs that were left out.
+        names (`list[str]`): Names of the songs of the crops.
+        problems ([`ProblemLog`]): Songs that were left out.
     """
 
     def __init__(self, reader: CropReader, references: list[CropReference], names: list[str], problems: ProblemLog):
@@ -60,16 +60,17 @@ def fixed_crops(
     min_samples: int = 1025,
 ) -> FixedCrops:
     """
-    Choose crops to validate on: one of each song, or `count` crops that go round the songs. Order and positions depend
-    on names and `seed` alone. Every crop is read once here, and songs that cannot be used are left out.
+    Choose crops for validation: one per song, or `count` crops that cycle through the songs. The order and the
+        positions
+    depend only on the names and on `seed`. Every crop is read once, and songs that cannot be used are left out.
 
     Args:
-        songs: Names and audio, as [`list_sources`] returns them.
+        songs: Names and audio, as returned by [`list_sources`].
         crop_seconds (`float`): Length of a crop.
         count (`int`, *optional*): Number of crops; one for each song by default.
         seed (`int`): Seed of order and positions.
         sampling_rate (`int`): Rate of the crops, in Hz.
-        min_samples (`int`): Samples of noise in the place of a song that can no longer be read on access.
+        min_samples (`int`): Number of samples of noise that replace a song that can no longer be read on access.
 
     Raises:
         ValueError: no song can be used, or an argument is out of range.
@@ -105,7 +106,7 @@ def fixed_crops(
 
 
 class _Collate:
-    """Items → a batch, and the problems met; called in the worker."""
+    """Collates items into a batch, and collects their problems; called in workers."""
 
     def __init__(self, collate: Callable[[Batch], Batch] | None):
         self.collate = collate
@@ -118,38 +119,40 @@ class _Collate:
 
 class CropLoader:
     """
-    Endless batches of random crops, which depend on the arguments alone: not on the number of workers, on earlier
+    Endless batches of random crops. They depend only on the arguments, not on the number of workers, on earlier
     interruptions, or on global generators.
 
-    Crops are numbered over all ranks; rank r of R makes those whose number is r modulo R. Each crop has a source,
-    drawn by weight, and a seed of its own, from which its position in the song is drawn. Every song of a listed source
-    is taken once, by whichever rank, before one is taken again; each rank reads its own shards of a streamed source.
+    Crops are numbered over all ranks; rank r of R creates the crops whose number is r modulo R. Each crop has a
+    source, drawn by weight, and its own seed, which determines its position in the song. Every song of a listed source
+    is used once, on any rank, before a song is used again. Each rank reads its own shards of a streamed source.
 
-    A song that cannot be read, is shorter than a crop or silent is replaced by `min_samples` samples of noise, and the
-    rest of the crop is masked: too short to have a frame masked for prediction, it adds nothing to the loss.
+    A song that cannot be read, is shorter than a crop, or is silent is replaced with `min_samples` samples of noise,
+    and the rest of the crop is masked. The noise is too short to have masked frames, so it adds nothing to the loss.
 
-    Iterating yields `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, in batches with such a
+    Iteration yields `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, in batches with such a
     song, `attention_mask` `(batch, samples)` int64. It continues after the last batch that was yielded, or from a
-    loaded state. A run that resumes with the state of a finished step equals the run that was not interrupted.
+    loaded state. A run that resumes from the state of a finished step equals an uninterrupted run.
 
     Args:
-        sources ([`ListedSource`], [`StreamedSource`]): From [`open_source`].
+        sources ([`ListedSource`], [`StreamedSource`]): Sources from [`open_source`].
         weights: Relative frequencies of the sources; by default their numbers of songs, if all are listed.
         crop_seconds (`float`): Length of a crop.
-        batch_size (`int`): Crops in a batch, on this rank.
+        batch_size (`int`): Number of crops in a batch, on this rank.
         seed (`int`): Seed of sources, order and positions.
-        rank, world_size (`int`): This process, and the number of processes.
+        rank, world_size (`int`): Index of this process, and number of processes.
         sampling_rate (`int`): Rate of the crops, in Hz.
-        min_samples (`int`): Samples of noise in the place of a song that cannot be used: the model's minimum.
-        num_workers (`int`): Decoding processes; 0 decodes in this one.
-        prefetch (`int`): Batches that each worker prepares in advance.
-        collate (`Callable`, *optional*): Called with each batch, in the worker, for what should replace it.
+        min_samples (`int`): Number of samples of noise that replace a song that cannot be used: the minimum of the
+            model.
+        num_workers (`int`): Number of decoding processes; 0 decodes in this process.
+        prefetch (`int`): Number of batches that each worker prepares in advance.
+        collate (`Callable`, *optional*): Function that is called with each batch, in the worker, and returns its
+            replacement.
 
     Attributes:
-        problems ([`ProblemLog`]): Songs met so far, by this rank, that cannot be used.
+        problems ([`ProblemLog`]): Songs that this rank has found unusable so far.
 
     Raises:
-        ValueError: an argument is out of range, or a stream has fewer shards than there are ranks.
+        ValueError: an argument is out of range, or a stream has fewer shards than ranks.
     """
 
     def __init__(
@@ -195,11 +198,11 @@ class CropLoader:
 
     def check(self) -> None:
         """
-        Find one usable song in every source, trying one after the other: all those of a listed source, and the first
-        thousand of a streamed one.
+        Check that every source has a usable song, trying all songs of a listed source, and the first thousand songs of
+        a streamed source.
 
         Raises:
-            ValueError: a source has none; the message counts the songs for each reason.
+            ValueError: a source has no usable song. The message counts the songs for each reason.
         """
         for number, source in enumerate(self.sources):
             songs: Iterable[Any]
@@ -218,34 +221,34 @@ class CropLoader:
                 raise problems.refusal(source.name, self.crop_seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position of this rank, after the last batch that was yielded; it can be written as JSON."""
+        """Return the position of this rank after the last batch that was yielded, as values for JSON."""
         return copy.deepcopy({"settings": self._settings, "rank": self.rank, **self._state})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Continue from a state with the next iteration.
+        Continue from a state in the next iteration.
 
         Raises:
-            ValueError: the state is of other sources, weights, seed, length of crops, batch size or number of ranks,
-                or, with streams, of another rank.
+            ValueError: the state has other sources, weights, seed, crop length, batch size or number of ranks; or,
+                with streams, belongs to another rank.
         """
         for name, expected in self._settings.items():
             recorded = state["settings"].get(name)
             if recorded != expected:
                 raise ValueError(
-                    f"The state is of a run with `{name}` {recorded}, here it is {expected}; they must be equal."
+                    f"The state is from a run with `{name}` {recorded}, but here it is {expected}; they must be equal."
                 )
         if any(state["streams"]) and state["rank"] != self.rank:
             raise ValueError(
-                f"The state is of rank {state['rank']}, this is rank {self.rank}; with streamed songs, each rank "
-                "resumes from its own state."
+                f"The state is from rank {state['rank']}, but this is rank {self.rank}; with streamed songs, each "
+                "rank resumes from its own state."
             )
         self._state = copy.deepcopy({name: state[name] for name in self._state})
 
     def __iter__(self) -> Iterator[Batch]:
-        states: deque[dict] = deque()  # for each batch that workers have in hand; batches come back in order
+        states: deque[dict] = deque()  # one for each batch that workers are processing; batches come back in order
         references = self._references(states)
-        # The loader would draw from the global generator if it had none of its own.
+        # Without its own generator, the loader would draw from the global one.
         loader = DataLoader(self._reader, batch_sampler=references, generator=torch.Generator(), **self._options)
         try:
             for batch, problems in loader:
@@ -257,7 +260,7 @@ class CropLoader:
             references.close()
 
     def _references(self, states: deque[dict]) -> Generator[list[CropReference], None, None]:
-        """Yield references in batches, and append the state after each batch to `states`; runs in the main process."""
+        """Yield batches of references, and append the state after each to `states`. Runs in the main process."""
         world_size, batch_size = self._settings["world_size"], self._settings["batch_size"]
         state = copy.deepcopy(self._state)
         walks = self._walks(state)
@@ -286,7 +289,7 @@ class CropLoader:
                 walk.close()
 
     def _walks(self, state: dict[str, Any]) -> list[Generator[int, None, None] | SongStream]:
-        """For each source, the sequence of its songs from a state on."""
+        """Return, for each source, the sequence of its songs from a state on."""
         world_size, seed = self._settings["world_size"], self._settings["seed"]
         return [
             source.order([seed, _ORDER, number], drawn)
@@ -309,17 +312,17 @@ class CropLoader:
 
 
 def _check_at_least(*arguments: tuple[str, int, int]) -> None:
-    """Raise a `ValueError` for the first of `(name, value, minimum)` that is too small."""
+    """Raise a `ValueError` for the first `(name, value, minimum)` whose value is too small."""
     for name, value, minimum in arguments:
         if value < minimum:
             raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
 
 
 def _checked_weights(sources: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
-    """One weight for each source; raises a `ValueError` if they cannot be used."""
+    """Return one weight for each source, or raise a `ValueError` if the weights are invalid."""
     if weights is None:
         if len(sources) > 1 and not all(isinstance(source, ListedSource) for source in sources):
-            raise ValueError("Give `weights`: the number of songs in a stream is not known.")
+            raise ValueError("Pass `weights`: the number of songs in a stream is not known.")
         return [float(len(source.songs)) if len(sources) > 1 else 1.0 for source in sources]
     if len(weights) != len(sources):
         raise ValueError(f"`weights` must have one number for each source ({len(sources)}), got {len(weights)}.")

@@ -1,4 +1,4 @@
-"""Description of a data set reader: its function, its options, and what is known of the data set."""
+"""Descriptions of data set readers: their functions, their options, and facts about the data sets."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -13,7 +13,8 @@ from .splits import FRACTIONS
 @dataclass(frozen=True)
 class Option:
     """
-    An option of a reader: a flag of `musicfm prepare`, and an argument of the same name of the reader's function.
+    An option of a reader: a flag of `musicfm prepare`, and an argument with the same name of the function of the
+        reader.
 
     Attributes:
         name (`str`): `lab_task` is the argument `lab_task` and the flag `--lab_task`.
@@ -24,7 +25,7 @@ class Option:
         choices: Allowed values.
         nargs: Number of values, as in `argparse`.
         metavar (`str`): Name of a value in the help text.
-        is_required (`bool`): The flag must be given.
+        is_required (`bool`): Whether the flag is required.
     """
 
     name: str
@@ -60,23 +61,26 @@ class Option:
 @dataclass(frozen=True)
 class DatasetReader:
     """
-    A labeled data set. `musicfm prepare` finds one in every file of `musicfm_hf/data/readers`, as `READER`.
+    The reader of a labeled data set. `musicfm prepare` finds one in every file of `musicfm_hf/data/readers`, as
+    `READER`.
 
     Attributes:
-        name (`str`): The data set's name in `musicfm prepare NAME` and in `info.json`.
-        summary (`str`): A line for `musicfm prepare --help`.
+        name (`str`): Name of the data set in `musicfm prepare NAME` and in `info.json`.
+        summary (`str`): One-line description for `musicfm prepare --help`.
         source ([`Source`]): Description, citation, homepage and license.
         song_readers (`Callable`): `(source, audio=None, **options)` → song id → function that reads the song. `source`
-            is the path that the user gives. The functions return a [`LabelledSong`]; they raise `FileNotFoundError` or
-            [`UnusableSongError`] for a song that is left out, and `ValueError` for wrong annotations.
+            is the path that the user passes. The functions return a [`LabelledSong`]; they raise `FileNotFoundError`
+            or [`UnusableSongError`] for a song to leave out, and `ValueError` for wrong annotations.
         options (`tuple[Option, ...]`): Further arguments of `song_readers`.
         details (`str`): Further sentences for `musicfm prepare NAME --help`.
         audio_help (`str`): Help text of `--audio`, the folder with the audio if it is not the source.
-        needs_source (`bool`): False for songs that are composed; `source` is then an empty string.
-        makes_audio (`bool`): The reader writes the audio itself: `audio` is the folder `audio` of the output.
-        has_splits (`bool`): All songs have a split, so that none is drawn.
-        fractions: Shares of train, validation and test, where splits are drawn.
-        is_own_data (`bool`): A user's own data: it is named after the output folder, and the user states its license.
+        needs_source (`bool`): False for synthetic songs; `source` is then an empty string.
+        makes_audio (`bool`): Whether the reader writes the audio itself; `audio` is then the folder `audio` of the
+            output.
+        has_splits (`bool`): Whether the data set defines the split of every song.
+        fractions: Shares of train, validation and test, if the data set does not define splits.
+        is_own_data (`bool`): Whether this is a user's own data, which is named after the output folder and whose
+            license the user states.
         info (`Callable`, *optional*): `(source, audio, **options)` → further entries of `info.json`.
     """
 
@@ -103,8 +107,8 @@ class ListedTrack:
     Attributes:
         path (`Path`): The file.
         split (`str`): train, validation or test.
-        license (`str`): Its license; empty where it is not known.
-        problem (`str`): Why it should not be used; empty where nothing is known against it.
+        license (`str`): License of the track, or an empty string if it is not known.
+        problem (`str`): Reason not to use the track, or an empty string.
     """
 
     path: Path
@@ -116,10 +120,10 @@ class ListedTrack:
 @dataclass(frozen=True)
 class ListReader:
     """
-    A collection of audio without labels, for pretraining: `musicfm prepare` lists its files by split.
+    The reader of a collection of audio without labels, for pretraining. `musicfm prepare` lists its files by split.
 
     Attributes:
-        name, summary, source, options, details, info: As those of [`DatasetReader`], without `audio`.
+        name, summary, source, options, details, info: As in [`DatasetReader`], without `audio`.
         list_tracks (`Callable`): `(source, **options)` → [`ListedTrack`]s.
     """
 

@@ -1,4 +1,4 @@
-"""Decoding of audio files in worker processes, with a list of the songs that cannot be read."""
+"""Decode audio files in worker processes, and list the songs that cannot be read."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +16,11 @@ class DecodedSong(NamedTuple):
     A decoded song.
 
     Attributes:
-        name (`str`): As its source was named.
-        origin (`str`): The path of its audio, where it has one; its name otherwise.
-        content: The waveform `(samples,)` float32, or what `transform` made of it; `None` if it cannot be used.
-        problem (`str`, *optional*): Why it cannot be used, or how its file is damaged.
+        name (`str`): Name of the source.
+        origin (`str`): Path of the audio if it has one, or the name otherwise.
+        content: The waveform `(samples,)` float32, or the output of `transform` for it; `None` if the song is
+            unusable.
+        problem (`str`, *optional*): Reason why the song is unusable, or the damage of its file.
     """
 
     name: str
@@ -30,20 +31,20 @@ class DecodedSong(NamedTuple):
 
 class SongLoader:
     """
-    Decodes songs in worker processes. Iterating yields each [`DecodedSong`] that can be used, in the order of
-    `sources`; damaged files yield the audio they have.
+    Decodes songs in worker processes. Iteration yields each usable [`DecodedSong`], in the order of `sources`. Damaged
+    files yield the audio that can be read.
 
     Args:
-        sources: Names, and audio as [`musicfm_hf.load_audio`] or [`DatasetAudio`] has it.
+        sources: Names, and audio for [`musicfm_hf.load_audio`] or [`DatasetAudio`].
         sampling_rate (`int`): Rate of the waveforms, in Hz.
-        min_samples (`int`): Songs with fewer samples cannot be used.
-        num_workers (`int`): Decoding processes; 0 decodes in this one.
-        transform (`Callable`, *optional*): Called with each waveform, in the worker, for what should replace it.
-            Songs for which it raises `ValueError` cannot be used.
+        min_samples (`int`): Minimum number of samples in a usable song.
+        num_workers (`int`): Number of decoding processes; 0 decodes in this process.
+        transform (`Callable`, *optional*): Function that is called with each waveform, in the worker, and returns its
+            replacement. Songs for which it raises `ValueError` are unusable.
 
     Attributes:
-        problems (`list[tuple[str, str]]`): Names and problems of songs met so far that are damaged or unusable.
-        unusable (`list[tuple[str, str]]`): Those of them that cannot be used.
+        problems (`list[tuple[str, str]]`): Names and problems of the damaged or unusable songs so far.
+        unusable (`list[tuple[str, str]]`): Names and problems of the unusable songs so far.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class SongLoader:
                 yield song
 
     def raise_if_unusable(self) -> None:
-        """Raise a `ValueError` that names the songs met so far that cannot be used, if there are any."""
+        """Raise a `ValueError` that names the unusable songs so far, if any."""
         if self.unusable:
             reasons = "; ".join(f"{name}: {problem}" for name, problem in self.unusable)
             raise ValueError(f"Songs cannot be used: {reasons}")
 
 
 class _Songs(Dataset):
-    """Decoded songs by index; a song that cannot be read is returned with its problem."""
+    """Decoded songs by index. Unreadable songs are returned with their problem."""
 
     def __init__(
         self,
@@ -113,5 +114,5 @@ class _Songs(Dataset):
 
 
 def no_collate(item: Any) -> Any:
-    """Return an item unchanged: waveforms stay NumPy arrays, and go through pipes instead of shared memory."""
+    """Return an item unchanged, so that waveforms stay NumPy arrays and are sent through pipes, not shared memory."""
     return item

@@ -1,4 +1,4 @@
-"""Training examples of a task from labeled songs: random crops, and their targets."""
+"""Training examples of a task from labeled songs: random crops and their targets."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,21 +16,21 @@ from ..tasks import get_task
 from ..tasks.events import stretch
 from .labelled import LabelledSong
 
-_TRIES = 100  # to find a crop that has a label
-_ORDER, _CROP = range(2)  # purposes of random numbers: the second of the integers that seed a generator
+_TRIES = 100  # number of attempts to find a crop with a label
+_ORDER, _CROP = range(2)  # purposes of random numbers; the second of the integers that seed a generator
 
 
 def annotation_of(song: LabelledSong, task: str) -> Any:
-    """Return the annotation of a song for a task: [`Beats`], segments or tags; `None` if it has none."""
+    """Return the annotation of a song for a task: [`Beats`], segments or tags, or `None` if it has none."""
     return get_task(task).annotation_of(song)
 
 
 def with_annotation(songs: Sequence[LabelledSong], task: str | None, where: str) -> list[LabelledSong]:
     """
-    Return the songs that are annotated for a task. Segments or beats without entries are not an annotation.
+    Return the songs that are annotated for a task. Empty segments or beats do not count as an annotation.
 
     Args:
-        where (`str`): Name of the songs in the error.
+        where (`str`): Name of the songs in the error message.
 
     Raises:
         ValueError: if no song is annotated for the task.
@@ -46,13 +46,13 @@ def crop_targets(
     config: MusicFMConfig, song: LabelledSong, start: float, num_frames: int, tempo: float = 1.0
 ) -> torch.Tensor:
     """
-    Compute the targets of a crop, in the format of the model's `labels`.
+    Compute the targets of a crop, in the format of the `labels` of the model.
 
     Args:
-        config ([`MusicFMConfig`]): Of the model with its head.
-        start (`float`): Seconds at which the crop begins, in the song as it was annotated.
-        num_frames (`int`): Frames of the encoder.
-        tempo (`float`): Tempo of the crop, divided by that of the song as it was annotated.
+        config ([`MusicFMConfig`]): Configuration of the model with its head.
+        start (`float`): Start of the crop in seconds, in the annotated song.
+        num_frames (`int`): Number of encoder frames.
+        tempo (`float`): Tempo of the crop, relative to that of the annotated song.
 
     Returns:
         float32 `(label frames, num_labels)`, or `(num_labels,)` if a clip has one label.
@@ -65,20 +65,20 @@ def crop_targets(
 
 class TaskCrops(Dataset):
     """
-    `count` crops of songs at random places, with a label if one is found in a hundred tries. Every song is used once
-    before one is used again. A crop is a function of its number and the seed alone, so that a resumed run equals one
-    that was not interrupted.
+    `count` crops of songs at random positions, with a label if one is found in a hundred attempts. Every song is used
+    once before a song is used again. A crop depends only on its index and the seed, so a resumed run equals an
+    uninterrupted one.
 
     Items have `labels` and the values that `read` returns.
 
     Args:
-        config ([`MusicFMConfig`]): Of the model with its head.
-        songs: Annotated for `config.task`.
+        config ([`MusicFMConfig`]): Configuration of the model with its head.
+        songs: Songs that are annotated for `config.task`.
         read (`Callable`): `(song, first frame, frames, generator)` → a mapping for the model, with `semitones` and
             `tempo` if it changed them, and `readable`, which is false if there is no audio.
         count (`int`): Number of crops.
-        crop_seconds (`float`): Length of a crop; shorter songs are used whole.
-        seed (`int`): Of the order of songs and the places of crops.
+        crop_seconds (`float`): Length of a crop; shorter songs are used as a whole.
+        seed (`int`): Seed of the order of songs and the positions of crops.
 
     Raises:
         ValueError: if a crop is shorter than a frame.
@@ -132,16 +132,16 @@ class ReadWaveform:
     """
     Reads the audio of a crop for [`TaskCrops`], and augments it on demand. Returns `input_values` `(samples,)`.
 
-    A crop that cannot be decoded, because the file ends before its header says, is silence with a warning, and
-    [`TaskCrops`] gives it no label: a run of days does not end there.
+    A crop that cannot be decoded, because the file is truncated, is replaced with silence and gets no label in
+    [`TaskCrops`]. This raises a warning instead of an error, so that a long run does not stop.
 
     Args:
-        config ([`MusicFMConfig`]): Of the model with its head.
+        config ([`MusicFMConfig`]): Configuration of the model with its head.
         transpose (`bool`): Pitch-shift by −5 to 6 semitones (`librosa.effects`).
         tempo (`float`): Time-stretch to 1 / (1 + `tempo`) to 1 + `tempo` times the tempo of the song
             (`librosa.effects`).
-        speed (`int`): Play faster or slower, so that it sounds up to this many semitones higher or lower, which costs
-            one resampling (Ko et al., *Audio Augmentation for Speech Recognition*, Interspeech 2015).
+        speed (`int`): Play faster or slower by up to this number of semitones in pitch, which only needs one
+            resampling (Ko et al., *Audio Augmentation for Speech Recognition*, Interspeech 2015).
 
     Raises:
         ValueError: if `tempo` is not in [0, 1), or `speed` not in [0, 12].
@@ -173,7 +173,7 @@ class ReadWaveform:
             if semitones:
                 waveform = librosa.effects.pitch_shift(waveform, sr=rate, n_steps=semitones)
             if tempo != 1.0:
-                # Windows of 43 ms: librosa's default of 85 ms moves single drum hits by up to 40 ms.
+                # Windows of 43 ms, because librosa's default of 85 ms moves single drum hits by up to 40 ms.
                 waveform = librosa.effects.time_stretch(waveform, rate=tempo, n_fft=1024)
         waveform = waveform[:samples].astype(np.float32)
         if len(waveform) < samples:  # the song ends here
@@ -189,8 +189,8 @@ def collate_examples(items: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, t
     Collate items of [`TaskCrops`], whose audio and label frames may differ in length, into a batch.
 
     Returns:
-        `input_values` `(batch, samples)`, with `attention_mask` if lengths differ; or `hidden_states` `(batch, frames,
-        …)` with `counts` `(batch,)`. And `labels`, -1 after the last label frame of an item.
+        `input_values` `(batch, samples)`, with `attention_mask` if lengths differ, or `hidden_states` `(batch, frames,
+        …)` with `counts` `(batch,)`; and `labels`, with -1 after the last label frame of an item.
     """
     name = "input_values" if "input_values" in items[0] else "hidden_states"
     values = [item[name] for item in items]
@@ -204,5 +204,5 @@ def collate_examples(items: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, t
 
 
 def _stack(tensors: Sequence[torch.Tensor], value: float) -> torch.Tensor:
-    """Pad tensors at the end with a value, to one length."""
+    """Pad tensors at the end to a common length, and stack them."""
     return torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True, padding_value=value)

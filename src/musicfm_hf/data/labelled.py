@@ -1,4 +1,4 @@
-"""Labeled songs: what is known of a song, reading songs, and checking their labels."""
+"""Labeled songs: a class for songs and their annotations, and functions that read songs and check their labels."""
 
 import os
 import unicodedata
@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 
 class UnusableSongError(ValueError):
-    """A song cannot be used, for a reason other than wrong annotations."""
+    """Raised if a song cannot be used, for a reason other than wrong annotations."""
 
 
 class Problem(NamedTuple):
@@ -39,21 +39,20 @@ class Problem(NamedTuple):
 @dataclass(frozen=True)
 class LabelledSong:
     """
-    A song and its annotations, each `None` where the song has none of its kind.
+    A song and its annotations. An annotation is `None` if the song does not have it.
 
     Attributes:
-        id (`str`): The name of the song in its data set.
-        audio: A path, or a mapping with `bytes` or `path`, as [`musicfm_hf.load_audio`] takes it.
-        group (`str`): Songs of one group are kept in one split.
-        split (`str`, *optional*): train, validation or test; where `None`, drawn by the group.
-        duration (`float`): Seconds of audio; 0 until [`read_all`] has looked it up.
+        id (`str`): Name of the song in its data set.
+        audio: A path, or a mapping with `bytes` or `path`, for [`musicfm_hf.load_audio`].
+        group (`str`): Group of the song; songs of one group are kept in one split.
+        split (`str`, *optional*): train, validation or test; if `None`, the split is chosen by the group.
+        duration (`float`): Seconds of audio; 0 until [`read_all`] sets it.
         transposition (`int`): Semitones by which audio and labels were transposed.
         beats (`Beats`): Times in seconds, and positions in the bar.
         chords, sections, keys (`list[Segment]`): Start and end in seconds, and labels as annotated.
         tags (`list[str]`): Labels of the whole song.
-        more (`dict[str, list[Segment]]`): Further columns, such as the sections of a second annotator; `None` like the
-            others.
-        files (`dict[str, str]`): Column → the file of its annotation, which errors name.
+        more (`dict[str, list[Segment]]`): Further columns, such as the sections of a second annotator.
+        files (`dict[str, str]`): Column → file of the annotation, for error messages.
     """
 
     id: str
@@ -71,7 +70,7 @@ class LabelledSong:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def segments(self) -> dict[str, list[Segment] | None]:
-        """All annotations that consist of segments, by column."""
+        """Return all annotations that consist of segments, keyed by column."""
         return {name: getattr(self, name) for name in SEGMENT_COLUMNS} | dict(self.more)
 
 
@@ -81,7 +80,7 @@ SongReaders = dict[str, Callable[[], LabelledSong]]
 
 class AudioFolder:
     """
-    The audio files below a folder, by name without extension. Names match in either Unicode form of accents.
+    The audio files below a folder, by name without extension. Names match regardless of the Unicode form of accents.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -98,18 +97,18 @@ class AudioFolder:
 
     def find(self, *names: str) -> Path:
         """
-        Return the file of the first of these names that exists.
+        Return the file with the first of these names that exists.
 
         Raises:
-            FileNotFoundError: none exists.
-            ValueError: several files have this name.
+            FileNotFoundError: no file with one of the names exists.
+            ValueError: several files have the same name.
         """
         for name in names:
             if paths := self._paths.get(unicodedata.normalize("NFC", name)):
                 if len(paths) > 1:
                     raise ValueError(f"{name} may be any of {', '.join(map(str, paths))}: keep one of them.")
                 return paths[0]
-        raise FileNotFoundError(f"There is no audio {' or '.join(names)} in {self.folder}")
+        raise FileNotFoundError(f"No audio {' or '.join(names)} exists in {self.folder}")
 
 
 def read_all(
@@ -119,11 +118,11 @@ def read_all(
     Read songs, look up their durations, and check their labels.
 
     Args:
-        readers: Song ids, and functions that read the songs.
-        skip_faulty (`bool`): Leave out songs with wrong annotations, instead of raising.
+        readers: Song ids and functions that read the songs.
+        skip_faulty (`bool`): Leave out songs with wrong annotations instead of raising an error.
 
     Returns:
-        The songs, and those that are left out because their audio cannot be read or they have no label.
+        The songs, and the songs that are left out because their audio cannot be read or they have no label.
 
     Raises:
         ValueError: an annotation is wrong; the message names the file and the place in it.
@@ -147,13 +146,16 @@ def read_all(
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name is Unicode. Python reads files of other names, but a data set cannot store the names."""
+    """
+    Return whether a name is valid Unicode. Python can read files with other names, but data sets cannot store them.
+    """
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def audio_seconds(audio: Any) -> float:
     """
-    Return the seconds of audio by its header. The last second is decoded, to check that it exists.
+    Return the duration of audio in seconds, according to its header. The last second is decoded to check that it
+    exists.
 
     Args:
         audio: As for [`musicfm_hf.load_audio`].
@@ -176,7 +178,7 @@ def check_song(song: LabelledSong) -> None:
 
     Raises:
         ValueError: annotations overlap, are out of order or outside the audio, a chord is not in the syntax of
-            `mir_eval.chord`, a key is unknown to [`parse_key`], or a tag is empty; the message names the place.
+            `mir_eval.chord`, [`parse_key`] rejects a key, or a tag is empty. The message names the place.
         UnusableSongError: the song has no annotation.
     """
     has_beats = song.beats is not None and len(song.beats.times) > 0
@@ -199,7 +201,7 @@ def check_song(song: LabelledSong) -> None:
 
 
 def _place(song: LabelledSong, column: str, kind: str, starts: Sequence[float], index: int) -> str:
-    """The place of a beat or segment in errors: the line of its file, where the file has one item a line."""
+    """Return the name of a beat or segment for error messages: the line of its file, if it has one item per line."""
     where = song.files.get(column, f"{song.id}, {column}")
     line = line_of(where, index, len(starts), starts[index]) if column in song.files else None
     return line or f"{where}, {kind} {index + 1}"

@@ -1,13 +1,14 @@
 """
 Labeled songs as a `datasets.DatasetDict` on disk, the format of every labeled data set in this package.
 
-Splits are `train`, `validation` and `test`. Columns: `id`; `audio` (`bytes` and `path`); `duration` in seconds;
-`transposition` in semitones, of transposed versions; `group`, whose songs are in one split; `beats` (`times` in
-seconds, `positions` in the bar); `chords`, `sections` and `keys` (`starts` and `ends` in seconds, `labels` as
-annotated); `tags`. Annotations that a song does not have are null. A data set may have more columns like `sections`.
+The splits are `train`, `validation` and `test`. The columns are `id`; `audio` (`bytes` and `path`); `duration` in
+seconds; `transposition` in semitones, for transposed versions; `group`, whose songs are in one split; `beats` (`times`
+in seconds, `positions` in the bar); `chords`, `sections` and `keys` (`starts` and `ends` in seconds, `labels` as
+annotated); and `tags`. Annotations that a song does not have are null. A data set may have further columns like
+`sections`.
 
-`audio` has the values of a column `datasets.Audio(decode=False)`, but not its type: `save_to_disk` would copy all
-files into the data set. Cast it to that type before `push_to_hub`, which then uploads the files too.
+`audio` has the values of a column `datasets.Audio(decode=False)`, but not its type, because `save_to_disk` would then
+copy all files into the data set. Cast the column to that type before `push_to_hub`, which then also uploads the files.
 """
 
 import os
@@ -26,10 +27,11 @@ from .splits import SPLITS
 
 def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
     """
-    Build a `datasets.DatasetDict`. Splits without songs are left out, as `datasets` cannot load a split without rows.
+    Build a `datasets.DatasetDict`. Splits without songs are left out, because `datasets` cannot load a split without
+    rows.
 
     Args:
-        splits: Songs by split; the splits are those of `SPLITS`.
+        splits: Songs by split, for the splits in `SPLITS`.
         source ([`Source`]): Description of the data set.
 
     Raises:
@@ -54,7 +56,8 @@ def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
 
 def save(dataset: Any, output: str | os.PathLike) -> None:
     """
-    Write a `DatasetDict` to a folder, beside other files. An older data set is replaced when the new one is complete.
+    Write a `DatasetDict` to a folder that may hold other files. An older data set is replaced when the new one is
+    complete.
 
     Raises:
         FileExistsError: the folder of a split exists and is not part of a data set.
@@ -82,12 +85,12 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
     Load the songs of a split.
 
     Args:
-        path: A folder written by [`save`], or the id of a data set on the Hub with the same columns.
+        path: A folder written by [`save`], or the ID of a data set on the Hub with the same columns.
         split (`str`): train, validation or test.
 
     Raises:
         FileNotFoundError: the folder has no labeled data set.
-        ValueError: the data set lacks the split, or columns of a labeled data set.
+        ValueError: the data set lacks the split, or lacks columns of a labeled data set.
     """
     from datasets import Audio
 
@@ -104,12 +107,12 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
 
 
 def split_names(path: str | os.PathLike) -> list[str]:
-    """List the splits of a data set. Raises as [`load_songs`] does."""
+    """Return the names of the splits of a data set. For errors, see [`load_songs`]."""
     return list(_load(path))
 
 
 def _load(path: str | os.PathLike) -> Any:
-    """The `datasets.DatasetDict`."""
+    """Load the `datasets.DatasetDict`."""
     from datasets import load_dataset, load_from_disk
 
     folder = Path(path)
@@ -119,7 +122,7 @@ def _load(path: str | os.PathLike) -> Any:
 
 
 def _features(more: Sequence[str]) -> Any:
-    """The columns, with further ones for segments."""
+    """Return the features of the columns, including further columns of segments."""
     from datasets import Features, List, Value
 
     times, text = List(Value("float64")), List(Value("string"))
@@ -134,7 +137,7 @@ def _features(more: Sequence[str]) -> Any:
 
 
 def _to_row(song: LabelledSong, more: Sequence[str]) -> dict[str, Any]:
-    """The row of a song; `more` names the further columns."""
+    """Return the row of a song; `more` names the further columns."""
     beats = song.beats and {"times": np.asarray(song.beats.times), "positions": np.asarray(song.beats.positions)}
     audio = (
         dict(song.audio)
@@ -148,7 +151,7 @@ def _to_row(song: LabelledSong, more: Sequence[str]) -> dict[str, Any]:
 
 
 def _columns(segments: Sequence[Segment] | None) -> dict[str, list] | None:
-    """Segments as a row stores them."""
+    """Convert segments to their form in a row."""
     if segments is None:
         return None
     starts, ends, labels = map(list, zip(*segments, strict=True)) if segments else ([], [], [])
@@ -156,7 +159,7 @@ def _columns(segments: Sequence[Segment] | None) -> dict[str, list] | None:
 
 
 def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> LabelledSong:
-    """The song of a row. Audio whose bytes are in the data set is left there: `content` reads it on access."""
+    """Return the song of a row. Bytes of audio stay in the data set; `content` reads them on access."""
     segments = {
         name: _segments(value)
         for name, value in row.items()
@@ -176,12 +179,12 @@ def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> Labe
 
 
 def _beats(times: Sequence[float], positions: Sequence[int]) -> Beats:
-    """Beats from what a row stores."""
+    """Convert beats from their form in a row."""
     return Beats(np.array(times, dtype=np.float64), np.array(positions, dtype=np.int64))
 
 
 def _segments(value: Mapping[str, list] | None) -> list[Segment] | None:
-    """Segments from what a row stores."""
+    """Convert segments from their form in a row."""
     if value is None or value["starts"] is None:
         return None
     return [Segment(*columns) for columns in zip(value["starts"], value["ends"], value["labels"], strict=True)]

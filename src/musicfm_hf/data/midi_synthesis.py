@@ -1,4 +1,4 @@
-"""Synthesis of MIDI files with a soundfont, as they are or arranged for three instruments."""
+"""Synthesize MIDI files with a soundfont, as they are or arranged for three instruments."""
 
 import importlib.resources
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-PARTS = ("MELODY", "BRIDGE", "PIANO")  # tracks of a file that is arranged
+PARTS = ("MELODY", "BRIDGE", "PIANO")  # tracks of a file that can be arranged
 
 PART_DECIBELS = (1.0, -3.0, 0.0)
 
@@ -32,9 +32,9 @@ def default_soundfont() -> Path:
     try:
         path = Path(str(importlib.resources.files("pretty_midi") / "TimGM6mb.sf2"))
     except ModuleNotFoundError as error:
-        raise ImportError("Rendering needs a soundfont: give a .sf2 file, or `pip install pretty_midi`.") from error
+        raise ImportError("Rendering needs a soundfont: pass a .sf2 file, or `pip install pretty_midi`.") from error
     if not path.is_file():
-        raise FileNotFoundError(f"This version of pretty_midi has no {path.name}: give a .sf2 file.")
+        raise FileNotFoundError(f"This version of pretty_midi has no {path.name}: pass a .sf2 file.")
     return path
 
 
@@ -49,14 +49,16 @@ def render(
     """
     Synthesize a MIDI file as float32 mono of shape `(samples,)`.
 
-    Sample 0 is MIDI time 0 and the tempo map is kept, so that labels in MIDI seconds apply to the audio. The audio
+    Sample 0 is MIDI time 0, and the tempo map is kept, so that labels in MIDI seconds apply to the audio. The audio
     ends `tail_seconds` after the last note-off; later events of the file are not sent. Controllers are sent unchanged;
-    tinysoundfont (0.3.7) acts on volume, expression, pan and pitch bend, and ignores the sustain pedal.
+    tinysoundfont (0.3.7) supports volume, expression, pan and pitch bend, and ignores the sustain pedal.
 
-    Without `programs` the file is played with its own. With three programs it is *arranged*: MELODY, BRIDGE and PIANO
-    are synthesized separately, brought to the same level, shifted by +1, -3 and 0 dB, and summed. The level of a part
-    is the RMS over its sounding frames: the frames of 0.1 s, counted from time 0, that are less than 40 dB below the
-    loudest one. In both cases the RMS of the whole is then 0.08, or less where its peak would exceed 0.98.
+    Without `programs`, the file is played with its own programs. With three programs, it is *arranged*: MELODY, BRIDGE
+    and PIANO are synthesized separately, normalized to the same level, shifted by +1, -3 and 0 dB, and summed. The
+    level of a part is the RMS over its sounding frames: the frames of 0.1 s, counted from time 0, that are less than
+        40 dB
+    below the loudest one. In both cases, the result is scaled to an RMS of 0.08, or lower if its peak would exceed
+    0.98.
 
     Args:
         midi_path: A MIDI file of type 0 or 1; an arrangement needs tracks named MELODY, BRIDGE and PIANO.
@@ -68,8 +70,8 @@ def render(
 
     Raises:
         FileNotFoundError: the MIDI file or the soundfont does not exist.
-        ValueError: a file cannot be read, has no notes or lacks one of the three parts; transposed notes leave 0 to
-            127; or an argument is out of range.
+        ValueError: a file cannot be read, has no notes or lacks one of the three parts; transposed notes are outside 0
+            to 127; or an argument is out of range.
         ImportError: mido, tinysoundfont or, for its soundfont, pretty_midi is not installed.
     """
     if programs is not None and not (len(programs) == 3 and all(0 <= program <= 127 for program in programs)):
@@ -89,12 +91,14 @@ def render(
         mix = _arrange(tracks, end, length, sampling_rate, soundfont, programs, Path(midi_path))
     peak = np.abs(mix).max()
     if not peak > 0:
-        raise ValueError(f"{midi_path} sounds silent with {soundfont}.")
+        raise ValueError(f"{midi_path} is silent with {soundfont}.")
     return mix * np.float32(min(MIX_RMS / _rms(mix), MAX_PEAK / peak))
 
 
 def find_soundfont(soundfont: str | os.PathLike | None) -> Path:
-    """Return a soundfont, or the default one for `None`. Raises `FileNotFoundError` if it does not exist."""
+    """
+    Return the path of a soundfont, or of the default one for `None`. Raises `FileNotFoundError` if it is missing.
+    """
     path = Path(soundfont) if soundfont is not None else default_soundfont()
     if not path.is_file():
         raise FileNotFoundError(f"The soundfont {path} does not exist")
@@ -102,7 +106,7 @@ def find_soundfont(soundfont: str | os.PathLike | None) -> Path:
 
 
 def _read_events(path: Path, transpose: int) -> dict[str | int, list[Event]]:
-    """Events to send to the synthesizer, by track: its name, or its number if it has no name of its own."""
+    """Return the events to send to the synthesizer, keyed by the name of the track, or its index without a name."""
     midi = _open_midi(path)
     names = [track.name for track in midi.tracks]
     keys = [name if name and names.count(name) == 1 else number for number, name in enumerate(names)]
@@ -112,7 +116,7 @@ def _read_events(path: Path, transpose: int) -> dict[str | int, list[Event]]:
             continue
         if hasattr(message, "note"):
             if not 0 <= message.note + transpose <= 127:
-                raise ValueError(f"{path} has note {message.note}: shifted by {transpose} it leaves 0 to 127.")
+                raise ValueError(f"{path} has note {message.note}: shifted by {transpose}, it is outside 0 to 127.")
             message = message.copy(note=message.note + transpose)
         tracks[keys[number]].append((seconds, message))
     if not any(_is_note_off(message) for events in tracks.values() for _, message in events):
@@ -121,7 +125,7 @@ def _read_events(path: Path, transpose: int) -> dict[str | int, list[Event]]:
 
 
 def _open_midi(path: Path) -> Any:
-    """A file as `mido.MidiFile`."""
+    """Open a file as `mido.MidiFile`."""
     try:
         import mido
     except ModuleNotFoundError as error:
@@ -138,7 +142,7 @@ def _open_midi(path: Path) -> Any:
 
 
 def _timed_messages(midi: Any) -> Iterator[tuple[float, int, Any]]:
-    """Yield time in seconds, number of the track, and message, in the order of time."""
+    """Yield the time in seconds, the index of the track, and the message, in order of time."""
     from mido import tick2second
 
     messages = []
@@ -158,7 +162,7 @@ def _timed_messages(midi: Any) -> Iterator[tuple[float, int, Any]]:
 
 
 def _is_note_off(message: Any) -> bool:
-    """Whether a message ends a note: a note-off, or a note-on without velocity."""
+    """Return whether a message ends a note: a note-off, or a note-on without velocity."""
     return message.type == "note_off" or (message.type == "note_on" and message.velocity == 0)
 
 
@@ -170,13 +174,13 @@ def _synthesize(
     soundfont: Path,
     program: int | None = None,
 ) -> np.ndarray:
-    """Play events up to second `end`, on one program or on those of the file, as `(length,)`."""
+    """Play events up to `end` seconds, with one program or with those of the file, as `(length,)`."""
     try:
         import tinysoundfont
     except ModuleNotFoundError as error:
-        # Its one dependency plays to a loudspeaker and needs a compiler.
+        # Its only dependency is for playback on a loudspeaker and needs a compiler.
         raise ImportError("Rendering needs tinysoundfont: `pip install --no-deps tinysoundfont`.") from error
-    synth = tinysoundfont.Synth(samplerate=sampling_rate)  # not shared, as it keeps the state of its controllers
+    synth = tinysoundfont.Synth(samplerate=sampling_rate)  # not shared, because it keeps the state of its controllers
     try:
         synth.sfload(str(soundfont))
     except RuntimeError as error:
@@ -207,7 +211,7 @@ def _advance(synth: Any, audio: np.ndarray, position: int, to: int) -> int:
 
 
 def _send(synth: Any, message: Any) -> None:
-    """Send a message of MIDI to the synthesizer."""
+    """Send a MIDI message to the synthesizer."""
     if _is_note_off(message):
         synth.noteoff(message.channel, message.note)
     elif message.type == "note_on":
@@ -229,7 +233,7 @@ def _arrange(
     programs: Sequence[int],
     path: Path,
 ) -> np.ndarray:
-    """The sum of the three parts, each with its program and at its level."""
+    """Return the sum of the three parts, each with its program and at its level."""
     if missing := [name for name in PARTS if name not in tracks]:
         raise ValueError(f"{path} has no track {', '.join(missing)} among {', '.join(map(str, tracks))}.")
     mix = np.zeros(length, dtype=np.float32)
@@ -242,7 +246,7 @@ def _arrange(
 
 
 def _sounding_rms(audio: np.ndarray, sampling_rate: int) -> float:
-    """The RMS over frames less than 40 dB below the loudest; an incomplete last frame is left out."""
+    """Return the RMS over frames less than 40 dB below the loudest one, ignoring an incomplete last frame."""
     size = round(_FRAME_SECONDS * sampling_rate)
     frames = audio[: len(audio) // size * size].reshape(-1, size)
     powers = np.square(frames, dtype=np.float64).mean(axis=1)

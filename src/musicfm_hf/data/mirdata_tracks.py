@@ -1,8 +1,8 @@
 """
-Tracks of data sets that mirdata reads.
+Read tracks of data sets with mirdata.
 
 Each data set is a folder in the layout of mirdata, described at mirdata.readthedocs.io. Nothing is downloaded unless
-the user asks for it; the index of a data set, a list of its files, has to be downloaded once.
+the user requests it; the index of a data set, a list of its files, has to be downloaded once.
 """
 
 import csv
@@ -29,13 +29,13 @@ def track_readers(
     download: bool = False,
 ) -> SongReaders:
     """
-    Return the readers of the songs of a data set, by mirdata's ids.
+    Return the readers of the songs of a data set, keyed by mirdata's ids.
 
     Args:
         name (`str`): mirdata's name of the data set.
         read (`Callable`): `(track, audio files)` → the song.
         source: mirdata's `data_home`.
-        audio: A folder in which audio that is not where mirdata expects it is found by its name.
+        audio: Folder to search by name for audio that is not where mirdata expects it.
         download (`bool`): Let mirdata download its index, and the files that it can.
 
     Raises:
@@ -45,7 +45,7 @@ def track_readers(
     try:
         import mirdata
     except ModuleNotFoundError as error:
-        raise ImportError("This data set is read by mirdata: `pip install mirdata`.") from error
+        raise ImportError("This data set is read with mirdata: `pip install mirdata`.") from error
     dataset = mirdata.initialize(name, data_home=str(source))
     if download:
         dataset.download()
@@ -60,10 +60,10 @@ def track_readers(
 
 def read_annotation(track: Any, name: str, path: str | None) -> Any:
     """
-    Return an annotation of a track as mirdata reads it; `None` if the index has none.
+    Return an annotation of a track, read by mirdata, or `None` if the index has none.
 
     Raises:
-        FileNotFoundError: its file does not exist.
+        FileNotFoundError: the file of the annotation does not exist.
         ValueError: mirdata cannot read the file.
     """
     if path is None:
@@ -77,13 +77,13 @@ def read_annotation(track: Any, name: str, path: str | None) -> Any:
 
 
 def find_audio(track: Any, files: AudioFolder) -> Path:
-    """Return the audio of a track: where mirdata expects it, or the file with its name. Raises as [`AudioFolder`]."""
+    """Return the audio of a track, at mirdata's path or by its name. For errors, see [`AudioFolder`]."""
     path = Path(track.audio_path)
     return path if path.is_file() else files.find(path.stem)
 
 
 def to_beats(annotation: Any) -> Beats | None:
-    """Convert beats of mirdata; positions are 0 where they are not known."""
+    """Convert beats of mirdata. Unknown positions become 0."""
     if annotation is None:
         return None
     times = np.asarray(annotation.times, dtype=np.float64)

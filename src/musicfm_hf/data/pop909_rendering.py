@@ -1,5 +1,6 @@
 """
-Songs of POP909, played by hand as MIDI, and their rendering to audio, to which the labels apply without alignment.
+Songs of POP909, which were played by hand as MIDI, and their rendering to audio. Labels apply to the audio without
+alignment.
 
 The source is a folder with `midi/ID.mid` (tracks `MELODY`, `BRIDGE` and `PIANO`), `songs.tsv`, `arrangements.tsv` and
 `splits/`; `readers/pop909.py` reads its labels. Wang et al., "POP909: A Pop-song Dataset for Music Arrangement
@@ -44,13 +45,13 @@ class Song:
     Attributes:
         id (`str`): POP909's id, three digits.
         split (`str`): train, valid or test.
-        is_mini (`bool`): Whether it is in the small selection of its split as well.
+        is_mini (`bool`): Whether the song is also in the small selection of its split.
         midi (`Path`): The MIDI file.
         programs (`tuple[int, int, int]`): General MIDI programs from 0 for MELODY, BRIDGE and PIANO.
         tags (`tuple[str, ...]`): Tags of the arranged rendering: instruments, mode, tempo class.
-        seconds (`float`): Length as labeled.
+        seconds (`float`): Length of the labels.
         bpm (`float`): Median tempo in beats per minute.
-        first_key (`str`): Such as `"F#:maj"`.
+        first_key (`str`): First key, such as `"F#:maj"`.
     """
 
     id: str
@@ -72,7 +73,8 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
 
     Raises:
         FileNotFoundError: the folder, a table, a split or a MIDI file is missing.
-        ValueError: a table or a split is malformed, or they contradict each other; the message names file and line.
+        ValueError: a table or a split is malformed, or they contradict each other. The message names the file and
+            line.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -100,12 +102,12 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
 
 
 def audio_name(song: Song, transposition: int = 0) -> str:
-    """Return the name of a song's file: `001.flac`, or `001_t-3.flac` if it is transposed by -3 semitones."""
+    """Return the file name of a song: `001.flac`, or `001_t-3.flac` if it is transposed by -3 semitones."""
     return f"{song.id}_t{transposition:+d}.flac" if transposition else f"{song.id}.flac"
 
 
 def rendering_settings(soundfont: str | os.PathLike | None = None, arranged: bool = False) -> dict[str, Any]:
-    """Return all settings that affect the sound of [`render_songs`], for JSON. Raises as [`find_soundfont`] does."""
+    """Return all settings that affect the sound of [`render_songs`], for JSON. For errors, see [`find_soundfont`]."""
     soundfont = find_soundfont(soundfont)
     with soundfont.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -125,23 +127,23 @@ def render_songs(
     transpositions: Sequence[int] = (0,),
 ) -> Iterator[Path]:
     """
-    Render songs to `folder/ID.flac` (24 kHz mono, 16 bit) in several processes; yields each path when it is complete.
-    Transposed versions are named `ID_t+2.flac`.
+    Render songs to `folder/ID.flac` (24 kHz mono, 16 bit) in several processes, and yield each path when the file is
+    complete. Transposed versions are named `ID_t+2.flac`.
 
-    Existing files are kept: a file is written under another name and renamed when it is complete. The settings of the
-    rendering are stored in `folder/rendering.json`, so that a folder does not mix renderings.
+    Existing files are kept. A file is written under another name and renamed when it is complete. The rendering
+    settings are stored in `folder/rendering.json`, so that a folder does not mix renderings.
 
     Args:
-        songs: From [`read_songs`].
-        folder: The folder of the files; created if needed.
+        songs: Songs from [`read_songs`].
+        folder: Folder for the files; created if needed.
         soundfont: As for [`render`].
         arranged (`bool`): Use the programs of each song instead of those of the MIDI file.
-        num_workers (`int`): Processes; 1 renders in this one.
-        transpositions: Semitones; each song is rendered once for each.
+        num_workers (`int`): Number of processes; 1 renders in this process.
+        transpositions: Transpositions in semitones; each song is rendered once for each.
 
     Raises:
         ValueError: the folder has songs that were rendered with other settings, or `num_workers` is below 1.
-        Exception: as [`render`].
+        Exception: see [`render`].
     """
     if num_workers < 1:
         raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
@@ -156,7 +158,7 @@ def render_songs(
     if num_workers == 1:
         yield from map(_render_file, jobs)
         return
-    # Spawned, since forking a process in which torch has threads may hang.
+    # Processes are spawned, because forking a process with torch threads may hang.
     with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(_render_file, jobs)
@@ -166,7 +168,7 @@ def render_songs(
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Store the settings of a folder's rendering, or compare them with those that are stored."""
+    """Store the rendering settings of a folder, or compare them with the stored settings."""
     path = folder / "rendering.json"
     text = json.dumps(settings, indent=2) + "\n"
     if path.is_file():
@@ -178,7 +180,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _render_file(job: tuple[Path, Path, Path, tuple[int, int, int] | None, int]) -> Path:
-    """Render one file, unless it exists."""
+    """Render one file unless it exists."""
     midi, path, soundfont, programs, transposition = job
     if not path.exists():
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -192,7 +194,7 @@ def _render_file(job: tuple[Path, Path, Path, tuple[int, int, int] | None, int])
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> dict[str, tuple[str, dict[str, str]]]:
-    """Rows by id: the place of each, for errors, and its fields by column."""
+    """Return the rows by id: the place of each row, for error messages, and its fields by column."""
     lines = _read_lines(path)
     names = lines[0].split("\t") if lines else []
     if missing := [name for name in columns if name not in names]:
@@ -212,7 +214,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> dict[str, tuple[str, dict
 
 
 def _read_splits(folder: Path, prefix: str, songs: dict[str, Any]) -> dict[str, str]:
-    """Song id → split, from the lists with a prefix."""
+    """Return a dictionary from song ids to splits, from the lists with a prefix."""
     splits: dict[str, str] = {}
     for name in SPLITS:
         path = folder / f"{prefix}{name}.txt"
@@ -226,18 +228,18 @@ def _read_splits(folder: Path, prefix: str, songs: dict[str, Any]) -> dict[str, 
 
 
 def _read_lines(path: Path) -> list[str]:
-    """The lines of a text file."""
+    """Return the lines of a text file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: is this the folder of POP909?")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(), which splits at odd characters too
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also split at unusual characters
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error}).") from error
     return lines[:-1] if lines[-1] == "" else lines
 
 
 def _arrangement(where: str, row: dict[str, str]) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """The programs and the tags of a row of arrangements.tsv."""
+    """Return the programs and the tags of a row of arrangements.tsv."""
     melody, bridge, piano = (_number(where, row, f"{part.lower()}_program", int) for part in PARTS)
     if not all(0 <= program <= 127 for program in (melody, bridge, piano)):
         raise ValueError(f"{where}: programs must be from 0 to 127, got {melody}, {bridge}, {piano}.")
@@ -245,7 +247,7 @@ def _arrangement(where: str, row: dict[str, str]) -> tuple[tuple[int, int, int],
 
 
 def _number(where: str, row: dict[str, str], column: str, kind: type) -> Any:
-    """The number in a column of a row."""
+    """Return the number in a column of a row."""
     try:
         return kind(row[column])
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Preparation of data: labeled data sets, lists of files by split, and statistics of a catalogue."""
+"""Prepare data: labeled data sets, lists of files by split, and statistics of a catalog."""
 
 import os
 from collections import Counter
@@ -26,9 +26,9 @@ class PreparedData(NamedTuple):
     A prepared data set.
 
     Attributes:
-        output_dir (`Path`): Its folder.
-        counts (`dict[str, int]`): Songs in each list, and songs that are left out.
-        problems (`list[Problem]`): The songs that are left out, with reasons.
+        output_dir (`Path`): Folder of the data set.
+        counts (`dict[str, int]`): Numbers of songs in each list, and of songs that are left out.
+        problems (`list[Problem]`): Songs that are left out, with reasons.
     """
 
     output_dir: Path
@@ -38,11 +38,11 @@ class PreparedData(NamedTuple):
 
 def load_reader(path: str | os.PathLike) -> DatasetReader | ListReader:
     """
-    Load the reader of a data set from a user's own Python file, which defines `READER`.
+    Load the reader of a data set from a Python file of the user, which defines `READER`.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it does not define a reader.
+        ValueError: the file does not define a reader.
     """
     reader = getattr(run_python_file(path), "READER", None)
     if not isinstance(reader, DatasetReader | ListReader):
@@ -68,17 +68,17 @@ def prepare_dataset(
 
     Args:
         reader ([`DatasetReader`]): Reader of the data set.
-        output_dir: The folder to write to.
-        source, audio, options: Arguments of the reader's function. Audio that the reader makes goes to the folder
-            `audio` of the output.
+        output_dir: Folder to write to.
+        source, audio, options: Arguments of the function of the reader. Audio that the reader creates is written to
+            the folder `audio` of the output.
         seed (`int`), fractions: As for [`assign_splits`]; by default the fractions of the reader.
-        skip_faulty (`bool`): Leave out songs with wrong annotations, instead of raising.
+        skip_faulty (`bool`): Leave out songs with wrong annotations instead of raising an error.
         license (`str`, *optional*): License of a user's own data.
 
     Raises:
-        ValueError: an annotation is wrong, no song can be used, or as the reader and [`assign_splits`].
-        FileNotFoundError, ImportError: as the reader.
-        FileExistsError: as [`musicfm_hf.data.labelled_dataset.save`].
+        ValueError: an annotation is wrong, no song can be used, or the reader or [`assign_splits`] raises it.
+        FileNotFoundError, ImportError: the reader raises it.
+        FileExistsError: see [`musicfm_hf.data.labelled_dataset.save`].
     """
     output = Path(output_dir).absolute()
     options = dict(options or {})
@@ -122,11 +122,11 @@ def prepare_lists(
 
     Args:
         reader ([`ListReader`]): Reader of the collection.
-        output_dir: The folder to write to.
-        source, options: Arguments of the reader's function.
+        output_dir: Folder to write to.
+        source, options: Arguments of the function of the reader.
 
     Raises:
-        FileNotFoundError, ValueError: as the reader.
+        FileNotFoundError, ValueError: the reader raises it.
     """
     output, options = Path(output_dir), dict(options or {})
     tracks = reader.list_tracks(source, **options)
@@ -155,15 +155,15 @@ def prepare_statistics(
     seed: int = 0,
 ) -> MelStatistics:
     """
-    Measure the log-mel spectrogram of catalogues, and write the statistics as JSON.
+    Measure the log-mel spectrogram of catalogs, and write the statistics as JSON.
 
     Args:
-        sources: Catalogues for [`list_sources`].
-        output_file: The file to write.
+        sources: Catalogs for [`list_sources`].
+        output_file: File to write.
         max_hours, seed: As for [`mel_statistics`].
 
     Raises:
-        FileNotFoundError, ValueError: as [`list_sources`] and [`mel_statistics`].
+        FileNotFoundError, ValueError: see [`list_sources`] and [`mel_statistics`].
     """
     songs = [song for source in sources for song in list_sources(source)]
     statistics = mel_statistics(songs, max_hours, seed)
@@ -173,7 +173,7 @@ def prepare_statistics(
 
 
 def _listed(song: LabelledSong, folder: Path) -> str:
-    """The path of a song's audio in a list in `folder`."""
+    """Return the path of the audio of a song, for a list in `folder`."""
     path = Path(song.audio).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 

@@ -1,4 +1,4 @@
-"""Sources of songs to pretrain on: catalogues, whose songs are read in any order, and streams of shards."""
+"""Sources of songs for pretraining: catalogs, whose songs can be read in any order, and streams of shards."""
 
 import os
 import re
@@ -21,11 +21,11 @@ class ListedSource:
     Songs that can be read in any order.
 
     Args:
-        songs: Names and audio, as [`list_sources`] returns them.
+        songs: Names and audio, as returned by [`list_sources`].
         name (`str`): Name in messages.
 
     Raises:
-        ValueError: there are no songs.
+        ValueError: `songs` is empty.
     """
 
     def __init__(self, songs: Sequence[Song], name: str = "songs"):
@@ -36,11 +36,11 @@ class ListedSource:
 
     @property
     def identity(self) -> list:
-        """Values, as JSON has them, that are equal where a position in one source holds in another."""
+        """Return values for JSON that are equal for two sources if a position in one is valid in the other."""
         return ["listed", len(self.songs), digest_names(name for name, _ in self.songs)]
 
     def order(self, key: Sequence[int], position: int = 0) -> Generator[int, None, None]:
-        """Yield indices of songs without end, from `position` on: each pass is a permutation seeded by `key`."""
+        """Yield an endless sequence of song indices from `position` on; each pass is a permutation seeded by `key`."""
         passes, offset = divmod(position, len(self.songs))
         for number in count(passes):
             for index in np.random.default_rng([*key, number]).permutation(len(self.songs))[offset:]:
@@ -55,20 +55,20 @@ def open_source(
     Open a source of songs for [`musicfm_hf.data.crops.CropLoader`].
 
     Args:
-        source: A catalogue for [`list_sources`]: an audio file, a folder of them, a `.txt` list, a saved data set, the
-            id of a data set on the Hub. Or a stream: a `.parquet` file or a `.tar` shard as webdataset writes it
-            (every member with an audio extension is a song), a folder or a glob of either, searched below; or a
-            `datasets.IterableDataset` that is not shuffled.
-        streaming (`bool`): Read a data set on the Hub as a stream, its split `train`, instead of downloading it.
-        audio_column (`str`): The column of the audio, for data sets and `.parquet` files: encoded files as bytes,
-            paths of files on this machine, or `{bytes, path}` as `datasets.Audio` has it.
-        block_songs (`int`): Songs of a stream that are shuffled with one another. Up to two such blocks are held in
-            memory, encoded.
+        source: A catalog for [`list_sources`]: an audio file, a folder of audio files, a `.txt` list, a saved data
+            set, or the ID of a data set on the Hub. Or a stream: a `.parquet` file or a `.tar` shard in the format of
+            webdataset (every member with an audio extension is a song), a folder (searched recursively) or a glob of
+            either, or a `datasets.IterableDataset` that is not shuffled.
+        streaming (`bool`): Stream the split `train` of a data set on the Hub instead of downloading it.
+        audio_column (`str`): Column of the audio, for data sets and `.parquet` files: encoded files as bytes, paths of
+            files on this machine, or `{bytes, path}` as in `datasets.Audio`.
+        block_songs (`int`): Number of songs of a stream that are shuffled together. Up to two such blocks of encoded
+            songs are held in memory.
 
     Raises:
         FileNotFoundError: the source does not exist.
-        ValueError: it has no audio, or mixes kinds of files, or is a stream without a column that can hold audio.
-        TypeError: it is neither a path nor an `IterableDataset`.
+        ValueError: the source has no audio, mixes kinds of files, or is a stream without a column that can hold audio.
+        TypeError: the source is neither a path nor an `IterableDataset`.
     """
     if not isinstance(source, (str, os.PathLike)):
         return StreamedSource(source, audio_column, block_songs=block_songs)
@@ -86,7 +86,9 @@ def open_source(
 
 
 def _find_shards(source: str | os.PathLike) -> tuple[str | None, list[str]]:
-    """The kind of a source's shards, parquet or tar, and their paths; `None` if it has no shards."""
+    """
+    Return the kind of the shards of a source, parquet or tar, and their paths; the kind is `None` without shards.
+    """
     path = Path(source)
     files: Iterable[Path] = path.rglob("*") if path.is_dir() else [path]
     if not path.exists():
@@ -99,12 +101,12 @@ def _find_shards(source: str | os.PathLike) -> tuple[str | None, list[str]]:
     shards = by_kind["parquet"] or by_kind["tar"]
     if shards and sum(map(bool, by_kind.values())) > 1:
         parts = ", ".join(f"{len(files)} of {kind}" for kind, files in by_kind.items() if files)
-        raise ValueError(f"{source} mixes kinds of files ({parts}); give each kind as a source of its own.")
+        raise ValueError(f"{source} mixes kinds of files ({parts}); pass each kind as a separate source.")
     return (_kind(shards[0]) if shards else None), sorted(str(file.absolute()) for file in shards)
 
 
 def _kind(path: Path) -> str | None:
-    """parquet, tar or audio, by the name of a file; `None` for other files."""
+    """Return the kind of a file by its name: parquet, tar or audio, or `None` for other files."""
     name = path.name.lower()
     if name.startswith("."):
         return None
@@ -122,7 +124,7 @@ def _open_parquet(shards: list[str], audio_column: str) -> Any:
     dataset = load_dataset("parquet", **files)
     if audio_column not in dataset.column_names or len(dataset.column_names) == 1:
         return dataset
-    return load_dataset("parquet", columns=[audio_column], **files)  # reads that column alone
+    return load_dataset("parquet", columns=[audio_column], **files)  # reads only that column
 
 
 def _open_tar(shards: list[str]) -> Any:
@@ -132,7 +134,7 @@ def _open_tar(shards: list[str]) -> Any:
 
 
 def _read_tar(shards: list[str]) -> Iterator[dict]:
-    """Rows with the audio files of tar shards."""
+    """Yield rows with the audio files of tar shards."""
     for shard in shards:
         try:
             with tarfile.open(shard) as archive:
@@ -145,7 +147,7 @@ def _read_tar(shards: list[str]) -> Iterator[dict]:
 
 
 def _open_hub(source: str) -> Any:
-    """The split `train` of a data set on the Hub, or its only split, as a stream."""
+    """Return the split `train` of a data set on the Hub, or its only split, as a stream."""
     from datasets import load_dataset
 
     splits = load_dataset(source, streaming=True)

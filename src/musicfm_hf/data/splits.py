@@ -1,4 +1,4 @@
-"""Training, validation and test sets: songs are divided by a hash of their names, so that later songs move none."""
+"""Training, validation and test sets. A hash of the names divides songs, so that adding songs does not move others."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from .labelled import LabelledSong
 
 SPLITS = ("train", "validation", "test")
 
-FRACTIONS = (0.8, 0.1, 0.1)  # of the songs of a data set that has no splits of its own
+FRACTIONS = (0.8, 0.1, 0.1)  # shares of the splits of a data set that does not define splits
 
 
 def hash_name(name: str, *numbers: int) -> int:
@@ -22,8 +22,8 @@ def hash_name(name: str, *numbers: int) -> int:
 
 def split_by_name(songs: Sequence[Song], fraction: float, seed: int = 0) -> tuple[list[Song], list[Song]]:
     """
-    Divide songs into those to train on and about `fraction` of them to validate on. The side of a song depends on its
-    name and `seed` alone, so that songs that are added later move none.
+    Divide songs into training songs and about `fraction` of validation songs. The assignment of a song depends only on
+    its name and `seed`, so adding songs does not move others.
 
     Raises:
         ValueError: `fraction` is not between 0 and 1, or leaves one side without a song.
@@ -35,9 +35,9 @@ def split_by_name(songs: Sequence[Song], fraction: float, seed: int = 0) -> tupl
         sides[hash_name(song[0], seed) < fraction * 2**63].append(song)
     if not all(sides):
         raise ValueError(
-            f"A fraction of {fraction} divides {len(songs)} songs into {len(sides[0])} to train and {len(sides[1])} "
-            "to validate on; each side needs at least one. Choose a larger fraction, such as 0.2, or list the songs "
-            "to validate on."
+            f"A fraction of {fraction} divides {len(songs)} songs into {len(sides[0])} to train on and "
+            f"{len(sides[1])} to validate on; each set needs at least one. Choose a larger fraction, such as 0.2, or "
+            "list the songs to validate on."
         )
     return sides
 
@@ -50,13 +50,13 @@ def assign_splits(
     song does not depend on the other songs.
 
     Args:
-        songs: Songs with different ids.
-        seed (`int`): Another seed gives other splits.
+        songs: Songs with distinct ids.
+        seed (`int`): Seed of the hash.
         fractions: Shares of `SPLITS` (train, validation, test), for songs without a split.
 
     Raises:
-        ValueError: fractions are not three numbers from 0 that sum to 1, a split is none of `SPLITS`, two songs have
-            the same id, or a split whose fraction is above 0 is left without songs.
+        ValueError: fractions are not three nonnegative numbers that sum to 1, a split is not in `SPLITS`, two songs
+            have the same id, or a split with a positive fraction has no songs.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"`fractions` of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {list(fractions)}.")
@@ -72,7 +72,7 @@ def assign_splits(
             place = hash_name(song.group, seed) / 2**63
             song = replace(song, split=SPLITS[int(np.searchsorted(bounds, place, side="right"))])
         if song.split not in splits:
-            raise ValueError(f"{song.id} has split {song.split!r}, which is none of {', '.join(SPLITS)}.")
+            raise ValueError(f"{song.id} has split {song.split!r}, which is not one of {', '.join(SPLITS)}.")
         splits[song.split].append(song)
     empty = [name for name, part in zip(SPLITS, fractions, strict=True) if part > 0 and not splits[name]]
     if is_drawn and empty:

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the log-mel spectrogram of a catalogue, with which a model normalizes its input."""
+"""Mean and standard deviation of the log-mel spectrogram of a catalog, for normalizing the input of a model."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,14 @@ class MelStatistics(NamedTuple):
 
     Attributes:
         mel_mean (`np.ndarray` of shape `(bands,)`): Mean of each mel band, float64.
-        mel_std (`np.ndarray` of shape `(bands,)`): Standard deviation of each mel band; 0 of an empty band.
-        mean (`float`): Over all bands.
-        std (`float`): Over all bands.
-        hours (`float`): Audio that was measured.
-        files (`int`): Files with measured audio.
-        skipped (`int`): Files that were tried and had no usable audio.
-        problems (`list[tuple[str, str]]`): Names and reasons of files that could not be read, or only in part.
+        mel_std (`np.ndarray` of shape `(bands,)`): Standard deviation of each mel band; 0 for an empty band.
+        mean (`float`): Mean over all bands.
+        std (`float`): Standard deviation over all bands.
+        hours (`float`): Hours of measured audio.
+        files (`int`): Number of files with measured audio.
+        skipped (`int`): Number of files that were tried and had no usable audio.
+        problems (`list[tuple[str, str]]`): Names and reasons of files that could not be read, or were read only in
+            part.
     """
 
     mel_mean: np.ndarray
@@ -39,7 +40,7 @@ class MelStatistics(NamedTuple):
     problems: list[tuple[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Values for JSON; the global ones are named as in the files beside the published checkpoints."""
+        """Return values for JSON. The global values are named as in the files of the published checkpoints."""
         return {
             "mel_mean": self.mel_mean.tolist(),
             "mel_std": self.mel_std.tolist(),
@@ -59,16 +60,16 @@ def mel_statistics(
     progress: bool = True,
 ) -> MelStatistics:
     """
-    Measure a catalogue on crops that are spread over its files.
+    Measure a catalog on crops that are spread over its files.
 
-    Each file is cut into crops at a random offset. In a random order, one crop of every file is measured, then a
-    second one of every file that has more, and so on, up to `max_hours` or until only the remainders at the ends of
-    files are left. A file shorter than a crop is measured whole. The spectrogram is the model's own before
-    normalization.
+    Each file is cut into crops, starting at a random offset. In a random order, one crop of every file is measured,
+    then a second crop of every file that has more, and so on, up to `max_hours` or until only the remainders at the
+    ends of files are left. A file shorter than a crop is measured as a whole. The spectrogram is that of the model
+    before normalization.
 
     Args:
-        sources: Names and audio, as [`musicfm_hf.data.catalogue.list_sources`] returns them.
-        max_hours (`float`, *optional*): Audio to measure at most; all by default.
+        sources: Names and audio, as returned by [`musicfm_hf.data.catalogue.list_sources`].
+        max_hours (`float`, *optional*): Maximum hours of audio to measure; all by default.
         seed (`int`): Seed of order and crops.
         crop_seconds (`float`): Length of a crop.
         progress (`bool`): Show a progress bar.
@@ -112,14 +113,14 @@ def mel_statistics(
 
 
 def _moments(frames: int, sums: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Mean and standard deviation of each band `(bands,)`, and of all bands together."""
+    """Return mean and standard deviation of each band `(bands,)`, and of all bands together."""
     means = sums / frames
     variances = np.maximum(squares / frames - means**2, 0.0)
     variances[variances < 1e-9] = 0.0  # rounding errors of a constant
     if not variances.any():
         raise ValueError("The audio is silent.")
     if empty := np.flatnonzero(variances == 0).tolist():
-        warnings.warn(f"Mel bands {empty} never change: no model can divide by their `mel_std` of 0.", stacklevel=3)
+        warnings.warn(f"Mel bands {empty} are constant: a model cannot divide by their `mel_std` of 0.", stacklevel=3)
     mean = float(means.mean())
     return means, np.sqrt(variances), mean, float(np.sqrt(variances.mean() + np.square(means - mean).mean()))
 
@@ -127,7 +128,7 @@ def _moments(frames: int, sums: np.ndarray, squares: np.ndarray) -> tuple[np.nda
 def _crops(
     sources: Sequence[tuple[str, Any]], seed: int, crop_seconds: float, sampling_rate: int
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Yield the index of a source, and a crop `(samples,)` of it or its problem, round after round."""
+    """Yield the index of a source and a crop `(samples,)` of it, or its problem, in rounds over the sources."""
     remaining = np.random.default_rng(seed).permutation(len(sources)).tolist()
     starts: dict[int, list[float]] = {}
     while remaining:
@@ -151,7 +152,7 @@ def _crops(
 
 
 def _starts(duration: float, crop_seconds: float, generator: np.random.Generator) -> list[float]:
-    """Starts of the crops of a file, in seconds, in a random order."""
+    """Return the starts of the crops of a file, in seconds, in random order."""
     count = max(1, int(duration // crop_seconds))
     offset = generator.uniform(0.0, max(0.0, duration - count * crop_seconds))
     return (offset + crop_seconds * generator.permutation(count)).tolist()

@@ -1,4 +1,4 @@
-"""Streams of songs: shards read in order, and shuffled in blocks."""
+"""Streams of songs, which are read in order from shards and shuffled in blocks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +8,7 @@ import numpy as np
 
 from .catalogue import StreamedSong, digest_names
 
-_EMPTY_PASSES = 20  # in a row; in a pass, a rank may be given nothing but an empty shard
+_EMPTY_PASSES = 20  # maximum in a row; in a single pass, a rank may get only an empty shard
 
 
 class StreamedSource:
@@ -17,14 +17,14 @@ class StreamedSource:
 
     Args:
         dataset (`datasets.IterableDataset`): Rows with audio. Shards and rows are shuffled here.
-        audio_column (`str`): The column of the audio.
+        audio_column (`str`): Column of the audio.
         name (`str`): Name in messages.
-        shards: Names of the shards, which tell this stream from others.
-        block_songs (`int`): Songs that are shuffled with one another.
+        shards: Names of the shards, which identify this stream.
+        block_songs (`int`): Number of songs that are shuffled together.
 
     Raises:
         TypeError: `dataset` is not an `IterableDataset`.
-        ValueError: it has no such column, the column holds no audio, or `block_songs` is below 1.
+        ValueError: the data set has no such column, the column holds no audio, or `block_songs` is below 1.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StreamedSource:
 
     @property
     def identity(self) -> list:
-        """Values, as JSON has them, that are equal where a position in one source holds in another."""
+        """Return values for JSON that are equal for two sources if a position in one is valid in the other."""
         name = "" if self.shards else self.name  # a folder may be moved
         return ["streamed", self.dataset.num_shards, digest_names([name, *self.shards]), self.block_songs]
 
@@ -64,14 +64,14 @@ class StreamedSource:
         Return the shards of a rank as an `IterableDataset`.
 
         Raises:
-            ValueError: there are fewer shards than ranks.
+            ValueError: the stream has fewer shards than ranks.
         """
         from datasets.distributed import split_dataset_by_node
 
         if self.dataset.num_shards < world_size:
             raise ValueError(
                 f"{self.name} has {self.dataset.num_shards} shards for {world_size} ranks; each needs at least one. "
-                "Write it in more shards or train with fewer ranks."
+                "Write it in more shards, or train with fewer ranks."
             )
         return split_dataset_by_node(self.dataset, rank, world_size, strategy="shards")
 
@@ -95,14 +95,14 @@ class _Block(NamedTuple):
 
 class SongStream:
     """
-    The endless sequence of songs that one rank reads from a [`StreamedSource`]. Each pass shuffles the shards anew,
-    and the songs within each block. A thread, started at the first song, reads one block ahead.
+    The endless sequence of songs that one rank reads from a [`StreamedSource`]. Each pass reshuffles the shards, and
+    the songs within each block. A thread, started with the first song, reads one block ahead.
 
     Args:
-        source ([`StreamedSource`]): The songs.
+        source ([`StreamedSource`]): Source of the songs.
         key: Integers that seed the order, together with the pass and the block.
-        rank, world_size (`int`): This process, and the number of processes.
-        state: Where to begin, from [`SongStream.state_dict`].
+        rank, world_size (`int`): Index of this process, and number of processes.
+        state: Position to start from, from [`SongStream.state_dict`].
     """
 
     def __init__(self, source: StreamedSource, key: Sequence[int], rank: int, world_size: int, state: dict | None):
@@ -118,7 +118,7 @@ class SongStream:
         self._is_closed = False
 
     def draw(self) -> StreamedSong:
-        """Return the next song; exceptions of the thread are raised here."""
+        """Return the next song. Exceptions of the thread are raised here."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="SongStream")
             self._next_block = self._executor.submit(next, self._blocks)
@@ -131,17 +131,17 @@ class SongStream:
         return song
 
     def state_dict(self) -> dict:
-        """Return the position: a pass, a block, the state of the data set before it, and songs drawn from it."""
+        """Return the position: pass, block, state of the data set before the block, and songs drawn from the block."""
         return dict(self._state)
 
     def close(self) -> None:
-        """End the thread, after the song that it is reading."""
+        """Stop the thread after the song that it is reading."""
         self._is_closed = True
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
 
     def _open_block(self, offset: int) -> None:
-        """Take the block that was read ahead, and start reading the one after it."""
+        """Take the block that was read ahead, and start reading the next one."""
         assert self._executor is not None
         block: _Block = self._next_block.result()
         self._next_block = self._executor.submit(next, self._blocks)
@@ -150,7 +150,7 @@ class SongStream:
         self._order = np.random.default_rng([*self.key, 1, block.passes, block.number]).permutation(len(block.songs))
 
     def _read_blocks(self, passes: int, number: int, rows: dict | None) -> Iterator[_Block]:
-        """Read blocks without end, from the one whose state is given; runs in the thread."""
+        """Yield an endless sequence of blocks, starting with the one whose state is given. Runs in the thread."""
         empty_passes = 0
         while True:
             # A data set draws the order of its shards from its epoch, before it divides them among ranks: in every
@@ -174,13 +174,13 @@ class SongStream:
             passes, number, rows = passes + 1, 0, None
 
     def _rows(self) -> Iterator[dict]:
-        """The rows of the data set, from where it is to the end of the pass."""
+        """Yield the rows of the data set from the current position to the end of the pass."""
         try:
             yield from self._dataset
         except ImportError as error:
             raise ImportError(
-                f"`datasets` cannot read {self.source.name} without torchcodec, as it is not in parquet. Download "
-                "its files and open the folder instead."
+                f"`datasets` cannot read {self.source.name} without torchcodec, because it is not in parquet. "
+                "Download its files and open the folder instead."
             ) from error
 
 
@@ -194,4 +194,4 @@ def _check_column(features: Mapping[str, Any], column: str, name: str) -> None:
     is_value = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
     is_struct = isinstance(feature, Mapping) and bool({"bytes", "path"} & set(feature))
     if not (isinstance(feature, Audio) or is_value or is_struct):
-        raise ValueError(f"The column `{column}` of {name} holds no audio files but {feature}.")
+        raise ValueError(f"The column `{column}` of {name} must hold audio files, got {feature}.")

@@ -1,6 +1,6 @@
 """
-Composition and synthesis of songs from seeds, so that every beat, chord, section and key is known exactly. For demos
-and tests, without any file or network.
+Compose and synthesize songs from seeds, with exactly known beats, chords, sections and keys. For demos and tests,
+without files or network access.
 """
 
 import os
@@ -16,7 +16,7 @@ from .labelled import LabelledSong, Source
 
 SOURCE = Source("Songs that a program composed and synthesised from seeds.", "", "", "CC0-1.0")
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
-# One chord a bar, as (degree of the scale from 0, quality).
+# One chord per bar, as (degree of the scale from 0, quality).
 _PROGRESSIONS = {
     "maj": (
         ((0, "maj"), (4, "maj"), (5, "min"), (3, "maj")),
@@ -51,11 +51,11 @@ class SyntheticSong:
         beats (`np.ndarray` of shape `(beats, 2)`): Time in seconds, and position in the bar from 1.
         chords (`list[tuple[float, float, str]]`): Start and end in seconds, and a label such as `"A:min"`.
         sections (`list[tuple[float, float, str]]`): Start, end, and function: intro, verse, chorus, outro.
-        key (`str`): Such as `"F#:maj"`.
+        key (`str`): Key, such as `"F#:maj"`.
         tempo (`float`): Beats per minute.
         beats_per_bar (`int`): 3 or 4.
         notes (`list[tuple[float, float, int, str, float]]`): Start, end, MIDI pitch, instrument, loudness.
-        duration (`float`): Seconds, with two of decay after the last bar.
+        duration (`float`): Duration in seconds, including two seconds of decay after the last bar.
     """
 
     beats: np.ndarray
@@ -69,7 +69,7 @@ class SyntheticSong:
 
 
 def compose(seed: int) -> SyntheticSong:
-    """Compose a song. The same seed gives the same song; global generators are not used."""
+    """Compose a song. The same seed gives the same song, and global generators are not used."""
     rng = np.random.default_rng(seed)
     mode = str(rng.choice(["maj", "min"]))
     tonic = int(rng.integers(12))
@@ -99,10 +99,10 @@ def compose(seed: int) -> SyntheticSong:
 
 def synthesize(song: SyntheticSong, sampling_rate: int = 44100, seed: int = 0) -> np.ndarray:
     """
-    Synthesize a song, with additive tones, and noise for the drums.
+    Synthesize a song with additive tones, and noise for the drums.
 
     Args:
-        song ([`SyntheticSong`]): From [`compose`].
+        song ([`SyntheticSong`]): Song from [`compose`].
         sampling_rate (`int`): Rate of the result, in Hz.
         seed (`int`): Seed of the noise.
 
@@ -130,8 +130,8 @@ def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = Non
 
     Args:
         seed (`int`): Seed of the song.
-        folder: The folder of the file; created if needed.
-        seconds (`float`, *optional*): Keep the beginning only.
+        folder: Folder of the file; created if needed.
+        seconds (`float`, *optional*): Keep only this duration from the start.
     """
     song = compose(seed)
     duration = min(song.duration, seconds or song.duration)
@@ -156,14 +156,14 @@ def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = Non
 
 
 def _until(duration: float, segments: Sequence[tuple[float, float, str]]) -> list[Segment]:
-    """Segments cut off at a duration in seconds."""
+    """Return segments truncated at a duration in seconds."""
     return [Segment(start, min(end, duration), label) for start, end, label in segments if start < duration]
 
 
 def _bar_notes(
     rng: np.random.Generator, function: str, root: int, quality: str, start: float, beat: float, beats_per_bar: int
 ) -> list:
-    """The notes of one bar, in the instrumentation of its section."""
+    """Return the notes of one bar, in the instrumentation of its section."""
     triad = [root, root + (4 if quality == "maj" else 3), root + 7]
     bar = beat * beats_per_bar
     notes = []
@@ -192,7 +192,7 @@ def _bar_notes(
 
 
 def _tone(pitch: int, seconds: float, instrument: str, sampling_rate: int) -> np.ndarray:
-    """One note of an instrument, `(samples,)` float32."""
+    """Return one note of an instrument, `(samples,)` float32."""
     harmonics, attack, decay = _INSTRUMENTS[instrument]
     release = 0.05
     time = np.arange(round((seconds + release) * sampling_rate)) / sampling_rate
@@ -207,7 +207,7 @@ def _tone(pitch: int, seconds: float, instrument: str, sampling_rate: int) -> np
 
 
 def _drum(rng: np.random.Generator, instrument: str, sampling_rate: int) -> np.ndarray:
-    """One stroke of a drum, `(samples,)` float32."""
+    """Return one stroke of a drum, `(samples,)` float32."""
     time = np.arange(round(0.25 * sampling_rate)) / sampling_rate
     if instrument == "kick":  # a sine that falls from 150 to 50 Hz
         phase = 2 * np.pi * (50 * time + 100 * 0.04 * (1 - np.exp(-time / 0.04)))

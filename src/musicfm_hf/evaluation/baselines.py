@@ -41,15 +41,15 @@ class Priors(NamedTuple):
 
 class Baseline(NamedTuple):
     """
-    A method that answers a task without a model.
+    A method that predicts the events of a task without a model.
 
     Attributes:
         task (`str`): Name of the task.
-        about (`str`): One line for tables.
-        estimate (`Callable`): `(song, features, priors)` → events of the task, or `None` if the song lacks what the
-            method needs.
-        features (`tuple[str, …]`): Fields of [`AudioFeatures`] that it needs; the others are empty.
-        priors (`bool`): It needs [`Priors`] of training songs.
+        about (`str`): One-line description for tables.
+        estimate (`Callable`): `(song, features, priors)` → events of the task, or `None` if the song lacks data that
+            the method needs.
+        features (`tuple[str, …]`): Fields of [`AudioFeatures`] that the method needs; the others are empty.
+        priors (`bool`): Whether the method needs [`Priors`] of training songs.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""Model cards written from the files of a folder: its contents, usage, scores, training data and license."""
+"""Model cards with contents, usage, scores, training data and license, generated from the files of a folder."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from ..training.records import strip_absolute_paths
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
-NOT_STATED = "not-stated"  # `license_name` on the Hub of weights without a known license
+NOT_STATED = "not-stated"  # `license_name` on the Hub for weights without a known license
 
 PRETRAINING_SCORES = {
     "eval_cross_entropy": "cross-entropy (nats)",
@@ -42,16 +42,16 @@ def write_card(folder: str | Path, repo: str | None = None, license: str | None 
 
     Args:
         folder: Folder with `config.json`, and `results.json`, `report.json` or `conversion.json`.
-        repo (`str`, *optional*): Id of the repository that the card is for; the folder's name by default.
-        license (`str`, *optional*): License of the weights, as an identifier of the Hub. By default the one on the
-            present card, or that of the model that was trained further, or `other` (not stated).
+        repo (`str`, *optional*): ID of the repository that the card is for; the name of the folder by default.
+        license (`str`, *optional*): License of the weights, as an identifier of the Hub. By default, the license on
+            the current card, or that of the base model, or `other` (not stated).
 
     Returns:
         The path of the card.
 
     Raises:
         FileNotFoundError: the folder has none of these files.
-        ValueError: an evaluation is of another model, or of songs that this model was trained on.
+        ValueError: an evaluation is for another model, or for songs that this model was trained on.
     """
     folder = Path(folder)
     config = MusicFMConfig.from_pretrained(folder)
@@ -70,8 +70,8 @@ def write_card(folder: str | Path, repo: str | None = None, license: str | None 
 
 def license_of(name: str | Path, revision: str | None = None) -> str | None:
     """
-    Return the license on the card of a model: of a folder, or, with a revision, of a repository. `None` if the card
-    cannot be read or states none.
+    Return the license on the card of a model in a folder or, with a revision, in a repository. Return `None` if the
+    card cannot be read or states no license.
     """
     try:
         local = Path(name) / "README.md"
@@ -83,7 +83,7 @@ def license_of(name: str | Path, revision: str | None = None) -> str | None:
 
 
 def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
-    """Return the scores of a folder on data sets of the Hub, as entries of `.eval_results`."""
+    """Return the scores in a folder for data sets on the Hub, as entries of `.eval_results`."""
     kind, results = _read_results(Path(folder))
     if kind != "finetuned":
         return []
@@ -95,19 +95,19 @@ def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
 
 
 def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The name of the template for a folder, and the results to fill it with."""
+    """Return the name of the template for a folder, and the results to fill it with."""
     for name, kind in RESULTS_FILES.items():
         if (folder / name).is_file():
             results = json.loads((folder / name).read_text(encoding="utf-8"))
             return kind or ("finetuned" if "method" in results else "pretrained"), results
     raise FileNotFoundError(
-        f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is written from. Give the output folder of "
+        f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is generated from. Pass the output folder of "
         "`musicfm pretrain`, `finetune`, `train-quantizer` or `convert`."
     )
 
 
 def _known_license(folder: Path, results: dict[str, Any], base: dict[str, Any]) -> str:
-    """The license of the weights if nobody names one: as recorded, or as the base model's card states, or `other`."""
+    """Return the recorded license, or the license on the card of the base model, or `other`."""
     known = results.get("licence") or license_of(folder) or results.get("base_licence")
     if known is None and base.get("revision"):
         known = license_of(**base)
@@ -115,7 +115,7 @@ def _known_license(folder: Path, results: dict[str, Any], base: dict[str, Any]) 
 
 
 def _render(kind: str, fields: dict[str, Any], metadata: dict[str, Any]) -> str:
-    """The text of a card with its YAML metadata, checked by the Hub's own parser."""
+    """Return the text of a card with its YAML metadata, checked by the Hub's own parser."""
     if fields["license"] == "other":
         metadata = metadata | {"license_name": NOT_STATED}
     data = ModelCardData(
@@ -133,7 +133,7 @@ def _render(kind: str, fields: dict[str, Any], metadata: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     text = environment.get_template(f"{kind}.md").render(card_data=data.to_yaml(), **fields)
-    ModelCard(text)  # raises where the metadata is not valid YAML
+    ModelCard(text)  # raises if the metadata is not valid YAML
     return text
 
 
@@ -213,7 +213,7 @@ _CARDS = {"converted": _converted, "pretrained": _pretrained, "quantizer": _quan
 
 
 def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """The plot of a training run, and its settings as rows of a table."""
+    """Return the plot of a training run, and its settings as rows of a table."""
     values = {name: value for name, value in results.get("training", {}).items() if value not in (None, False)}
     if "seconds" in results:
         values["wall time"] = f"{results['seconds'] / 60:.1f} minutes"
@@ -227,7 +227,7 @@ def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(config: MusicFMConfig) -> list[dict[str, Any]]:
-    """Slices of the logits and names of variables, for the code example of a card."""
+    """Return slices of the logits and names of variables, for the code example in a card."""
     outputs, start = [], 0
     for output in config.classifier_slices:
         end = start + output["size"]
@@ -245,7 +245,7 @@ def _outputs(config: MusicFMConfig) -> list[dict[str, Any]]:
 
 
 def _eval_results(task: str, rows: list[dict[str, Any]]) -> list[EvalResult]:
-    """Rows of scores as metadata of a card."""
+    """Return rows of scores as metadata of a card."""
     return [
         EvalResult(
             task_type="audio-classification",
@@ -262,7 +262,7 @@ def _eval_results(task: str, rows: list[dict[str, Any]]) -> list[EvalResult]:
 
 
 def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of scores on test songs: those of the training run, and those of evaluations on other data."""
+    """Return rows of scores on test songs, from the training run and from evaluations on other data."""
     rows = []
     tested = (results["data"], "test", results["scores"].get("test", {}))
     for data, split, scores in [tested, *_evaluations(folder, results)]:
@@ -280,10 +280,10 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
     """
-    Data, split and scores of each file in `evaluations`.
+    Return the data, split and scores of each file in `evaluations`.
 
     Raises:
-        ValueError: an evaluation is not of this model, or of the songs that it was trained on.
+        ValueError: an evaluation is for another model, or for songs that this model was trained on.
     """
     evaluations, name = [], folder.resolve().name
     for path in sorted((folder / "evaluations").glob("*.json")):
@@ -300,5 +300,5 @@ def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, 
 
 
 def _hub_ids(sources: list[dict[str, str]]) -> list[str] | None:
-    """Ids of the data sets that are on the Hub, for the metadata."""
+    """Return the IDs of the data sets that are on the Hub, for the metadata."""
     return [source["hub_id"] for source in sources if "hub_id" in source] or None

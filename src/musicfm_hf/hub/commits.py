@@ -1,4 +1,4 @@
-"""Pushes as a single commit, which has all of the files or does not exist."""
+"""Push files in a single commit, so that either all of them or none are visible."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from huggingface_hub.errors import HTTPError
 
 from .files import is_published
 
-# Seconds to wait after each attempt. The client retries the upload of a file by itself, but not the commit.
+# Seconds to wait after each attempt. The client itself retries uploads of files, but not the commit.
 RETRY_WAITS = (2, 10, None)
 
 
@@ -19,10 +19,10 @@ class HubTarget(NamedTuple):
     Repository and branch to push to.
 
     Attributes:
-        repo (`str`): Id of the repository. Without a `/`, it belongs to the owner of the token.
+        repo (`str`): ID of the repository. Without a `/`, it belongs to the owner of the token.
         revision (`str`, *optional*): Branch, created if it does not exist; main by default.
         private (`bool`): Visibility of the repository, if it is created now.
-        token (`str`, *optional*): Access token; the one that is logged in by default.
+        token (`str`, *optional*): Access token; that of `hf auth login` by default.
         kind (`str`): `"model"`, or `"space"` for a Gradio Space.
     """
 
@@ -34,14 +34,14 @@ class HubTarget(NamedTuple):
 
     def create(self) -> "HubTarget":
         """
-        Create the repository and the branch if they do not exist. Called before any other work, so that a wrong token
-        is noticed early.
+        Create the repository and the branch if they do not exist. This is called before any other work, so that an
+        invalid token fails early.
 
         Returns:
-            The target with the full id of the repository.
+            The target with the full ID of the repository.
 
         Raises:
-            OSError: the Hub cannot be reached, or refuses the request.
+            OSError: the Hub cannot be reached, or rejects the request.
         """
         api = HfApi(token=self.token)
         common: dict[str, Any] = {"repo_type": self.kind, "exist_ok": True}
@@ -54,13 +54,13 @@ class HubTarget(NamedTuple):
 
 def commit_with_retries(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
     """
-    Make the files of a repository equal to `contents` in a single commit, and try again where the Hub fails. Files in
-    the repository that the package did not publish stay.
+    Make the files of a repository equal to `contents` in a single commit, and retry if the Hub fails. Files in the
+    repository that the package did not publish are kept.
 
     Args:
         api: Client with the token to use.
         target: Existing repository and branch.
-        contents: Files, or their bytes, by their path in the repository.
+        contents: Files, or their bytes, keyed by their path in the repository.
         message: Commit message.
 
     Returns:
@@ -81,7 +81,7 @@ def commit_with_retries(api: HfApi, target: HubTarget, contents: dict[str, Path 
 
 
 def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
-    """Add `contents` and delete the other files that earlier pushes have published."""
+    """Add `contents`, and delete other files that earlier pushes published."""
     where: dict[str, Any] = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
     is_ours = is_published if target.kind == "model" else re.compile(r"musicfm_hf/").match
     others = [name for name in api.list_repo_files(**where) if name not in contents]

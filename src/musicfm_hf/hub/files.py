@@ -1,4 +1,4 @@
-"""Selection of the files of a folder that are published, and a check for private information in them."""
+"""Select the files of a folder to publish, and check them for private information."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-# Optimizer states, logs and lists of files are left out: they reveal who trained where.
+# Optimizer states, logs and lists of files are left out, because they may identify the user and the machine.
 PUBLISHED = (
     "README.md",
     "config.json",
@@ -35,23 +35,23 @@ def published_files(folder: Path) -> list[Path]:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     paths = [path for path in paths if is_published(path.relative_to(folder).as_posix())]
     if not any(path.suffix == ".safetensors" for path in paths):
-        raise ValueError(f"{folder} has no weights (*.safetensors) to push. Give the output folder of a finished run.")
+        raise ValueError(f"{folder} has no weights (*.safetensors) to push. Pass the output folder of a finished run.")
     return paths
 
 
 def is_published(name: str) -> bool:
-    """Return `True` if a file belongs in a repository, by its path relative to the folder."""
+    """Return whether a file belongs in a repository, by its path relative to the folder."""
     return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in PUBLISHED)
 
 
 def check_nothing_private(folder: Path, paths: Iterable[Path], token: str | None = None) -> None:
     """
-    Check that text files reveal neither a token nor a path of this machine.
+    Check that text files contain neither a token nor a private path of this machine.
 
     Args:
-        folder: Folder that is pushed; paths of its parent are private.
+        folder: Folder that is pushed; paths in its parent folder are private.
         paths: Files to check. Weights and images are skipped.
-        token (`str`, *optional*): A token to look for, besides the one that is logged in.
+        token (`str`, *optional*): Token to search for, in addition to that of `hf auth login`.
 
     Raises:
         ValueError: a file contains the token, the home folder, or the parent of `folder`.

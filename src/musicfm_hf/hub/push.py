@@ -1,4 +1,4 @@
-"""Pushes of models, adapters and quantizers to the Hub, each in a single commit."""
+"""Push models, adapters and quantizers to the Hub, each in a single commit."""
 
 import json
 import shlex
@@ -21,7 +21,7 @@ EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"
 
 
 class HubArguments(Protocol):
-    """Settings of a push: those of Transformers' `TrainingArguments`, or of a parser with `add_hub_flags`."""
+    """Settings of a push, from Transformers' `TrainingArguments` or from a parser with `add_hub_flags`."""
 
     push_to_hub: bool
     hub_model_id: str | None
@@ -42,27 +42,27 @@ def push(
     evaluations: Iterable[str | Path] = (),
 ) -> str:
     """
-    Push a model, an adapter or a quantizer to the Hub, with a card that states its scores.
+    Push a model, an adapter or a quantizer to the Hub, with a card that reports its scores.
 
     Args:
         folder: Output folder of `musicfm pretrain`, `finetune`, `train-quantizer` or `convert`.
-        repo (`str`): Id of the repository, created if it does not exist.
+        repo (`str`): ID of the repository, created if it does not exist.
         revision (`str`, *optional*): Branch, created if it does not exist; main by default.
         private (`bool`, defaults to `True`): Visibility of the repository, if it is created now.
-        token (`str`, *optional*): Access token; the one that is logged in by default.
+        token (`str`, *optional*): Access token; that of `hf auth login` by default.
         base_model (`str`, *optional*), license (`str`, *optional*): As for [`push_folder`].
-        evaluations: Results files of `musicfm evaluate`, copied to the folder's subfolder `evaluations`.
+        evaluations: Result files of `musicfm evaluate`, which are copied to the subfolder `evaluations`.
 
     Returns:
         The URL of the commit.
 
     Raises:
         FileNotFoundError: the folder or an evaluation does not exist.
-        ValueError, OSError: as [`push_folder`].
+        ValueError, OSError: see [`push_folder`].
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist. Give the output folder of a finished run.")
+        raise FileNotFoundError(f"The folder {folder} does not exist. Pass the output folder of a finished run.")
     for path in evaluations:
         (folder / "evaluations").mkdir(exist_ok=True)
         shutil.copy(path, folder / "evaluations")
@@ -71,8 +71,8 @@ def push(
 
 def hub_target(arguments: HubArguments, output: str | Path) -> HubTarget | None:
     """
-    Create the repository that `push_to_hub`, `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` ask
-    for. The result is pushed once, at the end; the Trainer's own pushes and card are switched off in `arguments`.
+    Create the repository that `push_to_hub`, `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token`
+    specify. The result is pushed once, at the end; the Trainer's own pushes and card are disabled in `arguments`.
 
     Args:
         arguments: Parsed arguments. With several processes, only the one whose `process_index` is 0 creates anything.
@@ -82,7 +82,7 @@ def hub_target(arguments: HubArguments, output: str | Path) -> HubTarget | None:
         The target, or `None` without `push_to_hub`. Repositories are private by default.
 
     Raises:
-        OSError: the Hub cannot be reached, or refuses the request.
+        OSError: the Hub cannot be reached, or rejects the request.
     """
     if not arguments.push_to_hub:
         return None
@@ -104,15 +104,15 @@ def push_result(
 
     Args:
         folder: Output folder of a run or of a conversion.
-        target ([`HubTarget`], *optional*): Where to push, as [`hub_target`] returns it.
+        target ([`HubTarget`], *optional*): Where to push; output of [`hub_target`].
         base_model (`str`, *optional*), license (`str`, *optional*): As for [`push_folder`].
 
     Returns:
         The URL of the commit, or `None` without a target.
 
     Raises:
-        ValueError, OSError: as [`push_folder`]; the message adds that the folder is complete, and the command that
-            pushes it later.
+        ValueError, OSError: see [`push_folder`]. The message also states that the folder is complete, and gives the
+            command that pushes it later.
     """
     if target is None:
         write_card(folder, license=license)
@@ -134,23 +134,23 @@ def push_folder(
     """
     Write the card of a folder, and push the files that belong in a repository in one commit. Unchanged files are not
     sent again, and published files that are no longer in the folder are deleted. Large files are sent one by one
-    before the commit; another attempt does not repeat those that arrived.
+    before the commit; another attempt does not send them again.
 
     Args:
         folder: Output folder of a run or of a conversion.
         target ([`HubTarget`]): Where to push; created if it does not exist.
-        base_model (`str`, *optional*): Repository of an adapter's base model, if the adapter was trained on a local
-            folder. The adapter is pinned to its present revision.
+        base_model (`str`, *optional*): Repository of the base model of an adapter, if the adapter was trained on a
+            local folder. The adapter is pinned to the current revision of the repository.
         license (`str`, *optional*): License of the weights, as an identifier of the Hub.
 
     Returns:
         The URL of the commit.
 
     Raises:
-        ValueError: the folder has nothing to publish, a file contains private information, or an adapter's base model
-            is not on the Hub.
-        OSError: the Hub cannot be reached, or refuses the request. The repository then stays as it was, and the
-            folder is complete.
+        ValueError: the folder has nothing to publish, a file contains private information, or the base model of an
+            adapter is not on the Hub.
+        OSError: the Hub cannot be reached, or rejects the request. The repository is then unchanged, and the folder is
+            complete.
     """
     folder = Path(folder)
     target = target.create()
@@ -169,7 +169,7 @@ def push_folder(
 
 
 def _pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
-    """Make an adapter name its base model by repository and revision; refuse a base model of another shape."""
+    """Record the repository and revision of the base model in an adapter, after checking that the model matches."""
     path = folder / "adapter_config.json"
     adapter_config = json.loads(path.read_text(encoding="utf-8"))
     if base_model is None and adapter_config.get("revision"):
@@ -178,7 +178,7 @@ def _pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
         name = Path(adapter_config["base_model_name_or_path"]).name
         raise ValueError(
             f"The base model of this adapter is the local folder {name}, which others cannot load. Push that folder "
-            "first, then give its repository as the base model (`musicfm push … --base_model REPO`)."
+            "first, then pass its repository as the base model (`musicfm push … --base_model REPO`)."
         )
     commit = api.model_info(base_model).sha
     check_base(MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)

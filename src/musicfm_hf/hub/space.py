@@ -15,12 +15,12 @@ PACKAGE = Path(__file__).parents[1]
 
 APPLICATION_FILES = ("app.py", "timeline.*", "README.md")
 
-# Folders that an installed wheel has beside the modules, and that the application does not need.
+# Folders that are installed in the package but that the application does not need.
 DATA_FOLDERS = ("hub_cards", "recipes")
 
 
 def application_folder() -> Path:
-    """Return the folder of the web application, whose `app.py` also runs on this machine."""
+    """Return the folder of the web application. Its `app.py` also runs on this machine."""
     return Path(str(files("musicfm_hf.hub_cards") / "space"))
 
 
@@ -38,7 +38,7 @@ def push_space(target: HubTarget, models: list[str], folder: str | Path | None =
 
     Raises:
         ValueError: a model has no task, two models have the same task, or a file contains private information.
-        OSError: the Hub cannot be reached, refuses the request, or has no such model.
+        OSError: the Hub cannot be reached, rejects the request, or does not have a model.
     """
     folder, target = Path(folder or application_folder()), target._replace(kind="space")
     api = HfApi(token=target.token)
@@ -64,7 +64,7 @@ def space_requirements() -> str:
 
 
 def _check_models(api: HfApi, models: list[str]) -> None:
-    """Require repositories with one model for each task."""
+    """Check that all models are repositories, with one model for each task."""
     model_of_task: dict[str, str] = {}
     for name in models:
         api.model_info(name)  # fails for a local folder
@@ -79,6 +79,6 @@ def _check_models(api: HfApi, models: list[str]) -> None:
 
 
 def _package_files() -> list[Path]:
-    """Modules of this package, the same for a wheel and a checkout."""
+    """Return the modules of this package, which are the same for a wheel and a checkout."""
     paths = [*sorted(PACKAGE.rglob("*.py")), PACKAGE / "py.typed"]
     return [path for path in paths if path.relative_to(PACKAGE).parts[0] not in DATA_FOLDERS]

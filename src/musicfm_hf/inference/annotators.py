@@ -99,7 +99,7 @@ def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
 
 
 def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> dict[str, str]:
-    """Return the name of each task's model; raise an error if a model has no task, or two have the same."""
+    """Return the name of the model for each task, or raise a `ValueError` if a task is missing or repeated."""
     names: dict[str, str] = {}
     for name, config in configs:
         task = getattr(config, "task", None)

@@ -59,7 +59,7 @@ def song_logits(
 
     Args:
         model: With a head; or the head alone, `model.classifier`, if there is a cache.
-        cache ([`FeatureCache`], *optional*): Holds the input of the head.
+        cache ([`FeatureCache`], *optional*): Cache with the input of the head.
 
     Raises:
         ValueError: if a head is given alone and without a cache.

@@ -178,7 +178,7 @@ def test_keys_of_hooktheory():
         ({"split": "DEV"}, r"abc: is malformed .*split 'DEV'"),
         (
             {"alignment": {"refined": {"beats": [0, 1], "times": [1, 1]}}},
-            r"abc: .*needs two or more ascending",
+            r"abc: .*needs at least two ascending",
         ),
         ({"annotations": {"harmony": [{"onset": 0}]}}, r"abc: is malformed \(KeyError: 'offset'\)"),
         ({"alignment": {"refined": {"beats": [0, 1], "times": [17, 19]}}}, r"abc, chords, segment 2: 22 s is after"),

@@ -58,7 +58,7 @@ def test_tracks_of_the_largest_subset(archive):
     assert (by_id[5].license, by_id[155].license) == ("Attribution-Noncommercial", "")
     assert {number: track.problem for number, track in by_id.items() if track.problem} == {
         7: "missing",
-        12: "has 1752 bytes: no audio, or next to none",
+        12: "has 1752 bytes: no audio, or almost none",
         1486: "known to have 0 s of audio",
         98565: "known to have 1.6 s of audio",
     }
@@ -96,7 +96,7 @@ def test_mistakes_are_named(archive):
         list_tracks(archive / "fma_large", archive / "meta", "tiny")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_tracks(archive / "fma_small", archive / "meta", "small")
-    with pytest.raises(FileNotFoundError, match=r"tracks.csv: it comes in fma_metadata.zip"):
+    with pytest.raises(FileNotFoundError, match=r"tracks.csv: it is in fma_metadata.zip"):
         list_tracks(archive / "fma_large", archive, "small")
     with pytest.raises(ValueError, match=r"none of the 3 files of small, such as .*000002.mp3"):
         list_tracks(archive, archive / "meta", "small")

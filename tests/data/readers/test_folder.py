@@ -62,7 +62,7 @@ def test_folders_of_annotations_apart(tmp_path):
     write(tmp_path / "labels/a/song.lab", "0 2 D\n")
     with pytest.raises(
         ValueError,
-        match=r"song.lab may have chords, keys or sections: give `--lab_task`, or rename",
+        match=r"song.lab may have chords, keys or sections: pass `--lab_task`, or rename",
     ):
         song_readers(tmp_path / "labels", tmp_path / "audio")
     songs, _ = read(tmp_path / "labels", tmp_path / "audio", lab_task="keys")
@@ -181,7 +181,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert sum(map(len, lists.values())) == 39
     for split, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
         assert [str(song.audio) for song in load_songs(tmp_path / "out", split)] == lists[name]
-    assert "There is no audio 7" in (tmp_path / "out/missing.tsv").read_text()
+    assert "No audio 7 exists" in (tmp_path / "out/missing.tsv").read_text()
     info = json.loads((tmp_path / "out/info.json").read_text())
     assert info["licence"] == "CC0"
     assert describe_source(tmp_path / "out")["name"] == "out"  # and not that of the command

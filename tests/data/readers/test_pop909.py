@@ -147,7 +147,7 @@ def test_wrong_arguments_and_files_are_named(tmp_path):
         ((path, None, (0, 0)), "`programs` must be three"),
         ((path, None, (0, 0, 128)), "`programs` must be three"),
         ((path, None, (0, 0, 0)), r"a.mid has no track MELODY, BRIDGE among 0, PIANO"),
-        ((path, None, None, 8), "a.mid has note 120: shifted by 8 it leaves 0 to 127"),
+        ((path, None, None, 8), "a.mid has note 120: shifted by 8, it is outside 0 to 127"),
         ((path, None, None, 0, 0), "`sampling_rate` must be above 0 and `tail_seconds` at least 0, got 0"),
         ((path, tmp_path / "text.mid"), "text.mid is not a soundfont"),
         ((empty,), "empty.mid has no notes"),

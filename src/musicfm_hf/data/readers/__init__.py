@@ -1,4 +1,4 @@
-"""Readers of data sets, one file for each: every module of this folder that defines `READER`."""
+"""Readers of data sets. Every module in this folder that defines `READER` is a reader."""
 
 import pkgutil
 from importlib import import_module
@@ -17,7 +17,7 @@ def get_reader(name: str) -> DatasetReader | ListReader:
     Return the reader of a data set.
 
     Raises:
-        ValueError: no data set has this name; the message lists those that exist.
+        ValueError: no data set has this name. The message lists all names.
     """
     if name not in READERS:
         raise ValueError(f"No data set is called {name!r}: it must be one of {', '.join(READERS)}.")

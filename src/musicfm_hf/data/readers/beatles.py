@@ -1,4 +1,4 @@
-"""The Beatles: beats, chords, sections and keys of their albums, read by mirdata. An album is one group."""
+"""The Beatles: beats, chords, sections and keys of their albums, read with mirdata. An album is one group."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ SOURCE = Source(
 def song_readers(
     source: str | os.PathLike, audio: str | os.PathLike | None = None, download: bool = False
 ) -> SongReaders:
-    """Return the readers of the songs, by mirdata's ids. Arguments and exceptions as of [`track_readers`]."""
+    """Return the readers of the songs, keyed by mirdata's ids. For arguments and errors, see [`track_readers`]."""
     return track_readers("beatles", read_track, source, audio, download)
 
 

@@ -1,5 +1,5 @@
 """
-FMA: the files of an extracted archive by subset and split, with their licenses, and the faulty ones.
+FMA: the files of an extracted archive by subset and split, with their licenses, and a list of faulty files.
 
 Defferrard et al., "FMA: A Dataset for Music Analysis", ISMIR 2017, github.com/mdeff/fma. The archives `fma_small`,
 `fma_medium` and `fma_large` have clips of 30 s, `fma_full` whole tracks; each has files such as `000/000002.mp3`.
@@ -15,7 +15,7 @@ from typing import Any
 from ..dataset_reader import ListedTrack, ListReader, Option
 from ..labelled import Source
 
-SUBSETS = ("small", "medium", "large", "full")  # each contains those before it; full has the tracks of large
+SUBSETS = ("small", "medium", "large", "full")  # each contains the previous ones; full has the tracks of large
 
 SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
@@ -23,12 +23,12 @@ SOURCE = Source(
     description="FMA: A Dataset for Music Analysis.",
     citation="",
     homepage="https://github.com/mdeff/fma",
-    license="Each track has the licence that its artist chose, mostly Creative Commons; the metadata are CC BY 4.0.",
+    license="Each track has the license that its artist chose, mostly Creative Commons; the metadata are CC BY 4.0.",
 )
 
-# Seconds of audio in clips that were cut in the wrong place, because the length in the metadata was wrong: the list of
-# FMA's authors, https://github.com/mdeff/fma/wiki (issues 4, 8, 36, 44, 49). It covers small and medium; no list was
-# published for the further tracks of large. The tracks of full were not cut.
+# Seconds of audio in clips that were cut at the wrong position, because the length in the metadata was wrong. The list
+# is that of FMA's authors, https://github.com/mdeff/fma/wiki (issues 4, 8, 36, 44, 49). It covers small and medium; no
+# list was published for the additional tracks of large. The tracks of full were not cut.
 SHORT_CLIPS = {
     1486: 0.0,
     5574: 0.0,
@@ -53,7 +53,7 @@ SHORT_CLIPS = {
     143992: 0.0,
 }
 
-# A clip without audio has under 2 KB (133297 has 1752 bytes: issue 4); this is half a second at 128 kbit/s.
+# A clip without audio has less than 2 KB (133297 has 1752 bytes: issue 4); this limit is half a second at 128 kbit/s.
 _MIN_BYTES = 8192
 
 _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "license"))
@@ -66,7 +66,7 @@ class Track(ListedTrack):
 
     Attributes:
         id (`int`): The first column of `tracks.csv`.
-        subset (`str`): The smallest subset that has it: small, medium or large.
+        subset (`str`): The smallest subset with the track: small, medium or large.
     """
 
     id: int
@@ -94,7 +94,7 @@ def list_tracks(source: str | os.PathLike, metadata: str | os.PathLike, subset: 
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist")
     if not table.is_file():
-        raise FileNotFoundError(f"{table} does not exist: it comes in fma_metadata.zip.")
+        raise FileNotFoundError(f"{table} does not exist: it is in fma_metadata.zip.")
     wanted = SUBSETS[: SUBSETS.index(subset) + 1]
     tracks = []
     for track_id, split, smallest, license_name in _read_table(table):
@@ -111,23 +111,23 @@ def list_tracks(source: str | os.PathLike, metadata: str | os.PathLike, subset: 
 
 
 def _default_subset(source: str | os.PathLike) -> str:
-    """The subset by the name of the archive's folder, such as `fma_large`."""
+    """Return the subset in the folder name of an archive, such as `fma_large`."""
     return Path(source).absolute().name.rpartition("_")[2]
 
 
 def _problem(track_id: int, path: Path, subset: str) -> str:
-    """Why a track should not be used; empty where nothing is known against it."""
+    """Return the reason not to use a track, or an empty string."""
     try:
         size = path.stat().st_size
     except OSError:
         return "missing"
     if subset != "full" and track_id in SHORT_CLIPS:
         return f"known to have {SHORT_CLIPS[track_id]:g} s of audio"
-    return f"has {size} bytes: no audio, or next to none" if size < _MIN_BYTES else ""
+    return f"has {size} bytes: no audio, or almost none" if size < _MIN_BYTES else ""
 
 
 def _read_table(path: Path) -> list[tuple[int, str, str, str]]:
-    """Id, split, subset and license of each track. The table has two rows of names and one that names the index."""
+    """Return the id, split, subset and license of each track. The table has two header rows and one for the index."""
     import pandas
 
     try:
@@ -147,7 +147,7 @@ def _read_table(path: Path) -> list[tuple[int, str, str, str]]:
 
 
 def _info(source: str | os.PathLike, metadata: str | os.PathLike, subset: str | None = None) -> dict[str, Any]:
-    """Entries of `info.json`."""
+    """Return entries of `info.json`."""
     return {"metadata": Path(metadata).absolute().name, "subset": subset or _default_subset(source)}
 
 
@@ -158,7 +158,7 @@ READER = ListReader(
     list_tracks,
     (
         Option("metadata", "the folder of fma_metadata.zip", is_required=True),
-        Option("subset", "by default the last part of the source's name", choices=SUBSETS),
+        Option("subset", "by default, the last part of the name of the source", choices=SUBSETS),
     ),
     info=_info,
 )

@@ -2,9 +2,9 @@
 A user's own folder: audio files, and annotation files with the same names.
 
 The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
-`a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where `.lab`
-is enough for all but JAMS: `chords/a/song.lab`. `tasks/annotations.py` describes the files. A file of one kind of
-annotation takes precedence over JAMS.
+`a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where the
+suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. `tasks/annotations.py` describes the formats. A
+file for one kind of annotation takes precedence over a JAMS file.
 """
 
 import json
@@ -26,7 +26,7 @@ COLUMNS = ("beats", *SEGMENT_COLUMNS, "tags")
 
 _SUFFIXES = {".beats": "beats", ".tags": "tags", ".jams": "jams"}
 
-# Namespaces of JAMS by column; the first one with observations is read.
+# JAMS namespaces by column; the first one with observations is read.
 _NAMESPACES = {
     "beats": ("beat_position", "beat"),
     "chords": ("chord", "chord_harte"),
@@ -42,18 +42,19 @@ def song_readers(
     group_by_folder: bool = False,
 ) -> SongReaders:
     """
-    Return the readers of the songs, by id: the path of the audio without extension.
+    Return the readers of the songs, keyed by id, which is the path of the audio without its extension.
 
     Args:
-        source: The folder with the annotations.
-        audio: The folder with the audio; `source` by default.
-        lab_task (`str`, *optional*): Column of files `song.lab` whose name does not tell: chords, keys or sections.
+        source: Folder with the annotations.
+        audio: Folder with the audio; `source` by default.
+        lab_task (`str`, *optional*): Column of files `song.lab` whose name does not specify it: chords, keys or
+            sections.
         group_by_folder (`bool`): Keep the songs of a folder, such as an album, in one split.
 
     Raises:
         FileNotFoundError: a folder does not exist.
-        ValueError: two files differ only in their extension, the column of a `.lab` file is not known, or there are
-            neither audio nor annotations.
+        ValueError: two files differ only in their extension, the column of a `.lab` file is not known, or the folders
+            have neither audio nor annotations.
     """
     folder, audio_folder = Path(source), Path(audio or source)
     for path in (folder, audio_folder):
@@ -80,20 +81,20 @@ def song_readers(
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder that are not hidden."""
+    """Return all files below a folder that are not hidden."""
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
 
 
 def _put(paths: dict[str, Path], key: str, path: Path) -> None:
-    """Add a path; raises a `ValueError` if its key is taken."""
-    key = unicodedata.normalize("NFC", key)  # macOS stores accents apart from letters
+    """Add a path, or raise a `ValueError` if its key is taken."""
+    key = unicodedata.normalize("NFC", key)  # macOS stores accents separately from letters
     if key in paths:
         raise ValueError(f"{paths[key]} and {path} are for the same song: keep one of them.")
     paths[key] = path
 
 
 def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | None:
-    """The column (or jams) and the song of an annotation file; `None` for other files. `path` is relative."""
+    """Return the column (or jams) and the song of an annotation file; `None` for other files. `path` is relative."""
     suffix = path.suffix.lower()
     folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in (*COLUMNS, "jams") else None
     if folder:
@@ -106,7 +107,7 @@ def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | No
     column = folder if folder in COLUMNS else lab_task
     if column is None:
         raise ValueError(
-            f"{where} may have chords, keys or sections: give `--lab_task`, or rename it to {name.name}.chords.lab, "
+            f"{where} may have chords, keys or sections: pass `--lab_task`, or rename it to {name.name}.chords.lab, "
             ".keys.lab or .sections.lab."
         )
     return column, name.as_posix()
@@ -117,7 +118,7 @@ def _read_song(
 ) -> LabelledSong:
     """Read a song from its annotation files, by column (or jams)."""
     if audio is None:
-        raise FileNotFoundError(f"There is no audio {name} in {folder}, for {', '.join(map(str, paths.values()))}")
+        raise FileNotFoundError(f"No audio {name} exists in {folder}, for {', '.join(map(str, paths.values()))}")
     readers: dict[str, Callable] = {"beats": read_beats, "tags": read_tags} | dict.fromkeys(
         SEGMENT_COLUMNS, read_segments
     )
@@ -137,7 +138,7 @@ def _read_song(
 
 
 def _namespaces(path: Path) -> set[str]:
-    """The namespaces of a JAMS file with at least one observation."""
+    """Return the namespaces of a JAMS file with at least one observation."""
     try:
         annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
         return {annotation["namespace"] for annotation in annotations if annotation["data"]}
@@ -151,7 +152,7 @@ READER = DatasetReader(
     SOURCE,
     song_readers,
     (
-        Option("lab_task", "column of files NAME.lab", choices=SEGMENT_COLUMNS),
+        Option("lab_task", "column of files named NAME.lab", choices=SEGMENT_COLUMNS),
         Option("group_by_folder", "keep the songs of a folder in one split", type=bool, default=False),
     ),
     is_own_data=True,

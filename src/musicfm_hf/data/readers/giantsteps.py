@@ -1,4 +1,6 @@
-"""GiantSteps keys: excerpts of two minutes, read by mirdata. All are test songs by default, as in the literature."""
+"""
+GiantSteps keys: excerpts of two minutes, read with mirdata. By default, all are test songs, as in the literature.
+"""
 
 import os
 from typing import Any
@@ -26,7 +28,7 @@ SOURCE = Source(
 def song_readers(
     source: str | os.PathLike, audio: str | os.PathLike | None = None, download: bool = False
 ) -> SongReaders:
-    """Return the readers of the excerpts, by mirdata's ids. Arguments and exceptions as of [`track_readers`]."""
+    """Return the readers of the excerpts, keyed by mirdata's ids. For arguments and errors, see [`track_readers`]."""
     return track_readers("giantsteps_key", read_track, source, audio, download)
 
 
@@ -36,7 +38,7 @@ def read_track(track: Any, files: AudioFolder) -> LabelledSong:
     key = read_annotation(track, "key", track.keys_path)
     try:
         artists = sorted(track.artists or [])
-    except (OSError, ValueError, KeyError):  # there is no file, or it is not JSON of Beatport
+    except (OSError, ValueError, KeyError):  # the file does not exist, or is not JSON of Beatport
         artists = []
     seconds = audio_seconds(path)
     keys = [Segment(0.0, seconds, key.strip())] if key and key.strip() else None

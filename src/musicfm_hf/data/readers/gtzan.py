@@ -1,4 +1,4 @@
-"""GTZAN with beats: 1000 clips of 30 s, read by mirdata. All are test songs by default, as in the literature."""
+"""GTZAN with beats: 1000 clips of 30 s, read with mirdata. By default, all are test songs, as in the literature."""
 
 import os
 from typing import Any
@@ -31,7 +31,7 @@ SOURCE = Source(
 def song_readers(
     source: str | os.PathLike, audio: str | os.PathLike | None = None, download: bool = False
 ) -> SongReaders:
-    """Return the readers of the clips, by mirdata's ids. Arguments and exceptions as of [`track_readers`]."""
+    """Return the readers of the clips, keyed by mirdata's ids. For arguments and errors, see [`track_readers`]."""
     return track_readers("gtzan_genre", read_track, source, audio, download)
 
 

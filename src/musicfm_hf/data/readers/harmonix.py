@@ -1,9 +1,9 @@
 """
 The Harmonix Set: beats, downbeats and sections of 912 pop songs, without the audio.
 
-The source is a copy of github.com/urinieto/harmonixset, or its folder `dataset`: `metadata.csv`,
-`beats_and_downbeats/FILE.txt` (time, position in the bar, number of the bar) and `segments/FILE.txt` (start and label
-of each section). Audio files are found by the column `File`, such as `0001_12step`.
+The source is a copy of github.com/urinieto/harmonixset, or its folder `dataset`, with `metadata.csv`,
+`beats_and_downbeats/FILE.txt` (time, position in the bar, bar number) and `segments/FILE.txt` (start and label of each
+section). Audio files are named after the column `File`, such as `0001_12step`.
 """
 
 import csv
@@ -35,11 +35,11 @@ _COLUMNS = ("File", "Title", "Artist")
 
 def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = None) -> SongReaders:
     """
-    Return the readers of the songs, by the column `File`.
+    Return the readers of the songs, keyed by the column `File`.
 
     Args:
         source: A copy of the repository, or its folder `dataset`.
-        audio: The folder below which the audio is; `source` by default.
+        audio: Folder to search for the audio; `source` by default.
 
     Raises:
         FileNotFoundError: the folder or `metadata.csv` does not exist.
@@ -55,12 +55,12 @@ def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = No
 
 def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
     """
-    Read the sections of a file with a time and a label in each line. Each section lasts to the next; `end` marks the
-    end of the last one.
+    Read the sections of a file with a time and a label in each line. Each section lasts until the next one; `end`
+    marks the end of the last section.
 
     Args:
-        path: The file.
-        last (`float`): Seconds at which the last section ends if the file has no `end`; the section is left out if it
+        path: File to read.
+        last (`float`): End of the last section in seconds, if the file has no `end`. The section is left out if it
             would have no length.
 
     Raises:
@@ -87,7 +87,7 @@ def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
 
 
 def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> LabelledSong:
-    """Read a song; without `end`, its last section ends at the last beat."""
+    """Read a song. Without `end`, its last section ends at the last beat."""
     paths = {"beats": folder / f"beats_and_downbeats/{name}.txt", "sections": folder / f"segments/{name}.txt"}
     beats = read_beats(paths["beats"])
     last = beats.times[-1] if len(beats.times) else 0.0
@@ -97,7 +97,7 @@ def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> Label
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """Id → group; all versions of a song are one group."""
+    """Return a dictionary from ids to groups. All versions of a song are one group."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: is this a copy of github.com/urinieto/harmonixset?")
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -113,7 +113,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
 
 
 def _plain(name: str | None) -> str:
-    """Strip guests, remarks in brackets, accents, punctuation and case, so that versions of a song are equal."""
+    """Remove guests, remarks in brackets, accents, punctuation and case, so that versions of a song compare equal."""
     name = unicodedata.normalize("NFKD", name or "").casefold()
     host = re.split(r"\s(?:feat|ft)\b", name)[0]
     letters = re.sub(r"\s*[(\[].*?[)\]]", "", host) or host

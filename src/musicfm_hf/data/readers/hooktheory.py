@@ -1,9 +1,9 @@
 """
 HookTheory: chords and keys of passages of pop songs, from Sheet Sage (Donahue, Thickstun, Liang 2022).
 
-The source is `Hooktheory.json.gz` of github.com/chrisdonahue/sheetsage (26 175 annotations), or a folder that has it.
-The audio is on YouTube and not included. An annotation covers a passage; the rest of the song is not labeled. Splits
-are those of the file, in which all songs of an artist are in one split.
+The source is `Hooktheory.json.gz` of github.com/chrisdonahue/sheetsage (26 175 annotations), or a folder with this
+file. The audio is on YouTube and is not included. An annotation covers a passage; the rest of the song is not labeled.
+The splits are those of the file, which keeps all songs of an artist in one split.
 """
 
 import gzip
@@ -34,7 +34,7 @@ SOURCE = Source(
 
 SPLITS = {"TRAIN": "train", "VALID": "validation", "TEST": "test"}
 
-# Semitones above the root → mir_eval's name. A chord is named by the longest of these that it begins with.
+# Semitones above the root → mir_eval's name. A chord gets the name of its longest matching prefix.
 _QUALITIES = {
     (0,): "1",
     (0, 7): "5",
@@ -59,16 +59,16 @@ _DEGREES = tuple("1 b2 2 b3 3 4 b5 5 #5 6 b7 7 8 b9 9 #9 b11 11 #11 12 b13 13 #1
 
 def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = None) -> SongReaders:
     """
-    Return the readers of the songs, by HookTheory's ids.
+    Return the readers of the songs, keyed by HookTheory's ids.
 
     Args:
-        source: `Hooktheory.json.gz`, the same file uncompressed, or a folder that has it.
-        audio: The folder below which the audio is, whole songs named by the id of HookTheory or of YouTube; the folder
-            of `source` by default.
+        source: `Hooktheory.json.gz`, the same file uncompressed, or a folder with this file.
+        audio: Folder to search for the audio: whole songs, named by their HookTheory or YouTube id. The folder of
+            `source` by default.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is not JSON, or does not hold songs by id.
+        ValueError: the file is not JSON, or does not contain songs by id.
     """
     path = Path(source)
     if path.is_dir():
@@ -91,14 +91,14 @@ def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]
     Read an entry of the file.
 
     Raises:
-        FileNotFoundError: its audio is missing.
-        UnusableSongError: it has no chord, or no refined alignment.
-        ValueError: it is malformed.
+        FileNotFoundError: the audio is missing.
+        UnusableSongError: the entry has no chord, or no refined alignment.
+        ValueError: the entry is malformed.
     """
     where = f"{path}, {name}"
     try:
         if song["split"] not in SPLITS:
-            raise ValueError(f"split {song['split']!r} is none of {', '.join(SPLITS)}")
+            raise ValueError(f"split {song['split']!r} is not one of {', '.join(SPLITS)}")
         notes, alignment = song["annotations"], song["alignment"]["refined"]
         if not (alignment and notes.get("harmony")):
             raise UnusableSongError(f"{where}: no {'chord' if alignment else 'refined alignment'}.")
@@ -127,11 +127,11 @@ def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]
 
 def chord_label(chord: Mapping[str, Any]) -> str:
     """
-    Return a chord in the syntax of `mir_eval.chord`, with its bass: root 7, intervals 4, 3, 3 and inversion 1 give
-    `G:7/3`.
+    Return a chord in the syntax of `mir_eval.chord`, with its bass note: root 7, intervals 4, 3, 3 and inversion 1
+    give `G:7/3`.
 
     Raises:
-        ValueError: its root or an interval is out of range.
+        ValueError: the root or an interval is out of range.
     """
     root, intervals = chord["root_pitch_class"], chord["root_position_intervals"]
     semitones = (0, *np.cumsum(intervals, dtype=int).tolist())
@@ -146,11 +146,11 @@ def chord_label(chord: Mapping[str, Any]) -> str:
 
 def key_label(key: Mapping[str, Any]) -> str:
     """
-    Return a key with the mode of its third: tonic 9 and intervals 2, 1, 2, 2, 1, 2 give `A:min`. A key with neither
-    third is X.
+    Return a key, whose mode is that of its third: tonic 9 and intervals 2, 1, 2, 2, 1, 2 give `A:min`. A key with
+    neither third is X.
 
     Raises:
-        ValueError: its tonic is out of range.
+        ValueError: the tonic is out of range.
     """
     tonic, intervals = key["tonic_pitch_class"], key["scale_degree_intervals"]
     if not 0 <= tonic < 12:
@@ -160,10 +160,10 @@ def key_label(key: Mapping[str, Any]) -> str:
 
 
 def _clock(aligned_beats: Sequence[float], aligned_times: Sequence[float]) -> Callable[[float], float]:
-    """The function from beats to seconds: linear between aligned beats, beyond them in the nearest tempo."""
+    """Return a function from beats to seconds: linear between aligned beats, with the nearest tempo beyond them."""
     beats, times = np.asarray(aligned_beats, dtype=np.float64), np.asarray(aligned_times, dtype=np.float64)
     if len(beats) < 2 or beats.shape != times.shape or np.any(np.diff(beats) <= 0) or np.any(np.diff(times) <= 0):
-        raise ValueError("the alignment needs two or more ascending beats, and as many ascending times")
+        raise ValueError("the alignment needs at least two ascending beats, and the same number of ascending times")
 
     def seconds(beat: float) -> float:
         if beats[0] <= beat <= beats[-1]:
@@ -180,6 +180,6 @@ READER = DatasetReader(
     "chords and keys of HookTheory",
     SOURCE,
     song_readers,
-    audio_help="the folder with the audio, named by id of HookTheory or YouTube; that of the source by default",
+    audio_help="the folder with the audio, named by HookTheory or YouTube id; the folder of the source by default",
     has_splits=True,
 )

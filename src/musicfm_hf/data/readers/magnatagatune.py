@@ -2,9 +2,9 @@
 MagnaTagATune: clips of 29 s with tags from the players of a game.
 
 The source is a folder with `annotations_final.csv` (a column for each of 188 tags, and `mp3_path`), optionally
-`clip_info_final.csv`, and the folders 0 to f of clips. Splits are the usual ones by folder: 0 to b, c, d to f (van den
-Oord, Dieleman, Schrauwen 2014). Tags are the 50 most frequent ones over all clips, on which most results are reported;
-a clip with none of them is kept, without tags.
+`clip_info_final.csv`, and the folders 0 to f of clips. The splits are the usual ones by folder: 0 to b, c, d to f (van
+den Oord, Dieleman, Schrauwen 2014). The tags are the 50 most frequent ones over all clips, as in most reported
+results; a clip with none of them is kept, without tags.
 """
 
 import csv
@@ -78,17 +78,17 @@ def song_readers(
     merge_synonyms: bool = True,
 ) -> SongReaders:
     """
-    Return the readers of the clips, by id.
+    Return the readers of the clips, keyed by id.
 
     Args:
-        source: The folder with `annotations_final.csv`.
-        audio: The folder that has the folders 0 to f; `source` by default.
-        num_tags (`int`): Number of tags to keep, the most frequent ones; ties keep the first in the file.
-        merge_synonyms (`bool`): Count the tags of a row of `SYNONYMS` as one; not all published results do.
+        source: Folder with `annotations_final.csv`.
+        audio: Folder that contains the folders 0 to f; `source` by default.
+        num_tags (`int`): Number of most frequent tags to keep; in a tie, the first tag in the file is kept.
+        merge_synonyms (`bool`): Count the tags in a row of `SYNONYMS` as one tag; not all published results do this.
 
     Raises:
         FileNotFoundError: `annotations_final.csv` or the folder does not exist.
-        ValueError: `num_tags` is below 1, or a table is malformed; the message names the line.
+        ValueError: `num_tags` is below 1, or a table is malformed. The message names the line.
     """
     if num_tags < 1:
         raise ValueError(f"`num_tags` must be at least 1, got {num_tags}.")
@@ -112,17 +112,17 @@ def top_tags(tags: Iterable[Iterable[str]], count: int) -> list[str]:
 
 
 def _read_clip(clip: str, folder: Path, path: str, title: str | None, tags: list[str]) -> LabelledSong:
-    """Read a clip; all clips of a song are one group."""
+    """Read a clip. All clips of a song are one group."""
     audio = folder / path
     if not audio.is_file():
         raise FileNotFoundError(f"The file {audio} does not exist")
-    # A clip's name ends with its seconds in the song: …-30-59.mp3
+    # The name of a clip ends with its position in the song, in seconds: …-30-59.mp3
     group = title or re.sub(r"-\d+-\d+$", "", PurePosixPath(path).stem)
     return LabelledSong(clip, audio, group, SPLITS[path[0]], tags=tags)
 
 
 def _read_annotations(path: Path) -> dict[str, tuple[str, list[str]]]:
-    """Clip → its path and all its tags."""
+    """Return a dictionary from clips to their path and all their tags."""
     rows: dict[str, tuple[str, list[str]]] = {}
     for where, row in _read_table(path, _NO_TAGS):
         clip, audio = row["clip_id"], row["mp3_path"]
@@ -136,7 +136,7 @@ def _read_annotations(path: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def _read_titles(path: Path) -> dict[str, str]:
-    """Clip → artist, album and title of its song; empty if the file does not exist."""
+    """Return a dictionary from clips to the artist, album and title of the song, or an empty one without the file."""
     if not path.is_file():
         return {}
     columns = ("clip_id", "artist", "album", "title")
@@ -146,7 +146,7 @@ def _read_titles(path: Path) -> dict[str, str]:
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
-    """The place of each row, for errors, and its values by column."""
+    """Return the place of each row, for error messages, and its values by column."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: is this the folder of MagnaTagATune?")
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -162,9 +162,9 @@ READER = DatasetReader(
     SOURCE,
     song_readers,
     (
-        Option("num_tags", "tags to keep, the most frequent ones; 50 by default", type=int, default=50),
+        Option("num_tags", "number of most frequent tags to keep; 50 by default", type=int, default=50),
         Option("merge_synonyms", "count tags such as drum and drums as one", type=bool, default=True),
     ),
-    audio_help="the folder with the folders 0 to f; the source by default",
+    audio_help="the folder that contains the folders 0 to f; the source by default",
     has_splits=True,
 )

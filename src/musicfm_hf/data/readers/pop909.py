@@ -23,7 +23,7 @@ from ..pop909_rendering import SPLITS, Song, audio_name, read_songs, render_song
 
 SOURCE = Source(
     description="470 pop songs, played by hand as MIDI in three parts and rendered to audio, with beats, chords, "
-    "sections, keys and tags. Verse, chorus and bridge follow from a rule, not from a person.",
+    "sections, keys and tags. Verse, chorus and bridge were assigned by a rule, not by a person.",
     citation="""@inproceedings{wang2020pop909,
   title={POP909: A Pop-song Dataset for Music Arrangement Generation},
   author={Wang, Ziyu and Chen, Ke and Jiang, Junyan and Zhang, Yiyi and Xu, Maoran and Dai, Shuqi and Bin, Guxian
@@ -32,11 +32,11 @@ SOURCE = Source(
   year={2020}
 }""",
     homepage="https://github.com/music-x-lab/POP909-Dataset",
-    license="MIT (transcriptions and labels). The songs are commercial: rights in the compositions stay with their "
+    license="MIT (transcriptions and labels). The songs are commercial: rights in the compositions remain with their "
     "owners; do not publish the rendered audio as music.",
 )
 
-# Column of the data set → folder, and the column of its files with the label.
+# Column of the data set → folder, and the column with the label in its files.
 _SEGMENTS = {"chords": ("chords", 3), "keys": ("keys", 3), "sections": ("segments", 5), "sections_2": ("segments2", 5)}
 
 
@@ -51,22 +51,22 @@ def song_readers(
     transpositions: Sequence[int] = (),
 ) -> SongReaders:
     """
-    Render the songs that are not rendered yet, and return the readers of all, by id: `001`, `001_t+2`.
+    Render the songs that are not rendered yet, and return the readers of all songs, keyed by id: `001`, `001_t+2`.
 
     Args:
-        source: The folder of POP909.
-        audio: The folder to which songs are rendered.
+        source: Folder of POP909.
+        audio: Folder to render songs to.
         soundfont: A .sf2 file; TimGM6mb of `pretty_midi` by default.
-        arranged (`bool`): Render each part with its own instrument. Songs have tags only if they are arranged, as the
-            tags name instruments.
-        num_workers (`int`): Rendering processes.
-        limit (`int`, *optional*): Songs of each split; all by default.
+        arranged (`bool`): Render each part with its own instrument. Only arranged songs have tags, because tags name
+            instruments.
+        num_workers (`int`): Number of rendering processes.
+        limit (`int`, *optional*): Maximum number of songs in each split; all by default.
         split_size (`str`): full, or mini for the small selection.
-        transpositions: Semitones of further versions, of training songs only.
+        transpositions: Transpositions, in semitones, of additional versions of training songs.
 
     Raises:
-        ValueError: an argument is out of range, or as [`read_songs`] and [`render_songs`].
-        FileNotFoundError, ImportError: as [`read_songs`] and [`render_songs`].
+        ValueError: an argument is out of range, or [`read_songs`] or [`render_songs`] raises it.
+        FileNotFoundError, ImportError: see [`read_songs`] and [`render_songs`].
     """
     if audio is None:
         raise ValueError("`audio` must be the folder to which songs are rendered.")
@@ -85,7 +85,7 @@ def song_readers(
 
 
 def _chosen_songs(source: str | os.PathLike, limit: int | None, split_size: str) -> dict[str, list[Song]]:
-    """Songs by split, in the source's names of splits."""
+    """Return the songs by split, with the split names of the source."""
     if split_size not in ("full", "mini"):
         raise ValueError(f"`split_size` must be full or mini, got {split_size!r}.")
     if limit is not None and limit < 1:
@@ -105,15 +105,16 @@ def read_song(
     Read the labels of a song.
 
     Args:
-        source: The folder of POP909.
-        song ([`Song`]): From [`read_songs`].
-        audio: The folder with the rendered songs.
-        transposition (`int`): Semitones.
-        with_tags (`bool`): False for songs that are not arranged: their tags name instruments that do not play.
+        source: Folder of POP909.
+        song ([`Song`]): Song from [`read_songs`].
+        audio: Folder with the rendered songs.
+        transposition (`int`): Transposition in semitones.
+        with_tags (`bool`): False for songs that are not arranged, because their tags name instruments that do not
+            play.
 
     Raises:
         FileNotFoundError: a file of labels is missing.
-        ValueError: a file is malformed; the message names the line.
+        ValueError: a file is malformed. The message names the line.
     """
     folder, path = Path(source), Path(audio) / audio_name(song, transposition)
     files = {column: folder / part / f"{song.id}.lab" for column, (part, _) in _SEGMENTS.items()}
@@ -145,7 +146,7 @@ def transpose_chord(label: str, semitones: int) -> str:
     Transpose a chord in the syntax of `mir_eval.chord`: `C:maj/3` and 2 give `D:maj/3`. N and X are unchanged.
 
     Raises:
-        ValueError: its root is not a pitch.
+        ValueError: the root is not a pitch.
     """
     if label in ("N", "X"):
         return label
@@ -168,7 +169,7 @@ def transpose_key(label: str, semitones: int) -> str:
 
 
 def _transposed_pitch(name: str, semitones: int) -> str:
-    """The name of a pitch that is shifted by semitones."""
+    """Return the name of a pitch, shifted by a number of semitones."""
     from mir_eval.chord import InvalidChordException, pitch_class_to_semitone
 
     try:
@@ -186,7 +187,7 @@ def _info(
     split_size: str = "full",
     **options: Any,
 ) -> dict[str, Any]:
-    """Entries of `info.json`."""
+    """Return entries of `info.json`."""
     return {
         "ids": {name: [song.id for song in part] for name, part in _chosen_songs(source, limit, split_size).items()},
         "rendering": rendering_settings(soundfont, arranged),
@@ -196,18 +197,18 @@ def _info(
 
 READER = DatasetReader(
     "pop909",
-    "POP909, rendered to audio, with all its labels",
+    "POP909, rendered to audio, with all labels",
     SOURCE,
     song_readers,
     (
         Option("soundfont", "a .sf2 file; TimGM6mb of pretty_midi by default"),
-        Option("arranged", "play each part on its own instrument, as the tags need", type=bool, default=False),
-        Option("num_workers", "rendering processes; 2 by default", type=int, default=2),
-        Option("limit", "songs of each split; all by default", type=int),
+        Option("arranged", "play each part on its own instrument; required for tags", type=bool, default=False),
+        Option("num_workers", "number of rendering processes; 2 by default", type=int, default=2),
+        Option("limit", "maximum number of songs in each split; all by default", type=int),
         Option("split_size", "all songs, or a small selection", choices=["full", "mini"], default="full"),
         Option(
             "transpositions",
-            "semitones: further versions of training songs, transposed, in the labeled data set alone",
+            "semitones: add transposed versions of training songs to the labeled data set",
             type=int,
             default=(),
             nargs="+",
@@ -216,7 +217,7 @@ READER = DatasetReader(
     ),
     details="SOURCE has midi/ID.mid with the tracks MELODY, BRIDGE and PIANO; beats/ID.beats, and chords/, keys/, "
     "segments/ and segments2/ with ID.lab, in seconds of the MIDI file; songs.tsv, arrangements.tsv and splits/. "
-    "The repository of POP909 itself has other files: bring them to this form.",
+    "The repository of POP909 itself has other files, which have to be converted to this form.",
     makes_audio=True,
     has_splits=True,
     info=_info,

@@ -1,4 +1,4 @@
-"""Songs composed from seeds and synthesized, with all labels: for demos and tests, without any file or network."""
+"""Synthetic songs with all labels, generated from seeds: for demos and tests, without files or network access."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -21,14 +21,14 @@ def song_readers(
     num_workers: int = 2,
 ) -> SongReaders:
     """
-    Compose songs, write them as `audio/SEED.flac`, and return their readers, by seed.
+    Compose songs, write them as `audio/SEED.flac`, and return their readers, keyed by seed.
 
     Args:
         source: Not used.
-        audio: The folder to which the songs are written.
-        songs (`int`): Number of songs; their seeds count from 0.
-        seconds (`float`, *optional*): Keep the beginnings only.
-        num_workers (`int`): Processes.
+        audio: Folder to write the songs to.
+        songs (`int`): Number of songs; seeds start at 0.
+        seconds (`float`, *optional*): Keep only this duration from the start of each song.
+        num_workers (`int`): Number of processes.
 
     Raises:
         ValueError: no folder is given, or an argument is out of range.
@@ -44,19 +44,19 @@ def song_readers(
 
 
 def _info(source: Any, audio: Any, songs: int = 48, **options: Any) -> dict[str, Any]:
-    """Entries of `info.json`."""
+    """Return entries of `info.json`."""
     return {"source": f"seeds 0 to {songs - 1}"}
 
 
 READER = DatasetReader(
     "synthetic",
-    "songs composed from seeds, with all labels",
+    "synthetic songs with all labels, generated from seeds",
     SOURCE,
     song_readers,
     (
         Option("songs", "number of songs; 48 by default", type=int, default=48),
         Option("seconds", "length of each song, from its start; whole songs by default", type=float),
-        Option("num_workers", "processes; 2 by default", type=int, default=2),
+        Option("num_workers", "number of processes; 2 by default", type=int, default=2),
     ),
     needs_source=False,
     makes_audio=True,
