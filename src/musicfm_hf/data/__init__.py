@@ -1,1 +1,1 @@
-"""Music and its labels: catalogues and streams to pretrain on, labeled songs, and readers of data sets."""
+"""Music and its labels: catalogs and streams to pretrain on, labeled songs, and readers of data sets."""

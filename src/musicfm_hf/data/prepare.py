@@ -1,4 +1,4 @@
-"""Preparation of data: labeled data sets, lists of files by split, and statistics of a catalogue."""
+"""Preparation of data: labeled data sets, lists of files by split, and statistics of a catalog."""
 
 import os
 from collections import Counter
@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..training.files import run_python_file, write_json, write_table
-from .catalogue import list_sources
+from .catalog import list_sources
 from .dataset_reader import DatasetReader, ListReader
-from .labelled import LabelledSong, Problem, read_all
-from .labelled_dataset import build, save
+from .labeled import LabeledSong, Problem, read_all
+from .labeled_dataset import build, save
 from .splits import SPLITS, assign_splits
 from .statistics import MelStatistics, mel_statistics
 
@@ -78,7 +78,7 @@ def prepare_dataset(
     Raises:
         ValueError: an annotation is wrong, no song can be used, or as the reader and [`assign_splits`].
         FileNotFoundError, ImportError: as the reader.
-        FileExistsError: as [`musicfm_hf.data.labelled_dataset.save`].
+        FileExistsError: as [`musicfm_hf.data.labeled_dataset.save`].
     """
     output = Path(output_dir).absolute()
     options = dict(options or {})
@@ -155,10 +155,10 @@ def prepare_statistics(
     seed: int = 0,
 ) -> MelStatistics:
     """
-    Measure the log-mel spectrogram of catalogues, and write the statistics as JSON.
+    Measure the log-mel spectrogram of catalogs, and write the statistics as JSON.
 
     Args:
-        sources: Catalogues for [`list_sources`].
+        sources: Catalogs for [`list_sources`].
         output_file: The file to write.
         max_hours, seed: As for [`mel_statistics`].
 
@@ -172,7 +172,7 @@ def prepare_statistics(
     return statistics
 
 
-def _listed(song: LabelledSong, folder: Path) -> str:
+def _listed(song: LabeledSong, folder: Path) -> str:
     """The path of a song's audio in a list in `folder`."""
     path = Path(song.audio).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -1,4 +1,4 @@
-"""Sources of songs to pretrain on: catalogues, whose songs are read in any order, and streams of shards."""
+"""Sources of songs to pretrain on: catalogs, whose songs are read in any order, and streams of shards."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import AUDIO_EXTENSIONS, Song, digest_names, list_sources
+from .catalog import AUDIO_EXTENSIONS, Song, digest_names, list_sources
 from .streams import StreamedSource
 
 
@@ -55,7 +55,7 @@ def open_source(
     Open a source of songs for [`musicfm_hf.data.crops.CropLoader`].
 
     Args:
-        source: A catalogue for [`list_sources`]: an audio file, a folder of them, a `.txt` list, a saved data set, the
+        source: A catalog for [`list_sources`]: an audio file, a folder of them, a `.txt` list, a saved data set, the
             id of a data set on the Hub. Or a stream: a `.parquet` file or a `.tar` shard as webdataset writes it
             (every member with an audio extension is a song), a folder or a glob of either, searched below; or a
             `datasets.IterableDataset` that is not shuffled.

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the log-mel spectrogram of a catalogue, with which a model normalizes its input."""
+"""Mean and standard deviation of the log-mel spectrogram of a catalog, with which a model normalizes its input."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from ..audio.reading import audio_length, load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.spectrogram_musicfm import MusicFMLogMel
-from .catalogue import fetch_audio
+from .catalog import fetch_audio
 
 
 class MelStatistics(NamedTuple):
@@ -59,7 +59,7 @@ def mel_statistics(
     progress: bool = True,
 ) -> MelStatistics:
     """
-    Measure a catalogue on crops that are spread over its files.
+    Measure a catalog on crops that are spread over its files.
 
     Each file is cut into crops at a random offset. In a random order, one crop of every file is measured, then a
     second one of every file that has more, and so on, up to `max_hours` or until only the remainders at the ends of
@@ -67,7 +67,7 @@ def mel_statistics(
     normalization.
 
     Args:
-        sources: Names and audio, as [`musicfm_hf.data.catalogue.list_sources`] returns them.
+        sources: Names and audio, as [`musicfm_hf.data.catalog.list_sources`] returns them.
         max_hours (`float`, *optional*): Audio to measure at most; all by default.
         seed (`int`): Seed of order and crops.
         crop_seconds (`float`): Length of a crop.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .catalogue import StreamedSong, digest_names
+from .catalog import StreamedSong, digest_names
 
 _EMPTY_PASSES = 20  # in a row; in a pass, a rank may be given nothing but an empty shard
 

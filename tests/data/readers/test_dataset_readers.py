@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from helpers.recipes import prepare
 
-from musicfm_hf.data.labelled import read_all
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled import read_all
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.readers import beatles, giantsteps, gtzan, harmonix, hooktheory, magnatagatune
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.chord import parse_chord

@@ -4,7 +4,7 @@ import json
 import pytest
 from helpers.recipes import prepare
 
-from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.readers.fma import SHORT_CLIPS, list_tracks
 
 BY = "Attribution"

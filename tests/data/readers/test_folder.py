@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from helpers.recipes import prepare
 
-from musicfm_hf.data.catalogue import describe_source
-from musicfm_hf.data.labelled import AudioFolder, read_all
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.catalog import describe_source
+from musicfm_hf.data.labeled import AudioFolder, read_all
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.readers.folder import song_readers
 from musicfm_hf.tasks.annotations import Segment
 

@@ -1,4 +1,4 @@
-"""Catalogues of songs: listing the audio of a folder, a list of paths, or a data set."""
+"""Catalogs of songs: listing the audio of a folder, a list of paths, or a data set."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def digest_names(names: Iterable[str]) -> str:
 
 def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list[Song]:
     """
-    List the songs of a catalogue, as names and audio for [`musicfm_hf.embed_files`].
+    List the songs of a catalog, as names and audio for [`musicfm_hf.embed_files`].
 
     Args:
         source: An audio file; a folder of them (searched below, by the extensions of `AUDIO_EXTENSIONS`, not through
