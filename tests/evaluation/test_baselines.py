@@ -271,7 +271,7 @@ def test_mistakes(data, monkeypatch):
     with pytest.raises(SystemExit, match=r"None of the 2 songs of .* has beats"):
         run_recipe(monkeypatch, "baselines.py", "--data", data / "data", "--split", "train", "--tasks", "beat")
     soundfile.write(data / "song.flac", np.zeros(1000), 22050)
-    with pytest.raises(SystemExit, match=r"a: has 0\.05 s, baselines need 1"):
+    with pytest.raises(SystemExit, match=r"a: has 0\.05 s, but baselines need 1"):
         run_recipe(monkeypatch, "baselines.py", "--data", data / "data", "--tasks", "key", "--num-workers", "0")
 
 

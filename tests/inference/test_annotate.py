@@ -373,7 +373,7 @@ def test_odd_songs_are_drawn(tmp_path):
     )
     odd.draw(tmp_path / "odd.png", music(3.0), RATE, "a $title$ " * 30)
     assert size_of(tmp_path / "odd.png")[0] == 1650
-    with pytest.raises(ValueError, match=r"3.00 s in one channel; got the shape \(24000,\)"):
+    with pytest.raises(ValueError, match=r"3.00 s in one channel; got shape \(24000,\)"):
         odd.draw(tmp_path / "wrong.png", music(1.0), RATE)
 
 
@@ -448,11 +448,11 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
         return f"{error.value} {capsys.readouterr().out}"
 
     said = run()
-    assert "music has files of 1 of 2 songs, such as a/song: choose another `--output_dir`, or give" in said
+    assert "music has files of 1 of 2 songs, such as a/song: choose another `--output_dir`, or pass" in said
     assert not (music_folder / "b/song.chords.lab").exists()
     said = run("--existing", "skip")
     assert said.startswith("1 2 songs, 1 skipped, 1 with problems")
-    assert "a/song: some of its files exist, but not all" in said
+    assert "a/song: only some of its files exist" in said
     assert by_hand.read_text() == "0 1 C\n"
     assert (music_folder / "b/song.chords.lab").exists()
     by_hand.rename(tmp_path / "by_hand")

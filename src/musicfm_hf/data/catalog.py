@@ -93,7 +93,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
 
 
 def _is_hub_id(source: str | os.PathLike) -> bool:
-    """Whether a source is the id of a data set on the Hub, not a path."""
+    """Return whether a source is the id of a data set on the Hub, not a path."""
     path = Path(source)
     is_file = path.exists() or path.suffix.lower() in (*AUDIO_EXTENSIONS, ".txt")
     return not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None

@@ -147,7 +147,7 @@ def read_all(
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name is Unicode. Python reads files of other names, but a data set cannot store the names."""
+    """Return whether a name is Unicode. Python reads files of other names, but a data set cannot store the names."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

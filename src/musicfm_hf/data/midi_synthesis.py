@@ -158,7 +158,7 @@ def _timed_messages(midi: Any) -> Iterator[tuple[float, int, Any]]:
 
 
 def _is_note_off(message: Any) -> bool:
-    """Whether a message ends a note: a note-off, or a note-on without velocity."""
+    """Return whether a message ends a note: a note-off, or a note-on without velocity."""
     return message.type == "note_off" or (message.type == "note_on" and message.velocity == 0)
 
 

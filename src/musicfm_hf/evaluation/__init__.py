@@ -1,1 +1,1 @@
-"""Scores of whole songs, intervals, baselines."""
+"""Evaluation on whole songs: scores, intervals, baselines."""

@@ -1,6 +1,6 @@
 """
-Baselines that need no trained encoder: classical methods, trivial answers, and a second annotator where a data set has
-one. `BASELINES` lists them.
+Baselines that need no trained encoder: classical methods, trivial predictions, and a second annotator if the data set
+has one. `BASELINES` lists them.
 """
 
 import os
@@ -35,8 +35,8 @@ from .scoring import scores_with_intervals
 class Priors(NamedTuple):
     """Statistics of the annotations of training songs."""
 
-    function: str  # the section function with most seconds
-    tags: dict[str, float]  # the share of songs that have each tag
+    function: str  # the section function with the longest total time
+    tags: dict[str, float]  # the share of songs with each tag
 
 
 class Baseline(NamedTuple):
@@ -63,17 +63,17 @@ def features_of_songs(
     songs: Sequence[LabeledSong], beats: bool, chroma: bool, num_workers: int = 0
 ) -> dict[str, AudioFeatures]:
     """
-    Compute the features of songs in `num_workers` processes (0: in this one); see [`extract_features`].
+    Compute the features of songs in `num_workers` processes (0: in this process); see [`extract_features`].
 
     Returns:
         Song id → features; empty if neither beats nor chroma are requested.
 
     Raises:
-        ValueError: if audio cannot be read or is too short; names all such songs.
+        ValueError: if audio cannot be read or is too short. The message names all such songs.
     """
     if not songs or not (beats or chroma):
         return {}
-    # Compile librosa's functions before there are workers, which would all compile them and write the same files.
+    # Compile the functions of librosa before starting workers, which would all compile them and write the same files.
     extract_features(np.sin(np.arange(4 * SAMPLING_RATE, dtype=np.float32) / 10), beats, chroma)
     loader = SongLoader(
         [(song.id, song.audio) for song in songs],
@@ -88,8 +88,8 @@ def features_of_songs(
 
 def fit_priors(songs: Sequence[LabeledSong]) -> Priors:
     """
-    Count the sections and tags of training songs. If no song has sections, the function is verse; if no song has tags,
-    there are none.
+    Collect statistics of the sections and tags of training songs. If no song has sections, the function is verse. If
+    no song has tags, `tags` is empty.
     """
     seconds: dict[str, float] = {}
     for song in songs:
@@ -103,21 +103,21 @@ def fit_priors(songs: Sequence[LabeledSong]) -> Priors:
 
 
 def _chords_on_true_beats(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
-    """Return chords between annotated beats."""
+    """Estimate chords between annotated beats."""
     if song.beats is None:
         return None
     return match_chords(features.chroma, features.frame_rate, song.beats.times, song.duration)
 
 
 def _grids(song: LabeledSong, priors: Priors) -> list[list[Segment]]:
-    """Return the grids of eight bars by their first bar; none if downbeats are unknown."""
+    """Return the eight-bar grids that start at each of the first eight bars, or none if downbeats are unknown."""
     if song.beats is None or not (song.beats.positions == 1).any():
         return []
     return [bar_grid(song.beats, song.duration, priors.function, bar) for bar in range(BARS_PER_SECTION)]
 
 
 def _true_grid(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
-    """Return the grid that has a boundary at the bar in which the first section begins."""
+    """Return the grid with a boundary at the bar in which the first section begins."""
     grids = _grids(song, priors)
     if not grids or song.beats is None:
         return None
@@ -167,20 +167,20 @@ BASELINES = {
     ),
     "start_and_end": Baseline(
         structure.TASK.name,
-        "no boundary but start and end; the function with most time in training songs",
+        "no boundaries except start and end; the function with the most time in training songs",
         lambda song, features, priors: [Segment(0.0, song.duration, priors.function)],
         priors=True,
     ),
     "eight_bars": Baseline(
         structure.TASK.name,
-        "a boundary every eight annotated bars, counted from the start of the first section; the function with most "
-        "time in training songs",
+        "a boundary every eight annotated bars, counted from the start of the first section; the function with the "
+        "most time in training songs",
         _true_grid,
         priors=True,
     ),
     "eight_bars_best_phase": Baseline(
         structure.TASK.name,
-        "as eight_bars, but from the one of the first eight bars that scores best: the best score of a regular grid",
+        "as eight_bars, but counted from whichever of the first eight bars scores best: the best regular grid",
         _best_grid,
         priors=True,
     ),
@@ -199,7 +199,7 @@ BASELINES = {
 
 
 def need_training_songs(tasks: Iterable[str]) -> bool:
-    """Whether baselines of any of these tasks use statistics of training songs."""
+    """Return whether baselines of any of these tasks use statistics of training songs."""
     return any(baseline.priors and baseline.task in tasks for baseline in BASELINES.values())
 
 
@@ -207,14 +207,14 @@ def score_baseline(
     name: str, songs: Sequence[LabeledSong], features: dict[str, AudioFeatures], priors: Priors
 ) -> dict[str, Any] | None:
     """
-    Score one of `BASELINES` on songs that are annotated for its task and have what it needs.
+    Score one of `BASELINES` on songs that are annotated for its task and have the data that it needs.
 
     Args:
         features: Song id → features.
 
     Returns:
         `task`, `metric`, `about`, `scores` (averages with intervals, see [`scores_with_intervals`]) and `songs` (id →
-        scores); `None` if no song has what the baseline needs.
+        scores); `None` if no song has the data that the baseline needs.
 
     Raises:
         ValueError: for tagging, if no training song has tags.
@@ -250,17 +250,17 @@ def score_baselines(
     Score all baselines of some tasks.
 
     Args:
-        songs: To score on.
-        training_songs: For [`fit_priors`]; may be empty unless [`need_training_songs`].
-        where (`str`): Name of the songs in errors.
-        num_workers (`int`): Processes that compute features.
-        limit (`int`, *optional*): Score this many songs of each task only.
+        songs: Songs to score on.
+        training_songs: Songs for [`fit_priors`]; may be empty unless [`need_training_songs`] is true.
+        where (`str`): Name of the songs in error messages.
+        num_workers (`int`): Number of processes that compute features.
+        limit (`int`, *optional*): Maximum number of songs to score for each task.
 
     Returns:
-        Name → scores as from [`score_baseline`], without baselines for which no song has what they need.
+        Name → output of [`score_baseline`], without baselines for which no song has the required data.
 
     Raises:
-        ValueError: if no song is annotated for a task, or as the functions above.
+        ValueError: if no song is annotated for a task, or for the reasons in the functions above.
     """
     annotated = {task: with_annotation(songs, task, where)[:limit] for task in tasks}
     chosen = {name: baseline for name, baseline in BASELINES.items() if baseline.task in tasks}
@@ -284,11 +284,12 @@ def score_data_set(
     limit: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """
-    [`score_baselines`] on a data set, for all tasks that its songs are annotated for unless `tasks` names some.
+    Score baselines on a data set as [`score_baselines`] does, by default for all tasks that its songs are annotated
+    for.
 
     Raises:
         OSError: if the data set does not exist.
-        ValueError: if it has no such split; or as [`score_baselines`].
+        ValueError: if the data set has no such split, or for the reasons in [`score_baselines`].
     """
     songs = load_songs(data, split)
     tasks = tasks or [task for task in TASKS if any(get_task(task).annotation_of(song) is not None for song in songs)]

@@ -1,4 +1,4 @@
-"""Classical estimates of beats, chords and keys, by librosa and templates."""
+"""Classical estimates of beats, chords and keys, with librosa and templates."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
 
-SAMPLING_RATE = 24000  # Hz; that of the encoders, so that all methods have the same audio
+SAMPLING_RATE = 24000  # Hz; the same as for the encoders, so that all methods get the same audio
 
 HOP_LENGTH = 512  # samples
 
@@ -17,9 +17,9 @@ BARS_PER_SECTION = 8
 
 MIN_SECONDS = 1.0
 
-QUIET = 0.05  # of the song's median: weaker chroma is not a chord
+QUIET = 0.05  # of the median of the song; weaker chroma is not a chord
 
-# Ratings by listeners of how well each pitch class above the tonic fits a key (Krumhansl, Kessler, *Tracing the
+# Listener ratings of how well each pitch class above the tonic fits a key (Krumhansl, Kessler, *Tracing the
 # dynamic changes in perceived tonal organization in a spatial representation of musical keys*, 1982).
 KEY_PROFILES = {
     "maj": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
@@ -55,7 +55,7 @@ def extract_features(waveform: np.ndarray, beats: bool, chroma: bool) -> AudioFe
     import librosa
 
     if len(waveform) < MIN_SECONDS * SAMPLING_RATE:
-        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, baselines need {MIN_SECONDS:g}")
+        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, but baselines need {MIN_SECONDS:g} s")
     settings: dict[str, Any] = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
     features = NO_FEATURES
     if beats:
@@ -67,24 +67,24 @@ def extract_features(waveform: np.ndarray, beats: bool, chroma: bool) -> AudioFe
 
 
 def bars_of_four(times: np.ndarray) -> Beats:
-    """Return beats at these seconds, where every fourth from the first is a downbeat."""
+    """Return beats at these times in seconds, with a downbeat on every fourth beat from the first."""
     return Beats(times, np.arange(len(times)) % BEATS_PER_BAR + 1)
 
 
 def match_chords(chroma: np.ndarray, frame_rate: float, beats: np.ndarray, duration: float) -> list[Segment]:
     """
-    Estimate chords by binary templates (Fujishima, *Realtime Chord Recognition of Musical Sound*, ICMC 1999): the
-    triad whose three pitch classes have the highest cosine similarity with the mean chroma between two beats. N where
-    chroma is weaker than 5 % of its median over the song.
+    Estimate chords with binary templates (Fujishima, *Realtime Chord Recognition of Musical Sound*, ICMC 1999): the
+    triad whose three pitch classes have the highest cosine similarity with the mean chroma between two beats, or N if
+    the chroma is weaker than 5 % of its median over the song.
 
     Args:
-        chroma (`np.ndarray` of shape `(12, frames)`): From C. Frame j is centered at j / `frame_rate`.
-        frame_rate (`float`): In Hz.
-        beats (`np.ndarray` of shape `(beats,)`): Seconds at which a chord may change.
-        duration (`float`): Seconds.
+        chroma (`np.ndarray` of shape `(12, frames)`): Chroma, starting at C. Frame j is centered at j / `frame_rate`.
+        frame_rate (`float`): Rate of the chroma in Hz.
+        beats (`np.ndarray` of shape `(beats,)`): Times in seconds at which a chord may change.
+        duration (`float`): Duration of the song in seconds.
 
     Returns:
-        Segments from 0 to `duration` without gaps; equal neighbors are merged.
+        Segments from 0 to `duration`, without gaps; equal neighbors are merged.
     """
     inside = beats[(beats > 0) & (beats < duration)]
     edges = np.concatenate([[0.0], inside, [duration]])
@@ -125,8 +125,8 @@ def match_key(chroma: np.ndarray) -> str:
 
 def bar_grid(beats: Beats, duration: float, label: str, first_bar: int = 0) -> list[Segment]:
     """
-    Return sections from 0 to `duration` (seconds), all with one label, with a boundary every eight bars from
-    `first_bar` on; bar 0 begins at the first downbeat.
+    Return sections from 0 to `duration` (seconds), all with the same label, with a boundary every eight bars from
+    `first_bar` on. Bar 0 begins at the first downbeat.
     """
     starts = beats.times[beats.positions == 1][first_bar::BARS_PER_SECTION]
     edges = [0.0, *starts[(starts > 0) & (starts < duration)].tolist(), duration]

@@ -33,15 +33,15 @@ def evaluate(
         data: A data set that `musicfm prepare` wrote, or a repository with the same columns.
         split (`str`): train, validation or test.
         settings ([`WindowSettings`], *optional*): Windows in which songs are encoded; 30 s in batches of 8 by default.
-        device (`str`): Where to compute.
-        limit (`int`, *optional*): Score only this number of songs.
+        device (`str`): Device to compute on.
+        limit (`int`, *optional*): Maximum number of songs to score.
 
     Returns:
-        `task`, `metric` (the name of the task's main score), `scores` (averages with intervals, see
+        `task`, `metric` (the name of the main score of the task), `scores` (averages with intervals, see
         [`scores_with_intervals`]) and `songs` (id → scores).
 
     Raises:
-        ValueError: the model has no task, or no song is annotated for it.
+        ValueError: the model has no task, or no song is annotated for its task.
         OSError: the model or the data set does not exist.
     """
     (head,) = load_annotators([model]).values()
@@ -69,19 +69,19 @@ def evaluate_models(
     limit: int | None = None,
 ) -> dict[str, Any]:
     """
-    [`evaluate`] several models, and compare those that have the task of the first one with it.
+    Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
 
     Returns:
-        `models` (name → what [`evaluate`] returns, with `difference`, the paired difference to the first model, or
-        `not_compared`, the reason why it has none), the settings, `music` (a description of the data), versions and
+        `models` (name → output of [`evaluate`], with `difference`, the paired difference from the first model, or
+        `not_compared`, the reason for its absence), the settings, `music` (a description of the data), versions and
         machine.
 
     Raises:
-        ValueError: two models have the same name; or as [`evaluate`].
+        ValueError: two models have the same name, or for the reasons in [`evaluate`].
     """
     names = [strip_absolute_paths({"model": str(model)})["model"] for model in models]
     if len(set(names)) < len(names):
-        raise ValueError(f"Two models have the same name in {', '.join(names)}: give relative paths, each once.")
+        raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
     settings = settings or WindowSettings(batch_size=8)
     results = {
         name: evaluate(model, data, split, settings, device, limit) for name, model in zip(names, models, strict=True)

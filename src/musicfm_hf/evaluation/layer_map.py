@@ -1,4 +1,4 @@
-"""Scores of probes by layer: summary, table and picture."""
+"""Scores of probes by layer: summary, table and plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ Summary = dict[str, dict[str, dict[str, Any]]]  # model → task → what `summa
 
 
 def best_layer(scores: Sequence[float]) -> int | None:
-    """Return the layer with the highest score, the lowest of equal ones; `None` if all are nan."""
+    """Return the layer with the highest score, and the lowest one in a tie; `None` if all scores are nan."""
     values = np.asarray(scores, dtype=np.float64)
     return None if np.isnan(values).all() else int(np.nanargmax(values))
 
@@ -20,8 +20,8 @@ def summarize_layers(metric: str, layers: Sequence[dict[str, Any]], weighted: di
     Summarize the probes of all layers of one model for one task.
 
     Args:
-        metric (`str`): The score to summarize.
-        layers: For each hidden state, the `results` of [`finetune`].
+        metric (`str`): Score to summarize.
+        layers: The `results` of [`finetune`] for each hidden state.
         weighted: The results of the probe of the learned sum, with `layer_weights`.
 
     Returns:
@@ -81,12 +81,12 @@ def layer_table(summary: Summary) -> str:
 
 def plot_layers(summary: Summary, output: str | Path) -> None:
     """
-    Draw validation scores by task and layer as PNG, one panel for each model. The best layer has a frame, and its test
-    score is on the right. Colors range from the lowest to the highest score of a task over all models.
+    Draw validation scores by task and layer as PNG, with one panel for each model. The best layer has a frame, and its
+    test score is on the right. Colors range from the lowest to the highest score of a task over all models.
 
     Args:
         summary: Model → task → as from [`summarize_layers`].
-        output: The file to write.
+        output: File to write.
     """
     from matplotlib.figure import Figure
 
@@ -124,7 +124,7 @@ def _limits(summary: Summary) -> dict[str, tuple[float, float]]:
 def _draw_layers(
     axes: Any, tasks: dict[str, dict[str, Any]], limits: dict[str, tuple[float, float]], columns: float
 ) -> None:
-    """Draw one model: a cell for each task and layer, after a gap that of the learned sum, and test scores as text."""
+    """Draw one model: a cell for each task and layer, a separate cell for the learned sum, and test scores as text."""
     from matplotlib import colormaps
 
     layers = max(len(entry["validation"]) for entry in tasks.values())

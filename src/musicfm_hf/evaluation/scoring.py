@@ -16,14 +16,14 @@ Scores = Mapping[str, Mapping[str, Any]]  # song id → the scores of the song
 
 def score_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> dict[str, Any]:
     """
-    Decode the logits of one song, and score the events.
+    Decode the logits of one song and score the events.
 
     Args:
-        config ([`MusicFMConfig`]): Of the model with its head.
-        logits (`np.ndarray` of shape `(label frames or clips, num_labels)`): Of the whole song.
+        config ([`MusicFMConfig`]): Configuration of the model with its head.
+        logits (`np.ndarray` of shape `(label frames or clips, num_labels)`): Logits of the whole song.
 
     Returns:
-        The scores of the task; for tagging, where only sets of songs have scores, the probabilities and the tags.
+        The scores of the task; for tagging, which is scored only on sets of songs, the probabilities and the tags.
     """
     spec = get_task(config.task)
     song_label = None if spec.song_label is None else spec.song_label(logits)
@@ -32,10 +32,10 @@ def score_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> 
 
 def average_scores(config: MusicFMConfig, scores: Scores) -> dict[str, float]:
     """
-    Average scores over the songs that have them; for chords also weighted by duration, for tagging over tags.
+    Average each score over the songs that have it; for chords, also weighted by duration; for tagging, over tags.
 
     Args:
-        scores: Song id → scores as from [`score_song`].
+        scores: Song id → output of [`score_song`].
     """
     return get_task(config.task).average_scores(list(scores.values()))
 
@@ -45,13 +45,13 @@ def scores_with_intervals(config: MusicFMConfig, scores: Scores) -> dict[str, di
     Summarize the scores of songs.
 
     Args:
-        config ([`MusicFMConfig`]): `config.task` is set.
-        scores: Song id → scores as from [`score_song`].
+        config ([`MusicFMConfig`]): Configuration whose `task` is set.
+        scores: Song id → output of [`score_song`].
 
     Returns:
-        For each average its `mean`, the number of `songs` that have the score, and a 95 % bootstrap `interval` over
-        songs, but for averages weighted by duration. For tagging also the score of each of the `tags`, and the tags
-        that are `skipped` because all songs have them or none.
+        For each average, its `mean`, the number of `songs` that have the score and, except for averages weighted by
+        duration, a 95 % bootstrap `interval` over songs. For tagging, also the score of each of the `tags`, and the
+        tags that are `skipped` because all songs or no songs have them.
     """
     spec, rows = get_task(config.task), list(scores.values())
     averages = spec.average_scores(rows)
@@ -76,9 +76,10 @@ def paired_difference(task: str, first: Sequence[Scores], second: Sequence[Score
     Compare two systems on the same songs.
 
     Args:
-        task (`str`): The task of both.
-        first, second: Runs of a system, for example with several seeds, which are averaged; each song id → scores.
-        metric (`str`): The score to compare.
+        task (`str`): Task of both systems.
+        first, second: Runs of each system, for example with several seeds, which are averaged; each run maps song ids
+            to scores.
+        metric (`str`): Score to compare.
 
     Returns:
         `mean` of the second system minus that of the first, and the 95 % `interval` of the paired bootstrap.

@@ -1,1 +1,1 @@
-"""Whole songs through a model: embeddings and annotations."""
+"""Inference on whole songs: embeddings and annotations."""

@@ -21,8 +21,8 @@ class AnnotatedFiles(NamedTuple):
     Outcome of [`annotate_files`].
 
     Attributes:
-        existing (`int`): Songs that had files before.
-        problems (`list[tuple[str, str]]`): Name and reason of each song that was not annotated.
+        existing (`int`): Number of songs that already had files.
+        problems (`list[tuple[str, str]]`): Name and reason for each song that was not annotated.
     """
 
     existing: int
@@ -45,17 +45,17 @@ def annotate_files(
 
     Args:
         models: As for [`annotate`].
-        sources: Names, which may contain `/`, and for each what [`load_audio`] reads, or a [`DatasetAudio`].
-        output_dir: Where to write.
+        sources: Pairs of a name, which may contain `/`, and a source for [`load_audio`] or a [`DatasetAudio`].
+        output_dir: Folder to write to.
         settings ([`WindowSettings`]): Windows and batch size.
         formats: Some of `FORMATS`.
-        existing (`str`): If files of a song exist, `"refuse"` all work, `"skip"` the song, or `"overwrite"` them. A
-            skipped song that lacks some of its files is a problem.
-        picture (`bool`): Draw `name.png` too.
+        existing (`str`): Action if files of a song exist: `"refuse"` all work, `"skip"` the song, or `"overwrite"` the
+            files. A skipped song that lacks some of its files is reported as a problem.
+        picture (`bool`): Also draw `name.png`.
         progress (`bool`): Show a progress bar.
 
     Returns:
-        [`AnnotatedFiles`]. Files that break off are annotated as far as they go, with a `UserWarning`.
+        [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, with a `UserWarning`.
 
     Raises:
         ValueError: before any work, if a setting is out of range, or files exist and `existing` is `"refuse"`.
@@ -70,15 +70,13 @@ def annotate_files(
     if annotated and existing == "refuse":
         raise ValueError(
             f"{output_dir} has files of {len(annotated)} of {len(names)} songs, such as {min(annotated)}: choose "
-            "another `--output_dir`, or give `--existing skip` or `--existing overwrite`."
+            "another `--output_dir`, or pass `--existing skip` or `--existing overwrite`."
         )
     problems = []
     for name, (_, source) in tqdm(list(zip(names, sources, strict=True)), unit="song", disable=not progress):
         if name in annotated and existing == "skip":
             if not all(exists[name]):
-                problems.append(
-                    (name, "some of its files exist, but not all: remove them, or `--existing overwrite`.")
-                )
+                problems.append((name, "only some of its files exist: remove them, or pass `--existing overwrite`."))
             continue
         try:
             _annotate_file(models, source, output_dir, name, settings, formats, picture)
@@ -88,7 +86,10 @@ def annotate_files(
 
 
 def song_names(paths: Sequence[str]) -> list[str]:
-    """Names of files without their audio extension, unless two would then be the same; numbered if they still are."""
+    """
+    Return file names without their audio extension. Names that would then be equal keep it, and get a number if they
+    are still equal.
+    """
     stems = [
         (path.with_suffix("") if path.suffix.lower() in AUDIO_EXTENSIONS else path).as_posix()
         for path in map(PurePosixPath, paths)
@@ -103,7 +104,7 @@ def song_names(paths: Sequence[str]) -> list[str]:
 
 
 def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool) -> list[str]:
-    """Endings of the files that are written for a song."""
+    """Return the endings of the files that are written for a song."""
     specs = [get_task(model.config.task) for model in models.values()]
     endings = [("json", "json"), *((spec.file_format, spec.file_ending) for spec in specs)]
     return [ending for kind, ending in endings if kind in formats] + ["png"] * picture

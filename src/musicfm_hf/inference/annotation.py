@@ -1,4 +1,4 @@
-"""Annotation of whole songs with beats, chords, sections, keys and tags, by models that share their encoder."""
+"""Annotation of whole songs with beats, chords, sections, keys and tags, by models that may share an encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,16 +26,16 @@ def annotate(
     batch_size: int = 1,
 ) -> SongAnnotation:
     """
-    Annotate audio of any length in bounded memory. Models whose encoders are equal, in every weight and in all
-    settings that change the output, share one pass through the encoder; adapted encoders run on their own.
+    Annotate audio of any length in bounded memory. Models whose encoders have equal weights and equal settings that
+    affect the output share one pass through the encoder; adapted encoders run separately.
 
-    Audio shorter than the encoder needs is padded with silence. Audio that is silent throughout has no beats and no
-    tags, and N for chords and keys, whatever models would predict. Audio longer than ten minutes is encoded in parts
-    of about ten minutes; if `config.do_normalize` is set, each part is normalized by itself.
+    Audio shorter than the encoder needs is padded with silence. Audio that is silent throughout gets no beats and no
+    tags, and N for chords and keys, regardless of the predictions of the models. Audio longer than ten minutes is
+    encoded in parts of about ten minutes; if `config.do_normalize` is set, each part is normalized separately.
 
     Args:
-        models: A model with a head whose `config.task` is set, a list of them, or a dictionary from names to them. In
-            any dtype, on any device. They are used in eval mode and left as they were.
+        models: A model with a head whose `config.task` is set, a list of such models, or a dictionary from names to
+            them, in any dtype and on any device. They are used in eval mode, and their mode is restored.
         audio: A waveform `(samples,)` with its `sampling_rate`; or a path, `bytes`, or a row of a data set. See
             [`musicfm_hf.audio.waveform.to_waveform`].
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz; resampled to that of the models if it differs.
@@ -45,8 +45,8 @@ def annotate(
         [`SongAnnotation`].
 
     Raises:
-        ValueError: before any work, if there is no model, one has no task or an unknown one, two have the same, the
-            audio has several channels, is empty or not finite, or a setting is out of range.
+        ValueError: before any work, if no model is given, a model has no task or an unknown task, two models have the
+            same task, the audio has several channels, is empty or not finite, or a setting is out of range.
         TypeError: if a model does not have a head, or the audio is not numeric.
     """
     heads = by_task(models)
@@ -70,7 +70,7 @@ def annotate(
 
 
 def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.ndarray) -> None:
-    """Decode the logits of a song, and add the events to its annotation."""
+    """Decode the logits of a song and add the events to its annotation."""
     spec = get_task(config.task)
     events = spec.decode(config, logits)
     probabilities = spec.event_probabilities(config, logits, events)

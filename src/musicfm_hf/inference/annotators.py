@@ -1,4 +1,4 @@
-"""Models with a head, loaded so that equal encoders are shared."""
+"""Load models with a head, sharing equal encoders."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +18,18 @@ from .encoder_digest import encoder_settings
 
 def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict[str, HeadModel]:
     """
-    Load models with a head for [`annotate`], each by the Auto class that fits its configuration. Of equal encoders,
-    one is kept in memory.
+    Load models with a head for [`annotate`], each with the Auto class for its configuration. Equal encoders are kept
+    in memory only once.
 
     Args:
         folders: Folders or repositories of models, or of PEFT adapters with the configuration of the whole model.
-        **kwargs: For `from_pretrained`, such as `dtype` or `revision`.
+        **kwargs: Arguments for `from_pretrained`, such as `dtype` or `revision`.
 
     Returns:
         The models in eval mode, by folder.
 
     Raises:
-        ValueError: if a model has no task, or two have the same.
+        ValueError: if a model has no task, or two models have the same task.
         OSError: if a model does not exist.
     """
     names = [str(folder) for folder in folders]
@@ -57,10 +57,10 @@ def _auto_class(config: MusicFMConfig) -> Any:
 
 def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -> dict[str, HeadModel]:
     """
-    Return models by their task, without PEFT's wrapper.
+    Return the models by task, without PEFT wrappers.
 
     Raises:
-        ValueError: if there is no model, one has no task, or two have the same.
+        ValueError: if no model is given, a model has no task, or two models have the same task.
         TypeError: if a model does not have a head.
     """
     if isinstance(models, torch.nn.Module):
@@ -68,7 +68,7 @@ def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -
     if not isinstance(models, Mapping):
         models = {f"model {number}": model for number, model in enumerate(models, 1)}
     if not models:
-        raise ValueError("There is no model to annotate with; give one for each task.")
+        raise ValueError("There is no model to annotate with; pass one for each task.")
     models = {name: _without_peft(model) for name, model in models.items()}
     for name, model in models.items():
         if not isinstance(model, MusicFMForAudioFrameClassification | MusicFMForAudioClassification):
@@ -86,7 +86,7 @@ def _without_peft(model: Any) -> Any:
 
 
 def group_by_encoder(models: list[HeadModel]) -> list[list[HeadModel]]:
-    """Group models whose encoders compute the same."""
+    """Group models with equal encoders."""
     groups: list[list[HeadModel]] = []
     for model in models:
         for group in groups:
@@ -109,13 +109,13 @@ def _check_tasks(configs: list[tuple[str, MusicFMConfig]]) -> dict[str, str]:
                 f"{', '.join(known_tasks())}."
             )
         if task in names:
-            raise ValueError(f"{names[task]} and {name} are both for the task {task}; give one of them.")
+            raise ValueError(f"{names[task]} and {name} are both for the task {task}; pass only one of them.")
         names[task] = name
     return names
 
 
 def _same_encoder(first: MusicFMModel, second: MusicFMModel) -> bool:
-    """Whether two encoders have the same settings and weights."""
+    """Return whether two encoders have equal settings and weights."""
     if first is second:
         return True
     if encoder_settings(first.config) != encoder_settings(second.config):
@@ -128,6 +128,6 @@ def _same_encoder(first: MusicFMModel, second: MusicFMModel) -> bool:
 
 
 def _same_tensor(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two weights are equal. The values of offloaded weights are unknown."""
+    """Return whether two weights are equal; false for offloaded weights, whose values are unknown."""
     comparable = first.device == second.device and first.dtype == second.dtype and not first.is_meta
     return comparable and torch.equal(first, second)

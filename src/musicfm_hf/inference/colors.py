@@ -22,7 +22,7 @@ NO_PITCH_COLOR = "#eeeeee"
 
 def section_colors(labels: Iterable[str]) -> dict[str, str]:
     """
-    Assign a color to each section label of a song. Labels that are not in `SECTION_COLORS` take those of
+    Assign a color to each section label of a song. Labels that are not in `SECTION_COLORS` get the colors of
     `OTHER_COLORS` in turn, in order of first appearance.
 
     Args:

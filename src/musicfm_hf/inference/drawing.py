@@ -1,4 +1,4 @@
-"""Picture of an annotated song, in rows like the systems of a score."""
+"""Picture of an annotated song, in rows, as in a score."""
 
 import os
 import warnings
@@ -64,7 +64,7 @@ class _Row(NamedTuple):
     end: float
 
     def inches(self, seconds: float) -> float:
-        """Return the width in which this time is drawn."""
+        """Return the width of this duration in the picture."""
         return seconds / (self.end - self.start) * (WIDTH - LEFT - RIGHT)
 
 
@@ -79,7 +79,7 @@ class AnnotatedSong(Protocol):
     more: dict[str, Any]
 
     def get(self, name: str) -> Any:
-        """Return the result of this name, or `None`."""
+        """Return the result with this name, or `None`."""
 
 
 def draw_annotation(
@@ -92,7 +92,7 @@ def draw_annotation(
     waveform = np.asarray(waveform)
     if waveform.ndim != 1 or abs(len(waveform) / sampling_rate - annotation.duration) > 1:
         raise ValueError(
-            f"The waveform must be the audio that was annotated, {annotation.duration:.2f} s in one channel; got the "
+            f"The waveform must be the audio that was annotated, {annotation.duration:.2f} s in one channel; got "
             f"shape {waveform.shape} at {sampling_rate} Hz."
         )
     overview = annotation.duration > LONGEST_SECONDS
@@ -123,7 +123,7 @@ def draw_annotation(
 
 
 def short_chord(label: str) -> str:
-    """Return a chord as lead sheets write it: `C`, `F♯m`, `B♭7/3`, `N.C.` for `C:maj`, `F#:min`, `Bb:7/3`, `N`."""
+    """Return a chord in lead-sheet notation: `C`, `F♯m`, `B♭7/3`, `N.C.` for `C:maj`, `F#:min`, `Bb:7/3`, `N`."""
     if label in ("N", "X"):
         return "N.C." if label == "N" else "?"
     chord, slash, bass = label.partition("/")
@@ -140,18 +140,18 @@ def key_name(label: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return minutes and seconds, after an hour with hours: `3:05`, `1:00:00`."""
+    """Return minutes and seconds, with hours from one hour on: `3:05`, `1:00:00`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def _signs(note: str) -> str:
-    """Write sharps and flats as musical signs."""
+    """Replace `#` and `b` with musical signs."""
     return note[:1] + note[1:].replace("#", "♯").replace("b", "♭")
 
 
 def _strips(annotation: AnnotatedSong) -> dict[str, Strip]:
-    """Return the strips from top to bottom, by the name of the result that each shows."""
+    """Return the strips from top to bottom, keyed by the name of the result that each one shows."""
     specs = {spec.column: spec for spec in map(get_task, known_tasks())}
     strips = {
         column: replace(spec.strip, label=spec.strip.label or spec.name)
@@ -179,7 +179,7 @@ def song_rows(annotation: AnnotatedSong) -> list[_Row]:
 
 
 def _downbeats(annotation: AnnotatedSong) -> np.ndarray:
-    """Seconds of the downbeats; none without beats."""
+    """Return the times of the downbeats in seconds, or an empty array without beats."""
     beats = annotation.beats
     return beats.times[beats.positions == 1] if beats is not None else np.empty(0)
 
@@ -192,7 +192,7 @@ def _overview_rows(duration: float) -> list[_Row]:
 
 
 def _add_strips(figure: Any, strips: dict[str, Strip], row: _Row, top: float, height: float) -> dict[str, Any]:
-    """Add the axes of a row, one below the other from `top` inches on, to a figure of this height."""
+    """Add the axes of a row, one below another, starting `top` inches above the bottom of a figure of this height."""
     axes = {}
     for name, strip in strips.items():
         top -= strip.height
@@ -234,7 +234,7 @@ def _draw_header(figure: Any, annotation: AnnotatedSong, title: str, height: flo
 
 
 def _draw_labels(axes: Any, row: _Row, segments: list[Segment]) -> None:
-    """Draw segments in the color of their label, with its name where there is room."""
+    """Draw segments in the color of their label, with the label if it fits."""
     colors = section_colors(segment.label for segment in segments)
     for start, end, label in _visible(segments, row):
         axes.axvspan(start, end, color=colors[label], linewidth=0)
@@ -243,7 +243,7 @@ def _draw_labels(axes: Any, row: _Row, segments: list[Segment]) -> None:
 
 
 def _draw_beats(axes: Any, row: _Row, beats: Beats) -> None:
-    """Draw bar lines with the number of the bar, and ticks for the other beats."""
+    """Draw numbered bar lines, and ticks for the other beats."""
     times, positions = beats
     inside = (times >= row.start) & (times < row.end)
     down = positions == 1
@@ -271,7 +271,7 @@ def _draw_chords(axes: Any, row: _Row, chords: list[Segment]) -> None:
 
 
 def _draw_chord_name(axes: Any, row: _Row, start: float, end: float, name: str) -> None:
-    """Draw a name as large as fits; upright and without its bass if it would be too small."""
+    """Draw a name as large as possible; if it would be too small, draw it vertically and without its bass note."""
     strip = axes.get_position().height * axes.figure.get_figheight()  # inches
     width, height = 72 * row.inches(end - start), 72 * strip  # points
     size = min(12.0, width / (0.68 * len(name) + 0.2))
@@ -284,7 +284,7 @@ def _draw_chord_name(axes: Any, row: _Row, start: float, end: float, name: str) 
 
 
 def _draw_keys(axes: Any, row: _Row, keys: list[Segment]) -> None:
-    """Draw keys in the color of their tonic, with their names in words, or short where there is less room."""
+    """Draw keys in the color of their tonic, with their full names, or with short names if space is limited."""
     for start, end, label in _visible(keys, row):
         axes.axvspan(start, end, facecolor=pitch_color(label), edgecolor="white", linewidth=0.8)
         if row.inches(end - start) > 0.075 * len(key_name(label)) + 0.08:
@@ -308,7 +308,7 @@ _DRAWINGS: dict[str, Callable[[Any, _Row, Any], None]] = {
 
 
 def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: AnnotatedSong, sound_color: str) -> None:
-    """Draw a line where a section begins through the strips of sections, sound, beats and chords."""
+    """Draw a line at the start of each section through the strips of sections, sound, beats and chords."""
     crossed = [name for name in axes if name in ("sections", SOUND, "beats", "chords")]
     for segment in annotation.sections or []:
         if row.start < segment.start < row.end:
@@ -317,7 +317,7 @@ def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: AnnotatedSong,
 
 
 def _draw_time(axes: Any, row: _Row) -> None:
-    """Draw the time axis below a row, with about fifteen ticks or fewer."""
+    """Draw the time axis below a row, with at most about fifteen ticks."""
     steps = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
     step = next((step for step in steps if (row.end - row.start) / step <= 15), (row.end - row.start) / 10)
     ticks = np.arange(np.ceil(row.start / step - 1e-9) + 0.0, np.floor(row.end / step + 1e-9) + 1) * step

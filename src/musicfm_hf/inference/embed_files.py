@@ -33,21 +33,21 @@ def embed_files(
     """
     Embed a catalog: each `(name, source)` gives a file `output_dir/name.safetensors` with the tensors `embeddings`
     and, unless pooled to one vector, `times` (seconds); its metadata record how it was made. Files are decoded in
-    workers while the model runs, written under a temporary name and renamed. Existing files that were made in the same
-    way are kept.
+    workers while the model runs, written under a temporary name and then renamed. Existing files that were made with
+    the same settings are kept.
 
     Args:
         model ([`MusicFMModel`]): The encoder. Embeddings are saved in its dtype.
-        sources: Names, which may contain `/`, and for each what [`load_audio`] reads, or a [`DatasetAudio`].
+        sources: Pairs of a name, which may contain `/`, and a source for [`load_audio`] or a [`DatasetAudio`].
         output_dir: The folder to write to.
         settings ([`WindowSettings`]): Layer, windows and batch size.
-        pool: `"none"` for every frame, `"mean"` for one vector `(hidden_size,)` a song, or a rate in Hz.
+        pool: `"none"` for every frame, `"mean"` for one vector `(hidden_size,)` per song, or a rate in Hz.
         metadata: Further metadata of every file, such as `model` and `revision`.
-        num_workers (`int`): Decoding processes; 0 decodes in this one.
+        num_workers (`int`): Number of decoding processes; 0 decodes in this process.
         progress (`bool`): Show a progress bar with seconds of audio per second.
 
     Returns:
-        `(name, problem)` for each source that could not be read, or only in part.
+        `(name, problem)` for each source that could not be read, or could be read only in part.
 
     Raises:
         ValueError: before any work, if a setting is out of range, two sources have the same name, or a name leads out
@@ -79,7 +79,7 @@ def embed_files(
 
 
 def _settings_metadata(model: MusicFMModel, settings: WindowSettings, pool: str | float) -> dict[str, str]:
-    """The metadata of every file; raises a `ValueError` for settings that are out of range."""
+    """Return the metadata of all files, or raise a `ValueError` if a setting is out of range."""
     window_frames, overlap_frames = settings.frames(model.config)
     if pool not in ("none", "mean") and not (isinstance(pool, (int, float)) and pool > 0):
         raise ValueError(f"`pool` must be 'none', 'mean' or a positive rate in Hz, got {pool!r}.")
@@ -105,7 +105,7 @@ def _check_names(names: list[str]) -> None:
 def _remaining_sources(
     sources: list[tuple[str, Any]], output_dir: Path, expected: dict[str, str]
 ) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
-    """The sources without a file of the expected metadata, and the problems recorded in the files of the others."""
+    """Return the sources without a file with the expected metadata, and the problems recorded in the other files."""
     remaining, problems = [], []
     for name, source in sources:
         existing = _read_metadata(output_dir / f"{name}.safetensors")
@@ -117,7 +117,7 @@ def _remaining_sources(
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a complete file; empty if the file does not exist or is the remains of a crash."""
+    """Return the metadata of a file, or an empty dictionary if the file does not exist or is incomplete."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -126,7 +126,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
 
 
 def _waveforms(loader: SongLoader) -> Iterator[tuple[DecodedSong, np.ndarray]]:
-    """Decoded songs without their waveform, as keys that use no memory, and the waveforms."""
+    """Yield decoded songs without their waveform, as keys that use little memory, and the waveforms."""
     for song in loader:
         yield song._replace(content=None), song.content
 
@@ -134,7 +134,7 @@ def _waveforms(loader: SongLoader) -> Iterator[tuple[DecodedSong, np.ndarray]]:
 def _pooled(
     embeddings: FrameEmbeddings, pool: str | float, config: MusicFMConfig, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a file."""
+    """Return the tensors of a file."""
     frames, times = embeddings
     if pool == "mean":
         return {"embeddings": frames.mean(0).to(dtype)}

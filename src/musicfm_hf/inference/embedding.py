@@ -43,7 +43,7 @@ class WindowSettings(NamedTuple):
         if self.layer is not None and not 0 <= self.layer <= config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {config.num_hidden_layers}, got {self.layer}.")
         window = round(self.window_seconds * config.frame_rate)
-        least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may lack a part of a frame
+        least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may end within a frame
         if window < least:
             raise ValueError(
                 f"`window_seconds` must be at least {least / config.frame_rate:g}, got {self.window_seconds}."
@@ -59,7 +59,7 @@ class WindowSettings(NamedTuple):
         return window, overlap
 
     def plan(self, config: MusicFMConfig, num_samples: int, num_frames: int) -> list[Window]:
-        """Cut audio of `num_samples` samples and `num_frames` frames into windows; raises as [`frames`]."""
+        """Cut audio of `num_samples` samples and `num_frames` frames into windows. For errors, see [`frames`]."""
         window, overlap = self.frames(config)
         return plan_windows(
             num_samples, num_frames, config.samples_per_frame, window, overlap, config.window_samples(window)
@@ -77,10 +77,11 @@ def embed(
 ) -> FrameEmbeddings:
     """
     Embed audio of any length in bounded memory. Overlapping windows are encoded in batches, and every frame is taken
-    from the window in which it is further from an edge.
+    from the window in which it is farther from an edge.
 
     Args:
-        model ([`MusicFMModel`]): In any dtype, on any device. It is used in eval mode and left as it was.
+        model ([`MusicFMModel`]): The encoder, in any dtype and on any device. It is used in eval mode, and its mode is
+            restored.
         audio: A waveform `(samples,)` with its `sampling_rate`; or a path, `bytes`, or a row of a data set. See
             [`musicfm_hf.audio.waveform.to_waveform`].
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz; resampled to that of the model if it differs.
@@ -88,7 +89,7 @@ def embed(
             layers are not computed.
         window_seconds (`float`): Length of a window; the published models were trained on 30 s.
         overlap_seconds (`float`, *optional*): Overlap of neighboring windows; a sixth of the window by default.
-        batch_size (`int`): Windows encoded at once.
+        batch_size (`int`): Number of windows encoded at once.
 
     Returns:
         [`FrameEmbeddings`], float32 on the CPU.
@@ -110,13 +111,13 @@ def embed_songs(
     mix: torch.Tensor | None = None,
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
     """
-    [`embed`] for a stream of `(key, waveform)`, waveforms float32 `(samples,)` at the rate of the model. Windows of
-    similar length are batched across songs, and songs are returned in the order in which they are finished.
+    Embed a stream of `(key, waveform)` as [`embed`] does. Waveforms are float32 `(samples,)` at the rate of the model.
+    Windows of similar length are batched across songs, and songs are yielded in the order in which they are finished.
 
     Args:
-        mix (`torch.Tensor` of shape `(readers, layers + 1)`, *optional*): In place of one layer, weighted sums of the
-            hidden states, so that several heads share one pass. Frames are then `(frames, readers, hidden_size)`, and
-            layers after the last one with a weight are not computed.
+        mix (`torch.Tensor` of shape `(readers, layers + 1)`, *optional*): Weights of sums of the hidden states that
+            replace a single layer, so that several heads share one pass. Frames are then `(frames, readers,
+            hidden_size)`, and layers after the last one with a nonzero weight are not computed.
 
     Raises:
         ValueError: if a waveform is shorter than the model needs, or a setting is out of range.
@@ -154,7 +155,7 @@ class _Song:
 
 
 class _PendingWindow(NamedTuple):
-    """A window that is not encoded yet."""
+    """A window that has not been encoded yet."""
 
     song: _Song
     window: Window
@@ -167,7 +168,7 @@ class _PendingWindow(NamedTuple):
 def _encode_batch(
     model: MusicFMModel, pending: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
-    """Encode the oldest window with those nearest to it in length, and yield the songs that this completes."""
+    """Encode the oldest window together with windows of similar length, and yield the songs that become complete."""
     oldest = pending[0].length
     chosen = sorted(pending, key=lambda item: abs(item.length - oldest))[: settings.batch_size]
     for item in chosen:
@@ -179,7 +180,7 @@ def _encode_batch(
         audio = torch.from_numpy(song.waveform[window.start_sample : window.stop_sample])
         input_values[row, : len(audio)] = audio
         attention_mask[row, : len(audio)] = True
-    # Where weights are offloaded, accelerate moves the input to the device that needs it.
+    # If weights are offloaded, accelerate moves the input to the right device.
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     with torch.no_grad():
         inputs = (input_values.to(device), attention_mask.to(device))
@@ -202,14 +203,14 @@ def _encode_batch(
 
 
 def cast_to_module(values: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
-    """Cast values to the dtype and device of a module; accelerate does so itself where weights are offloaded."""
+    """Move values to the dtype and device of a module. If its weights are offloaded, accelerate does this instead."""
     parameter = next(module.parameters())
     return values if parameter.is_meta else values.to(parameter)
 
 
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in eval mode inside a `with` block, and every module back in its mode afterwards."""
+    """Put a model in eval mode inside a `with` block, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

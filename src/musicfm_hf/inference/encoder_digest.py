@@ -47,7 +47,7 @@ def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
 
 
 def as_json(settings: dict[str, Any]) -> str:
-    """Return settings as JSON with sorted keys; values that JSON cannot hold become text."""
+    """Return settings as JSON with sorted keys. Values that JSON cannot represent become text."""
     return json.dumps(settings, sort_keys=True, default=str)
 
 

@@ -1,4 +1,4 @@
-"""On-disk cache of frozen-encoder hidden states, so that a probe trains in seconds."""
+"""On-disk cache of the hidden states of frozen encoders, so that probes train in seconds."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from .encoder_digest import as_json, digest, encoder_settings, weights_digest
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 1  # increased when the computed features change
+FORMAT = 1  # incremented when the computed features change
 
 _CONTEXT_SECONDS = 0.6
 
@@ -33,7 +33,7 @@ class EncoderFeatures:
     Hidden states of an encoder for [`FeatureCache`].
 
     Args:
-        model ([`MusicFMModel`]): The encoder, in any dtype, on any device.
+        model ([`MusicFMModel`]): The encoder, in any dtype and on any device.
         layers (`list[int]`): Hidden states to cache, 0 to `config.num_hidden_layers`.
         settings ([`WindowSettings`]): Windows and batch size; the layer is ignored.
     """
@@ -47,7 +47,10 @@ class EncoderFeatures:
     def encode(
         self, songs: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
     ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
-        """`(key, waveform)` → `(key, {name: (frames, hidden_size)})`, in the order in which songs are finished."""
+        """
+        Encode songs: `(key, waveform)` → `(key, {name: (frames, hidden_size)})`, in the order in which they are
+        finished.
+        """
         mix = torch.eye(self.config.num_hidden_layers + 1)[[self.names[name] for name in names]]
         for key, (frames, _) in embed_songs(self.model, songs, self.settings, mix):
             yield key, {name: frames[:, index] for index, name in enumerate(names)}
@@ -55,8 +58,8 @@ class EncoderFeatures:
 
 class LogMelFeatures:
     """
-    The log-mel spectrogram at the encoder's frame rate, with context: the mean over each frame, and the means of every
-    third frame up to 0.6 s away. It is the baseline that embeddings must beat.
+    The log-mel spectrogram at the frame rate of the encoder, with context: the mean over each frame, and the means of
+    every third frame up to 0.6 s away. These features are a baseline for embeddings.
 
     Args:
         config ([`MusicFMConfig`]): Configuration of the encoder.
@@ -77,7 +80,7 @@ class LogMelFeatures:
     def encode(
         self, songs: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
     ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
-        """As [`EncoderFeatures.encode`]."""
+        """Compute features as [`EncoderFeatures.encode`] does."""
         log_mel = MusicFMLogMel(self.config)
         step = self.config.samples_per_frame // self.config.hop_length
         for key, waveform in songs:
@@ -89,14 +92,14 @@ class LogMelFeatures:
 
 class FeatureCache:
     """
-    Features of songs in files, one for each song and layer. The name of their folder is a digest of all that affects
-    them: weights, windows, dtype of the encoder and the version of this package. The name of a file is a digest of the
-    audio's path, size and modification time, or of its bytes. Files are complete or absent.
+    Features of songs in files, one for each song and layer. The folder name is a digest of everything that affects the
+    features: weights, windows, the dtype of the encoder, and the version of this package. A file name is a digest of
+    the path, size and modification time of the audio, or of its bytes. Files are complete or absent.
 
     Args:
-        folder: The folder of the cache.
-        features ([`EncoderFeatures`] or [`LogMelFeatures`]): Computes the features.
-        dtype (`torch.dtype`): The dtype in which they are stored.
+        folder: Folder of the cache.
+        features ([`EncoderFeatures`] or [`LogMelFeatures`]): Object that computes the features.
+        dtype (`torch.dtype`): Dtype in which the features are stored.
     """
 
     def __init__(
@@ -109,15 +112,15 @@ class FeatureCache:
 
     def fill(self, songs: Sequence[LabeledSong], num_workers: int = 1, progress: bool = True) -> None:
         """
-        Compute the features that are missing.
+        Compute the missing features.
 
         Args:
             songs: Songs whose features will be read.
-            num_workers (`int`): Decoding processes; 0 decodes in this one.
+            num_workers (`int`): Number of decoding processes; 0 decodes in this process.
             progress (`bool`): Show a progress bar.
 
         Raises:
-            ValueError: songs cannot be read, or are shorter than the model needs; the message names all of them.
+            ValueError: songs cannot be read, or are shorter than the model needs. The message names all such songs.
         """
         names = list(self.features.names)
         missing = {song.id: song for song in songs if any(not self._path(song, name).is_file() for name in names)}
@@ -135,8 +138,8 @@ class FeatureCache:
 
     def read(self, song: LabeledSong, start: int = 0, frames: int | None = None) -> torch.Tensor:
         """
-        Read frames from `start` on, in the dtype of the cache: `(frames, width)`, or `(frames, layers, width)` if
-        there are several layers.
+        Read frames from `start` on, in the dtype of the cache: `(frames, width)`, or `(frames, layers, width)` for
+        several layers.
 
         Raises:
             FileNotFoundError: the features of the song have not been computed.
@@ -157,17 +160,17 @@ class FeatureCache:
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
 
     def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
-        """Read a crop for [`TaskCrops`]: `hidden_states` float32, zero beyond the end of audio that breaks off."""
+        """Read a crop for [`TaskCrops`]: `hidden_states` in float32, with zeros beyond the end of truncated audio."""
         hidden_states = self.read(song, start, frames).float()
         padding = hidden_states.new_zeros(frames - len(hidden_states), *hidden_states.shape[1:])
         return {"hidden_states": torch.cat([hidden_states, padding])}
 
     def _path(self, song: LabeledSong, name: str) -> Path:
-        """The file of a song and a layer."""
+        """Return the path of the file for a song and a layer."""
         return self.folder / name / f"{self._audio_digest(song)}.safetensors"
 
     def _audio_digest(self, song: LabeledSong) -> str:
-        """The name of a song's files."""
+        """Return the digest that names the files of a song."""
         if song.id in self._digests:
             return self._digests[song.id]
         audio = song.audio if isinstance(song.audio, Mapping) else {"path": song.audio}
@@ -179,7 +182,7 @@ class FeatureCache:
 
 
 def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and waveforms of decoded songs; warns of damaged files."""
+    """Yield the names and waveforms of decoded songs, with a warning for damaged files."""
     for song in loader:
         if song.problem is not None:
             logger.warning(f"{song.name}: {song.problem}")
@@ -187,17 +190,20 @@ def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _key(settings: dict[str, Any]) -> str:
-    """A digest of the settings that affect features, and of the version of this package."""
+    """Return a digest of the settings that affect features, and of the version of this package."""
     return digest(json.dumps(settings | {"version": version("musicfm_hf"), "format": FORMAT}).encode())
 
 
 def _with_context(frames: torch.Tensor, offsets: np.ndarray, start: int, stop: int) -> torch.Tensor:
-    """Concatenate the frames at `offsets` from each of frames `start` to `stop` of `(frames, bands)`; ends repeat."""
+    """
+    Concatenate, for each of frames `start` to `stop` of `(frames, bands)`, the frames at `offsets` from it. The first
+    and last frames are repeated beyond the ends.
+    """
     index = np.arange(start, stop)[:, None] + offsets
     return frames[np.clip(index, 0, len(frames) - 1)].flatten(1)
 
 
 def _file_state(path: str) -> bytes:
-    """The path, size and modification time of a file."""
+    """Return the path, size and modification time of a file, as bytes."""
     state = Path(path).stat()
     return f"{Path(path).absolute()} {state.st_size} {state.st_mtime_ns}".encode()

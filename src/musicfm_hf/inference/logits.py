@@ -25,7 +25,7 @@ def layer_mix(model: HeadModel) -> torch.Tensor:
 
 
 def clip_sizes(config: MusicFMConfig, num_frames: int) -> list[int]:
-    """Cut the frames of a song into clips of equal length, about that of the task's training crops."""
+    """Return the sizes of clips of equal length, about that of the training crops of the task."""
     count = round(num_frames / config.frame_rate / get_task(config.task).crop_seconds)
     return [len(clip) for clip in torch.arange(num_frames).tensor_split(max(1, count))]
 
@@ -35,8 +35,8 @@ def head_logits(classifier: MusicFMClassifier, frames: torch.Tensor) -> np.ndarr
     Run the head of a model over a whole song.
 
     Args:
-        classifier: `model.classifier`. It is used in eval mode and left as it was.
-        frames (`torch.Tensor` of shape `(frames, width)`): Input of the head, of the whole song.
+        classifier: The head, `model.classifier`. It is used in eval mode, and its mode is restored.
+        frames (`torch.Tensor` of shape `(frames, width)`): Input of the head for the whole song.
 
     Returns:
         float32 `(label frames, num_labels)`, or `(clips, num_labels)` if the head labels clips; see [`clip_sizes`].

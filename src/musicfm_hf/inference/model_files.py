@@ -1,4 +1,4 @@
-"""Folders of models, and what identifies their weights."""
+"""Folders of models, and identifiers of their weights."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,7 @@ def resolve_model(name: str, revision: str | None = None) -> tuple[str, str]:
         a folder's `*.safetensors` files.
 
     Raises:
-        OSError: the repository cannot be reached, or does not exist.
+        OSError: the repository does not exist or cannot be reached.
     """
     if Path(name).is_dir():
         digest = hashlib.sha256()

@@ -18,20 +18,20 @@ FORMATS = ("json", "beats", "lab", "tags")
 @dataclass(eq=False)  # arrays do not compare to one truth value
 class SongAnnotation:
     """
-    Annotations of a song by models. Those that no model was asked for are `None`.
+    Annotations of a song by models. An annotation is `None` if there was no model for it.
 
     Attributes:
         duration (`float`): Seconds of audio.
         beats (`Beats`): Times in seconds, and positions in the bar from 1.
-        chords (`list[Segment]`): Seconds, and labels such as `A:min`, `N` for none.
-        sections (`list[Segment]`): Seconds, and functions such as verse.
-        keys (`list[Segment]`): Seconds, and keys such as `F#:min`, `N` for none.
-        key (`str`): Of the whole song.
-        tags (`dict[str, float]`): Probabilities, the highest first.
-        probabilities (`dict[str, np.ndarray]`): By the name of `beats`, `chords`, `sections` or `keys`, the
-            probability that the model gave to each of them; see [`TaskSpec.event_probabilities`]. Silence has none,
-            and they are left out where the number of events was changed since.
-        more (`dict[str, Any]`): Results of other tasks by their column: beats, segments, probabilities of tags, or one
+        chords (`list[Segment]`): Chords with labels such as `A:min`, or `N` for none.
+        sections (`list[Segment]`): Sections labeled with functions such as verse.
+        keys (`list[Segment]`): Keys with labels such as `F#:min`, or `N` for none.
+        key (`str`): Key of the whole song.
+        tags (`dict[str, float]`): Probabilities of tags, with the highest first.
+        probabilities (`dict[str, np.ndarray]`): Probability of each event, for `beats`, `chords`, `sections` and
+            `keys`; see [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the number of
+            events was changed later.
+        more (`dict[str, Any]`): Results of other tasks by column: beats, segments, probabilities of tags, or one
             label.
     """
 
@@ -46,11 +46,11 @@ class SongAnnotation:
     more: dict[str, Any] = field(default_factory=dict)
 
     def get(self, name: str) -> Any:
-        """Return the result of this name, an attribute or an entry of `more`; `None` if there is none."""
+        """Return the result with this name, an attribute or an entry of `more`, or `None`."""
         return getattr(self, name) if name in _RESULTS else self.more.get(name)
 
     def set(self, name: str, events: Any, probabilities: np.ndarray | None = None) -> None:
-        """Set the result of this name, an attribute or an entry of `more`, with the probability of each event."""
+        """Set the result with this name, an attribute or an entry of `more`, and the probability of each event."""
         if name in _RESULTS:
             setattr(self, name, events)
         else:
@@ -59,7 +59,7 @@ class SongAnnotation:
             self.probabilities[name] = probabilities
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all results that are not `None`, as JSON has them; see [`musicfm_hf.tasks.events.to_json`]."""
+        """Return all results that are not `None` as values for JSON; see [`musicfm_hf.tasks.events.to_json`]."""
         results = {name: events for name in (*_RESULTS, *self.more) if (events := self.get(name)) is not None}
         return {"duration": round(self.duration, 6)} | {
             name: to_json(events, self.probabilities.get(name)) for name, events in results.items()
@@ -68,14 +68,14 @@ class SongAnnotation:
     def save(self, folder: str | os.PathLike, name: str, formats: Iterable[str] = FORMATS) -> list[Path]:
         """
         Write the results that are not `None` to `name.json`, `name.beats`, `name.chords.lab`, `name.sections.lab`,
-        `name.keys.lab` and `name.tags`, and those in `more` to files that end with their name and format, such as
-        `name.meters.lab`. [`musicfm_hf.tasks.annotations`] reads them. Files of tags have those with a probability of
-        at least one half; JSON has all.
+        `name.keys.lab` and `name.tags`, and results in `more` to files that end with their name and format, such as
+        `name.meters.lab`. [`musicfm_hf.tasks.annotations`] reads these files. A `.tags` file contains only tags with a
+        probability of at least one half; the JSON file contains all tags.
 
         Args:
-            folder: Where to write; created if needed.
-            name (`str`): Of the song; may contain `/`.
-            formats: Some of `FORMATS`, or one.
+            folder: Folder to write to; created if needed.
+            name (`str`): Name of the song; may contain `/`.
+            formats: One or several of `FORMATS`.
 
         Returns:
             The files that were written.
@@ -102,17 +102,18 @@ class SongAnnotation:
 
     def draw(self, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str = "") -> None:
         """
-        Draw the song as PNG, in rows like the systems of a score: spectrogram, sections, bars and beats, chords, keys,
-        and results of other tasks; tags at the top. Audio of more than a quarter of an hour is drawn as an overview
-        without beats and chords.
+        Draw the song as PNG, in rows, as in a score: spectrogram, sections, bars and beats, chords, keys, and results
+            of
+        other tasks, with the tags at the top. Audio longer than 15 minutes is drawn as an overview, without beats and
+        chords.
 
         Args:
             path: The file to write.
             waveform (`np.ndarray` of shape `(samples,)`), sampling_rate (`int`): The audio that was annotated.
-            title (`str`): Above the picture; the name of the file by default.
+            title (`str`): Title above the picture; the name of the file by default.
 
         Raises:
-            ValueError: if the waveform is not mono, or has another duration than the annotation.
+            ValueError: if the waveform is not mono, or its duration differs from that of the annotation.
         """
         from .drawing import draw_annotation
 

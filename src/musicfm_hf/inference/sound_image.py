@@ -20,7 +20,7 @@ def spectrograms(
         intervals: Start and end in seconds.
 
     Returns:
-        float64 `(bands, frames)` each, 40 frames a second.
+        float64 `(bands, frames)` for each interval, with 40 frames per second.
     """
     images = [_log_spectrogram(waveform, sampling_rate, start, end) for start, end in intervals]
     peak = max((np.percentile(image, 99.7) for image in images), default=0.0)

@@ -10,7 +10,7 @@ from ..model.modeling_musicfm import MusicFMClassifier
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
 from .logits import clip_sizes, head_logits, layer_mix
 
-PART_SECONDS = 600.0  # of audio whose frames are in memory at once, approximately
+PART_SECONDS = 600.0  # approximate duration of audio whose frames are in memory at once
 
 
 def stream_logits(models: list[HeadModel], waveform: np.ndarray, settings: WindowSettings) -> list[np.ndarray]:
@@ -18,7 +18,7 @@ def stream_logits(models: list[HeadModel], waveform: np.ndarray, settings: Windo
     Compute the logits of several heads on one encoder for a whole song, in one pass and in bounded memory.
 
     Args:
-        models: With equal encoders; that of the first is run.
+        models: Models with equal encoders; the encoder of the first one is run.
         waveform (`np.ndarray` of shape `(samples,)`): float32 at the rate of the models. Padded with silence if it is
             shorter than the encoder needs.
         settings ([`WindowSettings`]): Windows and batch size; the layer is not used.
@@ -39,7 +39,7 @@ def stream_logits(models: list[HeadModel], waveform: np.ndarray, settings: Windo
     ]
     parts = _parts(config, len(waveform), num_frames, settings)
     songs = ((part, waveform[part.start_sample : part.stop_sample]) for part in parts)
-    # Parts come in their order, since all windows but the last have one length.
+    # Parts arrive in order, because all windows except the last have the same length.
     for part, embeddings in embed_songs(encoder, songs, settings, distinct):
         frames = embeddings.frames[part.first_kept :][: part.stop_frame - part.start_frame]
         for stream, column in zip(streams, columns, strict=True):
@@ -49,8 +49,8 @@ def stream_logits(models: list[HeadModel], waveform: np.ndarray, settings: Windo
 
 def _parts(config: MusicFMConfig, num_samples: int, num_frames: int, settings: WindowSettings) -> list[Window]:
     """
-    Group the windows of a song into parts. [`embed_songs`] cuts a part into the same windows, so that the frames of
-    all parts are those of the song.
+    Group the windows of a song into parts. [`embed_songs`] cuts each part into the same windows, so the frames of all
+    parts together are those of the song.
     """
     window_frames, overlap_frames = settings.frames(config)
     windows = settings.plan(config, num_samples, num_frames)
@@ -63,15 +63,15 @@ def _parts(config: MusicFMConfig, num_samples: int, num_frames: int, settings: W
 
 
 class _FrameLogits:
-    """Logits of label frames of a song whose encoder frames arrive part by part."""
+    """Computes the logits of the label frames of a song whose encoder frames arrive part by part."""
 
     def __init__(self, model: HeadModel, num_frames: int):
         self.model = model
         self.logits: list[torch.Tensor] = []
         self._missing = num_frames
         self._remainder: torch.Tensor | None = None  # frames that are still needed
-        self._first = 0  # the frame of the song at which they begin
-        self._done = 0  # label frames
+        self._first = 0  # index of the first of these frames in the song
+        self._done = 0  # number of label frames that are done
 
     def add(self, frames: torch.Tensor) -> None:
         """Add the next frames of the song, `(frames, width)`."""
@@ -87,14 +87,14 @@ class _FrameLogits:
         self.logits.append(_score(self.model.classifier, pooled))
         self._done += len(pooled)
         needed = (self._done - 0.5 * centered) * step - (frame_offset - 0.5)
-        # One frame more than needed: the first frame of `frames` counts from time 0 only.
+        # Keep one more frame than needed, because the first frame of `frames` counts only from time 0.
         unneeded = min(max(0, int(needed + 1e-9) - 1 - self._first), len(frames))
         self._first += unneeded
         self._remainder = frames[unneeded:].clone()
 
 
 class _ClipLogits:
-    """Logits of the clips of a song, cut as by [`head_logits`], whose encoder frames arrive part by part."""
+    """Computes the logits of the clips of [`head_logits`] for a song whose encoder frames arrive part by part."""
 
     def __init__(self, model: HeadModel, num_frames: int):
         self.model = model
