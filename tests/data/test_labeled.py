@@ -238,7 +238,7 @@ def test_audio_is_found_by_name(tmp_path):
         folder.find("none", "1")
     with pytest.raises(ValueError, match=r"two may be any of .*two.wav, .*two.flac"):
         folder.find("two")
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
         AudioFolder(tmp_path / "none")
 
 

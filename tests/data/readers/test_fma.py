@@ -96,7 +96,7 @@ def test_mistakes_are_named(archive):
         list_tracks(archive / "fma_large", archive / "meta", "tiny")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_tracks(archive / "fma_small", archive / "meta", "small")
-    with pytest.raises(FileNotFoundError, match=r"tracks.csv: it comes in fma_metadata.zip"):
+    with pytest.raises(FileNotFoundError, match=r"tracks.csv does not exist: it comes in fma_metadata.zip"):
         list_tracks(archive / "fma_large", archive, "small")
     with pytest.raises(ValueError, match=r"none of the 3 files of small, such as .*000002.mp3"):
         list_tracks(archive, archive / "meta", "small")

@@ -149,7 +149,7 @@ def test_accents(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
         song_readers(tmp_path / "none")
     with pytest.raises(ValueError, match="neither audio nor annotations"):
         song_readers(tmp_path)

@@ -314,8 +314,8 @@ def test_recipe_on_a_part(pack, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "arguments", "message"),
     [
-        ("songs.tsv", [], "songs.tsv does not exist: is this the folder of POP909"),
-        (None, ["--soundfont", "none.sf2"], "none.sf2 does not exist"),
+        ("songs.tsv", [], r"\S+/songs.tsv does not exist: is this the folder of POP909"),
+        (None, ["--soundfont", "none.sf2"], "The soundfont none.sf2 does not exist"),
     ],
 )
 def test_recipe_explains_mistakes(pack, tmp_path, monkeypatch, file, arguments, message):
