@@ -1,8 +1,8 @@
 """Parsing of values from text or JSON. Error messages begin with the place that a value was read from."""
 
 import math
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 
 def read_text(path: Path) -> str:
