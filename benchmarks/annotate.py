@@ -17,7 +17,7 @@ from machine import resident_mb
 from reporting import RESULTS, markdown_table, write_report
 
 import musicfm_hf
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.training.records import environment
 
 RATE = 24000

@@ -10,12 +10,12 @@ import torch
 from helpers.models import TINY, random_model
 from helpers.paths import FIXTURES
 from helpers.processes import Server, start_server
-from helpers.songs import write_labelled_song
+from helpers.songs import write_labeled_song
 from safetensors.torch import load_file
 
 from musicfm_hf import MusicFMConfig, MusicFMModel, convert_checkpoint
-from musicfm_hf.data.labelled import Source
-from musicfm_hf.data.labelled_dataset import build, save
+from musicfm_hf.data.labeled import Source
+from musicfm_hf.data.labeled_dataset import build, save
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +39,14 @@ def tiny_model() -> MusicFMModel:
 
 
 @pytest.fixture(scope="session")
-def labelled(tmp_path_factory) -> Path:
+def labeled(tmp_path_factory) -> Path:
     """
     A data set as recipes/prepare.py writes it: eight synthetic songs, four of them to train on, two to validate on and
     two to test on. They are the first 10 s of songs, and one is shorter.
     """
-    folder = tmp_path_factory.mktemp("labelled")
+    folder = tmp_path_factory.mktemp("labeled")
     splits = {"train": range(4), "validation": range(4, 6), "test": range(6, 8)}
-    songs = {split: [write_labelled_song(folder, number, split) for number in part] for split, part in splits.items()}
+    songs = {split: [write_labeled_song(folder, number, split) for number in part] for split, part in splits.items()}
     save(build(songs, Source("Synthetic songs.", "", "", "")), folder)
     return folder
 

@@ -17,7 +17,7 @@ from musicfm_hf.cli.annotate import main as annotate
 from musicfm_hf.cli.evaluate import main as evaluate
 from musicfm_hf.cli.finetune import main as finetune
 from musicfm_hf.data.examples import with_annotation
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.finetuning.arguments import TaskArguments
 from musicfm_hf.finetuning.heads import head_config
 from musicfm_hf.hub.cards import write_card
@@ -46,16 +46,16 @@ def task():
 
 
 @pytest.fixture
-def song(labelled):
-    return replace(load_songs(labelled, "test")[0], more={"moods": [Segment(0, 4, "calm"), Segment(4, 10, "wild")]})
+def song(labeled):
+    return replace(load_songs(labeled, "test")[0], more={"moods": [Segment(0, 4, "calm"), Segment(4, 10, "wild")]})
 
 
 def test_the_file_is_short(task_file):
     assert len(task_file.read_text().splitlines()) <= 45
 
 
-def test_its_task_is_trained_scored_and_used(task_file, encoder, labelled, tmp_path, capsys):
-    places = ["--model", encoder, "--data", labelled, "--output_dir", tmp_path / "runs/meter"]
+def test_its_task_is_trained_scored_and_used(task_file, encoder, labeled, tmp_path, capsys):
+    places = ["--model", encoder, "--data", labeled, "--output_dir", tmp_path / "runs/meter"]
     places += ["--cache", tmp_path / "features", "--results", tmp_path / "results", "--task_file", task_file]
     finetune(["probe", *SHORT, *map(str, places)])
     results = json.loads((tmp_path / "runs/meter/results.json").read_text())
@@ -63,7 +63,7 @@ def test_its_task_is_trained_scored_and_used(task_file, encoder, labelled, tmp_p
     assert 0 <= results["scores"]["test"]["accuracy"]["mean"] <= 1
     unregister_task("meter")
 
-    evaluate([str(tmp_path / "runs/meter"), "--data", str(labelled), "--device", "cpu", "--task_file", str(task_file)])
+    evaluate([str(tmp_path / "runs/meter"), "--data", str(labeled), "--device", "cpu", "--task_file", str(task_file)])
     shown = f"accuracy                 {results['scores']['test']['accuracy']['mean']:.3f}"
     assert shown in capsys.readouterr().out
     card = write_card(tmp_path / "runs/meter").read_text(encoding="utf-8")

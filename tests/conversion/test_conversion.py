@@ -222,7 +222,7 @@ def test_folders_that_are_neither(tmp_path):
         convert_checkpoint(tmp_path / "cut", tmp_path / "model")
     quiet = changed(tmp_path / "quiet", "mert_base")
     (quiet / "preprocessor_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="which specifies whether waveforms are normalized"):
+    with pytest.raises(FileNotFoundError, match="it specifies whether waveforms are normalized"):
         convert_checkpoint(quiet, tmp_path / "model")
     unsaid = changed(tmp_path / "unsaid", "mert_base", "preprocessor_config.json", do_normalize=None)
     with pytest.raises(ValueError, match="lacks the setting 'do_normalize'"):
@@ -366,7 +366,7 @@ def test_files_are_found(tmp_path):
     convert_checkpoint(tmp_path / "two", tmp_path / "fma", variant="fma")
     assert MusicFMConfig.from_pretrained(tmp_path / "fma").mel_mean == 1.5
     (tmp_path / "two/stats.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no msd_stats\.json or stats\.json beside"):
+    with pytest.raises(FileNotFoundError, match=r"msd_stats\.json or stats\.json was not found beside"):
         convert_checkpoint(source, tmp_path / "model")
     with pytest.raises(ValueError, match="must be JSON with the numbers"):
         convert_checkpoint(source, tmp_path / "model", stats=source)

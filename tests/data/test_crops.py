@@ -18,7 +18,7 @@ from helpers.audio import music
 
 from musicfm_hf import load_audio
 from musicfm_hf.audio import reading as audio
-from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.crop_reader import CropReader, CropReference
 from musicfm_hf.data.crops import CropLoader, collate_crops, fixed_crops
 from musicfm_hf.data.sources import ListedSource, open_source

@@ -1,4 +1,4 @@
-"""Crops of labelled songs: which, where, and that labels follow what is done to the audio."""
+"""Crops of labeled songs: which, where, and that labels follow what is done to the audio."""
 
 from dataclasses import replace
 
@@ -17,8 +17,8 @@ from musicfm_hf.data.examples import (
     crop_targets,
     with_annotation,
 )
-from musicfm_hf.data.labelled import LabelledSong
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled import LabeledSong
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
 
@@ -26,9 +26,9 @@ RATE = 24000
 FRAME_TASKS = ("beat", "chord", "structure", "key")
 
 
-def write_song(path, waveform: np.ndarray, rate: int = RATE, **annotations) -> LabelledSong:
+def write_song(path, waveform: np.ndarray, rate: int = RATE, **annotations) -> LabeledSong:
     soundfile.write(path, waveform, rate)
-    return LabelledSong(path.stem, str(path), path.stem, duration=len(waveform) / rate, **annotations)
+    return LabeledSong(path.stem, str(path), path.stem, duration=len(waveform) / rate, **annotations)
 
 
 def note_place(song, start, frames, generator):
@@ -37,8 +37,8 @@ def note_place(song, start, frames, generator):
 
 
 @pytest.fixture(scope="module")
-def songs(labelled) -> list[LabelledSong]:
-    return load_songs(labelled, "train")
+def songs(labeled) -> list[LabeledSong]:
+    return load_songs(labeled, "train")
 
 
 # Which crops
@@ -111,7 +111,7 @@ def test_targets_of_a_crop_are_those_of_the_song(songs, task):
 
 def test_targets_at_a_rate_of_their_own():
     """A crop from 0.48 s, at 8 Hz: frame j is [0.48 + j / 8, 0.48 + (j + 1) / 8); the chord changes at 1 s."""
-    song = LabelledSong("a", "a", "a", duration=4.0, chords=[Segment(0, 1, "C"), Segment(1, 4, "A:min")])
+    song = LabeledSong("a", "a", "a", duration=4.0, chords=[Segment(0, 1, "C"), Segment(1, 4, "A:min")])
     labels = crop_targets(config_of("chord", 8.0), song, 12 / 25, 25)
     assert len(labels) == 8  # 25 frames end at 24.5 / 25 s
     major, minor = PITCH_NAMES.index("C"), 12 + PITCH_NAMES.index("A")
@@ -123,7 +123,7 @@ def test_targets_at_a_rate_of_their_own():
 
 
 def test_targets_of_tags():
-    song = LabelledSong("a", "a", "a", duration=4.0, tags=["slow", "odd", "piano"])
+    song = LabeledSong("a", "a", "a", duration=4.0, tags=["slow", "odd", "piano"])
     config = config_of("tagging", None, ["piano", "slow", "voice"])
     assert crop_targets(config, song, 1.0, 25).tolist() == [1, 1, 0]  # what training songs do not have is left out
     songs = [song, replace(song, tags=["bass", "slow"])]

@@ -11,7 +11,7 @@ from helpers.paths import ROOT
 
 from musicfm_hf.cli.prepare import main
 from musicfm_hf.data.dataset_reader import DatasetReader
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.prepare import load_reader
 from musicfm_hf.data.readers import READERS, get_reader
 from musicfm_hf.data.splits import SPLITS

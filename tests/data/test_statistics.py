@@ -6,7 +6,7 @@ import soundfile
 from helpers.recipes import prepare
 from transformers.audio_utils import mel_filter_bank
 
-from musicfm_hf.data.catalogue import DatasetAudio, list_sources
+from musicfm_hf.data.catalog import DatasetAudio, list_sources
 from musicfm_hf.data.statistics import mel_statistics
 
 RATE = 24000

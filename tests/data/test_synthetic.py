@@ -32,7 +32,7 @@ def test_seed_decides_everything():
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
 
-def test_audio_has_the_chords_and_the_beats_it_is_labelled_with():
+def test_audio_has_the_chords_and_the_beats_it_is_labeled_with():
     rate = 22050
     song = compose(2)
     audio = synthesize(song, rate)

@@ -29,9 +29,9 @@ class ParsedError(Exception):
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory, labelled):
+def stand_ins(tmp_path_factory, labeled):
     folder = tmp_path_factory.mktemp("documents")
-    write_stand_ins(folder, labelled)
+    write_stand_ins(folder, labeled)
     return folder
 
 

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from helpers.recipes import run_recipe
 
-from musicfm_hf.data.labelled import LabelledSong, Source
-from musicfm_hf.data.labelled_dataset import build, load_songs, save
+from musicfm_hf.data.labeled import LabeledSong, Source
+from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.evaluation import baselines
 from musicfm_hf.evaluation.baselines import Priors, fit_priors
 from musicfm_hf.evaluation.classical import KEY_PROFILES, AudioFeatures, bar_grid, match_chords, match_key
@@ -22,7 +22,7 @@ def triad(*names):
 
 
 def song(name="a", audio="", **labels):
-    return LabelledSong(name, audio, name, duration=labels.pop("duration", 20.0), **labels)
+    return LabeledSong(name, audio, name, duration=labels.pop("duration", 20.0), **labels)
 
 
 def played(chords, seconds, rate=22050):

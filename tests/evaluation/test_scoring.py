@@ -11,8 +11,8 @@ from helpers.models import config_of
 
 from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, load_audio
 from musicfm_hf.data.examples import crop_targets
-from musicfm_hf.data.labelled import LabelledSong
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled import LabeledSong
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.bootstrap import bootstrap_interval
 from musicfm_hf.evaluation.scoring import average_scores, paired_difference, score_song, scores_with_intervals
 from musicfm_hf.inference.embedding import WindowSettings
@@ -26,8 +26,8 @@ NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def songs(labelled) -> list[LabelledSong]:
-    return load_songs(labelled, "train")
+def songs(labeled) -> list[LabeledSong]:
+    return load_songs(labeled, "train")
 
 
 def build(task: str, rate: float | None, **settings):

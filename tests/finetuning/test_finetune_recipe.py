@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
 from musicfm_hf import MusicFMForAudioFrameClassification, load_audio
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.evaluate import evaluate_models
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.training.recipes import parse_recipe
@@ -31,8 +31,8 @@ from musicfm_hf.training.recipes import parse_recipe
 METHODS = ("probe", "full", "lora")
 
 
-def flags_of(task: str, method: str, output: Path, encoder: Path, labelled: Path, *flags) -> list[str]:
-    places = ["--model", encoder, "--data", labelled, "--output_dir", output]
+def flags_of(task: str, method: str, output: Path, encoder: Path, labeled: Path, *flags) -> list[str]:
+    places = ["--model", encoder, "--data", labeled, "--output_dir", output]
     places += ["--cache", output.parent / "features", "--results", output.parent / "results"]
     augmentation = [] if method == "probe" else QUICK
     return [str(part) for part in (f"{task}/{method}", *SHORT, *augmentation, *places, *flags)]
@@ -67,13 +67,13 @@ def test_recipes_are_read(task, method, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def runs(encoder, labelled, tmp_path_factory) -> Path:
+def runs(encoder, labeled, tmp_path_factory) -> Path:
     """A folder with a probe, a fine-tuned model and an adapter for chords, trained in this process."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         for method in ("probe", "full", "lora"):
             more = ["--report_to", "tensorboard"] if method == "probe" else []
-            flags = flags_of("chord", method, root / method, encoder, labelled, *more)
+            flags = flags_of("chord", method, root / method, encoder, labeled, *more)
             run_recipe(patch, "finetune.py", *flags)
     return root
 
@@ -87,14 +87,14 @@ def test_results_are_copied_and_have_no_absolute_path(runs, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_results_have_the_settings_of_the_run(runs, labelled, method):
+def test_results_have_the_settings_of_the_run(runs, labeled, method):
     found = results(runs / method)
     assert (found["task"], found["method"]) == ("chord", method)
     assert found["data"]["songs"] == {"train": 4, "validation": 2, "test": 2}
     assert found["base"] == {"name": "tiny", "revision": None}
     assert (found["training"]["seed"], found["training"]["max_steps"]) == (42, 4)
     assert found["settings"]["rate"] == 8
-    assert found["settings"]["data"] == labelled.name
+    assert found["settings"]["data"] == labeled.name
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -107,10 +107,10 @@ def test_results_have_the_environment_of_the_run(runs, method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_results_have_the_scores_of_every_song(runs, labelled, method, split):
+def test_results_have_the_scores_of_every_song(runs, labeled, method, split):
     found = results(runs / method)
     rows = found["scores_of_songs"][split]
-    assert list(rows) == [song.id for song in load_songs(labelled, split)]
+    assert list(rows) == [song.id for song in load_songs(labeled, split)]
     for name in ("majmin", "root"):
         summary = found["scores"][split][name]
         assert summary["mean"] == pytest.approx(sum(row[name] for row in rows.values()) / 2)
@@ -153,15 +153,15 @@ def test_saved_models(runs, encoder, method):
         assert all(state[name].equal(expected[name]) for name in expected)
 
 
-def test_evaluation_of_saved_models(runs, labelled, tmp_path, monkeypatch, capsys):
+def test_evaluation_of_saved_models(runs, labeled, tmp_path, monkeypatch, capsys):
     """The scores are those that training found; a probe's but for the half precision of its cache."""
     folders = [runs / method for method in METHODS]
     output = tmp_path / "scores.json"
     text = run_here(
-        monkeypatch, capsys, "evaluate.py", *folders, "--data", labelled, "--output", output, "--device", "cpu"
+        monkeypatch, capsys, "evaluate.py", *folders, "--data", labeled, "--output", output, "--device", "cpu"
     )
     found = json.loads(output.read_text())
-    assert (found["data"], found["split"]) == (labelled.name, "test")
+    assert (found["data"], found["split"]) == (labeled.name, "test")
     assert not re.search(r'"/', output.read_text())
     for method in METHODS:
         own, trained = found["models"][method], results(runs / method)
@@ -180,36 +180,36 @@ def test_evaluation_of_saved_models(runs, labelled, tmp_path, monkeypatch, capsy
     assert "song 7" in text
 
 
-def test_systems_that_cannot_be_compared(labelled, monkeypatch):
+def test_systems_that_cannot_be_compared(labeled, monkeypatch):
     """They are scored all the same."""
 
     def predict(model, *settings):
         return {"task": "tagging", "metric": "map", "songs": {"a": {"probabilities": {model: 0.5}, "tags": []}}}
 
     monkeypatch.setattr("musicfm_hf.evaluation.evaluate.evaluate", predict)
-    second = evaluate_models(["slow", "loud"], labelled)["models"]["loud"]
+    second = evaluate_models(["slow", "loud"], labeled)["models"]["loud"]
     assert second["not_compared"].startswith("The systems predict different labels")
     assert "difference" not in second
 
 
-def test_runs_of_one_name_are_kept_apart(runs, encoder, labelled, monkeypatch, capsys, tmp_path):
+def test_runs_of_one_name_are_kept_apart(runs, encoder, labeled, monkeypatch, capsys, tmp_path):
     """Neither results of another task nor a model of the same name are written over."""
-    flags = flags_of("key", "probe", runs / "more/probe", encoder, labelled, "--results", runs / "results")
+    flags = flags_of("key", "probe", runs / "more/probe", encoder, labeled, "--results", runs / "results")
     with pytest.raises(SystemExit, match=r"probe.json was made with task 'chord', not 'key'; .* another `--results`"):
         run_here(monkeypatch, capsys, "finetune.py", *flags)
-    flags = flags_of("chord", "probe", runs / "more/probe", encoder, labelled, "--results", runs / "results")
+    flags = flags_of("chord", "probe", runs / "more/probe", encoder, labeled, "--results", runs / "results")
     with pytest.raises(SystemExit, match=r"probe.json was made with seed 42, not 7. Pass another `--results`"):
         run_here(monkeypatch, capsys, "finetune.py", *flags, "--seed", "7")
     shutil.copytree(runs / "probe", tmp_path / "probe")
-    arguments = [runs / "probe", tmp_path / "probe", "--data", labelled, "--device", "cpu"]
+    arguments = [runs / "probe", tmp_path / "probe", "--data", labeled, "--device", "cpu"]
     with pytest.raises(SystemExit, match="Two models have the same name in probe, probe"):
         run_here(monkeypatch, capsys, "evaluate.py", *arguments)
 
 
-def test_an_adapter_knows_its_base_from_anywhere(encoder, labelled, tmp_path, monkeypatch, capsys):
+def test_an_adapter_knows_its_base_from_anywhere(encoder, labeled, tmp_path, monkeypatch, capsys):
     """The base model was given by a path from another folder."""
     monkeypatch.chdir(encoder.parent)
-    flags = flags_of("chord", "lora", tmp_path / "adapter", encoder.name, labelled)
+    flags = flags_of("chord", "lora", tmp_path / "adapter", encoder.name, labeled)
     run_here(monkeypatch, capsys, "finetune.py", *flags)
     monkeypatch.chdir(tmp_path)
     model = AutoModelForAudioFrameClassification.from_pretrained("adapter")
@@ -218,13 +218,13 @@ def test_an_adapter_knows_its_base_from_anywhere(encoder, labelled, tmp_path, mo
     assert str(encoder.parent) not in (tmp_path / "adapter/README.md").read_text()
 
 
-def test_tags_from_training_to_evaluation(encoder, labelled, tmp_path, monkeypatch, capsys):
+def test_tags_from_training_to_evaluation(encoder, labeled, tmp_path, monkeypatch, capsys):
     """An adapter for whole clips, whose labels are those of the data."""
-    flags = flags_of("tagging", "lora", tmp_path / "tags", encoder, labelled, "--weighted_layer_sum", "true")
+    flags = flags_of("tagging", "lora", tmp_path / "tags", encoder, labeled, "--weighted_layer_sum", "true")
     trained = run_here(monkeypatch, capsys, "finetune.py", *flags)
     assert re.search(r"validation: map \d\.\d{3}, roc_auc \d\.\d{3}\ntest: map", trained)
     output = tmp_path / "scores.json"
-    arguments = [tmp_path / "tags", "--data", labelled, "--output", output, "--device", "cpu"]
+    arguments = [tmp_path / "tags", "--data", labeled, "--output", output, "--device", "cpu"]
     text = run_here(monkeypatch, capsys, "evaluate.py", *arguments)
     found, expected = json.loads(output.read_text())["models"]["tags"], results(tmp_path / "tags")
     assert found["scores"] == expected["scores"]["test"]
@@ -235,9 +235,9 @@ def test_tags_from_training_to_evaluation(encoder, labelled, tmp_path, monkeypat
         assert list(probabilities) == ["even", "major", "minor"]
 
 
-def test_without_test_songs(encoder, labelled, tmp_path, monkeypatch, capsys):
+def test_without_test_songs(encoder, labeled, tmp_path, monkeypatch, capsys):
     """They may be in another data set; scores and card are then those that there are."""
-    two = load_from_disk(labelled)
+    two = load_from_disk(labeled)
     del two["test"]
     two.save_to_disk(tmp_path / "two")
     flags = flags_of("key", "probe", tmp_path / "run", encoder, tmp_path / "two")
@@ -248,7 +248,7 @@ def test_without_test_songs(encoder, labelled, tmp_path, monkeypatch, capsys):
     assert found["data"]["songs"] == {"train": 4, "validation": 2}
     assert found["scores"].keys() == found["scores_of_songs"].keys() == {"validation"}
     assert "model-index" not in (tmp_path / "run/README.md").read_text()
-    arguments = [tmp_path / "run", "--data", labelled, "--device", "cpu", "--output", tmp_path / "scores.json"]
+    arguments = [tmp_path / "run", "--data", labeled, "--device", "cpu", "--output", tmp_path / "scores.json"]
     assert "key, 2 songs" in run_here(monkeypatch, capsys, "evaluate.py", *arguments)
 
 
@@ -267,8 +267,8 @@ def load_and_compare(folder: str, audio: str, expected: str) -> None:
         torch.testing.assert_close(merged(waveform).logits, expected, rtol=0, atol=1e-5)
 
 
-def test_an_adapter_in_another_process(runs, server, labelled, tmp_path):
-    audio = load_songs(labelled, "test")[0].audio
+def test_an_adapter_in_another_process(runs, server, labeled, tmp_path):
+    audio = load_songs(labeled, "test")[0].audio
     model = AutoModelForAudioFrameClassification.from_pretrained(runs / "lora").eval()
     with torch.no_grad():
         torch.save(model(torch.from_numpy(load_audio(audio))[None]).logits, tmp_path / "logits.pt")
@@ -310,9 +310,9 @@ def run_and_die(arguments: list[str]) -> None:
     run_script(arguments)
 
 
-def test_killed_while_features_are_computed(server, encoder, labelled, tmp_path):
+def test_killed_while_features_are_computed(server, encoder, labeled, tmp_path):
     """What is there is complete, and is not computed again."""
-    flags = flags_of("chord", "probe", tmp_path / "run", encoder, labelled)
+    flags = flags_of("chord", "probe", tmp_path / "run", encoder, labeled)
     script = str(ROOT / "recipes/finetune.py")
     code, text = server.run(run_and_die, [script, *flags], log=tmp_path / "log", environment={"DIE_IN": "save_file"})
     assert code == -signal.SIGKILL, text
@@ -329,10 +329,10 @@ def test_killed_while_features_are_computed(server, encoder, labelled, tmp_path)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_while_a_checkpoint_is_written(server, encoder, labelled, tmp_path, method):
+def test_killed_while_a_checkpoint_is_written(server, encoder, labeled, tmp_path, method):
     """The second checkpoint is not there, and the run goes on from the first as if nothing had been."""
-    flags = flags_of("chord", method, tmp_path / "run", encoder, labelled)
-    whole = flags_of("chord", method, tmp_path / "whole", encoder, labelled)
+    flags = flags_of("chord", method, tmp_path / "run", encoder, labeled)
+    whole = flags_of("chord", method, tmp_path / "whole", encoder, labeled)
     code, text = server.run_script("finetune.py", *whole, log=tmp_path / "log")
     assert code == 0, text
     script = str(ROOT / "recipes/finetune.py")
@@ -355,14 +355,14 @@ def test_killed_while_a_checkpoint_is_written(server, encoder, labelled, tmp_pat
 
 
 @pytest.mark.parametrize("method", ["probe", "lora"])
-def test_two_processes_score_as_one(server, encoder, labelled, tmp_path, method):
+def test_two_processes_score_as_one(server, encoder, labeled, tmp_path, method):
     """With a learning rate of 0 the model is the same: songs are shared, and come together again in their order."""
     still = ["--learning_rate", "0", "--encoder_learning_rate", "0", "--max_steps", "2", "--limit", "3"]
     script = str(ROOT / "recipes/finetune.py")
-    two = flags_of("chord", method, tmp_path / "two", encoder, labelled, *still)
+    two = flags_of("chord", method, tmp_path / "two", encoder, labeled, *still)
     done = on_ranks(server, run_script, [script, *two], log=tmp_path / "log")
     assert [code for code, _ in done] == [0, 0], "\n".join(text for _, text in done)
-    one = flags_of("chord", method, tmp_path / "one", encoder, labelled, *still)
+    one = flags_of("chord", method, tmp_path / "one", encoder, labeled, *still)
     code, text = server.run_script("finetune.py", *one, log=tmp_path / "log")
     assert code == 0, text
     found, expected = results(tmp_path / "two"), results(tmp_path / "one")
@@ -395,17 +395,17 @@ def test_two_processes_score_as_one(server, encoder, labelled, tmp_path, method)
         (["--method", "lora", "--lora_target_modules", "query"], "Not trained: The encoder has no layers query"),
     ],
 )
-def test_messages(encoder, labelled, tmp_path, monkeypatch, capsys, flags, message):
-    argv = flags_of("chord", "probe", tmp_path / "run", encoder, labelled, *flags)
+def test_messages(encoder, labeled, tmp_path, monkeypatch, capsys, flags, message):
+    argv = flags_of("chord", "probe", tmp_path / "run", encoder, labeled, *flags)
     with pytest.raises(SystemExit, match=message):
         run_here(monkeypatch, capsys, "finetune.py", *argv)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_messages_of_evaluation(runs, encoder, labelled, tmp_path, monkeypatch, capsys):
+def test_messages_of_evaluation(runs, encoder, labeled, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r"Not evaluated: .* does not specify the task of its head"):
-        run_here(monkeypatch, capsys, "evaluate.py", encoder, "--data", labelled)
+        run_here(monkeypatch, capsys, "evaluate.py", encoder, "--data", labeled)
     with pytest.raises(SystemExit, match=r"Not evaluated: .*no split 'valid', only train, validation, test"):
-        run_here(monkeypatch, capsys, "evaluate.py", runs / "probe", "--data", labelled, "--split", "valid")
+        run_here(monkeypatch, capsys, "evaluate.py", runs / "probe", "--data", labeled, "--split", "valid")
     with pytest.raises(SystemExit, match=r"Not evaluated: .*missing"):
-        run_here(monkeypatch, capsys, "evaluate.py", tmp_path / "missing", "--data", labelled)
+        run_here(monkeypatch, capsys, "evaluate.py", tmp_path / "missing", "--data", labeled)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioFrameClassification, TrainerCallback, TrainerControl, set_seed
 
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, load_audio
-from musicfm_hf.data.labelled import LabelledSong
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled import LabeledSong
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.finetuning import run as module
 from musicfm_hf.finetuning import trainer as finetuning_trainer
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
@@ -37,15 +37,15 @@ SHORT += ["--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", 
 
 
 @pytest.fixture(scope="session")
-def places(labelled, encoder, tmp_path_factory) -> list[str]:
+def places(labeled, encoder, tmp_path_factory) -> list[str]:
     """Flags that say what to train on, with a cache that all runs share."""
     cache = tmp_path_factory.mktemp("features")
-    return ["--model", str(encoder), "--data", str(labelled), "--cache", str(cache)]
+    return ["--model", str(encoder), "--data", str(labeled), "--cache", str(cache)]
 
 
 @pytest.fixture
-def songs(labelled) -> list[LabelledSong]:
-    return load_songs(labelled, "train")
+def songs(labeled) -> list[LabeledSong]:
+    return load_songs(labeled, "train")
 
 
 def tune(places, output, method: str, *flags, callbacks=()) -> module.Finetuned:
@@ -119,27 +119,27 @@ def test_class_weights_of_one_class():
     """C for 2 s, N for 6 s: of 8 s at 25 Hz, 1 / (25 · share); the 23 that do not occur weigh like a share of 1e-4."""
     config = config_of("chord")
     chords = [Segment(0, 2, "C"), Segment(2, 8, "N"), Segment(8, 9, "X")]  # X is ignored
-    song = LabelledSong("a", "a", "a", duration=9.0, chords=chords)
+    song = LabeledSong("a", "a", "a", duration=9.0, chords=chords)
     found = class_weights(config, [song], 1.0)
     assert found[0] == pytest.approx(1 / (25 * 0.25))
     assert found[24] == pytest.approx(1 / (25 * 0.75))
     assert found[1:24] == pytest.approx([400.0] * 23)
     assert class_weights(config, [song], 0.5)[0] == pytest.approx((1 / (25 * 0.25)) ** 0.5)
-    twice = class_weights(config, [song, LabelledSong("b", "b", "b", duration=8.0, chords=[Segment(0, 8, "C")])], 1.0)
+    twice = class_weights(config, [song, LabeledSong("b", "b", "b", duration=8.0, chords=[Segment(0, 8, "C")])], 1.0)
     assert twice[0] == pytest.approx(1 / (25 * 10 / 16))  # frames of all songs count the same
 
 
 def test_class_weights_of_independent_classes():
     """Sections at 25 Hz, 8 s with a boundary at 2 s; and tags, of which songs have or have not each."""
     config = config_of("structure")
-    song = LabelledSong("a", "a", "a", duration=8.0, sections=[Segment(0, 2, "verse"), Segment(2, 8, "chorus")])
+    song = LabeledSong("a", "a", "a", duration=8.0, sections=[Segment(0, 2, "verse"), Segment(2, 8, "chorus")])
     found = class_weights(config, [song], 1.0)
     share = 16 / 200  # middles within 0.3 s: of frames 42 to 57
     assert found[7] == pytest.approx((1 - share) / share)
     assert found[1] == pytest.approx(1 / (7 * 0.25))
     assert found[2] == pytest.approx(1 / (7 * 0.75))
     tags = [["a"], ["a", "b"], ["a"], []]
-    songs = [LabelledSong(str(n), "a", "a", duration=8.0, tags=own) for n, own in enumerate(tags)]
+    songs = [LabeledSong(str(n), "a", "a", duration=8.0, tags=own) for n, own in enumerate(tags)]
     assert class_weights(config_of("tagging", None, ["a", "b"]), songs, 1.0) == pytest.approx([1 / 3, 3.0])
 
 
@@ -374,7 +374,7 @@ def test_a_run_of_other_settings_does_not_go_on(places, tmp_path):
         tune(places, tmp_path / "run", "probe")
 
 
-def test_a_run_on_another_encoder_or_other_songs_does_not_go_on(places, tmp_path, encoder, labelled, monkeypatch):
+def test_a_run_on_another_encoder_or_other_songs_does_not_go_on(places, tmp_path, encoder, labeled, monkeypatch):
     """Under the same name: what was trained before is not taken for what is asked for now."""
     shutil.copytree(encoder, tmp_path / "encoder")
     own = ["--model", str(tmp_path / "encoder")]
@@ -386,11 +386,11 @@ def test_a_run_on_another_encoder_or_other_songs_does_not_go_on(places, tmp_path
     shutil.copytree(encoder, tmp_path / "encoder", dirs_exist_ok=True)
     tune(places, tmp_path / "run", "probe", *own)  # it is what it was
 
-    def relabelled(path, split):
+    def relabeled(path, split):
         songs = load_songs(path, split)
         return [replace(song, chords=[Segment(0.0, song.duration, "C")]) for song in songs]
 
-    monkeypatch.setattr(module, "load_songs", relabelled)
+    monkeypatch.setattr(module, "load_songs", relabeled)
     with pytest.raises(ValueError, match=r"checkpoint-4 was made with songs_digest '\w{16}', not '\w{16}'"):
         tune(places, tmp_path / "run", "probe", *own)
 
@@ -463,7 +463,7 @@ def test_early_stopping():
     assert stops(0.2, float("nan"), float("nan"))
 
 
-def test_validation_songs_are_not_scored_twice(places, tmp_path, monkeypatch, labelled):
+def test_validation_songs_are_not_scored_twice(places, tmp_path, monkeypatch, labeled):
     scored, score_songs = [], FinetuningTrainer.score_songs
 
     def noting(trainer, songs):
@@ -472,7 +472,7 @@ def test_validation_songs_are_not_scored_twice(places, tmp_path, monkeypatch, la
 
     monkeypatch.setattr(FinetuningTrainer, "score_songs", noting)
     run = tune(places, tmp_path / "run", "full")
-    validation, test = ([song.id for song in load_songs(labelled, split)] for split in ("validation", "test"))
+    validation, test = ([song.id for song in load_songs(labeled, split)] for split in ("validation", "test"))
     assert scored == [validation, validation, test]
     best = run.results["steps"]["best"]
     (entry,) = [entry for entry in run.trainer.state.log_history if entry["step"] == best and "eval_majmin" in entry]

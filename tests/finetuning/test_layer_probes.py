@@ -10,8 +10,8 @@ from PIL import Image
 
 import musicfm_hf.inference.feature_cache
 from musicfm_hf import MusicFMConfig
-from musicfm_hf.data.labelled import Source
-from musicfm_hf.data.labelled_dataset import build, save
+from musicfm_hf.data.labeled import Source
+from musicfm_hf.data.labeled_dataset import build, save
 from musicfm_hf.data.synthetic import write_song
 from musicfm_hf.evaluation.layer_map import best_layer, layer_table, plot_layers, summarize_layers
 from musicfm_hf.finetuning.trainer import FinetuningTrainer

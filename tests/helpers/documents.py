@@ -58,7 +58,7 @@ def command_lines() -> list[tuple[str, list[str]]]:
     return lines
 
 
-def write_stand_ins(folder: Path, labelled: Path) -> None:
+def write_stand_ins(folder: Path, labeled: Path) -> None:
     """Write tiny models and short audio under the names that the documents use, and the files that they show."""
     for document in DOCUMENTS:
         for name, code in FILE.findall(document.read_text(encoding="utf-8")):
@@ -73,7 +73,7 @@ def write_stand_ins(folder: Path, labelled: Path) -> None:
         soundfile.write(folder / f"my_music/{name}.wav", music(1.5, seed=number), 24000)
         (folder / f"my_annotations/{name}.chords.lab").write_text("0.0 1.0 C:maj\n1.0 1.5 A:min\n")
     (folder / "songs.txt").write_text("music/first.wav\nmusic/second.wav\n")
-    shutil.copytree(labelled, folder / "data/pop909")
+    shutil.copytree(labeled, folder / "data/pop909")
     shutil.copy(FIXTURES / "musicfm/pretrained.pt", folder / "pretrained_msd.pt")
     shutil.copy(FIXTURES / "musicfm/stats.json", folder / "msd_stats.json")
     for task in ("beat", "chord", "structure", "key"):

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from musicfm_hf.data.labelled import LabelledSong
+from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 
-def write_labelled_song(folder: Path, number: int, split: str) -> LabelledSong:
+def write_labeled_song(folder: Path, number: int, split: str) -> LabeledSong:
     """Write the first 10 s (of song 1, 3 s) of a synthetic song at 24 kHz, and return it with labels for all tasks."""
     seconds = 3.0 if number == 1 else 10.0
     whole = compose(10 + number)
@@ -23,7 +23,7 @@ def write_labelled_song(folder: Path, number: int, split: str) -> LabelledSong:
     def crop(segments: list) -> list[Segment]:
         return [Segment(start, min(end, seconds), label) for start, end, label in segments if start < seconds]
 
-    return LabelledSong(
+    return LabeledSong(
         f"song {number}",
         str(folder / f"{number}.wav"),
         f"song {number}",

@@ -127,13 +127,13 @@ def run(server: HubServer, place: Path, code: str, *arguments, token="hf_alice",
 
 
 @pytest.fixture(scope="module")
-def pushed(server, place, labelled) -> HubServer:
+def pushed(server, place, labeled) -> HubServer:
     """The server after every recipe has run with `--push_to_hub`; the same folders are under `place`."""
     api = HfApi(endpoint=server.url, token="hf_minz")
     api.create_repo("minzwon/MusicFM")
     for name, source in (("pretrained_fma.pt", "pretrained.pt"), ("fma_stats.json", "stats.json")):
         api.upload_file(path_or_fileobj=FIXTURES / "musicfm" / source, path_in_repo=name, repo_id="minzwon/MusicFM")
-    (place / "labelled").symlink_to(labelled)
+    (place / "labeled").symlink_to(labeled)
     tiny = str(ROOT / "recipes/pretrain/tiny.yaml")
     tokens = ["quantizer_type=kmeans", "codebook_size=16"]
 
@@ -141,7 +141,7 @@ def pushed(server, place, labelled) -> HubServer:
         return ["--push_to_hub", "--hub_model_id", f"alice/{name}"]
 
     def finetune(recipe, name, *flags):
-        places = ["--model", "alice/encoder", "--data", "labelled", "--cache", "features", "--results", "results"]
+        places = ["--model", "alice/encoder", "--data", "labeled", "--cache", "features", "--results", "results"]
         return [
             "finetune", str(ROOT / f"recipes/{recipe}.yaml"), *SHORT, *places,
             *("--output_dir", name, *push(name), *flags),
@@ -264,7 +264,7 @@ def test_adapters_pin_the_revision_of_their_base(pushed, place):
 
 
 def test_a_wrong_token_is_found_before_training(server, place):
-    command = ["finetune", str(ROOT / "recipes/chord/probe.yaml"), *SHORT, "--model", "m", "--data", "labelled"]
+    command = ["finetune", str(ROOT / "recipes/chord/probe.yaml"), *SHORT, "--model", "m", "--data", "labeled"]
     command += ["--output_dir", "never", "--push_to_hub", "--hub_model_id", "alice/never"]
     with pytest.raises(AssertionError, match=r"Not trained: .*401"):
         run(server, place, TRAIN, ROOT, json.dumps([command]), token="hf_nobody")

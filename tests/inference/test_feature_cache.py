@@ -13,8 +13,8 @@ from helpers.models import TINY, config_of, random_model
 from safetensors import safe_open
 
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMModel, embed, load_audio
-from musicfm_hf.data.labelled import LabelledSong
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled import LabeledSong
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.inference import feature_cache as features
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
@@ -26,13 +26,13 @@ LAYERS = range(TINY["num_hidden_layers"] + 1)
 
 
 @pytest.fixture
-def songs(labelled) -> list[LabelledSong]:
-    return load_songs(labelled, "train")[:2]
+def songs(labeled) -> list[LabeledSong]:
+    return load_songs(labeled, "train")[:2]
 
 
-def write_song(path, seconds: float = 2.0) -> LabelledSong:
+def write_song(path, seconds: float = 2.0) -> LabeledSong:
     soundfile.write(path, music(seconds), 24000)
-    return LabelledSong(path.stem, str(path), path.stem, duration=seconds)
+    return LabeledSong(path.stem, str(path), path.stem, duration=seconds)
 
 
 def key(model: MusicFMModel, settings: WindowSettings = SETTINGS, layers=(1,)) -> str:

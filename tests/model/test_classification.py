@@ -271,7 +271,7 @@ def test_several_outputs():
     function = torch.arange(20).reshape(2, 10) % 7
     labels[..., :7] = F.one_hot(function, 7)
     labels[..., 7] = soft_labels(2, 10)
-    labels[0, :4, :7] = -1  # a head that is not labelled: its function is not known, its boundaries are
+    labels[0, :4, :7] = -1  # a head that is not labeled: its function is not known, its boundaries are
     labels[1, 6:] = -1  # padding
     known, bounded = labels[..., 0] >= 0, labels[..., 7] >= 0
     functions = F.cross_entropy(logits[known][:, :7], function[known], weight=torch.tensor(weights[:7]))
@@ -301,7 +301,7 @@ def test_output_without_a_weight_counts_once():
         ({"problem_type": "multi_label_classification"}, torch.full((2, 10, 4), -1.0)),
     ],
 )
-def test_nothing_labelled_is_no_loss(settings, labels):
+def test_nothing_labeled_is_no_loss(settings, labels):
     logits = logits_of(2, 10, 4).requires_grad_()
     loss = classification_loss(config_of(**settings), logits, labels)
     loss.backward()

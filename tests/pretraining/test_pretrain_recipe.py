@@ -31,7 +31,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, TrainingArguments
 
 from musicfm_hf import MusicFMForPreTraining, MusicFMModel, MusicFMQuantizerModel, load_audio
-from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.crops import CropLoader, fixed_crops
 from musicfm_hf.data.sources import ListedSource, open_source
 from musicfm_hf.data.splits import split_by_name

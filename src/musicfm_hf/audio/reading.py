@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,16 +52,8 @@ def load_audio(
         TypeError: `source` is of an unsupported type.
     """
     _check_crop(sampling_rate, start, duration)
-    stream, name = _open_source(source)
-    try:
-        with soundfile.SoundFile(stream) as file:
-            audio = _read(file, name, sampling_rate, start, duration, _breaks_off(file, stream))
-    except (soundfile.LibsndfileError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error))
-        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
-    finally:
-        if stream is not source:
-            stream.close()
+    with _open_audio(source) as (file, stream, name):
+        audio = _read(file, name, sampling_rate, start, duration, _breaks_off(file, stream))
     if not np.isfinite(audio).all():
         raise ValueError(f"{name} has {int((~np.isfinite(audio)).sum())} NaN or infinite samples.")
     return audio
@@ -78,16 +71,8 @@ def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any
         ValueError: the source is not audio, or its header does not specify the length.
         TypeError: `source` is of an unsupported type.
     """
-    stream, name = _open_source(source)
-    try:
-        with soundfile.SoundFile(stream) as file:
-            frames, rate = file.frames, file.samplerate
-    except (soundfile.LibsndfileError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error))
-        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
-    finally:
-        if stream is not source:
-            stream.close()
+    with _open_audio(source) as (file, _, name):
+        frames, rate = file.frames, file.samplerate
     if frames > _MAX_FRAMES:
         raise ValueError(f"The header of {name} does not specify its length.")
     return frames, rate
@@ -106,6 +91,21 @@ def _check_crop(sampling_rate: int, start: float, duration: float | None) -> Non
         raise ValueError(f"`start` must be 0 or more seconds, got {start}.")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
         raise ValueError(f"`duration` must be more than 0 seconds, got {duration}.")
+
+
+@contextmanager
+def _open_audio(source: Any) -> Iterator[tuple[soundfile.SoundFile, BinaryIO, str]]:
+    """Open audio: the file, its stream, and a name for messages. What cannot be decoded raises a `ValueError`."""
+    stream, name = _open_source(source)
+    try:
+        with soundfile.SoundFile(stream) as file:
+            yield file, stream, name
+    except (soundfile.LibsndfileError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
+    finally:
+        if stream is not source:
+            stream.close()
 
 
 def _open_source(source: Any) -> tuple[BinaryIO, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from ..data.catalogue import list_sources
+from ..data.catalog import list_sources
 from ..inference.annotate_files import annotate_files
 from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings

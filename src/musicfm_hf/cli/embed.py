@@ -21,7 +21,7 @@ from accelerate.utils import gather_object
 from transformers import AutoModel
 
 from .. import __version__
-from ..data.catalogue import list_sources
+from ..data.catalog import list_sources
 from ..inference.embed_files import embed_files
 from ..inference.embedding import WindowSettings
 from ..inference.model_files import resolve_model

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..audio.reading import audio_length, load_audio
 from ..training.files import write_table
-from .catalogue import Song, StreamedSong, fetch_audio
+from .catalog import Song, StreamedSong, fetch_audio
 from .sources import ListedSource
 from .streams import StreamedSource
 
@@ -129,7 +129,7 @@ class CropReader(Dataset):
             if not isinstance(source, (ListedSource, StreamedSource)):
                 raise TypeError(f"Sources must come from `open_source`, got {type(source)}.")
         # Streams are kept only in the process that reads them.
-        self.catalogues: list[Sequence[Song]] = [
+        self.catalogs: list[Sequence[Song]] = [
             source.songs if isinstance(source, ListedSource) else () for source in sources
         ]
         self.names = [source.name for source in sources]
@@ -144,7 +144,7 @@ class CropReader(Dataset):
 
     def __getitem__(self, reference: CropReference) -> dict[str, Any]:
         source, song, seed = reference
-        name, audio = self.catalogues[source][song] if isinstance(song, int) else song
+        name, audio = self.catalogs[source][song] if isinstance(song, int) else song
         try:
             audio = fetch_audio(audio)
             crop = self._read(audio, seed)

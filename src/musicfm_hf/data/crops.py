@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from .catalogue import Song
+from .catalog import Song
 from .crop_reader import AudioProblem, Batch, CropReader, CropReference, ProblemLog, collate_crops
 from .sources import ListedSource
 from .splits import hash_name

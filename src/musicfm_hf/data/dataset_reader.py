@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .labelled import SongReaders, Source
+from .labeled import SongReaders, Source
 from .splits import FRACTIONS
 
 
@@ -69,8 +69,8 @@ class DatasetReader:
         summary (`str`): One-line description for `musicfm prepare --help`.
         source ([`Source`]): Description, citation, homepage and license.
         song_readers (`Callable`): `(source, audio=None, **options)` → song id → function that reads the song. `source`
-            is the path that the user passes. The functions return a [`LabelledSong`]; they raise `FileNotFoundError`
-            or [`UnusableSongError`] for a song to leave out, and `ValueError` for wrong annotations.
+            is the path that the user passes. The functions return a [`LabeledSong`]; they raise `FileNotFoundError` or
+            [`UnusableSongError`] for a song to leave out, and `ValueError` for wrong annotations.
         options (`tuple[Option, ...]`): Further arguments of `song_readers`.
         details (`str`): Further sentences for `musicfm prepare NAME --help`.
         audio_help (`str`): Help text of `--audio`, the folder with the audio if it is not the source.

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..audio.reading import load_audio
-from .catalogue import fetch_audio
+from .catalog import fetch_audio
 
 
 class DecodedSong(NamedTuple):

@@ -14,18 +14,18 @@ from ..model.feature_extraction_musicfm import normalize_waveform
 from ..model.frames_musicfm import count_averages, label_settings
 from ..tasks import get_task
 from ..tasks.events import stretch
-from .labelled import LabelledSong
+from .labeled import LabeledSong
 
 _TRIES = 100  # number of attempts to find a crop with a label
 _ORDER, _CROP = range(2)  # purposes of random numbers; the second of the integers that seed a generator
 
 
-def annotation_of(song: LabelledSong, task: str) -> Any:
+def annotation_of(song: LabeledSong, task: str) -> Any:
     """Return the annotation of a song for a task: [`Beats`], segments or tags, or `None` if it has none."""
     return get_task(task).annotation_of(song)
 
 
-def with_annotation(songs: Sequence[LabelledSong], task: str | None, where: str) -> list[LabelledSong]:
+def with_annotation(songs: Sequence[LabeledSong], task: str | None, where: str) -> list[LabeledSong]:
     """
     Return the songs that are annotated for a task. Empty segments or beats do not count as an annotation.
 
@@ -43,7 +43,7 @@ def with_annotation(songs: Sequence[LabelledSong], task: str | None, where: str)
 
 
 def crop_targets(
-    config: MusicFMConfig, song: LabelledSong, start: float, num_frames: int, tempo: float = 1.0
+    config: MusicFMConfig, song: LabeledSong, start: float, num_frames: int, tempo: float = 1.0
 ) -> torch.Tensor:
     """
     Compute the targets of a crop, in the format of the `labels` of the model.
@@ -87,8 +87,8 @@ class TaskCrops(Dataset):
     def __init__(
         self,
         config: MusicFMConfig,
-        songs: Sequence[LabelledSong],
-        read: Callable[[LabelledSong, int, int, np.random.Generator], Mapping[str, Any]],
+        songs: Sequence[LabeledSong],
+        read: Callable[[LabeledSong, int, int, np.random.Generator], Mapping[str, Any]],
         count: int,
         crop_seconds: float,
         seed: int,
@@ -154,7 +154,7 @@ class ReadWaveform:
             raise ValueError(f"`speed` must be 0 to 12 semitones, got {speed}.")
         self.config, self.transpose, self.tempo, self.speed = config, transpose, tempo, speed
 
-    def __call__(self, song: LabelledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
+    def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
         config = self.config
         samples, rate = config.window_samples(frames), config.sampling_rate
         semitones = int(generator.integers(-5, 7)) if self.transpose else 0

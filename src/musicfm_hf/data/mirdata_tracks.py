@@ -16,14 +16,14 @@ import numpy as np
 
 from ..tasks.annotations import Beats, Segment
 from .dataset_reader import Option
-from .labelled import AudioFolder, LabelledSong, SongReaders
+from .labeled import AudioFolder, LabeledSong, SongReaders
 
 DOWNLOAD = Option("download", "let mirdata download its index, and the files that it can", type=bool, default=False)
 
 
 def track_readers(
     name: str,
-    read: Callable[[Any, AudioFolder], LabelledSong],
+    read: Callable[[Any, AudioFolder], LabeledSong],
     source: str | os.PathLike,
     audio: str | os.PathLike | None = None,
     download: bool = False,

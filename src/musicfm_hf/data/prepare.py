@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..training.files import run_python_file, write_json, write_table
-from .catalogue import list_sources
+from .catalog import list_sources
 from .dataset_reader import DatasetReader, ListReader
-from .labelled import LabelledSong, Problem, read_all
-from .labelled_dataset import build, save
+from .labeled import LabeledSong, Problem, read_all
+from .labeled_dataset import build, save
 from .splits import SPLITS, assign_splits
 from .statistics import MelStatistics, mel_statistics
 
@@ -78,7 +78,7 @@ def prepare_dataset(
     Raises:
         ValueError: an annotation is wrong, no song can be used, or the reader or [`assign_splits`] raises it.
         FileNotFoundError, ImportError: the reader raises it.
-        FileExistsError: see [`musicfm_hf.data.labelled_dataset.save`].
+        FileExistsError: see [`musicfm_hf.data.labeled_dataset.save`].
     """
     output = Path(output_dir).absolute()
     options = dict(options or {})
@@ -172,7 +172,7 @@ def prepare_statistics(
     return statistics
 
 
-def _listed(song: LabelledSong, folder: Path) -> str:
+def _listed(song: LabeledSong, folder: Path) -> str:
     """Return the path of the audio of a song, for a list in `folder`."""
     path = Path(song.audio).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import AUDIO_EXTENSIONS, Song, digest_names, list_sources
+from .catalog import AUDIO_EXTENSIONS, Song, digest_names, list_sources
 from .streams import StreamedSource
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .catalogue import Song
-from .labelled import LabelledSong
+from .catalog import Song
+from .labeled import LabeledSong
 
 SPLITS = ("train", "validation", "test")
 
@@ -43,8 +43,8 @@ def split_by_name(songs: Sequence[Song], fraction: float, seed: int = 0) -> tupl
 
 
 def assign_splits(
-    songs: Iterable[LabelledSong], seed: int = 0, fractions: Sequence[float] = FRACTIONS
-) -> dict[str, list[LabelledSong]]:
+    songs: Iterable[LabeledSong], seed: int = 0, fractions: Sequence[float] = FRACTIONS
+) -> dict[str, list[LabeledSong]]:
     """
     Group songs by split. Songs without a split are assigned one by a hash of their group and the seed: the split of a
     song does not depend on the other songs.
@@ -61,7 +61,7 @@ def assign_splits(
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"`fractions` of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {list(fractions)}.")
     bounds = np.cumsum(fractions)[:2]
-    splits: dict[str, list[LabelledSong]] = {name: [] for name in SPLITS}
+    splits: dict[str, list[LabeledSong]] = {name: [] for name in SPLITS}
     ids, is_drawn = set(), False
     for song in songs:
         if song.id in ids:

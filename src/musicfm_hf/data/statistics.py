@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from ..audio.reading import audio_length, load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.spectrogram_musicfm import MusicFMLogMel
-from .catalogue import fetch_audio
+from .catalog import fetch_audio
 
 
 class MelStatistics(NamedTuple):
@@ -68,7 +68,7 @@ def mel_statistics(
     before normalization.
 
     Args:
-        sources: Names and audio, as returned by [`musicfm_hf.data.catalogue.list_sources`].
+        sources: Names and audio, as returned by [`musicfm_hf.data.catalog.list_sources`].
         max_hours (`float`, *optional*): Maximum hours of audio to measure; all by default.
         seed (`int`): Seed of order and crops.
         crop_seconds (`float`): Length of a crop.

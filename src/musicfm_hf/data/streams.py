@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .catalogue import StreamedSong, digest_names
+from .catalog import StreamedSong, digest_names
 
 _EMPTY_PASSES = 20  # maximum in a row; in a single pass, a rank may get only an empty shard
 

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
-from .labelled import LabelledSong, Source
+from .labeled import LabeledSong, Source
 
 SOURCE = Source("Songs that a program composed and synthesised from seeds.", "", "", "CC0-1.0")
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
@@ -124,7 +124,7 @@ def synthesize(song: SyntheticSong, sampling_rate: int = 44100, seed: int = 0) -
     return (0.9 / np.abs(audio).max() * audio).astype(np.float32)
 
 
-def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = None) -> LabelledSong:
+def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = None) -> LabeledSong:
     """
     Compose a song, write it as `folder/SEED.flac` at 24 kHz, and return it with all its labels.
 
@@ -142,7 +142,7 @@ def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = Non
     soundfile.write(path, synthesize(song, 24000), 24000)
     beats = song.beats[song.beats[:, 0] < duration]
     tempo = "slow" if song.tempo < 105 else "fast" if song.tempo > 126 else "medium"
-    return LabelledSong(
+    return LabeledSong(
         id=str(seed),
         audio=str(path),
         group=str(seed),

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from ..data.decoding import SongLoader
 from ..data.examples import with_annotation
-from ..data.labelled import LabelledSong
-from ..data.labelled_dataset import load_songs
+from ..data.labeled import LabeledSong
+from ..data.labeled_dataset import load_songs
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import TASKS, beat, chord, get_task, key, structure, tagging
 from ..tasks.annotations import Segment
@@ -54,13 +54,13 @@ class Baseline(NamedTuple):
 
     task: str
     about: str
-    estimate: Callable[[LabelledSong, AudioFeatures, Priors], Any]
+    estimate: Callable[[LabeledSong, AudioFeatures, Priors], Any]
     features: tuple[str, ...] = ()
     priors: bool = False
 
 
 def features_of_songs(
-    songs: Sequence[LabelledSong], beats: bool, chroma: bool, num_workers: int = 0
+    songs: Sequence[LabeledSong], beats: bool, chroma: bool, num_workers: int = 0
 ) -> dict[str, AudioFeatures]:
     """
     Compute the features of songs in `num_workers` processes (0: in this process); see [`extract_features`].
@@ -86,7 +86,7 @@ def features_of_songs(
     return features
 
 
-def fit_priors(songs: Sequence[LabelledSong]) -> Priors:
+def fit_priors(songs: Sequence[LabeledSong]) -> Priors:
     """
     Collect statistics of the sections and tags of training songs. If no song has sections, the function is verse. If
     no song has tags, `tags` is empty.
@@ -102,21 +102,21 @@ def fit_priors(songs: Sequence[LabelledSong]) -> Priors:
     return Priors(max(seconds, key=seconds.__getitem__, default="verse"), shares)
 
 
-def _chords_on_true_beats(song: LabelledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
+def _chords_on_true_beats(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
     """Estimate chords between annotated beats."""
     if song.beats is None:
         return None
     return match_chords(features.chroma, features.frame_rate, song.beats.times, song.duration)
 
 
-def _grids(song: LabelledSong, priors: Priors) -> list[list[Segment]]:
+def _grids(song: LabeledSong, priors: Priors) -> list[list[Segment]]:
     """Return the eight-bar grids that start at each of the first eight bars, or none if downbeats are unknown."""
     if song.beats is None or not (song.beats.positions == 1).any():
         return []
     return [bar_grid(song.beats, song.duration, priors.function, bar) for bar in range(BARS_PER_SECTION)]
 
 
-def _true_grid(song: LabelledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
+def _true_grid(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
     """Return the grid with a boundary at the bar in which the first section begins."""
     grids = _grids(song, priors)
     if not grids or song.beats is None:
@@ -126,13 +126,13 @@ def _true_grid(song: LabelledSong, features: AudioFeatures, priors: Priors) -> l
     return grids[int(np.abs(downbeats - first_section.start).argmin()) % BARS_PER_SECTION]
 
 
-def _best_grid(song: LabelledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
+def _best_grid(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
     """Return the grid with the best score."""
     metric, sections = structure.TASK.metric, structure.TASK.annotation_of(song)
     return max(_grids(song, priors), key=lambda grid: structure.score(sections, grid)[metric], default=None)
 
 
-def _tag_shares(song: LabelledSong, features: AudioFeatures, priors: Priors) -> dict[str, float]:
+def _tag_shares(song: LabeledSong, features: AudioFeatures, priors: Priors) -> dict[str, float]:
     if not priors.tags:
         raise ValueError("No training song has tags, so their frequency is unknown.")
     return priors.tags
@@ -204,7 +204,7 @@ def need_training_songs(tasks: Iterable[str]) -> bool:
 
 
 def score_baseline(
-    name: str, songs: Sequence[LabelledSong], features: dict[str, AudioFeatures], priors: Priors
+    name: str, songs: Sequence[LabeledSong], features: dict[str, AudioFeatures], priors: Priors
 ) -> dict[str, Any] | None:
     """
     Score one of `BASELINES` on songs that are annotated for its task and have the data that it needs.
@@ -240,8 +240,8 @@ def score_baseline(
 
 def score_baselines(
     tasks: Sequence[str],
-    songs: Sequence[LabelledSong],
-    training_songs: Sequence[LabelledSong],
+    songs: Sequence[LabeledSong],
+    training_songs: Sequence[LabeledSong],
     where: str,
     num_workers: int = 0,
     limit: int | None = None,

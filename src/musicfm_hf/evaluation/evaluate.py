@@ -6,9 +6,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..data.catalogue import describe_source
+from ..data.catalog import describe_source
 from ..data.examples import with_annotation
-from ..data.labelled_dataset import load_songs
+from ..data.labeled_dataset import load_songs
 from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings
 from ..inference.logits import song_logits

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.labelled import LabelledSong
+from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
 from ..tasks.averages import drop_nan
@@ -14,7 +14,7 @@ from .bootstrap import bootstrap_interval, centered_interval
 Scores = Mapping[str, Mapping[str, Any]]  # song id → the scores of the song
 
 
-def score_song(config: MusicFMConfig, song: LabelledSong, logits: np.ndarray) -> dict[str, Any]:
+def score_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> dict[str, Any]:
     """
     Decode the logits of one song and score the events.
 

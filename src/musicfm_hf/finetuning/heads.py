@@ -10,7 +10,7 @@ import torch
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..data.examples import crop_targets
-from ..data.labelled import LabelledSong
+from ..data.labeled import LabeledSong
 from ..inference.embedding import HeadModel
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
@@ -34,7 +34,7 @@ def build_model(arguments: TaskArguments, config: MusicFMConfig) -> HeadModel:
     return model_class.from_encoder(name, config, revision=arguments.revision)
 
 
-def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[LabelledSong]) -> MusicFMConfig:
+def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[LabeledSong]) -> MusicFMConfig:
     """Return the configuration of a model with a head for a task. Labels may come from the training songs."""
     spec = get_task(arguments.task)
     labels = spec.label_names(songs)
@@ -92,7 +92,7 @@ def check_decoding(config: MusicFMConfig) -> None:
         raise ValueError(f"`decoding` has a setting that does not exist or is invalid: {error}") from error
 
 
-def class_weights(config: MusicFMConfig, songs: Sequence[LabelledSong], balance: float) -> list[float]:
+def class_weights(config: MusicFMConfig, songs: Sequence[LabeledSong], balance: float) -> list[float]:
     """
     Compute label weights that increase with the rarity of a label in songs: (1 / (classes · share))^`balance` for the
     classes of a softmax, and ((1 - share) / share)^`balance` for independent labels.

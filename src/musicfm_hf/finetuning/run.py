@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, TrainerCallback, set_seed
 
-from ..data.catalogue import describe_source
+from ..data.catalog import describe_source
 from ..data.examples import ReadWaveform, TaskCrops, with_annotation
-from ..data.labelled import LabelledSong
-from ..data.labelled_dataset import load_songs, split_names
+from ..data.labeled import LabeledSong
+from ..data.labeled_dataset import load_songs, split_names
 from ..evaluation.scoring import scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
@@ -34,7 +34,7 @@ from .whitening import WhitenedLinear, whitened_projector
 
 WHITENING_CROPS = 1024
 
-Splits = Mapping[str, Sequence[LabelledSong]]
+Splits = Mapping[str, Sequence[LabeledSong]]
 
 
 class Finetuned(NamedTuple):
@@ -56,7 +56,7 @@ class Finetuned(NamedTuple):
     results: dict[str, Any]
 
 
-def read_split(arguments: TaskArguments, split: str) -> list[LabelledSong]:
+def read_split(arguments: TaskArguments, split: str) -> list[LabeledSong]:
     """
     Read the songs of a split that are annotated for the task.
 
@@ -68,7 +68,7 @@ def read_split(arguments: TaskArguments, split: str) -> list[LabelledSong]:
     return songs[: arguments.limit]
 
 
-def read_splits(arguments: TaskArguments) -> dict[str, list[LabelledSong]]:
+def read_splits(arguments: TaskArguments) -> dict[str, list[LabeledSong]]:
     """Read the training and validation songs, and the test songs if the data set has them. See [`read_split`]."""
     has_test = "test" in split_names(arguments.data)
     names = ("train", "validation", "test") if has_test else ("train", "validation")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.examples import annotation_of
-from ..data.labelled import LabelledSong
+from ..data.labeled import LabeledSong
 from ..tasks.events import comparable
 from ..training.records import RECORDED_ARGUMENTS, require_same_settings, strip_absolute_paths
 from .arguments import FinetuningArguments, TaskArguments, pin_revision
@@ -40,7 +40,7 @@ Fingerprint = dict[str, dict[str, Any]]
 
 
 def run_fingerprint(
-    task: TaskArguments, arguments: FinetuningArguments, splits: Mapping[str, Sequence[LabelledSong]]
+    task: TaskArguments, arguments: FinetuningArguments, splits: Mapping[str, Sequence[LabeledSong]]
 ) -> Fingerprint:
     """
     Collect everything that the results of a run depend on, in the form that is recorded in the results.
@@ -84,7 +84,7 @@ def load_matching_results(
     path: Path,
     task: TaskArguments,
     arguments: FinetuningArguments,
-    splits: Mapping[str, Sequence[LabelledSong]],
+    splits: Mapping[str, Sequence[LabeledSong]],
     flag: str,
     free: Collection[str] = PLACES,
 ) -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ def _encoder_digest(task: TaskArguments) -> str | None:
     return digest.hexdigest()
 
 
-def _songs_digest(task: str, splits: Mapping[str, Sequence[LabelledSong]]) -> str:
+def _songs_digest(task: str, splits: Mapping[str, Sequence[LabeledSong]]) -> str:
     """Return a digest of ids, durations and annotations."""
     digest = hashlib.blake2b(digest_size=8)
     for split, songs in splits.items():

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.examples import TaskCrops, collate_examples
-from ..data.labelled import LabelledSong
+from ..data.labeled import LabeledSong
 from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
@@ -39,15 +39,15 @@ class FinetuningTrainer(ResumableTrainer):
 
     model: torch.nn.Module
     args: FinetuningArguments
-    eval_dataset: Sequence[LabelledSong]
+    eval_dataset: Sequence[LabeledSong]
 
     def __init__(
         self,
         model: torch.nn.Module,
         args: FinetuningArguments,
         train_dataset: TaskCrops,
-        songs: Sequence[LabelledSong],
-        logits: Callable[[Sequence[LabelledSong]], Iterable[tuple[LabelledSong, np.ndarray]]],
+        songs: Sequence[LabeledSong],
+        logits: Callable[[Sequence[LabeledSong]], Iterable[tuple[LabeledSong, np.ndarray]]],
         config: MusicFMConfig,
         fingerprint: Fingerprint | None = None,
         started: float | None = None,
@@ -120,7 +120,7 @@ class FinetuningTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def score_songs(self, songs: Sequence[LabelledSong]) -> dict[str, dict[str, Any]]:
+    def score_songs(self, songs: Sequence[LabeledSong]) -> dict[str, dict[str, Any]]:
         """
         Score whole songs, in the precision of training.
 

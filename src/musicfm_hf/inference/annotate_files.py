@@ -1,4 +1,4 @@
-"""Annotations of a catalogue of files."""
+"""Annotations of a catalog of files."""
 
 import itertools
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from ..audio.reading import load_audio
-from ..data.catalogue import AUDIO_EXTENSIONS, fetch_audio
+from ..data.catalog import AUDIO_EXTENSIONS, fetch_audio
 from ..tasks import get_task
 from .annotation import annotate
 from .embedding import HeadModel, WindowSettings
@@ -40,7 +40,7 @@ def annotate_files(
     progress: bool = True,
 ) -> AnnotatedFiles:
     """
-    Annotate a catalogue: for every `(name, source)` the files of [`SongAnnotation.save`] and a picture, named after
+    Annotate a catalog: for every `(name, source)` the files of [`SongAnnotation.save`] and a picture, named after
     the song without its extension. Two songs whose names would be the same keep their extensions, or get a number.
 
     Args:

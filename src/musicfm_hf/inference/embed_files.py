@@ -1,4 +1,4 @@
-"""Embeddings of a catalogue of audio files, one file of embeddings for each song."""
+"""Embeddings of a catalog of audio files, one file of embeddings for each song."""
 
 import errno
 import time
@@ -31,7 +31,7 @@ def embed_files(
     progress: bool = True,
 ) -> list[tuple[str, str]]:
     """
-    Embed a catalogue: each `(name, source)` gives a file `output_dir/name.safetensors` with the tensors `embeddings`
+    Embed a catalog: each `(name, source)` gives a file `output_dir/name.safetensors` with the tensors `embeddings`
     and, unless pooled to one vector, `times` (seconds); its metadata record how it was made. Files are decoded in
     workers while the model runs, written under a temporary name and then renamed. Existing files that were made with
     the same settings are kept.

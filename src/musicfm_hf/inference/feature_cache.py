@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.decoding import SongLoader
-from ..data.labelled import LabelledSong
+from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMModel
 from ..model.spectrogram_musicfm import MusicFMLogMel
@@ -110,7 +110,7 @@ class FeatureCache:
         self._digests: dict[str, str] = {}  # song id → digest, of audio whose bytes are in the data set
         self.config = features.config
 
-    def fill(self, songs: Sequence[LabelledSong], num_workers: int = 1, progress: bool = True) -> None:
+    def fill(self, songs: Sequence[LabeledSong], num_workers: int = 1, progress: bool = True) -> None:
         """
         Compute the missing features.
 
@@ -136,7 +136,7 @@ class FeatureCache:
                 bar.update()
         loader.raise_if_unusable()
 
-    def read(self, song: LabelledSong, start: int = 0, frames: int | None = None) -> torch.Tensor:
+    def read(self, song: LabeledSong, start: int = 0, frames: int | None = None) -> torch.Tensor:
         """
         Read frames from `start` on, in the dtype of the cache: `(frames, width)`, or `(frames, layers, width)` for
         several layers.
@@ -159,17 +159,17 @@ class FeatureCache:
                     parts.append(content[start:stop])
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
 
-    def __call__(self, song: LabelledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
+    def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
         """Read a crop for [`TaskCrops`]: `hidden_states` in float32, with zeros beyond the end of truncated audio."""
         hidden_states = self.read(song, start, frames).float()
         padding = hidden_states.new_zeros(frames - len(hidden_states), *hidden_states.shape[1:])
         return {"hidden_states": torch.cat([hidden_states, padding])}
 
-    def _path(self, song: LabelledSong, name: str) -> Path:
+    def _path(self, song: LabeledSong, name: str) -> Path:
         """Return the path of the file for a song and a layer."""
         return self.folder / name / f"{self._audio_digest(song)}.safetensors"
 
-    def _audio_digest(self, song: LabelledSong) -> str:
+    def _audio_digest(self, song: LabeledSong) -> str:
         """Return the digest that names the files of a song."""
         if song.id in self._digests:
             return self._digests[song.id]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..audio.reading import load_audio
-from ..data.labelled import LabelledSong
+from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
@@ -50,10 +50,10 @@ def head_logits(classifier: MusicFMClassifier, frames: torch.Tensor) -> np.ndarr
 
 def song_logits(
     model: HeadModel | MusicFMClassifier,
-    songs: Sequence[LabelledSong],
+    songs: Sequence[LabeledSong],
     settings: WindowSettings,
     cache: FeatureCache | None = None,
-) -> Iterator[tuple[LabelledSong, np.ndarray]]:
+) -> Iterator[tuple[LabeledSong, np.ndarray]]:
     """
     Compute the logits of whole songs; see [`head_logits`].
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import datasets
 import evaluate
 
 from musicfm_hf.metrics import songs
@@ -25,12 +24,7 @@ class Chord(songs.SongMetric):
     """Scores of `musicfm_hf.tasks.chord.score`, averaged over songs."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=songs.MIR_EVAL,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": songs.SEGMENTS, "references": songs.SEGMENTS}),
-        )
+        return songs.segment_info(_DESCRIPTION, _INPUTS)
 
     def _compute(self, predictions: list, references: list) -> dict[str, Any]:
         return songs.score_songs(TASK, map(songs.to_segments, references), map(songs.to_segments, predictions))

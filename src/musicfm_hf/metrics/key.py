@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import datasets
 import evaluate
 
 from musicfm_hf.metrics import songs
@@ -28,12 +27,7 @@ class Key(songs.SongMetric):
     """Scores of `musicfm_hf.tasks.key.score`, averaged over songs."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=songs.MIR_EVAL,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": songs.SEGMENTS, "references": songs.SEGMENTS}),
-        )
+        return songs.segment_info(_DESCRIPTION, _INPUTS)
 
     def _compute(self, predictions: list, references: list, keys: list[str] | None = None) -> dict[str, Any]:
         if keys is not None and len(keys) != len(references):

@@ -48,6 +48,16 @@ class SongMetric(evaluate.Metric):
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
 
+def segment_info(description: str, inputs: str) -> evaluate.MetricInfo:
+    """Return the description of a metric whose predictions and references are segments, scored by mir_eval."""
+    return evaluate.MetricInfo(
+        description=description,
+        citation=MIR_EVAL,
+        inputs_description=inputs,
+        features=datasets.Features({"predictions": SEGMENTS, "references": SEGMENTS}),
+    )
+
+
 def to_beats(song: Mapping[str, Any]) -> Beats:
     """Convert the column value of a song to beats."""
     return Beats(np.array(song["times"], dtype=np.float64), np.array(song["positions"], dtype=np.int64))

@@ -5,7 +5,6 @@ Structure scores as an `evaluate` module: `evaluate.load("…/metrics/structure.
 
 from typing import Any
 
-import datasets
 import evaluate
 
 from musicfm_hf.metrics import songs
@@ -27,12 +26,7 @@ class Structure(songs.SongMetric):
     """Scores of `musicfm_hf.tasks.structure.score`, averaged over songs."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=songs.MIR_EVAL,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": songs.SEGMENTS, "references": songs.SEGMENTS}),
-        )
+        return songs.segment_info(_DESCRIPTION, _INPUTS)
 
     def _compute(self, predictions: list, references: list) -> dict[str, Any]:
         return songs.score_songs(TASK, map(songs.to_segments, references), map(songs.to_segments, predictions))

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..data.catalogue import list_sources
+from ..data.catalog import list_sources
 from ..data.crops import CropLoader, FixedCrops, collate_crops, fixed_crops
 from ..data.sources import ListedSource, Song, StreamedSource, open_source
 from ..data.splits import split_by_name

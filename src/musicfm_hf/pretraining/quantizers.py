@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.catalogue import describe_source, list_sources
+from ..data.catalog import describe_source, list_sources
 from ..data.crops import CropLoader, collate_crops, fixed_crops
 from ..data.sources import Song, open_source
 from ..model.configuration_musicfm import MusicFMConfig

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from transformers import set_seed
 
-from ..data.catalogue import describe_source
+from ..data.catalog import describe_source
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..training.curves import CurveCallback
 from ..training.files import write_json

@@ -192,7 +192,7 @@ class TaskSpec:
         return self.column if self.column == self.file_format else f"{self.column}.{self.file_format}"
 
     def annotation_of(self, song: Any) -> Any:
-        """Return the annotation of a [`LabelledSong`]: [`Beats`], segments or tags, or `None` if it has none."""
+        """Return the annotation of a [`LabeledSong`]: [`Beats`], segments or tags, or `None` if it has none."""
         if self.annotation is not None:
             return self.annotation(song)
         return getattr(song, self.column) if self.column in SONG_COLUMNS else song.more.get(self.column)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 
 def read_text(path: Path) -> str:
@@ -22,12 +23,12 @@ def to_number(value: object, name: str, place: str) -> float:
         raise ValueError(f"{place}: {name} must be a number of seconds, got {value!r}.") from error
 
 
-def to_position(value: object, place: str) -> int:
+def to_position(value: Any, place: str) -> int:
     """Convert text or a JSON number to a position in the bar, or to 0 if it is unknown."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return 0
     try:
-        number = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]
+        number = float(value) if not isinstance(value, bool) else math.nan
         if number != int(number):
             raise ValueError
         return int(number)

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from helpers.recipes import prepare
 
-from musicfm_hf.data.labelled import read_all
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled import read_all
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.readers import beatles, giantsteps, gtzan, harmonix, hooktheory, magnatagatune
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.chord import parse_chord
@@ -192,7 +192,7 @@ def test_mistakes_in_hooktheory_are_named(tmp_path, changes, message):
 
 
 def test_hooktheory_must_be_there_and_json(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no .*Hooktheory.json.gz"):
+    with pytest.raises(FileNotFoundError, match=r"Hooktheory.json.gz does not exist"):
         hooktheory.song_readers(tmp_path)
     write(tmp_path / "Hooktheory.json.gz", "{")
     with pytest.raises(ValueError, match=r"Hooktheory.json.gz is not JSON"):
@@ -374,7 +374,7 @@ def test_mirdata_downloads_nothing_unless_told(tmp_path, monkeypatch):
     monkeypatch.setattr(core.Index, "get_path", lambda self: str(tmp_path / "index.json"))
     called = []
     monkeypatch.setattr(core.Dataset, "download", lambda self: called.append(self.name))
-    with pytest.raises(FileNotFoundError, match=r"index.json, .*With `--download` mirdata downloads it"):
+    with pytest.raises(FileNotFoundError, match=r"index.json does not exist.*With `--download`, mirdata downloads it"):
         gtzan.song_readers(tmp_path)
     assert called == []
     write(tmp_path / "index.json", json.dumps({"tracks": {}}))

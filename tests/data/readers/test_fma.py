@@ -4,7 +4,7 @@ import json
 import pytest
 from helpers.recipes import prepare
 
-from musicfm_hf.data.catalogue import list_sources
+from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.readers.fma import SHORT_CLIPS, list_tracks
 
 BY = "Attribution"
@@ -96,7 +96,7 @@ def test_mistakes_are_named(archive):
         list_tracks(archive / "fma_large", archive / "meta", "tiny")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_tracks(archive / "fma_small", archive / "meta", "small")
-    with pytest.raises(FileNotFoundError, match=r"tracks.csv: it is in fma_metadata.zip"):
+    with pytest.raises(FileNotFoundError, match=r"tracks.csv does not exist: it is in fma_metadata.zip"):
         list_tracks(archive / "fma_large", archive, "small")
     with pytest.raises(ValueError, match=r"none of the 3 files of small, such as .*000002.mp3"):
         list_tracks(archive, archive / "meta", "small")

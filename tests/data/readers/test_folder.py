@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from helpers.recipes import prepare
 
-from musicfm_hf.data.catalogue import describe_source
-from musicfm_hf.data.labelled import AudioFolder, read_all
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.catalog import describe_source
+from musicfm_hf.data.labeled import AudioFolder, read_all
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.readers.folder import song_readers
 from musicfm_hf.tasks.annotations import Segment
 
@@ -149,7 +149,7 @@ def test_accents(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
         song_readers(tmp_path / "none")
     with pytest.raises(ValueError, match="neither audio nor annotations"):
         song_readers(tmp_path)

@@ -12,8 +12,8 @@ import tinysoundfont
 from helpers.recipes import prepare
 
 from musicfm_hf.data import pop909_rendering as pop909
-from musicfm_hf.data.labelled import check_song
-from musicfm_hf.data.labelled_dataset import load_songs
+from musicfm_hf.data.labeled import check_song
+from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.midi_synthesis import PARTS, render
 from musicfm_hf.data.pop909_rendering import read_songs, render_songs
 from musicfm_hf.data.readers.pop909 import read_song, song_readers, transpose_chord, transpose_key
@@ -314,8 +314,8 @@ def test_recipe_on_a_part(pack, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "arguments", "message"),
     [
-        ("songs.tsv", [], "songs.tsv does not exist: is this the folder of POP909"),
-        (None, ["--soundfont", "none.sf2"], "none.sf2 does not exist"),
+        ("songs.tsv", [], r"\S+/songs.tsv does not exist: is this the folder of POP909"),
+        (None, ["--soundfont", "none.sf2"], "The soundfont none.sf2 does not exist"),
     ],
 )
 def test_recipe_explains_mistakes(pack, tmp_path, monkeypatch, file, arguments, message):
@@ -383,7 +383,7 @@ def test_transposed_audio(pack, tmp_path):
         np.testing.assert_allclose(audio, render(songs[0].midi, transpose=semitones), atol=2**-15)
 
 
-def test_recipe_makes_a_labelled_data_set(pack, tmp_path, monkeypatch, capsys):
+def test_recipe_makes_a_labeled_data_set(pack, tmp_path, monkeypatch, capsys):
     arguments = ["pop909", "--source", pack, "--output_dir", tmp_path / "out", "--arranged", "--num_workers", "1"]
     prepare(monkeypatch, *arguments)
     lists = {name: (tmp_path / f"out/{name}.txt").read_bytes() for name in ("train", "valid", "test")}
@@ -416,12 +416,12 @@ def test_recipe_makes_a_labelled_data_set(pack, tmp_path, monkeypatch, capsys):
 def test_all_labels_of_pop909(tmp_path):
     source = Path(os.environ["MUSICFM_POP909"])
     for song in read_songs(source):
-        labelled = read_song(source, song, tmp_path)
+        labeled = read_song(source, song, tmp_path)
         # The audio ends 1.5 s after the last note-off.
-        check_song(dataclasses.replace(labelled, duration=song.seconds + 1.5))
-        assert len(labelled.tags) >= 4
-        assert labelled.beats.positions.max() == 4
+        check_song(dataclasses.replace(labeled, duration=song.seconds + 1.5))
+        assert len(labeled.tags) >= 4
+        assert labeled.beats.positions.max() == 4
         if song.split == "train":
             higher = read_song(source, song, tmp_path, transposition=5)
-            pairs = zip(labelled.chords, higher.chords, strict=True)
+            pairs = zip(labeled.chords, higher.chords, strict=True)
             assert all(transpose_chord(new.label, -5) == old.label for old, new in pairs)

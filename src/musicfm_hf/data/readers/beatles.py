@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset_reader import DatasetReader
-from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
+from ..labeled import AudioFolder, LabeledSong, SongReaders, Source
 from ..mirdata_tracks import DOWNLOAD, find_audio, read_annotation, to_beats, to_segments, track_readers
 
 SOURCE = Source(
@@ -29,7 +29,7 @@ def song_readers(
     return track_readers("beatles", read_track, source, audio, download)
 
 
-def read_track(track: Any, files: AudioFolder) -> LabelledSong:
+def read_track(track: Any, files: AudioFolder) -> LabeledSong:
     """Read a song and its annotations."""
     path = find_audio(track, files)
     paths = {
@@ -40,7 +40,7 @@ def read_track(track: Any, files: AudioFolder) -> LabelledSong:
     }
     names = {"beats": "beats", "chords": "chords", "sections": "sections", "keys": "key"}  # attributes of a track
     annotations = {column: read_annotation(track, names[column], file) for column, file in paths.items()}
-    return LabelledSong(
+    return LabeledSong(
         track.track_id,
         path,
         Path(track.audio_path).parent.name,  # the album

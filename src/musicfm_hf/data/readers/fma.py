@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset_reader import ListedTrack, ListReader, Option
-from ..labelled import Source
+from ..labeled import Source
 
 SUBSETS = ("small", "medium", "large", "full")  # each contains the previous ones; full has the tracks of large
 

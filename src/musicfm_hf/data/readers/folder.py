@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
-from ..catalogue import AUDIO_EXTENSIONS
+from ..catalog import AUDIO_EXTENSIONS
 from ..dataset_reader import DatasetReader, Option
-from ..labelled import SEGMENT_COLUMNS, LabelledSong, SongReaders, Source
+from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source
 
 SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
 
@@ -115,7 +115,7 @@ def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | No
 
 def _read_song(
     name: str, audio: Path | None, folder: Path, paths: Mapping[str, Path], group_by_folder: bool
-) -> LabelledSong:
+) -> LabeledSong:
     """Read a song from its annotation files, by column (or jams)."""
     if audio is None:
         raise FileNotFoundError(f"No audio {name} exists in {folder}, for {', '.join(map(str, paths.values()))}")
@@ -134,7 +134,7 @@ def _read_song(
         if "tags" not in annotations and any(namespace.startswith("tag_") for namespace in namespaces):
             annotations["tags"] = read_tags(jams)
     group = Path(name).parent.as_posix() if group_by_folder else name
-    return LabelledSong(name, audio, group, files=files, **annotations)
+    return LabeledSong(name, audio, group, files=files, **annotations)
 
 
 def _namespaces(path: Path) -> set[str]:

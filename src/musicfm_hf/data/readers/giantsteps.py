@@ -7,7 +7,7 @@ from typing import Any
 
 from ...tasks.annotations import Segment
 from ..dataset_reader import DatasetReader
-from ..labelled import AudioFolder, LabelledSong, SongReaders, Source, audio_seconds
+from ..labeled import AudioFolder, LabeledSong, SongReaders, Source, audio_seconds
 from ..mirdata_tracks import DOWNLOAD, find_audio, read_annotation, track_readers
 
 SOURCE = Source(
@@ -32,7 +32,7 @@ def song_readers(
     return track_readers("giantsteps_key", read_track, source, audio, download)
 
 
-def read_track(track: Any, files: AudioFolder) -> LabelledSong:
+def read_track(track: Any, files: AudioFolder) -> LabeledSong:
     """Read an excerpt and its key. Excerpts of the same artists are one group."""
     path = find_audio(track, files)
     key = read_annotation(track, "key", track.keys_path)
@@ -43,7 +43,7 @@ def read_track(track: Any, files: AudioFolder) -> LabelledSong:
     seconds = audio_seconds(path)
     keys = [Segment(0.0, seconds, key.strip())] if key and key.strip() else None
     group = ", ".join(artists) or track.track_id
-    return LabelledSong(track.track_id, path, group, keys=keys, files={"keys": str(track.keys_path)})
+    return LabeledSong(track.track_id, path, group, keys=keys, files={"keys": str(track.keys_path)})
 
 
 READER = DatasetReader(

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from ..dataset_reader import DatasetReader
-from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
+from ..labeled import AudioFolder, LabeledSong, SongReaders, Source
 from ..mirdata_tracks import DOWNLOAD, find_audio, read_annotation, to_beats, track_readers
 
 SOURCE = Source(
@@ -35,11 +35,11 @@ def song_readers(
     return track_readers("gtzan_genre", read_track, source, audio, download)
 
 
-def read_track(track: Any, files: AudioFolder) -> LabelledSong:
+def read_track(track: Any, files: AudioFolder) -> LabeledSong:
     """Read a clip and its beats."""
     path = find_audio(track, files)
     beats = to_beats(read_annotation(track, "beats", track.beats_path))
-    return LabelledSong(track.track_id, path, track.track_id, beats=beats, files={"beats": str(track.beats_path)})
+    return LabeledSong(track.track_id, path, track.track_id, beats=beats, files={"beats": str(track.beats_path)})
 
 
 READER = DatasetReader(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...tasks.annotations import Segment, read_beats
 from ..dataset_reader import DatasetReader
-from ..labelled import AudioFolder, LabelledSong, SongReaders, Source
+from ..labeled import AudioFolder, LabeledSong, SongReaders, Source
 
 SOURCE = Source(
     description="The Harmonix Set: beats, downbeats and functional segments of 912 western pop songs.",
@@ -86,14 +86,14 @@ def read_sections(path: str | os.PathLike, last: float) -> list[Segment]:
     return [Segment(*row) for row in rows if row[2].lower() != "end"]
 
 
-def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> LabelledSong:
+def _read_song(folder: Path, files: AudioFolder, name: str, group: str) -> LabeledSong:
     """Read a song. Without `end`, its last section ends at the last beat."""
     paths = {"beats": folder / f"beats_and_downbeats/{name}.txt", "sections": folder / f"segments/{name}.txt"}
     beats = read_beats(paths["beats"])
     last = beats.times[-1] if len(beats.times) else 0.0
     sections = read_sections(paths["sections"], float(last))
     where = {column: str(path) for column, path in paths.items()}
-    return LabelledSong(name, files.find(name), group, beats=beats, sections=sections, files=where)
+    return LabeledSong(name, files.find(name), group, beats=beats, sections=sections, files=where)
 
 
 def _read_metadata(path: Path) -> dict[str, str]:

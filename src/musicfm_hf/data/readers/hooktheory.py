@@ -18,7 +18,7 @@ import numpy as np
 
 from ...tasks.annotations import PITCH_NAMES, Segment
 from ..dataset_reader import DatasetReader
-from ..labelled import AudioFolder, LabelledSong, SongReaders, Source, UnusableSongError
+from ..labeled import AudioFolder, LabeledSong, SongReaders, Source, UnusableSongError
 
 SOURCE = Source(
     description="Chords and keys of passages of songs, by the users of hooktheory.com, aligned with audio on YouTube.",
@@ -86,7 +86,7 @@ def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = No
     return {name: partial(read_song, path, files, name, song) for name, song in songs.items()}
 
 
-def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]) -> LabelledSong:
+def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]) -> LabeledSong:
     """
     Read an entry of the file.
 
@@ -114,7 +114,7 @@ def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]
         raise
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"{where}: is malformed ({type(error).__name__}: {error}).") from error
-    return LabelledSong(
+    return LabeledSong(
         id=name,
         audio=files.find(*filter(None, ids)),
         group=group,

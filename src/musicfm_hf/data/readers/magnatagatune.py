@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..dataset_reader import DatasetReader, Option
-from ..labelled import LabelledSong, SongReaders, Source
+from ..labeled import LabeledSong, SongReaders, Source
 
 SOURCE = Source(
     description="MagnaTagATune: 25 863 clips of 29 s with tags from the game TagATune.",
@@ -111,14 +111,14 @@ def top_tags(tags: Iterable[Iterable[str]], count: int) -> list[str]:
     return [tag for tag, _ in Counter(tag for clip_tags in tags for tag in clip_tags).most_common(count)]
 
 
-def _read_clip(clip: str, folder: Path, path: str, title: str | None, tags: list[str]) -> LabelledSong:
+def _read_clip(clip: str, folder: Path, path: str, title: str | None, tags: list[str]) -> LabeledSong:
     """Read a clip. All clips of a song are one group."""
     audio = folder / path
     if not audio.is_file():
         raise FileNotFoundError(f"The file {audio} does not exist")
     # The name of a clip ends with its position in the song, in seconds: …-30-59.mp3
     group = title or re.sub(r"-\d+-\d+$", "", PurePosixPath(path).stem)
-    return LabelledSong(clip, audio, group, SPLITS[path[0]], tags=tags)
+    return LabeledSong(clip, audio, group, SPLITS[path[0]], tags=tags)
 
 
 def _read_annotations(path: Path) -> dict[str, tuple[str, list[str]]]:

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ...tasks.annotations import PITCH_NAMES, read_beats, read_segments
 from ...tasks.key import parse_key
 from ..dataset_reader import DatasetReader, Option
-from ..labelled import LabelledSong, SongReaders, Source
+from ..labeled import LabeledSong, SongReaders, Source
 from ..pop909_rendering import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
 
 SOURCE = Source(
@@ -100,7 +100,7 @@ def read_song(
     audio: str | os.PathLike,
     transposition: int = 0,
     with_tags: bool = True,
-) -> LabelledSong:
+) -> LabeledSong:
     """
     Read the labels of a song.
 
@@ -127,7 +127,7 @@ def read_song(
             segments[column] = [
                 segment._replace(label=transpose(segment.label, transposition)) for segment in segments[column]
             ]
-    return LabelledSong(
+    return LabeledSong(
         id=path.stem,
         audio=path,
         group=song.title,

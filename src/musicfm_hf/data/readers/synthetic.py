@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..dataset_reader import DatasetReader, Option
-from ..labelled import SongReaders
+from ..labeled import SongReaders
 from ..synthetic import SOURCE, write_song
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..audio.reading import audio_length, load_audio
 from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
-from .catalogue import AUDIO_EXTENSIONS
+from .catalog import AUDIO_EXTENSIONS
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
 
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelledSong:
+class LabeledSong:
     """
     A song and its annotations. An annotation is `None` if the song does not have it.
 
@@ -75,7 +75,7 @@ class LabelledSong:
 
 
 # Song id → function that reads the song.
-SongReaders = dict[str, Callable[[], LabelledSong]]
+SongReaders = dict[str, Callable[[], LabeledSong]]
 
 
 class AudioFolder:
@@ -112,8 +112,8 @@ class AudioFolder:
 
 
 def read_all(
-    readers: Iterable[tuple[str, Callable[[], LabelledSong]]], skip_faulty: bool = False
-) -> tuple[list[LabelledSong], list[Problem]]:
+    readers: Iterable[tuple[str, Callable[[], LabeledSong]]], skip_faulty: bool = False
+) -> tuple[list[LabeledSong], list[Problem]]:
     """
     Read songs, look up their durations, and check their labels.
 
@@ -172,7 +172,7 @@ def audio_seconds(audio: Any) -> float:
     return samples / rate
 
 
-def check_song(song: LabelledSong) -> None:
+def check_song(song: LabeledSong) -> None:
     """
     Check the annotations of a song.
 
@@ -200,7 +200,7 @@ def check_song(song: LabelledSong) -> None:
         raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
 
 
-def _place(song: LabelledSong, column: str, kind: str, starts: Sequence[float], index: int) -> str:
+def _place(song: LabeledSong, column: str, kind: str, starts: Sequence[float], index: int) -> str:
     """Return the name of a beat or segment for error messages: the line of its file, if it has one item per line."""
     where = song.files.get(column, f"{song.id}, {column}")
     line = line_of(where, index, len(starts), starts[index]) if column in song.files else None

@@ -8,16 +8,16 @@ import pytest
 import soundfile
 
 from musicfm_hf import load_audio
-from musicfm_hf.data.catalogue import DatasetAudio, list_sources
-from musicfm_hf.data.labelled import (
+from musicfm_hf.data.catalog import DatasetAudio, list_sources
+from musicfm_hf.data.labeled import (
     AudioFolder,
-    LabelledSong,
+    LabeledSong,
     Source,
     UnusableSongError,
     check_song,
     read_all,
 )
-from musicfm_hf.data.labelled_dataset import build, load_songs, save
+from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.data.splits import assign_splits
 from musicfm_hf.tasks.annotations import Beats, Segment
 
@@ -33,7 +33,7 @@ def write_audio(path, seconds=2.0, rate=8000):
 
 
 def song(audio="a.wav", name="a", **labels):
-    return LabelledSong(name, audio, labels.pop("group", name), **labels)
+    return LabeledSong(name, audio, labels.pop("group", name), **labels)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_audio_is_found_by_name(tmp_path):
         folder.find("none", "1")
     with pytest.raises(ValueError, match=r"two may be any of .*two.wav, .*two.flac"):
         folder.find("two")
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
         AudioFolder(tmp_path / "none")
 
 
@@ -256,6 +256,6 @@ def test_mistakes_are_named_by_line(tmp_path, columns, message):
     """Where the file has an item a line, or one line that begins with the time; comments are lines too."""
     path = tmp_path / "a.lab"
     path.write_text("# by hand\n0 1 C\n1 9 G\n")
-    song = LabelledSong("a", "a.wav", "a", duration=3.0, **columns, files=dict.fromkeys(columns, str(path)))
+    song = LabeledSong("a", "a.wav", "a", duration=3.0, **columns, files=dict.fromkeys(columns, str(path)))
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}, {message}"):
         check_song(song)

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from ..tasks.annotations import Beats, Segment
-from .catalogue import DatasetAudio
-from .labelled import SEGMENT_COLUMNS, LabelledSong, Source
+from .catalog import DatasetAudio
+from .labeled import SEGMENT_COLUMNS, LabeledSong, Source
 from .splits import SPLITS
 
 
-def build(splits: Mapping[str, Sequence[LabelledSong]], source: Source) -> Any:
+def build(splits: Mapping[str, Sequence[LabeledSong]], source: Source) -> Any:
     """
     Build a `datasets.DatasetDict`. Splits without songs are left out, because `datasets` cannot load a split without
     rows.
@@ -80,7 +80,7 @@ def save(dataset: Any, output: str | os.PathLike) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def load_songs(path: str | os.PathLike, split: str) -> list[LabelledSong]:
+def load_songs(path: str | os.PathLike, split: str) -> list[LabeledSong]:
     """
     Load the songs of a split.
 
@@ -136,7 +136,7 @@ def _features(more: Sequence[str]) -> Any:
     )
 
 
-def _to_row(song: LabelledSong, more: Sequence[str]) -> dict[str, Any]:
+def _to_row(song: LabeledSong, more: Sequence[str]) -> dict[str, Any]:
     """Return the row of a song; `more` names the further columns."""
     beats = song.beats and {"times": np.asarray(song.beats.times), "positions": np.asarray(song.beats.positions)}
     audio = (
@@ -158,7 +158,7 @@ def _columns(segments: Sequence[Segment] | None) -> dict[str, list] | None:
     return {"starts": starts, "ends": ends, "labels": labels}
 
 
-def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> LabelledSong:
+def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> LabeledSong:
     """Return the song of a row. Bytes of audio stay in the data set; `content` reads them on access."""
     segments = {
         name: _segments(value)
@@ -169,7 +169,7 @@ def _from_row(row: Mapping[str, Any], split: str, content: DatasetAudio) -> Labe
     has_beats = beats is not None and beats["times"] is not None
     known: dict[str, Any] = {name: row[name] for name in ("id", "group", "duration", "transposition", "tags")}
     known |= {name: segments.pop(name) for name in SEGMENT_COLUMNS}
-    return LabelledSong(
+    return LabeledSong(
         **known,
         audio=row["audio"]["path"] if row["audio"]["bytes"] is None else content,
         split=split,
