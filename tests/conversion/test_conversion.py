@@ -423,5 +423,5 @@ def test_published_files_are_recognized(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is the published msd checkpoint, not fma"):
         convert_checkpoint(source, tmp_path / "fma", variant="fma")
     (tmp_path / "stats.json").write_text('{"melspec_2048_mean": 1.0, "melspec_2048_std": 2.0}')
-    with pytest.warns(UserWarning, match=r"has mean 1\.0, standard deviation 2\.0"):
+    with pytest.warns(UserWarning, match=r"has mean 1\.0 and standard deviation 2\.0"):
         convert_checkpoint(source, tmp_path / "other")

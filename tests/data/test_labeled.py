@@ -234,7 +234,7 @@ def test_audio_is_found_by_name(tmp_path):
     (tmp_path / "one.txt").write_text("")
     folder = AudioFolder(tmp_path)
     assert folder.find("none", "one") == one
-    with pytest.raises(FileNotFoundError, match="no audio none or 1 in"):
+    with pytest.raises(FileNotFoundError, match="No audio none or 1 exists in"):
         folder.find("none", "1")
     with pytest.raises(ValueError, match=r"two may be any of .*two.wav, .*two.flac"):
         folder.find("two")

@@ -45,6 +45,4 @@ def require_settings(published_config: dict[str, Any], supported: dict[str, Any]
     """
     for name, value in supported.items():
         if published_config.get(name) != value:
-            raise ValueError(
-                f"The checkpoint has `{name}` {published_config.get(name)!r}; only {value!r} is supported."
-            )
+            raise ValueError(f"The checkpoint has `{name}` {published_config.get(name)!r}; supported: {value!r}.")

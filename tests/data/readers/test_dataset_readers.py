@@ -67,7 +67,7 @@ def test_harmonix_without_end_and_without_audio(harmonixset, tmp_path):
     songs, problems = read(harmonix.song_readers(harmonixset / "dataset", tmp_path / "audio"))
     assert songs["0001_song"].sections == [Segment(1, 8.5, "intro"), Segment(8.5, 19.5, "out")]  # to the last beat
     assert songs["0002_song"].sections == [Segment(1, 19.5, "intro")]  # the last one has no length
-    assert "no audio 0003_song" in problems["0003_song"]
+    assert "No audio 0003_song" in problems["0003_song"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_hooktheory(tmp_path):
     assert song.keys == [Segment(3, 6, "C#:min"), Segment(6, 10, "E:maj")]
     assert (song.group, song.audio.name) == ("somebody", "-Yt_1.wav")
     assert "no refined alignment" in problems["def"]
-    assert "no audio efg or none" in problems["efg"]
+    assert "No audio efg or none" in problems["efg"]
     assert list(hooktheory.song_readers(source / "Hooktheory.json.gz", tmp_path / "audio")) == list(songs)
 
 
@@ -301,7 +301,7 @@ def test_gtzan(tmp_path, index):
     songs, problems = read(gtzan.song_readers(tmp_path / "home"))
     assert [beats.tolist() for beats in songs["country.00000"].beats] == [[0.5, 1.0, 1.5], [3, 4, 1]]
     assert songs["jazz.00054"].beats.positions.tolist() == [0, 0]
-    assert "no audio hiphop.00001" in problems["hiphop.00001"]
+    assert "No audio hiphop.00001" in problems["hiphop.00001"]
     write(tmp_path / f"home/{beats}/gtzan_jazz_00054.beats", "1.0\n0.5\n")
     with pytest.raises(ValueError, match=r"gtzan_jazz_00054.beats: mirdata cannot read it"):
         read(gtzan.song_readers(tmp_path / "home"))

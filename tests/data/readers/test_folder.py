@@ -129,7 +129,7 @@ def test_missing_parts_are_listed(tmp_path):
     assert songs == {}
     assert [problem.id for problem in problems] == ["a", "b", "c"]
     assert "no annotation" in problems[0].reason
-    assert "no audio b" in problems[1].reason
+    assert "No audio b" in problems[1].reason
     assert "no annotation" in problems[2].reason
 
 
