@@ -19,7 +19,7 @@ from musicfm_hf.inference import feature_cache as features
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from musicfm_hf.model.spectrogram_musicfm import MusicFMLogMel
-from musicfm_hf.training import records
+from musicfm_hf.training import files as training_files
 
 SETTINGS = WindowSettings(window_seconds=4.0, batch_size=2)
 LAYERS = range(TINY["num_hidden_layers"] + 1)
@@ -200,8 +200,8 @@ def test_a_fill_that_fails_leaves_what_is_complete(tiny_model, songs, tmp_path, 
             raise OSError("No space left on device")
         save_file(tensors, path, metadata)
 
-    save_file = records.save_file
-    monkeypatch.setattr(records, "save_file", failing)
+    save_file = training_files.save_file
+    monkeypatch.setattr(training_files, "save_file", failing)
     with pytest.raises(OSError, match="No space"):
         cache.fill(songs, 0, progress=False)
     monkeypatch.undo()

@@ -153,8 +153,8 @@ class SongStream:
         """Yield an endless sequence of blocks, starting with the one whose state is given. Runs in the thread."""
         empty_passes = 0
         while True:
-            # A data set draws the order of its shards from its epoch, before it divides them among ranks: in every
-            # pass each shard has one rank, but not always the same. Epoch 0 would keep their order.
+            # `datasets` derives the order of the shards from the epoch before it divides them among ranks: in every
+            # pass, each shard belongs to one rank, but not always the same one. Epoch 0 would keep their order.
             self._dataset.set_epoch(1 + int(np.random.default_rng([*self.key, 0, passes]).integers(2**62)))
             self._dataset.load_state_dict(rows)
             songs: list[Any] = []

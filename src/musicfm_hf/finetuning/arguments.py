@@ -100,7 +100,7 @@ class TaskArguments:
     )
     cache: str = field(default=".features", metadata={"help": "Folder that keeps the features of frozen encoders."})
     lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
-    lora_alpha: float = field(default=16, metadata={"help": "Scale of the LoRA matrices, times their rank."})
+    lora_alpha: float = field(default=16, metadata={"help": "LoRA updates are scaled by this value / `lora_r`."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
     lora_target_modules: list[str] = field(
         default_factory=lambda: list(LORA_TARGET_MODULES), metadata={"help": "Layers that LoRA adapts."}

@@ -126,7 +126,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
 
 
 def _waveforms(loader: SongLoader) -> Iterator[tuple[DecodedSong, np.ndarray]]:
-    """Yield decoded songs without their waveform, as keys that use little memory, and the waveforms."""
+    """Yield each decoded song without its waveform (a key that uses little memory), together with the waveform."""
     for song in loader:
         yield song._replace(content=None), song.content
 

@@ -251,8 +251,8 @@ class PretrainingTrainer(ResumableTrainer):
 
 class _EpochFraction(TrainerCallback):
     """
-    Sets the epoch to the fraction of steps that are done. The Trainer treats endless data as one epoch, and otherwise
-    each call of `train` would count only its own part of it.
+    Sets the epoch to the fraction of steps that are done. The Trainer treats endless data as one epoch, so each call
+    of `train` would otherwise count only its own part of it.
     """
 
     def on_step_end(

@@ -66,9 +66,9 @@ def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **sett
     Args:
         logits (`np.ndarray` of shape `(frames, 3)`): Scores before the softmax.
         frame_rate (`float`): Frame rate in Hz.
-        min_rate (`float`): If `frame_rate` is below this rate in Hz, probabilities are first interpolated linearly at
-            a multiple of `frame_rate` that reaches it. In the network, beats last a whole number of frames, so at 20
-            Hz neighboring tempi differ by 5 to 17 %, and with weak activations it stays at the wrong tempo.
+        min_rate (`float`): If `frame_rate` is below this rate in Hz, probabilities are first interpolated linearly
+            to a multiple of `frame_rate` that is high enough. In the network, beats last a whole number of frames, so
+            at 20 Hz neighboring tempi differ by 5 to 17 %, and with weak activations decoding keeps a wrong tempo.
         **settings: Settings of [`dbn.track_downbeats`]: `beats_per_bar`, `min_bpm`, `max_bpm`, `transition_lambda`,
             `observation_lambda`, `threshold`, `num_tempi`.
 

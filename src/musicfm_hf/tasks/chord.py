@@ -25,8 +25,8 @@ _TRIADS: dict[tuple[int, ...], str] = {(0, 4, 7): "maj", (0, 3, 7): "min"}
 @lru_cache(maxsize=4096)
 def parse_chord(text: str) -> str | None:
     """
-    Map a chord to a major or minor chord, or to N, as `mir_eval.chord.majmin` does. The root and the intervals above
-    it up to the fifth decide, including the bass. Sevenths, sixths, ninths and so on are reduced to their triad.
+    Map a chord to a major or minor chord, or to N, as `mir_eval.chord.majmin` does. The result depends only on the
+    root and on the intervals up to a fifth above it, including the bass. Further notes, such as sevenths, are ignored.
 
     Returns:
         One of `LABELS`, or `None` for chords that are none of them: X, power chords, sus, dim, aug, and chords with a

@@ -132,13 +132,13 @@ def parse_recipe(
         kind: Kind of the recipes, as for [`read_recipe`].
         keys: Settings that are taken from recipes; all by default.
         prog: Name of the program for `--help`.
-        add_flags (`Callable[[ArgumentParser], None]`, *optional*): Adds flags to the parser that no class has.
+        add_flags (`Callable[[ArgumentParser], None]`, *optional*): Adds flags that are not fields of any class.
 
     Returns:
         An instance of each class, and with `add_flags` a namespace of the added flags.
 
     Raises:
-        ValueError: A recipe does not exist, no class has a setting, or a class rejects a value.
+        ValueError: A recipe does not exist, a setting belongs to none of the classes, or a class rejects a value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser(argument_classes, description, prog)
