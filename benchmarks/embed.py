@@ -61,9 +61,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 4])
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="for float32; half precision is timed once on a processor"
-    )
+    parser.add_argument("--repeats", type=int, default=3, help="for float32; half precision is timed once on a CPU")
     parser.add_argument("--plain_half_seconds", type=float, help="clip for the plain way in half precision")
     parser.add_argument("--growth_seconds", nargs="*", type=float, default=[30.0, 300.0, 3600.0])
     parser.add_argument("--sections", nargs="+", default=["speed", "memory", "growth"])

@@ -133,7 +133,7 @@ def test_an_older_data_set_is_replaced(songs, tmp_path):
 def test_data_sets_that_are_none_are_named(tmp_path, songs):
     from datasets import Dataset, DatasetDict
 
-    with pytest.raises(FileNotFoundError, match="no labeled data set: make one"):
+    with pytest.raises(FileNotFoundError, match="no labeled data set: create one"):
         load_songs(tmp_path, "train")
     DatasetDict({"train": Dataset.from_dict({"id": ["a"], "audio": ["a.wav"]})}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="no column duration, transposition, group, beats"):

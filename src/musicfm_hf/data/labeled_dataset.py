@@ -117,7 +117,7 @@ def _load(path: str | os.PathLike) -> Any:
 
     folder = Path(path)
     if not (folder / "dataset_dict.json").is_file() and folder.exists():
-        raise FileNotFoundError(f"{folder} has no labeled data set: make one with `musicfm prepare`.")
+        raise FileNotFoundError(f"{folder} has no labeled data set: create one with `musicfm prepare`.")
     return load_from_disk(str(path)) if folder.exists() else load_dataset(str(path))
 
 

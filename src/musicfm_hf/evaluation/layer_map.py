@@ -54,7 +54,7 @@ def layer_table(summary: Summary) -> str:
     Return a Markdown table of scores by layer for each model.
 
     Args:
-        summary: Model → task → as from [`summarize_layers`].
+        summary: Model → task → output of [`summarize_layers`].
     """
     lines = []
     for model, tasks in summary.items():
@@ -85,7 +85,7 @@ def plot_layers(summary: Summary, output: str | Path) -> None:
     test score is on the right. Colors range from the lowest to the highest score of a task over all models.
 
     Args:
-        summary: Model → task → as from [`summarize_layers`].
+        summary: Model → task → output of [`summarize_layers`].
         output: File to write.
     """
     from matplotlib.figure import Figure

@@ -91,7 +91,7 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
         self.reset_parameters()
 
     def initial_values(self) -> dict[str, torch.Tensor]:
-        """As in [`MusicFMQuantizer`]."""
+        """Return random values, as described in [`MusicFMQuantizer`]."""
         generator = self._generator()
         std = (2.0 / sum(self.projection.shape[1:])) ** 0.5  # Xavier
         projection = torch.empty(self.projection.shape, device="cpu").normal_(0.0, std, generator=generator)
@@ -99,7 +99,7 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
         return {"projection": projection, "codebook": codebook}
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """As in [`MusicFMQuantizer`]."""
+        """Quantize features, as described in [`MusicFMQuantizer`]."""
         tokens = []
         for index, size in enumerate(self.config.codebook_sizes):
             projected = _exact(features) @ _exact(self.projection[index])
@@ -125,7 +125,7 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         self.reset_parameters()
 
     def initial_values(self) -> dict[str, torch.Tensor]:
-        """As in [`MusicFMQuantizer`]."""
+        """Return random values, as described in [`MusicFMQuantizer`]."""
         generator = self._generator()
         values = {}
         for index in range(self.config.num_codebooks):
@@ -152,7 +152,7 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         return list(features.split(widths, dim=-1))
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """As in [`MusicFMQuantizer`]."""
+        """Quantize features, as described in [`MusicFMQuantizer`]."""
         tokens = []
         for index, part in enumerate(self.split(features)):
             mean, std = getattr(self, f"feature_mean_{index}"), getattr(self, f"feature_std_{index}")
@@ -190,7 +190,7 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
         self.reset_parameters()
 
     def initial_values(self) -> dict[str, torch.Tensor]:
-        """As in [`MusicFMQuantizer`]."""
+        """Return random values, as described in [`MusicFMQuantizer`]."""
         generator = self._generator()
         values = {name: torch.zeros(tensor.shape, device="cpu") for name, tensor in self.named_buffers()}
         for side in ("in", "out"):
@@ -201,7 +201,7 @@ class MusicFMResidualQuantizer(MusicFMQuantizer):
         return values
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """As in [`MusicFMQuantizer`]."""
+        """Quantize features, as described in [`MusicFMQuantizer`]."""
         residual, tokens = _exact(features), []
         for stage, size in enumerate(self.config.codebook_sizes):
             weights = {name: _exact(tensor[stage]) for name, tensor in self.named_buffers()}
