@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := .venv-floor
 COMMA := ,
+# Two processes of one thread each: the models of the tests are too small to use two threads well.
+PYTEST := -m pytest -q --numprocesses 2 --dist loadfile
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -27,7 +29,7 @@ demo_output/beats/config.json:
 
 test: $(VENV)/.installed  ## Run the tests
 	$(BIN)/python tests/helpers/transformers_suite.py
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 test-slow: $(VENV)/.installed  ## Run the tests that take minutes or need full-size models
 	$(BIN)/python tests/helpers/transformers_suite.py
@@ -43,7 +45,7 @@ test-floor:  ## Run the tests with the oldest supported version of Transformers
 	$(FLOOR)/bin/python -m pip install --quiet --editable '.[train,tasks,dev]' 'transformers==5.19.0' -c $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet --no-deps tinysoundfont mirdata -c $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python tests/helpers/transformers_suite.py
-	$(FLOOR)/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python $(PYTEST)
 
 check: $(VENV)/.installed  ## Check lint, format and types
 	$(BIN)/ruff check .

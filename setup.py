@@ -56,6 +56,7 @@ setup(
             "parameterized>=0.9",
             "pretty_midi>=0.2.10",
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "smart_open>=5.0",
             "types-PyYAML",

@@ -13,8 +13,8 @@ from .splits import FRACTIONS
 @dataclass(frozen=True)
 class Option:
     """
-    An option of a reader: a flag of `musicfm prepare`, and an argument with the same name of the function of the
-        reader.
+    An option of a reader: a flag of `musicfm prepare`, and an argument of the same name of the reader's
+    function.
 
     Attributes:
         name (`str`): `lab_task` is the argument `lab_task` and the flag `--lab_task`.
