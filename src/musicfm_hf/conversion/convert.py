@@ -1,4 +1,4 @@
-"""Conversion of published MusicFM, MuQ and MERT checkpoints to folders that `from_pretrained` loads."""
+"""Conversion of published MusicFM, MuQ, MERT and MERT-v2 checkpoints to folders that `from_pretrained` loads."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from ..hub.cards import write_card
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMForPreTraining
 from .mert import read_mert
+from .mert2 import read_mert2
 from .muq import read_muq
 from .musicfm import read_musicfm
 from .source import find_model_folder
@@ -21,7 +22,7 @@ class Conversion(NamedTuple):
     """Result of [`convert_checkpoint`]."""
 
     output_dir: Path
-    family: str  # "musicfm", "muq" or "mert"
+    family: str  # "musicfm", "muq", "mert" or "mert2"
     sha256: str  # of the file with the weights
     variant: str | None  # "msd" or "fma", if the source is a published file
     num_parameters: int  # of the encoder
@@ -40,8 +41,8 @@ def convert_checkpoint(
     `preprocessor_config.json`, a card and the code:
 
     - MusicFM (github.com/minzwon/musicfm, Hub repository minzwon/MusicFM): a `.pt` file with its statistics.
-    - MuQ (OpenMuQ/MuQ-large-msd-iter) and MERT (m-a-p/MERT-v1-95M, m-a-p/MERT-v1-330M): `config.json` and
-      `model.safetensors` or `pytorch_model.bin`.
+    - MuQ (OpenMuQ/MuQ-large-msd-iter), MERT (m-a-p/MERT-v1-95M, m-a-p/MERT-v1-330M) and MERT-v2 (m-a-p/MERT-v2-30s,
+      m-a-p/MERT-v2-FullSong): `config.json` and `model.safetensors` or `pytorch_model.bin`.
 
     The quantizers and prediction heads of MusicFM and MuQ are converted too, for `AutoModelForPreTraining`. MERT's
     layer drop, which matters only for its training, is not converted.
@@ -104,9 +105,11 @@ def _read_checkpoint(source: str | Path, stats: str | Path | None, variant: str 
             return read_muq(folder, published_config)
         if isinstance(published_config, dict) and published_config.get("model_type") == "mert_model":
             return read_mert(folder, published_config)
+        if isinstance(published_config, dict) and published_config.get("model_type") == "mert2":
+            return read_mert2(folder, published_config)
     except KeyError as error:
         raise ValueError(f"The configuration in {folder} lacks the setting {error}.") from error
-    raise ValueError(f"{path} is the configuration of neither MuQ nor MERT.")
+    raise ValueError(f"{path} is the configuration of neither MuQ, MERT nor MERT-v2.")
 
 
 def _facts(result: Conversion, checkpoint: Checkpoint, has_head: bool) -> dict:

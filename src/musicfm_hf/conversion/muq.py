@@ -14,8 +14,8 @@ from .weights import (
     file_sha256,
     read_tensors,
     rename_tensors,
+    require_tensor,
     stack_codebooks,
-    tensor_shape,
 )
 
 _RENAMES = [
@@ -47,7 +47,7 @@ def _configuration(published_config: dict[str, Any], published: dict[str, torch.
     """Derive the configuration from that of MuQ and from tensor shapes."""
     require_settings(published_config, {"label_rate": 25, "features": ["melspec_2048"], "use_rvq_target": True})
     encoder = published_config["w2v2_config"]
-    codes, dim = tensor_shape(published, "rvq.quantizers.0.codebook.weight")
+    codes, dim = require_tensor(published, "rvq.quantizers.0.codebook.weight").shape
     return MusicFMConfig(
         **conformer_settings(published),
         num_attention_heads=encoder["num_attention_heads"],

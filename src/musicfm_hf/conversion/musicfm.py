@@ -17,8 +17,8 @@ from .weights import (
     file_sha256,
     read_tensors,
     rename_tensors,
+    require_tensor,
     stack_codebooks,
-    tensor_shape,
 )
 
 # First digits of the SHA-256 of the published files.
@@ -116,13 +116,13 @@ def _check_published(
 
 def _configuration(published: dict[str, torch.Tensor], mean: float, std: float) -> MusicFMConfig:
     """Derive the configuration from tensor shapes and statistics."""
-    num_frequencies, num_mel_bins = tensor_shape(published, "preprocessor_melspec_2048.mel_stft.mel_scale.fb")
+    num_frequencies, num_mel_bins = require_tensor(published, "preprocessor_melspec_2048.mel_stft.mel_scale.fb").shape
     settings = conformer_settings(published)
-    inv_freq = tensor_shape(published, "conformer.embed_positions.inv_freq")
+    inv_freq = require_tensor(published, "conformer.embed_positions.inv_freq").shape
     codebooks = [key for key in published if re.fullmatch(r"quantizer_melspec_2048(_\d+)?\.codebook", key)]
     if codebooks:
         settings["num_codebooks"] = len(codebooks)
-        settings["codebook_size"], settings["codebook_dim"] = tensor_shape(published, codebooks[0])
+        settings["codebook_size"], settings["codebook_dim"] = require_tensor(published, codebooks[0]).shape
     return MusicFMConfig(
         **settings,
         num_attention_heads=settings["hidden_size"] // (2 * inv_freq[0]),

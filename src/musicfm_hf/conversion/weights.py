@@ -34,6 +34,8 @@ _UNUSED = {
     r"^conformer\.pos_conv_embed\.": "never called, because positions are rotary",
     r"^conformer\.embed_positions\.inv_freq$": "computed from the configuration",
     r"^preprocessor_melspec_2048\.": "computed from the configuration",
+    r"^feature_extractor\.(mel_mean|mel_std)$": "part of the configuration",
+    r"^feature_extractor\.(mel_scale|spectrogram)\.": "computed from the configuration",
     r"\.stale_counter$": "only counts while the quantizer is trained",
 }
 
@@ -41,7 +43,7 @@ _UNUSED = {
 class Checkpoint(NamedTuple):
     """A published checkpoint, with tensors under our names."""
 
-    family: str  # "musicfm", "muq" or "mert"
+    family: str  # "musicfm", "muq", "mert" or "mert2"
     weights_file: Path
     sha256: str  # of the file with the weights
     variant: str | None  # "msd" or "fma", for a published file of MusicFM
@@ -110,6 +112,8 @@ def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.transpose(
             2, 3
         ).contiguous()  # kernels are published as (frequency, time), ours (time, frequency)
+    if ".response_norm." in name:
+        return tensor.flatten()
     if name.startswith("quantizer.") and tensor.ndim == 3:
         tensor = tensor.squeeze(-1)  # a convolution over one frame is a linear layer
         return tensor.squeeze(-1) if name.endswith("_magnitude") else tensor
@@ -137,16 +141,16 @@ def stack_codebooks(renamed: RenamedTensors) -> None:
         tensors[name] = torch.stack([codebooks[index] for index in sorted(codebooks)])
 
 
-def tensor_shape(published: dict[str, torch.Tensor], key: str) -> torch.Size:
+def require_tensor(published: dict[str, torch.Tensor], key: str) -> torch.Tensor:
     """
-    Return the shape of a tensor that every checkpoint of the family has.
+    Return a tensor that every checkpoint of the family has.
 
     Raises:
         ValueError: if it is missing.
     """
     if key not in published:
         raise ValueError(f"The checkpoint is not a MusicFM encoder: it has no tensor `{key}`.")
-    return published[key].shape
+    return published[key]
 
 
 def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -154,11 +158,13 @@ def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, Any]:
     layers = {int(match[1]) for key in published if (match := re.match(r"conformer\.layers\.(\d+)\.", key))}
     first_layer = "conformer.layers.0."
     return {
-        "hidden_size": tensor_shape(published, "conv.linear.weight")[0],
+        "hidden_size": require_tensor(published, "conv.linear.weight").shape[0],
         "num_hidden_layers": max(layers, default=-1) + 1,
-        "intermediate_size": tensor_shape(published, first_layer + "ffn1.intermediate_dense.weight")[0],
-        "conv_depthwise_kernel_size": tensor_shape(published, first_layer + "conv_module.depthwise_conv.weight")[-1],
-        "subsampling_conv_channels": tensor_shape(published, "conv.conv.0.conv1.weight")[0],
+        "intermediate_size": require_tensor(published, first_layer + "ffn1.intermediate_dense.weight").shape[0],
+        "conv_depthwise_kernel_size": require_tensor(
+            published, first_layer + "conv_module.depthwise_conv.weight"
+        ).shape[-1],
+        "subsampling_conv_channels": require_tensor(published, "conv.conv.0.conv1.weight").shape[0],
     }
 
 

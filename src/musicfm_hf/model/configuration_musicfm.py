@@ -44,7 +44,15 @@ _POSITIVE_INTEGERS = (
     "cqt_bins_per_octave",
     "classifier_proj_size",
 )
-_POSITIVE_NUMBERS = ("rotary_embedding_base", "layer_norm_eps", "initializer_range", "mask_seconds", "cqt_fmin")
+_POSITIVE_NUMBERS = (
+    "rotary_embedding_base",
+    "layer_norm_eps",
+    "convnext_layer_norm_eps",
+    "initializer_range",
+    "context_seconds",
+    "mask_seconds",
+    "cqt_fmin",
+)
 _NUMBERS_FROM_ZERO = ("cqt_loss_weight", "mask_noise_std")
 _PROBABILITIES = (
     "hidden_dropout",
@@ -79,14 +87,14 @@ class MusicFMConfig(PreTrainedConfig):
     r"""
     Configuration of a [`MusicFMModel`] and of the models built on it. The defaults describe the published 25 Hz
     checkpoints (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), with the mel statistics
-    of the one trained on the Million Song Dataset. Other values of the same arguments describe MuQ (arXiv 2501.01108)
-    and MERT (arXiv 2306.00107).
+    of the one trained on the Million Song Dataset. Other values of the same arguments describe MuQ (arXiv 2501.01108),
+    MERT (arXiv 2306.00107) and MERT-v2 (huggingface.co/m-a-p/MERT-v2-30s).
 
     Args:
         encoder_type (`str`, defaults to `"conformer"`): `"conformer"` (rotary positions) or `"bert"` (the encoder of
             HuBERT, with a positional convolution).
-        front_end (`str`, defaults to `"mel"`): `"mel"` (log-mel spectrogram and 2-D convolutions) or `"waveform"`
-            (HuBERT's 1-D convolutions).
+        front_end (`str`, defaults to `"mel"`): `"mel"` (log-mel spectrogram and 2-D convolutions), `"convnext"` (log-mel
+            spectrogram and ConvNeXt V2 over time, as in MERT-v2) or `"waveform"` (HuBERT's 1-D convolutions).
         hidden_size (`int`, defaults to 1024): Width of the encoder.
         num_hidden_layers (`int`, defaults to 12): Number of encoder layers.
         num_attention_heads (`int`, defaults to 16): Number of attention heads; `hidden_size` divided by it must be
@@ -98,10 +106,17 @@ class MusicFMConfig(PreTrainedConfig):
         attention_dropout (`float`, defaults to 0.1): Dropout of the attention weights.
         conformer_conv_dropout (`float`, defaults to 0.1): Dropout after the convolution module.
         conv_depthwise_kernel_size (`int`, defaults to 31): Kernel of the depthwise convolution, in frames; odd.
+        conformer_conv_norm (`str`, defaults to `"batch_norm"`): Norm after the depthwise convolution: `"batch_norm"`, or
+            `"layer_norm"` as in MERT-v2.
         rotary_embedding_base (`float`, defaults to 10000): Base of the rotary position embedding.
+        rotary_after_projection (`bool`, defaults to `False`): Rotate queries and keys, as in MERT-v2, not the input of
+            their projections.
+        use_final_layer_norm (`bool`, defaults to `True`): End a pre-norm encoder with a layer norm; MERT-v2 has none.
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the layer norms.
         initializer_range (`float`, defaults to 0.02): Standard deviation of new linear weights.
         sampling_rate (`int`, defaults to 24000): Sampling rate of `input_values`, in Hz.
+        context_seconds (`float`, defaults to 30.0): Length of audio that the encoder was trained on. Longer songs are
+            encoded in windows of this length, unless the caller chooses another one.
         n_fft (`int`, defaults to 2048): Length of the Fourier transform and its window, in samples; even.
         hop_length (`int`, defaults to 240): Samples from one mel frame to the next. It must divide the number of
             samples in an output frame, even with the `"waveform"` front end, because targets are computed from mel
@@ -112,8 +127,12 @@ class MusicFMConfig(PreTrainedConfig):
         mel_std (`float` or `list[float]`, defaults to 18.417922652295623): Standard deviation of the log-mel
             spectrogram in dB, in the same form.
         subsampling_conv_channels (`int`, defaults to 512): Channels of the two residual convolution blocks.
-        subsampling_time_strides (`list[int]`, defaults to `[2, 2]`): Time stride of each block, 1 or 2. With a mel at
-            100 Hz, `[2, 2]` gives 25 frames per second and `[2, 1]` gives 50.
+        subsampling_time_strides (`list[int]`, defaults to `[2, 2]`): Time stride of each block or stage, 1 or 2. With a
+            mel at 100 Hz, `[2, 2]` gives 25 frames per second and `[2, 1]` gives 50. `"convnext"` needs one for each of
+            its stages; MERT-v2 has `[1, 2, 2]`.
+        convnext_channels, convnext_depths (`list[int]`, default to `[128, 512, 1024]` and `[3, 4, 5]`): Width and number
+            of layers of each stage of the `"convnext"` front end. The last width must be `hidden_size`.
+        convnext_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the layer norms of that front end.
         conv_dim, conv_kernel, conv_stride (`list[int]`): Channels, kernels and strides of the `"waveform"` front end.
         feat_extract_activation (`str`, defaults to `"gelu"`): Activation of the `"waveform"` front end and of the
             positional convolution.
@@ -195,10 +214,14 @@ class MusicFMConfig(PreTrainedConfig):
     attention_dropout: float = 0.1
     conformer_conv_dropout: float = 0.1
     conv_depthwise_kernel_size: int = 31
+    conformer_conv_norm: str = "batch_norm"
     rotary_embedding_base: float = 10000.0
+    rotary_after_projection: bool = False
+    use_final_layer_norm: bool = True
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     sampling_rate: int = 24000
+    context_seconds: float = 30.0
     n_fft: int = 2048
     hop_length: int = 240
     num_mel_bins: int = 128
@@ -206,6 +229,9 @@ class MusicFMConfig(PreTrainedConfig):
     mel_std: float | list[float] = 18.417922652295623
     subsampling_conv_channels: int = 512
     subsampling_time_strides: list[int] | tuple[int, ...] = (2, 2)
+    convnext_channels: list[int] | tuple[int, ...] = (128, 512, 1024)
+    convnext_depths: list[int] | tuple[int, ...] = (3, 4, 5)
+    convnext_layer_norm_eps: float = 1e-6
     conv_dim: list[int] | tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
     conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
@@ -311,22 +337,29 @@ class MusicFMConfig(PreTrainedConfig):
 
     @property
     def frame_offset(self) -> float:
-        """Center of the first output frame, in frames: 0 for `"mel"`; 0.625 (8.3 ms) for `"waveform"`."""
+        """
+        Center of the first output frame, in frames: 0 for `"mel"`; 0.625 (8.3 ms) for `"waveform"`; 0.375 (15 ms) for
+        MERT-v2, whose strided convolutions average two neighboring frames each.
+        """
+        if self.front_end == "convnext":
+            return (math.prod(self.subsampling_time_strides) - 1) / 2 / math.prod(self.subsampling_time_strides)
         return self.min_samples / 2 / self.samples_per_frame if self.front_end == "waveform" else 0.0
 
     @property
     def min_samples(self) -> int:
         """
         Shortest audio that can be encoded, in samples: for `"mel"`, enough to reflect at the edges and for one mel
-        frame; for `"waveform"`, one output frame.
+        frame; for `"convnext"`, also for one output frame; for `"waveform"`, one output frame.
         """
         if self.front_end == "waveform":
             return self.window_samples(1)
+        if self.front_end == "convnext":
+            return max(self.n_fft // 2 + 1, self.window_samples(1))
         return max(self.n_fft // 2 + 1, self.hop_length)
 
     def window_samples(self, frames: int) -> int:
         """Return the smallest number of samples that yields this many complete output frames."""
-        if self.front_end == "mel":
+        if self.front_end != "waveform":
             return frames * self.samples_per_frame
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
             frames = (frames - 1) * stride + kernel
@@ -336,7 +369,8 @@ class MusicFMConfig(PreTrainedConfig):
         """
         Return the number of frames after each step of the front end, for a number of samples or a tensor of such
         numbers; the last one is the number of output frames. The steps of `"mel"` are the mel spectrogram, which drops
-        a partial frame, and the two convolution blocks, which keep it. The steps of `"waveform"` are its convolutions.
+        a partial frame, and the two convolution blocks, which keep it. The steps of `"convnext"` are the mel
+        spectrogram and the stages, which drop it. The steps of `"waveform"` are its convolutions.
         """
         count: Any = samples
         counts: list[Any] = []
@@ -346,8 +380,9 @@ class MusicFMConfig(PreTrainedConfig):
                 counts.append(count)
             return tuple(counts)
         counts.append(count // self.hop_length)
+        partial = 0 if self.front_end == "convnext" else 1  # whether a partial frame counts
         for stride in self.subsampling_time_strides:
-            counts.append((counts[-1] + stride - 1) // stride)
+            counts.append((counts[-1] + partial * (stride - 1)) // stride)
         return tuple(counts)
 
     @property
@@ -411,7 +446,8 @@ class MusicFMConfig(PreTrainedConfig):
         """Check each value that is a number or one of a fixed set of names, independently of the others."""
         choices = {
             "encoder_type": ("conformer", "bert"),
-            "front_end": ("mel", "waveform"),
+            "front_end": ("mel", "convnext", "waveform"),
+            "conformer_conv_norm": ("batch_norm", "layer_norm"),
             "quantizer_type": ("random_projection", "residual_vq", "kmeans"),
             "mask_type": ("noise", "embedding"),
             "hidden_act": tuple(sorted(ACT2FN)),
@@ -458,9 +494,16 @@ class MusicFMConfig(PreTrainedConfig):
                 valid = self.hidden_size % getattr(self, name) == 0
                 self._require(valid, name, f"a divisor of `hidden_size` ({self.hidden_size})")
         self._require(self.conv_depthwise_kernel_size % 2 == 1, "conv_depthwise_kernel_size", "odd")
-        strides = self.subsampling_time_strides
-        valid = isinstance(strides, list) and len(strides) == 2 and all(s in (1, 2) for s in strides)
-        self._require(valid, "subsampling_time_strides", "two strides, each 1 or 2")
+        for name in ("convnext_channels", "convnext_depths"):
+            valid = self._is_list(name, int) and len(getattr(self, name)) == len(self.convnext_channels) > 0
+            self._require(valid, name, "a list of positive integers, as long as `convnext_channels`")
+        strides, steps = self.subsampling_time_strides, 2
+        if self.front_end == "convnext":
+            steps = len(self.convnext_channels)
+            valid = self.convnext_channels[-1] == self.hidden_size
+            self._require(valid, "convnext_channels", f"widths that end with `hidden_size` ({self.hidden_size})")
+        valid = isinstance(strides, list) and len(strides) == steps and all(s in (1, 2) for s in strides)
+        self._require(valid, "subsampling_time_strides", f"{steps} strides, each 1 or 2")
         for name in ("conv_dim", "conv_kernel", "conv_stride"):
             valid = self._is_list(name, int) and len(getattr(self, name)) == len(self.conv_dim) > 0
             self._require(valid, name, "a list of positive integers, as long as `conv_dim`")

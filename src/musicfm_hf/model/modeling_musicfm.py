@@ -22,113 +22,21 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters_musicfm import HUB_ARGUMENTS, check_base, find_base
 from .configuration_musicfm import MusicFMConfig
-from .fast_inference_musicfm import FastDepthwiseConvolution, FastSubsampling
+from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, average_frames, count_averages, label_settings
 from .losses_musicfm import classification_loss, token_loss
 from .masking_musicfm import check_targets, fit_length, replace_by_noise, sample_mask, target_frames
-from .normalization_musicfm import batch_norm, group_norm, normalize
+from .normalization_musicfm import batch_norm, normalize
 from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutput, MusicFMQuantizerOutput
 from .padding_musicfm import align_left, check_input, item_lengths, valid_frames, zero_padding
 from .quantization_musicfm import MusicFMQuantizer, build_quantizer
 from .spectrogram_musicfm import MusicFMLogMel, constant_q
-
-
-class MusicFMSubsamplingBlock(GradientCheckpointingLayer):
-    """
-    Residual block of two 3×3 convolutions, with a strided convolution as the shortcut. It halves the number of bands
-    and divides the number of frames by `time_stride`.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, time_stride: int):
-        super().__init__()
-        self.time_stride = time_stride
-        stride = (time_stride, 2)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
-        self.norm1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
-        self.shortcut_norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        """
-        `(batch, channels, frames, bands)` → `(batch, channels, output frames, bands / 2)`. `counts` `(batch,)` is the
-        number of output frames of each item that are not padding.
-        """
-        residual = self.shortcut_conv(hidden_states)
-        mask = None if counts is None else valid_frames(0, residual.shape[2], counts)[:, None, :, None]
-        residual = batch_norm(self.shortcut_norm, residual, mask)
-        hidden_states = zero_padding(nn.functional.relu(batch_norm(self.norm1, self.conv1(hidden_states), mask)), mask)
-        hidden_states = batch_norm(self.norm2, self.conv2(hidden_states), mask)
-        return zero_padding(nn.functional.relu(hidden_states + residual), mask)
-
-
-class MusicFMSubsampling(nn.Module):
-    """The `"mel"` front end: two residual convolution blocks and a projection."""
-
-    def __init__(self, config: MusicFMConfig):
-        super().__init__()
-        self.config = config
-        channels, strides = config.subsampling_conv_channels, config.subsampling_time_strides
-        self.blocks = nn.ModuleList(
-            MusicFMSubsamplingBlock(in_channels, channels, stride)
-            for in_channels, stride in zip((1, channels), strides, strict=True)
-        )
-        bands = -(-config.num_mel_bins // 4)
-        self.projection = nn.Linear(channels * bands, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
-        """
-        Log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`. `counts` holds `config.frame_counts` of
-        each item, or is `None` without padding.
-        """
-        if FastSubsampling.applies(self, mel):
-            return self.dropout(FastSubsampling(self)(mel, counts))
-        # (batch, 1, mel frames, bands) with channels last in memory, which the convolutions keep without copies.
-        first = cast(MusicFMSubsamplingBlock, self.blocks[0])
-        hidden_states = mel[..., None].permute(0, 3, 1, 2).to(first.conv1.weight.dtype)
-        if first.gradient_checkpointing and first.conv1.weight.requires_grad:
-            hidden_states.requires_grad_()  # otherwise, reentrant checkpointing gives these blocks no gradients
-        for index, block in enumerate(self.blocks, start=1):
-            hidden_states = block(hidden_states, None if counts is None else counts[index])
-        return self.dropout(self.projection(hidden_states.transpose(1, 2).flatten(2)))
-
-
-class MusicFMWaveformSubsampling(nn.Module):
-    """
-    The `"waveform"` front end: HuBERT's convolutions over samples, the first followed by a group norm with one group
-    for each channel, then a layer norm and a projection.
-
-    In a padded batch, the group norm computes its statistics from each item's own frames, so padding has no effect.
-    HuBERT and MERT include the padding.
-    """
-
-    def __init__(self, config: MusicFMConfig):
-        super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv1d(in_channels, out_channels, kernel, stride, bias=False)
-            for in_channels, out_channels, kernel, stride in zip(
-                (1, *config.conv_dim), config.conv_dim, config.conv_kernel, config.conv_stride, strict=False
-            )
-        )
-        self.group_norm = nn.GroupNorm(config.conv_dim[0], config.conv_dim[0])
-        self.activation = ACT2FN[config.feat_extract_activation]
-        self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
-        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
-
-    def forward(self, waveform: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
-        """
-        Waveform `(batch, samples)` → `(batch, frames, hidden_size)`. `counts` is as in [`MusicFMSubsampling`].
-        """
-        hidden_states = waveform[:, None].to(cast(nn.Conv1d, self.convs[0]).weight.dtype)
-        for index, conv in enumerate(self.convs):
-            hidden_states = conv(hidden_states)  # (batch, channels, frames)
-            if index == 0:
-                hidden_states = group_norm(self.group_norm, hidden_states, None if counts is None else counts[0])
-            hidden_states = self.activation(hidden_states)
-        return self.dropout(self.projection(self.layer_norm(hidden_states.transpose(1, 2))))
+from .subsampling_musicfm import (
+    MusicFMConvNextSubsampling,
+    MusicFMGlobalResponseNorm,
+    MusicFMSubsampling,
+    MusicFMWaveformSubsampling,
+)
 
 
 class MusicFMEncoderInput(nn.Module):
@@ -201,7 +109,8 @@ def eager_attention_forward(
 class MusicFMAttention(nn.Module):
     """
     Self-attention. Rotary positions, if given, rotate the *input* of the query and key projections, as in the
-    wav2vec 2.0 conformer that MusicFM was trained with. Values are projected from the input before rotation.
+    wav2vec 2.0 conformer that MusicFM was trained with, or, with `config.rotary_after_projection`, queries and keys
+    themselves, as in MERT-v2. Values have no positions.
     """
 
     def __init__(self, config: MusicFMConfig, layer_idx: int):
@@ -228,10 +137,12 @@ class MusicFMAttention(nn.Module):
         """`(batch, frames, hidden_size)` → the same shape, and attention weights if the implementation has them."""
         heads_shape = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
         rotated = hidden_states
-        if position_embeddings is not None:
+        if position_embeddings is not None and not self.config.rotary_after_projection:
             rotated = _rotate(hidden_states.view(heads_shape), *position_embeddings).flatten(2)
-        query = self.q_proj(rotated).view(heads_shape).transpose(1, 2)  # (batch, heads, frames, head_dim)
-        key = self.k_proj(rotated).view(heads_shape).transpose(1, 2)
+        query, key = self.q_proj(rotated).view(heads_shape), self.k_proj(rotated).view(heads_shape)
+        if position_embeddings is not None and self.config.rotary_after_projection:
+            query, key = _rotate(query, *position_embeddings), _rotate(key, *position_embeddings)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)  # (batch, heads, frames, head_dim)
         value = self.v_proj(hidden_states).view(heads_shape).transpose(1, 2)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -261,7 +172,10 @@ class MusicFMFeedForward(nn.Module):
 
 
 class MusicFMConvolutionModule(nn.Module):
-    """Convolution module of a conformer: gated projection, depthwise convolution over time, batch norm, projection."""
+    """
+    Convolution module of a conformer: gated projection, depthwise convolution over time, batch norm (or layer norm,
+    with `config.conformer_conv_norm="layer_norm"`), projection.
+    """
 
     def __init__(self, config: MusicFMConfig):
         super().__init__()
@@ -269,7 +183,11 @@ class MusicFMConvolutionModule(nn.Module):
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pointwise_conv1 = nn.Linear(width, 2 * width, bias=False)
         self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
-        self.batch_norm = nn.BatchNorm1d(width)
+        self.batch_norm = self.inner_layer_norm = None
+        if config.conformer_conv_norm == "batch_norm":
+            self.batch_norm = nn.BatchNorm1d(width)
+        else:
+            self.inner_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.activation = ACT2FN[config.hidden_act]
         self.pointwise_conv2 = nn.Linear(width, width, bias=False)
         self.dropout = nn.Dropout(config.conformer_conv_dropout)
@@ -279,7 +197,10 @@ class MusicFMConvolutionModule(nn.Module):
         mask = None if frames_mask is None else frames_mask[:, None]
         hidden_states = nn.functional.glu(self.pointwise_conv1(self.layer_norm(hidden_states)), dim=-1)
         hidden_states = zero_padding(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
-        if FastDepthwiseConvolution.applies(self.depthwise_conv, self.batch_norm, hidden_states):
+        if self.inner_layer_norm is not None:
+            hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
+            hidden_states = self.inner_layer_norm(hidden_states).transpose(1, 2)
+        elif FastDepthwiseConvolution.applies(self.depthwise_conv, self.batch_norm, hidden_states):
             hidden_states = FastDepthwiseConvolution(self.depthwise_conv, self.batch_norm)(hidden_states)
         else:
             hidden_states = batch_norm(self.batch_norm, self.depthwise_conv(hidden_states), mask)
@@ -368,6 +289,7 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         "MusicFMBertLayer",
         "MusicFMSubsampling",
         "MusicFMWaveformSubsampling",
+        "MusicFMConvNextSubsampling",
         "MusicFMEncoderInput",
     ]
     _supports_sdpa = True
@@ -402,6 +324,9 @@ class MusicFMPreTrainedModel(PreTrainedModel):
                 kernel, channels = module.pos_conv.kernel_size[0], module.pos_conv.in_channels
                 init.normal_(module.pos_conv.weight, 0.0, 2 * math.sqrt(1 / (kernel * channels)))
                 init.zeros_(cast(torch.Tensor, module.pos_conv.bias))
+        elif isinstance(module, MusicFMGlobalResponseNorm):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, MusicFMQuantizer):
             module.reset_parameters()
 
@@ -426,7 +351,7 @@ class MusicFMPreTrainedModel(PreTrainedModel):
 class MusicFMModel(MusicFMPreTrainedModel):
     """
     The MusicFM encoder (Won, Hung, Le: *A Foundation Model for Music Informatics*, arXiv 2311.03318), and, with other
-    configurations, those of MuQ and MERT.
+    configurations, those of MuQ, MERT and MERT-v2.
 
     Padding has no effect: the valid frames of an item in a padded batch equal the frames of that item alone.
     """
@@ -434,22 +359,23 @@ class MusicFMModel(MusicFMPreTrainedModel):
     _input_embed_layer = "subsampling"  # PEFT enables gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
 
-    subsampling: MusicFMSubsampling | MusicFMWaveformSubsampling
+    subsampling: MusicFMSubsampling | MusicFMWaveformSubsampling | MusicFMConvNextSubsampling
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
-        if config.front_end == "mel":
-            self.log_mel = MusicFMLogMel(config)
-            self.subsampling = MusicFMSubsampling(config)
-        else:
+        if config.front_end == "waveform":
             self.subsampling = MusicFMWaveformSubsampling(config)
+        else:
+            self.log_mel = MusicFMLogMel(config)
+            front_end = MusicFMSubsampling if config.front_end == "mel" else MusicFMConvNextSubsampling
+            self.subsampling = front_end(config)
         self.encoder_input = MusicFMEncoderInput(config)
         layer_class = MusicFMConformerLayer if config.encoder_type == "conformer" else MusicFMBertLayer
         self.layers = nn.ModuleList(layer_class(config, index) for index in range(config.num_hidden_layers))
         # A post-norm encoder ends with the norm of its last layer.
-        ends_with_norm = config.encoder_type == "conformer" or config.do_stable_layer_norm
+        is_pre_norm = config.encoder_type == "conformer" or config.do_stable_layer_norm
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layer_norm = norm if ends_with_norm else nn.Identity()
+        self.layer_norm = norm if is_pre_norm and config.use_final_layer_norm else nn.Identity()
         self.post_init()
 
     @capture_outputs
@@ -518,7 +444,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
 
     def _front_end_input(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the log-mel spectrogram, or waveforms with padding on the right only."""
-        if self.config.front_end == "mel":
+        if self.config.front_end != "waveform":
             return self.log_mel(input_values, attention_mask)
         return input_values if attention_mask is None else align_left(input_values, attention_mask)
 
