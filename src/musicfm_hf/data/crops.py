@@ -61,7 +61,8 @@ def fixed_crops(
 ) -> FixedCrops:
     """
     Choose crops for validation: one per song, or `count` crops that cycle through the songs. The order and the
-    positions depend only on the names and on `seed`. Every crop is read once, and songs that cannot be used are left out.
+    positions depend only on the names and on `seed`. Every crop is read once, and songs that cannot be used are left
+    out.
 
     Args:
         songs: Names and audio, as returned by [`list_sources`].

@@ -103,8 +103,8 @@ class SongAnnotation:
     def draw(self, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str = "") -> None:
         """
         Draw the song as PNG, in rows, as in a score: spectrogram, sections, bars and beats, chords, keys, and results
-        of other tasks, with the tags at the top. Audio longer than 15 minutes is drawn as an overview, without beats and
-        chords.
+        of other tasks, with the tags at the top. Audio longer than 15 minutes is drawn as an overview, without beats
+        and chords.
 
         Args:
             path: The file to write.
