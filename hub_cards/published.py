@@ -53,6 +53,21 @@ CHECKPOINTS = {
         },
         has_head=False,
     ),
+    "mert-v2-30s": Checkpoint(
+        "mert2",
+        "model.safetensors",
+        "cc-by-nc-4.0",
+        {
+            "front_end": "convnext",
+            "subsampling_time_strides": [1, 2, 2],
+            "num_hidden_layers": 24,
+            "hidden_act": "gelu",
+            "conformer_conv_norm": "layer_norm",
+            "rotary_after_projection": True,
+            "use_final_layer_norm": False,
+        },
+        has_head=False,
+    ),
 }
 
 

@@ -15,9 +15,10 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining, MusicFMModel, MusicFMQuantizerModel, convert_checkpoint
 from musicfm_hf.model.masking_musicfm import sample_mask
+from musicfm_hf.training.recipes import read_recipe
 
 CHECKPOINT = FIXTURES / "musicfm/pretrained.pt"
-FAMILIES = ["musicfm", "muq", "mert_base", "mert_large"]
+FAMILIES = ["musicfm", "muq", "mert_base", "mert_large", "mert2"]
 
 
 def state_dict():
@@ -55,7 +56,7 @@ def test_folder_is_complete(tmp_path):
         "adapters_musicfm.py", "configuration_musicfm.py", "fast_inference_musicfm.py",
         "feature_extraction_musicfm.py", "frames_musicfm.py", "losses_musicfm.py", "masking_musicfm.py",
         "modeling_musicfm.py", "normalization_musicfm.py", "outputs_musicfm.py", "padding_musicfm.py",
-        "quantization_musicfm.py", "spectrogram_musicfm.py",
+        "quantization_musicfm.py", "spectrogram_musicfm.py", "subsampling_musicfm.py",
     }  # fmt: skip
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (48, 3, 4)
@@ -136,7 +137,7 @@ def test_hidden_states_of_each_family_are_the_public_ones(folders, family, atten
             torch.testing.assert_close(hidden_state, recorded[f"hidden_states.{index}"], rtol=0, atol=1e-4)
 
 
-def test_configurations(folders):
+def test_configurations(folders, tmp_path):
     muq = MusicFMConfig.from_pretrained(folders["muq"])
     assert (muq.quantizer_type, muq.num_codebooks, muq.codebook_size) == ("residual_vq", 2, 1024)
     assert (muq.mask_prob, muq.mask_seconds, muq.frame_rate, muq.num_attention_heads) == (0.6, 0.4, 25.0, 4)
@@ -146,6 +147,44 @@ def test_configurations(folders):
         assert (mert.frame_rate, mert.do_normalize, mert.hidden_act) == (75.0, True, "gelu")
         assert (mert.mask_type, mert.mask_prob, mert.mask_frames) == ("embedding", 0.8, 5)
         assert AutoFeatureExtractor.from_pretrained(folders[family]).min_samples == 400
+    mert2 = MusicFMConfig.from_pretrained(folders["mert2"])
+    assert (mert2.front_end, mert2.convnext_channels, mert2.convnext_depths) == ("convnext", [128, 32, 48], [1, 2, 1])
+    assert (mert2.frame_rate, mert2.min_samples, mert2.do_normalize, mert2.hidden_act) == (25.0, 1025, False, "gelu")
+    assert (mert2.context_seconds, mert2.hidden_dropout, mert2.attention_dropout) == (30.0, 0.0, 0.0)
+    published = load_file(FIXTURES / "mert2/model.safetensors")
+    assert mert2.mel_mean == published["feature_extractor.mel_mean"].tolist()
+    assert mert2.mel_std == published["feature_extractor.mel_std"].tolist()
+    full_song = changed(tmp_path / "published", "mert2", variant="FullSong", context_seconds=360.0)
+    convert_checkpoint(full_song, tmp_path / "model")
+    assert MusicFMConfig.from_pretrained(tmp_path / "model").context_seconds == 360.0
+
+
+def test_mel_of_mert2_is_the_public_one(folders):
+    recorded = load_file(FIXTURES / "mert2/expected.safetensors")
+    mel = AutoModel.from_pretrained(folders["mert2"]).log_mel(recorded["input_values"], None)
+    torch.testing.assert_close(mel.transpose(1, 2), recorded["log_mel"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("padding_side", [None, "right", "left"])
+def test_mert2_in_a_padded_batch_as_the_public_one_alone(folders, attention, padding_side):
+    """The public code runs items of different lengths one by one; statistics over time must not include padding."""
+    recorded = load_file(FIXTURES / "mert2/expected.safetensors")
+    audio, short = recorded["input_values"], recorded["short_input_values"][0]
+    batch, mask = short[None], None
+    if padding_side is not None:
+        mask = torch.ones(2, audio.shape[1], dtype=torch.long)
+        padding = slice(len(short), None) if padding_side == "right" else slice(0, audio.shape[1] - len(short))
+        mask[1, padding] = 0
+        batch = torch.stack([audio[0], torch.full_like(audio[0], 7.0)])
+        batch[1, mask[1].bool()] = short
+    model = AutoModel.from_pretrained(folders["mert2"], attn_implementation=attention).eval()
+    hidden_states = model(batch, mask, output_hidden_states=True).hidden_states
+    for index, hidden_state in enumerate(hidden_states):
+        expected = recorded[f"short_hidden_states.{index}"][0]
+        torch.testing.assert_close(hidden_state[-1, : len(expected)], expected, rtol=0, atol=1e-4)
+    if mask is not None:
+        assert model.frames_mask(mask).sum(-1).tolist() == [70, 45]
 
 
 def test_feature_extractor_of_mert_is_that_of_transformers(folders):
@@ -199,6 +238,19 @@ def test_settings_of_mert_that_are_not_supported(tmp_path, name, value):
     assert not (tmp_path / "model").exists()
 
 
+def test_mert2_needs_its_settings_and_statistics(tmp_path):
+    with pytest.raises(ValueError, match="lacks the setting 'subsampling_depths'"):
+        convert_checkpoint(changed(tmp_path / "cut", "mert2", subsampling_depths=None), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"has `win_length` 1024; supported: 2048"):
+        convert_checkpoint(changed(tmp_path / "short", "mert2", win_length=1024), tmp_path / "model")
+    source = changed(tmp_path / "bare", "mert2")
+    tensors = load_file(source / "model.safetensors")
+    del tensors["feature_extractor.mel_std"]
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"no tensor `feature_extractor\.mel_std`"):
+        convert_checkpoint(source, tmp_path / "model")
+
+
 @pytest.mark.parametrize(("name", "value"), [("label_rate", 50), ("features", ["encodec"]), ("use_rvq_target", False)])
 def test_settings_of_muq_that_are_not_supported(tmp_path, name, value):
     source = changed(tmp_path / "published", "muq", **{name: value})
@@ -208,10 +260,10 @@ def test_settings_of_muq_that_are_not_supported(tmp_path, name, value):
 
 def test_folders_that_are_neither(tmp_path):
     other = changed(tmp_path / "other", "mert_base", model_type="hubert")
-    with pytest.raises(ValueError, match=r"other/config\.json is the configuration of neither MuQ nor MERT"):
+    with pytest.raises(ValueError, match=r"other/config\.json is the configuration of neither MuQ, MERT nor MERT-v2"):
         convert_checkpoint(other, tmp_path / "model")
     (other / "config.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="is the configuration of neither MuQ nor MERT"):
+    with pytest.raises(ValueError, match="is the configuration of neither MuQ, MERT nor MERT-v2"):
         convert_checkpoint(other, tmp_path / "model")
     with pytest.raises(ValueError, match="lacks the setting 'hidden_size'"):
         convert_checkpoint(changed(tmp_path / "cut", "mert_base", hidden_size=None), tmp_path / "model")
@@ -246,6 +298,7 @@ def test_full_size_layouts():
         muq = MusicFMForPreTraining(MusicFMConfig(quantizer_type="residual_vq", num_codebooks=8, codebook_size=1024))
         mert = {"encoder_type": "bert", "front_end": "waveform", "mask_type": "embedding", "hop_length": 320}
         base = MusicFMConfig(**mert, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
+        mert2 = MusicFMModel(MusicFMConfig(**read_recipe("mert2", kind="pretrain")["config"]))
         base, large = (
             MusicFMModel(config)
             for config in (base, MusicFMConfig(**mert, num_hidden_layers=24, do_stable_layer_norm=True))
@@ -256,6 +309,7 @@ def test_full_size_layouts():
     assert muq.num_parameters() + quantizer + unused == 333_401_472
     assert base.num_parameters() == pytest.approx(94.4e6, abs=0.05e6)
     assert large.num_parameters() == pytest.approx(315.4e6, abs=0.05e6)
+    assert mert2.num_parameters() == 632_295_808
 
 
 # The card
@@ -289,6 +343,18 @@ def test_card_of_muq(folders):
         assert other not in card.text
 
 
+def test_card_of_mert2(folders):
+    card = ModelCard.load(folders["mert2"] / "README.md")
+    assert "# MERT-v2, for Transformers" in card.text
+    assert "| encoder | 3 conformer layers, 294,384 parameters |" in card.text
+    assert "25 frames per second, 48 values each" in card.text
+    assert "trained on audio of up to\n30 s" in card.text
+    assert "in a gated repository" in card.text
+    assert card.data.license == "cc-by-nc-4.0"
+    for other in ("2311.03318", "2306.00107", "MIT License", "MuQ"):
+        assert other not in card.text
+
+
 @pytest.mark.parametrize("family", ["mert_base", "mert_large"])
 def test_card_of_mert(folders, family):
     card = ModelCard.load(folders[family] / "README.md")
@@ -312,7 +378,7 @@ def test_snippet_of_the_card_runs(folders, family, monkeypatch):
     soundfile.write("song.wav", music(1.0), 24000, subtype="FLOAT")
     scope = {}
     exec(snippet, scope)
-    assert scope["embeddings"].shape == (1, 74 if family.startswith("mert") else 25, 48)
+    assert scope["embeddings"].shape == (1, 74 if family.startswith("mert_") else 25, 48)
     assert scope["embeddings"].isfinite().all()
 
 

@@ -188,6 +188,18 @@ class MusicFMWaveformModelTester(MusicFMModelTester):
     label_frames = 30  # the first frame is centered at 0.625, so the last one ends at 29.125
 
 
+class MusicFMConvNextModelTester(MusicFMModelTester):
+    settings = SMALL | {
+        "front_end": "convnext",
+        "convnext_channels": [16, SMALL["hidden_size"]],
+        "convnext_depths": [1, 1],
+        "subsampling_time_strides": [2, 2],
+        "conformer_conv_norm": "layer_norm",
+        "rotary_after_projection": True,
+        "use_final_layer_norm": False,
+    }
+
+
 class MusicFMModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.TestCase):
     # Frames come last: where a configuration has no rate for their labels, they set it.
     all_model_classes = (
@@ -276,6 +288,13 @@ class MusicFMWaveformModelTest(MusicFMModelTest):
 
     def setUp(self):
         self.model_tester = MusicFMWaveformModelTester()
+
+
+class MusicFMConvNextModelTest(MusicFMModelTest):
+    """The same of MERT-v2's shape: ConvNeXt over mel bands, layer norm in the convolution module, no final norm."""
+
+    def setUp(self):
+        self.model_tester = MusicFMConvNextModelTester()
 
 
 class MusicFMConfigTest(OnlyExpectedSkips, unittest.TestCase):

@@ -1,5 +1,5 @@
 """
-Convert a published MusicFM, MuQ or MERT checkpoint to a folder that `AutoModel.from_pretrained` loads.
+Convert a published MusicFM, MuQ, MERT or MERT-v2 checkpoint to a folder that `AutoModel.from_pretrained` loads.
 
     musicfm convert pretrained_msd.pt --stats msd_stats.json --output_dir musicfm-msd
     musicfm convert minzwon/MusicFM --variant fma --output_dir musicfm-fma

@@ -71,7 +71,7 @@ def print_escaped(text: str) -> None:
 def add_window_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """Add the flags for encoding long audio in windows."""
     parser.add_argument("--batch_size", type=positive, default=batch_size, help="windows encoded at once")
-    parser.add_argument("--window_seconds", type=float, default=30.0, help="length of a window")
+    parser.add_argument("--window_seconds", type=float, help="length of a window; by default, the model's own")
     parser.add_argument("--overlap_seconds", type=float, help="overlap of windows; a sixth of the window by default")
 
 

@@ -47,7 +47,6 @@ _SETTINGS = (
     "initializer_range",
     "context_seconds",
 )
-_DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout")
 
 
 def read_mert2(folder: Path, published_config: dict[str, Any]) -> Checkpoint:
@@ -70,7 +69,6 @@ def _configuration(published_config: dict[str, Any], published: dict[str, torch.
     mean, std = (require_tensor(published, f"feature_extractor.mel_{name}").float() for name in ("mean", "std"))
     return MusicFMConfig(
         **{name: published_config[name] for name in _SETTINGS},
-        **dict.fromkeys(_DROPOUTS, 0.0),
         front_end="convnext",
         convnext_channels=published_config["subsampling_channels"],
         convnext_depths=published_config["subsampling_depths"],
@@ -82,4 +80,8 @@ def _configuration(published_config: dict[str, Any], published: dict[str, torch.
         rotary_after_projection=True,
         use_final_layer_norm=False,
         hidden_act="gelu",
+        hidden_dropout=0.0,
+        activation_dropout=0.0,
+        attention_dropout=0.0,
+        conformer_conv_dropout=0.0,
     )

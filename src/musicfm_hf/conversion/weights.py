@@ -157,13 +157,12 @@ def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Derive fields of the configuration from the tensor shapes of the conformer of MusicFM or MuQ."""
     layers = {int(match[1]) for key in published if (match := re.match(r"conformer\.layers\.(\d+)\.", key))}
     first_layer = "conformer.layers.0."
+    depthwise = require_tensor(published, first_layer + "conv_module.depthwise_conv.weight")
     return {
         "hidden_size": require_tensor(published, "conv.linear.weight").shape[0],
         "num_hidden_layers": max(layers, default=-1) + 1,
         "intermediate_size": require_tensor(published, first_layer + "ffn1.intermediate_dense.weight").shape[0],
-        "conv_depthwise_kernel_size": require_tensor(
-            published, first_layer + "conv_module.depthwise_conv.weight"
-        ).shape[-1],
+        "conv_depthwise_kernel_size": depthwise.shape[-1],
         "subsampling_conv_channels": require_tensor(published, "conv.conv.0.conv1.weight").shape[0],
     }
 

@@ -32,13 +32,14 @@ def evaluate(
         model: A folder or a repository.
         data: A data set that `musicfm prepare` wrote, or a repository with the same columns.
         split (`str`): train, validation or test.
-        settings ([`WindowSettings`], *optional*): Windows in which songs are encoded; 30 s in batches of 8 by default.
+        settings ([`WindowSettings`], *optional*): Windows in which songs are encoded; by default as long as
+            the model's context, in batches of 8.
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
 
     Returns:
-        `task`, `metric` (the name of the main score of the task), `scores` (averages with intervals, see
-        [`scores_with_intervals`]) and `songs` (id → scores).
+        `task`, `metric` (the name of the main score of the task), `window_seconds`, `scores` (averages with
+        intervals, see [`scores_with_intervals`]) and `songs` (id → scores).
 
     Raises:
         ValueError: the model has no task, or no song is annotated for its task.
@@ -55,6 +56,7 @@ def evaluate(
     return {
         "task": config.task,
         "metric": get_task(config.task).metric,
+        "window_seconds": settings.seconds(config),
         "scores": scores_with_intervals(config, scores),
         "songs": scores,
     }
@@ -95,5 +97,5 @@ def evaluate_models(
                 )
             except ValueError as error:
                 result["not_compared"] = str(error)
-    used = {"data": str(data), "split": split, "window_seconds": settings.window_seconds}
+    used = {"data": str(data), "split": split}
     return strip_absolute_paths(used) | {"music": describe_source(data), "models": results} | environment()

@@ -47,6 +47,7 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
         "problem_type": outputs[0]["problem_type"],
         "classifier_outputs": outputs,
         "label_rate": rate,
+        "context_seconds": arguments.window_seconds,
         "label_centered": spec.centered,
         "classifier_layer": arguments.layer,
         "use_weighted_layer_sum": arguments.weighted_layer_sum,

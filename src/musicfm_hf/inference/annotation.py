@@ -21,7 +21,7 @@ def annotate(
     models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel],
     audio: Any,
     sampling_rate: int | None = None,
-    window_seconds: float = 30.0,
+    window_seconds: float | None = None,
     overlap_seconds: float | None = None,
     batch_size: int = 1,
 ) -> SongAnnotation:

@@ -27,9 +27,13 @@ class WindowSettings(NamedTuple):
     """Settings for encoding long audio in windows; see [`embed`]."""
 
     layer: int | None = None
-    window_seconds: float = 30.0
+    window_seconds: float | None = None  # `config.context_seconds` by default
     overlap_seconds: float | None = None
     batch_size: int = 1
+
+    def seconds(self, config: MusicFMConfig) -> float:
+        """Return the length of a window."""
+        return config.context_seconds if self.window_seconds is None else self.window_seconds
 
     def frames(self, config: MusicFMConfig) -> tuple[int, int]:
         """
@@ -42,18 +46,17 @@ class WindowSettings(NamedTuple):
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
         if self.layer is not None and not 0 <= self.layer <= config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {config.num_hidden_layers}, got {self.layer}.")
-        window = round(self.window_seconds * config.frame_rate)
+        seconds = self.seconds(config)
+        window = round(seconds * config.frame_rate)
         least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may end within a frame
         if window < least:
-            raise ValueError(
-                f"`window_seconds` must be at least {least / config.frame_rate:g}, got {self.window_seconds}."
-            )
+            raise ValueError(f"`window_seconds` must be at least {least / config.frame_rate:g}, got {seconds}.")
         if self.overlap_seconds is None:
             return window, window // 6
         overlap = round(self.overlap_seconds * config.frame_rate)
         if not 0 <= overlap < window:
             raise ValueError(
-                f"`overlap_seconds` must be at least 0 and less than `window_seconds` ({self.window_seconds}), "
+                f"`overlap_seconds` must be at least 0 and less than `window_seconds` ({seconds}), "
                 f"got {self.overlap_seconds}."
             )
         return window, overlap
@@ -71,7 +74,7 @@ def embed(
     audio: Any,
     sampling_rate: int | None = None,
     layer: int | None = None,
-    window_seconds: float = 30.0,
+    window_seconds: float | None = None,
     overlap_seconds: float | None = None,
     batch_size: int = 1,
 ) -> FrameEmbeddings:
@@ -87,7 +90,8 @@ def embed(
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz; resampled to that of the model if it differs.
         layer (`int`, *optional*): Hidden state to return, 0 to `model.config.num_hidden_layers` (the default). Later
             layers are not computed.
-        window_seconds (`float`): Length of a window; the published models were trained on 30 s.
+        window_seconds (`float`, *optional*): Length of a window; by default `config.context_seconds`, the length that
+            the encoder was trained on: 30 s for most published models.
         overlap_seconds (`float`, *optional*): Overlap of neighboring windows; a sixth of the window by default.
         batch_size (`int`): Number of windows encoded at once.
 

@@ -93,8 +93,8 @@ class MusicFMConfig(PreTrainedConfig):
     Args:
         encoder_type (`str`, defaults to `"conformer"`): `"conformer"` (rotary positions) or `"bert"` (the encoder of
             HuBERT, with a positional convolution).
-        front_end (`str`, defaults to `"mel"`): `"mel"` (log-mel spectrogram and 2-D convolutions), `"convnext"` (log-mel
-            spectrogram and ConvNeXt V2 over time, as in MERT-v2) or `"waveform"` (HuBERT's 1-D convolutions).
+        front_end (`str`, defaults to `"mel"`): `"mel"` (log-mel spectrogram and 2-D convolutions), `"convnext"`
+            (log-mel spectrogram and ConvNeXt V2 over time, as in MERT-v2) or `"waveform"` (HuBERT's 1-D convolutions).
         hidden_size (`int`, defaults to 1024): Width of the encoder.
         num_hidden_layers (`int`, defaults to 12): Number of encoder layers.
         num_attention_heads (`int`, defaults to 16): Number of attention heads; `hidden_size` divided by it must be
@@ -106,8 +106,8 @@ class MusicFMConfig(PreTrainedConfig):
         attention_dropout (`float`, defaults to 0.1): Dropout of the attention weights.
         conformer_conv_dropout (`float`, defaults to 0.1): Dropout after the convolution module.
         conv_depthwise_kernel_size (`int`, defaults to 31): Kernel of the depthwise convolution, in frames; odd.
-        conformer_conv_norm (`str`, defaults to `"batch_norm"`): Norm after the depthwise convolution: `"batch_norm"`, or
-            `"layer_norm"` as in MERT-v2.
+        conformer_conv_norm (`str`, defaults to `"batch_norm"`): Norm after the depthwise convolution: `"batch_norm"`,
+            or `"layer_norm"` as in MERT-v2.
         rotary_embedding_base (`float`, defaults to 10000): Base of the rotary position embedding.
         rotary_after_projection (`bool`, defaults to `False`): Rotate queries and keys, as in MERT-v2, not the input of
             their projections.
@@ -127,11 +127,11 @@ class MusicFMConfig(PreTrainedConfig):
         mel_std (`float` or `list[float]`, defaults to 18.417922652295623): Standard deviation of the log-mel
             spectrogram in dB, in the same form.
         subsampling_conv_channels (`int`, defaults to 512): Channels of the two residual convolution blocks.
-        subsampling_time_strides (`list[int]`, defaults to `[2, 2]`): Time stride of each block or stage, 1 or 2. With a
-            mel at 100 Hz, `[2, 2]` gives 25 frames per second and `[2, 1]` gives 50. `"convnext"` needs one for each of
-            its stages; MERT-v2 has `[1, 2, 2]`.
-        convnext_channels, convnext_depths (`list[int]`, default to `[128, 512, 1024]` and `[3, 4, 5]`): Width and number
-            of layers of each stage of the `"convnext"` front end. The last width must be `hidden_size`.
+        subsampling_time_strides (`list[int]`, defaults to `[2, 2]`): Time stride of each block or stage, 1 or 2. With
+            a mel at 100 Hz, `[2, 2]` gives 25 frames per second and `[2, 1]` gives 50. `"convnext"` needs a stride for
+            each of its stages; MERT-v2 has `[1, 2, 2]`.
+        convnext_channels, convnext_depths (`list[int]`, default to `[128, 512, 1024]` and `[3, 4, 5]`): Width and
+            number of layers of each stage of the `"convnext"` front end. The last width must be `hidden_size`.
         convnext_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the layer norms of that front end.
         conv_dim, conv_kernel, conv_stride (`list[int]`): Channels, kernels and strides of the `"waveform"` front end.
         feat_extract_activation (`str`, defaults to `"gelu"`): Activation of the `"waveform"` front end and of the

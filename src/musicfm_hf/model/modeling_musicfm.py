@@ -31,12 +31,7 @@ from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutpu
 from .padding_musicfm import align_left, check_input, item_lengths, valid_frames, zero_padding
 from .quantization_musicfm import MusicFMQuantizer, build_quantizer
 from .spectrogram_musicfm import MusicFMLogMel, constant_q
-from .subsampling_musicfm import (
-    MusicFMConvNextSubsampling,
-    MusicFMGlobalResponseNorm,
-    MusicFMSubsampling,
-    MusicFMWaveformSubsampling,
-)
+from .subsampling_musicfm import FRONT_ENDS, MusicFMGlobalResponseNorm
 
 
 class MusicFMEncoderInput(nn.Module):
@@ -183,9 +178,9 @@ class MusicFMConvolutionModule(nn.Module):
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pointwise_conv1 = nn.Linear(width, 2 * width, bias=False)
         self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
-        self.batch_norm = self.inner_layer_norm = None
         if config.conformer_conv_norm == "batch_norm":
             self.batch_norm = nn.BatchNorm1d(width)
+            self.inner_layer_norm = None
         else:
             self.inner_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.activation = ACT2FN[config.hidden_act]
@@ -359,16 +354,11 @@ class MusicFMModel(MusicFMPreTrainedModel):
     _input_embed_layer = "subsampling"  # PEFT enables gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
 
-    subsampling: MusicFMSubsampling | MusicFMWaveformSubsampling | MusicFMConvNextSubsampling
-
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
-        if config.front_end == "waveform":
-            self.subsampling = MusicFMWaveformSubsampling(config)
-        else:
+        if config.front_end != "waveform":
             self.log_mel = MusicFMLogMel(config)
-            front_end = MusicFMSubsampling if config.front_end == "mel" else MusicFMConvNextSubsampling
-            self.subsampling = front_end(config)
+        self.subsampling = FRONT_ENDS[config.front_end](config)
         self.encoder_input = MusicFMEncoderInput(config)
         layer_class = MusicFMConformerLayer if config.encoder_type == "conformer" else MusicFMBertLayer
         self.layers = nn.ModuleList(layer_class(config, index) for index in range(config.num_hidden_layers))

@@ -199,16 +199,25 @@ class MusicFMConvNextSubsampling(nn.Module):
         Log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`. `counts` is as in
         [`MusicFMSubsampling`].
         """
-        first = cast(MusicFMConvNextStage, self.stages[0]).layers[0]
-        hidden_states = mel.to(first.pointwise_conv1.weight.dtype)
-        if first.gradient_checkpointing and first.pointwise_conv1.weight.requires_grad:
+        first = cast(MusicFMConvNextLayer, cast(MusicFMConvNextStage, self.stages[0]).layers[0])
+        weight = first.depthwise_conv.weight
+        hidden_states = mel.to(weight.dtype)
+        if first.gradient_checkpointing and weight.requires_grad:
             hidden_states.requires_grad_()  # as in `MusicFMSubsampling`
         for index, stage in enumerate(self.stages, start=1):
             hidden_states = stage(hidden_states, None if counts is None else counts[index])
         return self.dropout(hidden_states)
 
 
+# `config.front_end` → class.
+FRONT_ENDS = {
+    "mel": MusicFMSubsampling,
+    "convnext": MusicFMConvNextSubsampling,
+    "waveform": MusicFMWaveformSubsampling,
+}
+
 __all__ = [
+    "FRONT_ENDS",
     "MusicFMConvNextSubsampling",
     "MusicFMGlobalResponseNorm",
     "MusicFMSubsampling",

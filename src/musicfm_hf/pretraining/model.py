@@ -111,16 +111,21 @@ def values_with_statistics(
     path = Path(settings.stats or Path(output_dir) / "stats.json")
     if settings.stats is not None and not path.is_file():
         raise ValueError(f"The file {path} does not exist.")
-    return mel_values(settings.statistics, path, sources, seed) | values
+    by_band = values.get("front_end") == "convnext" and settings.statistics == "band"
+    return mel_values(settings.statistics, path, sources, seed, input_by_band=by_band) | values
 
 
 def mel_values(
-    kind: str, path: Path, sources: Sequence[ListedSource | StreamedSource], seed: int = 0
+    kind: str,
+    path: Path,
+    sources: Sequence[ListedSource | StreamedSource],
+    seed: int = 0,
+    input_by_band: bool = False,
 ) -> dict[str, Any]:
     """
     Return values of [`MusicFMConfig`] that normalize the spectrogram with the statistics of the training music. The
     input has one mean and standard deviation. The targets have the same (`kind="global"`), or one for each mel band
-    (`"band"`).
+    (`"band"`). With `input_by_band`, the input also has one for each band, as in MERT-v2.
 
     Args:
         path: JSON from `musicfm prepare stats`. If it does not exist, it is measured on an hour of `sources`.
@@ -138,10 +143,10 @@ def mel_values(
     values = {"mel_mean": measured["melspec_2048_mean"], "mel_std": measured["melspec_2048_std"]}
     if kind == "band":
         # The standard deviation of a band that is always silent is 0.
-        values |= {
-            "target_mel_mean": measured["mel_mean"],
-            "target_mel_std": [max(v, 1.0) for v in measured["mel_std"]],
-        }
+        mean, std = measured["mel_mean"], [max(v, 1.0) for v in measured["mel_std"]]
+        values |= {"target_mel_mean": mean, "target_mel_std": std}
+        if input_by_band:
+            values |= {"mel_mean": mean, "mel_std": std}
     return values
 
 
