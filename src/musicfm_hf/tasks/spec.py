@@ -95,7 +95,7 @@ class TaskSpec:
             `ValueError` if the text is not a label. By default the text must be one of `labels`.
         empty_is_annotated (`bool`): An annotation without entries counts as an annotation, as for tags.
         targets (`Callable`, *optional*): `(annotation, num_frames, rate, start seconds)` → float32 `(num_frames,
-            labels)`, with -1 for frames to ignore. If `label_rate` is `None`: `(annotation, labels)` → float32
+            labels)`, with -100 for frames to ignore. If `label_rate` is `None`: `(annotation, labels)` → float32
             `(labels,)`. By default, the label with the most time in each frame.
         transpose (`Callable`, *optional*): `(targets, semitones)` → targets of the transposed music. `None`: crops
             must not be pitch-shifted.
