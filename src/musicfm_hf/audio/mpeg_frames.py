@@ -161,7 +161,7 @@ def find_mpeg_parts(stream: BinaryIO, start: int = 0) -> list[MpegPart]:
     while position < size:
         format = frame_format(stream, position, size)
         if format is None:
-            following = _after_tag(stream, position) or _find_frame(stream, position + 1, size)
+            following = after_tag(stream, position) or _find_frame(stream, position + 1, size)
             if following is None:
                 break
             position = following
@@ -232,7 +232,7 @@ def _read_info(stream: BinaryIO, position: int, format: FrameFormat) -> bytes:
     return read_at(stream, position, _sizes(format)[header[:3]])
 
 
-def _after_tag(stream: BinaryIO, position: int) -> int | None:
+def after_tag(stream: BinaryIO, position: int) -> int | None:
     """Return the end of an ID3v2 tag at a position, or `None` without one. Tags may contain pictures."""
     header = read_at(stream, position, 10)
     if len(header) < 10 or header[:3] != b"ID3" or max(header[6:]) > 127:

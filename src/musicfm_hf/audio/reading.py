@@ -3,24 +3,22 @@
 import io
 import math
 import os
-import re
+import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
 
+from ..model.feature_extraction_musicfm import canceling_channel, warn_of_canceling
+from .recording import Recording, Run
+
 _QUALITY = "HQ"  # of soxr: 20 bit, linear phase, passband to 0.91 of the lower Nyquist rate
-
-_BLOCK_FRAMES = 1 << 16
-
-_SMALL_BLOCK_FRAMES = 1 << 12
-
-_MAX_FRAMES = 2**48  # libsndfile reports a larger number if it does not know the length
 
 _MARGIN_SECONDS = 0.1  # also read around a crop, so that the resampler has settled where the crop starts
 
@@ -51,9 +49,12 @@ def load_audio(
         ValueError: the source is not audio, is empty, ends before `start`, or has NaN or infinite samples.
         TypeError: `source` is of an unsupported type.
     """
-    _check_crop(sampling_rate, start, duration)
-    with _open_audio(source) as (file, stream, name):
-        audio = _read(file, name, sampling_rate, start, duration, _breaks_off(file, stream))
+    sampling_rate = checked_rate(sampling_rate)
+    _check_crop(start, duration)
+    with _open_recording(source) as (recording, name):
+        audio = _read(recording, name, sampling_rate, start, duration)
+    for remark in recording.remarks:
+        warnings.warn(f"{name} {remark}.", stacklevel=2)
     if not np.isfinite(audio).all():
         raise ValueError(f"{name} has {int((~np.isfinite(audio)).sum())} NaN or infinite samples.")
     return audio
@@ -61,21 +62,23 @@ def load_audio(
 
 def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any]) -> tuple[int, int]:
     """
-    Return the number of samples per channel and the sampling rate in Hz, reading only the header.
+    Return the number of samples per channel that a file holds, and its sampling rate in Hz.
+
+    Only headers and the end of the file are read where they are enough. All frame headers are read in an mp3 and in
+    joined Ogg files, and audio is decoded if nothing specifies its length, as in wma. If parts of a file have different
+    rates, this is the number at the rate of the first one.
 
     Args:
         source: As for [`load_audio`].
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the source is not audio, or its header does not specify the length.
+        ValueError: the source is not audio.
         TypeError: `source` is of an unsupported type.
     """
-    with _open_audio(source) as (file, _, name):
-        frames, rate = file.frames, file.samplerate
-    if frames > _MAX_FRAMES:
-        raise ValueError(f"The header of {name} does not specify its length.")
-    return frames, rate
+    with _open_recording(source) as (recording, _):
+        rate = recording.runs[0].rate
+        return math.floor(recording.seconds * rate), rate
 
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -83,10 +86,28 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return audio if from_rate == to_rate else soxr.resample(audio, from_rate, to_rate, _QUALITY)
 
 
-def _check_crop(sampling_rate: int, start: float, duration: float | None) -> None:
-    """Raise a `ValueError` if an argument is out of range."""
-    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
-        raise ValueError(f"`sampling_rate` must be a positive integer, got {sampling_rate!r}.")
+def checked_rate(value: Any, name: str = "sampling_rate") -> int:
+    """
+    Return a sampling rate as `int`.
+
+    Raises:
+        ValueError: the value is not a positive whole number, of Python, NumPy or torch.
+    """
+    try:
+        rate = operator.index(value)
+    except TypeError:
+        is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+        rate = int(value) if is_whole else 0
+    if rate <= 0 or isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be a positive integer, in Hz, got {value!r}.")
+    return rate
+
+
+def _check_crop(start: float, duration: float | None) -> None:
+    """Raise a `ValueError` if an argument is out of range, or a `TypeError` if it is no number."""
+    for name, value in (("start", start), ("duration", 0.0 if duration is None else duration)):
+        if not isinstance(value, int | float | np.number):
+            raise TypeError(f"`{name}` must be a number of seconds, got {value!r}.")
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"`start` must be 0 or more seconds, got {start}.")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
@@ -94,15 +115,18 @@ def _check_crop(sampling_rate: int, start: float, duration: float | None) -> Non
 
 
 @contextmanager
-def _open_audio(source: Any) -> Iterator[tuple[soundfile.SoundFile, BinaryIO, str]]:
-    """Yield the opened file, its stream, and a name for messages. Raise a `ValueError` if it cannot be decoded."""
+def _open_recording(source: Any) -> Iterator[tuple[Recording, str]]:
+    """Open audio: a recording, and a name for messages. What cannot be decoded raises a `ValueError`."""
     stream, name = _open_source(source)
     try:
-        with soundfile.SoundFile(stream) as file:
-            yield file, stream, name
-    except (soundfile.LibsndfileError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error))
-        raise ValueError(f"{name} is not audio that can be read ({reason})") from error
+        try:
+            recording = Recording(stream)
+        except ValueError as error:
+            raise ValueError(f"{name} is not audio that can be read ({error})") from error
+        try:
+            yield recording, name
+        finally:
+            recording.close()
     finally:
         if stream is not source:
             stream.close()
@@ -134,80 +158,79 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
     raise TypeError(f"`source` must be a path, bytes, a binary file or a mapping with them, got {type(source)}.")
 
 
-def _breaks_off(file: soundfile.SoundFile, stream: BinaryIO) -> bool:
-    """Return whether a file is shorter than its header specifies. `_read` detects damage inside a file."""
-    # libsndfile reports a wav or aiff that is too short in this form. Headers of streams give the largest length.
-    promised = re.search(r"^ *(?:data|SSND) *: *(\d+) *\(should be \d+\)", file.extra_info, re.MULTILINE)
-    if promised and int(promised[1]) < 0x7FFFFF00:
-        return True
-    if file.format != "OGG":
-        return False
-    position = stream.tell()
-    stream.seek(max(0, stream.seek(0, os.SEEK_END) - (1 << 16)))  # an Ogg page is shorter than that
-    tail = stream.read()
-    stream.seek(position)
-    _, last_page, header = tail.rpartition(b"OggS")
-    return not last_page or len(header) < 2 or not header[1] & 4  # the flag of the last page (RFC 3533)
-
-
-def _read(
-    file: soundfile.SoundFile, name: str, sampling_rate: int, start: float, duration: float | None, is_truncated: bool
-) -> np.ndarray:
-    """
-    Read a part of an open file as [`load_audio`] does. `is_truncated` states that the file is shorter than its header
-    specifies.
-    """
-    if file.frames == 0:
+def _read(recording: Recording, name: str, sampling_rate: int, start: float, duration: float | None) -> np.ndarray:
+    """Read a part of a recording as [`load_audio`] does, and add to its remarks what cannot be decoded."""
+    seconds = recording.seconds
+    if seconds == 0:
         raise ValueError(f"{name} has no samples.")
-    rate = file.samplerate
-    if start * rate >= file.frames:
-        raise ValueError(f"{name} ends at {file.frames / rate:.3f} s, before `start` ({start} s).")
-    # The samples of the result, and the part of the file to read, in steps at which samples of both rates coincide.
+    if start >= seconds:
+        raise ValueError(f"{name} ends at {float(seconds):.3f} s, before `start` ({start} s).")
     first = round(start * sampling_rate)
-    last = math.ceil(file.frames * sampling_rate / rate)
-    if duration is not None:
-        last = min(last, round((start + duration) * sampling_rate))
-    common = math.gcd(rate, sampling_rate)
-    step_in, step_out = rate // common, sampling_rate // common
-    margin = math.ceil(_MARGIN_SECONDS * common)
-    begin = max(0, first // step_out - margin)
-    end = min(file.frames, (-(-last // step_out) + margin) * step_in)
-
-    if begin:
-        file.seek(begin * step_in)
-    blocks = []
-    count = 0
-    resampler = soxr.ResampleStream(rate, sampling_rate, 1, "float32", _QUALITY) if rate != sampling_rate else None
-    for block in _mono_blocks(file, end - begin * step_in):
-        count += len(block)
-        blocks.append(block if resampler is None else resampler.resample_chunk(block))
-    if resampler is not None:
-        blocks.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    is_truncated = is_truncated or count < end - begin * step_in
-    blocks.append(np.zeros(0, dtype=np.float32))  # `concatenate` needs at least one
-    audio = np.concatenate(blocks)[first - begin * step_out : last - begin * step_out]
+    stop = None if duration is None else round((start + duration) * sampling_rate)
+    pieces = []
+    elapsed = Fraction(0)
+    for run in recording.runs:
+        # The samples of the result that are this run, and those of them that are wanted.
+        begin = round(elapsed * sampling_rate)
+        elapsed += Fraction(run.frames, run.rate)
+        is_last = run is recording.runs[-1]
+        end = begin + math.ceil(run.frames * sampling_rate / run.rate) if is_last else round(elapsed * sampling_rate)
+        wanted = max(first, begin), end if stop is None else min(stop, end)
+        if wanted[0] < wanted[1]:
+            piece = _read_run(run, name, sampling_rate, wanted[0] - begin, wanted[1] - begin)
+            pieces.append(piece)
+            if run.missing_from is not None and not recording.is_truncated:
+                missing = float(elapsed - Fraction(run.frames - run.missing_from, run.rate))
+                recording.remarks.append(f"is damaged: it cannot be decoded from {missing:.3f} s on")
+            if not is_last:
+                pieces.append(np.zeros(wanted[1] - wanted[0] - len(piece), dtype=np.float32))
+    audio = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     if len(audio) == 0:
         raise ValueError(f"{name} has no audio that can be decoded from {start} s on.")
-    if is_truncated:
-        seconds = (begin * step_in + count) / rate
-        warnings.warn(f"{name} is truncated: its header specifies more than the {seconds:.3f} s read.", stacklevel=3)
     return audio
 
 
-def _mono_blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
-    """Yield the next `frames` frames in blocks, with channels averaged, until decoding fails."""
-    size = _BLOCK_FRAMES
-    while frames > 0:
-        position = file.tell()
-        try:
-            block = file.read(min(size, frames), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            if size == _SMALL_BLOCK_FRAMES:
-                return
-            size = _SMALL_BLOCK_FRAMES  # keeps as much audio before the damage as possible
-            file.seek(position)
-            continue
-        if len(block) == 0:
-            return
-        frames -= len(block)
-        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+def _read_run(run: Run, name: str, sampling_rate: int, first: int, last: int) -> np.ndarray:
+    """Return samples `first` to `last` of a run at `sampling_rate`, with channels averaged."""
+    # The part of the run to read, in steps at which samples of both rates coincide.
+    common = math.gcd(run.rate, sampling_rate)
+    step_in, step_out = run.rate // common, sampling_rate // common
+    margin = math.ceil(_MARGIN_SECONDS * common)
+    begin = max(0, first // step_out - margin)
+    end = min(run.frames, (-(-last // step_out) + margin) * step_in)
+
+    mixer = _Mixer()
+    audio = _resample_blocks(map(mixer.mean, run.blocks(begin * step_in, end)), run.rate, sampling_rate)
+    channel = canceling_channel(mixer.mean_energy, mixer.energies)
+    if channel is not None:
+        warn_of_canceling(name, channel)
+        blocks = (block[:, min(channel, block.shape[1] - 1)] for block in run.blocks(begin * step_in, end))
+        audio = _resample_blocks(blocks, run.rate, sampling_rate)
+    return audio[first - begin * step_out : last - begin * step_out]
+
+
+class _Mixer:
+    """Averages channels block by block, and adds up the energies of the mean and of the channels."""
+
+    def __init__(self) -> None:
+        self.mean_energy = 0.0
+        self.energies: list[float] = []
+
+    def mean(self, block: np.ndarray) -> np.ndarray:
+        """Return the mean `(samples,)` of a block `(samples, channels)`."""
+        if block.shape[1] == 1:
+            return block[:, 0]
+        mean = block.mean(axis=1)
+        self.mean_energy += float(np.dot(mean, mean))
+        energies = [float(np.dot(values, values)) for values in block.T]
+        self.energies = [sum(pair) for pair in zip_longest(self.energies, energies, fillvalue=0.0)]
+        return mean
+
+
+def _resample_blocks(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> np.ndarray:
+    """Resample the waveform that blocks `(samples,)` make up."""
+    if from_rate == to_rate:
+        return np.concatenate([*blocks, np.zeros(0, dtype=np.float32)])  # needs at least one
+    resampler = soxr.ResampleStream(from_rate, to_rate, 1, "float32", _QUALITY)
+    resampled = [resampler.resample_chunk(np.ascontiguousarray(block)) for block in blocks]
+    return np.concatenate([*resampled, resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)])

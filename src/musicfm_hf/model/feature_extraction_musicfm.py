@@ -1,5 +1,7 @@
 """Feature extractor that converts audio arrays to the `input_values` and `attention_mask` of the models."""
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,9 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 _INTEGER_FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
+_CANCELED = 1e-3  # 30 dB
 _TO_MONO = {
-    "mean": lambda audio: audio.mean(axis=0),
+    "mean": lambda audio: mix_to_mono(audio),
     "left": lambda audio: audio[0],
     "right": lambda audio: audio[-1],
 }
@@ -173,6 +176,39 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
 def normalize_waveform(audio: np.ndarray) -> np.ndarray:
     """Scale a waveform `(samples,)` to zero mean and unit variance, as `do_normalize` does."""
     return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+
+
+def mix_to_mono(audio: np.ndarray, name: str = "the audio") -> np.ndarray:
+    """
+    Return the mean `(samples,)` of channels `(channels, samples)`. If the channels cancel each other, as those of a
+    recording whose polarity is inverted on one side, this is a single channel, with a `UserWarning`; see
+    [`canceling_channel`].
+    """
+    mean = audio.mean(axis=0)
+    channel = canceling_channel(float(np.vdot(mean, mean)), [float(np.vdot(values, values)) for values in audio])
+    if channel is None:
+        return mean
+    warn_of_canceling(name, channel)
+    return audio[channel]
+
+
+def canceling_channel(mean_energy: float, energies: Sequence[float]) -> int | None:
+    """
+    Return `None`, or, if the mean of the channels is more than 30 dB below them, the index of the channel to use
+    instead: the first one that is less than 3 dB below the loudest.
+    """
+    if len(energies) < 2 or not mean_energy < _CANCELED * sum(energies) / len(energies):
+        return None
+    return next(index for index, energy in enumerate(energies) if 2 * energy >= max(energies))
+
+
+def warn_of_canceling(name: str, channel: int) -> None:
+    """Warn that a channel is used instead of the mean of the channels."""
+    warnings.warn(
+        f"The channels of {name} cancel each other: their mean is more than 30 dB below them. Channel {channel + 1} is "
+        "used instead of the mean.",
+        stacklevel=4,
+    )
 
 
 def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
