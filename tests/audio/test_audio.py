@@ -159,8 +159,10 @@ def test_wrong_sources(tmp_path):
         load_audio(tmp_path)
     with pytest.raises(TypeError, match="must be a path"):
         load_audio(5)
-    with pytest.raises(TypeError, match="must be a path"):
+    with pytest.raises(ValueError, match="both its `bytes` and its `path` are null"):
         load_audio({"bytes": None, "path": None})
+    with pytest.raises(ValueError, match="it is null"):
+        load_audio(None)
 
 
 def test_wrong_crops(tmp_path):

@@ -18,6 +18,7 @@ from helpers.audio import music
 
 from musicfm_hf import load_audio
 from musicfm_hf.audio import reading as audio
+from musicfm_hf.audio.reading import open_recording
 from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.crop_reader import CropReader, CropReference
 from musicfm_hf.data.crops import CropLoader, collate_crops, fixed_crops
@@ -406,14 +407,27 @@ def test_placeholders(bad, tmp_path):
     assert len(lines) == 1 + len(records)
 
 
-def test_songs_that_break_off(bad):
-    """Crops before the damage are whole; those behind it are no audio."""
+def test_crops_of_truncated_songs_have_audio(bad):
+    """Crops are taken from the audio that exists, and the song is listed."""
     source = ListedSource([("broken.flac", str(bad / "broken.flac"))])
+    with pytest.warns(UserWarning, match="is truncated"):
+        whole = load_audio(bad / "broken.flac", RATE)
     reader = CropReader([source], 0.1, RATE, 1025)
-    items = [reader[CropReference(0, 0, seed)] for seed in range(20)]
-    whole = [item for item in items if "problem" not in item]
-    assert 0 < len(whole) < 20
-    assert all(item["problem"].reason == "unreadable" for item in items if "problem" in item)
+    windows = np.lib.stride_tricks.sliding_window_view(whole, 2400)
+    for seed in range(20):
+        item = reader[CropReference(0, 0, seed)]
+        assert "problem" not in item
+        assert item["damage"].reason == "damaged"
+        assert "broken.flac is truncated: its header specifies more than the" in item["damage"].detail
+        crop = item["input_values"].numpy()
+        assert any(np.array_equal(windows[start], crop) for start in np.flatnonzero(windows[:, 0] == crop[0]))
+    loader = CropLoader([source], **CROP)
+    take(loader, 3)
+    assert [(problem.name, problem.reason) for problem in loader.problems.records] == [("broken.flac", "damaged")]
+    validation = fixed_crops(source.songs, 0.1, count=3)
+    assert len(validation) == 3
+    assert [problem.reason for problem in validation.problems.records] == ["damaged"]
+    assert validation[0].keys() == {"input_values", "seeds"}
 
 
 def test_silence_is_left_for_music_elsewhere_in_the_song(tmp_path):
@@ -468,7 +482,9 @@ def test_nothing_but_songs_that_cannot_be_used(bad, names, message):
 
 def test_check_stops_at_the_first_song_that_can_be_used(data, bad, sources, monkeypatch):
     read = []
-    monkeypatch.setattr("musicfm_hf.data.crop_reader.load_audio", lambda *a: read.append(a[0]) or load_audio(*a))
+    monkeypatch.setattr(
+        "musicfm_hf.data.crop_reader.open_recording", lambda source: read.append(source) or open_recording(source)
+    )
     (bad / "broken.flac").unlink()
     CropLoader([open_source(bad), open_source(data / "files"), sources["tar"][0][0]], [1, 1, 1], **CROP).check()
     assert [os.path.basename(str(source)) for source in read[:2]] == ["good.wav", "00.flac"]

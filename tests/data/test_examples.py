@@ -266,21 +266,60 @@ def test_a_faster_crop_at_the_end_is_padded(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["half.flac", "half.mp3"])
-def test_a_place_that_cannot_be_decoded_has_no_label(tmp_path, name):
+def test_a_crop_without_audio_has_no_label(tmp_path, name):
     """The file breaks off after a third; training goes on, and learns nothing from there."""
     song = write_song(tmp_path / name, np.sin(np.arange(60 * RATE) / 9), chords=[Segment(0.0, 60.0, "C")])
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[: (tmp_path / name).stat().st_size // 3])
     crops = TaskCrops(config_of("chord"), [song], ReadWaveform(config_of("chord")), 20, 2.0, seed=0)
     with pytest.warns(
-        UserWarning, match=r"half: .*half.(flac is not|mp3 has no) audio that can be .* This crop is not trained on"
+        UserWarning, match=r"half: .*half.(flac|mp3) ends at (19|20)\.\d+ s, before .* This crop is not trained on"
     ):
         items = [crops[number] for number in range(20)]
     silent = [bool((item["input_values"] == 0).all()) for item in items]
     assert 5 < sum(silent) < 18
-    for item, is_silent in zip(items, silent, strict=True):
+    for item in items:
         assert item["input_values"].shape == items[0]["input_values"].shape
-        assert (item["labels"][:, 0] == (-100 if is_silent else 1)).all()
+        sounding = np.flatnonzero(np.abs(item["input_values"].numpy()) > 1e-3)
+        first = -(-(sounding[-1] + 1) // 960) if len(sounding) else 0  # the first label frame without audio
+        assert (item["labels"][:first, 0] == 1).all()
+        assert (item["labels"][first:] == -100).all()
         assert item.keys() == {"input_values", "labels"}
+
+
+@pytest.mark.parametrize(("task", "rate"), [("chord", 25.0), ("chord", 8.0), ("structure", 2.0), ("beat", 50.0)])
+def test_labels_end_with_the_audio_of_a_truncated_file(tmp_path, task, rate):
+    """Of a file of 4 s, 2.3 s are left: label frame n, which begins at n / rate, has audio if that is below 2.3 s."""
+    annotations = {
+        "chords": [Segment(0.0, 4.0, "C")],
+        "sections": [Segment(0.0, 4.0, "verse")],
+        "beats": Beats(np.arange(0.25, 4.0, 0.5), np.arange(8) % 4 + 1),
+    }
+    song = write_song(tmp_path / "a.wav", np.full(4 * RATE, 0.5), **annotations)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: len(content) - round(1.7 * RATE) * 2])
+    config = config_of(task, rate)
+    crops = TaskCrops(config, [song], ReadWaveform(config), 1, 4.0, seed=0)
+    with pytest.warns(UserWarning, match=r"a\.wav is truncated: its header specifies more than the 2\.300 s"):
+        item = crops[0]
+    assert item.keys() == {"input_values", "labels"}
+    values, labels = item["input_values"].numpy(), item["labels"]
+    end = round(2.3 * RATE)
+    assert np.abs(values[: end - 1]).min() > 0.4
+    assert not values[end:].any()
+    first = {25.0: 58, 8.0: 19, 2.0: 5, 50.0: 115}[rate]
+    assert (labels[first:] == -100).all()
+    expected = crop_targets(config, song, 0.0, config.frame_counts(4 * RATE)[-1])
+    assert labels[:first].equal(expected[:first])
+    assert len(labels) == len(expected)
+
+
+def test_tags_of_a_truncated_file_are_kept(tmp_path):
+    song = write_song(tmp_path / "a.wav", np.full(4 * RATE, 0.5), tags=["piano"])
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: len(content) // 2])
+    config = config_of("tagging", None, ["piano", "voice"])
+    with pytest.warns(UserWarning, match="is truncated"):
+        assert TaskCrops(config, [song], ReadWaveform(config), 1, 4.0, seed=0)[0]["labels"].tolist() == [1, 0]
 
 
 def test_transposed_targets():

@@ -1,8 +1,10 @@
 """Synthetic music, and padded batches of it."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
+import soundfile
 import torch
 
 
@@ -28,3 +30,42 @@ def padded_batch(
         place = slice(longest - len(waveform), None) if left else slice(len(waveform))
         input_values[row, place], mask[row, place] = torch.from_numpy(waveform), 1
     return input_values, mask
+
+
+def encode(audio: np.ndarray, rate: int, format: str, subtype: str | None = None, **settings: object) -> bytes:
+    """Encode a waveform `(samples,)` or `(samples, channels)` with libsndfile."""
+    buffer = io.BytesIO()
+    channels = 1 if audio.ndim == 1 else audio.shape[1]
+    with soundfile.SoundFile(buffer, "w", rate, channels, format=format, subtype=subtype, **settings) as file:
+        for start in range(0, len(audio), rate):  # libsndfile crashes if it gets a long Vorbis at once
+            file.write(audio[start : start + rate])
+    return buffer.getvalue()
+
+
+def encode_with_ffmpeg(audio: np.ndarray, rate: int, container: str, codec: str, video: bool = False) -> bytes:
+    """Encode a waveform `(samples,)` with FFmpeg, in mono, or in stereo if the codec needs it."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.layout = "stereo" if codec == "vorbis" else "mono"
+        stream.bit_rate = 128000
+        stream.codec_context.options = {"strict": "experimental"}
+        pictures = file.add_stream("mpeg4", rate=5) if video else None
+        if pictures is not None:
+            pictures.width = pictures.height = 32
+            pictures.pix_fmt = "yuv420p"
+        frame = av.AudioFrame.from_ndarray(np.tile(audio, (stream.channels, 1)), "fltp", stream.layout)
+        frame.sample_rate, frame.pts = rate, 0
+        size = stream.codec_context.frame_size or 1024
+        resampler = av.AudioResampler(stream.codec_context.format.name, stream.layout, rate, size)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            file.mux(stream.encode(part))
+        for number in range(len(audio) * 5 // rate if pictures is not None else 0):
+            picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, np.uint8), "rgb24")
+            picture.pts = number
+            file.mux(pictures.encode(picture))
+        if pictures is not None:
+            file.mux(pictures.encode())
+    return buffer.getvalue()

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import zip_longest
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import soxr
 
-from ..model.feature_extraction_musicfm import canceling_channel, warn_of_canceling
+from ..model.feature_extraction_musicfm import canceling_channel, canceling_remark
 from .recording import Recording, Run
 
 _QUALITY = "HQ"  # of soxr: 20 bit, linear phase, passband to 0.91 of the lower Nyquist rate
@@ -33,9 +34,19 @@ def load_audio(
     Read audio as float32 mono of shape `(samples,)`.
 
     All formats of libsndfile are supported (wav, flac, ogg, opus, mp3, aiff and more). The format is recognized by
-    content, not by file name. Channels are averaged, and soxr resamples at high quality. A crop has the same samples
-    as the corresponding part of the whole file, but little more than the crop is decoded. For a truncated file, the
-    audio up to the truncation is returned, with a `UserWarning`.
+    content, not by file name. With the extra `av`, FFmpeg decodes formats that libsndfile does not know: AAC (m4a),
+    wma, and the audio of videos. soxr resamples at high quality. A crop has the same samples as the corresponding part
+    of the whole file, but little more than the crop is decoded, except in wma, AC-3 and Vorbis in videos.
+
+    Audio is read to the end of the file, whatever its header specifies. Files that were joined, as chained Ogg is, are
+    read one after another.
+
+    A `UserWarning` is raised, and the audio that can be decoded is returned, if a file is truncated or damaged, or if
+    more audio follows in a wav (and the like) than its header specifies.
+
+    Channels are averaged. If they cancel each other (the mean is more than 30 dB below them), a single channel is
+    used, with a `UserWarning`. This is decided for the part that is read, so a crop may differ from the whole file if
+    only a passage of it cancels.
 
     Args:
         source: A path, bytes, a binary file object, or a value of a column `Audio(decode=False)` of `datasets`: a
@@ -49,14 +60,10 @@ def load_audio(
         ValueError: the source is not audio, is empty, ends before `start`, or has NaN or infinite samples.
         TypeError: `source` is of an unsupported type.
     """
-    sampling_rate = checked_rate(sampling_rate)
-    _check_crop(start, duration)
-    with _open_recording(source) as (recording, name):
-        audio = _read(recording, name, sampling_rate, start, duration)
+    with open_recording(source) as recording:
+        audio = read_part(recording, sampling_rate, start, duration)
     for remark in recording.remarks:
-        warnings.warn(f"{name} {remark}.", stacklevel=2)
-    if not np.isfinite(audio).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(audio)).sum())} NaN or infinite samples.")
+        warnings.warn(remark, stacklevel=2)
     return audio
 
 
@@ -76,7 +83,7 @@ def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any
         ValueError: the source is not audio.
         TypeError: `source` is of an unsupported type.
     """
-    with _open_recording(source) as (recording, _):
+    with open_recording(source) as recording:
         rate = recording.runs[0].rate
         return math.floor(recording.seconds * rate), rate
 
@@ -86,9 +93,9 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return audio if from_rate == to_rate else soxr.resample(audio, from_rate, to_rate, _QUALITY)
 
 
-def checked_rate(value: Any, name: str = "sampling_rate") -> int:
+def checked_rate(value: Any, meaning: str = "a positive integer, in Hz") -> int:
     """
-    Return a sampling rate as `int`.
+    Return a sampling rate as `int`; `meaning` is for the error message.
 
     Raises:
         ValueError: the value is not a positive whole number, of Python, NumPy or torch.
@@ -99,14 +106,14 @@ def checked_rate(value: Any, name: str = "sampling_rate") -> int:
         is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
         rate = int(value) if is_whole else 0
     if rate <= 0 or isinstance(value, bool | np.bool_):
-        raise ValueError(f"`{name}` must be a positive integer, in Hz, got {value!r}.")
+        raise ValueError(f"`sampling_rate` must be {meaning}, got {value!r}.")
     return rate
 
 
 def _check_crop(start: float, duration: float | None) -> None:
     """Raise a `ValueError` if an argument is out of range, or a `TypeError` if it is no number."""
     for name, value in (("start", start), ("duration", 0.0 if duration is None else duration)):
-        if not isinstance(value, int | float | np.number):
+        if not isinstance(value, Real):
             raise TypeError(f"`{name}` must be a number of seconds, got {value!r}.")
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"`start` must be 0 or more seconds, got {start}.")
@@ -115,16 +122,19 @@ def _check_crop(start: float, duration: float | None) -> None:
 
 
 @contextmanager
-def _open_recording(source: Any) -> Iterator[tuple[Recording, str]]:
-    """Open audio: a recording, and a name for messages. What cannot be decoded raises a `ValueError`."""
+def open_recording(source: Any) -> Iterator[Recording]:
+    """
+    Open audio for [`read_part`]. For arguments and errors, see [`load_audio`]; instead of a warning, the recording has
+    `remarks`.
+    """
     stream, name = _open_source(source)
     try:
         try:
-            recording = Recording(stream)
+            recording = Recording(stream, name)
         except ValueError as error:
             raise ValueError(f"{name} is not audio that can be read ({error})") from error
         try:
-            yield recording, name
+            yield recording
         finally:
             recording.close()
     finally:
@@ -138,7 +148,11 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
         path, content = source.get("path"), source.get("bytes")
         if content is not None:
             return _open_source(content)[0], str(path or "audio")
+        if path is None:
+            raise ValueError("The audio is missing: both its `bytes` and its `path` are null.")
         source = path
+    if source is None:
+        raise ValueError("The audio is missing: it is null.")
     if isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise ValueError("The audio has no bytes.")
@@ -158,39 +172,44 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
     raise TypeError(f"`source` must be a path, bytes, a binary file or a mapping with them, got {type(source)}.")
 
 
-def _read(recording: Recording, name: str, sampling_rate: int, start: float, duration: float | None) -> np.ndarray:
-    """Read a part of a recording as [`load_audio`] does, and add to its remarks what cannot be decoded."""
+def read_part(
+    recording: Recording, sampling_rate: int = 24000, start: float = 0.0, duration: float | None = None
+) -> np.ndarray:
+    """
+    Read a part of an open recording. For arguments and errors, see [`load_audio`]. What cannot be decoded is added to
+    the remarks of the recording.
+    """
+    sampling_rate = checked_rate(sampling_rate)
+    _check_crop(start, duration)
     seconds = recording.seconds
     if seconds == 0:
-        raise ValueError(f"{name} has no samples.")
+        raise ValueError(f"{recording.name} has no samples.")
     if start >= seconds:
-        raise ValueError(f"{name} ends at {float(seconds):.3f} s, before `start` ({start} s).")
+        raise ValueError(f"{recording.name} ends at {float(seconds):.3f} s, before `start` ({start} s).")
     first = round(start * sampling_rate)
     stop = None if duration is None else round((start + duration) * sampling_rate)
     pieces = []
     elapsed = Fraction(0)
     for run in recording.runs:
-        # The samples of the result that are this run, and those of them that are wanted.
+        # The samples of the result that belong to this run, and those of them that are to be read.
         begin = round(elapsed * sampling_rate)
         elapsed += Fraction(run.frames, run.rate)
         is_last = run is recording.runs[-1]
         end = begin + math.ceil(run.frames * sampling_rate / run.rate) if is_last else round(elapsed * sampling_rate)
-        wanted = max(first, begin), end if stop is None else min(stop, end)
-        if wanted[0] < wanted[1]:
-            piece = _read_run(run, name, sampling_rate, wanted[0] - begin, wanted[1] - begin)
-            pieces.append(piece)
-            if run.missing_from is not None and not recording.is_truncated:
-                missing = float(elapsed - Fraction(run.frames - run.missing_from, run.rate))
-                recording.remarks.append(f"is damaged: it cannot be decoded from {missing:.3f} s on")
+        low, high = max(first, begin), end if stop is None else min(stop, end)
+        if low < high:
+            pieces.append(_read_run(recording, run, sampling_rate, low - begin, high - begin))
             if not is_last:
-                pieces.append(np.zeros(wanted[1] - wanted[0] - len(piece), dtype=np.float32))
+                pieces.append(np.zeros(high - low - len(pieces[-1]), dtype=np.float32))
     audio = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     if len(audio) == 0:
-        raise ValueError(f"{name} has no audio that can be decoded from {start} s on.")
+        raise ValueError(f"{recording.name} has no audio that can be decoded from {start} s on.")
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{recording.name} has {int((~np.isfinite(audio)).sum())} NaN or infinite samples.")
     return audio
 
 
-def _read_run(run: Run, name: str, sampling_rate: int, first: int, last: int) -> np.ndarray:
+def _read_run(recording: Recording, run: Run, sampling_rate: int, first: int, last: int) -> np.ndarray:
     """Return samples `first` to `last` of a run at `sampling_rate`, with channels averaged."""
     # The part of the run to read, in steps at which samples of both rates coincide.
     common = math.gcd(run.rate, sampling_rate)
@@ -203,9 +222,12 @@ def _read_run(run: Run, name: str, sampling_rate: int, first: int, last: int) ->
     audio = _resample_blocks(map(mixer.mean, run.blocks(begin * step_in, end)), run.rate, sampling_rate)
     channel = canceling_channel(mixer.mean_energy, mixer.energies)
     if channel is not None:
-        warn_of_canceling(name, channel)
+        recording.remark(canceling_remark(channel))
         blocks = (block[:, min(channel, block.shape[1] - 1)] for block in run.blocks(begin * step_in, end))
         audio = _resample_blocks(blocks, run.rate, sampling_rate)
+    if run.missing_from is not None and not recording.is_truncated:
+        seconds = float(recording.start_of(run) + Fraction(run.missing_from, run.rate))
+        recording.remark(f"is damaged: it cannot be decoded from {seconds:.3f} s on")
     return audio[first - begin * step_out : last - begin * step_out]
 
 

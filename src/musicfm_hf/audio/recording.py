@@ -152,18 +152,19 @@ class Recording:
 
     Args:
         stream (`BinaryIO`): The file.
+        name (`str`): Name of the file in messages.
 
     Attributes:
         runs (`list[Run]`): The parts, grouped by sampling rate.
         is_truncated (`bool`): Whether the header specifies more audio.
-        remarks (`list[str]`): Ends of sentences about the file, if its audio may not be all of what was recorded, or
-            more.
+        remarks (`list[str]`): Sentences about the file, if its audio may differ from what was recorded.
 
     Raises:
         ValueError: the file cannot be decoded.
     """
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: BinaryIO, name: str):
+        self.name = name
         self.remarks: list[str] = []
         parts = self._open_parts(stream)
         parts = [part for part in parts if part.frames] or parts[:1]
@@ -171,12 +172,23 @@ class Recording:
         self.is_truncated = parts[-1].is_truncated
         if self.is_truncated:
             end = float(self.seconds)
-            self.remarks.append(f"is truncated: its header specifies more than the {end:.3f} s that it has")
+            self.remark(f"is truncated: its header specifies more than the {end:.3f} s that it has")
 
     @property
     def seconds(self) -> Fraction:
         """Duration."""
         return sum((Fraction(run.frames, run.rate) for run in self.runs), Fraction(0))
+
+    def start_of(self, run: Run) -> Fraction:
+        """Return the start of a run in seconds."""
+        earlier = self.runs[: self.runs.index(run)]
+        return sum((Fraction(other.frames, other.rate) for other in earlier), Fraction(0))
+
+    def remark(self, text: str) -> None:
+        """Add a remark: the end of a sentence that begins with the name of the file."""
+        sentence = f"{self.name} {text}."
+        if sentence not in self.remarks:
+            self.remarks.append(sentence)
 
     def close(self) -> None:
         """Close all decoders."""
@@ -196,7 +208,7 @@ class Recording:
             reason = getattr(error, "error_string", str(error)).rstrip(". ")
             if parts:
                 end = float(sum(Fraction(part.frames, part.rate) for part in parts))
-                self.remarks.append(f"can only be read up to {end:.3f} s ({reason})")
+                self.remark(f"can only be read up to {end:.3f} s ({reason})")
                 return parts
             if load_pyav() is None:
                 raise ValueError(f"{reason}; AAC, wma and video need an extra: {INSTALL}") from error
@@ -222,7 +234,7 @@ class Recording:
         if magic in _CHUNK_MAGIC and start == 0:
             files = open_chunks(stream)
             if any(file.unannounced for file in files):
-                self.remarks.append("has more audio than its header specifies; all of it is read")
+                self.remark("has more audio than its header specifies; all of it is read")
             return [partial(SoundFilePart, file.stream, file.is_truncated) for file in files]
         if start or frame_format(stream, start, size) is not None:
             return _mpeg_parts(stream, start) or [partial(SoundFilePart, stream)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
-from .reading import load_audio, resample
+from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor, decoded_audio
+from .reading import checked_rate, load_audio, resample
 
 
 def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.ndarray:
@@ -19,26 +19,37 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
             - a waveform: `np.ndarray`, `torch.Tensor` or list of shape `(samples,)`, floating point in [-1, 1] or
               integer PCM, which needs `sampling_rate`;
             - a path, `bytes`, or a binary file object, in any format that [`load_audio`] reads;
-            - a row of a data set: a mapping with `array` and `sampling_rate`, or with `bytes` or `path`.
+            - a value of an audio column of `datasets`: a mapping with `array` (or `raw`, as pipelines take it) and
+              `sampling_rate`, or with `bytes` or `path`; or an object with `get_all_samples`, as torchcodec has it.
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz. Omit it for files and rows, which have their own.
         target_rate (`int`): Rate of the result in Hz.
 
     Returns:
-        float32 `(samples,)`.
+        float32 `(samples,)`. Channels of files and of values of `datasets` are averaged; if they cancel each other, a
+        single channel is used, with a `UserWarning`.
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if `sampling_rate` is missing for a waveform, or given for a file or row; or if the audio has
-            several channels, is empty, has values that are not finite, or cannot be read.
+        ValueError: if `sampling_rate` is missing for a waveform, or given for a file or row; or if the audio is `None`,
+            is a waveform with several channels, is empty, has values that are not finite, or cannot be read.
         TypeError: if the audio is not numeric, or is of an unsupported type.
     """
-    if isinstance(audio, Mapping) and audio.get("array") is not None:
+    decoded = decoded_audio(audio)
+    if decoded is not None:
         _refuse_rate(sampling_rate, "A row of a data set")
-        if audio.get("sampling_rate") is None:
+        audio, sampling_rate = decoded
+        if sampling_rate is None:
             raise ValueError("A row with an `array` needs its `sampling_rate`.")
-        audio, sampling_rate = audio["array"], audio["sampling_rate"]
-    elif isinstance(audio, Mapping | str | os.PathLike | bytes | bytearray | memoryview) or hasattr(audio, "read"):
+        shape = tuple(getattr(audio, "shape", ()))
+        if len(shape) == 2 and 1 < shape[0] < shape[1]:  # (channels, samples)
+            (audio,) = MusicFMFeatureExtractor(sampling_rate=checked_rate(sampling_rate), min_samples=1)(
+                audio, sampling_rate, padding=False, return_attention_mask=False, to_mono="mean"
+            )["input_values"]
+    elif audio is None or isinstance(audio, Mapping | str | os.PathLike | bytes | bytearray | memoryview):
         _refuse_rate(sampling_rate, "A row of a data set" if isinstance(audio, Mapping) else "A file")
+        return load_audio(audio, target_rate)
+    elif hasattr(audio, "read"):
+        _refuse_rate(sampling_rate, "A file")
         return load_audio(audio, target_rate)
     return _resample_array(audio, sampling_rate, target_rate)
 
@@ -57,13 +68,12 @@ def _resample_array(audio: Any, sampling_rate: int | None, target_rate: int) -> 
             f"`audio` must be one waveform of shape (samples,), got {shape}. Average its channels, or call this for "
             "each waveform."
         )
-    if not isinstance(sampling_rate, int | float | np.number) or not sampling_rate > 0:
-        raise ValueError(f"`sampling_rate` must be the rate of the waveform in Hz, got {sampling_rate!r}.")
-    extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)
-    waveforms = extractor(audio, sampling_rate, padding=False, return_attention_mask=False)["input_values"]
+    rate = checked_rate(sampling_rate, "the rate of the waveform in Hz")
+    extractor = MusicFMFeatureExtractor(sampling_rate=rate, min_samples=1)
+    waveforms = extractor(audio, rate, padding=False, return_attention_mask=False)["input_values"]
     if len(waveforms) != 1:
         raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(waveforms)} of them.")
-    waveform = resample(waveforms[0], sampling_rate, target_rate)
+    waveform = resample(waveforms[0], rate, target_rate)
     if not len(waveform):
         raise ValueError(f"`audio` is empty at {target_rate} Hz: it has {len(waveforms[0])} samples.")
     return waveform

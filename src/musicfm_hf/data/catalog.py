@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 AUDIO_EXTENSIONS = frozenset(
-    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
+    ".3gp .aac .aif .aifc .aiff .alac .ape .au .avi .caf .flac .flv .m4a .m4b .m4v .mka .mkv .mov .mp1 .mp2 .mp3 .mp4 "
+    ".mpg .oga .ogg .opus .rf64 .snd .w64 .wav .wave .webm .wma .wmv .wv".split()
 )
 
 Song = tuple[str, Any]  # a name, and audio as [`musicfm_hf.load_audio`] takes it or as a [`DatasetAudio`]
@@ -32,7 +33,8 @@ class DatasetAudio(Mapping):
     column: str
 
     def __getitem__(self, key: str) -> Any:
-        return self.dataset[self.index][self.column][key]
+        audio = self.dataset[self.index][self.column]
+        return None if audio is None else audio[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(("bytes", "path"))

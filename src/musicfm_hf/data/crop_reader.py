@@ -2,18 +2,16 @@
 
 import math
 import os
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from torch.utils.data import Dataset
 
-from ..audio.reading import audio_length, load_audio
+from ..audio.reading import open_recording, read_part
 from ..training.files import write_table
 from .catalog import Song, StreamedSong, fetch_audio
 from .sources import ListedSource
@@ -30,8 +28,8 @@ Batch = dict[str, torch.Tensor]
 
 class AudioProblem(NamedTuple):
     """
-    A song that cannot be used. `reason` is "unreadable", "too short" or "silent"; `seconds` is the length of a song
-    that is too short.
+    A song that cannot be used, or only in part. `reason` is "unreadable", "too short" or "silent", or "damaged" for a
+    song that is used all the same; `seconds` is the length of a song that is too short.
     """
 
     source: str
@@ -42,7 +40,7 @@ class AudioProblem(NamedTuple):
 
 
 class ProblemLog:
-    """Songs that cannot be used, without duplicates: `counts` by reason, and the first ten thousand in `records`."""
+    """Songs that cannot be used or are damaged, without duplicates: `counts` by reason, and the first ten thousand in `records`."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -105,7 +103,8 @@ class CropReader(Dataset):
     and `seeds`.
 
     If a song cannot be read, is shorter than a crop, or is silent in three crops, the item instead holds `min_samples`
-    samples of noise, with `attention_mask` `(samples,)` int64 and `problem` ([`AudioProblem`]).
+    samples of noise, with `attention_mask` `(samples,)` int64 and `problem` ([`AudioProblem`]). Crops of a truncated
+    song are taken from the audio that it has, and the item has `damage` ([`AudioProblem`]).
 
     Args:
         sources ([`ListedSource`], [`StreamedSource`]): Sources of the references.
@@ -147,36 +146,35 @@ class CropReader(Dataset):
         name, audio = self.catalogs[source][song] if isinstance(song, int) else song
         try:
             audio = fetch_audio(audio)
-            crop = self._read(audio, seed)
+            crop, remarks = self._read(audio, seed)
         except _UnusableError as error:
             problem = error.args
-        except (ValueError, TypeError, OSError, soundfile.SoundFileError) as error:
+        except (ValueError, TypeError, OSError) as error:
             problem = ("unreadable", str(error))
         else:
-            return {"input_values": torch.from_numpy(crop), "seeds": seed}
-        if name is None:  # rows may lack a name
-            content = audio.get("bytes") or b""
-            name = f"{len(content)} bytes, CRC-32 {zlib.crc32(content):08x}"
-        return self._placeholder(seed) | {"problem": AudioProblem(self.names[source], name, *problem)}
+            item = {"input_values": torch.from_numpy(crop), "seeds": seed}
+            if remarks:
+                name = _name_of(name, audio)
+                item["damage"] = AudioProblem(self.names[source], name, "damaged", " ".join(remarks))
+            return item
+        return self._placeholder(seed) | {"problem": AudioProblem(self.names[source], _name_of(name, audio), *problem)}
 
-    def _read(self, audio: Any, seed: int) -> np.ndarray:
-        """Return the first of three random crops `(samples,)` that is not silent."""
-        available = _available_samples(audio, self.sampling_rate)
-        if available < self.samples:
-            seconds = available / self.sampling_rate
-            raise _UnusableError("too short", f"has {seconds:.3f} s", seconds)
-        starts = np.random.default_rng([seed, _POSITION]).integers(available - self.samples + 1, size=_TRIES)
-        for start in dict.fromkeys(starts.tolist()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a file may be truncated after the crop
-                crop = load_audio(
-                    audio, self.sampling_rate, start / self.sampling_rate, self.samples / self.sampling_rate
+    def _read(self, audio: Any, seed: int) -> tuple[np.ndarray, list[str]]:
+        """Return the first of three random crops `(samples,)` that is not silent, and remarks about the file."""
+        with open_recording(audio) as recording:
+            available = math.floor(recording.seconds * self.sampling_rate)
+            if available < self.samples:
+                seconds = available / self.sampling_rate
+                raise _UnusableError("too short", f"has {seconds:.3f} s", seconds)
+            starts = np.random.default_rng([seed, _POSITION]).integers(available - self.samples + 1, size=_TRIES)
+            for start in dict.fromkeys(starts.tolist()):
+                crop = read_part(
+                    recording, self.sampling_rate, start / self.sampling_rate, self.samples / self.sampling_rate
                 )
-            if len(crop) < self.samples:
-                end = (start + len(crop)) / self.sampling_rate
-                raise _UnusableError("unreadable", f"is truncated at {end:.3f} s, before the end in its header")
-            if float(np.dot(crop, crop)) >= self.samples * _SILENCE_RMS**2:
-                return crop
+                if len(crop) < self.samples:
+                    raise _UnusableError("unreadable", " ".join(recording.remarks))
+                if float(np.dot(crop, crop)) >= self.samples * _SILENCE_RMS**2:
+                    return crop, recording.remarks
         raise _UnusableError("silent", f"{_TRIES} crops of it have an RMS below {_SILENCE_RMS}")
 
     def _placeholder(self, seed: int) -> dict[str, Any]:
@@ -190,10 +188,12 @@ class CropReader(Dataset):
         return {"input_values": input_values, "seeds": seed, "attention_mask": attention_mask}
 
 
-def _available_samples(audio: Any, sampling_rate: int) -> int:
-    """Return the number of samples at `sampling_rate`, according to the header."""
-    frames, rate = audio_length(audio)
-    return frames * sampling_rate // rate
+def _name_of(name: str | None, audio: Any) -> str:
+    """Return the name of a song; rows without a name are named after their content."""
+    if name is not None:
+        return name
+    content = (audio or {}).get("bytes") or b""
+    return f"{len(content)} bytes, CRC-32 {zlib.crc32(content):08x}"
 
 
 def collate_crops(items: Sequence[dict[str, Any]]) -> Batch:

@@ -47,8 +47,7 @@ class FixedCrops(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._reader[self._references[index]]
-        item.pop("problem", None)
-        return item
+        return {key: value for key, value in item.items() if key not in ("problem", "damage")}
 
 
 def fixed_crops(
@@ -88,7 +87,10 @@ def fixed_crops(
             if len(references) == count:
                 break
             reference = CropReference(0, index, hash_name(songs[index][0], seed, turn))
-            problem = reader[reference].get("problem")
+            item = reader[reference]
+            problem = item.get("problem")
+            if "damage" in item:
+                problems.add(item["damage"])
             if problem is None:
                 references.append(reference)
                 names.append(songs[index][0])
@@ -101,7 +103,7 @@ def fixed_crops(
     if not references:
         raise problems.refusal("the songs to validate on", crop_seconds)
     if problems.records:
-        logger.warning(f"Songs are left out of validation: {problems.summary()}")
+        logger.warning(f"Songs are left out of validation, or damaged: {problems.summary()}")
     return FixedCrops(reader, references, names, problems)
 
 
@@ -112,7 +114,7 @@ class _Collate:
         self.collate = collate
 
     def __call__(self, items: list[dict[str, Any]]) -> tuple[Batch, list[AudioProblem]]:
-        problems = [item["problem"] for item in items if "problem" in item]
+        problems = [item[key] for item in items for key in ("problem", "damage") if key in item]
         batch = collate_crops(items)
         return batch if self.collate is None else self.collate(batch), problems
 

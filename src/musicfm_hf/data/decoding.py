@@ -1,13 +1,12 @@
 """Decode audio files in worker processes, and list the songs that cannot be read."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio.reading import load_audio
+from ..audio.reading import open_recording, read_part
 from .catalog import fetch_audio
 
 
@@ -99,9 +98,8 @@ class _Songs(Dataset):
         try:
             source = fetch_audio(source)
             origin = str(source.get("path") or name) if isinstance(source, dict) else str(source)
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
-                content = load_audio(source, self.sampling_rate)
+            with open_recording(source) as recording:
+                content = read_part(recording, self.sampling_rate)
             if len(content) < self.min_samples:
                 raise ValueError(
                     f"{origin} has {len(content)} samples, but the model needs at least {self.min_samples}."
@@ -110,7 +108,7 @@ class _Songs(Dataset):
                 content = self.transform(content)
         except (ValueError, TypeError, OSError) as error:
             return DecodedSong(name, origin, None, str(error))
-        return DecodedSong(name, origin, content, "; ".join(str(warning.message) for warning in caught) or None)
+        return DecodedSong(name, origin, content, " ".join(recording.remarks) or None)
 
 
 def no_collate(item: Any) -> Any:

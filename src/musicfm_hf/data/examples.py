@@ -1,5 +1,6 @@
 """Training examples of a task from labeled songs: random crops and their targets."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -76,7 +77,8 @@ class TaskCrops(Dataset):
         config ([`MusicFMConfig`]): Configuration of the model with its head.
         songs: Songs that are annotated for `config.task`.
         read (`Callable`): `(song, first frame, frames, generator)` → a mapping for the model, with `semitones` and
-            `tempo` if it changed them, and `readable`, which is false if there is no audio.
+            `tempo` if it changed them, and `seconds` of audio, if less than a crop. Label frames that begin later are
+            -100, and so are labels of clips without audio.
         count (`int`): Number of crops.
         crop_seconds (`float`): Length of a crop; shorter songs are used as a whole.
         seed (`int`): Seed of the order of songs and the positions of crops.
@@ -119,22 +121,31 @@ class TaskCrops(Dataset):
                 break
         item = dict(self.read(song, start, frames, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
-        if not item.pop("readable", True):
-            return item | {"labels": torch.full_like(labels, IGNORED)}
+        seconds = item.pop("seconds", None)
         if tempo != 1.0:
             labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
         transpose = get_task(config.task).transpose
         if semitones and transpose is not None:
             labels = torch.from_numpy(transpose(labels.numpy(), semitones))
-        return item | {"labels": labels}
+        return item | {"labels": labels if seconds is None else _mask_after(labels, seconds, config)}
+
+
+def _mask_after(labels: torch.Tensor, seconds: float, config: MusicFMConfig) -> torch.Tensor:
+    """Return labels with -100 in frames that begin after `seconds` of audio, or everywhere without audio."""
+    rate = config.label_rate
+    first = math.ceil(round(seconds * rate, 6)) if rate is not None else 0 if seconds <= 0 else len(labels)
+    masked = labels.clone()
+    masked[first:] = IGNORED
+    return masked
 
 
 class ReadWaveform:
     """
     Reads the audio of a crop for [`TaskCrops`], and augments it on demand. Returns `input_values` `(samples,)`.
 
-    A crop that cannot be decoded, because the file is truncated, is replaced with silence and gets no label in
-    [`TaskCrops`]. This raises a warning instead of an error, so that a long run does not stop.
+    Where the audio ends within a crop, because the file is truncated or the song is played faster, silence follows,
+    and frames there have no label in [`TaskCrops`]. A crop without any audio raises a warning instead of an error, so
+    that a long run does not stop.
 
     Args:
         config ([`MusicFMConfig`]): Configuration of the model with its head.
@@ -167,7 +178,7 @@ class ReadWaveform:
             waveform = load_audio(song.audio, read_rate, begin, samples * tempo / read_rate)
         except ValueError as error:
             warnings.warn(f"{song.id}: {error} This crop is not trained on.", stacklevel=2)
-            return {"input_values": torch.zeros(samples), "readable": False}
+            return {"input_values": torch.zeros(samples), "seconds": 0.0}
         if semitones or tempo != 1.0:
             import librosa
 
@@ -177,11 +188,13 @@ class ReadWaveform:
                 # Windows of 43 ms, because librosa's default of 85 ms moves single drum hits by up to 40 ms.
                 waveform = librosa.effects.time_stretch(waveform, rate=tempo, n_fft=1024)
         waveform = waveform[:samples].astype(np.float32)
-        if len(waveform) < samples:  # the song ends here
-            waveform = np.pad(waveform, (0, samples - len(waveform)))
+        available = len(waveform)
+        waveform = np.pad(waveform, (0, samples - available))
         if config.do_normalize:
             waveform = normalize_waveform(waveform)
-        changes = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
+        changes: dict[str, Any] = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
+        if available < samples:
+            changes["seconds"] = available / rate
         return {"input_values": torch.from_numpy(waveform)} | changes
 
 

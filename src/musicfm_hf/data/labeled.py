@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..audio.reading import audio_length, load_audio
+from ..audio.reading import open_recording, read_part
 from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
 from .catalog import AUDIO_EXTENSIONS
@@ -154,22 +154,24 @@ def _is_text(name: str) -> bool:
 
 def audio_seconds(audio: Any) -> float:
     """
-    Return the duration of audio in seconds, according to its header. The last second is decoded to check that it
-    exists.
+    Return the duration of audio in seconds. The last second is decoded to check that it exists.
 
     Args:
         audio: As for [`musicfm_hf.load_audio`].
 
     Raises:
         FileNotFoundError: the file does not exist.
-        UnusableSongError: the audio cannot be read.
+        UnusableSongError: the audio cannot be read or is truncated, so that annotations may extend beyond it.
     """
     try:
-        samples, rate = audio_length(audio)
-        load_audio(audio, rate, start=max(0.0, samples / rate - 1), duration=1.0)
+        with open_recording(audio) as recording:
+            seconds = float(recording.seconds)
+            read_part(recording, recording.runs[-1].rate, start=max(0.0, seconds - 1), duration=1.0)
     except ValueError as error:
         raise UnusableSongError(str(error)) from error
-    return samples / rate
+    if recording.is_truncated:
+        raise UnusableSongError(" ".join(recording.remarks))
+    return seconds
 
 
 def check_song(song: LabeledSong) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..audio.reading import audio_length, load_audio
+from ..audio.reading import open_recording, read_part
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.spectrogram_musicfm import MusicFMLogMel
 from .catalog import fetch_audio
@@ -135,18 +135,17 @@ def _crops(
         for index in remaining:
             try:
                 source = fetch_audio(sources[index][1])
-                if index not in starts:
-                    frames, rate = audio_length(source)
-                    starts[index] = _starts(frames / rate, crop_seconds, np.random.default_rng([seed, index]))
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always", UserWarning)
-                    crop = load_audio(source, sampling_rate, starts[index].pop(), crop_seconds)
+                with open_recording(source) as recording:
+                    if index not in starts:
+                        generator = np.random.default_rng([seed, index])
+                        starts[index] = _starts(float(recording.seconds), crop_seconds, generator)
+                    crop = read_part(recording, sampling_rate, starts[index].pop(), crop_seconds)
             except (ValueError, TypeError, OSError) as error:
                 starts[index] = []
                 yield index, str(error)
             else:
-                for warning in caught:
-                    yield index, str(warning.message)
+                for remark in recording.remarks:
+                    yield index, remark
                 yield index, crop
         remaining = [index for index in remaining if starts[index]]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ..audio.reading import load_audio
+from ..audio.reading import open_recording, read_part
 from ..data.catalog import AUDIO_EXTENSIONS, fetch_audio
 from ..tasks import get_task
 from .annotation import annotate
@@ -22,7 +22,7 @@ class AnnotatedFiles(NamedTuple):
 
     Attributes:
         existing (`int`): Number of songs that already had files.
-        problems (`list[tuple[str, str]]`): Name and reason for each song that was not annotated.
+        problems (`list[tuple[str, str]]`): Name and reason for each song that was not annotated, or is damaged.
     """
 
     existing: int
@@ -55,7 +55,8 @@ def annotate_files(
         progress (`bool`): Show a progress bar.
 
     Returns:
-        [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, with a `UserWarning`.
+        [`AnnotatedFiles`]. Truncated and damaged files are annotated as far as they can be decoded, and are among the
+        problems.
 
     Raises:
         ValueError: before any work, if a setting is out of range, or files exist and `existing` is `"refuse"`.
@@ -79,7 +80,8 @@ def annotate_files(
                 problems.append((name, "only some of its files exist: remove them, or pass `--existing overwrite`."))
             continue
         try:
-            _annotate_file(models, source, output_dir, name, settings, formats, picture)
+            remarks = _annotate_file(models, source, output_dir, name, settings, formats, picture)
+            problems += [(name, remark) for remark in remarks]
         except (ValueError, TypeError, OSError) as error:
             problems.append((name, str(error)))
     return AnnotatedFiles(len(annotated), problems)
@@ -118,12 +120,15 @@ def _annotate_file(
     settings: WindowSettings,
     formats: Sequence[str],
     picture: bool,
-) -> None:
+) -> list[str]:
+    """Write the files of a song, and return remarks about its audio."""
     rate = next(iter(models.values())).config.sampling_rate
-    audio = load_audio(fetch_audio(source), rate)
+    with open_recording(fetch_audio(source)) as recording:
+        audio = read_part(recording, rate)
     annotation = annotate(models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size)
     annotation.save(output_dir, name, formats)
     if picture:
         path = output_dir / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         annotation.draw(path, audio, rate)
+    return recording.remarks

@@ -4,6 +4,7 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, average_times
 from ..model.modeling_musicfm import MusicFMModel
 from ..training.files import write_safetensors
-from .embedding import FrameEmbeddings, WindowSettings, embed_songs
+from .embedding import FrameEmbeddings, WindowSettings, check_encoder, embed_songs
 
 
 def embed_files(
@@ -52,7 +53,9 @@ def embed_files(
     Raises:
         ValueError: before any work, if a setting is out of range, two sources have the same name, or a name leads out
             of `output_dir`.
+        TypeError: the model is not an encoder.
     """
+    check_encoder(model)
     recorded = _settings_metadata(model, settings, pool) | (metadata or {})
     _check_names([name for name, _ in sources])
     output_dir = Path(output_dir)
@@ -81,7 +84,7 @@ def embed_files(
 def _settings_metadata(model: MusicFMModel, settings: WindowSettings, pool: str | float) -> dict[str, str]:
     """Return the metadata of all files, or raise a `ValueError` if a setting is out of range."""
     window_frames, overlap_frames = settings.frames(model.config)
-    if pool not in ("none", "mean") and not (isinstance(pool, (int, float)) and pool > 0):
+    if pool not in ("none", "mean") and not (isinstance(pool, Real) and pool > 0):
         raise ValueError(f"`pool` must be 'none', 'mean' or a positive rate in Hz, got {pool!r}.")
     return {
         "layer": str(model.config.num_hidden_layers if settings.layer is None else settings.layer),

@@ -100,12 +100,27 @@ def embed(
 
     Raises:
         ValueError: if the audio has several channels, is too short or not finite, or a setting is out of range.
-        TypeError: if the audio is not numeric.
+        TypeError: if the model is not an encoder, or the audio is not numeric.
     """
+    check_encoder(model)
     settings = WindowSettings(layer, window_seconds, overlap_seconds, batch_size)
     waveform = to_waveform(audio, sampling_rate, model.config.sampling_rate)
     ((_, embeddings),) = embed_songs(model, [(None, waveform)], settings)
     return embeddings
+
+
+def check_encoder(model: Any) -> None:
+    """Raise a `TypeError` that specifies what to pass if a model is not an encoder."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"`model` must be a MusicFMModel, got {type(model).__name__}: load one with "
+            "`AutoModel.from_pretrained(folder)`."
+        )
+    if hasattr(model, "musicfm"):
+        raise TypeError(
+            f"`model` must be the encoder, a MusicFMModel, got {type(model).__name__}: pass `model.musicfm`, or use "
+            "`musicfm_hf.annotate` for the output of the head."
+        )
 
 
 def embed_songs(
@@ -126,6 +141,7 @@ def embed_songs(
     Raises:
         ValueError: if a waveform is shorter than the model needs, or a setting is out of range.
     """
+    check_encoder(model)
     config = model.config
     settings.frames(config)  # raises before any work
     enough = 1 if settings.batch_size == 1 else 4 * settings.batch_size
@@ -189,7 +205,8 @@ def _encode_batch(
     with torch.no_grad():
         inputs = (input_values.to(device), attention_mask.to(device))
         if mix is None:
-            hidden_states = model(*inputs, layer=settings.layer).last_hidden_state
+            layer = int(settings.layer) if isinstance(settings.layer, np.integer) else settings.layer
+            hidden_states = model(*inputs, layer=layer).last_hidden_state
         else:
             layers = mix.any(0).nonzero().flatten().tolist()
             states = model(*inputs, layer=layers[-1], output_hidden_states=layers).hidden_states

@@ -1,7 +1,8 @@
 """Feature extractor that converts audio arrays to the `input_values` and `attention_mask` of the models."""
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,8 +89,11 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
             raw_audio: One waveform of shape `(samples,)`, or a batch: a list of waveforms of any lengths, or an array
                 `(batch, samples)`. Waveforms are NumPy arrays, torch tensors or lists of floats, with floating-point
                 values in [-1, 1], or int8, int16, int32 or uint8 values, which are divided by their full scale. With
-                `to_mono`, each waveform is `(channels, samples)`.
-            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it so that it is checked.
+                `to_mono`, each waveform is `(channels, samples)`. A waveform may also be a decoded value of an audio
+                column of `datasets`: a mapping with `array` (or `raw`) and `sampling_rate`, or an object with
+                `get_all_samples`, whose channels are averaged.
+            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it so that it is checked. Values
+                of `datasets` have their own.
             padding: `True` or `"longest"`, `"max_length"`, or `False`.
             max_length (`int`, *optional*): Length in samples, for `padding="max_length"` and `truncation`.
             truncation (`bool`): Cut waveforms that are longer than `max_length`.
@@ -106,8 +110,9 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: if `sampling_rate` differs from that of the model; or if audio is empty, too short, not finite,
                 or has several channels and `to_mono` is not given. The message names the item.
-            TypeError: if audio is not numeric.
+            TypeError: if audio is not numeric, or is a file, which has to be read first.
         """
+        raw_audio, sampling_rate = _unpack_rows(raw_audio, sampling_rate, to_mono is not None)
         if sampling_rate is None:
             logger.warning_once(
                 f"No `sampling_rate` was passed to {type(self).__name__}: the audio is assumed to be at "
@@ -178,7 +183,7 @@ def normalize_waveform(audio: np.ndarray) -> np.ndarray:
     return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
 
 
-def mix_to_mono(audio: np.ndarray, name: str = "the audio") -> np.ndarray:
+def mix_to_mono(audio: np.ndarray) -> np.ndarray:
     """
     Return the mean `(samples,)` of channels `(channels, samples)`. If the channels cancel each other, as those of a
     recording whose polarity is inverted on one side, this is a single channel, with a `UserWarning`; see
@@ -188,7 +193,7 @@ def mix_to_mono(audio: np.ndarray, name: str = "the audio") -> np.ndarray:
     channel = canceling_channel(float(np.vdot(mean, mean)), [float(np.vdot(values, values)) for values in audio])
     if channel is None:
         return mean
-    warn_of_canceling(name, channel)
+    warnings.warn(f"The audio {canceling_remark(channel)}.", stacklevel=2)
     return audio[channel]
 
 
@@ -202,13 +207,54 @@ def canceling_channel(mean_energy: float, energies: Sequence[float]) -> int | No
     return next(index for index, energy in enumerate(energies) if 2 * energy >= max(energies))
 
 
-def warn_of_canceling(name: str, channel: int) -> None:
-    """Warn that a channel is used instead of the mean of the channels."""
-    warnings.warn(
-        f"The channels of {name} cancel each other: their mean is more than 30 dB below them. Channel {channel + 1} is "
-        "used instead of the mean.",
-        stacklevel=4,
+def canceling_remark(channel: int) -> str:
+    """Return the end of a sentence about audio of which a channel is used instead of the mean."""
+    return (
+        "has channels that cancel each other (their mean is more than 30 dB below them); channel "
+        f"{channel + 1} is used instead of the mean"
     )
+
+
+def decoded_audio(item: Any) -> tuple[Any, Any] | None:
+    """
+    Return the waveform and the sampling rate in a decoded value of an audio column of `datasets`: a mapping with
+    `array` or `raw`, or an object with `get_all_samples`, as torchcodec has it. Return `None` for anything else.
+    """
+    if hasattr(item, "get_all_samples"):
+        samples = item.get_all_samples()
+        return samples.data, samples.sample_rate
+    if isinstance(item, Mapping):
+        for name in ("array", "raw"):
+            if item.get(name) is not None:
+                return item[name], item.get("sampling_rate")
+    return None
+
+
+def _unpack_rows(raw_audio: Any, sampling_rate: Any, keep_channels: bool) -> tuple[Any, Any]:
+    """Replace decoded values of audio columns with waveforms, and return these and the sampling rate."""
+    is_batch = isinstance(raw_audio, (list, tuple))
+    items, rates = list(raw_audio) if is_batch else [raw_audio], [sampling_rate]
+    for index, item in enumerate(items):
+        decoded = None if isinstance(item, (int, float)) else decoded_audio(item)
+        if decoded is not None:
+            waveform, rate = decoded
+            if rate is None:
+                raise ValueError(f"Item {index} has no `sampling_rate` beside its waveform.")
+            rates.append(rate)
+            waveform = _as_array(waveform, index)
+            has_channels = hasattr(item, "get_all_samples") and not keep_channels
+            items[index] = mix_to_mono(waveform) if has_channels and waveform.ndim == 2 else waveform
+        elif item is None:
+            raise ValueError(f"Item {index} is null: leave it out.")
+        elif isinstance(item, (Mapping, str, bytes, os.PathLike)):
+            raise TypeError(
+                f"Item {index} is a {type(item).__name__}, not a waveform. Read files with `musicfm_hf.load_audio`, or "
+                "pass a mapping with `array` and `sampling_rate`."
+            )
+    rates = [rate for rate in rates if rate is not None]
+    if len(set(rates)) > 1:
+        raise ValueError(f"Waveforms of different sampling rates: {', '.join(map(str, dict.fromkeys(rates)))} Hz.")
+    return items if is_batch else items[0], rates[0] if rates else None
 
 
 def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
