@@ -244,7 +244,9 @@ def test_mixup_changes_the_input_in_training_but_not_the_targets(mask_type):
         expected = replace_by_noise(config, expected, lengths, mask, streams)
     assert received[0].equal(expected)
     with torch.no_grad():
-        reconstruction = model.cqt_head(model.musicfm(expected, mask_time_indices=mask if mask_type == "embedding" else None).last_hidden_state)
+        reconstruction = model.cqt_head(
+            model.musicfm(expected, mask_time_indices=mask if mask_type == "embedding" else None).last_hidden_state
+        )
     errors = (reconstruction - constant_q(waveforms, None, config))[mask].square().mean(-1)
     torch.testing.assert_close(noisy.cqt_loss, errors.mean())
 
