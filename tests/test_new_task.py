@@ -141,7 +141,7 @@ def test_labels_of_the_data(song):
     spec = TaskSpec(name="any", column="moods")
     assert spec.label_names([song, replace(song, more={"moods": [Segment(0, 1, "sad")]})]) == ["calm", "sad", "wild"]
     config = MusicFMConfig(task="any", id2label={0: "calm"}, label_rate=1.0)
-    assert spec.make_targets(config, song.more["moods"], 8).sum(1).tolist() == [1] * 4 + [-1] * 4  # wild is unknown
+    assert spec.make_targets(config, song.more["moods"], 8).sum(1).tolist() == [1] * 4 + [-100] * 4  # wild is unknown
 
 
 def test_results_of_other_tasks_are_kept(tmp_path):

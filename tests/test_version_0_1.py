@@ -171,4 +171,6 @@ def test_configurations_keep_every_value(folders):
         saved = json.loads((folder / "config.json").read_text())
         written = json.loads(AutoConfig.from_pretrained(folder).to_json_string(use_diff=False))
         changed = {key for key, value in saved.items() if written[key] != value}
-        assert changed <= {"auto_map", "transformers_version"}, name
+        assert changed <= {"auto_map", "transformers_version", "freeze_batch_norm"}, name
+        # False was the default, and kept no statistics; now the default keeps those that an adapter's file lacks.
+        assert written["freeze_batch_norm"] == (saved["freeze_batch_norm"] or None)

@@ -68,7 +68,7 @@ def test_crops_of_songs_that_are_annotated_in_part_have_labels(songs):
     assert all((crops[number]["labels"] >= 0).any() for number in range(60))
     assert len({crops[number]["start"] for number in range(60)}) > 20
     without = TaskCrops(config_of("chord"), [replace(part, chords=[])], note_place, 3, 2.0, seed=0)
-    assert all((without[number]["labels"] == -1).all() for number in range(3))
+    assert all((without[number]["labels"] == -100).all() for number in range(3))
 
 
 def test_songs_that_are_shorter_are_taken_whole(songs):
@@ -279,18 +279,18 @@ def test_a_place_that_cannot_be_decoded_has_no_label(tmp_path, name):
     assert 5 < sum(silent) < 18
     for item, is_silent in zip(items, silent, strict=True):
         assert item["input_values"].shape == items[0]["input_values"].shape
-        assert (item["labels"][:, 0] == (-1 if is_silent else 1)).all()
+        assert (item["labels"][:, 0] == (-100 if is_silent else 1)).all()
         assert item.keys() == {"input_values", "labels"}
 
 
 def test_transposed_targets():
     labels = np.zeros((5, 25), dtype=np.float32)
     labels[0, 0] = labels[1, 12 + 9] = labels[2, 24] = labels[3, 11] = 1  # C, a, none, B
-    labels[4] = -1
+    labels[4] = -100
     transpose = get_task("chord").transpose
     moved = transpose(labels, 3)
     assert moved[:4].argmax(1).tolist() == [3, 12 + 0, 24, 2]  # Eb, c, none, D
-    assert (moved[4] == -1).all()
+    assert (moved[4] == -100).all()
     assert moved[:4].sum(1).tolist() == [1] * 4
     np.testing.assert_array_equal(transpose(moved, -3), labels)
     np.testing.assert_array_equal(transpose(labels, 12), labels)
@@ -307,8 +307,18 @@ def test_batch_of_waveforms():
     batch = collate_examples(items)
     assert batch["input_values"].tolist() == [[1.0] * 5 + [0.0] * 3, [2.0] * 8]
     assert batch["attention_mask"].tolist() == [[1] * 5 + [0] * 3, [1] * 8]
-    assert batch["labels"].tolist() == [[[1, 1]] * 3 + [[-1, -1]], [[0, 0]] * 4]
+    assert batch["labels"].tolist() == [[[1, 1]] * 3 + [[-100, -100]], [[0, 0]] * 4]
     assert collate_examples(items[:1]).keys() == {"input_values", "labels"}  # no mask where all are as long
+
+
+def test_batch_of_rows_of_a_data_set():
+    """Lists and arrays, with one class for each label frame."""
+    rows = [{"input_values": [0.5, -0.5], "labels": [1]}, {"input_values": np.ones(3), "labels": np.array([0, 2])}]
+    batch = collate_examples(rows)
+    assert batch["input_values"].tolist() == [[0.5, -0.5, 0.0], [1.0, 1.0, 1.0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert batch["labels"].tolist() == [[1, -100], [0, 2]]
+    assert batch["labels"].dtype == torch.int64
 
 
 def test_batch_of_features():

@@ -69,6 +69,7 @@ CHECKPOINT_FACTS = {
 # What earlier cards stated and the sources do not support.
 FALSE_CLAIMS = [
     "scores in the paper of its authors apply",
+    "scores that its authors published apply",
     "are weakest on key",
     "trained it on the audio of the Million Song Dataset",
     "mostly Creative Commons",

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import peft
 import pytest
@@ -34,6 +35,9 @@ from musicfm_hf import (
     MusicFMForAudioFrameClassification,
     MusicFMForPreTraining,
     MusicFMModel,
+    MusicFMQuantizerModel,
+    embed,
+    load_annotators,
     load_audio,
 )
 from musicfm_hf.model.losses_musicfm import classification_loss
@@ -125,7 +129,7 @@ def test_padding_changes_neither_logits_nor_loss(name):
         [model(waveform[None], labels=label[None]).loss for waveform, label in zip(waveforms, labels, strict=True)]
     )
     output = model(
-        **batch_of(waveforms), labels=pad(labels, -1.0) if "label_rate" in settings else torch.stack(labels)
+        **batch_of(waveforms), labels=pad(labels, -100.0) if "label_rate" in settings else torch.stack(labels)
     )
     for logits, expected in zip(output.logits, alone, strict=True):
         own = logits[: len(expected)] if "label_rate" in settings else logits
@@ -230,9 +234,19 @@ def test_soft_labels_of_one_output():
     logits, labels = logits_of(3, 10, 4), soft_labels(3, 10, 4)
     expected = F.cross_entropy(logits.reshape(-1, 4), labels.reshape(-1, 4))
     torch.testing.assert_close(classification_loss(config_of(), logits, labels), expected)
-    labels[:, 7:] = -1
+    labels[:, 7:] = -100
     expected = F.cross_entropy(logits[:, :7].reshape(-1, 4), labels[:, :7].reshape(-1, 4))
     torch.testing.assert_close(classification_loss(config_of(), logits, labels), expected)
+
+
+def test_booleans_are_probabilities_or_classes():
+    logits, labels = logits_of(3, 10, 4), logits_of(3, 10, 4).flip(0) > 0
+    several = config_of(problem_type="multi_label_classification")
+    expected = classification_loss(several, logits, labels.float())
+    assert classification_loss(several, logits, labels).equal(expected)
+    two, classes = config_of(num_labels=2), labels[..., 0]
+    expected = F.cross_entropy(logits[..., :2].reshape(-1, 2), classes.reshape(-1).long())
+    torch.testing.assert_close(classification_loss(two, logits[..., :2], classes), expected)
 
 
 def test_soft_and_integer_labels_agree():
@@ -259,7 +273,7 @@ def test_several_labels_at_once(weights):
     expected = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
     torch.testing.assert_close(classification_loss(config, logits, labels), expected)
     torch.testing.assert_close(classification_loss(config, logits, labels.long()), expected)
-    labels[4:] = -1
+    labels[4:] = -100
     expected = F.binary_cross_entropy_with_logits(logits[:4], labels[:4], pos_weight=weight)
     torch.testing.assert_close(classification_loss(config, logits, labels), expected)
 
@@ -271,8 +285,8 @@ def test_several_outputs():
     function = torch.arange(20).reshape(2, 10) % 7
     labels[..., :7] = F.one_hot(function, 7)
     labels[..., 7] = soft_labels(2, 10)
-    labels[0, :4, :7] = -1  # a head that is not labeled: its function is not known, its boundaries are
-    labels[1, 6:] = -1  # padding
+    labels[0, :4, :7] = -100  # a head that is not labeled: its function is not known, its boundaries are
+    labels[1, 6:] = -100  # padding
     known, bounded = labels[..., 0] >= 0, labels[..., 7] >= 0
     functions = F.cross_entropy(logits[known][:, :7], function[known], weight=torch.tensor(weights[:7]))
     boundaries = F.binary_cross_entropy_with_logits(
@@ -297,8 +311,8 @@ def test_output_without_a_weight_counts_once():
     ("settings", "labels"),
     [
         ({}, torch.full((2, 10), -100)),
-        ({}, torch.full((2, 10, 4), -1.0)),
-        ({"problem_type": "multi_label_classification"}, torch.full((2, 10, 4), -1.0)),
+        ({}, torch.full((2, 10, 4), -100.0)),
+        ({"problem_type": "multi_label_classification"}, torch.full((2, 10, 4), -100.0)),
     ],
 )
 def test_nothing_labeled_is_no_loss(settings, labels):
@@ -312,14 +326,25 @@ def test_nothing_labeled_is_no_loss(settings, labels):
 @pytest.mark.parametrize(
     ("settings", "labels", "message"),
     [
-        ({}, torch.zeros(2, 9), r"`labels` must have shape \(2, 10, 4\), got \(2, 9\)"),
-        ({}, torch.zeros(2, 11).long(), r"`labels` must have shape \(2, 10, 4\), got \(2, 11\)"),
-        ({}, torch.zeros(2, 10), r"`labels` must have shape \(2, 10, 4\), got \(2, 10\)"),
-        ({}, torch.zeros(2, 9, 4), r"`labels` must have shape \(2, 10, 4\), got \(2, 9, 4\)"),
+        ({}, torch.zeros(2, 9), r"shape \(2, 10, 4\), or \(2, 10\) for classes, got torch.float32 \(2, 9\)"),
+        (
+            {},
+            torch.zeros(2, 11).long(),
+            r"got torch.int64 \(2, 11\)\. They have 11 label frames, and the audio has 10",
+        ),
+        ({}, torch.zeros(2, 10), r"or \(2, 10\) for classes, got torch.float32 \(2, 10\)\. Classes are integers"),
+        ({}, torch.zeros(2, 9, 4), r"9 label frames, and the audio has 10: .*`musicfm_hf.collate_examples` pads both"),
+        ({"problem_type": "multi_label_classification"}, torch.zeros(2, 9), r"shape \(2, 10, 4\), got"),
+        ({}, torch.full((2, 10), -1), "must be classes from 0 to 3, or -100 to ignore, got -1"),
+        ({}, torch.full((2, 10), 4), "must be classes from 0 to 3, or -100 to ignore, got 4"),
+        ({}, torch.full((2, 10, 4), -1.0), "must be probabilities from 0 to 1, or -100 to ignore, got -1"),
+        ({}, torch.full((2, 10, 4), 2), "must be probabilities from 0 to 1, or -100 to ignore, got 2"),
+        ({}, torch.full((2, 10, 4), torch.nan), "must be probabilities from 0 to 1, or -100 to ignore, got nan"),
         (
             {"problem_type": "multi_label_classification"},
             torch.zeros(2, 10).long(),
-            r"Integer labels need a configuration with one single-label output, .*multi_label_classification",
+            r"Classes as labels need a configuration with one single-label output, .*multi_label_classification.*"
+            r"of shape \(2, 10, 4\)",
         ),
     ],
 )
@@ -374,7 +399,7 @@ def test_what_is_not_frozen_learns():
     statistics = model.musicfm.layers[0].conv_module.batch_norm.running_mean.clone()
     model(waveform[None], labels=soft_labels(1, 8, 4)).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    assert not statistics.equal(model.musicfm.layers[0].conv_module.batch_norm.running_mean)
+    assert statistics.equal(model.musicfm.layers[0].conv_module.batch_norm.running_mean)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -474,7 +499,7 @@ def test_accumulated_gradients(tmp_path):
     whole = one_step(tmp_path, data, 4, 1)
     torch.testing.assert_close(one_step(tmp_path, data, 2, 2), whole, rtol=0, atol=1e-6)
     # Parts weigh the same whatever they hold: with labels left out of one of them, it is no longer the large batch.
-    data[0]["labels"][2:] = data[1]["labels"][2:] = -1
+    data[0]["labels"][2:] = data[1]["labels"][2:] = -100
     whole, parts = one_step(tmp_path, data, 4, 1), one_step(tmp_path, data, 2, 2)
     assert max((whole[name] - parts[name]).abs().max() for name in whole) > 1e-4
 
@@ -600,6 +625,7 @@ def test_pipeline_in_half_precision(tmp_path):
 LOAD_ADAPTER = """
 import sys
 from functools import partial
+from pathlib import Path
 from safetensors.torch import load_file, save_file
 import musicfm_hf
 from transformers import AutoModelForAudioFrameClassification
@@ -724,3 +750,188 @@ def test_a_head_that_was_saved_is_not_that_of_another_task(tmp_path, labels):
     other = MusicFMConfig(**TINY | {"intermediate_size": 96}, num_labels=labels, label_rate=5.0)
     with pytest.raises(ValueError, match=r"lacks \d+ encoder weights that the configuration describes"):
         MusicFMForAudioFrameClassification.from_encoder(tmp_path, other)
+
+
+# Batch statistics
+
+
+@pytest.mark.parametrize("freeze", [None, True, False])
+def test_batch_statistics_change_only_on_demand(freeze):
+    """By default, a head, an adapter and plain fine-tuning keep them."""
+    model = build(label_rate=8.0, freeze_batch_norm=freeze).train()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    before = [norm.running_mean.clone() for norm in norms]
+    model(torch.stack(waveforms_of(24000, 24000)), labels=soft_labels(2, 8, 4)).loss.backward()
+    changed = [not norm.running_mean.equal(mean) for norm, mean in zip(norms, before, strict=True)]
+    assert changed == [freeze is False] * len(norms)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_batch_statistics_of_pretraining(adapted):
+    """They change, unless an adapter is trained, whose file does not have them."""
+    model = build(MusicFMForPreTraining, codebook_size=32)
+    if adapted:
+        model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    model.train()
+    norm = model.musicfm.layers[0].conv_module.batch_norm
+    before = norm.running_mean.clone()
+    model(torch.stack(waveforms_of(24000, 24000))).loss.backward()
+    assert norm.running_mean.equal(before) == adapted
+
+
+@pytest.mark.parametrize("by", ["get_peft_model", "add_adapter"])
+def test_an_adapter_of_a_script_comes_back_as_it_was_trained(tmp_path, by):
+    """As in the documentation of PEFT and of Transformers, without any setting of ours."""
+    base = build(label_rate=8.0, classifier_layer=2, seed=3)
+    base.save_pretrained(tmp_path / "base")
+    model = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], r=2)
+    adapted = model
+    if by == "add_adapter":
+        model.add_adapter(config)
+    else:
+        adapted = get_peft_model(model, config)
+    batch = torch.stack(waveforms_of(24000, 24000))
+    labels = torch.arange(16).reshape(2, 8) % 4
+    optimizer = torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
+    adapted.train()
+    for _ in range(5):
+        optimizer.zero_grad()
+        adapted(batch, labels=labels).loss.backward()
+        optimizer.step()
+    expected = adapted.eval()(batch).logits.detach()
+    assert (expected - base(batch).logits).abs().max() > 1e-3
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter/config.json").exists()
+    for auto_class in (AutoModelForAudioFrameClassification, MusicFMForAudioFrameClassification):
+        loaded = auto_class.from_pretrained(tmp_path / "adapter").eval()
+        assert loaded.config.label_rate == 8.0
+        torch.testing.assert_close(loaded(batch).logits, expected, rtol=0, atol=1e-6)
+
+
+# Adapters without a configuration, and configurations without a head
+
+
+def adapter_of(base: Path, folder: Path, auto_class=AutoModelForAudioFrameClassification, **settings) -> torch.Tensor:
+    """Save an adapter with random weights as PEFT does; return its logits, or hidden states, for a second of music."""
+    model = get_peft_model(
+        auto_class.from_pretrained(base), LoraConfig(target_modules=["q_proj"], init_lora_weights=False, **settings)
+    )
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder)
+    return model.eval()(waveforms_of(24000)[0][None])[0].detach()
+
+
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["classifier"]}], ids=["head of base", "own head"])
+def test_an_adapter_without_a_configuration_has_that_of_its_base(tmp_path, settings):
+    """25 labels at 8 Hz, of an encoder that is not of the default size."""
+    names = {"id2label": {index: f"chord {index}" for index in range(25)}, "task": "chord"}
+    config = MusicFMConfig(**TINY | QUIET, **names, label_rate=8.0, classifier_proj_size=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        MusicFMForAudioFrameClassification(config).save_pretrained(tmp_path / "base")
+    expected = adapter_of(tmp_path / "base", tmp_path / "adapter", **settings)
+    assert expected.shape == (1, 8, 25)
+    (waveform,) = waveforms_of(24000)
+    loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "adapter").eval()
+    torch.testing.assert_close(loaded(waveform[None]).logits, expected, rtol=0, atol=1e-6)
+    assert loaded.config.id2label[24] == "chord 24"
+    (annotator,) = load_annotators([tmp_path / "adapter"]).values()
+    torch.testing.assert_close(annotator(waveform[None]).logits, expected, rtol=0, atol=1e-6)
+
+
+def test_an_adapter_of_an_encoder_is_embedded(tmp_path):
+    MusicFMModel(config_of()).save_pretrained(tmp_path / "base")
+    expected = adapter_of(tmp_path / "base", tmp_path / "adapter", AutoModel)
+    loaded = AutoModel.from_pretrained(tmp_path / "adapter").eval()
+    frames = embed(loaded, waveforms_of(24000)[0], 24000).frames
+    torch.testing.assert_close(frames, expected[0], rtol=0, atol=1e-5)
+
+
+def test_an_adapter_whose_head_is_nowhere(tmp_path):
+    """Its configuration describes one, but it was not saved; it must not be a random one."""
+    MusicFMModel(config_of()).save_pretrained(tmp_path / "base")
+    model = MusicFMForAudioFrameClassification.from_encoder(tmp_path / "base", config_of(label_rate=8.0))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    model.config.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r'Neither the adapter .* has the head .*modules_to_save=\["classifier"\]'):
+        AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForAudioFrameClassification, MusicFMForPreTraining])
+def test_a_folder_without_a_configuration_is_not_a_model_of_the_default_size(tmp_path, auto_class):
+    build(label_rate=8.0).save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises((OSError, ValueError), match=r"config\.json|model_type"):
+        auto_class.from_pretrained(tmp_path)
+    with pytest.raises((OSError, ValueError), match=r"config\.json"):
+        MusicFMConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("saved", [MusicFMModel, MusicFMForAudioFrameClassification])
+def test_a_head_has_one_configuration(tmp_path, saved):
+    """Also of a head model that gets another head, and whose configuration leaves the label rate to the model."""
+    build(saved, label_rate=8.0 if saved is not MusicFMModel else None).save_pretrained(tmp_path)
+    model = MusicFMForAudioFrameClassification.from_encoder(tmp_path, config_of(num_labels=2))
+    assert {id(module.config) for module in model.modules() if hasattr(module, "config")} == {id(model.config)}
+    assert model(waveforms_of(48000)[0][None]).logits.shape == (1, 50, 2)
+
+
+@pytest.mark.parametrize("settings", [{}, WAVEFORM | {"mask_type": "embedding"}, {"quantizer_type": "residual_vq"}])
+@pytest.mark.parametrize("model_class", [MusicFMForPreTraining, MusicFMForAudioClassification, MusicFMQuantizerModel])
+def test_every_module_has_the_configuration_of_the_model(tmp_path, model_class, settings):
+    for model in (model_class(config_of(**settings)), None):
+        if model is None:
+            model = model_class.from_pretrained(tmp_path)
+        else:
+            model.save_pretrained(tmp_path)
+        modules = [module for module in model.modules() if hasattr(module, "config")]
+        assert {id(module.config) for module in modules} == {id(model.config)}
+
+
+# Keyword arguments
+
+
+def test_no_keyword_is_ignored():
+    waveform = waveforms_of(24000)[0][None]
+    models = [
+        MusicFMModel(config_of()), build(label_rate=8.0), build(MusicFMForAudioClassification),
+        MusicFMForPreTraining(config_of(codebook_size=32)), MusicFMQuantizerModel(config_of()),
+    ]  # fmt: skip
+    for model in models:
+        name = type(model).__name__
+        with pytest.raises(
+            TypeError, match=f"{name} does not use the argument `attention_maks`. Did you mean `attention_m"
+        ):
+            model(waveform, attention_maks=torch.ones_like(waveform))
+        with pytest.raises(
+            TypeError, match=f"{name} does not use the argument `position_ids`. Its arguments are input_values"
+        ):
+            model(waveform, position_ids=torch.arange(25)[None])
+    with pytest.raises(TypeError, match=r"does not use the argument `labels`\. Did you mean `target_tokens`"):
+        models[3](waveform, labels=torch.zeros(1, 25).long())
+    with pytest.raises(TypeError, match="does not use the argument `layer`"):
+        models[1](waveform, layer=1)
+    asked = {"output_hidden_states": True, "output_attentions": False, "return_dict": True, "num_items_in_batch": 25}
+    for model in models[:4]:
+        assert len(model(waveform, **asked).hidden_states) == 4
+
+
+def test_recorded_loss_needs_its_tokens(recorded, converted):
+    """`labels` were once ignored, which gave the loss against other tokens."""
+    model = MusicFMForPreTraining.from_pretrained(converted).eval()
+    mask = torch.zeros(2, 75, dtype=torch.bool)
+    mask[:, 10:30] = True
+    with pytest.raises(TypeError, match=r"`labels`\. Did you mean `target_tokens`"):
+        model(recorded["input_values"], mask_time_indices=mask, labels=recorded["target_tokens"])
+
+
+def test_front_end_frozen_as_in_wav2vec2():
+    model = build(label_rate=8.0).train()
+    model.freeze_feature_encoder()
+    model(waveforms_of(24000)[0][None], labels=soft_labels(1, 8, 4)).loss.backward()
+    frozen = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith("musicfm.subsampling.")}

@@ -90,7 +90,7 @@ def test_targets():
     # G:sus4 has most of 1.25 to 1.75; it shares 1.75 to 2.25 with N, and the gap 2.75 to 3.25 with F: they lose.
     expected = ["C:maj", "A:min", None, "N", "N", "F:maj", "F:maj", None]
     for row, label in zip(found, expected, strict=True):
-        wanted = np.full(25, -1) if label is None else np.eye(25)[chord.LABELS.index(label)]
+        wanted = np.full(25, -100) if label is None else np.eye(25)[chord.LABELS.index(label)]
         np.testing.assert_array_equal(row, wanted)
 
 
@@ -101,8 +101,8 @@ def test_targets_sum_what_has_one_class():
 
 @pytest.mark.parametrize("start", [-3.0, 50.0])
 def test_targets_outside_of_the_labels_are_ignored(start):
-    assert (chord.targets([Segment(0.0, 40.0, "C")], 24, 8, start) == -1).all()
-    assert (chord.targets([], 24, 8, start) == -1).all()
+    assert (chord.targets([Segment(0.0, 40.0, "C")], 24, 8, start) == -100).all()
+    assert (chord.targets([], 24, 8, start) == -100).all()
     assert chord.targets([], 0, 8, start).shape == (0, 25)
 
 

@@ -58,7 +58,7 @@ def test_targets():
     assert found.dtype == np.float32
     expected = ["F#:maj", "F#:maj", "F#:maj", "A:min", None, "N", "N"]
     for row, label in zip(found, expected, strict=True):
-        wanted = np.full(25, -1) if label is None else np.eye(25)[key.LABELS.index(label)]
+        wanted = np.full(25, -100) if label is None else np.eye(25)[key.LABELS.index(label)]
         np.testing.assert_array_equal(row, wanted)
     np.testing.assert_array_equal(key.targets(keys, 2, 0.5, start=4.0), found[2:4])
 

@@ -12,6 +12,7 @@ from ..audio.reading import load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
 from ..model.frames_musicfm import count_averages, label_settings
+from ..model.losses_musicfm import IGNORED
 from ..tasks import get_task
 from ..tasks.events import stretch
 from .labeled import LabeledSong
@@ -119,7 +120,7 @@ class TaskCrops(Dataset):
         item = dict(self.read(song, start, frames, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
         if not item.pop("readable", True):
-            return item | {"labels": torch.full_like(labels, -1.0)}
+            return item | {"labels": torch.full_like(labels, IGNORED)}
         if tempo != 1.0:
             labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
         transpose = get_task(config.task).transpose
@@ -184,17 +185,21 @@ class ReadWaveform:
         return {"input_values": torch.from_numpy(waveform)} | changes
 
 
-def collate_examples(items: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """
-    Collate items of [`TaskCrops`], whose audio and label frames may differ in length, into a batch.
+    Collate items whose audio and label frames may differ in length, such as those of [`TaskCrops`], into a batch.
+
+    Args:
+        items: Mappings with `input_values` `(samples,)` or `hidden_states` `(frames, …)`, and `labels` `(label frames,
+            num_labels)` or `(label frames,)`, as tensors, arrays or lists.
 
     Returns:
         `input_values` `(batch, samples)`, with `attention_mask` if lengths differ, or `hidden_states` `(batch, frames,
-        …)` with `counts` `(batch,)`; and `labels`, with -1 after the last label frame of an item.
+        …)` with `counts` `(batch,)`; and `labels`, with -100 after the last label frame of an item.
     """
     name = "input_values" if "input_values" in items[0] else "hidden_states"
-    values = [item[name] for item in items]
-    batch = {name: _stack(values, 0.0), "labels": _stack([item["labels"] for item in items], -1.0)}
+    values = [torch.as_tensor(item[name]) for item in items]
+    batch = {name: _stack(values, 0), "labels": _stack([torch.as_tensor(item["labels"]) for item in items], IGNORED)}
     lengths = torch.tensor([len(value) for value in values])
     if name == "hidden_states":
         batch["counts"] = lengths
@@ -203,6 +208,6 @@ def collate_examples(items: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, t
     return batch
 
 
-def _stack(tensors: Sequence[torch.Tensor], value: float) -> torch.Tensor:
+def _stack(tensors: Sequence[torch.Tensor], value: int) -> torch.Tensor:
     """Pad tensors at the end to a common length, and stack them."""
     return torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True, padding_value=value)

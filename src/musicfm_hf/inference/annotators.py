@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from ..model.adapters_musicfm import HUB_ARGUMENTS
+from ..model.adapters_musicfm import HUB_ARGUMENTS, adapter_config, find_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 from ..tasks import known_tasks
@@ -22,7 +22,7 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     in memory only once.
 
     Args:
-        folders: Folders or repositories of models, or of PEFT adapters with the configuration of the whole model.
+        folders: Folders or repositories of models, or of PEFT adapters.
         **kwargs: Arguments for `from_pretrained`, such as `dtype` or `revision`.
 
     Returns:
@@ -34,7 +34,7 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     """
     names = [str(folder) for folder in folders]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-    configs = {name: AutoConfig.from_pretrained(name, **hub) for name in names}
+    configs = {name: _load_config(name, **hub) for name in names}
     _check_tasks([(name, configs[name]) for name in names])
     models: dict[str, HeadModel] = {}
     for name, config in configs.items():
@@ -45,6 +45,12 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
                 break
         models[name] = model
     return models
+
+
+def _load_config(name: str, **hub: Any) -> Any:
+    """Load the configuration of a model, or of an adapted model."""
+    is_adapter = find_base(name, **hub) is not None
+    return adapter_config(name, **hub) if is_adapter else AutoConfig.from_pretrained(name, **hub)
 
 
 def _auto_class(config: MusicFMConfig) -> Any:
@@ -68,7 +74,7 @@ def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -
     if not isinstance(models, Mapping):
         models = {f"model {number}": model for number, model in enumerate(models, 1)}
     if not models:
-        raise ValueError("There is no model to annotate with; pass one for each task.")
+        raise ValueError("`models` is empty: pass one model for each task.")
     models = {name: _without_peft(model) for name, model in models.items()}
     for name, model in models.items():
         if not isinstance(model, MusicFMForAudioFrameClassification | MusicFMForAudioClassification):

@@ -148,7 +148,9 @@ class MusicFMConfig(PreTrainedConfig):
             layer (MERT-330M), not after them (MERT-95M).
         num_conv_pos_embeddings (`int`, defaults to 128): Kernel of the positional convolution of `"bert"`.
         num_conv_pos_embedding_groups (`int`, defaults to 16): Groups of the positional convolution.
-        freeze_batch_norm (`bool`, defaults to `False`): Use the stored batch-norm statistics in training as well.
+        freeze_batch_norm (`bool`, *optional*): Use the stored batch-norm statistics in training as well. By default,
+            statistics change only in masked pretraining, and only those of norms whose weights are trained. Set it to
+            `False` to train an encoder from random weights in another way.
         quantizer_type (`str`, defaults to `"random_projection"`): Quantizer that computes the target tokens of
             pretraining: `"random_projection"` (MusicFM), `"residual_vq"` (MuQ) or `"kmeans"` (HuBERT, MERT).
         num_codebooks (`int`, defaults to 1): Tokens per frame; for `"kmeans"`, one for each of `kmeans_features`.
@@ -250,7 +252,7 @@ class MusicFMConfig(PreTrainedConfig):
     do_stable_layer_norm: bool = False
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
-    freeze_batch_norm: bool = False
+    freeze_batch_norm: bool | None = None
     quantizer_type: str = "random_projection"
     num_codebooks: int = 1
     codebook_size: int | list[int] = 4096
@@ -304,8 +306,25 @@ class MusicFMConfig(PreTrainedConfig):
         return set(keys) - cls._known_keys()
 
     @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        Read a configuration as [`PreTrainedConfig`] does.
+
+        Raises:
+            OSError: if the folder or repository has no configuration, for which Transformers would return the default.
+        """
+        values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "model_type" not in values:
+            raise OSError(f"{pretrained_model_name_or_path} has no config.json of a model.")
+        return values, rest
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """Create a configuration as [`PreTrainedConfig`] does. Unknown keys are kept, with a warning."""
+        if "context_seconds" not in config_dict and config_dict.get("freeze_batch_norm") is False:
+            config_dict = config_dict | {"freeze_batch_norm": None}  # version 0.1 wrote its default, false
         unknown = cls._unknown_keys(config_dict)
         for key in sorted(unknown):
             logger.warning(f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`.")

@@ -5,6 +5,8 @@ from torch import nn
 
 from .configuration_musicfm import MusicFMConfig
 
+IGNORED = -100  # label of frames and items without one, as in torch's cross-entropy
+
 
 def token_loss(
     config: MusicFMConfig, logits: torch.Tensor, tokens: torch.Tensor, count: torch.Tensor | int
@@ -28,25 +30,20 @@ def classification_loss(config: MusicFMConfig, logits: torch.Tensor, labels: tor
 
     Args:
         logits (`torch.Tensor` of shape `(…, num_labels)`): As the model returns them.
-        labels (`torch.Tensor`): Floating-point probabilities of the classes of each output, with the same shape, and
-            -1 to ignore an output. For a head with one single-label output, integers of shape `(…)` also work, with
-            -100 to ignore a frame. Labels and logits must have the same number of frames.
+        labels (`torch.Tensor`): Probabilities of the classes of each output, with the same shape: numbers from 0 to
+            1, or booleans. Or, for a head with one softmax, classes of shape `(…)`. -100 marks labels to ignore.
+            Labels and logits must have the same number of frames.
 
     Raises:
-        ValueError: if the shape of the labels is wrong.
+        ValueError: if the shape or a value of the labels is wrong. Values are checked only outside of compilation.
     """
     outputs = config.classifier_slices
-    if not labels.is_floating_point() and labels.shape == logits.shape[:-1]:
-        kinds = [output["problem_type"] for output in outputs]
-        if kinds != ["single_label_classification"]:
-            raise ValueError(
-                f"Integer labels need a configuration with one single-label output, but this one has {kinds}. Pass "
-                "the probabilities of the classes as floating-point labels."
-            )
-        ignored = (labels < 0)[..., None]
-        labels = nn.functional.one_hot(labels.clamp(min=0), logits.shape[-1]).float().masked_fill(ignored, -1.0)
+    kinds = [output["problem_type"] for output in outputs]
+    if labels.shape == logits.shape[:-1] and not labels.is_floating_point():
+        labels = _one_hot(labels.long(), logits.shape[-1], kinds)
     if labels.shape != logits.shape:
-        raise ValueError(f"`labels` must have shape {tuple(logits.shape)}, got {tuple(labels.shape)}.")
+        raise ValueError(_explain_shape(logits, labels, kinds))
+    _check_values(labels, 1, "probabilities from 0 to 1")
     logits, labels = logits.float(), labels.float()
     weights = logits.new_tensor(config.class_weights or [1.0] * logits.shape[-1])
     loss, start = logits.new_zeros(()), 0
@@ -54,7 +51,7 @@ def classification_loss(config: MusicFMConfig, logits: torch.Tensor, labels: tor
         part = slice(start, start + output["size"])
         start = part.stop
         target, weight = labels[..., part], weights[part]
-        valid = (target >= 0).all(-1)
+        valid = (target != IGNORED).all(-1)
         target, scores = target.clamp(min=0), logits[..., part]
         if output["problem_type"] == "single_label_classification":
             weighted = target * weight * valid[..., None]
@@ -68,4 +65,42 @@ def classification_loss(config: MusicFMConfig, logits: torch.Tensor, labels: tor
     return loss
 
 
-__all__ = ["classification_loss", "token_loss"]
+def _one_hot(classes: torch.Tensor, num_labels: int, kinds: list[str]) -> torch.Tensor:
+    """Convert classes `(…)` to probabilities `(…, num_labels)`."""
+    if kinds != ["single_label_classification"]:
+        raise ValueError(
+            f"Classes as labels need a configuration with one single-label output, but this one has {kinds}. Pass the "
+            f"probabilities of all {num_labels} labels, of shape {(*classes.shape, num_labels)}."
+        )
+    _check_values(classes, num_labels - 1, f"classes from 0 to {num_labels - 1}")
+    probabilities = nn.functional.one_hot(classes.clamp(min=0), num_labels).float()
+    return probabilities.masked_fill((classes == IGNORED)[..., None], IGNORED)
+
+
+def _check_values(labels: torch.Tensor, highest: int, need: str) -> None:
+    """Raise a `ValueError` for the first label that is neither in the range nor to be ignored."""
+    if labels.dtype == torch.bool or torch.compiler.is_compiling():
+        return
+    highest_rounded = highest + 1e-4 if labels.is_floating_point() else highest
+    valid = (labels == IGNORED) | ((labels >= 0) & (labels <= highest_rounded))  # false for nan
+    if not valid.all():
+        raise ValueError(f"`labels` must be {need}, or {IGNORED} to ignore, got {labels[~valid][0].item():g}.")
+
+
+def _explain_shape(logits: torch.Tensor, labels: torch.Tensor, kinds: list[str]) -> str:
+    """Return an error message about the shape of labels."""
+    shapes = f"{tuple(logits.shape)}"
+    if kinds == ["single_label_classification"]:
+        shapes += f", or {tuple(logits.shape[:-1])} for classes"
+    hint = ""
+    if labels.shape == logits.shape[:-1]:
+        hint = " Classes are integers."
+    elif logits.ndim == 3 and labels.ndim in (2, 3) and labels.shape[1] != logits.shape[1]:
+        hint = (
+            f" They have {labels.shape[1]} label frames, and the audio has {logits.shape[1]}: `label_frames` of the "
+            "model returns their number for a length of audio, and `musicfm_hf.collate_examples` pads both."
+        )
+    return f"`labels` must have shape {shapes}, got {labels.dtype} {tuple(labels.shape)}.{hint}"
+
+
+__all__ = ["IGNORED", "classification_loss", "token_loss"]

@@ -20,10 +20,11 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters_musicfm import HUB_ARGUMENTS, check_base, find_base
+from .adapters_musicfm import HUB_ARGUMENTS, adapter_config, check_base, find_base
 from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, average_frames, count_averages, label_settings
+from .keywords_musicfm import check_keywords
 from .losses_musicfm import classification_loss, token_loss
 from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
 from .normalization_musicfm import batch_norm, normalize
@@ -325,6 +326,11 @@ class MusicFMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, MusicFMQuantizer):
             module.reset_parameters()
 
+    def freeze_feature_encoder(self) -> None:
+        """Train everything but the front end, as in Wav2Vec2."""
+        self.base_model.subsampling.requires_grad_(False)
+        self.train(self.training)
+
     def frames_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """
         Return the mask of output frames that are not padding: sample mask `(batch, samples)` → bool `(batch, frames)`.
@@ -353,6 +359,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
 
     _input_embed_layer = "subsampling"  # PEFT enables gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
+    _is_pretrained = False  # true in MusicFMForPreTraining: batch statistics change in training
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
@@ -400,7 +407,9 @@ class MusicFMModel(MusicFMPreTrainedModel):
         Raises:
             ValueError: if a shape, the mask or `layer` is not as described, or an item is shorter than
                 `config.min_samples`.
+            TypeError: if the model does not use a keyword argument.
         """
+        check_keywords(kwargs, self.forward)
         num_layers = self.config.num_hidden_layers if layer is None else layer
         if type(num_layers) is not int or not 0 <= num_layers <= self.config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {self.config.num_hidden_layers}, got {layer!r}.")
@@ -424,11 +433,17 @@ class MusicFMModel(MusicFMPreTrainedModel):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode as in torch, except that batch norms stay in eval mode with `config.freeze_batch_norm`."""
+        """
+        Set the mode as in torch, except for batch norms whose statistics must not change: by default all of them, and
+        in masked pretraining those whose weights are frozen, as under an adapter. `config.freeze_batch_norm` overrides
+        both.
+        """
         super().train(mode)
-        if self.config.freeze_batch_norm:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        freeze = self.config.freeze_batch_norm
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                is_trained = self._is_pretrained and module.weight.requires_grad
+                if not is_trained if freeze is None else freeze:
                     module.eval()
         return self
 
@@ -494,6 +509,7 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         Raises:
             ValueError: if a shape is not as described, or an item is too short.
         """
+        check_keywords(kwargs, self.forward)
         attention_mask = check_input(input_values, attention_mask, self.config.n_fft // 2 + 1)
         lengths = item_lengths(input_values, attention_mask)
         tokens = self.quantizer(input_values, attention_mask)
@@ -514,6 +530,7 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
         self.musicfm = MusicFMModel(config)
+        self.musicfm._is_pretrained = True
         self.quantizer = build_quantizer(config)
         self.head = nn.Linear(config.hidden_size, sum(config.codebook_sizes))
         self.cqt_head = nn.Linear(config.hidden_size, config.cqt_bins) if config.cqt_loss_weight > 0 else None
@@ -556,7 +573,9 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
 
         Raises:
             ValueError: if a shape is not as described, an item is too short, or `target_tokens` come without a mask.
+            TypeError: if the model does not use a keyword argument.
         """
+        check_keywords(kwargs, self.forward)
         config = self.config
         attention_mask = check_input(input_values, attention_mask, max(config.min_samples, config.n_fft // 2 + 1))
         check_targets(config, input_values, mask_time_indices, target_tokens)
@@ -708,11 +727,12 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         **kwargs: Any,
     ) -> Self:
         """
-        Load a model as [`PreTrainedModel`] does, or a PEFT adapter whose folder or repository has the configuration of
-        the model with its head. The base model is loaded at the revision that the adapter names.
+        Load a model as [`PreTrainedModel`] does, or a PEFT adapter. The base model is loaded at the revision that the
+        adapter names. The configuration is that in the folder or repository of the adapter, or, without one, that of
+        the base model. The head is that of the adapter, or, if it has none, that of the base model.
 
         Raises:
-            ValueError: if the base model does not fit the adapter.
+            ValueError: if the base model does not fit the adapter, or neither of them has the head.
         """
         adapter_kwargs = adapter_kwargs or {}
         adapter: Any = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
@@ -723,11 +743,18 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         base_model, revision = base
         base_hub = {"revision": revision, "subfolder": ""}
-        config = MusicFMConfig.from_pretrained(adapter, **hub)
+        config = adapter_config(adapter, **hub)
         kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "output_loading_info")}
         check_base(config, base_model, **hub | base_hub)
-        model = cls.from_encoder(base_model, config, **kwargs | base_hub)
+        model, has_head = cls._load_base(base_model, config, **kwargs | base_hub)
         model.load_adapter(adapter, adapter_kwargs=hub)
+        if not has_head and isinstance(
+            model.classifier, MusicFMClassifier
+        ):  # otherwise, PEFT wraps the adapter's head
+            raise ValueError(
+                f"Neither the adapter {adapter} nor its base model {base_model} has the head of this configuration. "
+                'Train the adapter with `modules_to_save=["classifier"]`, and save `model.config` beside it.'
+            )
         return model
 
     @classmethod
@@ -744,6 +771,16 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         Raises:
             ValueError: if weights of the encoder are missing or have other shapes.
         """
+        model, has_head = cls._load_base(pretrained_model_name_or_path, config, **kwargs)
+        if has_head:
+            model._replace_head()
+        return model
+
+    @classmethod
+    def _load_base(
+        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
+    ) -> tuple[Self, bool]:
+        """Load the encoder of a saved model with its head if it fits, or a new one; return whether it was loaded."""
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # Transformers would warn that the head is new
         try:
@@ -764,10 +801,18 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
                 f"{pretrained_model_name_or_path} lacks {len(missing)} encoder weights that the configuration "
                 f"describes, such as {missing[0]}."
             )
-        if any(f"classifier.{name}" not in loading["missing_keys"] for name in model.classifier.state_dict()):
-            model.classifier = MusicFMClassifier(config).to(model.classifier.projector.weight)
-            model.classifier.apply(model._init_weights)
-        return model
+        names = {f"classifier.{name}" for name in model.classifier.state_dict()}
+        if names <= {*loading["missing_keys"]}:
+            return model, False
+        has_head = not names & unfit
+        if not has_head:  # a part of the head was loaded
+            model._replace_head()
+        return model, has_head
+
+    def _replace_head(self) -> None:
+        """Replace the head with a new one."""
+        self.classifier = MusicFMClassifier(self.config).to(self.classifier.projector.weight)
+        self.classifier.apply(self._init_weights)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -817,6 +862,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         **kwargs: Any,
     ) -> MusicFMClassifierOutput:
         """Encode, classify, and compute the loss if labels are given."""
+        check_keywords(kwargs, self.forward, "mask_time_indices")
         outputs, features, counts = self._encode(input_values, attention_mask, **kwargs)
         result = self.classifier(features, counts, labels)
         return MusicFMClassifierOutput(result.loss, result.logits, outputs.hidden_states, outputs.attentions)
@@ -846,9 +892,10 @@ class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
         Args:
             input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
-            labels (`torch.Tensor` of shape `(batch, label frames, num_labels)`, *optional*): Floating-point
-                probabilities of the classes of each output (`config.classifier_outputs`), with -1 for frames to
-                ignore; or integers of shape `(batch, label frames)`, with -100 for frames to ignore.
+            labels (`torch.Tensor` of shape `(batch, label frames, num_labels)`, *optional*): Probabilities of the
+                classes of each output (`config.classifier_outputs`); or classes of shape `(batch, label frames)`, for
+                one softmax. -100 marks frames to ignore. `musicfm_hf.collate_examples` makes batches of items of
+                different lengths.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:
@@ -856,7 +903,8 @@ class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
             returns the number of label frames for a length of audio, and `label_times` returns their times.
 
         Raises:
-            ValueError: if a shape is not as described, or an item is shorter than `config.min_samples`.
+            ValueError: if a shape or a label is not as described, or an item is shorter than `config.min_samples`.
+            TypeError: if the model does not use a keyword argument.
         """
         return self._classify(input_values, attention_mask, labels, **kwargs)
 
@@ -893,15 +941,16 @@ class MusicFMForAudioClassification(_MusicFMWithClassifier):
         Args:
             input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32.
             attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
-            labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): Floating-point probabilities of the
-                classes, with -1 for items to ignore; or integers of shape `(batch,)`, with -100 for items to ignore.
+            labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): Probabilities of the classes; or
+                classes of shape `(batch,)`, for one softmax. -100 marks items to ignore.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:
             [`MusicFMClassifierOutput`] with `logits` of shape `(batch, num_labels)`.
 
         Raises:
-            ValueError: if a shape is not as described, or an item is shorter than `config.min_samples`.
+            ValueError: if a shape or a label is not as described, or an item is shorter than `config.min_samples`.
+            TypeError: if the model does not use a keyword argument.
         """
         return self._classify(input_values, attention_mask, labels, **kwargs)
 

@@ -60,8 +60,8 @@ def targets(chords: Sequence[Segment], num_frames: int, frame_rate: float, start
         start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 25)`. Rows are -1 and ignored in training if most of the frame has no label (for example
-        after the end) or has a chord that is not major, minor or N (see [`parse_chord`]).
+        float32 `(num_frames, 25)`. Rows are -100 and ignored in training if most of the frame has no label (for
+        example after the end) or has a chord that is not major, minor or N (see [`parse_chord`]).
 
     Raises:
         ValueError: if chords are not in order, a label is not a chord, or a number is out of range.

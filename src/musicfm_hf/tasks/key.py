@@ -73,8 +73,8 @@ def targets(keys: Sequence[Segment], num_frames: int, frame_rate: float, start: 
         start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 25)`. Rows are -1 and ignored in training if most of the frame has no label (for example
-        after the end) or has a key that is not major, minor or N.
+        float32 `(num_frames, 25)`. Rows are -100 and ignored in training if most of the frame has no label (for
+        example after the end) or has a key that is not major, minor or N.
 
     Raises:
         ValueError: if segments are not in order, a label is not a key, or a number is out of range.

@@ -11,7 +11,7 @@ import numpy as np
 
 from .annotations import Segment, check_segments
 
-IGNORED = -1
+IGNORED = -100  # in targets, as the models expect it
 
 
 def single_label_output(name: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def frame_targets(
         start (`float`): Seconds at which the first frame begins.
 
     Returns:
-        float32 `(num_frames, len(labels))`. Rows are -1 where most of a frame has no label, or one that `parse` maps
+        float32 `(num_frames, len(labels))`. Rows are -100 where most of a frame has no label, or one that `parse` maps
         to `None`.
 
     Raises:

@@ -80,7 +80,7 @@ def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, s
         start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 8)`: the one-hot functions, or -1 if most of a frame has none; then the boundary.
+        float32 `(num_frames, 8)`: the one-hot functions, or -100 if most of a frame has none; then the boundary.
 
     Raises:
         ValueError: if segments are not in order, or a number is out of range.

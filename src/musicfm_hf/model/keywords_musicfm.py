@@ -1,0 +1,59 @@
+"""Check of the keyword arguments of models, so that none is ignored in silence."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# What Transformers passes to any model, or our models hand on to the attention.
+_PASSED = frozenset(
+    {
+        "output_hidden_states",
+        "output_attentions",
+        "return_dict",
+        "num_items_in_batch",
+        "is_causal",
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+        "max_length_q",
+        "max_length_k",
+    }
+)
+
+# Names of other models for what ours call differently.
+_OTHER_NAMES = {
+    "labels": "target_tokens",
+    "input_features": "input_values",
+    "input_ids": "input_values",
+    "inputs": "input_values",
+    "padding_mask": "attention_mask",
+    "layer_idx": "layer",
+}
+
+
+def check_keywords(keywords: Mapping[str, Any], forward: Callable[..., Any], *further: str) -> None:
+    """
+    Check the keyword arguments of a model that are not parameters of its `forward`.
+
+    Args:
+        keywords: The arguments.
+        forward (`Callable`): The method, whose parameters the error message suggests.
+        further: Names that are allowed as well.
+
+    Raises:
+        TypeError: if the model does not use an argument. The message names it and the most similar parameter.
+    """
+    if keywords.keys() <= _PASSED.union(further):
+        return
+    unknown = next(name for name in keywords if name not in _PASSED.union(further))
+    parameters = [name for name in inspect.signature(forward).parameters if name != "kwargs"]
+    near = difflib.get_close_matches(unknown, [*parameters, *sorted(_PASSED)], n=1)
+    other = _OTHER_NAMES.get(unknown)
+    if other in parameters:
+        near = [other]
+    hint = f" Did you mean `{near[0]}`?" if near else f" Its arguments are {', '.join(parameters)}."
+    owner = type(getattr(forward, "__self__", forward)).__name__
+    raise TypeError(f"{owner} does not use the argument `{unknown}`.{hint}")
+
+
+__all__ = ["check_keywords"]
