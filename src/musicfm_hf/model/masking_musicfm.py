@@ -80,10 +80,12 @@ def mix_in_batch(
 ) -> torch.Tensor:
     """
     Add excerpts of the other items of a batch to each item, with probability `config.mixup_prob`: MERT's in-batch
-    noise mixture (arXiv 2306.00107, and its public training code). An item gets 1 to `config.mixup_max_excerpts` excerpts,
-    each from a random place in a random other item, at a random place, unscaled, and of a random duration between the
-    two `config.mixup_seconds`. MERT's code concatenates the other items, so that an excerpt can span two of them; ours
-    come from a single item, and never from padding. Items shorter than an excerpt shorten it.
+    noise mixture (arXiv 2306.00107, and its public training code). An item gets 1 to `config.mixup_max_excerpts`
+    excerpts, each from a random place in a random other item, at a random place, unscaled, and of a random duration
+    between the two `config.mixup_seconds`. An excerpt is never longer than one of the two items.
+
+    MERT's code concatenates the other items, so that an excerpt can span two of them; here, it comes from one item, and
+    never from padding. MERT also mixes in evaluation; [`MusicFMForPreTraining`] mixes in training only.
 
     Args:
         config ([`MusicFMConfig`]): `mixup_prob`, `mixup_seconds`, `mixup_max_excerpts`.
