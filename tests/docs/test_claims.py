@@ -28,7 +28,7 @@ def test_what_was_never_run_is_named():
 
 
 def test_scores_come_with_their_caveats():
-    """The control that is missing, other tools, what a correction leaves, labels by a rule, and too much pretraining."""
+    """The missing control, other tools, what a correction leaves, labels by a rule, and too much pretraining."""
     for text in (README, EVALUATION):
         plain = re.sub(r"\s+", " ", text)
         for words in ("from random weights", "Chordino", "Essentia", "by a rule"):

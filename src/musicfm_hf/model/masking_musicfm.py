@@ -84,8 +84,8 @@ def mix_in_batch(
     excerpts, each from a random place in a random other item, at a random place, unscaled, and of a random duration
     between the two `config.mixup_seconds`. An excerpt is never longer than one of the two items.
 
-    MERT's code concatenates the other items, so that an excerpt can span two of them; here, it comes from one item, and
-    never from padding. MERT also mixes in evaluation; [`MusicFMForPreTraining`] mixes in training only.
+    MERT's code concatenates the other items, so that an excerpt can span two of them; here, it comes from one item,
+    and never from padding. MERT also mixes in evaluation; [`MusicFMForPreTraining`] mixes in training only.
 
     Args:
         config ([`MusicFMConfig`]): `mixup_prob`, `mixup_seconds`, `mixup_max_excerpts`.
