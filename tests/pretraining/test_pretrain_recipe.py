@@ -216,7 +216,8 @@ DEATHS = [("training_step", 5), ("training_step", 9), ("log", 5), ("training_ste
 
 
 def check_interrupted(server, data, tmp_path, kind: str, workers: int) -> None:
-    flags = [*TINY, *songs(data, kind), "--gradient_accumulation_steps", "2", "--seed", "7"]
+    flags = [*TINY, "mixup_prob=0.5"]  # the mix-up of a batch resumes too
+    flags += [*songs(data, kind), "--gradient_accumulation_steps", "2", "--seed", "7"]
     flags += ["--dataloader_num_workers", workers]
     for death in DEATHS:
         pretrain(server, tmp_path / "killed", *flags, die_at=death)
