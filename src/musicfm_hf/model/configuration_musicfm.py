@@ -23,6 +23,17 @@ _AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
 }
 
+# Class of a saved model → the pipeline in its repository that Transformers uses with `trust_remote_code=True`.
+_PIPELINES = {
+    "MusicFMModel": ("feature-extraction", "MusicFMFeatureExtractionPipeline", "AutoModel"),
+    "MusicFMForPreTraining": ("feature-extraction", "MusicFMFeatureExtractionPipeline", "AutoModel"),
+    "MusicFMForAudioClassification": (
+        "audio-classification",
+        "MusicFMAudioClassificationPipeline",
+        "AutoModelForAudioClassification",
+    ),
+}
+
 _POSITIVE_INTEGERS = (
     "hidden_size",
     "num_hidden_layers",
@@ -73,6 +84,7 @@ _INHERITED_KEYS = {
     "_name_or_path",
     "attn_implementation",
     "auto_map",
+    "custom_pipelines",
     "experts_implementation",
     "model_type",
     "name_or_path",
@@ -332,6 +344,9 @@ class MusicFMConfig(PreTrainedConfig):
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for key in unknown:
             setattr(config, key, config_dict[key])
+        if cls.__module__.startswith("musicfm_hf."):  # which registers its own pipeline for this task
+            pipelines = getattr(config, "custom_pipelines", None) or {}
+            config.custom_pipelines = {k: v for k, v in pipelines.items() if k != "audio-classification"}
         config._check_values()  # once more: `from_pretrained(..., key=value)` sets values after the constructor
         return loaded
 
@@ -352,7 +367,13 @@ class MusicFMConfig(PreTrainedConfig):
         ours = {reference.split(".")[-1] for reference in _AUTO_MAP.values()}
         auto_map = values.get("auto_map") or {}
         others = {auto: name for auto, name in auto_map.items() if str(name).split(".")[-1] not in ours}
-        return values | {"auto_map": _AUTO_MAP | others}
+        values["auto_map"] = _AUTO_MAP | others
+        pipeline = next((_PIPELINES[name] for name in self.architectures or [] if name in _PIPELINES), None)
+        values.pop("custom_pipelines", None)
+        if pipeline is not None:
+            task, name, auto_class = pipeline
+            values["custom_pipelines"] = {task: {"impl": f"pipeline_musicfm.{name}", "pt": [auto_class]}}
+        return values
 
     @property
     def samples_per_frame(self) -> int:
