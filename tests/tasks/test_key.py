@@ -17,8 +17,8 @@ def one_hot(*labels):
 
 SPELLINGS = {
     "C:maj": "C|Cmaj|C major|C:maj|C:major|c major|C-major|C_major|CM|C M|B#|B♯ major|Dbb|C ionian|C:lyd|CMixolydian",
-    "A:min": "Am|A m|A:min|a minor|A Minor|A MINOR|a|A:aeo|A aeolian|A dorian|A:phrygian|A locrian|A natural minor",
-    "F#:maj": "F#|Gb|G♭|Gb:maj|F♯ major|F sharp major|F-sharp major|G flat major|Gflat|E## major",
+    "A:min": "Am|A m|A:min|a minor|A Minor|A MINOR|a|A:aeo|A aeolian|A dorian|A:phrygian|A locrian|A natural minor|A\N{EN DASH}minor",
+    "F#:maj": "F#|Gb|G♭|Gb:maj|F♯ major|F sharp major|F-sharp major|F\N{EN DASH}sharp major|G flat major|Gflat|E## major",
     "B:maj": "B|Cb|Cb major|C♭|C-flat major|A## major",
     "E:maj": "E|Fb|Fb:maj",
     "F:min": "Fm|E#m|E# minor|E♯:min|f minor|f",
@@ -121,6 +121,16 @@ def test_score_over_time():
     assert found["key_frame"] == pytest.approx((30 + 15 + 10) / 80)
     assert found["key_weighted"] == 0.5
     assert key.score(reference, estimate, "C:maj")["key_weighted"] == 1.0
+
+
+def test_an_undecided_estimate_is_not_no_key():
+    none, undecided = [Segment(0.0, 9.0, "N")], [Segment(0.0, 9.0, "X")]
+    assert key.score(none, undecided) == {"key_weighted": 0.0, "key_frame": 0.0}
+    assert key.score(none, [Segment(0.0, 9.0, "D other")]) == {"key_weighted": 0.0, "key_frame": 0.0}
+    assert key.score(none, none, "X") == {"key_weighted": 0.0, "key_frame": 1.0}
+    assert key.score([Segment(0.0, 9.0, "C")], undecided) == {"key_weighted": 0.0, "key_frame": 0.0}
+    half = [Segment(0.0, 4.5, "X"), Segment(4.5, 9.0, "N")]
+    assert key.score(none, half) == {"key_weighted": 1.0, "key_frame": 0.5}
 
 
 def test_score_without_keys():

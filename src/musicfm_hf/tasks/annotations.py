@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .bar_positions import check_positions
 from .jams import name_all, only_namespace, pick_annotation, read_jams
 from .values import read_text, to_label, to_number, to_position
 
@@ -45,7 +46,7 @@ def read_beats(path: str | os.PathLike) -> Beats:
     """
     Read beats. From a JAMS file, read the first annotation `beat_position`, or else the first `beat`. Any other file
     is text with one beat per line: the time and, optionally, the position in the bar, separated by a tab, spaces or a
-    comma. Further columns, empty lines and lines that begin with `#` are ignored.
+    comma. Further columns, empty lines and lines that begin with `#` are ignored. Decimal commas are an error.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -63,7 +64,7 @@ def read_beats(path: str | os.PathLike) -> Beats:
     else:
         lines, duration = _read_lines(path), None
         places = [place for place, _ in lines]
-        fields = [re.split(r"[\s,]+", text.strip()) for _, text in lines]
+        fields = _split_beats(lines)
         times = [to_number(field[0], "the time", place) for place, field in zip(places, fields, strict=True)]
         values = [field[1] if len(field) > 1 and field[1] else None for field in fields]
     positions = [to_position(value, place) for value, place in zip(values, places, strict=True)]
@@ -176,7 +177,8 @@ def check_beats(beats: Beats, where: str | os.PathLike | Callable[[int], str], d
 
     Raises:
         ValueError: if shapes differ; or if a beat is not finite, is negative, does not follow the previous beat, is
-            after the end of the audio, or has a negative position. The message names the first such beat.
+            after the end of the audio, or has a negative position; or if the positions are not those of beats in a bar
+            (see `bar_positions.py`). The message names the first such beat.
     """
     _check_beats(beats, _namer(where, "beat"), duration)
 
@@ -241,6 +243,21 @@ def _read_lines(path: Path) -> list[tuple[str, str]]:
     return [(f"{path}, line {number}", line) for number, line in lines if line.strip() and line.strip()[0] != "#"]
 
 
+def _split_beats(lines: list[tuple[str, str]]) -> list[list[str]]:
+    """
+    Split the lines of a file of beats into fields. A comma separates fields only if a time has a decimal point: `0,52`
+    in a file without one is 0.52 s with a decimal comma, or beat 52 at 0 s.
+    """
+    fields = [re.split(r"[\s,]+", text.strip()) for _, text in lines]
+    commas = [place for place, text in lines if "," in text.split()[0].rstrip(",")]
+    if commas and not any("." in field[0] for field in fields):
+        raise ValueError(
+            f"{commas[0]}: the comma may be a decimal comma. Write times with a decimal point, such as 0.52, and "
+            "separate columns by a tab."
+        )
+    return fields
+
+
 def _parse_segment(text: str, column: int, place: str) -> Segment:
     """Parse a line of a text file."""
     start, end, rest = (*text.split(maxsplit=2), "", "", "")[:3]
@@ -270,6 +287,7 @@ def _check_beats(beats: Beats, place: Callable[[int], str], duration: float | No
                 f"{place(index)}: a position in the bar must be at least 1, or 0 if unknown, got {position}."
             )
         before = time
+    check_positions(positions, place)
 
 
 def _check_segments(segments: Sequence[Segment], place: Callable[[int], str], duration: float | None) -> None:

@@ -7,7 +7,6 @@ suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. `tasks/an
 file for one kind of annotation takes precedence over a JAMS file.
 """
 
-import json
 import os
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
+from ...tasks.jams import read_jams
 from ..catalog import AUDIO_EXTENSIONS
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source
@@ -138,12 +138,16 @@ def _read_song(
 
 
 def _namespaces(path: Path) -> set[str]:
-    """Return the namespaces of a JAMS file with at least one observation."""
-    try:
-        annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
-        return {annotation["namespace"] for annotation in annotations if annotation["data"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error
+    """
+    Return the namespaces of a JAMS file with at least one observation. If all have a confidence of 0, only tags count:
+    the song has none of them.
+    """
+    annotations, _ = read_jams(path)
+    return {
+        annotation.namespace
+        for annotation in annotations
+        if annotation.observations or (annotation.num_listed and annotation.namespace.startswith("tag_"))
+    }
 
 
 READER = DatasetReader(
