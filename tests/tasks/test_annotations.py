@@ -79,9 +79,11 @@ def test_commas_separate_columns_where_times_have_points(tmp_path):
     assert [read.times.tolist(), read.positions.tolist()] == [[0.5, 1, 1.5], [1, 2, 3]]
 
 
-@pytest.mark.parametrize("text", ["0,5 1 C\n", "0 1,5 C\n", "0_5 1 C\n", "\N{ARABIC-INDIC DIGIT ONE} 2 C\n", "0x1 2 C\n"])
+@pytest.mark.parametrize(
+    "text", ["0,5 1 C\n", "0 1,5 C\n", "0_5 1 C\n", "\N{ARABIC-INDIC DIGIT ONE} 2 C\n", "0x1 2 C\n"]
+)
 def test_times_that_are_no_decimal_numbers_are_refused(tmp_path, text):
-    with pytest.raises(ValueError, match="line 1: the (start|end) must be a number of seconds"):
+    with pytest.raises(ValueError, match=r"line 1: the (start|end) must be a number of seconds"):
         read_segments(written(tmp_path / "a.lab", text))
 
 

@@ -17,8 +17,8 @@ def one_hot(*labels):
 
 SPELLINGS = {
     "C:maj": "C|Cmaj|C major|C:maj|C:major|c major|C-major|C_major|CM|C M|B#|B♯ major|Dbb|C ionian|C:lyd|CMixolydian",
-    "A:min": "Am|A m|A:min|a minor|A Minor|A MINOR|a|A:aeo|A aeolian|A dorian|A:phrygian|A locrian|A natural minor|A\N{EN DASH}minor",
-    "F#:maj": "F#|Gb|G♭|Gb:maj|F♯ major|F sharp major|F-sharp major|F\N{EN DASH}sharp major|G flat major|Gflat|E## major",
+    "A:min": "Am|A m|A:min|a minor|A Minor|A MINOR|a|A:aeo|A aeolian|A dorian|A:phrygian|A locrian|A natural minor",
+    "F#:maj": "F#|Gb|G♭|Gb:maj|F♯ major|F sharp major|F-sharp major|G flat major|Gflat|E## major",
     "B:maj": "B|Cb|Cb major|C♭|C-flat major|A## major",
     "E:maj": "E|Fb|Fb:maj",
     "F:min": "Fm|E#m|E# minor|E♯:min|f minor|f",
@@ -27,6 +27,7 @@ SPELLINGS = {
     "Eb:min": "Eb dorian|D#m|eb:dor|E♭ minor",
     "Ab:maj": "Ab|G#|  Ab   major |G# Major",
     "C#:min": "C#m|Db:min|C sharp minor",
+    "D:min": "D\N{EN DASH}minor|D \N{MINUS SIGN} minor|D\N{NON-BREAKING HYPHEN}dorian",
     "N": "N|n|none|None|silence|Silence|no key",
     None: "X|x|D other|D:modal|unknown|atonal",
 }

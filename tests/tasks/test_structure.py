@@ -79,8 +79,8 @@ JOINED = {
     "intro": "fadein instintro intropt2 rhythmlessintro",
     "bridge": "instbridge transition3",
     "outro": "bigoutro outro3 vocaloutro",
-    "inst": "bre break1 breakdown2 drumroll fast gtr2 gtrbreak guitarsolo instrumental3 mainriff2 oddriff quiet saxobeat "
-    "solo3 synth worstthingever",
+    "inst": "bre break1 breakdown2 drumroll fast gtr2 gtrbreak guitarsolo instrumental3 mainriff2 oddriff quiet "
+    "saxobeat solo3 synth worstthingever",
 }
 
 

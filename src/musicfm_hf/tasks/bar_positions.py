@@ -12,8 +12,8 @@ MAX_POSITION = 32
 MAX_ONLY_BAR = 16  # beats of a song that has a single bar
 
 EXPECTED = (
-    "a position in the bar must be 1 for the downbeat, grow by 1 with each beat and return to 1 in the next bar, or be "
-    "0 if it is unknown"
+    "a position in the bar must be 1 for the downbeat, grow by 1 with each beat and return to 1 in the next bar, or "
+    "be 0 if it is unknown"
 )
 
 

@@ -138,7 +138,7 @@ def main_key(keys: Sequence[Segment]) -> str | None:
 def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | None = None) -> dict[str, float]:
     """
     Compare the keys of one song with `mir_eval.key.weighted_score`: 1 for the same key, 0.5 for a fifth above, 0.3 for
-    the relative key, 0.2 for the parallel key. N scores 1 against N, and 0 against a key. An estimate that is undecided,
+    the relative key, 0.2 for the parallel key. N scores 1 against N, and 0 against a key. An undecided estimate,
     such as X, scores 0.
 
     Args:

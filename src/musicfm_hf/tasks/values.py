@@ -19,11 +19,12 @@ def read_text(path: Path) -> str:
 
 def to_number(value: object, name: str, place: str) -> float:
     """Convert text or a JSON number to seconds. `name` is its name in error messages."""
-    is_number = _NUMBER.fullmatch(value) if isinstance(value, str) else isinstance(value, int | float)
-    if isinstance(value, bool) or not is_number:
-        comma = " Write it with a decimal point." if isinstance(value, str) and "," in value else ""
-        raise ValueError(f"{place}: {name} must be a number of seconds, got {value!r}.{comma}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    comma = " Write it with a decimal point." if isinstance(value, str) and "," in value else ""
+    raise ValueError(f"{place}: {name} must be a number of seconds, got {value!r}.{comma}")
 
 
 def to_position(value: Any, place: str) -> int:
