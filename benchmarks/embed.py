@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument(
         "--output_file",
         type=Path,
-        help="benchmarks/results/embed_DEVICE.json by default, and with the sections if they lack speed",
+        help="benchmarks/results/embed_DEVICE.json by default; without speed, the name also lists the sections",
     )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -15,20 +15,19 @@ the name, one block of that file (blocks are separated by empty lines; the first
     <!-- end -->
 
 A number, or a text such as the name of a machine, is placed between two marks within a line. The mark contains the
-file and the keys of the value, separated by slashes. Items of a list are selected by their index (`-1` is the last) or
-by
-their values (`way=plain&batch_size=1`):
+file and the keys of the value, separated by slashes. Items of a list are selected by their index (`-1` is the last)
+or by their values (`way=plain&batch_size=1`):
 
     Chords: <!-- number: tasks/table/chord/pretrained probe/test/majmin -->.869<!-- end --> of the time, after
     <!-- number: pretraining_small/seconds / 60 -->52.8<!-- end --> minutes
 
-The number is written in the format of the current one: its decimals, leading zero, sign and thousands separators. For
-a
-new number, write zeros in that format (`.000`, `+0.00`, `0,000`). Values can be scaled (` * 100`, ` / 60`), divided by
-or
-subtracted from each other (`FILE/KEY / FILE/KEY`), from left to right, and aggregated over all keys or items that have
-the rest of the path: `min(tasks/table/*/full/seconds) / 60`, or with `max` or `mean`. The mark of a number cannot
-begin a line or a list item, because Markdown would treat the comment as a block of HTML. Fenced code is not changed.
+The number keeps the format of the one that it replaces: decimals, leading zero, sign and thousands separators. For a
+new number, write zeros in that format (`.000`, `+0.00`, `0,000`).
+
+A value can be scaled (` * 100`, ` / 60`), or combined with another by division or subtraction (`FILE/KEY / FILE/KEY`),
+from left to right. `min`, `max` and `mean` aggregate over all keys or items that have the rest of the path:
+`min(tasks/table/*/full/seconds) / 60`. The mark of a number cannot begin a line or a list item, because Markdown would
+treat the comment as a block of HTML. Fenced code is not changed.
 """
 
 import argparse

@@ -6,7 +6,7 @@ Measure a step of masked pretraining, side by side with a plain implementation, 
 The plain implementation is straightforward: attention that keeps its scores, logits of all frames, and a softmax over
 all frames, from which the loss selects the masked ones. All variants are timed in turn, in separate processes. The
 peak memory excludes the model, its gradients and the optimizer. The share of the matrix-product rate of the machine
-counts the multiplications of the model once, forward and backward (three times the forward pass).
+counts three times the multiplications of a forward pass: one for the forward and two for the backward pass.
 """
 
 import argparse

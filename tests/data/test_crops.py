@@ -446,7 +446,7 @@ def test_songs_without_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["text.mp3", "empty.wav"], r"there is no readable audio\. 2 unreadable, such as (text|empty)\.\w+: "),
+        (["text.mp3", "empty.wav"], r"no file is readable\. 2 unreadable, such as (text|empty)\.\w+: "),
         (["short.wav"], r"every file is shorter than the crop of 0\.1 s \(longest 0\.090 s\)\. 1 too short"),
         (
             ["short.wav", "silent.wav"],

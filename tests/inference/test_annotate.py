@@ -208,8 +208,10 @@ def test_adapted_encoders_run_on_their_own(count_passes):
 def test_models_are_left_as_they_were():
     model = head("chord").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
     annotate(model, music(1.0), RATE)
-    assert all(module.training for module in model.modules())
+    assert model.training
+    assert [module.training for module in model.modules()] == modes
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
@@ -265,7 +267,7 @@ def test_other_rates(seconds):
 @pytest.mark.parametrize(
     ("models", "audio", "settings", "error", "message"),
     [
-        ([], music(1.0), {}, ValueError, "There is no model"),
+        ([], music(1.0), {}, ValueError, "`models` is empty"),
         ([torch.nn.Linear(1, 1)], music(1.0), {}, TypeError, "model 1 is a Linear; annotating needs"),
         (None, music(1.0), {}, ValueError, "mine does not specify the task"),
         ([head("key"), head("key", seed=1)], music(1.0), {}, ValueError, "model 1 and model 2 are both for the task"),

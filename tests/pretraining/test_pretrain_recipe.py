@@ -305,7 +305,7 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--train", "{bad}/broken", "--statistics", "config", "--validation_fraction", "0"], "is no readable audio"),
         (["--crop_seconds", "60"], r"every file is shorter than the crop of 60.0 s \(longest 2.600 s\)"),
         (["--crop_seconds", "0.01"], "`crop_seconds` no shorter than that"),
-        (["--validation", "{bad}/broken"], "In the songs to validate on, there is no readable audio"),
+        (["--validation", "{bad}/broken"], "In the songs to validate on, no file is readable"),
         (["--validation", "{bad}/none"], "does not exist"),
         (["--train", "{data}/parquet"], "Streams cannot be measured: pass `--stats`, or use `statistics: config`"),
         (["--set", "quantizer_type=residual_vq"], "'residual_vq' needs a trained quantizer: train one with"),

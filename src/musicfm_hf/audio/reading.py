@@ -95,7 +95,7 @@ def _check_crop(sampling_rate: int, start: float, duration: float | None) -> Non
 
 @contextmanager
 def _open_audio(source: Any) -> Iterator[tuple[soundfile.SoundFile, BinaryIO, str]]:
-    """Open audio: the file, its stream, and a name for messages. What cannot be decoded raises a `ValueError`."""
+    """Yield the opened file, its stream, and a name for messages. Raise a `ValueError` if it cannot be decoded."""
     stream, name = _open_source(source)
     try:
         with soundfile.SoundFile(stream) as file:

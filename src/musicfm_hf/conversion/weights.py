@@ -149,7 +149,7 @@ def require_tensor(published: dict[str, torch.Tensor], key: str) -> torch.Tensor
         ValueError: if it is missing.
     """
     if key not in published:
-        raise ValueError(f"The checkpoint is not a MusicFM encoder: it has no tensor `{key}`.")
+        raise ValueError(f"The checkpoint has no tensor `{key}`, which all checkpoints of its family have.")
     return published[key]
 
 

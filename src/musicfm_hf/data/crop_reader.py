@@ -75,7 +75,7 @@ class ProblemLog:
     def refusal(self, source: str, crop_seconds: float) -> ValueError:
         """Return the error for a source without usable songs."""
         if self.counts.keys() == {"unreadable"}:
-            text = "there is no readable audio"
+            text = "no file is readable"
         elif self.counts.keys() == {"too short"}:
             longest = max(problem.seconds or 0.0 for problem in self.records)
             text = f"every file is shorter than the crop of {crop_seconds} s (longest {longest:.3f} s)"

@@ -40,7 +40,7 @@ def build(splits: Mapping[str, Sequence[LabeledSong]], source: Source) -> Any:
     from datasets import Dataset, DatasetDict, DatasetInfo
 
     if not any(splits.values()):
-        raise ValueError("There are no songs with audio and labels.")
+        raise ValueError("No song has audio and labels.")
     more = sorted({name for songs in splits.values() for song in songs for name in song.more})
     features = _features(more)
     info = DatasetInfo(source.description, source.citation, source.homepage, source.license, features)

@@ -55,10 +55,8 @@ def render(
 
     Without `programs`, the file is played with its own programs. With three programs, it is *arranged*: MELODY, BRIDGE
     and PIANO are synthesized separately, normalized to the same level, shifted by +1, -3 and 0 dB, and summed. The
-    level of a part is the RMS over its sounding frames: the frames of 0.1 s, counted from time 0, that are less than
-        40 dB
-    below the loudest one. In both cases, the result is scaled to an RMS of 0.08, or lower if its peak would exceed
-    0.98.
+    level of a part is the RMS over its sounding frames. A frame lasts 0.1 s, and sounds if it is less than 40 dB below
+    the loudest frame. In both cases, the result is scaled to an RMS of 0.08, or lower if its peak would exceed 0.98.
 
     Args:
         midi_path: A MIDI file of type 0 or 1; an arrangement needs tracks named MELODY, BRIDGE and PIANO.

@@ -14,7 +14,7 @@ import soundfile
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
 from .labeled import LabeledSong, Source
 
-SOURCE = Source("Songs that a program composed and synthesised from seeds.", "", "", "CC0-1.0")
+SOURCE = Source("Songs that a program composed and synthesized from seeds.", "", "", "CC0-1.0")
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
 # One chord per bar, as (degree of the scale from 0, quality).
 _PROGRESSIONS = {

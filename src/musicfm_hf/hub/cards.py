@@ -195,7 +195,7 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     fields = {
         "task_about": spec.about,
         "task_limits": spec.limits,
-        "found_as": spec.found_as,
+        "result_expression": spec.result_expression,
         "labels": ", ".join(label_names(config)),
         "outputs": _outputs(config),
         "auto_class": config.head_class.replace("MusicFM", "AutoModel"),

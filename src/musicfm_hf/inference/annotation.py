@@ -29,9 +29,9 @@ def annotate(
     Annotate audio of any length in bounded memory. Models whose encoders have equal weights and equal settings that
     affect the output share one pass through the encoder; adapted encoders run separately.
 
-    Audio shorter than the encoder needs is padded with silence. Audio that is silent throughout gets no beats and no
-    tags, and N for chords and keys, regardless of the predictions of the models. Audio longer than ten minutes is
-    encoded in parts of about ten minutes; if `config.do_normalize` is set, each part is normalized separately.
+    Audio shorter than the encoder needs is padded with silence. Audio that is silent throughout gets no beats, no
+    tags, one section "silence", and N for chords and keys, whatever the models predict. Audio longer than ten minutes
+    is encoded in parts of about ten minutes; if `config.do_normalize` is set, each part is normalized separately.
 
     Args:
         models: A model with a head whose `config.task` is set, a list of such models, or a dictionary from names to

@@ -74,7 +74,7 @@ def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -
     if not isinstance(models, Mapping):
         models = {f"model {number}": model for number, model in enumerate(models, 1)}
     if not models:
-        raise ValueError("There is no model to annotate with; pass one for each task.")
+        raise ValueError("`models` is empty: pass one model for each task.")
     models = {name: _without_peft(model) for name, model in models.items()}
     for name, model in models.items():
         if not isinstance(model, MusicFMForAudioFrameClassification | MusicFMForAudioClassification):

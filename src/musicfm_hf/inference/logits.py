@@ -58,7 +58,7 @@ def song_logits(
     Compute the logits of whole songs; see [`head_logits`].
 
     Args:
-        model: With a head; or the head alone, `model.classifier`, if there is a cache.
+        model: A model with a head or, with a `cache`, the head alone (`model.classifier`).
         cache ([`FeatureCache`], *optional*): Cache with the input of the head.
 
     Raises:

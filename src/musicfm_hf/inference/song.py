@@ -18,7 +18,7 @@ FORMATS = ("json", "beats", "lab", "tags")
 @dataclass(eq=False)  # arrays do not compare to one truth value
 class SongAnnotation:
     """
-    Annotations of a song by models. An annotation is `None` if there was no model for it.
+    Annotations of a song by models. An annotation is `None` if no model produced it.
 
     Attributes:
         duration (`float`): Seconds of audio.

@@ -23,8 +23,8 @@ def targets(annotation: Beats, num_frames: int, frame_rate: float, start: float 
     """
     Compute the share of each label in each frame. The frame nearest to a beat has a share of 1, and the share halves
     with each neighboring frame, up to `widen` frames away; the rest is "neither". Beats with an unknown position count
-    as "beat". If the shares of several beats fall on one frame, each label keeps its larger share, and the smaller of
-    the two is limited to what remains of 1.
+    as "beat". If several beats reach one frame, each label gets its largest share; if "beat" and "downbeat" then
+    exceed 1 together, the smaller of the two is reduced.
 
     Args:
         annotation (`Beats`): Beats of the whole song.

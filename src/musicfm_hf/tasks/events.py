@@ -46,8 +46,8 @@ def fit_to_audio(events: Any, probabilities: np.ndarray | None, duration: float)
         duration (`float`): Seconds of audio.
 
     Returns:
-        The events and their probabilities. Beats after the end are removed, and so is a beat that is the only one. The
-        last segment ends exactly at `duration`.
+        The events and their probabilities. Beats after the end are removed; if only one beat remains, it is removed
+        too. The last segment ends exactly at `duration`.
     """
     if isinstance(events, Beats):
         inside = events.times <= duration

@@ -182,7 +182,7 @@ class TaskSpec:
         return (get_task, (self.name,)) if self.source is None else (load_task_file, (self.source,))
 
     @property
-    def found_as(self) -> str:
+    def result_expression(self) -> str:
         """Python code for the result in a [`SongAnnotation`]: `chords`, or `more["meters"]`."""
         return self.column if self.column in SONG_COLUMNS else f'more["{self.column}"]'
 
@@ -256,8 +256,8 @@ class TaskSpec:
         settings = config.decoding or {}
         if self.events is None:
             return spans.decode(logits, label_names(config), self._frame_rate(config), **settings)
-        place = label_names(config) if self.label_rate is None else config.label_rate
-        return self.events(logits, place, **settings)
+        labels_or_rate = label_names(config) if self.label_rate is None else config.label_rate
+        return self.events(logits, labels_or_rate, **settings)
 
     def event_probabilities(self, config: MusicFMConfig, logits: np.ndarray, events: Any) -> np.ndarray | None:
         """

@@ -1,8 +1,8 @@
 """
 POP909: pop songs rendered from MIDI, with beats, chords, sections of two annotators, keys and tags.
 
-The source has the MIDI files and tables of `musicfm_hf.data.pop909`, `beats/ID.beats`, and `chords/`, `keys/`,
-`segments/` and `segments2/` with `ID.lab`, in seconds of the MIDI file. The fifth column of segments is their
+The source has the MIDI files and tables that `pop909_rendering.py` describes, `beats/ID.beats`, and `chords/`,
+`keys/`, `segments/` and `segments2/` with `ID.lab`, in seconds of the MIDI file. The fifth column of segments is their
 function. Labels of transposed versions are transposed with them.
 """
 
