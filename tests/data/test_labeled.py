@@ -138,7 +138,7 @@ def test_data_sets_that_are_none_are_named(tmp_path, songs):
     DatasetDict({"train": Dataset.from_dict({"id": ["a"], "audio": ["a.wav"]})}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="no column duration, transposition, group, beats"):
         load_songs(tmp_path / "other", "train")
-    with pytest.raises(ValueError, match="no songs with audio and labels"):
+    with pytest.raises(ValueError, match="No song has audio and labels"):
         build({}, SOURCE)
 
 
@@ -227,6 +227,24 @@ def test_an_error_of_a_reader_is_listed_with_its_line(tmp_path, error):
         read_all(readers, strict=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"split": "valid"}, "a has split 'valid', which is not one of train, validation, test"),
+        ({"tags": "piano"}, "a: tags must be a list, got the text 'piano'"),
+        ({"name": "b"}, "Two songs have the id 'b'"),
+        ({"group": None}, "The reader failed (TypeError"),
+        ({"sections": [Segment(0, 1, 7)]}, "The reader failed (AttributeError"),
+    ],
+)
+def test_a_song_that_no_data_set_can_hold_does_not_stop_the_others(tmp_path, changes, reason):
+    good = write_audio(tmp_path / "a.wav")
+    readers = [("b", lambda: song(good, "b", beats=BEATS)), ("a", lambda: song(good, **{"beats": BEATS} | changes))]
+    songs, (problem,) = read_all(readers)
+    build(assign_splits(songs, fractions=(1, 0, 0)), SOURCE)
+    assert (problem.id, reason in problem.reason) == ("a", True)
+
+
 def test_stopping_a_run_is_no_problem_of_a_song():
     with pytest.raises(KeyboardInterrupt):
         read_all([("a", lambda: fail(KeyboardInterrupt()))])
@@ -245,13 +263,14 @@ def test_faulty_parts_of_a_song_are_listed(tmp_path):
     "labels",
     [
         {"group": "\udce9"},
+        {"audio": "\udce9/a.wav"},
         {"tags": ["\udce9"]},
         {"sections": [Segment(0, 1, "\udce9")]},
         {"name": "\udce9", "tags": ["a"]},
     ],
 )
 def test_texts_that_a_data_set_cannot_store_are_named(labels):
-    with pytest.raises(ValueError, match=r"'\\udce9' is not valid Unicode"):
+    with pytest.raises(ValueError, match=r"'\\udce9.*' is not valid Unicode"):
         check_song(song(duration=2.0, **{"tags": ["piano"]} | labels))
 
 

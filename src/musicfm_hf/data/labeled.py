@@ -142,6 +142,7 @@ def read_all(
         Exception: with `strict`, a reader raises it.
     """
     songs, problems = [], []
+    ids: set[str] = set()
     for name, read in readers:
         try:
             if not _is_text(name):
@@ -149,6 +150,8 @@ def read_all(
             song = read()
             song = replace(song, duration=audio_seconds(song.audio))
             check_song(song)
+            if song.id in ids:
+                raise ValueError(f"Two songs have the id {song.id!r}.")
             if strict and song.problems:
                 raise ValueError(song.problems[0])
         except (FileNotFoundError, UnusableSongError) as error:
@@ -160,6 +163,7 @@ def read_all(
             problems.append(_failure(name, error))
         else:
             songs.append(song)
+            ids.add(song.id)
             problems += [Problem(name, problem, "part") for problem in song.problems]
     return songs, problems
 
@@ -215,8 +219,8 @@ def check_song(song: LabeledSong) -> None:
 
     Raises:
         ValueError: annotations overlap, are out of order or outside the audio, a chord is not in the syntax of
-            `mir_eval.chord`, [`parse_key`] rejects a key, or a tag is empty; or a text is not valid Unicode. The
-            message names the place.
+            `mir_eval.chord`, [`parse_key`] rejects a key, or a tag is empty; or the split does not exist, or a text is
+            not valid Unicode. The message names the place.
         UnusableSongError: the song has no annotation.
     """
     has_beats = song.beats is not None and len(song.beats.times) > 0
@@ -234,10 +238,16 @@ def check_song(song: LabeledSong) -> None:
                 parse(segment.label)
             except ValueError as error:
                 raise ValueError(f"{place(index)}: {error}") from error
+    if song.split not in (None, "train", "validation", "test"):
+        raise ValueError(f"{song.id} has split {song.split!r}, which is not one of train, validation, test.")
+    if isinstance(song.tags, str):
+        raise ValueError(f"{song.files.get('tags', song.id)}: tags must be a list, got the text {song.tags!r}.")
     if any(not tag.strip() for tag in song.tags or []):
         raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
     labels = [segment.label for segments in song.segments().values() for segment in segments or []]
-    if broken := [text for text in (song.id, song.group, *labels, *(song.tags or [])) if not _is_text(text)]:
+    paths = [] if isinstance(song.audio, Mapping) else [os.fspath(song.audio)]
+    texts = (song.id, song.group, *paths, *labels, *(song.tags or []))
+    if broken := [text for text in texts if not _is_text(text)]:
         raise ValueError(f"{song.id}: {broken[0]!r} is not valid Unicode.")
 
 

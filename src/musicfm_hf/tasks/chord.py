@@ -94,8 +94,8 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
 
     Returns:
         majmin (`float`): Share of the time with a major chord, a minor chord or N in which root and triad are right.
-        root (`float`): Share of the time with any chord except X in which the root is right. An estimated X is wrong;
-            `mir_eval.chord.root` counts it as right against N.
+        root (`float`): Share of the time with any chord except X in which the root is right. As in `mir_eval`, an
+            estimated X is right where there is no chord.
         seconds (`float`): Time that majmin compares. If it is 0, the scores are 0.
 
     Raises:
@@ -108,13 +108,12 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
     if not reference:
         return {"majmin": 0.0, "root": 0.0, "seconds": 0.0}
     seconds, names, estimated_names = spans.pair(reference, estimate, "X", "N")
-    majmin, root = chord.majmin(names, estimated_names), chord.root(names, estimated_names)
-    root[(np.array(names) == "N") & (np.array(estimated_names) == "X")] = 0
+    majmin = chord.majmin(names, estimated_names)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No reference chords were comparable")
         return {
             "majmin": float(chord.weighted_accuracy(majmin, seconds)),
-            "root": float(chord.weighted_accuracy(root, seconds)),
+            "root": float(chord.weighted_accuracy(chord.root(names, estimated_names), seconds)),
             "seconds": float(seconds[majmin >= 0].sum()),
         }
 
