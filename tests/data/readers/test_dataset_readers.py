@@ -366,6 +366,23 @@ def test_faulty_keys_of_hooktheory_are_left_out(tmp_path, keys, num_beats, expec
     assert all(message in problem.reason for message, problem in zip(problems, found, strict=True))
 
 
+def test_chords_before_the_audio_are_left_out(tmp_path):
+    alignment = {"refined": {"beats": [4, 16], "times": [2.5, 14.5]}}
+    chords = [(C, 0, 1), (D, 1, 4), (E, 4, 8)]
+    song = passage(chords, [(0, 1)]) | {"alignment": alignment}
+    write(tmp_path / "source/-Yt_1.wav")
+    (found,), problems = read_all(
+        hooktheory.song_readers(write_hooktheory(tmp_path / "source", {"abc": song})).items()
+    )
+    assert found.chords == [Segment(0, 2.5, "D:maj"), Segment(2.5, 6.5, "E:maj")]
+    assert found.keys == [Segment(0, 14.5, "C:min")]
+    assert [problem.reason.split("abc, ")[1] for problem in problems] == [
+        "chord 1 is left out: it ends before the audio begins.",
+        "chord 2 begins 0.50 s before the audio: that part is left out.",
+        "key 1 begins 1.50 s before the audio: that part is left out.",
+    ]
+
+
 def test_faulty_parts_are_in_the_summary(tmp_path, monkeypatch, capsys):
     songs = {"abc": passage([(C, 0, 4), (D, 4, 4), (E, 4, 3)]), "bcd": entry(), "cde": entry(alignment=None)}
     source = write_hooktheory(tmp_path / "source", songs | {"def": entry(split="DEV")})

@@ -189,9 +189,13 @@ def _read_spans(
     usable, problems = [], []
     for number, (entry, start, end) in enumerate(spans, 1):
         try:
-            if not (_is_beat(start) and _is_beat(end) and start < end and seconds(start) >= 0):
+            if not (_is_beat(start) and _is_beat(end) and 0 <= start < end):
                 raise ValueError(f"it lasts from beat {start} to {end}")
-            usable.append((number, Segment(seconds(start), seconds(end), name(entry))))
+            if seconds(end) <= 0:
+                raise ValueError("it ends before the audio begins")
+            usable.append((number, Segment(max(0.0, seconds(start)), seconds(end), name(entry))))
+            if seconds(start) < -TOLERANCE:
+                problems.append(f"{number} begins {-seconds(start):.2f} s before the audio: that part is left out.")
         except (KeyError, TypeError, IndexError, ValueError) as error:
             reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
             problems.append(f"{number} is left out: {reason}.")
