@@ -303,6 +303,20 @@ def test_observations_without_confidence_are_left_out(tmp_path):
     assert read_tags(written(tmp_path / "b.jams", json.dumps(content))) == ["piano"]
 
 
+def test_milliseconds_of_jams_are_no_overlap(tmp_path):
+    """As in the files of the Harmonix Set."""
+    rows = [(25.487, 16.989, "a"), (42.475, 16.995, "b"), (59.471, 1, "c")]
+    segments = read_segments(jams_of(tmp_path / "a.jams", ("segment_open", rows)))
+    assert [(round(start, 6), round(end, 6)) for start, end, _ in segments] == [
+        (25.487, 42.475),
+        (42.475, 59.47),
+        (59.471, 60.471),
+    ]
+    path = jams_of(tmp_path / "a.jams", ("segment_open", [(0, 1.003, "a"), (1, 1, "b")]))
+    with pytest.raises(ValueError, match="observation 2: segments must not overlap"):
+        read_segments(path)
+
+
 @pytest.mark.parametrize("confidence", [-1, -0.5, "high", True])
 def test_confidences_that_are_none_are_named(tmp_path, confidence):
     path = jams_of(tmp_path / "a.jams", ("tag_open", [(0, 4, "piano", 1), (0, 4, "slow", confidence)]))

@@ -9,7 +9,7 @@ of a JAMS file, counted from 1.
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,8 @@ from .values import read_text, to_label, to_number, to_position
 # Columns of every labeled data set, and attributes of a song. Other annotations of a song are in its `more`.
 SONG_COLUMNS = ("beats", "chords", "sections", "keys", "tags")
 PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-TOLERANCE = 1e-6  # seconds by which segments may overlap, because JAMS stores start and duration, and sums are rounded
+TOLERANCE = 1e-6  # seconds by which segments may overlap, because sums are rounded
+JAMS_TOLERANCE = 0.002  # the same in JAMS files, which may store start and duration in whole milliseconds
 LATE_SECONDS = 1.0  # by which an annotation may end after the audio, because decoders cut or pad the end
 
 
@@ -95,10 +96,10 @@ def read_segments(path: str | os.PathLike, namespace: str | None = None, column:
         annotations, duration = read_jams(path)
         annotation = pick_annotation(annotations, (namespace or only_namespace(annotations, path),), path)
         places = annotation.places
-        segments = [
+        segments = _without_rounding(
             Segment(start, start + to_number(length, "the duration", place), to_label(label, place))
             for (start, length, label), place in zip(annotation.observations, places, strict=True)
-        ]
+        )
     else:
         lines, duration = _read_lines(path), None
         places = [place for place, _ in lines]
@@ -227,6 +228,16 @@ def line_of(path: str | os.PathLike, index: int, count: int, start: float) -> st
 def _namer(where: str | os.PathLike | Callable[[int], str], kind: str) -> Callable[[int], str]:
     """Return a function from an index to the name of that beat or segment."""
     return where if callable(where) else lambda index: f"{where}, {kind} {index + 1}"
+
+
+def _without_rounding(segments: Iterable[Segment]) -> list[Segment]:
+    """Return segments that end where the next one starts, if they end later by as much as JAMS files are rounded."""
+    rows: list[Segment] = []
+    for segment in segments:
+        if rows and rows[-1].start < segment.start < rows[-1].end <= segment.start + JAMS_TOLERANCE:
+            rows[-1] = rows[-1]._replace(end=segment.start)
+        rows.append(segment)
+    return rows
 
 
 def _begins_with(text: str, number: float) -> bool:

@@ -67,12 +67,17 @@ def test_harmonix(silence):
         "outro": 425,
         "silence": 221,
     }
-    jams = folder / "dataset/jams"
-    for song in songs[::50]:
-        beats = read_beats(jams / f"{song.id}.jams")
-        np.testing.assert_array_equal(beats.positions, song.beats.positions)
-        labels = [segment.label for segment in read_segments(jams / f"{song.id}.jams", "segment_open")]
-        assert labels[: len(song.sections)] == [section.label for section in song.sections]
+    for song in songs:
+        path = folder / f"dataset/jams/{song.id}.jams"
+        np.testing.assert_array_equal(read_beats(path).positions, song.beats.positions)
+        if song.id == "0318_windup":
+            with pytest.raises(ValueError, match=r"observation 10: 157.242 s is after the end of the audio"):
+                read_segments(path, "segment_open")
+            continue
+        labels = [section.label for section in read_segments(path, "segment_open") if function_of(section.label)]
+        # The JAMS files lack a last section without an end.
+        assert [section.label for section in song.sections][: len(labels)] == labels
+        assert len(song.sections) - len(labels) in (0, 1)
 
 
 def test_held_out_and_aligned_songs_of_harmonix(silence):
