@@ -170,31 +170,42 @@ def test_unusual_labels_are_fine():
 def test_songs_that_cannot_be_used_are_listed(tmp_path):
     good = write_audio(tmp_path / "a.wav")
     (tmp_path / "text.wav").write_text("no music")
-    rest = np.sin(np.arange(40 * 8000))
-    soundfile.write(tmp_path / "half.flac", rest, 8000)
-    (tmp_path / "half.flac").write_bytes((tmp_path / "half.flac").read_bytes()[:40_000])
     wrong = song(good, "wrong", beats=Beats(np.array([-1.0]), np.array([1])))
     readers = [
         ("a", lambda: song(good, beats=BEATS)),
         ("none", lambda: song(tmp_path / "none.wav", "none", beats=BEATS)),
         ("text", lambda: song(tmp_path / "text.wav", "text", beats=BEATS)),
         ("bare", lambda: song(good, "bare")),
-        ("half", lambda: song(tmp_path / "half.flac", "half", beats=BEATS)),
     ]
     songs, problems = read_all(readers, strict=True)
     assert [(one.id, one.duration) for one in songs] == [("a", 2.0)]
-    assert [problem.id for problem in problems] == ["none", "text", "bare", "half"]
+    assert [problem.id for problem in problems] == ["none", "text", "bare"]
     assert {problem.kind for problem in problems} == {"missing"}
-    reasons = ("does not exist", "is not audio", "no annotation", "half.flac is not audio that can be read")
-    for problem, reason in zip(problems, reasons, strict=True):
+    for problem, reason in zip(problems, ("does not exist", "is not audio", "no annotation"), strict=True):
         assert reason in problem.reason
     songs, problems = read_all([("wrong", lambda: wrong), *readers])
-    assert [problem.id for problem in problems] == ["wrong", "none", "text", "bare", "half"]
+    assert [problem.id for problem in problems] == ["wrong", "none", "text", "bare"]
     assert problems[0].kind == "wrong"
     assert len(songs) == 1
     with pytest.raises(ValueError, match="wrong, beats, beat 1") as raised:
         read_all([*readers, ("wrong", lambda: wrong)], strict=True)
     assert raised.value.__notes__ == ["The error is in song 'wrong'."]
+
+
+def test_truncated_audio_is_listed(tmp_path):
+    soundfile.write(tmp_path / "half.flac", np.sin(np.arange(40 * 8000)), 8000)
+    (tmp_path / "half.flac").write_bytes((tmp_path / "half.flac").read_bytes()[:40_000])
+    late = Beats(np.array([30.0]), np.array([1]))
+    readers = [
+        ("half", lambda: song(tmp_path / "half.flac", "half", beats=BEATS)),
+        ("late", lambda: song(tmp_path / "half.flac", "late", beats=late)),
+    ]
+    songs, problems = read_all(readers)
+    assert [one.id for one in songs] == ["half"]
+    assert 5 < songs[0].duration < 8
+    assert [(problem.id, problem.kind) for problem in problems] == [("half", "part"), ("late", "wrong")]
+    assert "half.flac is truncated" in problems[0].reason
+    assert "30 s is after the end of the audio" in problems[1].reason
 
 
 def fail(error):

@@ -3,6 +3,7 @@
 import os
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -128,7 +129,7 @@ def read_all(
 ) -> tuple[list[LabeledSong], list[Problem]]:
     """
     Read songs, look up their durations, and check their labels. Songs that cannot be read or whose annotations are
-    wrong are left out.
+    wrong are left out. Truncated audio is used as far as it goes, and is a problem.
 
     Args:
         readers: Song ids and functions that read the songs.
@@ -148,7 +149,9 @@ def read_all(
             if not _is_text(name):
                 raise UnusableSongError("Its name is not UTF-8: rename the file.")
             song = read()
-            song = replace(song, duration=audio_seconds(song.audio))
+            with warnings.catch_warnings(record=True) as remarks:  # for example, that the audio is truncated
+                warnings.simplefilter("always", UserWarning)
+                song = replace(song, duration=audio_seconds(song.audio))
             check_song(song)
             if song.id in ids:
                 raise ValueError(f"Two songs have the id {song.id!r}.")
@@ -164,7 +167,9 @@ def read_all(
         else:
             songs.append(song)
             ids.add(song.id)
-            problems += [Problem(name, problem, "part") for problem in song.problems]
+            texts = [str(remark.message) for remark in remarks if issubclass(remark.category, UserWarning)]
+            texts += song.problems
+            problems += [Problem(name, text, "part") for text in texts]
     return songs, problems
 
 
