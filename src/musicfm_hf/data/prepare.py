@@ -20,6 +20,13 @@ from .statistics import MelStatistics, mel_statistics
 # Split → name of the list of its files.
 _LISTS = {"train": "train", "validation": "valid", "test": "test"}
 
+# Kind of problem → its name in counts.
+_KINDS = {
+    "wrong": "left out for wrong annotations",
+    "error": "left out for errors of the reader",
+    "part": "used in part",
+}
+
 
 class PreparedData(NamedTuple):
     """
@@ -27,8 +34,9 @@ class PreparedData(NamedTuple):
 
     Attributes:
         output_dir (`Path`): Folder of the data set.
-        counts (`dict[str, int]`): Numbers of songs in each list, and of songs that are left out.
-        problems (`list[Problem]`): Songs that are left out, with reasons.
+        counts (`dict[str, int]`): Numbers of songs in each list, and of songs that are left out; of those for wrong
+            annotations and for errors of the reader, and of songs that are used in part, if there are any.
+        problems (`list[Problem]`): Songs, and parts of songs, that are left out, with reasons.
     """
 
     output_dir: Path
@@ -58,13 +66,13 @@ def prepare_dataset(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     fractions: Sequence[float] | None = None,
-    skip_faulty: bool = False,
+    strict: bool = False,
     license: str | None = None,
 ) -> PreparedData:
     """
     Prepare a labeled data set: the data set itself for `datasets.load_from_disk`, `train.txt`, `valid.txt` and
-    `test.txt` with the paths of its audio, `missing.tsv` with the songs that are left out, and `info.json`. Audio is
-    not copied.
+    `test.txt` with the paths of its audio, `problems.tsv` with the songs and parts of songs that are left out, and
+    `info.json`. Audio is not copied.
 
     Args:
         reader ([`DatasetReader`]): Reader of the data set.
@@ -72,11 +80,12 @@ def prepare_dataset(
         source, audio, options: Arguments of the function of the reader. Audio that the reader creates is written to
             the folder `audio` of the output.
         seed (`int`), fractions: As for [`assign_splits`]; by default the fractions of the reader.
-        skip_faulty (`bool`): Leave out songs with wrong annotations instead of raising an error.
+        strict (`bool`): Raise an error for the first song with wrong annotations, instead of leaving it out.
         license (`str`, *optional*): License of a user's own data.
 
     Raises:
-        ValueError: an annotation is wrong, no song can be used, or the reader or [`assign_splits`] raises it.
+        ValueError: no song can be used; with `strict`, an annotation is wrong; or the reader or [`assign_splits`]
+            raises it.
         FileNotFoundError, ImportError: the reader raises it.
         FileExistsError: see [`musicfm_hf.data.labeled_dataset.save`].
     """
@@ -85,16 +94,16 @@ def prepare_dataset(
     description = reader.source if license is None else reader.source._replace(license=license)
     audio = output / "audio" if reader.makes_audio else audio
     readers = reader.song_readers(source, audio, **options)
-    songs, problems = read_all(tqdm(readers.items(), unit="song"), skip_faulty)
-    write_table(output / "missing.tsv", problems)
+    songs, problems = read_all(tqdm(readers.items(), unit="song"), strict)
+    _write_problems(output, problems)
     if not songs:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in problems[:3])
+        reasons = "; ".join(f"{problem.id}: {problem.reason}" for problem in problems[:3])
         raise ValueError(f"No song has audio and labels ({reasons or 'the source has no songs'}).")
     splits = assign_splits(songs, seed, reader.fractions if fractions is None else fractions)
     save(build(splits, description), output)
     originals = {_LISTS[split]: [song for song in splits[split] if not song.transposition] for split in SPLITS}
     _write_lists(output, {name: [_listed(song, output) for song in part] for name, part in originals.items()})
-    counts = {name: len(part) for name, part in originals.items()} | {"left out": len(problems)}
+    counts = {name: len(part) for name, part in originals.items()} | _count_problems(problems)
     info = {
         "name": output.name if reader.is_own_data else reader.name,
         "source": Path(source).absolute().name,
@@ -134,7 +143,7 @@ def prepare_lists(
     problems = [Problem(str(track.path), track.problem) for track in tracks if track.problem]
     lists = {_LISTS[split]: [str(track.path) for track in usable if track.split == split] for split in SPLITS}
     _write_lists(output, lists)
-    write_table(output / "problems.tsv", problems)
+    _write_problems(output, problems)
     write_table(output / "licences.tsv", [(track.path, track.license) for track in usable])
     counts = {name: len(paths) for name, paths in lists.items()} | {"problems": len(problems)}
     info: dict[str, Any] = {"name": reader.name, "source": Path(source).absolute().name}
@@ -170,6 +179,18 @@ def prepare_statistics(
     values = statistics.to_dict() | {"source": [str(source) for source in sources]}
     write_json(Path(output_file), values, indent=2, ascii_only=False)
     return statistics
+
+
+def _count_problems(problems: Sequence[Problem]) -> dict[str, int]:
+    """Count the songs that are left out, and, if there are any, those to look at."""
+    songs = {kind: len({problem.id for problem in problems if problem.kind == kind}) for kind in _KINDS}
+    left_out = sum(problem.kind != "part" for problem in problems)
+    return {"left out": left_out} | {name: songs[kind] for kind, name in _KINDS.items() if songs[kind]}
+
+
+def _write_problems(output: Path, problems: Sequence[Problem]) -> None:
+    """Write names and reasons to `problems.tsv`."""
+    write_table(output / "problems.tsv", [(problem.id, problem.reason) for problem in problems])
 
 
 def _listed(song: LabeledSong, folder: Path) -> str:
