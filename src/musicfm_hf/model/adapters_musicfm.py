@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any, Self
 
+from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from .configuration_musicfm import MusicFMConfig
@@ -42,7 +43,7 @@ def find_base(folder_or_repo: str | os.PathLike, **kwargs: Any) -> tuple[str, st
     Raises:
         ValueError: if the adapter names no base model.
     """
-    file = find_adapter_config_file(folder_or_repo, **kwargs)
+    file = find_adapter_config_file(folder_or_repo, **kwargs)  # type: ignore[arg-type]  # takes paths as well
     if file is None:
         return None
     with open(file, encoding="utf-8") as content:
@@ -148,12 +149,8 @@ def _base_config(adapter: str | os.PathLike, base_model: str, **kwargs: Any) -> 
         ) from error
 
 
-class MusicFMAdapterMixin:
-    """Loading and saving of models with a PEFT adapter, in place of the methods of [`PreTrainedModel`]."""
-
-    config: MusicFMConfig
-    name_or_path: str
-    _keys_to_ignore_on_load_unexpected: list[str] | None
+class MusicFMWithAdapters(PreTrainedModel):
+    """A [`PreTrainedModel`] that loads and saves PEFT adapters, and refuses an adapter that does not fit."""
 
     @classmethod
     def from_pretrained(
@@ -182,7 +179,7 @@ class MusicFMAdapterMixin:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         base_model, revision = base
         given_hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-        if config is not None and not isinstance(config, MusicFMConfig):
+        if isinstance(config, (str, os.PathLike)):
             config = MusicFMConfig.from_pretrained(config, **given_hub)
         loaded: Any = None
         if by_auto_class:
@@ -195,7 +192,7 @@ class MusicFMAdapterMixin:
         loading = model.load_adapter(adapter, adapter_kwargs=hub)
         if not has_head:
             model._check_head(adapter, base_model, _has_config(adapter, **hub))
-        return (model, loading.to_dict()) if with_info else model
+        return (model, loading.to_dict()) if with_info else model  # type: ignore[return-value]  # as Transformers does
 
     @classmethod
     def _load_base(
@@ -265,4 +262,4 @@ class MusicFMAdapterMixin:
             )
 
 
-__all__ = ["HUB_ARGUMENTS", "MusicFMAdapterMixin", "adapter_config", "check_base", "find_base"]
+__all__ = ["HUB_ARGUMENTS", "MusicFMWithAdapters", "adapter_config", "check_base", "find_base"]

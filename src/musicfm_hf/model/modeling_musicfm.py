@@ -7,7 +7,6 @@ from typing import Any, Self, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.dynamic_module_utils import custom_object_save
@@ -20,7 +19,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters_musicfm import HUB_ARGUMENTS, MusicFMAdapterMixin, find_base
+from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, average_frames, count_averages, label_settings
@@ -271,7 +270,7 @@ class MusicFMBertLayer(GradientCheckpointingLayer):
         return self.final_layer_norm(hidden_states + self.ffn(hidden_states))
 
 
-class MusicFMPreTrainedModel(MusicFMAdapterMixin, PreTrainedModel):
+class MusicFMPreTrainedModel(MusicFMWithAdapters):
     """Base class with the initialization, saving and frame times of all MusicFM models."""
 
     config_class = MusicFMConfig
