@@ -30,11 +30,11 @@ def test_one_array_and_its_mask(extractor):
 
 
 def test_a_misspelt_setting(tmp_path):
-    with pytest.raises(ValueError, match="no argument `sampling_rates`. Did you mean `sampling_rate`"):
+    with pytest.raises(ValueError, match=r"no argument `sampling_rates`\. Did you mean `sampling_rate`"):
         MusicFMFeatureExtractor(sampling_rates=16000)
     MusicFMFeatureExtractor(padding_side="left", processor_class="Any").save_pretrained(tmp_path)
     assert AutoFeatureExtractor.from_pretrained(tmp_path).padding_side == "left"
-    with pytest.raises(ValueError, match="no argument `do_normalise`. Did you mean `do_normalize`"):
+    with pytest.raises(ValueError, match=r"no argument `do_normalise`\. Did you mean `do_normalize`"):
         MusicFMFeatureExtractor.from_dict({"do_normalise": True})
 
 
