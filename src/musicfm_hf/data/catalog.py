@@ -6,11 +6,12 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 AUDIO_EXTENSIONS = frozenset(
-    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
+    ".aac .aif .aifc .aiff .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav "
+    ".wave .webm .wma".split()
 )
 
 Song = tuple[str, Any]  # a name, and audio as [`musicfm_hf.load_audio`] takes it or as a [`DatasetAudio`]
@@ -54,14 +55,26 @@ def digest_names(names: Iterable[str]) -> str:
     return f"{checksum:08x}"
 
 
+def is_hidden(path: str | PurePath) -> bool:
+    """Return whether a relative path leads to a hidden file or through a hidden folder, or to data of macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Return all files below a folder that are not hidden, in order. Links to folders are not followed."""
+    paths = (path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder)))
+    return sorted(path for path in paths if path.is_file())
+
+
 def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list[Song]:
     """
     List the songs of a catalog, as names and audio for [`musicfm_hf.embed_files`].
 
     Args:
         source: An audio file; a folder of audio files (searched recursively for the extensions in `AUDIO_EXTENSIONS`,
-            without following links to folders); a `.txt` file with one path per line (relative paths start at its
-            folder); a folder saved by `datasets.Dataset.save_to_disk`; or the ID of a data set on the Hub.
+            without hidden files, and without following links to folders); a `.txt` file with one path per line
+            (relative paths start at its folder); a folder saved by `datasets.Dataset.save_to_disk`; or the ID of a
+            data set on the Hub.
         audio_column (`str`): Column of a data set that holds the audio.
 
     Raises:
@@ -76,8 +89,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         root = path
-        paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_EXTENSIONS and file.is_file())
-        paths = [file for file in paths if not file.name.startswith("._")]  # resource forks of macOS
+        paths = [file for file in list_files(path) if file.suffix.lower() in AUDIO_EXTENSIONS]
     elif path.suffix.lower() == ".txt":
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]

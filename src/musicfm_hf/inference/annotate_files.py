@@ -1,6 +1,7 @@
 """Annotations of a catalog of files."""
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,8 @@ class AnnotatedFiles(NamedTuple):
 
     Attributes:
         existing (`int`): Number of songs that already had files.
-        problems (`list[tuple[str, str]]`): Name and reason for each song that was not annotated.
+        problems (`list[tuple[str, str]]`): Name and reason for each song that was not annotated, and each damaged file
+            that was annotated as far as it can be read.
     """
 
     existing: int
@@ -55,7 +57,7 @@ def annotate_files(
         progress (`bool`): Show a progress bar.
 
     Returns:
-        [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, with a `UserWarning`.
+        [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, and listed as problems.
 
     Raises:
         ValueError: before any work, if a setting is out of range, or files exist and `existing` is `"refuse"`.
@@ -78,10 +80,14 @@ def annotate_files(
             if not all(exists[name]):
                 problems.append((name, "only some of its files exist: remove them, or pass `--existing overwrite`."))
             continue
-        try:
-            _annotate_file(models, source, output_dir, name, settings, formats, picture)
-        except (ValueError, TypeError, OSError) as error:
-            problems.append((name, str(error)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                _annotate_file(models, source, output_dir, name, settings, formats, picture)
+            except (ValueError, TypeError, OSError) as error:
+                problems.append((name, str(error)))
+                continue
+        problems += [(name, str(warning.message)) for warning in caught if warning.category is UserWarning]
     return AnnotatedFiles(len(annotated), problems)
 
 
