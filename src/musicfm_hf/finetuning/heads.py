@@ -133,7 +133,8 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by `r`
         lora_dropout=arguments.lora_dropout,
-        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_target_modules)})",
+        # A layer of the encoder, whose names begin with `musicfm.` in this model, and not in `AutoModel`.
+        target_modules=rf"(?!classifier\.).*\.({'|'.join(arguments.lora_target_modules)})",
         modules_to_save=["classifier"],
         revision=arguments.revision,
     )

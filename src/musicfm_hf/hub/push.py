@@ -175,11 +175,11 @@ def _pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
     if base_model is None and adapter_config.get("revision"):
         return
     if base_model is None:
-        name = Path(adapter_config["base_model_name_or_path"]).name
+        name = Path(adapter_config.get("base_model_name_or_path") or "that it was trained on").name
         raise ValueError(
             f"The base model of this adapter is the local folder {name}, which others cannot load. Push that folder "
             "first, then pass its repository as the base model (`musicfm push … --base_model REPO`)."
         )
     commit = api.model_info(base_model).sha
-    check_base(MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)
+    check_base(folder, MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)
     write_json(path, adapter_config | {"base_model_name_or_path": base_model, "revision": commit})
