@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..tasks.annotations import Beats, Segment
+from ..training.files import temporary_path
 from .catalog import DatasetAudio
 from .labeled import SEGMENT_COLUMNS, LabeledSong, Source
 from .splits import SPLITS
@@ -66,16 +67,16 @@ def save(dataset: Any, output: str | os.PathLike) -> None:
     for split in dataset:
         if (output / split).exists() and not (output / split / "state.json").is_file():
             raise FileExistsError(f"{output / split} is not part of a data set: choose another folder.")
-    unfinished = output / f".unfinished.{os.getpid()}"
+    unfinished = temporary_path(output / "dataset")
     try:
         dataset.save_to_disk(unfinished)
-        (output / "dataset_dict.json").unlink(missing_ok=True)
+        (output / "dataset_dict.json").unlink(missing_ok=True)  # without it, the folder has no data set
         for split in SPLITS:
             if (output / split / "state.json").is_file():
-                shutil.rmtree(output / split)
+                os.replace(output / split, unfinished / f"earlier_{split}")  # never half deleted
             if split in dataset:
-                (unfinished / split).replace(output / split)
-        (unfinished / "dataset_dict.json").replace(output / "dataset_dict.json")
+                os.replace(unfinished / split, output / split)
+        os.replace(unfinished / "dataset_dict.json", output / "dataset_dict.json")
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..training.files import run_python_file, write_json, write_table
+from ..training.files import run_python_file, write_json, write_table, write_text
 from .catalog import list_sources
 from .dataset_reader import DatasetReader, ListReader
 from .labeled import LabeledSong, Problem, read_all
@@ -180,9 +180,8 @@ def _listed(song: LabeledSong, folder: Path) -> str:
 
 def _write_lists(output: Path, lists: Mapping[str, Sequence[str]]) -> None:
     """Write each list of paths to `NAME.txt`."""
-    output.mkdir(parents=True, exist_ok=True)
     for name, paths in lists.items():
-        (output / f"{name}.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+        write_text(output / f"{name}.txt", "".join(f"{path}\n" for path in paths))
 
 
 def _write_info(output: Path, info: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
+from .files import complete_model
+
 logger = logging.get_logger(__name__)
 
 _INCOMPLETE = ".incomplete"  # folder of a checkpoint that is being written
@@ -62,12 +64,16 @@ class ResumableTrainer(Trainer):
         return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the model with the code of its own class instead of the class that FSDP derives from it."""
+        """
+        Save the model as [`Trainer`] does, in files that are complete or absent, and with the code of its own class
+        instead of the class that FSDP derives from it.
+        """
         model_class = type(self.model)
         try:
             if issubclass(model_class, FSDPModule):
                 self.model.__class__ = model_class.__bases__[-1]
-            super()._save(output_dir, state_dict)
+            with complete_model(str(output_dir or self.args.output_dir)) as temporary:
+                super()._save(str(temporary), state_dict)
         finally:
             self.model.__class__ = model_class
 

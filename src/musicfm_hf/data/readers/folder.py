@@ -3,19 +3,21 @@ A user's own folder: audio files, and annotation files with the same names.
 
 The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
 `a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where the
-suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. `tasks/annotations.py` describes the formats. A
-file for one kind of annotation takes precedence over a JAMS file.
+suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. A folder with such a name that holds audio is
+like any other folder of songs. `tasks/annotations.py` describes the formats. A file for one kind of annotation takes
+precedence over a JAMS file.
 """
 
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
+from ...training.files import visible_files
 from ..catalog import AUDIO_EXTENSIONS
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source
@@ -63,13 +65,14 @@ def song_readers(
     if lab_task not in (None, *SEGMENT_COLUMNS):
         raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
     songs: dict[str, Path] = {}
-    for path in _files(audio_folder):
+    for path in visible_files(audio_folder):
         if path.suffix.lower() in AUDIO_EXTENSIONS:
             name = path.relative_to(audio_folder).with_suffix("").as_posix()
             _put(songs, name, path)
+    columns = {*COLUMNS, "jams"} - {name.partition("/")[0] for name in songs if "/" in name}
     annotations: dict[str, dict[str, Path]] = {}
-    for path in _files(folder):
-        if kind := _kind(path.relative_to(folder), lab_task, path):
+    for path in visible_files(folder):
+        if kind := _kind(path.relative_to(folder), columns, lab_task, path):
             column, name = kind
             _put(annotations.setdefault(unicodedata.normalize("NFC", name), {}), column, path)
     if not songs and not annotations:
@@ -80,11 +83,6 @@ def song_readers(
     }
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return all files below a folder that are not hidden."""
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-
-
 def _put(paths: dict[str, Path], key: str, path: Path) -> None:
     """Add a path, or raise a `ValueError` if its key is taken."""
     key = unicodedata.normalize("NFC", key)  # macOS stores accents separately from letters
@@ -93,10 +91,13 @@ def _put(paths: dict[str, Path], key: str, path: Path) -> None:
     paths[key] = path
 
 
-def _kind(path: Path, lab_task: str | None, where: Path) -> tuple[str, str] | None:
-    """Return the column (or jams) and the song of an annotation file; `None` for other files. `path` is relative."""
+def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Path) -> tuple[str, str] | None:
+    """
+    Return the column (or jams) and the song of an annotation file; `None` for other files. `path` is relative, and
+    `columns` are the folders of annotations.
+    """
     suffix = path.suffix.lower()
-    folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in (*COLUMNS, "jams") else None
+    folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in columns else None
     if folder:
         path = path.relative_to(folder)
     name = path.with_suffix("")
