@@ -159,8 +159,12 @@ def test_wrong_sources(tmp_path):
         load_audio(tmp_path)
     with pytest.raises(TypeError, match="must be a path"):
         load_audio(5)
-    with pytest.raises(TypeError, match="must be a path"):
+    with pytest.raises(
+        ValueError, match=r"audio is null: a mapping needs `bytes` or `path`, got keys \['bytes', 'path'\]"
+    ):
         load_audio({"bytes": None, "path": None})
+    with pytest.raises(ValueError, match=r"audio is null \(`None`\): leave this row out"):
+        load_audio(None)
 
 
 def test_wrong_crops(tmp_path):

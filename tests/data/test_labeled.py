@@ -138,7 +138,7 @@ def test_data_sets_that_are_none_are_named(tmp_path, songs):
     DatasetDict({"train": Dataset.from_dict({"id": ["a"], "audio": ["a.wav"]})}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="no column duration, transposition, group, beats"):
         load_songs(tmp_path / "other", "train")
-    with pytest.raises(ValueError, match="no songs with audio and labels"):
+    with pytest.raises(ValueError, match="No song has audio and labels"):
         build({}, SOURCE)
 
 

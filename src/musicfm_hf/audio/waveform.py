@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
+from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor, decoded_row
 from .reading import load_audio, resample
 
 
@@ -19,7 +20,8 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
             - a waveform: `np.ndarray`, `torch.Tensor` or list of shape `(samples,)`, floating point in [-1, 1] or
               integer PCM, which needs `sampling_rate`;
             - a path, `bytes`, or a binary file object, in any format that [`load_audio`] reads;
-            - a row of a data set: a mapping with `array` and `sampling_rate`, or with `bytes` or `path`.
+            - a row of a data set: a mapping with `array` (or `raw`, as in Transformers' pipelines) and
+              `sampling_rate`, or with `bytes` or `path`; or a decoder of `datasets` (torchcodec's `AudioDecoder`).
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz. Omit it for files and rows, which have their own.
         target_rate (`int`): Rate of the result in Hz.
 
@@ -32,11 +34,16 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
             several channels, is empty, has values that are not finite, or cannot be read.
         TypeError: if the audio is not numeric, or is of an unsupported type.
     """
-    if isinstance(audio, Mapping) and audio.get("array") is not None:
+    if hasattr(audio, "get_all_samples"):
+        audio = decoded_row(audio)
+    name = next((key for key in ("array", "raw") if isinstance(audio, Mapping) and audio.get(key) is not None), None)
+    if name is not None:
         _refuse_rate(sampling_rate, "A row of a data set")
         if audio.get("sampling_rate") is None:
-            raise ValueError("A row with an `array` needs its `sampling_rate`.")
-        audio, sampling_rate = audio["array"], audio["sampling_rate"]
+            raise ValueError(f"A row with `{name}` needs its `sampling_rate`.")
+        audio, sampling_rate = audio[name], audio["sampling_rate"]
+    elif audio is None:
+        raise ValueError("The audio is null (`None`): leave this row out, or pass a path, bytes or a waveform.")
     elif isinstance(audio, Mapping | str | os.PathLike | bytes | bytearray | memoryview) or hasattr(audio, "read"):
         _refuse_rate(sampling_rate, "A row of a data set" if isinstance(audio, Mapping) else "A file")
         return load_audio(audio, target_rate)
@@ -57,6 +64,8 @@ def _resample_array(audio: Any, sampling_rate: int | None, target_rate: int) -> 
             f"`audio` must be one waveform of shape (samples,), got {shape}. Average its channels, or call this for "
             "each waveform."
         )
+    if isinstance(audio, torch.nn.Module):
+        raise TypeError(f"`audio` must be audio, got a model, {type(audio).__name__}: the model comes first.")
     if not isinstance(sampling_rate, int | float | np.number) or not sampling_rate > 0:
         raise ValueError(f"`sampling_rate` must be the rate of the waveform in Hz, got {sampling_rate!r}.")
     extractor = MusicFMFeatureExtractor(sampling_rate=sampling_rate, min_samples=1)

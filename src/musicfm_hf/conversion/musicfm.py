@@ -48,7 +48,8 @@ def read_musicfm(source: str | Path, stats: str | Path | None, variant: str | No
     config = _configuration(published, *statistics)
     renamed = rename_tensors(published, _RENAMES)
     stack_codebooks(renamed)
-    return Checkpoint("musicfm", weights_file, sha256, published_variant, "mit", config, *renamed)
+    known_license = None if published_variant is None else "mit"
+    return Checkpoint("musicfm", weights_file, sha256, published_variant, known_license, config, *renamed)
 
 
 def _find_files(source: str | Path, stats: str | Path | None, variant: str | None) -> tuple[Path, Path]:

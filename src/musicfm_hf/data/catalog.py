@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..training.files import visible_files
+from ..training.files import list_files
 
 AUDIO_EXTENSIONS = frozenset(
-    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav .wave .wma".split()
+    ".aac .aif .aifc .aiff .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav "
+    ".wave .webm .wma".split()
 )
 
 Song = tuple[str, Any]  # a name, and audio as [`musicfm_hf.load_audio`] takes it or as a [`DatasetAudio`]
@@ -79,7 +80,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         root = path
-        paths = [file for file in visible_files(path) if file.suffix.lower() in AUDIO_EXTENSIONS]
+        paths = [file for file in list_files(path) if file.suffix.lower() in AUDIO_EXTENSIONS]
     elif path.suffix.lower() == ".txt":
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]

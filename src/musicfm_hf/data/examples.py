@@ -76,7 +76,8 @@ class TaskCrops(Dataset):
         config ([`MusicFMConfig`]): Configuration of the model with its head.
         songs: Songs that are annotated for `config.task`.
         read (`Callable`): `(song, first frame, frames, generator)` → a mapping for the model, with `semitones` and
-            `tempo` if it changed them, and `readable`, which is false if there is no audio.
+            `tempo` if it changed them, and `audio_frames`, the number of frames with audio, if some have none because
+            the file is truncated. Labels after these frames are ignored.
         count (`int`): Number of crops.
         crop_seconds (`float`): Length of a crop; shorter songs are used as a whole.
         seed (`int`): Seed of the order of songs and the positions of crops.
@@ -119,22 +120,28 @@ class TaskCrops(Dataset):
                 break
         item = dict(self.read(song, start, frames, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
-        if not item.pop("readable", True):
-            return item | {"labels": torch.full_like(labels, IGNORED)}
+        audio_frames = item.pop("audio_frames", frames)
         if tempo != 1.0:
             labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
         transpose = get_task(config.task).transpose
         if semitones and transpose is not None:
             labels = torch.from_numpy(transpose(labels.numpy(), semitones))
+        if audio_frames < frames:
+            labels[_label_frames(config, audio_frames) :] = IGNORED
         return item | {"labels": labels}
+
+
+def _label_frames(config: MusicFMConfig, frames: int) -> int:
+    """Return the number of labels that lie within encoder frames; none for a clip, whose labels are for all of it."""
+    return 0 if config.label_rate is None else count_averages(frames, *label_settings(config))
 
 
 class ReadWaveform:
     """
     Reads the audio of a crop for [`TaskCrops`], and augments it on demand. Returns `input_values` `(samples,)`.
 
-    A crop that cannot be decoded, because the file is truncated, is replaced with silence and gets no label in
-    [`TaskCrops`]. This raises a warning instead of an error, so that a long run does not stop.
+    The part of a crop that cannot be decoded, because the file is truncated, is replaced with silence and gets no
+    labels in [`TaskCrops`]. This raises a warning instead of an error, so that a long run does not stop.
 
     Args:
         config ([`MusicFMConfig`]): Configuration of the model with its head.
@@ -167,7 +174,7 @@ class ReadWaveform:
             waveform = load_audio(song.audio, read_rate, begin, samples * tempo / read_rate)
         except ValueError as error:
             warnings.warn(f"{song.id}: {error} This crop is not trained on.", stacklevel=2)
-            return {"input_values": torch.zeros(samples), "readable": False}
+            return {"input_values": torch.zeros(samples), "audio_frames": 0}
         if semitones or tempo != 1.0:
             import librosa
 
@@ -177,11 +184,13 @@ class ReadWaveform:
                 # Windows of 43 ms, because librosa's default of 85 ms moves single drum hits by up to 40 ms.
                 waveform = librosa.effects.time_stretch(waveform, rate=tempo, n_fft=1024)
         waveform = waveform[:samples].astype(np.float32)
-        if len(waveform) < samples:  # the song ends here
+        changes: dict[str, Any] = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
+        if len(waveform) < samples:  # the song ends within the last frame, or the file is truncated
+            if len(waveform) < samples - config.samples_per_frame:
+                changes["audio_frames"] = len(waveform) // config.samples_per_frame
             waveform = np.pad(waveform, (0, samples - len(waveform)))
         if config.do_normalize:
             waveform = normalize_waveform(waveform)
-        changes = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
         return {"input_values": torch.from_numpy(waveform)} | changes
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from ..training.files import is_hidden, visible_files
+from ..training.files import is_hidden, list_files
 
 # Optimizer states, logs and lists of files are left out, because they may identify the user and the machine.
 PUBLISHED = (
@@ -34,7 +34,7 @@ def published_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: the folder has no weights.
     """
-    paths = [path for path in visible_files(folder) if is_published(path.relative_to(folder).as_posix())]
+    paths = [path for path in list_files(folder) if is_published(path.relative_to(folder).as_posix())]
     if not any(path.suffix == ".safetensors" for path in paths):
         raise ValueError(f"{folder} has no weights (*.safetensors) to push. Pass the output folder of a finished run.")
     return paths

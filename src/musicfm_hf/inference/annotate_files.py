@@ -1,5 +1,6 @@
 """Annotations of a catalog of files."""
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from ..data.catalog import AUDIO_EXTENSIONS, fetch_audio
 from ..data.identity import audio_place, audio_state, free_name
 from ..tasks import get_task
 from .annotation import annotate
-from .annotation_records import CHANGED, COMPLETE, FOREIGN, SongFiles, describe_models
+from .annotation_records import ABSENT, CHANGED, COMPLETE, FOREIGN, OUTDATED, SongFiles, describe_models
 from .embedding import HeadModel, WindowSettings
 from .song import FORMATS
 
@@ -24,7 +25,8 @@ class AnnotatedFiles(NamedTuple):
 
     Attributes:
         existing (`int`): Number of songs that already had files, which were skipped or overwritten.
-        problems (`list[tuple[str, str]]`): Name and reason for each song that was not annotated.
+        problems (`list[tuple[str, str]]`): Name and reason for each song that was not annotated, and each damaged file
+            that was annotated as far as it can be read.
         unrecorded (`int`): Number of skipped songs with files of unknown origin: made by hand, or by version 0.1.
     """
 
@@ -62,7 +64,7 @@ def annotate_files(
         progress (`bool`): Show a progress bar.
 
     Returns:
-        [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, with a `UserWarning`.
+        [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, and listed as problems.
 
     Raises:
         ValueError: before any work, if a setting is out of range, or files exist and `existing` is `"refuse"`.
@@ -86,15 +88,16 @@ def annotate_files(
     for song, place, source in tqdm(jobs, unit="song", disable=not progress):
         if existing == "skip":
             statuses.append(song.status(made_from, source))
-            problem = _problem(song, statuses[-1])
-            problems += [(song.name, problem)] if problem else []
-            if problem or statuses[-1] in (COMPLETE, FOREIGN):
+            reasons = _problems(song, statuses[-1])
+            problems += [(song.name, reason) for reason in reasons]
+            if statuses[-1] not in (ABSENT, OUTDATED):
                 continue
         try:
-            _annotate_file(models, source, song, made_from | {"place": place}, settings, formats, picture)
+            damage = _annotate_file(models, source, song, made_from | {"place": place}, settings, formats, picture)
+            problems += [(song.name, reason) for reason in damage]
         except (ValueError, TypeError, OSError) as error:
             problems.append((song.name, str(error)))
-    skipped = sum(status in (COMPLETE, FOREIGN, CHANGED) for status in statuses)
+    skipped = sum(status not in (ABSENT, OUTDATED) for status in statuses)
     return AnnotatedFiles(skipped if existing == "skip" else len(annotated), problems, statuses.count(FOREIGN))
 
 
@@ -113,21 +116,21 @@ def _song_files(
 
 
 def _is_free(output_dir: Path, name: str, place: str, taken: Collection[str], candidate: str) -> bool:
-    """Return whether a song may be annotated under another name, because no other song is or will be."""
+    """Return whether a song may be annotated under a name, because no other song is or will be."""
     is_mine = candidate == name or candidate not in taken
     return is_mine and SongFiles(output_dir, candidate, ()).record().get("place", place) == place
 
 
-def _problem(song: SongFiles, status: str) -> str | None:
-    """Return the reason why an existing song is neither complete nor replaced, or `None`."""
+def _problems(song: SongFiles, status: str) -> list[str]:
+    """Return the problems of a song that is skipped: damage of its audio, or the reason why its files are kept."""
     if status == FOREIGN and len(song.existing()) < len(song.endings):
-        return "only some of its files exist: remove them, or pass `--existing overwrite`."
+        return ["only some of its files exist: remove them, or pass `--existing overwrite`."]
     if status == CHANGED:
-        return (
+        return [
             "its files were edited, and the audio, the models or the settings have changed since: move them, or pass "
             "`--existing overwrite`."
-        )
-    return None
+        ]
+    return song.record()["damage"] if status == COMPLETE else []
 
 
 def song_names(paths: Sequence[str]) -> list[str]:
@@ -161,11 +164,16 @@ def _annotate_file(
     settings: WindowSettings,
     formats: Sequence[str],
     picture: bool,
-) -> None:
+) -> list[str]:
+    """Annotate a song, and return the damage of its audio."""
     rate = next(iter(models.values())).config.sampling_rate
     content = fetch_audio(source)
     state = audio_state(content)  # before the audio is read, in case that it is replaced meanwhile
-    audio = load_audio(content, rate)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        audio = load_audio(content, rate)
+    damage = [str(warning.message) for warning in caught if warning.category is UserWarning]
     annotation = annotate(models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size)
     draw = partial(annotation.draw, waveform=audio, sampling_rate=rate, title=PurePosixPath(song.name).name)
-    song.write(annotation, {**made_from, "state": state}, draw if picture else None, formats)
+    song.write(annotation, {**made_from, "state": state, "damage": damage}, draw if picture else None, formats)
+    return damage

@@ -1,8 +1,8 @@
 """
 Records of the annotation files of songs, so that songs are skipped only if their files are complete and current.
 
-The record of the song `a/song` is the hidden file `a/.song.made_from.json`. It has the place and the state of the
-audio, digests of the models, the windows, and a digest of each file; these are null while the files are replaced.
+The record of the song `a/song` is the hidden file `a/.song.made_from.json`. It has the place, the state and the damage
+of the audio, digests of the models, the windows, and a digest of each file, or null while the files are replaced.
 """
 
 import json
@@ -22,7 +22,7 @@ FORMAT = 1  # incremented when the annotations of a model change
 
 COMPLETE, ABSENT, OUTDATED, FOREIGN, CHANGED = "complete", "absent", "outdated", "foreign", "changed"
 
-_NOT_COMPARED = ("place", "files")
+_NOT_COMPARED = ("place", "files", "damage")
 
 
 def describe_models(models: Mapping[str, HeadModel], settings: WindowSettings) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class SongFiles:
             record = json.loads(self.record_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return record if isinstance(record, dict) and {"place", "files"} <= record.keys() else {}
+        return record if isinstance(record, dict) and {*_NOT_COMPARED} <= record.keys() else {}
 
     def status(self, made_from: Mapping[str, Any], source: Any) -> str:
         """
@@ -104,7 +104,7 @@ class SongFiles:
 
         Args:
             annotation ([`SongAnnotation`]): Annotation to save.
-            made_from: Output of [`describe_models`], with the `place` and the `state` of the audio.
+            made_from: Output of [`describe_models`], with the `place`, the `state` and the `damage` of the audio.
             draw (`Callable`, *optional*): Function that draws the song to a path.
             formats: Formats for [`SongAnnotation.save`].
         """

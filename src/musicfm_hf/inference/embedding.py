@@ -100,8 +100,11 @@ def embed(
 
     Raises:
         ValueError: if the audio has several channels, is too short or not finite, or a setting is out of range.
-        TypeError: if the audio is not numeric.
+        TypeError: if the model is not an encoder, or the audio is not numeric.
     """
+    if not isinstance(model, MusicFMModel):
+        inner = " Pass its encoder, `model.musicfm`." if hasattr(model, "musicfm") else ""
+        raise TypeError(f"`model` must be a MusicFMModel, got {type(model).__name__}.{inner}")
     settings = WindowSettings(layer, window_seconds, overlap_seconds, batch_size)
     waveform = to_waveform(audio, sampling_rate, model.config.sampling_rate)
     ((_, embeddings),) = embed_songs(model, [(None, waveform)], settings)

@@ -161,10 +161,15 @@ class FeatureCache:
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
 
     def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
-        """Read a crop for [`TaskCrops`]: `hidden_states` in float32, with zeros beyond the end of truncated audio."""
+        """
+        Read a crop for [`TaskCrops`]: `hidden_states` in float32, with zeros beyond the end of truncated audio, and
+        then `audio_frames`, the number of frames before it.
+        """
         hidden_states = self.read(song, start, frames).float()
-        padding = hidden_states.new_zeros(frames - len(hidden_states), *hidden_states.shape[1:])
-        return {"hidden_states": torch.cat([hidden_states, padding])}
+        audio_frames = len(hidden_states)
+        padding = hidden_states.new_zeros(frames - audio_frames, *hidden_states.shape[1:])
+        crop: dict[str, Any] = {"hidden_states": torch.cat([hidden_states, padding])}
+        return crop if audio_frames == frames else crop | {"audio_frames": audio_frames}
 
     def _path(self, song: LabeledSong, name: str) -> Path:
         """Return the path of the file for a song and a layer."""

@@ -40,6 +40,7 @@ _POSITIVE_INTEGERS = (
     "codebook_dim",
     "kmeans_mel_bins",
     "kmeans_chroma_bins",
+    "mixup_max_excerpts",
     "cqt_bins",
     "cqt_bins_per_octave",
     "classifier_proj_size",
@@ -61,6 +62,7 @@ _PROBABILITIES = (
     "conformer_conv_dropout",
     "feat_proj_dropout",
     "mask_prob",
+    "mixup_prob",
     "classifier_dropout",
 )
 
@@ -101,9 +103,11 @@ class MusicFMConfig(PreTrainedConfig):
             even.
         intermediate_size (`int`, defaults to 4096): Width inside the feed-forward modules of a layer.
         hidden_act (`str`, defaults to `"swish"`): Activation of the feed-forward and convolution modules.
-        hidden_dropout (`float`, defaults to 0.1): Dropout after the subsampling and after each module of a layer.
+        hidden_dropout (`float`, defaults to 0.1): Dropout after the subsampling and after the feed-forward modules,
+            and in `"bert"` also after the attention module.
         activation_dropout (`float`, defaults to 0.1): Dropout inside the feed-forward modules.
-        attention_dropout (`float`, defaults to 0.1): Dropout of the attention weights.
+        attention_dropout (`float`, defaults to 0.1): Dropout of the attention weights and, in a `"conformer"`, after
+            the attention module, as in the wav2vec 2.0 conformer.
         conformer_conv_dropout (`float`, defaults to 0.1): Dropout after the convolution module.
         conv_depthwise_kernel_size (`int`, defaults to 31): Kernel of the depthwise convolution, in frames; odd.
         conformer_conv_norm (`str`, defaults to `"batch_norm"`): Norm after the depthwise convolution: `"batch_norm"`,
@@ -167,6 +171,11 @@ class MusicFMConfig(PreTrainedConfig):
             masked frames if no spans overlapped.
         mask_seconds (`float`, defaults to 0.4): Length of a cell or a span.
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
+        mixup_prob (`float`, defaults to 0.0): Probability that excerpts of other items of the batch are added to an
+            item in pretraining, as in MERT. Targets are those of the clean waveform, and evaluation is not affected.
+        mixup_seconds (`list[float]`, defaults to `[0.5, 1.5]`): Shortest and longest duration of an excerpt, those of
+            MERT-330M.
+        mixup_max_excerpts (`int`, defaults to 3): Largest number of excerpts in an item, as in MERT.
         cqt_loss_weight (`float`, defaults to 0.0): Weight of the mean squared error of MERT's constant-Q
             reconstruction; 0 for none.
         cqt_bins, cqt_bins_per_octave (`int`, default to 336 and 48): Size of the constant-Q transform.
@@ -258,6 +267,9 @@ class MusicFMConfig(PreTrainedConfig):
     mask_prob: float = 0.6
     mask_seconds: float = 0.4
     mask_noise_std: float = 0.1
+    mixup_prob: float = 0.0
+    mixup_seconds: list[float] | tuple[float, ...] = (0.5, 1.5)
+    mixup_max_excerpts: int = 3
     cqt_loss_weight: float = 0.0
     cqt_bins: int = 336
     cqt_bins_per_octave: int = 48
@@ -577,6 +589,9 @@ class MusicFMConfig(PreTrainedConfig):
             require(
                 highest <= nyquist, "cqt_bins", f"few enough that all lie below {nyquist:g} Hz (`sampling_rate` / 2)"
             )
+        seconds = self.mixup_seconds
+        valid = self._is_list("mixup_seconds", (int, float)) and len(seconds) == 2 and seconds[0] <= seconds[1]
+        require(valid, "mixup_seconds", "the shortest and the longest duration, both positive")
         cell = self.mask_seconds * self.frame_rate
         valid = round(cell) >= 1 and (self.mask_type == "embedding" or math.isclose(cell, round(cell), rel_tol=1e-6))
         require(valid, "mask_seconds", f"a whole number of frames ({1 / self.frame_rate:g} s each)")

@@ -1,5 +1,7 @@
 """Feature extractor that converts audio arrays to the `input_values` and `attention_mask` of the models."""
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 _INTEGER_FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
-_TO_MONO = {
-    "mean": lambda audio: audio.mean(axis=0),
-    "left": lambda audio: audio[0],
-    "right": lambda audio: audio[-1],
-}
+_TO_MONO = {"mean": None, "left": 0, "right": -1}  # channel, or none for the average
+_CANCELED = 1e-4  # energy of the average, relative to that of the channels, from which they do not cancel: -40 dB
 
 
 class MusicFMBatchFeature(BatchFeature):
@@ -85,7 +84,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
             raw_audio: One waveform of shape `(samples,)`, or a batch: a list of waveforms of any lengths, or an array
                 `(batch, samples)`. Waveforms are NumPy arrays, torch tensors or lists of floats, with floating-point
                 values in [-1, 1], or int8, int16, int32 or uint8 values, which are divided by their full scale. With
-                `to_mono`, each waveform is `(channels, samples)`.
+                `to_mono`, each waveform is `(channels, samples)`. Rows of a data set, with `array` and
+                `sampling_rate`, are waveforms with their rate.
             sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it so that it is checked.
             padding: `True` or `"longest"`, `"max_length"`, or `False`.
             max_length (`int`, *optional*): Length in samples, for `padding="max_length"` and `truncation`.
@@ -105,12 +105,13 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                 or has several channels and `to_mono` is not given. The message names the item.
             TypeError: if audio is not numeric.
         """
+        raw_audio, sampling_rate = _unwrap_rows(raw_audio, sampling_rate)
         if sampling_rate is None:
             logger.warning_once(
                 f"No `sampling_rate` was passed to {type(self).__name__}: the audio is assumed to be at "
                 f"{self.sampling_rate} Hz. Pass `sampling_rate` so that it is checked."
             )
-        elif sampling_rate != self.sampling_rate:
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
                 f"The audio is at {sampling_rate} Hz, but the model needs {self.sampling_rate} Hz. Resample it, or "
                 f"read the file with `musicfm_hf.load_audio(path, sampling_rate={self.sampling_rate})`."
@@ -142,7 +143,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                     f"Item {index} has shape {audio.shape}, with more channels than samples. `to_mono` needs "
                     "(channels, samples): transpose it."
                 )
-            audio = _TO_MONO[to_mono](audio)
+            audio = _mix(audio, _TO_MONO[to_mono], f"Item {index}")
         if audio.ndim != 1:
             raise ValueError(
                 f"Item {index} has shape {audio.shape}, but the model needs one channel, (samples,). For audio of "
@@ -170,9 +171,77 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         return audio
 
 
+def channels_cancel(average_energy: float, energies: np.ndarray) -> bool:
+    """
+    Return whether the channels of audio cancel each other out, as in music whose sides have opposite signs.
+
+    Args:
+        average_energy (`float`): Sum of squares of the average of all channels.
+        energies (`np.ndarray` of shape `(channels,)`): Sum of squares of each channel.
+    """
+    return len(energies) > 1 and average_energy < _CANCELED * float(energies.mean())
+
+
+def explain_canceled(name: str, channel: int) -> str:
+    """Return the warning about audio whose channels cancel each other out."""
+    return (
+        f"The channels of {name} cancel each other out: their average is more than 40 dB weaker than they are. "
+        f"Channel {channel + 1}, the loudest one, is used instead."
+    )
+
+
+def _mix(audio: np.ndarray, channel: int | None, name: str) -> np.ndarray:
+    """Return a channel of audio `(channels, samples)`, or the average, unless the channels cancel each other out."""
+    if channel is not None:
+        return audio[channel]
+    average, energies = audio.mean(axis=0), np.einsum("ij,ij->i", audio, audio)
+    if channels_cancel(float(np.dot(average, average)), energies):
+        loudest = int(energies.argmax())
+        warnings.warn(explain_canceled(name, loudest), stacklevel=4)
+        return audio[loudest]
+    return average
+
+
 def normalize_waveform(audio: np.ndarray) -> np.ndarray:
     """Scale a waveform `(samples,)` to zero mean and unit variance, as `do_normalize` does."""
     return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+
+
+def decoded_row(decoder: Any) -> dict[str, Any]:
+    """Return the row with the samples of a decoder, such as torchcodec's `AudioDecoder`, averaged to mono."""
+    samples = decoder.get_all_samples()
+    array = np.asarray(samples.data, dtype=np.float32)
+    return {"array": _mix(array, None, "The audio"), "sampling_rate": samples.sample_rate}
+
+
+def _unwrap_rows(raw_audio: Any, sampling_rate: int | None) -> tuple[Any, int | None]:
+    """
+    Return the waveforms in one row of a data set, or a list of rows, with their sampling rate. Return other audio
+    unchanged.
+
+    Raises:
+        ValueError: if rows have different rates, or one that differs from `sampling_rate`, or lack `array`.
+    """
+    is_batch = isinstance(raw_audio, list | tuple)
+    items = raw_audio if is_batch else [raw_audio]
+    items = [decoded_row(item) if hasattr(item, "get_all_samples") else item for item in items]
+    if not items or not isinstance(items[0], Mapping):
+        return raw_audio, sampling_rate
+    arrays = []
+    rates = set() if sampling_rate is None else {sampling_rate}
+    for index, item in enumerate(items):
+        array = item.get("array", item.get("raw")) if isinstance(item, Mapping) else None
+        if array is None or item.get("sampling_rate") is None:
+            keys = f"keys {[*item]}" if isinstance(item, Mapping) else type(item).__name__
+            raise ValueError(
+                f"Item {index} must be a row with `array` and `sampling_rate`, got {keys}. Read files with "
+                "`musicfm_hf.load_audio`."
+            )
+        arrays.append(array)
+        rates.add(item["sampling_rate"])
+    if len(rates) > 1:
+        raise ValueError(f"All audio must have one sampling rate, got {', '.join(map(str, sorted(rates)))} Hz.")
+    return (arrays if is_batch else arrays[0]), rates.pop()
 
 
 def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
@@ -195,6 +264,8 @@ def _as_array(item: Any, index: int) -> np.ndarray:
     if isinstance(item, torch.Tensor):
         item = item.detach().cpu()
         return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
+    if item is None:
+        raise ValueError(f"Item {index} is null (`None`): leave this row out.")
     try:
         return np.asarray(item)
     except (ValueError, TypeError, OverflowError) as error:
@@ -215,4 +286,4 @@ def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
     )
 
 
-__all__ = ["MusicFMFeatureExtractor"]
+__all__ = ["MusicFMFeatureExtractor", "channels_cancel", "decoded_row", "explain_canceled", "normalize_waveform"]

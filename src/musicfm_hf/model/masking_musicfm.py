@@ -1,4 +1,4 @@
-"""Pretraining masks: draw them, and replace masked audio with noise."""
+"""Corruption of the pretraining input: in-batch mix-up, masks, and noise in place of masked audio."""
 
 from collections.abc import Callable
 
@@ -75,6 +75,47 @@ def sample_mask(
     return fit_length(mask, frames)
 
 
+def mix_in_batch(
+    config: MusicFMConfig, waveform: torch.Tensor, lengths: torch.Tensor, generator: Generators = None
+) -> torch.Tensor:
+    """
+    Add excerpts of the other items of a batch to each item, with probability `config.mixup_prob`: MERT's in-batch
+    noise mixture (arXiv 2306.00107, and its public training code). An item gets 1 to `config.mixup_max_excerpts`
+    excerpts, each from a random place in a random other item, at a random place, unscaled, and of a random duration
+    between the two `config.mixup_seconds`. An excerpt is never longer than one of the two items.
+
+    MERT's code concatenates the other items, so that an excerpt can span two of them; here, it comes from one item,
+    and never from padding. MERT also mixes in evaluation; [`MusicFMForPreTraining`] mixes in training only.
+
+    Args:
+        config ([`MusicFMConfig`]): `mixup_prob`, `mixup_seconds`, `mixup_max_excerpts`.
+        waveform (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms, padded on the right.
+        lengths, generator: As in [`sample_mask`].
+
+    Returns:
+        `(batch, samples)`. Nothing is drawn if `mixup_prob` is 0 or the batch has a single item.
+    """
+    batch = len(waveform)
+    if config.mixup_prob == 0 or batch == 1:
+        return waveform
+    size = 2 + 4 * config.mixup_max_excerpts
+    numbers = draw(torch.rand, torch.full_like(lengths, size), size, generator).tolist()
+    samples, mixed = lengths.tolist(), waveform.clone()
+    shortest, longest = config.mixup_seconds
+    for index, (chance, amount, *places) in enumerate(numbers):
+        if chance >= config.mixup_prob:
+            continue
+        for excerpt in range(1 + int(amount * config.mixup_max_excerpts)):
+            which, duration, origin, target = places[4 * excerpt : 4 * excerpt + 4]
+            other = (index + 1 + int(which * (batch - 1))) % batch
+            count = round((shortest + duration * (longest - shortest)) * config.sampling_rate)
+            count = min(count, samples[index], samples[other])
+            origin = int(origin * (samples[other] - count + 1))
+            target = int(target * (samples[index] - count + 1))
+            mixed[index, target : target + count] += waveform[other, origin : origin + count]
+    return mixed
+
+
 def replace_by_noise(
     config: MusicFMConfig,
     waveform: torch.Tensor,
@@ -137,4 +178,4 @@ def draw(
     return function((len(counts), size), generator=generator, device=device).to(counts.device)
 
 
-__all__ = ["check_targets", "draw", "fit_length", "replace_by_noise", "sample_mask", "target_frames"]
+__all__ = ["check_targets", "draw", "fit_length", "mix_in_batch", "replace_by_noise", "sample_mask", "target_frames"]

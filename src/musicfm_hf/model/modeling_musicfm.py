@@ -26,7 +26,7 @@ from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, average_frames, count_averages, label_settings
 from .keywords_musicfm import check_keywords
 from .losses_musicfm import classification_loss, token_loss
-from .masking_musicfm import check_targets, fit_length, replace_by_noise, sample_mask, target_frames
+from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
 from .normalization_musicfm import batch_norm, normalize
 from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutput, MusicFMQuantizerOutput
 from .padding_musicfm import align_left, check_input, item_lengths, valid_frames, zero_padding
@@ -214,7 +214,7 @@ class MusicFMConformerLayer(GradientCheckpointingLayer):
         self.ffn1 = MusicFMFeedForward(config)
         self.self_attn_layer_norm = nn.LayerNorm(width, eps=eps)
         self.self_attn = MusicFMAttention(config, layer_idx)
-        self.self_attn_dropout = nn.Dropout(config.hidden_dropout)
+        self.self_attn_dropout = nn.Dropout(config.attention_dropout)
         self.conv_module = MusicFMConvolutionModule(config)
         self.ffn2_layer_norm = nn.LayerNorm(width, eps=eps)
         self.ffn2 = MusicFMFeedForward(config)
@@ -560,8 +560,8 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
                 codebook, *optional*): Targets for `input_values` that are already masked, with -100 for frames to
                 leave out; requires `mask_time_indices`. (The name is not `labels`, because a [`Trainer`] would then
                 skip evaluation without labels.)
-            generator (`torch.Generator` or a list with one for each item, *optional*): Generator of the mask and the
-                noise.
+            generator (`torch.Generator` or a list with one for each item, *optional*): Generator of the mask, the
+                mix-up and the noise.
             num_items_in_batch (`int`, *optional*): Number of masked frames in a whole optimizer step, over which the
                 loss is averaged if this batch is only a part of the step.
             return_loss (`bool`): Ignored. Its presence tells the [`Trainer`] that the model returns a loss without
@@ -589,8 +589,10 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         mask, waveform = mask_time_indices.bool(), input_values
         if target_tokens is None:
             target_tokens = self.quantizer(input_values, attention_mask)
+            if self.training:
+                waveform = mix_in_batch(config, waveform, lengths, generator)
             if config.mask_type == "noise":
-                waveform = replace_by_noise(config, input_values, lengths, mask, generator)
+                waveform = replace_by_noise(config, waveform, lengths, mask, generator)
         if config.do_normalize:
             waveform = normalize(waveform, attention_mask)
         frames = self.musicfm.output_frames(input_values.shape[1])

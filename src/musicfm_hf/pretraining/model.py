@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
-from ..data.sources import ListedSource, StreamedSource, open_source
+from ..data.sources import ListedSource, StreamedSource
 from ..data.statistics import mel_statistics
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
 from ..training.files import write_json
 from .arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
+from .data import open_music
 
 # Settings that a quantizer depends on. A model that predicts its tokens must have the same values.
 _QUANTIZER_FIELDS = [
@@ -75,8 +76,7 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
             raise ValueError("`--set` applies to new models only: the model in `--model` already has a configuration.")
         model = MusicFMForPreTraining.from_pretrained(settings.model, **extra)
     else:
-        measured = data.train if settings.statistics != "config" else []
-        sources = [open_source(source, data.streaming, data.audio_column) for source in measured]
+        sources = open_music(data)[0] if settings.statistics != "config" else []
         with args.main_process_first(desc="statistics"):
             values = values_with_statistics(settings, sources, args.output_dir, args.seed)
         config = MusicFMConfig(**values, **extra)

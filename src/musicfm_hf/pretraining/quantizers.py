@@ -50,13 +50,13 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
     output = Path(arguments.output_dir)
     music = [describe_source(source) for source in arguments.train]
     sources = [open_source(source) for source in arguments.train]
-    config = MusicFMConfig(**values_with_statistics(arguments, sources, output, arguments.seed))
-    if config.quantizer_type == "random_projection":
-        raise ValueError("The `quantizer_type` random_projection needs no training: run `musicfm pretrain` directly.")
     if arguments.validation:
         validation = [song for source in arguments.validation for song in list_sources(source)]
     else:
         sources, validation = hold_out_validation(sources, arguments.validation_fraction)
+    config = MusicFMConfig(**values_with_statistics(arguments, sources, output, arguments.seed))
+    if config.quantizer_type == "random_projection":
+        raise ValueError("The `quantizer_type` random_projection needs no training: run `musicfm pretrain` directly.")
     loader = CropLoader(
         sources,
         crop_seconds=arguments.crop_seconds,

@@ -3,7 +3,7 @@ Keys: one of 12 major keys, 12 minor keys and none in each frame, and one key fo
 [j, j + 1) / rate seconds.
 
 Keys are written like `F#:min`; `parse_key` reads other spellings. The score of a song is
-`mir_eval.key.weighted_score`.
+`mir_eval.key.weighted_score`, which counts fifths above the reference, but not fifths below it.
 """
 
 import re
@@ -137,7 +137,8 @@ def main_key(keys: Sequence[Segment]) -> str | None:
 def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | None = None) -> dict[str, float]:
     """
     Compare the keys of one song with `mir_eval.key.weighted_score`: 1 for the same key, 0.5 for a fifth above, 0.3 for
-    the relative key, 0.2 for the parallel key. N scores 1 against N, and 0 against a key.
+    the relative key, 0.2 for the parallel key. A fifth below scores 0, as by default in mir_eval; MIREX has counted
+    both directions since 2017, so its scores may be higher. N scores 1 against N, and 0 against a key.
 
     Args:
         reference (`list[Segment]`): Keys, in any spelling that [`parse_key`] accepts. Keys that are not major, minor
@@ -195,7 +196,7 @@ TASK = TaskSpec(
     song_label_name="key",
     silence=spans.whole_song("N"),
     metric="key_weighted",
-    scores={"key_weighted": Score("accuracy", "key (mir_eval weighted score)")},
+    scores={"key_weighted": Score("accuracy", "key (mir_eval weighted score, fifths above only)")},
     score=score,
     about="Keys: 24 major and minor keys, and none",
     limits="It knows major and minor keys: modal music and music without a key are labeled as one of them.",

@@ -39,7 +39,7 @@ def is_hidden(path: str | os.PathLike) -> bool:
     )
 
 
-def visible_files(folder: str | os.PathLike) -> list[Path]:
+def list_files(folder: str | os.PathLike) -> list[Path]:
     """List the files below a folder that are not hidden, sorted, without following links to folders."""
     files: list[Path] = []
     for root, folders, names in os.walk(os.fspath(folder)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
-from ...training.files import visible_files
+from ...training.files import list_files
 from ..catalog import AUDIO_EXTENSIONS
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source
@@ -65,13 +65,13 @@ def song_readers(
     if lab_task not in (None, *SEGMENT_COLUMNS):
         raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
     songs: dict[str, Path] = {}
-    for path in visible_files(audio_folder):
+    for path in list_files(audio_folder):
         if path.suffix.lower() in AUDIO_EXTENSIONS:
             name = path.relative_to(audio_folder).with_suffix("").as_posix()
             _put(songs, name, path)
     columns = {*COLUMNS, "jams"} - {name.partition("/")[0] for name in songs if "/" in name}
     annotations: dict[str, dict[str, Path]] = {}
-    for path in visible_files(folder):
+    for path in list_files(folder):
         if kind := _kind(path.relative_to(folder), columns, lab_task, path):
             column, name = kind
             _put(annotations.setdefault(unicodedata.normalize("NFC", name), {}), column, path)
