@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,15 @@ class ResumableTrainer(Trainer):
         Save the model as [`Trainer`] does, in files that are complete or absent, and with the code of its own class
         instead of the class that FSDP derives from it.
         """
+        folder = str(output_dir or self.args.output_dir)
+        # A checkpoint is renamed as a whole.
+        files = nullcontext(folder) if self._is_writing_checkpoint else complete_model(folder)
         model_class = type(self.model)
         try:
             if issubclass(model_class, FSDPModule):
                 self.model.__class__ = model_class.__bases__[-1]
-            with complete_model(str(output_dir or self.args.output_dir)) as temporary:
-                super()._save(str(temporary), state_dict)
+            with files as place:
+                super()._save(str(place), state_dict)
         finally:
             self.model.__class__ = model_class
 
