@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ..audio.reading import audio_length, load_audio
 from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
-from .catalog import AUDIO_EXTENSIONS, list_files
+from ..training.files import list_files
+from .catalog import AUDIO_EXTENSIONS
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import soundfile
 
+from ..training.files import complete_file, write_text
 from .midi_synthesis import (
     MAX_PEAK,
     MIX_RMS,
@@ -189,8 +190,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
         if path.read_text(encoding="utf-8") != text:
             raise ValueError(f"{folder} has songs rendered with other settings ({path}): choose another folder.")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _render_file(
@@ -204,12 +204,8 @@ def _render_file(
         audio = render(midi, soundfont, programs, transposition, SAMPLING_RATE, TAIL_SECONDS)
     except (ValueError, FileNotFoundError) as error:
         return path, error
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        soundfile.write(unfinished, audio, SAMPLING_RATE, "PCM_16", format="FLAC")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with complete_file(path) as temporary:
+        soundfile.write(temporary, audio, SAMPLING_RATE, "PCM_16", format="FLAC")
     return path, None
 
 

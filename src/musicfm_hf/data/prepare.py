@@ -3,13 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..training.files import run_python_file, write_json, write_table
+from ..training.files import complete_files, run_python_file, write_json, write_table, write_text
 from .catalog import list_sources
 from .dataset_reader import DatasetReader, ListReader
 from .labeled import LabeledSong, Problem, read_all
@@ -100,9 +101,9 @@ def prepare_dataset(
         reasons = "; ".join(f"{problem.id}: {problem.reason}" for problem in problems[:3])
         raise ValueError(f"No song has audio and labels ({reasons or 'the source has no songs'}).")
     splits = assign_splits(songs, seed, reader.fractions if fractions is None else fractions)
-    save(build(splits, description), output)
+    dataset = build(splits, description)
     originals = {_LISTS[split]: [song for song in splits[split] if not song.transposition] for split in SPLITS}
-    _write_lists(output, {name: [_listed(song, output) for song in part] for name, part in originals.items()})
+    lists = {name: [_listed(song, output) for song in part] for name, part in originals.items()}
     counts = {name: len(part) for name, part in originals.items()} | _count_problems(problems)
     info = {
         "name": output.name if reader.is_own_data else reader.name,
@@ -115,7 +116,7 @@ def prepare_dataset(
         "rows": {split: len(part) for split, part in splits.items()},
     }
     extra = reader.info(source, audio, **options) if reader.info is not None else {}
-    _write_info(output, info | extra)
+    save(dataset, output, partial(_write_files, lists=lists, info=info | extra))
     return PreparedData(output, counts, problems)
 
 
@@ -142,9 +143,6 @@ def prepare_lists(
     usable = [track for track in tracks if not track.problem]
     problems = [Problem(str(track.path), track.problem) for track in tracks if track.problem]
     lists = {_LISTS[split]: [str(track.path) for track in usable if track.split == split] for split in SPLITS}
-    _write_lists(output, lists)
-    _write_problems(output, problems)
-    write_table(output / "licences.tsv", [(track.path, track.license) for track in usable])
     counts = {name: len(paths) for name, paths in lists.items()} | {"problems": len(problems)}
     info: dict[str, Any] = {"name": reader.name, "source": Path(source).absolute().name}
     info |= reader.info(source, **options) if reader.info is not None else {}
@@ -153,7 +151,12 @@ def prepare_lists(
         "licences": dict(Counter(track.license for track in usable).most_common()),
         "counts": counts,
     }
-    _write_info(output, info)
+    with complete_files(output, last="info.json") as temporary:
+        _write_problems(temporary, problems)
+        write_table(temporary / "licences.tsv", [(track.path, track.license) for track in usable])
+        _write_files(temporary, lists, info)
+        for path in temporary.iterdir():  # so that lists of two preparations never mix
+            (output / path.name).unlink(missing_ok=True)
     return PreparedData(output, counts, problems)
 
 
@@ -199,14 +202,9 @@ def _listed(song: LabeledSong, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _write_lists(output: Path, lists: Mapping[str, Sequence[str]]) -> None:
-    """Write each list of paths to `NAME.txt`."""
-    output.mkdir(parents=True, exist_ok=True)
+def _write_files(folder: Path, lists: Mapping[str, Sequence[str]], info: dict[str, Any]) -> None:
+    """Write each list of paths to `NAME.txt`, and `info.json` with the versions of the packages."""
     for name, paths in lists.items():
-        (output / f"{name}.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
-
-
-def _write_info(output: Path, info: dict[str, Any]) -> None:
-    """Write `info.json`, with the versions of the packages."""
+        write_text(folder / f"{name}.txt", "".join(f"{path}\n" for path in paths))
     info["versions"] = {"musicfm_hf": __version__} | info.get("versions", {})
-    write_json(output / "info.json", info, indent=2, ascii_only=False)
+    write_json(folder / "info.json", info, indent=2, ascii_only=False)

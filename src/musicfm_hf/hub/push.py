@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, ModelCard, eval_result_entries_to_yaml
 
 from ..model.adapters_musicfm import check_base
 from ..model.configuration_musicfm import MusicFMConfig
-from ..training.files import write_json
+from ..training.files import complete_file, write_json
 from .cards import eval_result_entries, write_card
 from .commits import HubTarget, commit_with_retries
 from .files import check_nothing_private, published_files
@@ -64,8 +64,8 @@ def push(
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist. Pass the output folder of a finished run.")
     for path in evaluations:
-        (folder / "evaluations").mkdir(exist_ok=True)
-        shutil.copy(path, folder / "evaluations")
+        with complete_file(folder / "evaluations" / Path(path).name) as temporary:
+            shutil.copy(path, temporary)
     return push_folder(folder, HubTarget(repo, revision, private, token), base_model, license)
 
 

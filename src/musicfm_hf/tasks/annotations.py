@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..training.files import write_text
 from .bar_positions import check_positions
 from .jams import name_all, only_namespace, pick_annotation, read_jams
 from .values import read_text, to_label, to_number, to_position
@@ -144,7 +145,7 @@ def write_beats(path: str | os.PathLike, beats: Beats) -> None:
     check_beats(beats, "The beats to write")
     known = np.any(beats.positions)
     lines = [f"{time:.6f}" + (f"\t{position}" if known else "") for time, position in zip(*beats, strict=True)]
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None:
@@ -164,7 +165,7 @@ def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None
                 f"space around it, got {segment.label!r}."
             )
     lines = [f"{start:.6f}\t{end:.6f}\t{label}\n" for start, end, label in segments]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def check_beats(beats: Beats, where: str | os.PathLike | Callable[[int], str], duration: float | None = None) -> None:

@@ -3,9 +3,9 @@ A user's own folder: audio files, and annotation files with the same names.
 
 The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
 `a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where the
-suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. A folder of that name with audio in it is a
-folder like any other. `tasks/annotations.py` describes the formats. A file for one kind of annotation takes precedence
-over a JAMS file.
+suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. A folder with such a name that holds audio is
+like any other folder of songs. `tasks/annotations.py` describes the formats. A file for one kind of annotation takes
+precedence over a JAMS file.
 """
 
 import os
@@ -17,7 +17,8 @@ from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
 from ...tasks.jams import read_jams
-from ..catalog import AUDIO_EXTENSIONS, list_files
+from ...training.files import list_files
+from ..catalog import AUDIO_EXTENSIONS
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source, raising
 
@@ -69,14 +70,11 @@ def song_readers(
         if path.suffix.lower() in AUDIO_EXTENSIONS:
             name = _name(path.relative_to(audio_folder).with_suffix(""))
             _put(songs, name, path, name, faulty)
+    columns = {*COLUMNS, "jams"} - {name.partition("/")[0] for name in songs if "/" in name}
     annotations: dict[str, dict[str, Path]] = {}
-    files = list_files(folder)
-    # A folder with one of these names that has audio, such as an album called `keys`, is one like any other.
-    with_audio = {path.relative_to(folder).parts[0] for path in files if path.suffix.lower() in AUDIO_EXTENSIONS}
-    kinds = {*COLUMNS, "jams"} - with_audio
-    for path in files:
+    for path in list_files(folder):
         try:
-            kind = _kind(path.relative_to(folder), lab_task, path, kinds)
+            kind = _kind(path.relative_to(folder), columns, lab_task, path)
         except ValueError as error:
             faulty[_name(path.relative_to(folder).with_suffix(""))] = raising(error)
             continue
@@ -104,13 +102,13 @@ def _put(paths: dict[str, Path], key: str, path: Path, song: str, faulty: SongRe
     paths.setdefault(key, path)
 
 
-def _kind(path: Path, lab_task: str | None, where: Path, folders: Collection[str]) -> tuple[str, str] | None:
+def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Path) -> tuple[str, str] | None:
     """
     Return the column (or jams) and the song of an annotation file; `None` for other files. `path` is relative, and
-    `folders` are the names of folders with one kind of annotation.
+    `columns` are the folders of annotations.
     """
     suffix = path.suffix.lower()
-    folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in folders else None
+    folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in columns else None
     if folder:
         path = path.relative_to(folder)
     name = path.with_suffix("")
