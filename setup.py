@@ -39,7 +39,7 @@ setup(
     extras_require={
         "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
         "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9", "mir_eval>=0.8", "scikit-learn>=1.5"],
-        "av": ["av>=15.0"],  # AAC, wma and the audio of videos; its wheels contain FFmpeg
+        "av": ["av>=14.0"],  # reads m4a, mp4, webm, wma and videos
         "mirdata": ["mirdata>=1.0"],
         # The Makefile installs mirdata without its dependencies, because smart_open[all] pulls in the clients of three
         # cloud services. POP909 also needs tinysoundfont: pip install --no-deps tinysoundfont
@@ -47,7 +47,7 @@ setup(
         "space": ["gradio>=6.24"],  # hub_cards/space
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "dev": [
-            "av>=15.0",
+            "av>=14.0",
             "chardet>=5.0",
             "deprecated>=1.2",
             "hypothesis>=6.100",

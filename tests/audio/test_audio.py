@@ -159,9 +159,11 @@ def test_wrong_sources(tmp_path):
         load_audio(tmp_path)
     with pytest.raises(TypeError, match="must be a path"):
         load_audio(5)
-    with pytest.raises(ValueError, match="both its `bytes` and its `path` are null"):
+    with pytest.raises(
+        ValueError, match=r"audio is null: a mapping needs `bytes` or `path`, got keys \['bytes', 'path'\]"
+    ):
         load_audio({"bytes": None, "path": None})
-    with pytest.raises(ValueError, match="it is null"):
+    with pytest.raises(ValueError, match=r"audio is null \(`None`\): leave this row out"):
         load_audio(None)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.audio import encode_with_ffmpeg, music
 
-from musicfm_hf import load_audio
+from musicfm_hf import embed, load_audio
 from musicfm_hf.audio.reading import audio_length
 from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.decoding import SongLoader
@@ -135,3 +135,20 @@ def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
     assert list(loader) == []
     assert [name for name, _ in loader.unusable] == ["song.m4a", "video.webm"]
     assert all("musicfm_hf[av]" in problem for _, problem in loader.unusable)
+
+
+def test_beyond_the_end():
+    with pytest.raises(ValueError, match=r"ends at 12\.000 s, before `start` \(20\.0 s\)"):
+        load_audio(encoded("song.m4a"), start=20.0)
+    assert len(load_audio(encoded("song.m4a"), 44100, 11.5, 5.0)) == 22050
+
+
+def test_models_take_them(tiny_model, tmp_path):
+    (tmp_path / "song.m4a").write_bytes(encoded("song.m4a"))
+    assert embed(tiny_model, tmp_path / "song.m4a").frames.shape == (300, 32)
+
+
+@pytest.mark.parametrize("content", [b"\0\0\0\x20ftypM4A " + bytes(500), b"\x1aE\xdf\xa3" + bytes(500)])
+def test_damaged_containers(content):
+    with pytest.raises(ValueError, match="is not audio that can be read"):
+        load_audio(content)

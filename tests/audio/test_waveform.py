@@ -71,7 +71,7 @@ def test_annotating_takes_them(song):
         (np.zeros(8), -1, ValueError, "got -1"),
         (b"RIFF", 24000, ValueError, "A file has its own sampling rate: omit `sampling_rate`, got 24000"),
         ({"path": "a.wav"}, 24000, ValueError, "A row of a data set has its own sampling rate"),
-        ({"array": np.zeros(8)}, None, ValueError, "A row with an `array` needs its `sampling_rate`"),
+        ({"array": np.zeros(8)}, None, ValueError, "A row with `array` needs its `sampling_rate`"),
         ({"array": np.zeros(8), "sampling_rate": 24000}, 24000, ValueError, "has its own sampling rate"),
         ("nowhere.wav", None, FileNotFoundError, "nowhere.wav does not exist"),
         (b"not audio", None, ValueError, "is not audio that can be read"),

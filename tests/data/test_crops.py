@@ -18,7 +18,7 @@ from helpers.audio import music
 
 from musicfm_hf import load_audio
 from musicfm_hf.audio import reading as audio
-from musicfm_hf.audio.reading import open_recording
+from musicfm_hf.audio.reading import read_part
 from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.crop_reader import CropReader, CropReference
 from musicfm_hf.data.crops import CropLoader, collate_crops, fixed_crops
@@ -483,7 +483,7 @@ def test_nothing_but_songs_that_cannot_be_used(bad, names, message):
 def test_check_stops_at_the_first_song_that_can_be_used(data, bad, sources, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "musicfm_hf.data.crop_reader.open_recording", lambda source: read.append(source) or open_recording(source)
+        "musicfm_hf.data.crop_reader.read_part", lambda file, *a: read.append(file.name) or read_part(file, *a)
     )
     (bad / "broken.flac").unlink()
     CropLoader([open_source(bad), open_source(data / "files"), sources["tar"][0][0]], [1, 1, 1], **CROP).check()

@@ -6,6 +6,7 @@ import runpy
 import shutil
 
 import pytest
+from helpers.facts import CHECKPOINT_FACTS, FALSE_CLAIMS
 from helpers.finished_run import change_results
 from helpers.paths import FIXTURES, ROOT
 from huggingface_hub import ModelCard
@@ -154,3 +155,43 @@ def test_published_cards_are_what_the_conversion_writes(name):
         assert part in text
     others = {"mert-v1-330m": "24 bert layers, 315,428,864", "mert-v2-30s": "24 conformer layers, 632,295,808"}
     assert f"| encoder | {others.get(name, '12 conformer layers, 316,343,296')} parameters |" in text
+
+
+def in_one_line(text: str) -> str:
+    """A text without its line breaks, so that a claim is found however it is wrapped."""
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("name", PUBLISHED["CHECKPOINTS"])
+def test_published_cards_state_the_facts(name):
+    """Those of `helpers/facts.py`, which come from the papers and from the pages of the authors; and no others."""
+    text = in_one_line((ROOT / f"hub_cards/published/{name}.md").read_text(encoding="utf-8"))
+    assert [fact for fact in CHECKPOINT_FACTS[name] if fact.claim not in text] == []
+    assert [claim for claim in FALSE_CLAIMS if claim in text] == []
+    others = {fact.claim for other, facts in CHECKPOINT_FACTS.items() if other != name for fact in facts}
+    foreign = others - {fact.claim for fact in CHECKPOINT_FACTS[name]}
+    assert [claim for claim in foreign if claim in text] == []
+    scores = text.partition("## Scores")[2].partition("## Intended use")[0]
+    assert "This package has not measured scores of these weights." in scores
+    assert not re.search(r"\d?\.\d{2,}", scores.replace(".08", ""))  # no number that would be taken for a score
+
+
+def test_a_file_that_was_not_published_gets_no_license_and_no_scores(converted):
+    """A checkpoint in the layout of MusicFM may have been trained by anybody, on any music."""
+    card = ModelCard.load(converted / "README.md")
+    assert (card.data.license, card.data.license_name) == ("other", "not-stated")
+    text = in_one_line(card.text)
+    for claim in (
+        "which is not one of the published files",
+        "None are known.",
+        "training music of this file is not known",
+    ):
+        assert claim in text
+    for facts in CHECKPOINT_FACTS.values():
+        assert [fact for fact in facts if fact.claim in text and "key detection" not in fact.claim] == []
+
+
+def test_every_template_makes_no_false_claim():
+    for path in (ROOT / "hub_cards").glob("*.md"):
+        text = in_one_line(path.read_text(encoding="utf-8"))
+        assert [claim for claim in FALSE_CLAIMS if claim in text] == [], path.name

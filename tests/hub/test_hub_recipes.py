@@ -234,7 +234,7 @@ def test_cards(pushed, place, monkeypatch):
     assert card.data.base_model == "alice/encoder"
     found = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert found["major and minor chords (mir_eval majmin)"] == results["scores"]["test"]["majmin"]["mean"]
-    assert ModelCard(pushed.files("alice/converted")["README.md"].decode()).data.license == "mit"
+    assert ModelCard(pushed.files("alice/converted")["README.md"].decode()).data.license == "other"
 
 
 def test_snippets_run_as_printed(pushed, place):

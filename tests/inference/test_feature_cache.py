@@ -142,13 +142,9 @@ def test_filled_once_and_read_as_embedded(tiny_model, songs, tmp_path):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         assert cache.read(song, 10, 20).equal(found[10:30])
         assert cache.read(song, len(found) - 3, 20).equal(found[-3:])
-        crop = cache(song, len(found) - 3, 5, np.random.default_rng(0))  # audio that breaks off
-        assert crop["hidden_states"].equal(torch.cat([found[-3:], torch.zeros(2, 32)]))
-        assert crop["seconds"] == 3 / 25
-        crop = cache(song, len(found) + 3, 5, np.random.default_rng(0))
-        assert not crop["hidden_states"].any()
-        assert crop["seconds"] == 0
-        assert cache(song, 0, 5, np.random.default_rng(0)).keys() == {"hidden_states"}
+        crop = cache(song, len(found) - 3, 5, np.random.default_rng(0))["hidden_states"]
+        assert crop.equal(torch.cat([found[-3:], torch.zeros(2, 32)]))  # audio that breaks off
+        assert not cache(song, len(found) + 3, 5, np.random.default_rng(0))["hidden_states"].any()
 
 
 @pytest.mark.parametrize("name", ["version", "FORMAT"])

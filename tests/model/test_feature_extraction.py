@@ -1,4 +1,5 @@
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,15 @@ def test_one_array_and_its_mask(extractor):
     assert batch["input_values"].dtype == torch.float32
     torch.testing.assert_close(batch["input_values"][0], torch.from_numpy(ramp(3000)), rtol=0, atol=0)
     assert batch["attention_mask"].tolist() == [[1] * 3000]
+
+
+def test_a_misspelt_setting(tmp_path):
+    with pytest.raises(ValueError, match=r"no argument `sampling_rates`\. Did you mean `sampling_rate`"):
+        MusicFMFeatureExtractor(sampling_rates=16000)
+    MusicFMFeatureExtractor(padding_side="left", processor_class="Any").save_pretrained(tmp_path)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).padding_side == "left"
+    with pytest.raises(ValueError, match=r"no argument `do_normalise`\. Did you mean `do_normalize`"):
+        MusicFMFeatureExtractor.from_dict({"do_normalise": True})
 
 
 def test_list_of_different_lengths(extractor):
@@ -95,9 +105,41 @@ def test_unusable_audio_is_named(extractor, audio, message):
         extractor(audio, RATE)
 
 
-@pytest.mark.parametrize("audio", [None, "song.wav", b"abc", np.zeros(2000, bool), np.zeros(2000, complex), {"a": 1}])
+def test_rows_of_a_data_set(extractor):
+    """As `datasets` decodes audio, or Transformers' pipelines take it."""
+    row = {"path": "a.wav", "array": ramp(2000), "sampling_rate": RATE}
+    expected = extractor(ramp(2000), RATE)["input_values"][0]
+    raw = {"raw": torch.from_numpy(ramp(2000)), "sampling_rate": np.int64(RATE)}
+    decoder = SimpleNamespace(
+        get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(ramp(2000))[None], sample_rate=RATE)
+    )
+    for audio in (row, raw, decoder):
+        for batch in (extractor(audio), extractor([audio, audio], RATE)):
+            np.testing.assert_array_equal(batch["input_values"][0], expected)
+    with pytest.raises(ValueError, match="44100 Hz, but the model needs 24000 Hz"):
+        extractor(row | {"sampling_rate": 44100})
+    with pytest.raises(ValueError, match=r"must have one sampling rate, got 24000, 44100 Hz"):
+        extractor([row, row | {"sampling_rate": 44100}])
+    with pytest.raises(
+        ValueError, match=r"Item 1 must be a row with `array` and `sampling_rate`, got keys \['path'\]"
+    ):
+        extractor([row, {"path": "a.wav"}])
+    with pytest.raises(ValueError, match=r"Item 1 is null"):
+        extractor([ramp(2000), None], RATE)
+
+
+def test_channels_that_cancel(extractor):
+    audio = np.stack([ramp(2000), -ramp(2000) * np.float32(0.999)])
+    with pytest.warns(UserWarning, match=r"The channels of Item 0 cancel each other out: .* Channel 1 is used"):
+        waveform = extractor(audio, RATE, to_mono="mean")["input_values"][0]
+    np.testing.assert_array_equal(waveform, audio[0])
+    audio[1] *= np.float32(0.9)  # the average is 26 dB weaker
+    np.testing.assert_array_equal(extractor(audio, RATE, to_mono="mean")["input_values"][0], audio.mean(axis=0))
+
+
+@pytest.mark.parametrize("audio", ["song.wav", b"abc", np.zeros(2000, bool), np.zeros(2000, complex)])
 def test_what_is_not_audio_is_a_type_error(extractor, audio):
-    with pytest.raises(TypeError, match="Item 0 has dtype"):
+    with pytest.raises(TypeError, match=r"Item 0 has dtype|Item 0 is a file or its bytes, not a waveform"):
         extractor(audio, RATE)
 
 

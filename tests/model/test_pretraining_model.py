@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining, MusicFMModel, convert_checkpoint
-from musicfm_hf.model.masking_musicfm import replace_by_noise, sample_mask, target_frames
+from musicfm_hf.model.masking_musicfm import mix_in_batch, replace_by_noise, sample_mask, target_frames
 from musicfm_hf.model.quantization_musicfm import build_quantizer
 from musicfm_hf.model.spectrogram_musicfm import constant_q
 
@@ -171,6 +171,84 @@ def test_an_item_has_the_same_mask_and_noise_in_every_batch(settings):
         assert together.mask_time_indices[row, :frames].equal(alone.mask_time_indices[0])
         assert not together.mask_time_indices[row, frames:].any()
         torch.testing.assert_close(logits, alone.logits, rtol=0, atol=1e-4)
+
+
+# In-batch mix-up. Each item is a constant, so that a sum of excerpts shows where each of them came from.
+LEVELS = torch.tensor([1.0, 10.0, 100.0, 1000.0])
+
+
+def mixed(samples: int = 120000, seed: int = 0, lengths=None, **settings) -> torch.Tensor:
+    """What `mix_in_batch` adds to four items."""
+    clean = LEVELS[:, None].repeat(1, samples)
+    lengths = torch.full((4,), samples) if lengths is None else torch.tensor(lengths)
+    config = MusicFMConfig(**CODES | {"mixup_prob": 1.0} | settings)
+    return mix_in_batch(config, clean, lengths, generators(*range(seed, seed + 4))) - clean
+
+
+def test_mixup_adds_one_to_three_excerpts_of_other_items():
+    added = torch.stack([mixed(seed=seed) for seed in range(0, 200, 4)])  # (50, 4, samples)
+    sources = set()
+    for index in range(4):
+        changes = added[:, index].diff(dim=1, prepend=torch.zeros(50, 1), append=torch.zeros(50, 1))
+        begins, ends = (changes > 0).sum(1), (changes < 0).sum(1)
+        assert begins.min() >= 1
+        assert max(begins.max(), ends.max()) <= 3
+        digits = [(added[:, index] // level).long() % 10 for level in LEVELS.tolist()]
+        assert not digits[index].any()  # never an excerpt of itself
+        sources |= {(index, other) for other, digit in enumerate(digits) if digit.any()}
+        seconds = sum(digits).sum(1) / 24000
+        assert seconds.min() >= 0.5 - 1e-4
+        assert seconds.max() <= 3 * 1.5 + 1e-4
+        single = seconds[begins == 1]
+        assert single.min() < 0.8 < 1.2 < seconds[begins > 1].max()
+    assert len(sources) == 12
+
+
+def test_mixup_has_its_probability_and_ends_with_the_items():
+    changed = torch.stack([mixed(seed=seed, samples=24000, mixup_prob=0.5).any(1) for seed in range(0, 400, 4)])
+    assert 0.43 < changed.float().mean() < 0.57  # 400 draws: 0.5 with a standard deviation of 0.025
+    assert not mixed(mixup_prob=0.0).any()
+    for seed in range(20):
+        added = mixed(samples=30000, seed=seed, lengths=[30000, 20000, 9000, 1])
+        for index, length in enumerate((30000, 20000, 9000, 1)):
+            assert added[index, :length].any()
+            assert not added[index, length:].any()
+    lone = torch.ones(1, 24000)
+    assert mix_in_batch(MusicFMConfig(mixup_prob=1.0), lone, torch.tensor([24000]), None).equal(lone)
+
+
+def test_mixup_is_drawn_from_the_seeds_of_the_items():
+    assert mixed(seed=3).equal(mixed(seed=3))
+    assert not mixed(seed=3).equal(mixed(seed=4))
+    assert mixed(mixup_seconds=[0.25, 0.25], mixup_max_excerpts=1).count_nonzero(1).tolist() == [6000] * 4
+
+
+@pytest.mark.parametrize("mask_type", ["noise", "embedding"])
+def test_mixup_changes_the_input_in_training_but_not_the_targets(mask_type):
+    settings = {"mask_type": mask_type, "mixup_prob": 1.0, "cqt_loss_weight": 1.0, "freeze_batch_norm": True}
+    settings |= dict.fromkeys(("hidden_dropout", "activation_dropout", "attention_dropout"), 0.0)
+    model, waveforms = build(**settings, conformer_conv_dropout=0.0), torch.stack(audio_of(48000, 48000))
+    mask = torch.rand(2, 50, generator=torch.Generator().manual_seed(0)) < 0.5
+    inputs = {"input_values": waveforms, "mask_time_indices": mask, "generator": generators(0, 1)}
+    clean = model(**inputs)
+    assert clean.logits.equal(model.eval()(**inputs | {"generator": generators(0, 1)}).logits)
+    model.train()
+    received = []
+    with torch.no_grad(), model.musicfm.register_forward_pre_hook(lambda _, args: received.append(args[0])):
+        noisy = model(**inputs | {"generator": generators(0, 1)})
+    assert noisy.tokens.equal(clean.tokens)
+    assert not noisy.logits.equal(clean.logits)
+    config, lengths, streams = model.config, torch.tensor([48000, 48000]), generators(0, 1)
+    expected = mix_in_batch(config, waveforms, lengths, streams)
+    if mask_type == "noise":
+        expected = replace_by_noise(config, expected, lengths, mask, streams)
+    assert received[0].equal(expected)
+    with torch.no_grad():
+        reconstruction = model.cqt_head(
+            model.musicfm(expected, mask_time_indices=mask if mask_type == "embedding" else None).last_hidden_state
+        )
+    errors = (reconstruction - constant_q(waveforms, None, config))[mask].square().mean(-1)
+    torch.testing.assert_close(noisy.cqt_loss, errors.mean())
 
 
 def test_noise_is_drawn_for_an_items_own_length():
@@ -513,6 +591,14 @@ def test_plain_trainer_evaluates_without_labels_and_gathers_nothing(settings, tm
             {"target_tokens": torch.zeros(1, 50), "mask_time_indices": torch.ones(1, 50)},
             r"`target_tokens` must be integers .*got torch.float32",
         ),
+        (
+            {"target_tokens": torch.full((1, 50), -1), "mask_time_indices": torch.ones(1, 50)},
+            "`target_tokens` must be codes from 0 to 31, or -100 to leave out, got -1",
+        ),
+        (
+            {"target_tokens": torch.full((1, 50, 1), 32), "mask_time_indices": torch.ones(1, 50)},
+            "`target_tokens` must be codes from 0 to 31, or -100 to leave out, got 32",
+        ),
     ],
 )
 def test_wrong_input_is_refused(arguments, message):
@@ -524,6 +610,14 @@ def test_tokens_of_several_codebooks_need_the_axis():
     given = {"mask_time_indices": torch.ones(1, 25), "target_tokens": torch.zeros(1, 25).long()}
     with pytest.raises(ValueError, match=r"`target_tokens` must be integers of shape \(1, 25, 2\)"):
         build(num_codebooks=2)(torch.zeros(1, 24000), **given)
+
+
+def test_tokens_of_a_smaller_codebook():
+    model, tokens = build(num_codebooks=2, codebook_size=[32, 8]), torch.tensor([[[31, 7]] * 25])
+    mask = torch.ones(1, 25)
+    assert model(torch.zeros(1, 24000), mask_time_indices=mask, target_tokens=tokens).loss.isfinite()
+    with pytest.raises(ValueError, match="codebook 2 must be codes from 0 to 7, or -100 to leave out, got 8"):
+        model(torch.zeros(1, 24000), mask_time_indices=mask, target_tokens=tokens + torch.tensor([0, 1]))
 
 
 def test_constant_q_loss_needs_the_clean_waveform():

@@ -216,7 +216,8 @@ DEATHS = [("training_step", 5), ("training_step", 9), ("log", 5), ("training_ste
 
 
 def check_interrupted(server, data, tmp_path, kind: str, workers: int) -> None:
-    flags = [*TINY, *songs(data, kind), "--gradient_accumulation_steps", "2", "--seed", "7"]
+    flags = [*TINY, "mixup_prob=0.5"]  # the mix-up of a batch resumes too
+    flags += [*songs(data, kind), "--gradient_accumulation_steps", "2", "--seed", "7"]
     flags += ["--dataloader_num_workers", workers]
     for death in DEATHS:
         pretrain(server, tmp_path / "killed", *flags, die_at=death)
@@ -302,7 +303,7 @@ BARE = ["--max_steps", "5", "--use_cpu", "true", "--statistics", "config", "--ev
         (["--train", "{bad}/empty"], "/empty has no audio"),
         (["--train", "{bad}/none"], "does not exist"),
         (["--train", "{bad}/broken"], r"None of 1 files could be read \(text.mp3: "),
-        (["--train", "{bad}/broken", "--statistics", "config", "--validation_fraction", "0"], "is no readable audio"),
+        (["--train", "{bad}/broken", "--statistics", "config", "--validation_fraction", "0"], "no file is readable"),
         (["--crop_seconds", "60"], r"every file is shorter than the crop of 60.0 s \(longest 2.600 s\)"),
         (["--crop_seconds", "0.01"], "`crop_seconds` no shorter than that"),
         (["--validation", "{bad}/broken"], "In the songs to validate on, no file is readable"),

@@ -115,6 +115,26 @@ def test_beats_same_as_frame_by_frame(seed, num_frames):
     assert np.round(track_beats(activations, 10) * 10).tolist() == [frame for frame, _ in expected]
 
 
+@pytest.mark.parametrize("meters", [(3, 4), (4, 3)])
+@pytest.mark.parametrize(("ratio", "meter"), [(1.0, 3), (1.25, 3), (1.42, 4), (2.0, 4)])
+def test_three_or_four_beats_from_a_uniform_start(ratio, meter, meters):
+    """
+    Eight beats, each as likely to be a downbeat as not, except that beats 1 and 5 are `ratio` times as likely to be.
+    Bars of four have a downbeat on both and bars of three on one of them, so that they are more likely by the factor
+    `ratio`. But they have 4/3 times as many states, each 3/4 times as likely at the start: the limit is 4/3.
+    """
+    activations = np.zeros((48, 2))
+    activations[::6] = 0.3
+    activations[[0, 24], 1] *= ratio
+    events = track_downbeats(activations, 10, meters)
+    assert np.round(events[:, 0] * 10).tolist() == list(range(0, 48, 6))
+    expected = np.arange(8) % meter + 1
+    shifted = [(expected + shift - 1) % meter + 1 for shift in range(meter if meter == 3 else 1)]
+    assert events[:, 1].tolist() in [positions.tolist() for positions in shifted]
+    decoded = [frame_by_frame(activations, 10, candidate, 100, 16)[0] for candidate in (3, 4)]
+    assert decoded[1] - decoded[0] == pytest.approx(np.log(ratio * 3 / 4), abs=1e-6)
+
+
 # --- perfect activations
 
 

@@ -5,12 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.facts import FINETUNING, MASKS, ROW_SETTINGS, TABLE_1, TRAINING
 from helpers.paths import FIXTURES
 
+from musicfm_hf import MusicFMConfig
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.training.recipes import find_recipe, parse_recipe, read_recipe, recipe_names
 
 OLD = json.loads((FIXTURES / "recipes_0_1.json").read_text())
+# Settings since then: gradient clipping, with the value that was the default; and MERT's mix-up.
+CLIPPED = {"best_rq", "fm1", "fm2", "fm3", "fm4", "fm5", "fm6", "fm7", "fm8", "fm9", "muq"}
+MIXUP = {"mixup_prob": 0.5, "mixup_seconds": [0.5, 1.5], "mixup_max_excerpts": 3}
 
 
 def write(folder: Path, **recipes: str) -> None:
@@ -28,9 +33,36 @@ def test_settings_are_those_of_version_0_1(old):
     kind, name = ("pretrain", old.removeprefix("pretrain/")) if old.startswith("pretrain/") else ("finetune", old)
     if old == "demo/pretrain":  # was read over tiny.yaml, which is its base now
         kind, name, expected = "pretrain", "demo", OLD["pretrain/tiny"] | expected
+    if kind == "pretrain" and name in CLIPPED:
+        expected["max_grad_norm"] = 1.0
+    if name == "fm1":
+        expected["config"] = expected["config"] | MIXUP
     assert read_recipe(name, kind=kind) == expected
     with pytest.warns(FutureWarning, match=f"is now the recipe `{name}`"):
         assert read_recipe(f"/elsewhere/recipes/{old}.yaml") == expected
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_recipes_of_the_paper_have_its_settings(name):
+    """Against `helpers/facts.py`, which has the source of each value."""
+    recipe = read_recipe(name, kind="pretrain")
+    config = MusicFMConfig(**recipe["config"])
+    encoder, layers, rate, seconds, tokens = TABLE_1[name]
+    assert (config.encoder_type, config.num_hidden_layers, config.frame_rate) == (encoder, layers, rate)
+    assert (recipe["crop_seconds"], config.quantizer_type) == (seconds, tokens)
+    assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (1024, 16, 4096)
+    assert config.front_end == ("waveform" if encoder == "bert" else "mel")
+    assert {setting: recipe[setting] for setting in TRAINING} == {key: value for key, (value, _) in TRAINING.items()}
+    wanted = MASKS | ROW_SETTINGS.get(name, {})
+    found = {setting: getattr(config, setting) for setting in wanted}
+    assert found == {setting: pytest.approx(value) for setting, (value, _) in wanted.items()}
+
+
+def test_recipes_of_fine_tuning_have_the_settings_of_the_paper():
+    for name, wanted in FINETUNING.items():
+        recipe = read_recipe(name, kind="finetune")
+        assert {key: recipe[key] for key in wanted} == {key: value for key, (value, _) in wanted.items()}
+    assert "label_rate" not in read_recipe("tagging", kind="finetune")  # one label for a clip
 
 
 def test_names():

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import zip_longest
 from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soxr
 
-from ..model.feature_extraction_musicfm import canceling_channel, canceling_remark
+from ..model.feature_extraction_musicfm import channels_cancel, choose_channel, explain_canceled
 from .recording import Recording, Run
 
 _QUALITY = "HQ"  # of soxr: 20 bit, linear phase, passband to 0.91 of the lower Nyquist rate
@@ -44,9 +43,9 @@ def load_audio(
     A `UserWarning` is raised, and the audio that can be decoded is returned, if a file is truncated or damaged, or if
     more audio follows in a wav (and the like) than its header specifies.
 
-    Channels are averaged. If they cancel each other (the mean is more than 30 dB below them), a single channel is
-    used, with a `UserWarning`. This is decided for the part that is read, so a crop may differ from the whole file if
-    only a passage of it cancels.
+    Channels are averaged. If they cancel each other out (the average is 40 dB weaker than they are), a single channel
+    is returned, with a `UserWarning`. This is decided for the part that is read, so a crop may differ from the whole
+    file if only a passage of it cancels.
 
     Args:
         source: A path, bytes, a binary file object, or a value of a column `Audio(decode=False)` of `datasets`: a
@@ -149,10 +148,10 @@ def _open_source(source: Any) -> tuple[BinaryIO, str]:
         if content is not None:
             return _open_source(content)[0], str(path or "audio")
         if path is None:
-            raise ValueError("The audio is missing: both its `bytes` and its `path` are null.")
+            raise ValueError(f"The audio is null: a mapping needs `bytes` or `path`, got keys {[*source]}.")
         source = path
     if source is None:
-        raise ValueError("The audio is missing: it is null.")
+        raise ValueError("The audio is null (`None`): leave this row out, or pass a path, bytes or a waveform.")
     if isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise ValueError("The audio has no bytes.")
@@ -220,9 +219,9 @@ def _read_run(recording: Recording, run: Run, sampling_rate: int, first: int, la
 
     mixer = _Mixer()
     audio = _resample_blocks(map(mixer.mean, run.blocks(begin * step_in, end)), run.rate, sampling_rate)
-    channel = canceling_channel(mixer.mean_energy, mixer.energies)
-    if channel is not None:
-        recording.remark(canceling_remark(channel))
+    if channels_cancel(mixer.mean_energy, mixer.energies):
+        channel = choose_channel(mixer.energies)
+        recording.add_remark(explain_canceled(recording.name, channel))
         blocks = (block[:, min(channel, block.shape[1] - 1)] for block in run.blocks(begin * step_in, end))
         audio = _resample_blocks(blocks, run.rate, sampling_rate)
     if run.missing_from is not None and not recording.is_truncated:
@@ -236,7 +235,7 @@ class _Mixer:
 
     def __init__(self) -> None:
         self.mean_energy = 0.0
-        self.energies: list[float] = []
+        self.energies = np.zeros(0)
 
     def mean(self, block: np.ndarray) -> np.ndarray:
         """Return the mean `(samples,)` of a block `(samples, channels)`."""
@@ -244,8 +243,10 @@ class _Mixer:
             return block[:, 0]
         mean = block.mean(axis=1)
         self.mean_energy += float(np.dot(mean, mean))
-        energies = [float(np.dot(values, values)) for values in block.T]
-        self.energies = [sum(pair) for pair in zip_longest(self.energies, energies, fillvalue=0.0)]
+        energies = np.array([np.dot(values, values) for values in block.T], dtype=np.float64)
+        if len(energies) > len(self.energies):
+            energies, self.energies = self.energies, energies
+        self.energies[: len(energies)] += energies
         return mean
 
 

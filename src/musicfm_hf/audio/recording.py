@@ -186,7 +186,10 @@ class Recording:
 
     def remark(self, text: str) -> None:
         """Add a remark: the end of a sentence that begins with the name of the file."""
-        sentence = f"{self.name} {text}."
+        self.add_remark(f"{self.name} {text}.")
+
+    def add_remark(self, sentence: str) -> None:
+        """Add a sentence about the file, unless it is known."""
         if sentence not in self.remarks:
             self.remarks.append(sentence)
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor, decoded_audio
+from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor, decoded_row
 from .reading import checked_rate, load_audio, resample
 
 
@@ -19,37 +20,32 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
             - a waveform: `np.ndarray`, `torch.Tensor` or list of shape `(samples,)`, floating point in [-1, 1] or
               integer PCM, which needs `sampling_rate`;
             - a path, `bytes`, or a binary file object, in any format that [`load_audio`] reads;
-            - a value of an audio column of `datasets`: a mapping with `array` (or `raw`, as pipelines take it) and
-              `sampling_rate`, or with `bytes` or `path`; or an object with `get_all_samples`, as torchcodec has it.
+            - a row of a data set: a mapping with `array` (or `raw`, as in Transformers' pipelines) and
+              `sampling_rate`, or with `bytes` or `path`; or a decoder of `datasets` (torchcodec's `AudioDecoder`).
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz. Omit it for files and rows, which have their own.
         target_rate (`int`): Rate of the result in Hz.
 
     Returns:
-        float32 `(samples,)`. Channels of files and of values of `datasets` are averaged; if they cancel each other, a
-        single channel is used, with a `UserWarning`.
+        float32 `(samples,)`.
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if `sampling_rate` is missing for a waveform, or given for a file or row; or if the audio is `None`,
-            is a waveform with several channels, is empty, has values that are not finite, or cannot be read.
+        ValueError: if `sampling_rate` is missing for a waveform, or given for a file or row; or if the audio has
+            several channels, is empty, has values that are not finite, or cannot be read.
         TypeError: if the audio is not numeric, or is of an unsupported type.
     """
-    decoded = decoded_audio(audio)
-    if decoded is not None:
+    if hasattr(audio, "get_all_samples"):
+        audio = decoded_row(audio)
+    name = next((key for key in ("array", "raw") if isinstance(audio, Mapping) and audio.get(key) is not None), None)
+    if name is not None:
         _refuse_rate(sampling_rate, "A row of a data set")
-        audio, sampling_rate = decoded
-        if sampling_rate is None:
-            raise ValueError("A row with an `array` needs its `sampling_rate`.")
-        shape = tuple(getattr(audio, "shape", ()))
-        if len(shape) == 2 and 1 < shape[0] < shape[1]:  # (channels, samples)
-            (audio,) = MusicFMFeatureExtractor(sampling_rate=checked_rate(sampling_rate), min_samples=1)(
-                audio, sampling_rate, padding=False, return_attention_mask=False, to_mono="mean"
-            )["input_values"]
-    elif audio is None or isinstance(audio, Mapping | str | os.PathLike | bytes | bytearray | memoryview):
+        if audio.get("sampling_rate") is None:
+            raise ValueError(f"A row with `{name}` needs its `sampling_rate`.")
+        audio, sampling_rate = audio[name], audio["sampling_rate"]
+    elif audio is None:
+        raise ValueError("The audio is null (`None`): leave this row out, or pass a path, bytes or a waveform.")
+    elif isinstance(audio, Mapping | str | os.PathLike | bytes | bytearray | memoryview) or hasattr(audio, "read"):
         _refuse_rate(sampling_rate, "A row of a data set" if isinstance(audio, Mapping) else "A file")
-        return load_audio(audio, target_rate)
-    elif hasattr(audio, "read"):
-        _refuse_rate(sampling_rate, "A file")
         return load_audio(audio, target_rate)
     return _resample_array(audio, sampling_rate, target_rate)
 
@@ -68,6 +64,8 @@ def _resample_array(audio: Any, sampling_rate: int | None, target_rate: int) -> 
             f"`audio` must be one waveform of shape (samples,), got {shape}. Average its channels, or call this for "
             "each waveform."
         )
+    if isinstance(audio, torch.nn.Module):
+        raise TypeError(f"`audio` must be audio, got a model, {type(audio).__name__}: the model comes first.")
     rate = checked_rate(sampling_rate, "the rate of the waveform in Hz")
     extractor = MusicFMFeatureExtractor(sampling_rate=rate, min_samples=1)
     waveforms = extractor(audio, rate, padding=False, return_attention_mask=False)["input_values"]

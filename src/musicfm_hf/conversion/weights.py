@@ -47,7 +47,7 @@ class Checkpoint(NamedTuple):
     weights_file: Path
     sha256: str  # of the file with the weights
     variant: str | None  # "msd" or "fma", for a published file of MusicFM
-    license: str
+    license: str | None  # of the weights; `None` if it is not known
     config: MusicFMConfig
     tensors: dict[str, torch.Tensor]
     published_names: dict[str, str]  # name → key in the file

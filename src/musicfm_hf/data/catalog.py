@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..training.files import list_files
+
 AUDIO_EXTENSIONS = frozenset(
-    ".3gp .aac .aif .aifc .aiff .alac .ape .au .avi .caf .flac .flv .m4a .m4b .m4v .mka .mkv .mov .mp1 .mp2 .mp3 .mp4 "
-    ".mpg .oga .ogg .opus .rf64 .snd .w64 .wav .wave .webm .wma .wmv .wv".split()
+    ".3gp .aac .aif .aifc .aiff .ape .au .avi .caf .flac .flv .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 .mpg .oga .ogg "
+    ".opus .rf64 .w64 .wav .wave .webm .wma .wmv .wv".split()
 )
 
 Song = tuple[str, Any]  # a name, and audio as [`musicfm_hf.load_audio`] takes it or as a [`DatasetAudio`]
@@ -62,8 +64,9 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
 
     Args:
         source: An audio file; a folder of audio files (searched recursively for the extensions in `AUDIO_EXTENSIONS`,
-            without following links to folders); a `.txt` file with one path per line (relative paths start at its
-            folder); a folder saved by `datasets.Dataset.save_to_disk`; or the ID of a data set on the Hub.
+            without [hidden files][musicfm_hf.training.files.is_hidden] and without following links to folders); a
+            `.txt` file with one path per line (relative paths start at its folder); a folder saved by
+            `datasets.Dataset.save_to_disk`; or the ID of a data set on the Hub.
         audio_column (`str`): Column of a data set that holds the audio.
 
     Raises:
@@ -78,8 +81,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         root = path
-        paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_EXTENSIONS and file.is_file())
-        paths = [file for file in paths if not file.name.startswith("._")]  # resource forks of macOS
+        paths = [file for file in list_files(path) if file.suffix.lower() in AUDIO_EXTENSIONS]
     elif path.suffix.lower() == ".txt":
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]

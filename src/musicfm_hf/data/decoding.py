@@ -1,13 +1,15 @@
 """Decode audio files in worker processes, and list the songs that cannot be read."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio.reading import open_recording, read_part
+from ..audio.reading import load_audio
 from .catalog import fetch_audio
+from .identity import audio_state
 
 
 class DecodedSong(NamedTuple):
@@ -20,12 +22,14 @@ class DecodedSong(NamedTuple):
         content: The waveform `(samples,)` float32, or the output of `transform` for it; `None` if the song is
             unusable.
         problem (`str`, *optional*): Reason why the song is unusable, or the damage of its file.
+        state (`str`): Output of [`audio_state`] before the audio was read; empty if the song is unusable.
     """
 
     name: str
     origin: str
     content: Any
     problem: str | None
+    state: str = ""
 
 
 class SongLoader:
@@ -97,9 +101,11 @@ class _Songs(Dataset):
         origin = name
         try:
             source = fetch_audio(source)
+            state = audio_state(source)
             origin = str(source.get("path") or name) if isinstance(source, dict) else str(source)
-            with open_recording(source) as recording:
-                content = read_part(recording, self.sampling_rate)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                content = load_audio(source, self.sampling_rate)
             if len(content) < self.min_samples:
                 raise ValueError(
                     f"{origin} has {len(content)} samples, but the model needs at least {self.min_samples}."
@@ -108,7 +114,8 @@ class _Songs(Dataset):
                 content = self.transform(content)
         except (ValueError, TypeError, OSError) as error:
             return DecodedSong(name, origin, None, str(error))
-        return DecodedSong(name, origin, content, " ".join(recording.remarks) or None)
+        damage = "; ".join(str(warning.message) for warning in caught) or None
+        return DecodedSong(name, origin, content, damage, state)
 
 
 def no_collate(item: Any) -> Any:

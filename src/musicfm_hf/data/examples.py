@@ -1,6 +1,5 @@
 """Training examples of a task from labeled songs: random crops and their targets."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -77,8 +76,8 @@ class TaskCrops(Dataset):
         config ([`MusicFMConfig`]): Configuration of the model with its head.
         songs: Songs that are annotated for `config.task`.
         read (`Callable`): `(song, first frame, frames, generator)` → a mapping for the model, with `semitones` and
-            `tempo` if it changed them, and `seconds` of audio, if less than a crop. Label frames that begin later are
-            -100, and so are labels of clips without audio.
+            `tempo` if it changed them, and `audio_frames`, the number of frames with audio, if some have none because
+            the file is truncated. Labels after these frames are ignored.
         count (`int`): Number of crops.
         crop_seconds (`float`): Length of a crop; shorter songs are used as a whole.
         seed (`int`): Seed of the order of songs and the positions of crops.
@@ -121,31 +120,30 @@ class TaskCrops(Dataset):
                 break
         item = dict(self.read(song, start, frames, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
-        seconds = item.pop("seconds", None)
+        audio_frames = item.pop("audio_frames", frames)
         if tempo != 1.0:
             labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
         transpose = get_task(config.task).transpose
         if semitones and transpose is not None:
             labels = torch.from_numpy(transpose(labels.numpy(), semitones))
-        return item | {"labels": labels if seconds is None else _mask_after(labels, seconds, config)}
+        if audio_frames < frames:
+            labels[_label_frames(config, audio_frames) :] = IGNORED
+        return item | {"labels": labels}
 
 
-def _mask_after(labels: torch.Tensor, seconds: float, config: MusicFMConfig) -> torch.Tensor:
-    """Return labels with -100 in frames that begin after `seconds` of audio, or everywhere without audio."""
-    rate = config.label_rate
-    first = math.ceil(round(seconds * rate, 6)) if rate is not None else 0 if seconds <= 0 else len(labels)
-    masked = labels.clone()
-    masked[first:] = IGNORED
-    return masked
+def _label_frames(config: MusicFMConfig, frames: int) -> int:
+    """Return the number of labels within encoder frames; the labels of a clip are those of any part of it."""
+    if config.label_rate is None:
+        return config.num_labels if frames > 0 else 0
+    return count_averages(frames, *label_settings(config))
 
 
 class ReadWaveform:
     """
     Reads the audio of a crop for [`TaskCrops`], and augments it on demand. Returns `input_values` `(samples,)`.
 
-    Where the audio ends within a crop, because the file is truncated or the song is played faster, silence follows,
-    and frames there have no label in [`TaskCrops`]. A crop without any audio raises a warning instead of an error, so
-    that a long run does not stop.
+    The part of a crop that cannot be decoded, because the file is truncated, is replaced with silence and gets no
+    labels in [`TaskCrops`]. This raises a warning instead of an error, so that a long run does not stop.
 
     Args:
         config ([`MusicFMConfig`]): Configuration of the model with its head.
@@ -178,7 +176,7 @@ class ReadWaveform:
             waveform = load_audio(song.audio, read_rate, begin, samples * tempo / read_rate)
         except ValueError as error:
             warnings.warn(f"{song.id}: {error} This crop is not trained on.", stacklevel=2)
-            return {"input_values": torch.zeros(samples), "seconds": 0.0}
+            return {"input_values": torch.zeros(samples), "audio_frames": 0}
         if semitones or tempo != 1.0:
             import librosa
 
@@ -188,13 +186,13 @@ class ReadWaveform:
                 # Windows of 43 ms, because librosa's default of 85 ms moves single drum hits by up to 40 ms.
                 waveform = librosa.effects.time_stretch(waveform, rate=tempo, n_fft=1024)
         waveform = waveform[:samples].astype(np.float32)
-        available = len(waveform)
-        waveform = np.pad(waveform, (0, samples - available))
+        changes: dict[str, Any] = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
+        if len(waveform) < samples:  # the song ends within the last frame, or the file is truncated
+            if len(waveform) < samples - config.samples_per_frame:
+                changes["audio_frames"] = len(waveform) // config.samples_per_frame
+            waveform = np.pad(waveform, (0, samples - len(waveform)))
         if config.do_normalize:
             waveform = normalize_waveform(waveform)
-        changes: dict[str, Any] = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
-        if available < samples:
-            changes["seconds"] = available / rate
         return {"input_values": torch.from_numpy(waveform)} | changes
 
 
@@ -203,22 +201,55 @@ def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
     Collate items whose audio and label frames may differ in length, such as those of [`TaskCrops`], into a batch.
 
     Args:
-        items: Mappings with `input_values` `(samples,)` or `hidden_states` `(frames, …)`, and `labels` `(label frames,
-            num_labels)` or `(label frames,)`, as tensors, arrays or lists.
+        items: Mappings with `input_values` `(samples,)` or `hidden_states` `(frames, …)`, as tensors, arrays or lists.
+            `attention_mask` `(samples,)` marks padding of `input_values`, which is cut off. `labels` are `(label
+            frames, num_labels)` or `(label frames,)`, or, for whole clips, `(num_labels,)` or a number.
 
     Returns:
-        `input_values` `(batch, samples)`, with `attention_mask` if lengths differ, or `hidden_states` `(batch, frames,
-        …)` with `counts` `(batch,)`; and `labels`, with -100 after the last label frame of an item.
+        `input_values` `(batch, samples)`, float32, with `attention_mask` if lengths differ, or `hidden_states`
+        `(batch, frames, …)` with `counts` `(batch,)`; and `labels`, float32 or int64, with -100 after the last label
+        frame of an item.
+
+    Raises:
+        ValueError: if values are missing, or have other shapes.
     """
-    name = "input_values" if "input_values" in items[0] else "hidden_states"
-    values = [torch.as_tensor(item[name]) for item in items]
-    batch = {name: _stack(values, 0), "labels": _stack([torch.as_tensor(item["labels"]) for item in items], IGNORED)}
-    lengths = torch.tensor([len(value) for value in values])
-    if name == "hidden_states":
-        batch["counts"] = lengths
-    elif int(lengths.min()) < int(lengths.max()):
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-    return batch
+    if not items:
+        raise ValueError("The batch is empty.")
+    if "hidden_states" in items[0]:
+        values = [torch.as_tensor(item["hidden_states"]) for item in items]
+        lengths = torch.tensor([len(value) for value in values])
+        batch = {"hidden_states": _stack(values, 0), "counts": lengths}
+    else:
+        values = [_waveform(item) for item in items]
+        lengths = torch.tensor([len(value) for value in values])
+        batch = {"input_values": _stack(values, 0)}
+        if int(lengths.min()) < int(lengths.max()):
+            batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    labels = [torch.as_tensor(item["labels"]) for item in items if "labels" in item]
+    return batch | {"labels": _stack_labels(labels, len(items))} if labels else batch
+
+
+def _waveform(item: Mapping[str, Any]) -> torch.Tensor:
+    """Return the audio of an item, float32 `(samples,)`."""
+    if "input_values" not in item:
+        raise ValueError(f"An item needs `input_values`, the waveform; it has {', '.join(item)}.")
+    waveform = torch.as_tensor(item["input_values"]).float()
+    if waveform.ndim != 1:
+        raise ValueError(f"`input_values` of an item must have shape (samples,), got {tuple(waveform.shape)}.")
+    mask = item.get("attention_mask")
+    return waveform if mask is None else waveform[torch.as_tensor(mask).bool()]
+
+
+def _stack_labels(labels: Sequence[torch.Tensor], num_items: int) -> torch.Tensor:
+    """Pad labels and stack them, in float32 or int64: most other types do not have the value that pads them."""
+    if len(labels) < num_items:
+        raise ValueError(f"Some items have `labels`, others do not: {len(labels)} of {num_items} have them.")
+    if len({(label.ndim, label.shape[1:]) for label in labels}) > 1:
+        shapes = ", ".join(sorted({str(tuple(label.shape)) for label in labels}))
+        raise ValueError(f"`labels` of the items have shapes {shapes}, which differ in more than the label frames.")
+    dtype = torch.float32 if any(label.is_floating_point() for label in labels) else torch.int64
+    labels = [label.to(dtype) for label in labels]
+    return torch.stack(labels) if labels[0].ndim == 0 else _stack(labels, IGNORED)
 
 
 def _stack(tensors: Sequence[torch.Tensor], value: int) -> torch.Tensor:

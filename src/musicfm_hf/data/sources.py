@@ -7,11 +7,12 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from glob import escape, glob
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..training.files import is_hidden, list_files
 from .catalog import AUDIO_EXTENSIONS, Song, digest_names, list_sources
 from .streams import StreamedSource
 
@@ -90,7 +91,7 @@ def _find_shards(source: str | os.PathLike) -> tuple[str | None, list[str]]:
     Return the kind of the shards of a source, parquet or tar, and their paths; the kind is `None` without shards.
     """
     path = Path(source)
-    files: Iterable[Path] = path.rglob("*") if path.is_dir() else [path]
+    files: Iterable[Path] = list_files(path) if path.is_dir() else [path]
     if not path.exists():
         files = map(Path, glob(str(source), recursive=True))
     by_kind: dict[str, list[Path]] = {"parquet": [], "tar": [], "audio": []}
@@ -108,8 +109,6 @@ def _find_shards(source: str | os.PathLike) -> tuple[str | None, list[str]]:
 def _kind(path: Path) -> str | None:
     """Return the kind of a file by its name: parquet, tar or audio, or `None` for other files."""
     name = path.name.lower()
-    if name.startswith("."):
-        return None
     if name.endswith(".parquet"):
         return "parquet"
     if name.endswith((".tar", ".tar.gz", ".tgz")):
@@ -140,7 +139,8 @@ def _read_tar(shards: list[str]) -> Iterator[dict]:
             with tarfile.open(shard) as archive:
                 for member in archive:
                     file = archive.extractfile(member) if member.isfile() else None
-                    if file is not None and _kind(Path(PurePosixPath(member.name).name)) == "audio":
+                    is_audio = _kind(Path(member.name)) == "audio"
+                    if file is not None and is_audio and not is_hidden(member.name):
                         yield {"audio": {"path": f"{Path(shard).name}/{member.name}", "bytes": file.read()}}
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise ValueError(f"{shard} is not a tar file that can be read to its end ({error}).") from error

@@ -110,16 +110,18 @@ def embed(
 
 
 def check_encoder(model: Any) -> None:
-    """Raise a `TypeError` that specifies what to pass if a model is not an encoder."""
+    """
+    Raise a `TypeError` that specifies what to pass if a model is not an encoder. One that is compiled, or wrapped by
+    PEFT, is an encoder.
+    """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(
-            f"`model` must be a MusicFMModel, got {type(model).__name__}: load one with "
+            f"`model` must be a MusicFMModel, got {type(model).__name__}. Load one with "
             "`AutoModel.from_pretrained(folder)`."
         )
     if hasattr(model, "musicfm"):
         raise TypeError(
-            f"`model` must be the encoder, a MusicFMModel, got {type(model).__name__}: pass `model.musicfm`, or use "
-            "`musicfm_hf.annotate` for the output of the head."
+            f"`model` must be a MusicFMModel, got {type(model).__name__}. Pass its encoder, `model.musicfm`."
         )
 
 

@@ -13,13 +13,14 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.decoding import SongLoader
+from ..data.identity import audio_place, audio_state, digest
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMModel
 from ..model.spectrogram_musicfm import MusicFMLogMel
 from ..training.files import write_safetensors
 from .embedding import WindowSettings, embed_songs
-from .encoder_digest import as_json, digest, encoder_settings, weights_digest
+from .encoder_digest import as_json, encoder_settings, weights_digest
 
 logger = logging.get_logger(__name__)
 
@@ -162,13 +163,13 @@ class FeatureCache:
     def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
         """
         Read a crop for [`TaskCrops`]: `hidden_states` in float32, with zeros beyond the end of truncated audio, and
-        `seconds` of audio if it ends there.
+        then `audio_frames`, the number of frames before it.
         """
         hidden_states = self.read(song, start, frames).float()
-        count = len(hidden_states)
-        padding = hidden_states.new_zeros(frames - count, *hidden_states.shape[1:])
-        item: dict[str, Any] = {"hidden_states": torch.cat([hidden_states, padding])}
-        return item if count == frames else item | {"seconds": count / self.config.frame_rate}
+        audio_frames = len(hidden_states)
+        padding = hidden_states.new_zeros(frames - audio_frames, *hidden_states.shape[1:])
+        crop: dict[str, Any] = {"hidden_states": torch.cat([hidden_states, padding])}
+        return crop if audio_frames == frames else crop | {"audio_frames": audio_frames}
 
     def _path(self, song: LabeledSong, name: str) -> Path:
         """Return the path of the file for a song and a layer."""
@@ -178,12 +179,11 @@ class FeatureCache:
         """Return the digest that names the files of a song."""
         if song.id in self._digests:
             return self._digests[song.id]
-        audio = song.audio if isinstance(song.audio, Mapping) else {"path": song.audio}
-        content = audio.get("bytes")
-        if content is None:
-            return digest(_file_state(audio["path"]))
-        self._digests[song.id] = digest(content)
-        return self._digests[song.id]
+        state = audio_state(song.audio)
+        if not isinstance(song.audio, Mapping):
+            return digest(f"{audio_place(song.audio, song.id)} {state}".encode())
+        self._digests[song.id] = state
+        return state
 
 
 def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:
@@ -206,9 +206,3 @@ def _with_context(frames: torch.Tensor, offsets: np.ndarray, start: int, stop: i
     """
     index = np.arange(start, stop)[:, None] + offsets
     return frames[np.clip(index, 0, len(frames) - 1)].flatten(1)
-
-
-def _file_state(path: str) -> bytes:
-    """Return the path, size and modification time of a file, as bytes."""
-    state = Path(path).stat()
-    return f"{Path(path).absolute()} {state.st_size} {state.st_mtime_ns}".encode()

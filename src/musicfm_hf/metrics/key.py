@@ -9,7 +9,7 @@ from musicfm_hf.tasks.key import TASK
 
 _DESCRIPTION = """
 Weighted key score of mir_eval: 1 for the same key, 0.5 for a fifth above, 0.3 for the relative key, 0.2 for the
-parallel key.
+parallel key. A fifth below the reference scores 0, as by default in mir_eval; MIREX counts both directions since 2017.
 
 key_weighted: score of the key of each song, averaged over songs. key_frame: score averaged over the time of a song,
 then over songs. Songs whose reference names no key are left out of both.

@@ -23,6 +23,17 @@ _AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
 }
 
+# Class of a saved model → the pipeline in its repository that Transformers uses with `trust_remote_code=True`.
+_PIPELINES = {
+    "MusicFMModel": ("feature-extraction", "MusicFMFeatureExtractionPipeline", "AutoModel"),
+    "MusicFMForPreTraining": ("feature-extraction", "MusicFMFeatureExtractionPipeline", "AutoModel"),
+    "MusicFMForAudioClassification": (
+        "audio-classification",
+        "MusicFMAudioClassificationPipeline",
+        "AutoModelForAudioClassification",
+    ),
+}
+
 _POSITIVE_INTEGERS = (
     "hidden_size",
     "num_hidden_layers",
@@ -40,6 +51,7 @@ _POSITIVE_INTEGERS = (
     "codebook_dim",
     "kmeans_mel_bins",
     "kmeans_chroma_bins",
+    "mixup_max_excerpts",
     "cqt_bins",
     "cqt_bins_per_octave",
     "classifier_proj_size",
@@ -61,6 +73,7 @@ _PROBABILITIES = (
     "conformer_conv_dropout",
     "feat_proj_dropout",
     "mask_prob",
+    "mixup_prob",
     "classifier_dropout",
 )
 
@@ -71,6 +84,7 @@ _INHERITED_KEYS = {
     "_name_or_path",
     "attn_implementation",
     "auto_map",
+    "custom_pipelines",
     "experts_implementation",
     "model_type",
     "name_or_path",
@@ -101,9 +115,11 @@ class MusicFMConfig(PreTrainedConfig):
             even.
         intermediate_size (`int`, defaults to 4096): Width inside the feed-forward modules of a layer.
         hidden_act (`str`, defaults to `"swish"`): Activation of the feed-forward and convolution modules.
-        hidden_dropout (`float`, defaults to 0.1): Dropout after the subsampling and after each module of a layer.
+        hidden_dropout (`float`, defaults to 0.1): Dropout after the subsampling and after the feed-forward modules,
+            and in `"bert"` also after the attention module.
         activation_dropout (`float`, defaults to 0.1): Dropout inside the feed-forward modules.
-        attention_dropout (`float`, defaults to 0.1): Dropout of the attention weights.
+        attention_dropout (`float`, defaults to 0.1): Dropout of the attention weights and, in a `"conformer"`, after
+            the attention module, as in the wav2vec 2.0 conformer.
         conformer_conv_dropout (`float`, defaults to 0.1): Dropout after the convolution module.
         conv_depthwise_kernel_size (`int`, defaults to 31): Kernel of the depthwise convolution, in frames; odd.
         conformer_conv_norm (`str`, defaults to `"batch_norm"`): Norm after the depthwise convolution: `"batch_norm"`,
@@ -167,6 +183,11 @@ class MusicFMConfig(PreTrainedConfig):
             masked frames if no spans overlapped.
         mask_seconds (`float`, defaults to 0.4): Length of a cell or a span.
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
+        mixup_prob (`float`, defaults to 0.0): Probability that excerpts of other items of the batch are added to an
+            item in pretraining, as in MERT. Targets are those of the clean waveform, and evaluation is not affected.
+        mixup_seconds (`list[float]`, defaults to `[0.5, 1.5]`): Shortest and longest duration of an excerpt, those of
+            MERT-330M.
+        mixup_max_excerpts (`int`, defaults to 3): Largest number of excerpts in an item, as in MERT.
         cqt_loss_weight (`float`, defaults to 0.0): Weight of the mean squared error of MERT's constant-Q
             reconstruction; 0 for none.
         cqt_bins, cqt_bins_per_octave (`int`, default to 336 and 48): Size of the constant-Q transform.
@@ -258,6 +279,9 @@ class MusicFMConfig(PreTrainedConfig):
     mask_prob: float = 0.6
     mask_seconds: float = 0.4
     mask_noise_std: float = 0.1
+    mixup_prob: float = 0.0
+    mixup_seconds: list[float] | tuple[float, ...] = (0.5, 1.5)
+    mixup_max_excerpts: int = 3
     cqt_loss_weight: float = 0.0
     cqt_bins: int = 336
     cqt_bins_per_octave: int = 48
@@ -275,10 +299,7 @@ class MusicFMConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if unknown := sorted(self._unknown_keys(kwargs)):
-            key = unknown[0]
-            near = difflib.get_close_matches(key, self._known_keys(), n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
+            raise ValueError(f"MusicFMConfig has no argument `{unknown[0]}`.{self._suggest(unknown[0])}")
         for name in self.__dataclass_fields__:
             if isinstance(value := getattr(self, name), tuple):
                 setattr(self, name, list(value))  # as JSON would load it
@@ -292,6 +313,17 @@ class MusicFMConfig(PreTrainedConfig):
     @classmethod
     def _unknown_keys(cls, keys: Iterable[str]) -> set[str]:
         return set(keys) - cls._known_keys()
+
+    @classmethod
+    def has_setting(cls, key: str) -> bool:
+        """Return whether this is the name of a setting."""
+        return key in cls._known_keys()
+
+    @classmethod
+    def _suggest(cls, key: str, similarity: float = 0.6) -> str:
+        """Return a hint at the most similar key, or an empty text."""
+        near = difflib.get_close_matches(key, sorted(cls._known_keys()), n=1, cutoff=similarity)
+        return f" Did you mean `{near[0]}`?" if near else ""
 
     @classmethod
     def get_config_dict(
@@ -310,16 +342,34 @@ class MusicFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """Create a configuration as [`PreTrainedConfig`] does. Unknown keys are kept, with a warning."""
-        if "context_seconds" not in config_dict and config_dict.get("freeze_batch_norm") is False:
+        """
+        Create a configuration as [`PreTrainedConfig`] does. Unknown keys of a saved configuration are kept, with a
+        warning.
+
+        Raises:
+            ValueError: if a value is invalid, or a keyword argument is similar to a setting without being one.
+        """
+        is_of_0_1 = "transformers_version" in config_dict and "context_seconds" not in config_dict
+        if is_of_0_1 and config_dict.get("freeze_batch_norm") is False:
             config_dict = config_dict | {"freeze_batch_norm": None}  # version 0.1 wrote its default, false
         unknown = cls._unknown_keys(config_dict)
         for key in sorted(unknown):
-            logger.warning(f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`.")
+            logger.warning(
+                f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`."
+                f"{cls._suggest(key)}"
+            )
+        if not kwargs.get("return_unused_kwargs"):  # otherwise, the caller may know them
+            for key in sorted(cls._unknown_keys(kwargs) - {"return_unused_kwargs", "_from_auto", "_from_pipeline"}):
+                if hint := cls._suggest(key, similarity=0.8):
+                    raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
+                logger.warning(f"MusicFMConfig has no argument `{key}` and ignores it.")
         loaded: Any = super().from_dict({k: v for k, v in config_dict.items() if k not in unknown}, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for key in unknown:
             setattr(config, key, config_dict[key])
+        if cls.__module__.startswith("musicfm_hf."):  # which registers its own pipeline for this task
+            pipelines = getattr(config, "custom_pipelines", None) or {}
+            config.custom_pipelines = {k: v for k, v in pipelines.items() if k != "audio-classification"}
         config._check_values()  # once more: `from_pretrained(..., key=value)` sets values after the constructor
         return loaded
 
@@ -340,7 +390,13 @@ class MusicFMConfig(PreTrainedConfig):
         ours = {reference.split(".")[-1] for reference in _AUTO_MAP.values()}
         auto_map = values.get("auto_map") or {}
         others = {auto: name for auto, name in auto_map.items() if str(name).split(".")[-1] not in ours}
-        return values | {"auto_map": _AUTO_MAP | others}
+        values["auto_map"] = _AUTO_MAP | others
+        pipeline = next((_PIPELINES[name] for name in self.architectures or [] if name in _PIPELINES), None)
+        values.pop("custom_pipelines", None)
+        if pipeline is not None:
+            task, name, auto_class = pipeline
+            values["custom_pipelines"] = {task: {"impl": f"pipeline_musicfm.{name}", "pt": [auto_class]}}
+        return values
 
     @property
     def samples_per_frame(self) -> int:
@@ -577,6 +633,9 @@ class MusicFMConfig(PreTrainedConfig):
             require(
                 highest <= nyquist, "cqt_bins", f"few enough that all lie below {nyquist:g} Hz (`sampling_rate` / 2)"
             )
+        seconds = self.mixup_seconds
+        valid = self._is_list("mixup_seconds", (int, float)) and len(seconds) == 2 and seconds[0] <= seconds[1]
+        require(valid, "mixup_seconds", "the shortest and the longest duration, both positive")
         cell = self.mask_seconds * self.frame_rate
         valid = round(cell) >= 1 and (self.mask_type == "embedding" or math.isclose(cell, round(cell), rel_tol=1e-6))
         require(valid, "mask_seconds", f"a whole number of frames ({1 / self.frame_rate:g} s each)")

@@ -1,8 +1,9 @@
 """Feature extractor that converts audio arrays to the `input_values` and `attention_mask` of the models."""
 
+import difflib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,10 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+_SETTINGS = ("feature_size", "sampling_rate", "padding_value", "return_attention_mask", "min_samples", "do_normalize")
 _INTEGER_FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
-_CANCELED = 1e-3  # 30 dB
-_TO_MONO = {
-    "mean": lambda audio: mix_to_mono(audio),
-    "left": lambda audio: audio[0],
-    "right": lambda audio: audio[-1],
-}
+_TO_MONO = {"mean": None, "left": 0, "right": -1}  # channel, or none for the average
+_CANCELED = 1e-4  # energy of the average, relative to that of the channels, from which they do not cancel: -40 dB
 
 
 class MusicFMBatchFeature(BatchFeature):
@@ -46,6 +44,9 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         min_samples (`int`, defaults to 1025): Shortest audio that the model can encode, in samples.
         do_normalize (`bool`, defaults to `False`): Scale each waveform to mean 0 and variance 1, as the feature
             extractor of MERT does.
+
+    Raises:
+        ValueError: if another argument is similar to one of these. Transformers keeps any other name as it is.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -60,6 +61,9 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         do_normalize: bool = False,
         **kwargs: Any,
     ):
+        for name in kwargs:
+            if near := difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0.8):
+                raise ValueError(f"MusicFMFeatureExtractor has no argument `{name}`. Did you mean `{near[0]}`?")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.return_attention_mask = return_attention_mask
         self.min_samples = min_samples
@@ -89,11 +93,9 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
             raw_audio: One waveform of shape `(samples,)`, or a batch: a list of waveforms of any lengths, or an array
                 `(batch, samples)`. Waveforms are NumPy arrays, torch tensors or lists of floats, with floating-point
                 values in [-1, 1], or int8, int16, int32 or uint8 values, which are divided by their full scale. With
-                `to_mono`, each waveform is `(channels, samples)`. A waveform may also be a decoded value of an audio
-                column of `datasets`: a mapping with `array` (or `raw`) and `sampling_rate`, or an object with
-                `get_all_samples`, whose channels are averaged.
-            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it so that it is checked. Values
-                of `datasets` have their own.
+                `to_mono`, each waveform is `(channels, samples)`. Rows of a data set, with `array` and
+                `sampling_rate`, are waveforms with their rate.
+            sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it so that it is checked.
             padding: `True` or `"longest"`, `"max_length"`, or `False`.
             max_length (`int`, *optional*): Length in samples, for `padding="max_length"` and `truncation`.
             truncation (`bool`): Cut waveforms that are longer than `max_length`.
@@ -110,15 +112,15 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: if `sampling_rate` differs from that of the model; or if audio is empty, too short, not finite,
                 or has several channels and `to_mono` is not given. The message names the item.
-            TypeError: if audio is not numeric, or is a file, which has to be read first.
+            TypeError: if audio is not numeric.
         """
-        raw_audio, sampling_rate = _unpack_rows(raw_audio, sampling_rate, to_mono is not None)
+        raw_audio, sampling_rate = _unwrap_rows(raw_audio, sampling_rate)
         if sampling_rate is None:
             logger.warning_once(
                 f"No `sampling_rate` was passed to {type(self).__name__}: the audio is assumed to be at "
                 f"{self.sampling_rate} Hz. Pass `sampling_rate` so that it is checked."
             )
-        elif sampling_rate != self.sampling_rate:
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
                 f"The audio is at {sampling_rate} Hz, but the model needs {self.sampling_rate} Hz. Resample it, or "
                 f"read the file with `musicfm_hf.load_audio(path, sampling_rate={self.sampling_rate})`."
@@ -150,7 +152,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                     f"Item {index} has shape {audio.shape}, with more channels than samples. `to_mono` needs "
                     "(channels, samples): transpose it."
                 )
-            audio = _TO_MONO[to_mono](audio)
+            audio = _mix(audio, _TO_MONO[to_mono], f"Item {index}")
         if audio.ndim != 1:
             raise ValueError(
                 f"Item {index} has shape {audio.shape}, but the model needs one channel, (samples,). For audio of "
@@ -178,83 +180,85 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         return audio
 
 
+def channels_cancel(average_energy: float, energies: np.ndarray) -> bool:
+    """
+    Return whether the channels of audio cancel each other out, as in music whose sides have opposite signs.
+
+    Args:
+        average_energy (`float`): Sum of squares of the average of all channels.
+        energies (`np.ndarray` of shape `(channels,)`): Sum of squares of each channel.
+    """
+    return len(energies) > 1 and average_energy < _CANCELED * float(energies.mean())
+
+
+def choose_channel(energies: np.ndarray) -> int:
+    """
+    Return the index of the channel to use if channels cancel each other out: the first one that is less than 3 dB
+    weaker than the loudest, so that all parts of a song use the same.
+    """
+    return int(np.argmax(2 * energies >= energies.max()))
+
+
+def explain_canceled(name: str, channel: int) -> str:
+    """Return the warning about audio whose channels cancel each other out."""
+    return (
+        f"The channels of {name} cancel each other out: their average is more than 40 dB weaker than they are. "
+        f"Channel {channel + 1} is used instead."
+    )
+
+
+def _mix(audio: np.ndarray, channel: int | None, name: str) -> np.ndarray:
+    """Return a channel of audio `(channels, samples)`, or the average, unless the channels cancel each other out."""
+    if channel is not None:
+        return audio[channel]
+    average, energies = audio.mean(axis=0), np.einsum("ij,ij->i", audio, audio)
+    if channels_cancel(float(np.dot(average, average)), energies):
+        chosen = choose_channel(energies)
+        warnings.warn(explain_canceled(name, chosen), stacklevel=4)
+        return audio[chosen]
+    return average
+
+
 def normalize_waveform(audio: np.ndarray) -> np.ndarray:
     """Scale a waveform `(samples,)` to zero mean and unit variance, as `do_normalize` does."""
     return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
 
 
-def mix_to_mono(audio: np.ndarray) -> np.ndarray:
+def decoded_row(decoder: Any) -> dict[str, Any]:
+    """Return the row with the samples of a decoder, such as torchcodec's `AudioDecoder`, averaged to mono."""
+    samples = decoder.get_all_samples()
+    array = np.asarray(samples.data, dtype=np.float32)
+    return {"array": _mix(array, None, "The audio"), "sampling_rate": samples.sample_rate}
+
+
+def _unwrap_rows(raw_audio: Any, sampling_rate: int | None) -> tuple[Any, int | None]:
     """
-    Return the mean `(samples,)` of channels `(channels, samples)`. If the channels cancel each other, as those of a
-    recording whose polarity is inverted on one side, this is a single channel, with a `UserWarning`; see
-    [`canceling_channel`].
+    Return the waveforms in one row of a data set, or a list of rows, with their sampling rate. Return other audio
+    unchanged.
+
+    Raises:
+        ValueError: if rows have different rates, or one that differs from `sampling_rate`, or lack `array`.
     """
-    mean = audio.mean(axis=0)
-    channel = canceling_channel(float(np.vdot(mean, mean)), [float(np.vdot(values, values)) for values in audio])
-    if channel is None:
-        return mean
-    warnings.warn(f"The audio {canceling_remark(channel)}.", stacklevel=2)
-    return audio[channel]
-
-
-def canceling_channel(mean_energy: float, energies: Sequence[float]) -> int | None:
-    """
-    Return `None`, or, if the mean of the channels is more than 30 dB below them, the index of the channel to use
-    instead: the first one that is less than 3 dB below the loudest.
-    """
-    if len(energies) < 2 or not mean_energy < _CANCELED * sum(energies) / len(energies):
-        return None
-    return next(index for index, energy in enumerate(energies) if 2 * energy >= max(energies))
-
-
-def canceling_remark(channel: int) -> str:
-    """Return the end of a sentence about audio of which a channel is used instead of the mean."""
-    return (
-        "has channels that cancel each other (their mean is more than 30 dB below them); channel "
-        f"{channel + 1} is used instead of the mean"
-    )
-
-
-def decoded_audio(item: Any) -> tuple[Any, Any] | None:
-    """
-    Return the waveform and the sampling rate in a decoded value of an audio column of `datasets`: a mapping with
-    `array` or `raw`, or an object with `get_all_samples`, as torchcodec has it. Return `None` for anything else.
-    """
-    if hasattr(item, "get_all_samples"):
-        samples = item.get_all_samples()
-        return samples.data, samples.sample_rate
-    if isinstance(item, Mapping):
-        for name in ("array", "raw"):
-            if item.get(name) is not None:
-                return item[name], item.get("sampling_rate")
-    return None
-
-
-def _unpack_rows(raw_audio: Any, sampling_rate: Any, keep_channels: bool) -> tuple[Any, Any]:
-    """Replace decoded values of audio columns with waveforms, and return these and the sampling rate."""
-    is_batch = isinstance(raw_audio, (list, tuple))
-    items, rates = list(raw_audio) if is_batch else [raw_audio], [sampling_rate]
+    is_batch = isinstance(raw_audio, list | tuple)
+    items = raw_audio if is_batch else [raw_audio]
+    items = [decoded_row(item) if hasattr(item, "get_all_samples") else item for item in items]
+    if not items or not isinstance(items[0], Mapping):
+        return raw_audio, sampling_rate
+    arrays = []
+    rates = set() if sampling_rate is None else {sampling_rate}
     for index, item in enumerate(items):
-        decoded = None if isinstance(item, (int, float)) else decoded_audio(item)
-        if decoded is not None:
-            waveform, rate = decoded
-            if rate is None:
-                raise ValueError(f"Item {index} has no `sampling_rate` beside its waveform.")
-            rates.append(rate)
-            waveform = _as_array(waveform, index)
-            has_channels = hasattr(item, "get_all_samples") and not keep_channels
-            items[index] = mix_to_mono(waveform) if has_channels and waveform.ndim == 2 else waveform
-        elif item is None:
-            raise ValueError(f"Item {index} is null: leave it out.")
-        elif isinstance(item, (Mapping, str, bytes, os.PathLike)):
-            raise TypeError(
-                f"Item {index} is a {type(item).__name__}, not a waveform. Read files with `musicfm_hf.load_audio`, or "
-                "pass a mapping with `array` and `sampling_rate`."
+        array = item.get("array", item.get("raw")) if isinstance(item, Mapping) else None
+        if array is None or item.get("sampling_rate") is None:
+            keys = f"keys {[*item]}" if isinstance(item, Mapping) else type(item).__name__
+            raise ValueError(
+                f"Item {index} must be a row with `array` and `sampling_rate`, got {keys}. Read files with "
+                "`musicfm_hf.load_audio`."
             )
-    rates = [rate for rate in rates if rate is not None]
-    if len(set(rates)) > 1:
-        raise ValueError(f"Waveforms of different sampling rates: {', '.join(map(str, dict.fromkeys(rates)))} Hz.")
-    return items if is_batch else items[0], rates[0] if rates else None
+        arrays.append(array)
+        rates.add(item["sampling_rate"])
+    if len(rates) > 1:
+        raise ValueError(f"All audio must have one sampling rate, got {', '.join(map(str, sorted(rates)))} Hz.")
+    return (arrays if is_batch else arrays[0]), rates.pop()
 
 
 def _split_batch(raw_audio: Any, waveform_ndim: int) -> list:
@@ -277,6 +281,13 @@ def _as_array(item: Any, index: int) -> np.ndarray:
     if isinstance(item, torch.Tensor):
         item = item.detach().cpu()
         return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
+    if item is None:
+        raise ValueError(f"Item {index} is null (`None`): leave this row out.")
+    if isinstance(item, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"Item {index} is a file or its bytes, not a waveform: read it with `musicfm_hf.load_audio`. Got "
+            f"{type(item).__name__}."
+        )
     try:
         return np.asarray(item)
     except (ValueError, TypeError, OverflowError) as error:
@@ -297,4 +308,11 @@ def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
     )
 
 
-__all__ = ["MusicFMFeatureExtractor"]
+__all__ = [
+    "MusicFMFeatureExtractor",
+    "channels_cancel",
+    "choose_channel",
+    "decoded_row",
+    "explain_canceled",
+    "normalize_waveform",
+]

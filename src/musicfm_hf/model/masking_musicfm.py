@@ -1,4 +1,4 @@
-"""Pretraining masks: draw them, and replace masked audio with noise."""
+"""Corruption of the pretraining input: in-batch mix-up, masks, and noise in place of masked audio."""
 
 from collections.abc import Callable
 
@@ -22,6 +22,7 @@ def check_targets(
 
     Raises:
         ValueError: if they do not fit the waveforms or the configuration, or `target_tokens` are given without a mask.
+            Values of tokens are checked only outside of compilation.
     """
     batch, samples = input_values.shape
     frames, tokens = config.frame_counts(samples)[-1], samples // config.samples_per_frame
@@ -41,6 +42,20 @@ def check_targets(
     if shape not in allowed or target_tokens.is_floating_point():
         raise ValueError(
             f"`target_tokens` must be integers of shape {allowed[0]}, got {target_tokens.dtype} of shape {shape}."
+        )
+    if not torch.compiler.is_compiling():
+        _check_codes(config, target_tokens.view(batch, -1, codebooks))
+
+
+def _check_codes(config: MusicFMConfig, tokens: torch.Tensor) -> None:
+    """Raise a `ValueError` for the first token `(batch, tokens, codebooks)` that its codebook does not have."""
+    valid = (tokens == -100) | ((tokens >= 0) & (tokens < tokens.new_tensor(config.codebook_sizes)))
+    if not valid.all():
+        row, frame, codebook = (~valid).nonzero()[0].tolist()
+        which = f" of codebook {codebook + 1}" if config.num_codebooks > 1 else ""
+        raise ValueError(
+            f"`target_tokens`{which} must be codes from 0 to {config.codebook_sizes[codebook] - 1}, or -100 to leave "
+            f"out, got {tokens[row, frame, codebook]}."
         )
 
 
@@ -73,6 +88,47 @@ def sample_mask(
     mask = draw(torch.rand, counts, cells, generator) < config.mask_prob
     mask = (mask & valid_frames(0, cells, counts)).repeat_interleave(config.mask_frames, dim=1)
     return fit_length(mask, frames)
+
+
+def mix_in_batch(
+    config: MusicFMConfig, waveform: torch.Tensor, lengths: torch.Tensor, generator: Generators = None
+) -> torch.Tensor:
+    """
+    Add excerpts of the other items of a batch to each item, with probability `config.mixup_prob`: MERT's in-batch
+    noise mixture (arXiv 2306.00107, and its public training code). An item gets 1 to `config.mixup_max_excerpts`
+    excerpts, each from a random place in a random other item, at a random place, unscaled, and of a random duration
+    between the two `config.mixup_seconds`. An excerpt is never longer than one of the two items.
+
+    MERT's code concatenates the other items, so that an excerpt can span two of them; here, it comes from one item,
+    and never from padding. MERT also mixes in evaluation; [`MusicFMForPreTraining`] mixes in training only.
+
+    Args:
+        config ([`MusicFMConfig`]): `mixup_prob`, `mixup_seconds`, `mixup_max_excerpts`.
+        waveform (`torch.Tensor` of shape `(batch, samples)`): Clean waveforms, padded on the right.
+        lengths, generator: As in [`sample_mask`].
+
+    Returns:
+        `(batch, samples)`. Nothing is drawn if `mixup_prob` is 0 or the batch has a single item.
+    """
+    batch = len(waveform)
+    if config.mixup_prob == 0 or batch == 1:
+        return waveform
+    size = 2 + 4 * config.mixup_max_excerpts
+    numbers = draw(torch.rand, torch.full_like(lengths, size), size, generator).tolist()
+    samples, mixed = lengths.tolist(), waveform.clone()
+    shortest, longest = config.mixup_seconds
+    for index, (chance, amount, *places) in enumerate(numbers):
+        if chance >= config.mixup_prob:
+            continue
+        for excerpt in range(1 + int(amount * config.mixup_max_excerpts)):
+            which, duration, origin, target = places[4 * excerpt : 4 * excerpt + 4]
+            other = (index + 1 + int(which * (batch - 1))) % batch
+            count = round((shortest + duration * (longest - shortest)) * config.sampling_rate)
+            count = min(count, samples[index], samples[other])
+            origin = int(origin * (samples[other] - count + 1))
+            target = int(target * (samples[index] - count + 1))
+            mixed[index, target : target + count] += waveform[other, origin : origin + count]
+    return mixed
 
 
 def replace_by_noise(
@@ -137,4 +193,4 @@ def draw(
     return function((len(counts), size), generator=generator, device=device).to(counts.device)
 
 
-__all__ = ["check_targets", "draw", "fit_length", "replace_by_noise", "sample_mask", "target_frames"]
+__all__ = ["check_targets", "draw", "fit_length", "mix_in_batch", "replace_by_noise", "sample_mask", "target_frames"]

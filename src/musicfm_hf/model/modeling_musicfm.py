@@ -7,7 +7,6 @@ from typing import Any, Self, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.dynamic_module_utils import custom_object_save
@@ -20,16 +19,17 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters_musicfm import HUB_ARGUMENTS, adapter_config, check_base, find_base
+from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, average_frames, count_averages, label_settings
 from .keywords_musicfm import check_keywords
 from .losses_musicfm import classification_loss, token_loss
-from .masking_musicfm import check_targets, fit_length, replace_by_noise, sample_mask, target_frames
+from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
 from .normalization_musicfm import batch_norm, normalize
 from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutput, MusicFMQuantizerOutput
 from .padding_musicfm import align_left, check_input, item_lengths, valid_frames, zero_padding
+from .pipeline_musicfm import read_audio  # noqa: F401
 from .quantization_musicfm import MusicFMQuantizer, build_quantizer
 from .spectrogram_musicfm import MusicFMLogMel, constant_q
 from .subsampling_musicfm import FRONT_ENDS, MusicFMGlobalResponseNorm
@@ -214,7 +214,7 @@ class MusicFMConformerLayer(GradientCheckpointingLayer):
         self.ffn1 = MusicFMFeedForward(config)
         self.self_attn_layer_norm = nn.LayerNorm(width, eps=eps)
         self.self_attn = MusicFMAttention(config, layer_idx)
-        self.self_attn_dropout = nn.Dropout(config.hidden_dropout)
+        self.self_attn_dropout = nn.Dropout(config.attention_dropout)
         self.conv_module = MusicFMConvolutionModule(config)
         self.ffn2_layer_norm = nn.LayerNorm(width, eps=eps)
         self.ffn2 = MusicFMFeedForward(config)
@@ -271,7 +271,7 @@ class MusicFMBertLayer(GradientCheckpointingLayer):
         return self.final_layer_norm(hidden_states + self.ffn(hidden_states))
 
 
-class MusicFMPreTrainedModel(PreTrainedModel):
+class MusicFMPreTrainedModel(MusicFMWithAdapters):
     """Base class with the initialization, saving and frame times of all MusicFM models."""
 
     config_class = MusicFMConfig
@@ -325,6 +325,11 @@ class MusicFMPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, MusicFMQuantizer):
             module.reset_parameters()
+
+    def post_init(self) -> None:
+        """Initialize as [`PreTrainedModel`] does, and apply the exceptions of `train` to a new model too."""
+        super().post_init()
+        self.train(self.training)
 
     def freeze_feature_encoder(self) -> None:
         """Train everything but the front end, as in Wav2Vec2."""
@@ -560,8 +565,8 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
                 codebook, *optional*): Targets for `input_values` that are already masked, with -100 for frames to
                 leave out; requires `mask_time_indices`. (The name is not `labels`, because a [`Trainer`] would then
                 skip evaluation without labels.)
-            generator (`torch.Generator` or a list with one for each item, *optional*): Generator of the mask and the
-                noise.
+            generator (`torch.Generator` or a list with one for each item, *optional*): Generator of the mask, the
+                mix-up and the noise.
             num_items_in_batch (`int`, *optional*): Number of masked frames in a whole optimizer step, over which the
                 loss is averaged if this batch is only a part of the step.
             return_loss (`bool`): Ignored. Its presence tells the [`Trainer`] that the model returns a loss without
@@ -589,8 +594,10 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         mask, waveform = mask_time_indices.bool(), input_values
         if target_tokens is None:
             target_tokens = self.quantizer(input_values, attention_mask)
+            if self.training:
+                waveform = mix_in_batch(config, waveform, lengths, generator)
             if config.mask_type == "noise":
-                waveform = replace_by_noise(config, input_values, lengths, mask, generator)
+                waveform = replace_by_noise(config, waveform, lengths, mask, generator)
         if config.do_normalize:
             waveform = normalize(waveform, attention_mask)
         frames = self.musicfm.output_frames(input_values.shape[1])
@@ -717,45 +724,6 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args: Any,
-        adapter_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Load a model as [`PreTrainedModel`] does, or a PEFT adapter. The base model is loaded at the revision that the
-        adapter names. The configuration is that in the folder or repository of the adapter, or, without one, that of
-        the base model. The head is that of the adapter, or, if it has none, that of the base model.
-
-        Raises:
-            ValueError: if the base model does not fit the adapter, or neither of them has the head.
-        """
-        adapter_kwargs = adapter_kwargs or {}
-        adapter: Any = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
-        arguments = kwargs | adapter_kwargs  # an Auto class passes the arguments of the adapter as `adapter_kwargs`
-        hub = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
-        base = find_base(adapter, **hub)
-        if base is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        base_model, revision = base
-        base_hub = {"revision": revision, "subfolder": ""}
-        config = adapter_config(adapter, **hub)
-        kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "output_loading_info")}
-        check_base(config, base_model, **hub | base_hub)
-        model, has_head = cls._load_base(base_model, config, **kwargs | base_hub)
-        model.load_adapter(adapter, adapter_kwargs=hub)
-        if not has_head and isinstance(
-            model.classifier, MusicFMClassifier
-        ):  # otherwise, PEFT wraps the adapter's head
-            raise ValueError(
-                f"Neither the adapter {adapter} nor its base model {base_model} has the head of this configuration. "
-                'Train the adapter with `modules_to_save=["classifier"]`, and save `model.config` beside it.'
-            )
-        return model
-
-    @classmethod
     def from_encoder(
         cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
     ) -> Self:
@@ -767,8 +735,14 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
             kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if weights of the encoder are missing or have other shapes.
+            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter.
         """
+        hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+        if find_base(pretrained_model_name_or_path, **hub) is not None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is an adapter: load it with `peft.PeftModel`, and pass the folder "
+                "to which `merge_and_unload().save_pretrained(…)` has written the whole model."
+            )
         model, has_head = cls._load_base(pretrained_model_name_or_path, config, **kwargs)
         if has_head:
             model._replace_head()
@@ -776,7 +750,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
 
     @classmethod
     def _load_base(
-        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, *model_args: Any, **kwargs: Any
     ) -> tuple[Self, bool]:
         """Load the encoder of a saved model with its head if it fits, or a new one; return whether it was loaded."""
         verbosity = logging.get_verbosity()
@@ -784,10 +758,9 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         try:
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
+                *model_args,
                 config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # of a saved head
-                **kwargs,
+                **kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True},  # of a saved head
             )
         finally:
             logging.set_verbosity(verbosity)

@@ -54,7 +54,9 @@ class ModelArguments:
         default=None,
         metadata={"help": "JSON from `musicfm prepare stats`; by default, an hour of the training music is measured."},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, …"})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa or flash_attention_2 (not run so far), …"}
+    )
 
 
 @dataclass

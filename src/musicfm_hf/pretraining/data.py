@@ -31,12 +31,7 @@ def build_data(
     """
     if not data.train:
         raise ValueError("There is no music to train on: pass `--train`.")
-    sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
-    validation = []
-    if data.validation:
-        validation = [song for source in data.validation for song in list_sources(source, data.audio_column)]
-    elif data.validation_fraction > 0:
-        sources, validation = hold_out_validation(sources, data.validation_fraction)
+    sources, validation = open_music(data)
     if not validation and args.eval_strategy != "no":
         raise ValueError("There is no music to evaluate on: pass `--validation`, or `--eval_strategy no`.")
     requirements = {
@@ -59,6 +54,19 @@ def build_data(
     loader.check()
     crops = fixed_crops(validation, data.crop_seconds, data.validation_crops, **requirements) if validation else None
     return loader, crops
+
+
+def open_music(data: DataArguments) -> tuple[list[ListedSource | StreamedSource], list[Song]]:
+    """
+    Open the sources of music, and divide them into training sources and validation songs. Errors are those of
+    [`build_data`].
+    """
+    sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
+    if data.validation:
+        return sources, [song for source in data.validation for song in list_sources(source, data.audio_column)]
+    if data.validation_fraction > 0:
+        return hold_out_validation(sources, data.validation_fraction)
+    return sources, []
 
 
 def hold_out_validation(

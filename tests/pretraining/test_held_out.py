@@ -1,0 +1,115 @@
+"""Songs held out for validation are neither trained on nor measured."""
+
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from helpers.audio import music
+
+import musicfm_hf.pretraining.model as model_module
+import musicfm_hf.pretraining.quantizers as quantizer_module
+from musicfm_hf.data.splits import split_by_name
+from musicfm_hf.data.statistics import MelStatistics, mel_statistics
+from musicfm_hf.pretraining.arguments import (
+    DataArguments,
+    ModelArguments,
+    PretrainingArguments,
+    QuantizerArguments,
+)
+from musicfm_hf.pretraining.data import build_data
+from musicfm_hf.pretraining.model import build_model
+from musicfm_hf.pretraining.quantizers import train_quantizer
+
+SIZE = '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32, '
+SIZE += '"subsampling_conv_channels": 8, "codebook_size": 4, "quantizer_type": "%s"}'
+FRACTION = 0.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("songs")
+    for number in range(6):
+        soundfile.write(folder / f"{number}.wav", music(1.0, seed=number), 24000)
+    return folder
+
+
+@pytest.fixture
+def held_out(folder) -> set[str]:
+    names = [(path.name, None) for path in sorted(folder.iterdir())]
+    training, validation = ({name for name, _ in part} for part in split_by_name(names, FRACTION))
+    assert len(training) >= 2
+    assert len(validation) >= 2
+    return validation
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[str]:
+    """Names of the songs whose spectrogram is measured."""
+    names: list[str] = []
+
+    def spy(songs, **settings) -> MelStatistics:
+        names.extend(Path(name).name for name, _ in songs)
+        return mel_statistics(songs, **settings)
+
+    monkeypatch.setattr(model_module, "mel_statistics", spy)
+    return names
+
+
+def pretraining(folder: Path, output: Path) -> tuple[ModelArguments, DataArguments, PretrainingArguments]:
+    data = DataArguments(train=[str(folder)], validation_fraction=FRACTION, crop_seconds=0.5, validation_crops=2)
+    settings = ModelArguments(config=SIZE % "random_projection", statistics="global")
+    arguments = PretrainingArguments(
+        str(output), max_steps=4, per_device_train_batch_size=2, report_to="none", use_cpu=True
+    )
+    return settings, data, arguments
+
+
+def test_statistics_are_those_of_the_training_songs(folder, held_out, measured, tmp_path):
+    model = build_model(*pretraining(folder, tmp_path))
+    assert set(measured) == {path.name for path in folder.iterdir()} - held_out
+    assert model.config.mel_mean != 0
+
+
+def test_given_validation_songs_leave_all_others_to_measure(folder, measured, tmp_path):
+    settings, data, arguments = pretraining(folder, tmp_path)
+    data.validation = [str(folder)]
+    build_model(settings, data, arguments)
+    assert set(measured) == {path.name for path in folder.iterdir()}
+
+
+def test_batches_have_no_crop_of_a_held_out_song(folder, held_out, tmp_path):
+    settings, data, arguments = pretraining(folder, tmp_path)
+    loader, validation = build_data(data, arguments, build_model(settings, data, arguments).config)
+    songs = {path.name: torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in folder.iterdir()}
+    seen = set()
+    for _, batch in zip(range(12), loader, strict=False):
+        for crop in batch["input_values"]:
+            seen |= {name for name, song in songs.items() if (song.unfold(0, 100, 1) == crop[:100]).all(1).any()}
+    assert seen == songs.keys() - held_out
+    assert {Path(name).name for name in validation.names} <= held_out
+
+
+def test_a_quantizer_is_fitted_to_training_songs(folder, held_out, measured, tmp_path, monkeypatch):
+    trained: list[str] = []
+    loader_class = quantizer_module.CropLoader
+
+    def spy(sources, **settings):
+        trained.extend(Path(song[0]).name for source in sources for song in source.songs)
+        return loader_class(sources, **settings)
+
+    monkeypatch.setattr(quantizer_module, "CropLoader", spy)
+    arguments = QuantizerArguments(
+        train=[str(folder)],
+        output_dir=str(tmp_path / "quantizer"),
+        validation_fraction=FRACTION,
+        config=SIZE % "kmeans",
+        crop_seconds=0.5,
+        batch_size=2,
+        hours=0.001,
+        num_workers=0,
+    )
+    report = train_quantizer(arguments)
+    names = {path.name for path in folder.iterdir()}
+    assert set(trained) == set(measured) == names - held_out
+    assert report["validation"]
