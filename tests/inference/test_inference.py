@@ -345,8 +345,12 @@ def test_sources(folder, tmp_path):
     assert [name for name, _ in list_sources(listing)] == ["a.wav", "more/b.ogg"]
     assert list_sources(folder / "a.wav") == [("a.wav", str(folder / "a.wav"))]
     (folder / "folder.wav").mkdir()
-    (folder / "._a.wav").write_bytes(b"note")
+    for name in ("._a.wav", ".trash/b.wav", "__MACOSX/more/._b.ogg", "more/.a.wav.0f.part"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"note")
     assert len(list_sources(folder)) == 6
+    assert len(list_sources(shutil.copytree(folder, tmp_path / ".hidden/music"))) == 6
+    assert list_sources(folder / "._a.wav") == [("._a.wav", str(folder / "._a.wav"))]  # as asked for
     with pytest.raises(FileNotFoundError, match="nothing does not exist"):
         list_sources(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
