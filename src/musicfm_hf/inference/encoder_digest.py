@@ -14,12 +14,13 @@ from .embedding import HeadModel
 # Transformers. The dtype is that of the weights.
 _HEADS = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
 
-_PRETRAINING = ("codebook", "cqt_", "kmeans", "mask_", "num_codebooks", "quantizer_", "target_")
+_PRETRAINING = ("codebook", "cqt_", "kmeans", "mask_", "mixup_", "num_codebooks", "quantizer_", "target_")
 
 _TRANSFORMERS = (
     "_",
     "architectures",
     "auto_map",
+    "custom_pipelines",
     "dtype",
     "extra_",
     "output_",

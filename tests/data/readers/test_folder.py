@@ -70,6 +70,38 @@ def test_folders_of_annotations_apart(tmp_path):
     assert song.beats.positions.tolist() == [0]
 
 
+@pytest.mark.parametrize("name", ["beats", "chords", "sections", "keys", "tags", "jams"])
+def test_songs_in_a_folder_called_like_annotations(tmp_path, name):
+    """An album, a genre or an instrument: its songs have annotations beside them, or below a folder of labels."""
+    write(tmp_path / f"{name}/one.wav")
+    write(tmp_path / f"{name}/one.chords.lab", "0 2 C\n")
+    write(tmp_path / "two.wav")
+    write(tmp_path / "two.chords.lab", "0 2 D\n")
+    write(tmp_path / f".{name}/one.chords.lab", "0 2 E\n")
+    songs, problems = read(tmp_path)
+    assert problems == []
+    assert {name: song.chords[0].label for name, song in songs.items()} == {f"{name}/one": "C", "two": "D"}
+    write(tmp_path / f"labels/{name}/one.chords.lab", "0 2 F\n")
+    songs, problems = read(tmp_path / "labels", tmp_path)
+    assert songs[f"{name}/one"].chords == [Segment(0, 2, "F")]
+
+
+def test_hidden_files_are_not_read(tmp_path):
+    write(tmp_path / "one.wav")
+    write(tmp_path / "one.beats", "0.5\n")
+    for folder in (".trash", "__MACOSX", "more/.cache"):
+        write(tmp_path / folder / "two.wav")
+        write(tmp_path / folder / "two.beats", "0.5\n")
+    for name in ("._one.wav", "._one.beats"):
+        write(tmp_path / name, "note")
+    songs, problems = read(tmp_path)
+    assert list(songs) == ["one"]
+    assert problems == []
+    with pytest.raises(FileNotFoundError, match="No audio two exists"):
+        AudioFolder(tmp_path).find("two")
+    assert AudioFolder(tmp_path).find("one") == tmp_path / "one.wav"
+
+
 def test_jams(tmp_path):
     annotations = [
         ("beat", [(0.5, 0, 1), (1.0, 0, 2)]),
