@@ -1,4 +1,4 @@
-"""Numbers of any library are numbers, values of `datasets` are audio, and mistakes are sentences that say what to pass."""
+"""Numbers of any library, values of `datasets` and pipelines, and messages about mistakes."""
 
 import io
 from types import SimpleNamespace
@@ -134,8 +134,8 @@ def test_wrong_rates(song, rate):
             "Item 0 must be a row with `array` and `sampling_rate`"),
         (lambda song, model: MusicFMFeatureExtractor()({"array": music(1.0), "sampling_rate": 16000}), ValueError,
             "The audio is at 16000 Hz, but the model needs 24000 Hz"),
-        (lambda song, model: MusicFMFeatureExtractor()({"array": music(1.0), "sampling_rate": 16000}, RATE), ValueError,
-            "All audio must have one sampling rate, got 16000, 24000 Hz"),
+        (lambda song, model: MusicFMFeatureExtractor()({"array": music(1.0), "sampling_rate": 16000}, RATE),
+            ValueError, "All audio must have one sampling rate, got 16000, 24000 Hz"),
     ],
 )  # fmt: skip
 def test_mistakes_are_sentences(song, tiny_model, call, error, message):

@@ -3,10 +3,13 @@
 import builtins
 import io
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
 from helpers.audio import encode_with_ffmpeg, music
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from musicfm_hf import embed, load_audio
 from musicfm_hf.audio.reading import audio_length
@@ -31,14 +34,12 @@ FORMATS = {  # name: (container, codec, rate, whether the first sample is that o
     "song.aac": ("adts", "aac", 44100, False),
     "song.wma": ("asf", "wmav2", 44100, False),
 }
-_CACHE: dict[str, bytes] = {}
 
 
+@cache
 def encoded(name: str) -> bytes:
-    if name not in _CACHE:
-        container, codec, rate, _ = FORMATS[name]
-        _CACHE[name] = encode_with_ffmpeg(music(SECONDS, rate), rate, container, codec, name.startswith("video"))
-    return _CACHE[name]
+    container, codec, rate, _ = FORMATS[name]
+    return encode_with_ffmpeg(music(SECONDS, rate), rate, container, codec, name.startswith("video"))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -100,9 +101,9 @@ def test_video_without_audio_and_other_files():
         stream.pix_fmt = "yuv420p"
         file.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")))
         file.mux(stream.encode())
-    with pytest.raises(ValueError, match="is not audio that can be read .*it has no audio"):
+    with pytest.raises(ValueError, match=r"is not audio that can be read .*it has no audio"):
         load_audio(buffer.getvalue())
-    with pytest.raises(ValueError, match="is not audio that can be read .*FFmpeg cannot read it either"):
+    with pytest.raises(ValueError, match=r"is not audio that can be read .*FFmpeg cannot read it either"):
         load_audio(b"just some text, no audio" * 100)
 
 
@@ -152,3 +153,27 @@ def test_models_take_them(tiny_model, tmp_path):
 def test_damaged_containers(content):
     with pytest.raises(ValueError, match="is not audio that can be read"):
         load_audio(content)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cut=st.integers(0, 30000), flips=st.lists(st.tuples(st.integers(0, 29999), st.integers(0, 255)), max_size=20))
+@pytest.mark.parametrize("name", ["song.m4a", "song.webm", "song.wma"])
+def test_damaged_files_do_not_crash(name, cut, flips):
+    content = bytearray(short(name)[:cut])
+    for place, value in flips:
+        if place < len(content):
+            content[place] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            audio = load_audio(bytes(content))
+        except ValueError:
+            return
+    assert np.isfinite(audio).all()
+    assert len(audio) > 0
+
+
+@cache
+def short(name: str) -> bytes:
+    container, codec, rate, _ = FORMATS[name]
+    return encode_with_ffmpeg(music(1.0, rate), rate, container, codec)

@@ -82,7 +82,9 @@ def test_it_is_not_annotated_as_silence():
 @pytest.mark.parametrize("kind", ["same", "wide", "one side", "silence"])
 def test_other_channels_are_averaged_as_ever(kind):
     left = music(2.0)
-    right = {"same": left, "wide": -0.8 * left + 0.2 * music(2.0, seed=1), "one side": 0 * left, "silence": 0 * left}[kind]
+    right = {"same": left, "wide": -0.8 * left + 0.2 * music(2.0, seed=1), "one side": 0 * left, "silence": 0 * left}[
+        kind
+    ]
     left = 0 * left if kind == "silence" else left
     content = stereo(left, right.astype(np.float32))
     expected = soundfile.read(io.BytesIO(content), dtype="float32")[0].mean(axis=1)

@@ -4,7 +4,7 @@ import io
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _TAG_BYTES = 128  # of ID3v1
 
@@ -23,9 +23,7 @@ class ByteView(io.RawIOBase):
             the same, except that the last 128 bytes are zeros, where decoders of mp3 look for a tag.
     """
 
-    def __init__(
-        self, stream: BinaryIO, segments: Sequence[bytes | tuple[int, int]], claimed_size: int | None = None
-    ):
+    def __init__(self, stream: BinaryIO, segments: Sequence[bytes | tuple[int, int]], claimed_size: int | None = None):
         sizes = [len(part) if isinstance(part, bytes) else part[1] - part[0] for part in segments]
         self._stream, self._segments = stream, segments
         self._ends = list(accumulate(sizes))
@@ -46,7 +44,7 @@ class ByteView(io.RawIOBase):
         self._position = max(0, origin[whence] + offset)
         return self._position
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+    def readinto(self, buffer: Any) -> int:
         index = bisect_right(self._ends, self._position)
         if index == len(self._ends):
             count = min(len(buffer), self._size - self._position) if self._size - self._position <= _TAG_BYTES else 0
@@ -65,9 +63,7 @@ class ByteView(io.RawIOBase):
         return len(data)
 
 
-def view(
-    stream: BinaryIO, segments: Sequence[bytes | tuple[int, int]], claimed_size: int | None = None
-) -> BinaryIO:
+def view(stream: BinaryIO, segments: Sequence[bytes | tuple[int, int]], claimed_size: int | None = None) -> BinaryIO:
     """Return a buffered [`ByteView`]."""
     return io.BufferedReader(ByteView(stream, segments, claimed_size), 1 << 16)
 

@@ -88,7 +88,9 @@ def open_chunks(stream: BinaryIO, start: int = 0) -> list[ChunkPart]:
         return [ChunkPart(view(stream, [(start, after)])), *open_chunks(stream, after)]
     if _is_no_audio(stream, after, size, _LAYOUTS.get(magic)):
         return [ChunkPart(stream if start == 0 else view(stream, [(start, size)]))]
-    return [ChunkPart(_with_size(stream, start, size, chunk), unannounced=available - chunk.size if chunk.size > 0 else 0)]
+    return [
+        ChunkPart(_with_size(stream, start, size, chunk), unannounced=available - chunk.size if chunk.size > 0 else 0)
+    ]
 
 
 def _find_audio(stream: BinaryIO, start: int, size: int) -> _AudioChunk | None:

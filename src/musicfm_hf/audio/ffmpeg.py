@@ -85,7 +85,11 @@ class FFmpegPart:
         if not heads:
             raise ValueError("its audio cannot be decoded")
         self.rate = heads[0].sample_rate
-        if len(heads) < 4 or not container.codec.startswith(_FIXED_FRAMES) or any(frame.pts is None for frame in heads):
+        if (
+            len(heads) < 4
+            or not container.codec.startswith(_FIXED_FRAMES)
+            or any(frame.pts is None for frame in heads)
+        ):
             return
         first, second, third, _ = heads
         step = container.samples(third.pts - second.pts, self.rate)
@@ -147,10 +151,10 @@ class _Container:
             self._file = av.open(self._stream, options={"format_whitelist": _FORMATS})
         except self._errors as error:
             raise ValueError(f"FFmpeg cannot read it either: {error}") from error
-        if not self._file.streams.audio:
+        self._audio: Any = next(iter(self._file.streams.audio), None)
+        if self._audio is None or self._audio.codec_context is None:
             self._file.close()
-            raise ValueError("it has no audio")
-        self._audio = self._file.streams.audio[0]
+            raise ValueError("it has no audio" if self._audio is None else "the codec of its audio is unknown")
         self.codec = self._audio.codec_context.codec.canonical_name
         return self
 
@@ -181,8 +185,9 @@ class _Container:
         limit = self._file.duration
         if limit is not None:
             seconds = min(seconds, max(0.0, limit / 1_000_000 - 2 * _PREROLL_SECONDS))
+        time = int(seconds / self._audio.time_base) + (self._audio.start_time or 0)
         try:
-            self._file.seek(int(seconds / self._audio.time_base), stream=self._audio, backward=True)
+            self._file.seek(time, stream=self._audio, backward=True)
         except self._errors:
             return False
         return True

@@ -1,8 +1,8 @@
 """
 Length of FLAC streams (RFC 9639), from the header of the last frame.
 
-The length in the header of a file is 0 if the file was written to a pipe, and wrong if it was cut or joined. libsndfile
-reads no further, and fails to read to the end of a stream that is shorter.
+The length in the header of a file is 0 if the file was written to a pipe, and wrong if it was cut or joined.
+libsndfile reads no further, and fails to read to the end of a stream that is shorter.
 """
 
 import re

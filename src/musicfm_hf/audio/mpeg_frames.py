@@ -1,9 +1,9 @@
 """
 Frames of MPEG audio (mp3, mp2, mp1).
 
-An mp3 has no header for the whole file. Its length is in a frame that encoders put in front (named Xing or Info), or is
-estimated from the bit rate. That frame may be missing or wrong, or may belong to the first of several files that were
-joined. Here all frame headers are read instead, and each of the joined files is decoded by itself.
+An mp3 has no header for the whole file. Its length is in a frame that encoders put in front (named Xing or Info), or
+is estimated from the bit rate. That frame may be missing or wrong, or may belong to the first of several files that
+were joined. Here all frame headers are read instead, and each of the joined files is decoded by itself.
 
 The format of frame headers is that of ISO/IEC 11172-3 and 13818-3; that of the Xing frame is described by G. Bouvigne,
 *Mp3 Info Tag revision 1*.
@@ -32,7 +32,7 @@ _BITRATES = {  # kbit/s for the indices 1 to 14, by (is MPEG 1, layer)
 
 
 class FrameFormat(NamedTuple):
-    """What all frames of a stream have in common."""
+    """Properties that all frames of a stream share."""
 
     version: int  # bits of the header: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5
     layer: int
@@ -122,7 +122,7 @@ class MpegPart:
         size = len(info) + sum(stop - start for start, stop in self.ranges)
         for name, number in {"frames": self.frames, "bytes": size}.items():
             if name in fields:
-                info[fields[name] : fields[name] + 4] = number.to_bytes(4, "big")
+                info[fields[name] : fields[name] + 4] = min(number, 0xFFFFFFFF).to_bytes(4, "big")
         padding = fields["lame"] + 22  # 12 bits of delay, then 12 bits of padding
         if self.is_truncated and padding + 2 <= len(info):  # the padding would be after the missing frames
             info[padding : padding + 2] = bytes([info[padding] & 0xF0, 0])
@@ -159,29 +159,29 @@ def find_mpeg_parts(stream: BinaryIO, start: int = 0) -> list[MpegPart]:
     size, position = stream_size(stream), start
     parts: list[MpegPart] = []
     while position < size:
-        format = frame_format(stream, position, size)
-        if format is None:
+        layout = frame_format(stream, position, size)
+        if layout is None:
             following = after_tag(stream, position) or _find_frame(stream, position + 1, size)
             if following is None:
                 break
             position = following
             continue
-        if info := _read_info(stream, position, format):
-            parts.append(MpegPart(format, info))
+        if info := _read_info(stream, position, layout):
+            parts.append(MpegPart(layout, info))
             position += len(info)
-        elif not parts or parts[-1].format != format:
-            parts.append(MpegPart(format))
-        stop, frames = _walk(stream, position, size, format)
+        elif not parts or parts[-1].format != layout:
+            parts.append(MpegPart(layout))
+        stop, frames = _walk(stream, position, size, layout)
         if frames:
             parts[-1].add(position, stop, frames)
         position = stop
     return [part for part in parts if part.frames]
 
 
-def _walk(stream: BinaryIO, position: int, size: int, format: FrameFormat) -> tuple[int, int]:
-    """Return the end of the frames of a format that begin at `position`, or of those before a Xing frame, and count them."""
-    sizes, is_mono, frames = _sizes(format), format.is_mono, 0
-    mark, marks = format.info_offset, (b"Xing", b"Info") if format.layer == 3 else ()
+def _walk(stream: BinaryIO, position: int, size: int, layout: FrameFormat) -> tuple[int, int]:
+    """Return the end of the frames of one layout from `position` on, up to a Xing frame, and their number."""
+    sizes, is_mono, frames = _sizes(layout), layout.is_mono, 0
+    mark, marks = layout.info_offset, (b"Xing", b"Info") if layout.layer == 3 else ()
     while position < size:
         data = read_at(stream, position, _CHUNK)
         end = size - position
@@ -213,23 +213,23 @@ def frame_format(stream: BinaryIO, position: int, size: int) -> FrameFormat | No
     version, layer, rate = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3), header[2] >> 2 & 3
     if version == 1 or layer == 4 or rate == 3 or header[2] >> 4 in (0, 15):
         return None
-    format = FrameFormat(version, layer, _RATES[version][rate], header[3] >= 0xC0)
+    layout = FrameFormat(version, layer, _RATES[version][rate], header[3] >= 0xC0)
     for number in range(_CHAIN):
-        step = _sizes(format).get(header[:3])
+        step = _sizes(layout).get(header[:3])
         if step is None or position + step > size:
             is_end = step is not None or len(header) < 4 or header[:3] in (b"TAG", b"ID3", b"APE", b"LYR")
-            return format if number and is_end else None
+            return layout if number and is_end else None
         position += step
         header = read_at(stream, position, 4)
-    return format
+    return layout
 
 
-def _read_info(stream: BinaryIO, position: int, format: FrameFormat) -> bytes:
+def _read_info(stream: BinaryIO, position: int, layout: FrameFormat) -> bytes:
     """Return the Xing frame at a position, or nothing if the frame there is another one."""
-    header = read_at(stream, position, format.info_offset + 8)
-    if format.layer != 3 or header[format.info_offset : -4] not in (b"Xing", b"Info"):
+    header = read_at(stream, position, layout.info_offset + 8)
+    if layout.layer != 3 or header[layout.info_offset : -4] not in (b"Xing", b"Info"):
         return b""
-    return read_at(stream, position, _sizes(format)[header[:3]])
+    return read_at(stream, position, _sizes(layout)[header[:3]])
 
 
 def after_tag(stream: BinaryIO, position: int) -> int | None:

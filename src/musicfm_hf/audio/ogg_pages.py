@@ -1,8 +1,8 @@
 """
 Pages of Ogg streams (RFC 3533).
 
-An Ogg file can be a chain: complete streams that follow one another, as radio stations send them for each song and `cat`
-joins them. libsndfile reads the first of them only.
+An Ogg file can be a chain: complete streams that follow one another, as radio stations send them for each song and
+`cat` joins them. libsndfile reads the first of them only.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _FIRST, _LAST = 2, 4  # flags of the first and last page of a stream
 
 
 class Page(NamedTuple):
-    """Position and size of a page in bytes, and what its header has: flags, serial number of the stream, and number."""
+    """Position and size of a page in bytes; and its flags, the serial number of its stream, and its own number."""
 
     position: int
     size: int
@@ -69,10 +69,10 @@ def _is_single(stream: BinaryIO, size: int) -> bool:
         numbers[page.serial] = page.number
     position = float(_EDGE)
     while position < size - _EDGE:
-        page = next(_pages(stream, int(position), size, _EDGE), None)
-        if page is None or page.number < numbers.get(page.serial, page.number + 1):
+        following = next(_pages(stream, int(position), size, _EDGE), None)
+        if following is None or following.number < numbers.get(following.serial, following.number + 1):
             return False
-        numbers[page.serial] = page.number
+        numbers[following.serial] = following.number
         position *= _SPACING
     for page in _pages(stream, max(_EDGE, size - _EDGE), size, _EDGE):
         if page.flags & _FIRST or page.number < numbers.get(page.serial, page.number + 1):

@@ -2,8 +2,8 @@
 
 import io
 import math
-import os
 import operator
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,8 +71,8 @@ def audio_length(source: str | os.PathLike | bytes | BinaryIO | Mapping[str, Any
     Return the number of samples per channel that a file holds, and its sampling rate in Hz.
 
     Only headers and the end of the file are read where they are enough. All frame headers are read in an mp3 and in
-    joined Ogg files, and audio is decoded if nothing specifies its length, as in wma. If parts of a file have different
-    rates, this is the number at the rate of the first one.
+    joined Ogg files, and audio is decoded if nothing specifies its length, as in wma. If parts of a file have
+    different rates, this is the number at the rate of the first one.
 
     Args:
         source: As for [`load_audio`].

@@ -40,7 +40,10 @@ class AudioProblem(NamedTuple):
 
 
 class ProblemLog:
-    """Songs that cannot be used or are damaged, without duplicates: `counts` by reason, and the first ten thousand in `records`."""
+    """
+    Songs that cannot be used or are damaged, without duplicates: `counts` by reason, and the first ten thousand in
+    `records`.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()

@@ -134,7 +134,7 @@ class TaskCrops(Dataset):
 def _label_frames(config: MusicFMConfig, frames: int) -> int:
     """Return the number of labels within encoder frames; the labels of a clip are those of any part of it."""
     if config.label_rate is None:
-        return config.num_labels if frames > 0 else 0
+        return int(config.num_labels or 0) if frames > 0 else 0
     return count_averages(frames, *label_settings(config))
 
 
