@@ -182,7 +182,8 @@ class FeatureCache:
         state = audio_state(song.audio)
         if not isinstance(song.audio, Mapping):
             return digest(f"{audio_place(song.audio, song.id)} {state}".encode())
-        self._digests[song.id] = state
+        if song.audio.get("bytes") is not None:  # takes time to digest, and does not change
+            self._digests[song.id] = state
         return state
 
 
