@@ -1,7 +1,8 @@
 """
 MusicFM in the Hugging Face ecosystem.
 
-Importing the package registers its classes with the Auto classes. Everything else is imported on first use.
+Importing the package registers its classes with the Auto classes, and its pipelines with `transformers.pipeline`.
+Everything else is imported on first use.
 """
 
 import sys
@@ -90,9 +91,13 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 
 def register_auto_classes() -> None:
-    """Register the classes with the Auto classes, and their code for `save_pretrained`. Repeated calls are safe."""
+    """
+    Register the classes with the Auto classes, their code for `save_pretrained`, and the pipelines. Repeated calls are
+    safe.
+    """
     import transformers
 
+    from .inference.pipeline import register_pipelines
     from .model.configuration_musicfm import MusicFMConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
     from .model.modeling_musicfm import (
@@ -114,6 +119,7 @@ def register_auto_classes() -> None:
     }.items():
         getattr(transformers, auto_class).register(MusicFMConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)
+    register_pipelines()
 
 
 def __getattr__(name: str) -> Any:

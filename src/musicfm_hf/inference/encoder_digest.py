@@ -19,6 +19,7 @@ _TRANSFORMERS = (
     "_",
     "architectures",
     "auto_map",
+    "custom_pipelines",
     "dtype",
     "extra_",
     "output_",
