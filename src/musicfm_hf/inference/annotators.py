@@ -46,8 +46,8 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
 
 def add_annotators(model: HeadModel, others: Iterable[HeadModel | str | os.PathLike]) -> dict[str, HeadModel]:
     """
-    Return a model and further ones by task. Those given as folders or repositories are loaded with the dtype and on the
-    device of the first one, and share equal encoders.
+    Return a model and further ones by task. Folders or repositories are loaded with the dtype and on the device of the
+    first model, and equal encoders are kept in memory only once.
 
     Raises:
         ValueError: if a model has no task, or two models have the same task.
@@ -57,7 +57,7 @@ def add_annotators(model: HeadModel, others: Iterable[HeadModel | str | os.PathL
     models = [_without_peft(model)]
     for other in others:
         if not isinstance(other, torch.nn.Module):
-            (loaded,) = load_annotators([other], dtype=model.dtype).values()
+            loaded: Any = load_annotators([other], dtype=model.dtype)[str(other)]
             other = loaded.to(model.device)
             _share_encoder(other, models)
         models.append(other)

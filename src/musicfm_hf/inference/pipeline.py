@@ -1,5 +1,8 @@
 """Pipelines of Transformers for the package: the two of the model's code with all audio formats, and annotation."""
 
+# Transformers declares the methods of pipelines for text, and their flags as `None`.
+# mypy: disable-error-code="override, misc, assignment"
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +29,7 @@ from ..model.pipeline_musicfm import (
 class _PackageAudio(MusicFMPipeline):
     """Reads audio as the rest of the package does."""
 
-    def _waveform(self, audio: Any, sampling_rate: float | None) -> np.ndarray:
+    def _waveform(self, audio: Any, sampling_rate: int | None) -> np.ndarray:
         """Return audio as a float32 waveform `(samples,)` at the rate of the model."""
         from ..audio.waveform import to_waveform  # loads soundfile and soxr
 
@@ -40,16 +43,13 @@ class EmbeddingPipeline(_PackageAudio, MusicFMFeatureExtractionPipeline):
     the constructor returns the pipeline of Transformers.
     """
 
-    _load_tokenizer = None  # type: ignore[assignment]  # optional: other models need one
+    _load_tokenizer = None  # optional: other models need one
 
-    def __new__(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, model: Any, **kwargs: Any) -> Any:
         """Return a pipeline for the model."""
         if _is_musicfm(model):
             return super().__new__(cls)
-        if kwargs.get("tokenizer") is None:  # raises the error of Transformers again, since a tokenizer was optional
-            kwargs["tokenizer"] = model.config.name_or_path or None
-            return pipeline(model=model, pipeline_class=FeatureExtractionPipeline, **kwargs)
-        return FeatureExtractionPipeline(model, *args, **kwargs)
+        return _pipeline_of_transformers(FeatureExtractionPipeline, "tokenizer", model, kwargs)
 
 
 class ClassificationPipeline(_PackageAudio, MusicFMAudioClassificationPipeline):
@@ -59,18 +59,22 @@ class ClassificationPipeline(_PackageAudio, MusicFMAudioClassificationPipeline):
     models, the constructor returns the pipeline of Transformers.
     """
 
-    def __new__(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
+    _load_feature_extractor = None  # optional: other models need one
+
+    def __new__(cls, model: Any, **kwargs: Any) -> Any:
         """Return a pipeline for the model."""
-        return super().__new__(cls) if _is_musicfm(model) else AudioClassificationPipeline(model, *args, **kwargs)
+        if _is_musicfm(model):
+            return super().__new__(cls)
+        return _pipeline_of_transformers(AudioClassificationPipeline, "feature_extractor", model, kwargs)
 
 
 class AnnotationPipeline(MusicFMPipeline):
     """
     Pipeline `"music-annotation"`: beats, chords, sections, keys and tags of songs of any length, as
-    [`musicfm_hf.annotate`] finds them. The result for a song is the dictionary of [`SongAnnotation.to_dict`], which can
-    be written as JSON.
+    [`musicfm_hf.annotate`] finds them. The result for a song is that of [`SongAnnotation.to_dict`], a dictionary that
+    can be written as JSON.
 
-    Songs are given as for [`musicfm_hf.annotate`], or by URL; a list or a data set of songs is annotated song by song.
+    Songs are given as for [`musicfm_hf.annotate`], or by URL. A list or a data set of songs is annotated one by one.
 
     Args:
         model: A model with a head whose `config.task` is set, or its folder or repository, which may hold an adapter.
@@ -94,10 +98,12 @@ class AnnotationPipeline(MusicFMPipeline):
     def __init__(self, model: Any, *args: Any, other_models: Sequence[Any] = (), **kwargs: Any):
         from .annotators import add_annotators
 
-        self.models = add_annotators(model, [other_models] if isinstance(other_models, str) else other_models)
+        self.models: dict[str, Any] = add_annotators(
+            model, [other_models] if isinstance(other_models, str) else other_models
+        )
         super().__init__(model, *args, **kwargs)
         for other in self.models.values():
-            other.to(self.device)
+            torch.nn.Module.to(other, self.device)
 
     def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Return the annotation of a song, a list of annotations for a list, or an iterator for a data set."""
@@ -113,7 +119,7 @@ class AnnotationPipeline(MusicFMPipeline):
             forward["window_batch_size"] = window_batch_size
         return preprocess, forward, postprocess
 
-    def preprocess(self, inputs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, inputs: Any) -> dict[str, Any]:
         """Download a song if it is a URL."""
         return {"audio": download(inputs)}
 
@@ -159,3 +165,11 @@ def register_pipelines() -> None:
 def _is_musicfm(model: Any) -> bool:
     """Return whether a model, even inside a PEFT wrapper, is a MusicFM model, of the package or of a repository."""
     return getattr(getattr(model, "config", None), "model_type", None) == "musicfm"
+
+
+def _pipeline_of_transformers(pipeline_class: type[Pipeline], part: str, model: Any, arguments: dict[str, Any]) -> Any:
+    """Return a pipeline for a model that is not MusicFM. It needs a part that was optional when it was loaded."""
+    if arguments.get(part) is None:  # loading it again raises the error that it raised
+        arguments = arguments | {part: model.config.name_or_path or None, "pipeline_class": pipeline_class}
+        return pipeline(model=model, **arguments)
+    return pipeline_class(model=model, **arguments)

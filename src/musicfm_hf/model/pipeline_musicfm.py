@@ -1,7 +1,11 @@
 """Pipelines of Transformers for MusicFM models: `"feature-extraction"` and `"audio-classification"`."""
 
+# Transformers declares the methods of pipelines for text, and their flags as `None`.
+# mypy: disable-error-code="override, misc, assignment"
+
 import io
 import os
+import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +50,8 @@ class MusicFMPipeline(Pipeline):
     batches does not affect the results. Every call puts the model in eval mode.
     """
 
+    model: Any
+    feature_extractor: Any
     _steps: tuple[tuple[str, ...], ...] = ((), (), ())  # arguments of `preprocess`, `_forward` and `postprocess`
 
     def __init__(self, model: Any, *args: Any, feature_extractor: Any = None, **kwargs: Any):
@@ -69,10 +75,12 @@ class MusicFMPipeline(Pipeline):
         for name in kwargs:
             if name not in names:
                 raise TypeError(f"{type(self).__name__} has no argument `{name}`; it has {', '.join(names)}.")
-        preprocess, forward, postprocess = ({name: kwargs[name] for name in step if name in kwargs} for step in self._steps)
+        preprocess, forward, postprocess = (
+            {name: kwargs[name] for name in step if name in kwargs} for step in self._steps
+        )
         return preprocess, forward, postprocess
 
-    def preprocess(self, inputs: Any, sampling_rate: float | None = None) -> dict[str, torch.Tensor]:
+    def preprocess(self, inputs: Any, sampling_rate: int | None = None) -> dict[str, torch.Tensor]:
         """Read one item into `input_values` `(1, samples)` float32 and `attention_mask`."""
         rate = self.feature_extractor.sampling_rate
         if sampling_rate is None and isinstance(inputs, np.ndarray | torch.Tensor | list | tuple):
@@ -86,7 +94,7 @@ class MusicFMPipeline(Pipeline):
             )
         return dict(self.feature_extractor(waveform, rate, return_attention_mask=True, return_tensors="pt"))
 
-    def _waveform(self, audio: Any, sampling_rate: float | None) -> np.ndarray:
+    def _waveform(self, audio: Any, sampling_rate: int | None) -> np.ndarray:
         """Return audio as a float32 waveform `(samples,)` at the rate of the model."""
         return read_waveform(audio, sampling_rate, self.feature_extractor.sampling_rate)
 
@@ -99,7 +107,7 @@ class MusicFMFeatureExtractionPipeline(MusicFMPipeline, FeatureExtractionPipelin
     Arguments of a call, or of `pipeline()`:
         layer (`int`, *optional*): Hidden state, from 0 to `config.num_hidden_layers` (the default).
         return_tensors (`bool`, *optional*): Return a tensor `(1, frames, hidden_size)` instead of nested lists.
-        sampling_rate (`float`, *optional*): Rate of arrays, in Hz.
+        sampling_rate (`int`, *optional*): Rate of arrays, in Hz.
 
     Raises:
         TypeError: if an argument is unknown.
@@ -131,13 +139,14 @@ class MusicFMAudioClassificationPipeline(MusicFMPipeline, AudioClassificationPip
         top_k (`int`, *optional*): Number of labels to return; all by default.
         function_to_apply (`str`, *optional*): `"softmax"`, `"sigmoid"` or `"none"`; by default, for each output of the
             head, what its `problem_type` implies.
-        sampling_rate (`float`, *optional*): Rate of arrays, in Hz.
+        sampling_rate (`int`, *optional*): Rate of arrays, in Hz.
 
     Raises:
         TypeError: if the model does not classify clips, or an argument is unknown.
         ValueError: if audio cannot be read, or is empty, too short, or an array with several channels.
     """
 
+    _load_feature_extractor = False
     _steps = (("sampling_rate",), (), ("top_k", "function_to_apply"))
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
@@ -167,13 +176,19 @@ class MusicFMAudioClassificationPipeline(MusicFMPipeline, AudioClassificationPip
     ) -> list[dict[str, Any]]:
         """Return labels of one item with their scores, the highest first."""
         config, logits = self.model.config, model_outputs["logits"][0].float()
-        parts = []
-        for output, part in zip(
-            config.classifier_slices, logits.split([output["size"] for output in config.classifier_slices]), strict=True
-        ):
-            implied = "softmax" if output["problem_type"] == "single_label_classification" else "sigmoid"
-            parts.append(_FUNCTIONS[function_to_apply or implied](part))
-        values, indices = torch.cat(parts).topk(len(logits) if top_k is None else min(top_k, len(logits)))
+        if function_to_apply is None:
+            outputs = config.classifier_slices
+            scores = torch.cat(
+                [
+                    _FUNCTIONS["softmax" if output["problem_type"] == "single_label_classification" else "sigmoid"](
+                        part
+                    )
+                    for output, part in zip(outputs, logits.split([output["size"] for output in outputs]), strict=True)
+                ]
+            )
+        else:
+            scores = _FUNCTIONS[function_to_apply](logits)
+        values, indices = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         return [
             {"score": value, "label": config.id2label[index]}
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)
@@ -189,21 +204,18 @@ def download(audio: Any) -> Any:
     """Return the content of a URL, and other audio unchanged."""
     if not (isinstance(audio, str) and audio.startswith(("http://", "https://"))):
         return audio
-    try:
-        import httpx  # of huggingface_hub
-    except ImportError as error:
-        raise ImportError("Reading a URL needs httpx: `pip install httpx`.") from error
-    return httpx.get(audio, follow_redirects=True).raise_for_status().content
+    with urllib.request.urlopen(audio) as response:
+        return response.read()
 
 
-def read_waveform(audio: Any, sampling_rate: float | None, target_rate: int) -> np.ndarray:
+def read_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.ndarray:
     """
     Read audio without the package musicfm_hf, which reads more formats, and files to their end if their header gives
     another length.
 
     Args:
         audio: An item as described for [`MusicFMPipeline`], except URLs.
-        sampling_rate (`float`, *optional*): Rate of an array, in Hz. Files and mappings have their own.
+        sampling_rate (`int`, *optional*): Rate of an array, in Hz. Files and mappings have their own.
         target_rate (`int`): Rate of the result, in Hz.
 
     Returns:
@@ -213,6 +225,8 @@ def read_waveform(audio: Any, sampling_rate: float | None, target_rate: int) -> 
         ImportError: if soundfile or soxr is needed but not installed.
         ValueError: if the audio is null, not audio, empty, not mono, or has no sampling rate or two of them.
     """
+    if audio is None:
+        raise ValueError("The audio is null (`None`): leave this row out, or pass a path, bytes or a waveform.")
     own_rate = to_mono = None
     if hasattr(audio, "get_all_samples"):
         audio = decoded_row(audio)
@@ -260,7 +274,7 @@ def _read_file(source: Any) -> tuple[np.ndarray, int]:
     return audio.T, rate
 
 
-def _resample(waveform: np.ndarray, from_rate: float, to_rate: int) -> np.ndarray:
+def _resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Resample a waveform `(samples,)` at high quality."""
     try:
         import soxr
