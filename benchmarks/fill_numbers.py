@@ -79,7 +79,9 @@ def main() -> None:
         if arguments.check:
             problems += [f"{document}:{line}" for line in differences(text, filled)]
         elif filled != text:
-            document.write_text(filled, encoding="utf-8")
+            from musicfm_hf.training.files import write_text
+
+            write_text(document, filled)
     if problems:
         raise SystemExit("\n".join(problems))
 

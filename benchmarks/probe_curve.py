@@ -20,7 +20,7 @@ from reporting import RESULTS
 
 from musicfm_hf.finetuning.run import read_split
 from musicfm_hf.tasks import get_task, known_tasks
-from musicfm_hf.training.files import write_json
+from musicfm_hf.training.files import complete_file, write_json
 from musicfm_hf.training.records import environment
 
 
@@ -88,7 +88,8 @@ def draw(curves: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set(title=f"{task}: {curve['score']} of a probe", xlabel="minutes of pretraining")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    with complete_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from musicfm_hf.training.files import write_json
+from musicfm_hf.training.files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -18,5 +18,5 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def write_report(path: Path, values: Any, report: str) -> None:
     """Write values to a JSON file and the report to a Markdown file beside it, and print the report."""
     write_json(path, values)
-    path.with_suffix(".md").write_text(report, encoding="utf-8")
+    write_text(path.with_suffix(".md"), report)
     print(report)

@@ -12,7 +12,6 @@ each run: settings, training, inputs, scores with intervals, steps, versions, hi
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
+
+from musicfm_hf.training.files import complete_file, write_text
 
 SCHEMA = pa.schema(
     [
@@ -99,18 +100,14 @@ class RunStore:
 
     def _write_runs(self, runs: dict[str, dict[str, Any]]) -> None:
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(run)}" for name, run in runs.items())
-        temporary = self.runs_path.with_name(".runs.json.part")
-        temporary.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-        os.replace(temporary, self.runs_path)
+        write_text(self.runs_path, f"{{\n{lines}\n}}\n")
 
     def _write_songs(self, table: pa.Table) -> None:
-        temporary = self.songs_path.with_name(".songs.parquet.part")
         texts = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
         encoding = {"value": "BYTE_STREAM_SPLIT"}
-        pq.write_table(
-            table, temporary, compression="zstd", compression_level=19, use_dictionary=texts, column_encoding=encoding
-        )
-        os.replace(temporary, self.songs_path)
+        options = {"compression": "zstd", "compression_level": 19, "use_dictionary": texts}
+        with complete_file(self.songs_path) as temporary:
+            pq.write_table(table, temporary, column_encoding=encoding, **options)
 
 
 def _rows(name: str, run: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from musicfm_hf import MusicFMConfig, MusicFMModel
 from musicfm_hf.conversion.musicfm import PUBLISHED_STATS
 from musicfm_hf.hub.cards import write_card
+from musicfm_hf.training.files import write_text
 
 FOLDER = Path(__file__).parent / "published"
 
@@ -99,7 +100,7 @@ def main() -> None:
     """Write the cards of all published checkpoints."""
     FOLDER.mkdir(exist_ok=True)
     for name in CHECKPOINTS:
-        (FOLDER / f"{name}.md").write_text(render(name), encoding="utf-8")
+        write_text(FOLDER / f"{name}.md", render(name))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def register_auto_classes() -> None:
     """
     import transformers
 
-    from .inference.pipeline import register_pipelines
+    from .inference.pipelines import register_pipelines
     from .model.configuration_musicfm import MusicFMConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
     from .model.modeling_musicfm import (

@@ -57,6 +57,7 @@ def test_folder_is_complete(tmp_path):
         "feature_extraction_musicfm.py", "frames_musicfm.py", "keywords_musicfm.py", "losses_musicfm.py",
         "masking_musicfm.py",
         "modeling_musicfm.py", "normalization_musicfm.py", "outputs_musicfm.py", "padding_musicfm.py",
+        "pipeline_musicfm.py",
         "quantization_musicfm.py", "spectrogram_musicfm.py", "subsampling_musicfm.py",
     }  # fmt: skip
     config = AutoConfig.from_pretrained(tmp_path / "model")

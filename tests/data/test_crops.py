@@ -322,6 +322,20 @@ def test_what_goes_wrong_in_the_thread_is_raised(data, tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("SongStream")]
 
 
+def test_hidden_files_are_not_streamed(data, tmp_path):
+    """In shards, and shards themselves."""
+    (tmp_path / "__MACOSX").mkdir()
+    shutil.copy(data / "tar/0.tar", tmp_path / "__MACOSX/0.tar")
+    shutil.copy(data / "tar/0.tar", tmp_path / ".0.tar")
+    with tarfile.open(tmp_path / "1.tar", "w") as archive:
+        for name in ("./a.wav", "._a.wav", ".trash/b.wav", "__MACOSX/c.wav", "d/.e.wav", "d/f.wav"):
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            archive.addfile(member, io.BytesIO(name.encode()))
+    source = open_source(tmp_path)
+    assert [row["audio"]["path"] for row in source.dataset] == ["1.tar/./a.wav", "1.tar/d/f.wav"]
+
+
 def test_wrong_sources(data, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_source(tmp_path / "*.tar")

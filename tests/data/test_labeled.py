@@ -167,31 +167,122 @@ def test_unusual_labels_are_fine():
         check_song(song(duration=2.0, chords=[]))
 
 
-def test_what_is_missing_is_listed_and_what_is_wrong_raises(tmp_path):
+def test_songs_that_cannot_be_used_are_listed(tmp_path):
     good = write_audio(tmp_path / "a.wav")
     (tmp_path / "text.wav").write_text("no music")
-    rest = np.sin(np.arange(40 * 8000))
-    soundfile.write(tmp_path / "half.flac", rest, 8000)
-    (tmp_path / "half.flac").write_bytes((tmp_path / "half.flac").read_bytes()[:40_000])
     wrong = song(good, "wrong", beats=Beats(np.array([-1.0]), np.array([1])))
     readers = [
         ("a", lambda: song(good, beats=BEATS)),
         ("none", lambda: song(tmp_path / "none.wav", "none", beats=BEATS)),
         ("text", lambda: song(tmp_path / "text.wav", "text", beats=BEATS)),
         ("bare", lambda: song(good, "bare")),
+    ]
+    songs, problems = read_all(readers, strict=True)
+    assert [(one.id, one.duration) for one in songs] == [("a", 2.0)]
+    assert [problem.id for problem in problems] == ["none", "text", "bare"]
+    assert {problem.kind for problem in problems} == {"missing"}
+    for problem, reason in zip(problems, ("does not exist", "is not audio", "no annotation"), strict=True):
+        assert reason in problem.reason
+    songs, problems = read_all([("wrong", lambda: wrong), *readers])
+    assert [problem.id for problem in problems] == ["wrong", "none", "text", "bare"]
+    assert problems[0].kind == "wrong"
+    assert len(songs) == 1
+    with pytest.raises(ValueError, match="wrong, beats, beat 1") as raised:
+        read_all([*readers, ("wrong", lambda: wrong)], strict=True)
+    assert raised.value.__notes__ == ["The error is in song 'wrong'."]
+
+
+def test_truncated_audio_is_listed(tmp_path):
+    soundfile.write(tmp_path / "half.flac", np.sin(np.arange(40 * 8000)), 8000)
+    (tmp_path / "half.flac").write_bytes((tmp_path / "half.flac").read_bytes()[:40_000])
+    late = Beats(np.array([30.0]), np.array([1]))
+    readers = [
         ("half", lambda: song(tmp_path / "half.flac", "half", beats=BEATS)),
+        ("late", lambda: song(tmp_path / "half.flac", "late", beats=late)),
     ]
     songs, problems = read_all(readers)
-    assert [(one.id, one.duration) for one in songs] == [("a", 2.0)]
-    assert [problem.id for problem in problems] == ["none", "text", "bare", "half"]
-    reasons = ("does not exist", "is not audio", "no annotation", "half.flac is not audio that can be read")
-    for problem, reason in zip(problems, reasons, strict=True):
-        assert reason in problem.reason
-    with pytest.raises(ValueError, match="wrong, beats, beat 1"):
-        read_all([*readers, ("wrong", lambda: wrong)])
-    songs, problems = read_all([("wrong", lambda: wrong), *readers], skip_faulty=True)
-    assert [problem.id for problem in problems] == ["wrong", "none", "text", "bare", "half"]
-    assert len(songs) == 1
+    assert [one.id for one in songs] == ["half"]
+    assert 5 < songs[0].duration < 8
+    assert [(problem.id, problem.kind) for problem in problems] == [("half", "part"), ("late", "wrong")]
+    assert "half.flac is truncated" in problems[0].reason
+    assert "30 s is after the end of the audio" in problems[1].reason
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("key"),
+        TypeError("no number"),
+        IndexError("list index out of range"),
+        AttributeError("no attribute"),
+        UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid"),
+        json.JSONDecodeError("Expecting value", "x", 0),
+        PermissionError(13, "Permission denied"),
+        ZeroDivisionError("division by zero"),
+        RecursionError("too deep"),
+    ],
+)
+def test_an_error_of_a_reader_is_listed_with_its_line(tmp_path, error):
+    good = write_audio(tmp_path / "a.wav")
+    readers = [("bad", lambda: fail(error)), ("a", lambda: song(good, beats=BEATS))]
+    songs, (problem,) = read_all(readers)
+    assert [one.id for one in songs] == ["a"]
+    line = fail.__code__.co_firstlineno + 1
+    expected = f"The reader failed ({type(error).__name__}: {error} in test_labeled.py, line {line})."
+    assert problem == ("bad", expected, "error")
+    with pytest.raises(type(error)):
+        read_all(readers, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"split": "valid"}, "a has split 'valid', which is not one of train, validation, test"),
+        ({"tags": "piano"}, "a: tags must be a list, got the text 'piano'"),
+        ({"name": "b"}, "Two songs have the id 'b'"),
+        ({"group": None}, "The reader failed (TypeError"),
+        ({"sections": [Segment(0, 1, 7)]}, "The reader failed (AttributeError"),
+    ],
+)
+def test_a_song_that_no_data_set_can_hold_does_not_stop_the_others(tmp_path, changes, reason):
+    good = write_audio(tmp_path / "a.wav")
+    readers = [("b", lambda: song(good, "b", beats=BEATS)), ("a", lambda: song(good, **{"beats": BEATS} | changes))]
+    songs, (problem,) = read_all(readers)
+    build(assign_splits(songs, fractions=(1, 0, 0)), SOURCE)
+    assert (problem.id, reason in problem.reason) == ("a", True)
+
+
+def test_stopping_a_run_is_no_problem_of_a_song():
+    with pytest.raises(KeyboardInterrupt):
+        read_all([("a", lambda: fail(KeyboardInterrupt()))])
+
+
+def test_faulty_parts_of_a_song_are_listed(tmp_path):
+    part = song(write_audio(tmp_path / "a.wav"), beats=BEATS, problems=["chord 1 is left out", "chord 3 is left out"])
+    songs, problems = read_all([("a", lambda: part)])
+    assert [one.id for one in songs] == ["a"]
+    assert problems == [("a", "chord 1 is left out", "part"), ("a", "chord 3 is left out", "part")]
+    with pytest.raises(ValueError, match="chord 1 is left out"):
+        read_all([("a", lambda: part)], strict=True)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"group": "\udce9"},
+        {"audio": "\udce9/a.wav"},
+        {"tags": ["\udce9"]},
+        {"sections": [Segment(0, 1, "\udce9")]},
+        {"name": "\udce9", "tags": ["a"]},
+    ],
+)
+def test_texts_that_a_data_set_cannot_store_are_named(labels):
+    with pytest.raises(ValueError, match=r"'\\udce9.*' is not valid Unicode"):
+        check_song(song(duration=2.0, **{"tags": ["piano"]} | labels))
 
 
 def test_groups_stay_together_and_do_not_depend_on_others():

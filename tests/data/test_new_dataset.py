@@ -56,7 +56,7 @@ def test_a_data_set_in_one_file(reader_file, source, tmp_path, capsys):
     assert songs["04"].split == songs["05"].split
     info = json.loads((tmp_path / "out/info.json").read_text())
     assert (info["name"], info["licence"], info["source"]) == ("club_keys", "CC BY 4.0", "club_keys")
-    assert (tmp_path / "out/missing.tsv").read_text().startswith("19\tNo audio 19 exists in ")
+    assert (tmp_path / "out/problems.tsv").read_text().startswith("19\tNo audio 19 exists in ")
     main([*arguments, "--min_confidence", "2", "--fractions", "1", "0", "0"])
     assert len(load_songs(tmp_path / "out", "train")) == 6
 
@@ -131,7 +131,8 @@ def test_old_spellings_warn_and_work(source, tmp_path, capsys):
     arguments = ["folder", "--source", str(source), "--output", str(tmp_path / "out"), "--lab-task", "chords"]
     with pytest.warns(FutureWarning) as warned:
         main([*arguments, "--licence", "CC0", "--fractions", "1", "0", "0", "--skip-faulty", "--group-by-folder"])
-    flags = {str(warning.message).split(" is now ")[0] for warning in warned}
+    messages = [str(warning.message) for warning in warned]
+    flags = {message.split(" is now ")[0] for message in messages if " is now " in message}
     assert flags == {"--output", "--lab-task", "--licence", "--skip-faulty", "--group-by-folder"}
     assert [song.id for song in load_songs(tmp_path / "out", "train")] == ["00"]
     assert json.loads((tmp_path / "out/info.json").read_text())["licence"] == "CC0"
@@ -148,4 +149,4 @@ def test_no_songs_name_their_reasons(source, tmp_path):
     arguments = ["folder", "--source", str(source), "--output_dir", str(tmp_path / "out"), "--lab_task", "chords"]
     with pytest.raises(SystemExit, match=r"^Not prepared: No song has audio and labels \(00: No audio 00 exists in"):
         main(arguments)
-    assert (tmp_path / "out/missing.tsv").read_text().startswith("00\tNo audio 00 exists")
+    assert (tmp_path / "out/problems.tsv").read_text().startswith("00\tNo audio 00 exists")

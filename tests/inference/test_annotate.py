@@ -13,11 +13,13 @@ from helpers.audio import music
 from helpers.models import HEADS, head
 from helpers.paths import ROOT
 from helpers.recipes import run_recipe
+from helpers.writers import disk_with
 
 from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
+from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference import annotators, streaming
-from musicfm_hf.inference.annotate_files import song_names
+from musicfm_hf.inference.annotate_files import AnnotatedFiles, annotate_files, song_names
 from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name, short_chord, song_rows
@@ -27,6 +29,7 @@ from musicfm_hf.inference.song import SongAnnotation
 from musicfm_hf.inference.streaming import stream_logits
 from musicfm_hf.tasks import chord
 from musicfm_hf.tasks.annotations import Beats, Segment, read_beats, read_segments, read_tags
+from musicfm_hf.training.files import list_files
 
 RATE = 24000
 
@@ -453,7 +456,7 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
     assert "music has files of 1 of 2 songs, such as a/song: choose another `--output_dir`, or pass" in said
     assert not (music_folder / "b/song.chords.lab").exists()
     said = run("--existing", "skip")
-    assert said.startswith("1 2 songs, 1 skipped, 1 with problems")
+    assert said.startswith("1 2 songs, 1 skipped (1 of them made by hand or by version 0.1), 1 with problems")
     assert "a/song: only some of its files exist" in said
     assert by_hand.read_text() == "0 1 C\n"
     assert (music_folder / "b/song.chords.lab").exists()
@@ -464,6 +467,119 @@ def test_files_that_are_there(tmp_path, monkeypatch, capsys):
     assert run("--existing", "overwrite").startswith("0 2 songs, 0 with problems")
     assert by_hand.read_text() != "0 1 C\n"
     assert "`window_seconds` must be at least" in run("--existing", "skip", "--window-seconds", "0.01")
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """A function that annotates a folder of two songs once more, and returns the outcome and the songs made anew."""
+    folder, output = tmp_path / "music", tmp_path / "out"
+    folder.mkdir()
+    for number, name in enumerate("ab"):
+        soundfile.write(folder / f"{name}.wav", music(1.0, seed=number), RATE, "FLOAT")
+
+    def state(path):
+        return path.stat().st_mtime_ns, path.stat().st_ino
+
+    def run(source=folder, models=None, formats=("json", "lab"), existing="skip", picture=False):
+        before = {path: state(path) for path in list_files(output)} if output.is_dir() else {}
+        models = {"chord": head("chord")} if models is None else models
+        sources = list_sources(source)
+        outcome = annotate_files(models, sources, output, WindowSettings(), formats, existing, picture, progress=False)
+        after = {path: state(path) for path in list_files(output)}
+        return outcome, sorted(path.name for path in after if before.get(path) != after[path])
+
+    assert run()[1] == ["a.chords.lab", "a.json", "b.chords.lab", "b.json"]
+    return run
+
+
+def test_complete_songs_are_skipped(annotated):
+    for _ in range(2):
+        assert annotated() == (AnnotatedFiles(2, []), [])
+
+
+@pytest.mark.parametrize("change", ["audio", "weights", "decoding", "encoder"])
+def test_songs_are_annotated_again_if_something_has_changed(annotated, tmp_path, change):
+    model = head("chord", decoding={"min_seconds": 0.5} if change == "decoding" else None)
+    if change == "audio":
+        soundfile.write(tmp_path / "music/a.wav", music(1.0, seed=7), RATE, "FLOAT")
+    elif change == "weights":
+        with torch.no_grad():
+            model.classifier.output.bias[3] += 9
+    elif change == "encoder":
+        with torch.no_grad():
+            next(model.musicfm.layers[0].parameters()).add_(0.5)
+    outcome, again = annotated(models={"chord": model})
+    names = "a" if change == "audio" else "ab"
+    assert outcome == AnnotatedFiles(2 - len(names), [])
+    assert again == [f"{name}.{ending}" for name in names for ending in ("chords.lab", "json")]
+    expected = annotate(model, music(1.0, seed=7 if change == "audio" else 0), RATE).to_dict()
+    assert json.loads((tmp_path / "out/a.json").read_text()) == expected
+    assert annotated(models={"chord": model}) == (AnnotatedFiles(2, []), [])
+
+
+def test_edited_files_stay(annotated, tmp_path):
+    """They are complete; and if they should be made again, that is a problem."""
+    path = tmp_path / "out/a.chords.lab"
+    path.write_text("0 1 C\n")
+    assert annotated() == (AnnotatedFiles(2, []), [])
+    soundfile.write(tmp_path / "music/a.wav", music(1.0, seed=7), RATE, "FLOAT")
+    outcome, again = annotated()
+    assert (outcome.existing, again) == (2, [])
+    ((name, problem),) = outcome.problems
+    assert name == "a"
+    assert "its files were edited, and the audio, the models or the settings have changed since" in problem
+    assert path.read_text() == "0 1 C\n"
+    assert annotated(existing="overwrite")[1] == ["a.chords.lab", "a.json", "b.chords.lab", "b.json"]
+    assert annotated() == (AnnotatedFiles(2, []), [])
+
+
+def test_another_folder_of_songs_with_the_same_names(annotated, tmp_path):
+    (tmp_path / "more").mkdir()
+    soundfile.write(tmp_path / "more/a.wav", music(2.0, seed=3), RATE, "FLOAT")
+    assert annotated(tmp_path / "more")[1] == ["a-2.chords.lab", "a-2.json"]
+    assert json.loads((tmp_path / "out/a-2.json").read_text())["duration"] == 2
+    assert json.loads((tmp_path / "out/a.json").read_text())["duration"] == 1
+    assert annotated(tmp_path / "more") == (AnnotatedFiles(1, []), [])
+    assert annotated() == (AnnotatedFiles(2, []), [])
+
+
+def test_other_formats(annotated, tmp_path):
+    """What is missing is made; what another model made is removed, unless it was edited."""
+    assert annotated(formats=["json"]) == (AnnotatedFiles(2, []), [])
+    (tmp_path / "out/b.chords.lab").unlink()
+    assert annotated()[1] == ["b.chords.lab", "b.json"]
+    (tmp_path / "out/b.chords.lab").write_text("0 1 C\n")
+    other = {"chord": head("chord", seed=1)}
+    assert annotated(models=other, formats=["json"])[1] == ["a.json", "b.json"]
+    assert not (tmp_path / "out/a.chords.lab").exists()
+    assert (tmp_path / "out/b.chords.lab").read_text() == "0 1 C\n"
+    outcome, again = annotated(models=other)
+    assert [name for name, _ in outcome.problems] == ["b"]
+    assert again == ["a.chords.lab", "a.json"]
+
+
+def test_damage_is_reported_each_time(annotated, tmp_path):
+    path = tmp_path / "music/a.wav"
+    path.write_bytes(path.read_bytes()[:-20000])
+    outcome, again = annotated()
+    assert again == ["a.chords.lab", "a.json"]
+    assert [name for name, _ in outcome.problems] == ["a"]
+    assert "truncated" in outcome.problems[0][1]
+    assert annotated() == (AnnotatedFiles(2, outcome.problems), [])
+
+
+@pytest.mark.parametrize("limit", [60, 300])
+def test_a_song_is_not_complete_if_the_disk_was_full(annotated, tmp_path, limit):
+    """A problem, and after it the files of before; then the song is made."""
+    expected = {path.name: path.read_bytes() for path in list_files(tmp_path / "out")}
+    soundfile.write(tmp_path / "music/a.wav", music(1.0, seed=7), RATE, "FLOAT")
+    with disk_with(limit):
+        outcome, again = annotated()
+    assert again == []
+    assert [name for name, _ in outcome.problems] == ["a"]
+    assert "File too large" in outcome.problems[0][1]
+    assert {path.name: path.read_bytes() for path in list_files(tmp_path / "out")} == expected
+    assert annotated()[1] == ["a.chords.lab", "a.json"]
 
 
 def test_every_song_has_files_of_its_own():
@@ -489,7 +605,7 @@ def test_recipe(folders, tmp_path):
     assert "broken" in done.stdout
     assert "missing" in done.stdout
     assert "Traceback" not in done.stderr
-    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    written = [path.relative_to(tmp_path / "out").as_posix() for path in list_files(tmp_path / "out")]
     names = ["a.flac", "a.wav", "more/b c", "music/a"]
     assert written == sorted(
         f"{name}.{ending}" for name in names for ending in ("json", "chords.lab", "keys.lab", "png")

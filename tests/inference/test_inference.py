@@ -1,3 +1,4 @@
+import copy
 import os
 import shutil
 
@@ -8,13 +9,15 @@ import torch
 from datasets import Audio, Dataset
 from helpers.audio import music
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from musicfm_hf import embed
 from musicfm_hf.data.catalog import DatasetAudio, list_sources
+from musicfm_hf.data.identity import audio_state
 from musicfm_hf.inference.embed_files import embed_files
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
+from musicfm_hf.inference.encoder_digest import weights_digest
 from musicfm_hf.model.frames_musicfm import average_frames
 
 RATE = 24000
@@ -151,7 +154,9 @@ def test_catalog(tiny_model, folder, tmp_path, num_workers):
         metadata = file.metadata()
     assert metadata == {
         "model": "tiny", "revision": "1", "layer": "3", "frame_rate": "25.0", "pool": "none", "dtype": "float32",
-        "window_seconds": "30.0", "overlap_seconds": "5.0", "source": str(folder / "a.wav"),
+        "window_seconds": "30.0", "overlap_seconds": "5.0", "source": str(folder / "a.wav"), "format": "1",
+        "source_place": str(folder / "a.wav"), "source_state": audio_state(folder / "a.wav"),
+        "weights": weights_digest(tiny_model),
     }  # fmt: skip
 
 
@@ -173,6 +178,115 @@ def test_a_second_run_does_what_is_left(tiny_model, folder, tmp_path):
         third = run(**changes)
         assert all(third[name] != second[name] for name in second)
         second = third
+
+
+def embedded(model, source, output) -> dict[str, tuple[int, torch.Tensor]]:
+    """Embed a catalog once more; the files, with the time of their change and their content."""
+    embed_files(model, list_sources(source), output, SETTINGS, "mean", num_workers=0, progress=False)
+    paths = sorted(output.rglob("*.safetensors"))
+    return {path.name: (path.stat().st_mtime_ns, load_file(path)["embeddings"]) for path in paths}
+
+
+def assert_embeds(model, tensor, audio):
+    torch.testing.assert_close(tensor, embed(model, audio, RATE).frames.mean(0), rtol=0, atol=1e-5)
+
+
+def test_another_folder_with_the_same_names(tiny_model, tmp_path):
+    """Every song has a file, which is found again in whatever order the folders come."""
+    for number, folder in enumerate("xyx"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        soundfile.write(tmp_path / folder / "a.wav", music(1.0 + number % 2, seed=number % 2), RATE, "FLOAT")
+    names = ["a.wav-2.safetensors", "a.wav.safetensors"]
+    first = embedded(tiny_model, tmp_path / "x", tmp_path / "out")
+    assert list(first) == names[1:]
+    second = embedded(tiny_model, tmp_path / "y", tmp_path / "out")
+    assert list(second) == names
+    assert second[names[1]][0] == first[names[1]][0]
+    assert_embeds(tiny_model, second[names[1]][1], music(1.0))
+    assert_embeds(tiny_model, second[names[0]][1], music(2.0, seed=1))
+    for folder in ("x", "y"):
+        again = embedded(tiny_model, tmp_path / folder, tmp_path / "out")
+        assert {name: time for name, (time, _) in again.items()} == {name: time for name, (time, _) in second.items()}
+
+
+@pytest.mark.parametrize("change", ["content", "time", "weights"])
+def test_what_has_changed_is_embedded_again(tiny_model, tmp_path, change):
+    """Another song under the same name; one that was written again; and other weights. What is equal stays."""
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        soundfile.write(tmp_path / "in" / f"{name}.wav", music(1.0), RATE, "FLOAT")
+    first = embedded(tiny_model, tmp_path / "in", tmp_path / "out")
+    model = tiny_model
+    if change == "content":
+        soundfile.write(tmp_path / "in/a.wav", music(1.0, seed=5), RATE, "FLOAT")
+        assert (tmp_path / "in/a.wav").stat().st_size == (tmp_path / "in/b.wav").stat().st_size
+    elif change == "time":
+        os.utime(tmp_path / "in/a.wav", (1, 1))
+    else:
+        model = copy.deepcopy(tiny_model)
+        with torch.no_grad():
+            next(model.layers[2].parameters()).add_(0.5)
+    second = embedded(model, tmp_path / "in", tmp_path / "out")
+    assert second.keys() == first.keys()
+    made_again = {name[0] for name in first if first[name][0] != second[name][0]}
+    assert made_again == ({"a", "b"} if change == "weights" else {"a"})
+    assert_embeds(model, second["a.wav.safetensors"][1], music(1.0, seed=5 if change == "content" else 0))
+
+
+def test_rows_that_have_changed_are_embedded_again(tiny_model, tmp_path):
+    """A row with other bytes; a row that names a file that was replaced; and a row of another data set."""
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.wav", music(1.0, seed=number), RATE, "FLOAT")
+    content = [(tmp_path / f"{number}.wav").read_bytes() for number in range(3)]
+
+    def run(folder, *rows):
+        Dataset.from_dict({"audio": [{"bytes": None, "path": None} | row for row in rows]}).save_to_disk(folder)
+        return embedded(tiny_model, folder, tmp_path / "out")
+
+    path = str(tmp_path / "2.wav")
+    first = run(tmp_path / "data", {"bytes": content[0]}, {"bytes": content[1]}, {"path": path})
+    assert run(tmp_path / "data", {"bytes": content[0]}, {"bytes": content[1]}, {"path": path}).keys() == first.keys()
+    shutil.copy(tmp_path / "1.wav", path)
+    second = run(tmp_path / "data", {"bytes": content[0]}, {"bytes": content[2]}, {"path": path})
+    changed = [name for name in first if first[name][0] != second[name][0]]
+    assert changed == ["0000001.safetensors", "0000002.safetensors"]
+    assert_embeds(tiny_model, second["0000001.safetensors"][1], music(1.0, seed=2))
+    assert_embeds(tiny_model, second["0000002.safetensors"][1], music(1.0, seed=1))
+    third = run(tmp_path / "other", {"bytes": content[2]})
+    assert third["0000000.safetensors"][0] == second["0000000.safetensors"][0]
+    assert_embeds(tiny_model, third["0000000-2.safetensors"][1], music(1.0, seed=2))
+
+
+def test_embeddings_without_a_record_are_made_again(tiny_model, tmp_path):
+    """Those of version 0.1 say neither of what nor with which weights they were made."""
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in/a.wav", music(1.0), RATE, "FLOAT")
+    embedded(tiny_model, tmp_path / "in", tmp_path / "out")
+    path = tmp_path / "out/a.wav.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    old = {name: value for name, value in metadata.items() if name not in ("weights", "format", "source_place")}
+    save_file({"embeddings": torch.zeros(32)}, path, old)
+    assert_embeds(tiny_model, embedded(tiny_model, tmp_path / "in", tmp_path / "out")[path.name][1], music(1.0))
+
+
+def test_digest_of_weights(tiny_model, tmp_path):
+    """Offloaded weights have the digest of the same weights in memory; the scale of an adapter counts."""
+    tiny_model.save_pretrained(tmp_path / "model")
+    places = {"subsampling": "disk", "layers": "disk", "layer_norm": "disk", "log_mel": "cpu"}
+    offloaded = AutoModel.from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload")
+    assert next(offloaded.layers.parameters()).is_meta
+    assert weights_digest(offloaded) == weights_digest(tiny_model)
+    peft = pytest.importorskip("peft")
+    digests = set()
+    for scale in (1, 2):
+        torch.manual_seed(0)
+        lora = peft.LoraConfig(target_modules=["q_proj"], lora_alpha=scale, init_lora_weights=False)
+        adapted = peft.get_peft_model(copy.deepcopy(tiny_model), lora)
+        digests.add(weights_digest(adapted.get_base_model()))
+        adapted.base_model.disable_adapter_layers()
+        digests.add(weights_digest(adapted.get_base_model()))
+    assert len(digests) == 4
 
 
 def test_crash_leftovers_and_earlier_problems(tiny_model, folder, tmp_path):
@@ -231,8 +345,12 @@ def test_sources(folder, tmp_path):
     assert [name for name, _ in list_sources(listing)] == ["a.wav", "more/b.ogg"]
     assert list_sources(folder / "a.wav") == [("a.wav", str(folder / "a.wav"))]
     (folder / "folder.wav").mkdir()
-    (folder / "._a.wav").write_bytes(b"note")
+    for name in ("._a.wav", ".trash/b.wav", "__MACOSX/more/._b.ogg", "more/.a.wav.0f.part"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"note")
     assert len(list_sources(folder)) == 6
+    assert len(list_sources(shutil.copytree(folder, tmp_path / ".hidden/music"))) == 6
+    assert list_sources(folder / "._a.wav") == [("._a.wav", str(folder / "._a.wav"))]  # as asked for
     with pytest.raises(FileNotFoundError, match="nothing does not exist"):
         list_sources(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()

@@ -80,6 +80,38 @@ def test_unknown_saved_key_warns_and_stays(tmp_path, caplog):
     assert MusicFMConfig.from_json_file(tmp_path / "config.json").from_the_future == 5
 
 
+@pytest.mark.parametrize("load", [AutoConfig.from_pretrained, MusicFMConfig.from_pretrained])
+def test_a_misspelt_setting_is_not_ignored_on_loading(tmp_path, caplog, load):
+    MusicFMConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no argument `num_hidden_layer`\. Did you mean `num_hidden_layers`\?"):
+        load(tmp_path, num_hidden_layer=2)
+    logging.getLogger("transformers").propagate = True
+    load(tmp_path, use_safetensors=True)  # as from `pipeline(..., model_kwargs={"use_safetensors": True})`
+    assert "no argument `use_safetensors` and ignores it" in caplog.text
+    caplog.clear()
+    theirs = {"trust_remote_code": False, "local_files_only": True, "_from_pipeline": "audio-classification"}
+    config, rest = load(tmp_path, return_unused_kwargs=True, dtype="float16", device_map="auto", **theirs)
+    assert (str(config.dtype), rest) == ("torch.float16", {"device_map": "auto"}) or rest.get("device_map") == "auto"
+    assert caplog.text == ""
+
+
+def test_a_misspelt_key_of_a_file_is_suggested(tmp_path, caplog):
+    MusicFMConfig().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"label_rates": 5.0}))
+    logging.getLogger("transformers").propagate = True
+    MusicFMConfig.from_pretrained(tmp_path)
+    assert "ignores: `label_rates`. Did you mean `label_rate`?" in caplog.text
+
+
+@pytest.mark.parametrize("value", [None, True, False])
+def test_batch_norms_that_a_user_freezes_or_not(tmp_path, value):
+    """A value that is not that of version 0.1 is kept."""
+    MusicFMConfig(freeze_batch_norm=value).save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).freeze_batch_norm is value
+    assert MusicFMConfig.from_dict({"freeze_batch_norm": value}).freeze_batch_norm is value
+
+
 def test_values_overridden_on_loading_are_checked(tmp_path):
     MusicFMConfig().save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path, num_hidden_layers=7).num_hidden_layers == 7

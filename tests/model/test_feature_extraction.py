@@ -30,6 +30,15 @@ def test_one_array_and_its_mask(extractor):
     assert batch["attention_mask"].tolist() == [[1] * 3000]
 
 
+def test_a_misspelt_setting(tmp_path):
+    with pytest.raises(ValueError, match=r"no argument `sampling_rates`\. Did you mean `sampling_rate`"):
+        MusicFMFeatureExtractor(sampling_rates=16000)
+    MusicFMFeatureExtractor(padding_side="left", processor_class="Any").save_pretrained(tmp_path)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).padding_side == "left"
+    with pytest.raises(ValueError, match=r"no argument `do_normalise`\. Did you mean `do_normalize`"):
+        MusicFMFeatureExtractor.from_dict({"do_normalise": True})
+
+
 def test_list_of_different_lengths(extractor):
     batch = extractor([ramp(2000), ramp(3000)], sampling_rate=RATE, return_tensors="np", pad_to_multiple_of=512)
     assert batch["input_values"].shape == (2, 3072)
@@ -199,7 +208,7 @@ def test_waveforms_stay_float32_when_features_are_moved():
 
 
 def test_without_tensors_nothing_is_padded_so_that_a_collator_knows_the_padding():
-    """As Wav2Vec2's extractor does: scripts return lists from it, and leave the padding to `DataCollatorWithPadding`."""
+    """As in Wav2Vec2: scripts keep the lists alone, and leave the padding to `DataCollatorWithPadding`."""
     extractor = MusicFMFeatureExtractor()
     waveforms = [ramp(2000), ramp(5000)]
     lists = extractor(waveforms, sampling_rate=RATE)

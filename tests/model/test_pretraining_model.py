@@ -591,6 +591,14 @@ def test_plain_trainer_evaluates_without_labels_and_gathers_nothing(settings, tm
             {"target_tokens": torch.zeros(1, 50), "mask_time_indices": torch.ones(1, 50)},
             r"`target_tokens` must be integers .*got torch.float32",
         ),
+        (
+            {"target_tokens": torch.full((1, 50), -1), "mask_time_indices": torch.ones(1, 50)},
+            "`target_tokens` must be codes from 0 to 31, or -100 to leave out, got -1",
+        ),
+        (
+            {"target_tokens": torch.full((1, 50, 1), 32), "mask_time_indices": torch.ones(1, 50)},
+            "`target_tokens` must be codes from 0 to 31, or -100 to leave out, got 32",
+        ),
     ],
 )
 def test_wrong_input_is_refused(arguments, message):
@@ -602,6 +610,14 @@ def test_tokens_of_several_codebooks_need_the_axis():
     given = {"mask_time_indices": torch.ones(1, 25), "target_tokens": torch.zeros(1, 25).long()}
     with pytest.raises(ValueError, match=r"`target_tokens` must be integers of shape \(1, 25, 2\)"):
         build(num_codebooks=2)(torch.zeros(1, 24000), **given)
+
+
+def test_tokens_of_a_smaller_codebook():
+    model, tokens = build(num_codebooks=2, codebook_size=[32, 8]), torch.tensor([[[31, 7]] * 25])
+    mask = torch.ones(1, 25)
+    assert model(torch.zeros(1, 24000), mask_time_indices=mask, target_tokens=tokens).loss.isfinite()
+    with pytest.raises(ValueError, match="codebook 2 must be codes from 0 to 7, or -100 to leave out, got 8"):
+        model(torch.zeros(1, 24000), mask_time_indices=mask, target_tokens=tokens + torch.tensor([0, 1]))
 
 
 def test_constant_q_loss_needs_the_clean_waveform():

@@ -24,7 +24,7 @@ from helpers.audio import music
 from helpers.paths import ROOT
 from helpers.pretraining import RATE, SHORT, SIZE, TINY, run_and_die, songs
 from helpers.recipes import run_recipe
-from helpers.runs import assert_same_run, losses, results
+from helpers.runs import assert_same_run, history, losses, results
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,8 +36,9 @@ from musicfm_hf.data.crops import CropLoader, fixed_crops
 from musicfm_hf.data.sources import ListedSource, open_source
 from musicfm_hf.data.splits import split_by_name
 from musicfm_hf.model.masking_musicfm import sample_mask
-from musicfm_hf.pretraining.arguments import PretrainingArguments
+from musicfm_hf.pretraining.arguments import PretrainingArguments, QuantizerArguments
 from musicfm_hf.pretraining.data import MaskCrops, hold_out_validation, noise_generators
+from musicfm_hf.pretraining.model import values_with_statistics
 from musicfm_hf.pretraining.trainer import PretrainingTrainer
 
 SONGS = 7
@@ -180,6 +181,40 @@ def test_once_more(server, data, finished, tmp_path):
     pretrain(server, tmp_path / "run", *TINY, *songs(data), "--gradient_accumulation_steps", "2")
     assert_same_run(tmp_path / "run", finished)
     assert 1000 <= results(tmp_path / "run")["seconds"] < 1300
+
+
+def test_more_steps(data, finished, tmp_path, monkeypatch):
+    """A run may be prolonged. What a checkpoint holds is read once."""
+    shutil.copytree(finished, tmp_path / "run")
+    load, loaded = PretrainingTrainer.load_progress, []
+    monkeypatch.setattr(
+        PretrainingTrainer, "load_progress", lambda self, folder: loaded.append(folder) or load(self, folder)
+    )
+    flags = [*TINY, *songs(data), "--gradient_accumulation_steps", "2", "--max_steps", "13"]
+    with torch.random.fork_rng():
+        run_recipe(monkeypatch, "pretrain.py", *flags, "--output_dir", tmp_path / "run")
+    assert loaded == [tmp_path / "run/checkpoint-12"]
+    assert [entry["step"] for entry in history(tmp_path / "run") if "loss" in entry] == list(range(1, 14))
+
+
+def test_statistics_are_those_of_the_songs(data, finished, tmp_path, monkeypatch):
+    """Measured again for other songs, and kept for the same ones, and without a record of the songs."""
+    arguments = QuantizerArguments(["music"], "out")
+
+    def measured(folder, seed=0):
+        sources = [open_source(data / folder)]
+        values = values_with_statistics(arguments, sources, tmp_path, seed)
+        return values["mel_mean"], (tmp_path / "stats.json").stat().st_mtime_ns
+
+    first = measured("files")
+    assert measured("files") == first
+    other = measured("valid")
+    assert other[0] != first[0]
+    assert measured("files", 0)[0] == first[0]
+    plain = json.loads((tmp_path / "stats.json").read_text())
+    del plain["measured_on"]
+    (tmp_path / "stats.json").write_text(json.dumps(plain))
+    assert measured("valid")[0] == first[0]
 
 
 def test_seeds(server, data, tmp_path):
@@ -355,6 +390,24 @@ def test_more_refusals(monkeypatch, capsys, data, finished, tmp_path):
     assert "The state is from a run with `sources` [['listed', 7, " in words
     words = refused(monkeypatch, capsys, tmp_path / "done", *TINY, "quantizer_seed=3", *songs(data))
     assert "checkpoint-12 was made with quantizer_seed 0, not 3. Pass another `--output_dir`, or remove it." in words
+    for flags, message in [
+        (["--learning_rate", "0.5"], "learning_rate 0.0"),
+        (["--lr_scheduler_type", "constant"], "lr_scheduler_type '"),
+        (["--warmup_steps", "5"], "warmup_steps 3"),
+        (["--weight_decay", "0.5"], "weight_decay 0.0"),
+        (["--max_grad_norm", "9"], "max_grad_norm "),
+        (["--gradient_accumulation_steps", "1"], "gradient_accumulation_steps 2, not 1"),
+        (["--optim", "sgd"], "optim 'adamw"),
+        (["--adam_beta2", "0.5"], "adam_beta2 0.9"),
+        (["--bf16", "true"], "bf16 False, not True"),
+        (["--validation_crops", "2"], "validation crops ['crops', 3, "),
+        (["--set", *SIZE, "codebook_size=32", "mask_prob=0.5"], "mask_prob 0.6"),
+    ]:
+        words = refused(
+            monkeypatch, capsys, tmp_path / "done", *TINY, *songs(data), "--gradient_accumulation_steps", "2", *flags
+        )
+        assert "checkpoint-12 was made with " in words
+        assert message in words, words
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     words = refused(monkeypatch, capsys, tmp_path / "run", *TINY, *songs(data))
     assert "Each of 2 GPUs needs a process: run `accelerate launch" in words

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -57,6 +58,84 @@ def test_beats_as_text(tmp_path, text, positions):
 def test_segments_as_text(tmp_path, text, column, labels):
     segments = read_segments(written(tmp_path / "a.lab", text), column=column)
     assert segments == [Segment(0.0, 1.5, labels[0]), Segment(1.5, 3.0, labels[1])]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("0,52\n1,04\n", 1),
+        ("# time\n0,52\t1\n1,04\t2\n", 2),
+        ("0\n0,5\n1\n", 2),
+        ("0,1\n1,2\n2,3\n", 1),  # whole seconds and positions, or tenths of a second
+    ],
+)
+def test_decimal_commas_of_beats_are_refused(tmp_path, text, line):
+    with pytest.raises(ValueError, match=rf"a.beats, line {line}: the comma may be a decimal comma. Write times with"):
+        read_beats(written(tmp_path / "a.beats", text))
+
+
+def test_commas_separate_columns_where_times_have_points(tmp_path):
+    read = read_beats(written(tmp_path / "a.beats", "0.5,1\n1,2\n1.5,3\n"))
+    assert [read.times.tolist(), read.positions.tolist()] == [[0.5, 1, 1.5], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    "text", ["0,5 1 C\n", "0 1,5 C\n", "0_5 1 C\n", "\N{ARABIC-INDIC DIGIT ONE} 2 C\n", "0x1 2 C\n"]
+)
+def test_times_that_are_no_decimal_numbers_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match=r"line 1: the (start|end) must be a number of seconds"):
+        read_segments(written(tmp_path / "a.lab", text))
+
+
+def counted(*positions):
+    return beats(np.arange(len(positions)) * 0.5, list(positions))
+
+
+@pytest.mark.parametrize(
+    ("positions", "beat", "got"),
+    [
+        (range(1, 65), 33, "got 33. A count"),  # a counter through the song
+        (range(1, 21), 20, "got 20 without a return to 1 since 1"),  # through a short one
+        (range(0, 20), 20, "got 19 without a return to 1"),
+        ([bar for bar in range(1, 5) for _ in range(4)], 6, "got 2 after 2, and 9 such beats"),  # numbers of bars
+        ([bar for bar in range(60, 80) for _ in range(4)], 1, "got 60"),
+        ([0, 0, 0, *(bar for bar in range(1, 9) for _ in range(3))], 8, "got 2 after 2"),
+        ([1, 1, 1, 2, 2, 2, 3, 3, 3] * 4, 5, "got 2 after 2"),  # numbers that start again in each section
+        ([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5], 17, "got 5 without a return to 1"),  # one a bar
+        ([0, 1, 2, 3] * 4, 1, "bars that begin with 0: add 1"),
+        ([2, 0, 1, 2, 0, 1, 2, 0], 2, "bars that begin with 0"),
+        ([4, 3, 2, 1] * 4, 2, "got 3 after 4"),
+    ],
+)
+def test_numbers_that_are_no_positions_in_the_bar_are_refused(tmp_path, positions, beat, got):
+    expected = rf"beat {beat}: a position in the bar must be 1 for the downbeat, grow by 1 .*{got}"
+    with pytest.raises(ValueError, match=expected):
+        check_beats(counted(*positions), "here")
+    lines = "".join(f"{0.5 * index}\t{position}\n" for index, position in enumerate(positions))
+    with pytest.raises(ValueError, match=expected.replace("beat", "a.beats, line", 1)):
+        read_beats(written(tmp_path / "a.beats", lines))
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        [3, 4, *[1, 2, 3, 4] * 10],  # a pickup
+        [1, 2, 3, 4, 1, 2, 3, 1, 2, 1, 2, 3, 4, 5, 6, 7],  # other meters
+        [*range(1, 15), *range(1, 15)],  # the longest bars of the Harmonix Set
+        list(range(1, 17)),  # a single bar
+        [1] * 40,  # downbeats alone
+        [1, 3] * 20,  # two of four
+        [1, 0, 0, 0] * 10,  # downbeats marked, other beats unknown
+        [0, 1] * 10,
+        [0] * 40,
+        [1, 2, 3, 4, 0, 0, 0, 1, 2, 3, 4, 0, 1, 2, 3],
+        [*[1, 2, 3, 4] * 5, 3, 4, 4, *[1, 2, 3, 4] * 5],  # beats are missing
+        [1, 2, *[0] * 30, 3, 4, 1],
+        [2, 2],
+    ],
+)
+def test_unusual_positions_are_fine(positions):
+    check_beats(counted(*positions), "here")
 
 
 def test_jams():
@@ -196,6 +275,66 @@ def test_missing_column_is_named(tmp_path):
 def test_wrong_jams_are_named(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         read_beats(written(tmp_path / "a.jams", content))
+
+
+def jams_of(path, *annotations):
+    keys = ("time", "duration", "value", "confidence")
+    content = [
+        {"namespace": namespace, "data": [dict(zip(keys, row, strict=False)) for row in rows]}
+        for namespace, rows in annotations
+    ]
+    return written(path, json.dumps({"annotations": content}))
+
+
+def test_observations_without_confidence_are_left_out(tmp_path):
+    """0 is the confidence in a tag that a song does not have; null and no confidence leave it open."""
+    rows = [(0, 4, "piano", 1.0), (0, 4, "slow", 0), (0, 4, "loud", 0.0), (0, 4, "pop", None), (0, 4, "jazz", 0.01)]
+    path = jams_of(
+        tmp_path / "a.jams",
+        ("tag_open", [*rows, (0, 4, "solo"), (0, 4, "duo", math.nan)]),
+        ("beat", [(0.5, 0, 1, 1), (0.7, 0, 2, 0), (1.0, 0, 2, None)]),
+        ("chord", [(0, 1, "C", 0.0), (1, 1, "G", 0.5)]),
+    )
+    assert read_tags(path) == ["piano", "pop", "jazz", "solo", "duo"]
+    assert [part.tolist() for part in read_beats(path)] == [[0.5, 1.0], [1, 2]]
+    assert read_segments(path, "chord") == [Segment(1, 2, "G")]
+    columns = {"time": [0, 0], "duration": [4, 4], "value": ["piano", "slow"], "confidence": [None, 0]}
+    content = {"annotations": [{"namespace": "tag_open", "data": columns}]}
+    assert read_tags(written(tmp_path / "b.jams", json.dumps(content))) == ["piano"]
+
+
+def test_milliseconds_of_jams_are_no_overlap(tmp_path):
+    """As in the files of the Harmonix Set."""
+    rows = [(25.487, 16.989, "a"), (42.475, 16.995, "b"), (59.471, 1, "c")]
+    segments = read_segments(jams_of(tmp_path / "a.jams", ("segment_open", rows)))
+    assert [(round(start, 6), round(end, 6)) for start, end, _ in segments] == [
+        (25.487, 42.475),
+        (42.475, 59.47),
+        (59.471, 60.471),
+    ]
+    path = jams_of(tmp_path / "a.jams", ("segment_open", [(0, 1.003, "a"), (1, 1, "b")]))
+    with pytest.raises(ValueError, match="observation 2: segments must not overlap"):
+        read_segments(path)
+
+
+@pytest.mark.parametrize("confidence", [-1, -0.5, "high", True])
+def test_confidences_that_are_none_are_named(tmp_path, confidence):
+    path = jams_of(tmp_path / "a.jams", ("tag_open", [(0, 4, "piano", 1), (0, 4, "slow", confidence)]))
+    with pytest.raises(ValueError, match=r"annotation 1 \(tag_open\), observation 2: the confidence must be a number"):
+        read_tags(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ((-1, 1, "C"), "observation 1: times must be finite and not negative, got -1 s"),
+        ((2, -1, "C"), "observation 1: a segment must end after its start, got 2 to 1 s"),
+        ((0, None, "C"), "observation 1: the duration must be a number of seconds, got None"),
+    ],
+)
+def test_negative_values_of_jams_are_named(tmp_path, row, message):
+    with pytest.raises(ValueError, match=message):
+        read_segments(jams_of(tmp_path / "a.jams", ("chord", [row])), "chord")
 
 
 def test_wrong_text_and_missing_files(tmp_path):

@@ -202,6 +202,12 @@ def test_events_refuse(logits, rate, seconds, message):
         chord.events(logits, rate, min_seconds=seconds)
 
 
+def test_an_undecided_estimate_is_not_no_chord():
+    """In the headline score; `mir_eval.chord.root` takes both for the same root."""
+    found = chord.score([Segment(0.0, 4.0, "N")], [Segment(0.0, 3.0, "X"), Segment(3.0, 4.0, "N")])
+    assert found == {"majmin": 0.25, "root": 1.0, "seconds": 4.0}
+
+
 def test_score():
     reference = [Segment(0.0, 4.0, "C"), Segment(4.0, 6.0, "G:sus4"), Segment(6.0, 8.0, "X"), Segment(8.0, 10.0, "N")]
     estimate = [Segment(0.0, 3.0, "C:maj"), Segment(3.0, 5.0, "G:maj"), Segment(5.0, 9.0, "A:min")]

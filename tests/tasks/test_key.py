@@ -27,6 +27,7 @@ SPELLINGS = {
     "Eb:min": "Eb dorian|D#m|eb:dor|E♭ minor",
     "Ab:maj": "Ab|G#|  Ab   major |G# Major",
     "C#:min": "C#m|Db:min|C sharp minor",
+    "D:min": "D\N{EN DASH}minor|D \N{MINUS SIGN} minor|D\N{NON-BREAKING HYPHEN}dorian",
     "N": "N|n|none|None|silence|Silence|no key",
     None: "X|x|D other|D:modal|unknown|atonal",
 }
@@ -121,6 +122,16 @@ def test_score_over_time():
     assert found["key_frame"] == pytest.approx((30 + 15 + 10) / 80)
     assert found["key_weighted"] == 0.5
     assert key.score(reference, estimate, "C:maj")["key_weighted"] == 1.0
+
+
+def test_an_undecided_estimate_is_not_no_key():
+    none, undecided = [Segment(0.0, 9.0, "N")], [Segment(0.0, 9.0, "X")]
+    assert key.score(none, undecided) == {"key_weighted": 0.0, "key_frame": 0.0}
+    assert key.score(none, [Segment(0.0, 9.0, "D other")]) == {"key_weighted": 0.0, "key_frame": 0.0}
+    assert key.score(none, none, "X") == {"key_weighted": 0.0, "key_frame": 1.0}
+    assert key.score([Segment(0.0, 9.0, "C")], undecided) == {"key_weighted": 0.0, "key_frame": 0.0}
+    half = [Segment(0.0, 4.5, "X"), Segment(4.5, 9.0, "N")]
+    assert key.score(none, half) == {"key_weighted": 1.0, "key_frame": 0.5}
 
 
 def test_score_without_keys():

@@ -37,10 +37,58 @@ def logits(targets):
         ("Silence", "silence"),
         (" End ", None),
         ("", "inst"),
+        ("pre_chorus", "verse"),
+        ("pre chorus", "verse"),
+        ("Pre \N{EN DASH} Chorus 2", "verse"),
+        ("PRE\N{NON-BREAKING HYPHEN}CHORUS", "verse"),
+        ("prechorus5", "verse"),
+        ("post_chorus", "chorus"),
+        ("fade-in", "intro"),
+        ("fade_in", "intro"),
+        ("fade in (long)", "intro"),
+        ("fadeout", "outro"),
+        ("outroa", "outro"),
+        ("drop_out", "outro"),
+        ("transition2a", "bridge"),
+        ("end.", None),
+        # Parts of words are no words.
+        ("without drums", "inst"),
+        ("about", "inst"),
+        ("shout", "inst"),
+        ("trap", "inst"),
+        ("wrap", "inst"),
+        ("reverse guitar", "inst"),
+        ("universe", "inst"),
+        ("transposed", "inst"),
+        ("slowly", "inst"),
+        ("spending", "inst"),
+        ("intersection", "inst"),
+        ("introspective", "inst"),
     ],
 )
 def test_functions(label, function):
     assert structure.function_of(label) == function
+
+
+# Labels of the Harmonix Set that join words; as Wang et al. 2022 map them.
+JOINED = {
+    "chorus": "altchorus chorus_instrumental chorushalf chorusinst choruspart instchorus intchorus introchorus "
+    "postchorus2 quietchorus",
+    "verse": "build instrumentalverse introverse miniverse postverse preverse raps section17 slow2 slowverse verse11 "
+    "verse1a verse_slow verseinst versepart",
+    "intro": "fadein instintro intropt2 rhythmlessintro",
+    "bridge": "instbridge transition3",
+    "outro": "bigoutro outro3 vocaloutro",
+    "inst": "bre break1 breakdown2 drumroll fast gtr2 gtrbreak guitarsolo instrumental3 mainriff2 oddriff quiet "
+    "saxobeat solo3 synth worstthingever",
+}
+
+
+def test_functions_of_joined_words():
+    for function, labels in JOINED.items():
+        assert {label: structure.function_of(label) for label in labels.split()} == dict.fromkeys(
+            labels.split(), function
+        )
 
 
 def test_every_function_is_its_own():

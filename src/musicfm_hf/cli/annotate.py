@@ -8,8 +8,8 @@ Models are folders or Hub repositories of models or adapters, one for each task.
 pass through it. Files that cannot be read are listed at the end, and the exit code is then 1.
 
 Existing files, which may be annotations made by hand, are not overwritten by default. Choose another folder, pass
-`--existing skip` to continue an interrupted run (songs that lack some of their files are listed), or pass
-`--existing overwrite`.
+`--existing skip` to continue an interrupted run and to annotate songs again whose audio or models have changed (files
+made or edited by hand are kept), or pass `--existing overwrite`.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> None:
             not arguments.no_picture,
         )
     skipped = f", {outcome.existing} skipped" if arguments.existing == "skip" and outcome.existing else ""
+    skipped += f" ({outcome.unrecorded} of them made by hand or by version 0.1)" if outcome.unrecorded else ""
     end = ":" if outcome.problems else f", in {arguments.output_dir}"
     print(f"{len(sources)} songs{skipped}, {len(outcome.problems)} with problems{end}")
     for name, problem in outcome.problems:

@@ -6,8 +6,9 @@ disk, or a repository on the Hub).
     accelerate launch -m musicfm_hf embed songs.txt --model musicfm-msd --output_dir embeddings --dtype bfloat16
 
 Each song becomes one safetensors file with `embeddings` and `times`, and with the model, layer and windows as
-metadata. To resume an interrupted run, repeat the command. Files that cannot be read, or can be read only in part, are
-listed at the end and in `problems.tsv`.
+metadata. To resume an interrupted run, repeat the command: a song is embedded again only if its file, the model or the
+settings have changed. Files that cannot be read, or can be read only in part, are listed at the end and in
+`problems.tsv`.
 """
 
 import argparse

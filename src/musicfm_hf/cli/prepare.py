@@ -9,16 +9,18 @@ Prepare data: labeled data sets, lists of audio files for each split, or the sta
     musicfm prepare stats music/ --output_file stats.json --max_hours 20
 
 `train.txt`, `valid.txt` and `test.txt` list the files, one path per line; `info.json` describes the data. Labeled data
-sets are saved in the same folder, for `datasets.load_from_disk`. Audio is not copied. Songs that are left out are
-listed in `missing.tsv`.
+sets are saved in the same folder, for `datasets.load_from_disk`. Audio is not copied. Songs that are left out, and
+wrong parts of songs, are listed in `problems.tsv`; with `--strict`, the first wrong annotation is an error.
 """
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from ..data.dataset_reader import DatasetReader, ListReader, Option
 from ..data.readers import READERS
+from ..training.deprecation import REMOVED_IN
 from .flags import command_parser, print_escaped, rename_flags, user_errors
 
 SHOWN_PROBLEMS = 10
@@ -84,7 +86,9 @@ def _add_reader_flags(parser: argparse.ArgumentParser, reader: DatasetReader | L
         parser.add_argument("--seed", type=int, default=0, help="seed of the splits; 0 by default")
         shares = "fractions of the songs for train, validation and test"
         parser.add_argument("--fractions", nargs=3, type=float, metavar=("A", "B", "C"), help=shares)
-    Option("skip_faulty", "leave out songs with wrong annotations", type=bool, default=False).add_to(parser)
+    strict = "stop at the first song with wrong annotations, instead of leaving it out"
+    Option("strict", strict, type=bool, default=False).add_to(parser)
+    parser.add_argument("--skip_faulty", action="store_true", help=argparse.SUPPRESS)
 
 
 def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namespace) -> None:
@@ -96,11 +100,15 @@ def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namesp
     if isinstance(reader, ListReader):
         prepared = prepare_lists(reader, arguments.output_dir, arguments.source, options)
     else:
-        names = ("source", "audio", "license", "seed", "fractions", "skip_faulty")
+        if arguments.skip_faulty:
+            warnings.warn(
+                f"--skip_faulty is the default and will be removed in {REMOVED_IN}.", FutureWarning, stacklevel=2
+            )
+        names = ("source", "audio", "license", "seed", "fractions", "strict")
         given = {name: values[name] for name in names if name in values}
         prepared = prepare_dataset(reader, arguments.output_dir, options=options, **given)
-        for name, reason in prepared.problems[:SHOWN_PROBLEMS]:
-            print_escaped(f"  {name}\t{reason}")
+        for problem in sorted(prepared.problems, key=lambda problem: problem.kind == "missing")[:SHOWN_PROBLEMS]:
+            print_escaped(f"  {problem.id}\t{problem.reason}")
     print(f"{prepared.output_dir}: " + ", ".join(f"{count} {name}" for name, count in prepared.counts.items()))
 
 

@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from ..hub.cards import write_card
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMForPreTraining
+from ..training.files import temporary_path, write_json
 from .mert import read_mert
 from .mert2 import read_mert2
 from .muq import read_muq
@@ -79,13 +79,13 @@ def convert_checkpoint(
     )
     extractor = MusicFMFeatureExtractor.from_model_config(config)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}."))
+    partial = temporary_path(output_dir)
+    partial.mkdir()
     try:
-        partial.chmod(0o755)
         model.save_pretrained(partial)
         extractor.save_pretrained(partial)
         facts = _facts(result, checkpoint, has_head=isinstance(model, MusicFMForPreTraining))
-        (partial / "conversion.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_json(partial / "conversion.json", facts)
         write_card(partial, output_dir.name)
         _put_in_place(partial, output_dir)
     finally:
@@ -142,7 +142,7 @@ def _put_in_place(partial: Path, output_dir: Path) -> None:
     if not output_dir.exists():
         os.replace(partial, output_dir)
         return
-    earlier = partial.with_name(f"{partial.name}.replaced")
+    earlier = temporary_path(output_dir)
     os.replace(output_dir, earlier)
     try:
         os.replace(partial, output_dir)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..training.files import matching_files
 from .source import is_hub_id
 from .weights import (
     CONFORMER_RENAMES,
@@ -57,7 +58,7 @@ def _find_files(source: str | Path, stats: str | Path | None, variant: str | Non
     if path.is_file():
         weights = path
     elif path.is_dir():
-        checkpoints = sorted(path.glob(f"pretrained_{variant}.pt" if variant else "*.pt"))
+        checkpoints = matching_files(path, f"pretrained_{variant}.pt" if variant else "*.pt")
         if len(checkpoints) != 1:
             names = ", ".join(file.name for file in checkpoints) or "none"
             raise ValueError(f"{path} must have one checkpoint (*.pt), found {names}. Name the file, or a `variant`.")

@@ -6,8 +6,10 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Any
+
+from ..training.files import list_files
 
 AUDIO_EXTENSIONS = frozenset(
     ".aac .aif .aifc .aiff .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 .oga .ogg .opus .rf64 .w64 .wav "
@@ -55,26 +57,15 @@ def digest_names(names: Iterable[str]) -> str:
     return f"{checksum:08x}"
 
 
-def is_hidden(path: str | PurePath) -> bool:
-    """Return whether a relative path leads to a hidden file or through a hidden folder, or to data of macOS."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
-
-
-def list_files(folder: Path) -> list[Path]:
-    """Return all files below a folder that are not hidden, in order. Links to folders are not followed."""
-    paths = (path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder)))
-    return sorted(path for path in paths if path.is_file())
-
-
 def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list[Song]:
     """
     List the songs of a catalog, as names and audio for [`musicfm_hf.embed_files`].
 
     Args:
         source: An audio file; a folder of audio files (searched recursively for the extensions in `AUDIO_EXTENSIONS`,
-            without hidden files, and without following links to folders); a `.txt` file with one path per line
-            (relative paths start at its folder); a folder saved by `datasets.Dataset.save_to_disk`; or the ID of a
-            data set on the Hub.
+            without [hidden files][musicfm_hf.training.files.is_hidden] and without following links to folders); a
+            `.txt` file with one path per line (relative paths start at its folder); a folder saved by
+            `datasets.Dataset.save_to_disk`; or the ID of a data set on the Hub.
         audio_column (`str`): Column of a data set that holds the audio.
 
     Raises:

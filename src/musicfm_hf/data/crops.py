@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from .catalog import Song
+from .catalog import Song, digest_names
 from .crop_reader import AudioProblem, Batch, CropReader, CropReference, ProblemLog, collate_crops
 from .sources import ListedSource
 from .splits import hash_name
@@ -41,6 +41,11 @@ class FixedCrops(Dataset):
         self.problems = problems
         self._reader = reader
         self._references = references
+
+    @property
+    def identity(self) -> list:
+        """Return values for JSON that are equal for the same crops of songs with the same names."""
+        return ["crops", len(self), digest_names(self.names)]
 
     def __len__(self) -> int:
         return len(self._references)

@@ -56,6 +56,10 @@ class Option:
             parser.add_argument(f"--no_{self.name}", action="store_false", dest=self.name, help="turn this off")
         else:
             parser.add_argument(flag, action="store_true", help=self.help)
+            # The default of a switch may change from one release to the next: scripts that turn it off keep working.
+            parser.add_argument(
+                f"--no_{self.name}", action="store_false", dest=self.name, default=False, help=argparse.SUPPRESS
+            )
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class DatasetReader:
         source ([`Source`]): Description, citation, homepage and license.
         song_readers (`Callable`): `(source, audio=None, **options)` → song id → function that reads the song. `source`
             is the path that the user passes. The functions return a [`LabeledSong`]; they raise `FileNotFoundError` or
-            [`UnusableSongError`] for a song to leave out, and `ValueError` for wrong annotations.
+            [`UnusableSongError`] for a song that cannot be used, and `ValueError` for wrong annotations. A song that
+            is wrong in the source itself, such as in a table, gets the function [`raising`].
         options (`tuple[Option, ...]`): Further arguments of `song_readers`.
         details (`str`): Further sentences for `musicfm prepare NAME --help`.
         audio_help (`str`): Help text of `--audio`, the folder with the audio if it is not the source.

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..audio.reading import load_audio
 from .catalog import fetch_audio
+from .identity import audio_state
 
 
 class DecodedSong(NamedTuple):
@@ -21,12 +22,14 @@ class DecodedSong(NamedTuple):
         content: The waveform `(samples,)` float32, or the output of `transform` for it; `None` if the song is
             unusable.
         problem (`str`, *optional*): Reason why the song is unusable, or the damage of its file.
+        state (`str`): Output of [`audio_state`] before the audio was read; empty if the song is unusable.
     """
 
     name: str
     origin: str
     content: Any
     problem: str | None
+    state: str = ""
 
 
 class SongLoader:
@@ -98,6 +101,7 @@ class _Songs(Dataset):
         origin = name
         try:
             source = fetch_audio(source)
+            state = audio_state(source)
             origin = str(source.get("path") or name) if isinstance(source, dict) else str(source)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
@@ -110,7 +114,8 @@ class _Songs(Dataset):
                 content = self.transform(content)
         except (ValueError, TypeError, OSError) as error:
             return DecodedSong(name, origin, None, str(error))
-        return DecodedSong(name, origin, content, "; ".join(str(warning.message) for warning in caught) or None)
+        damage = "; ".join(str(warning.message) for warning in caught) or None
+        return DecodedSong(name, origin, content, damage, state)
 
 
 def no_collate(item: Any) -> Any:

@@ -199,22 +199,55 @@ def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
     Collate items whose audio and label frames may differ in length, such as those of [`TaskCrops`], into a batch.
 
     Args:
-        items: Mappings with `input_values` `(samples,)` or `hidden_states` `(frames, …)`, and `labels` `(label frames,
-            num_labels)` or `(label frames,)`, as tensors, arrays or lists.
+        items: Mappings with `input_values` `(samples,)` or `hidden_states` `(frames, …)`, as tensors, arrays or lists.
+            `attention_mask` `(samples,)` marks padding of `input_values`, which is cut off. `labels` are `(label
+            frames, num_labels)` or `(label frames,)`, or, for whole clips, `(num_labels,)` or a number.
 
     Returns:
-        `input_values` `(batch, samples)`, with `attention_mask` if lengths differ, or `hidden_states` `(batch, frames,
-        …)` with `counts` `(batch,)`; and `labels`, with -100 after the last label frame of an item.
+        `input_values` `(batch, samples)`, float32, with `attention_mask` if lengths differ, or `hidden_states`
+        `(batch, frames, …)` with `counts` `(batch,)`; and `labels`, float32 or int64, with -100 after the last label
+        frame of an item.
+
+    Raises:
+        ValueError: if values are missing, or have other shapes.
     """
-    name = "input_values" if "input_values" in items[0] else "hidden_states"
-    values = [torch.as_tensor(item[name]) for item in items]
-    batch = {name: _stack(values, 0), "labels": _stack([torch.as_tensor(item["labels"]) for item in items], IGNORED)}
-    lengths = torch.tensor([len(value) for value in values])
-    if name == "hidden_states":
-        batch["counts"] = lengths
-    elif int(lengths.min()) < int(lengths.max()):
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-    return batch
+    if not items:
+        raise ValueError("The batch is empty.")
+    if "hidden_states" in items[0]:
+        values = [torch.as_tensor(item["hidden_states"]) for item in items]
+        lengths = torch.tensor([len(value) for value in values])
+        batch = {"hidden_states": _stack(values, 0), "counts": lengths}
+    else:
+        values = [_waveform(item) for item in items]
+        lengths = torch.tensor([len(value) for value in values])
+        batch = {"input_values": _stack(values, 0)}
+        if int(lengths.min()) < int(lengths.max()):
+            batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    labels = [torch.as_tensor(item["labels"]) for item in items if "labels" in item]
+    return batch | {"labels": _stack_labels(labels, len(items))} if labels else batch
+
+
+def _waveform(item: Mapping[str, Any]) -> torch.Tensor:
+    """Return the audio of an item, float32 `(samples,)`."""
+    if "input_values" not in item:
+        raise ValueError(f"An item needs `input_values`, the waveform; it has {', '.join(item)}.")
+    waveform = torch.as_tensor(item["input_values"]).float()
+    if waveform.ndim != 1:
+        raise ValueError(f"`input_values` of an item must have shape (samples,), got {tuple(waveform.shape)}.")
+    mask = item.get("attention_mask")
+    return waveform if mask is None else waveform[torch.as_tensor(mask).bool()]
+
+
+def _stack_labels(labels: Sequence[torch.Tensor], num_items: int) -> torch.Tensor:
+    """Pad labels and stack them, in float32 or int64: most other types do not have the value that pads them."""
+    if len(labels) < num_items:
+        raise ValueError(f"Some items have `labels`, others do not: {len(labels)} of {num_items} have them.")
+    if len({(label.ndim, label.shape[1:]) for label in labels}) > 1:
+        shapes = ", ".join(sorted({str(tuple(label.shape)) for label in labels}))
+        raise ValueError(f"`labels` of the items have shapes {shapes}, which differ in more than the label frames.")
+    dtype = torch.float32 if any(label.is_floating_point() for label in labels) else torch.int64
+    labels = [label.to(dtype) for label in labels]
+    return torch.stack(labels) if labels[0].ndim == 0 else _stack(labels, IGNORED)
 
 
 def _stack(tensors: Sequence[torch.Tensor], value: int) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """Labeled songs: a class for songs and their annotations, and functions that read songs and check their labels."""
 
 import os
+import traceback
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +13,8 @@ from typing import Any, NamedTuple
 from ..audio.reading import audio_length, load_audio
 from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
-from .catalog import AUDIO_EXTENSIONS, list_files
+from ..training.files import list_files
+from .catalog import AUDIO_EXTENSIONS
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
 
@@ -30,10 +33,19 @@ class UnusableSongError(ValueError):
 
 
 class Problem(NamedTuple):
-    """The id of a song that is left out, and the reason."""
+    """
+    A song that is left out, or a part of its annotations that is.
+
+    Attributes:
+        id (`str`): Name of the song.
+        reason (`str`): Reason, which names the file.
+        kind (`str`): `missing` if the song has no audio or no annotation, `wrong` if an annotation is wrong, `error`
+            if its reader failed, `part` if the rest of the song is used.
+    """
 
     id: str
     reason: str
+    kind: str = "missing"
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,7 @@ class LabeledSong:
         tags (`list[str]`): Labels of the whole song.
         more (`dict[str, list[Segment]]`): Further columns, such as the sections of a second annotator.
         files (`dict[str, str]`): Column → file of the annotation, for error messages.
+        problems (`list[str]`): Parts of the annotations that the reader left out because they are wrong, with reasons.
     """
 
     id: str
@@ -68,6 +81,7 @@ class LabeledSong:
     tags: list[str] | None = None
     more: Mapping[str, list[Segment] | None] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    problems: Sequence[str] = ()
 
     def segments(self) -> dict[str, list[Segment] | None]:
         """Return all annotations that consist of segments, keyed by column."""
@@ -112,37 +126,70 @@ class AudioFolder:
 
 
 def read_all(
-    readers: Iterable[tuple[str, Callable[[], LabeledSong]]], skip_faulty: bool = False
+    readers: Iterable[tuple[str, Callable[[], LabeledSong]]], strict: bool = False
 ) -> tuple[list[LabeledSong], list[Problem]]:
     """
-    Read songs, look up their durations, and check their labels.
+    Read songs, look up their durations, and check their labels. Songs that cannot be read or whose annotations are
+    wrong are left out. Truncated audio is used as far as it goes, and is a problem.
 
     Args:
         readers: Song ids and functions that read the songs.
-        skip_faulty (`bool`): Leave out songs with wrong annotations instead of raising an error.
+        strict (`bool`): Raise an error for wrong annotations and for errors of a reader.
 
     Returns:
-        The songs, and the songs that are left out because their audio cannot be read or they have no label.
+        The songs, and the problems in the order of the songs.
 
     Raises:
-        ValueError: an annotation is wrong; the message names the file and the place in it.
+        ValueError: with `strict`, an annotation is wrong; the message names the file and the place in it.
+        Exception: with `strict`, a reader raises it.
     """
     songs, problems = [], []
+    ids: set[str] = set()
     for name, read in readers:
         try:
             if not _is_text(name):
                 raise UnusableSongError("Its name is not UTF-8: rename the file.")
             song = read()
-            song = replace(song, duration=audio_seconds(song.audio))
+            with warnings.catch_warnings(record=True) as remarks:  # for example, that the audio is truncated
+                warnings.simplefilter("always", UserWarning)
+                song = replace(song, duration=audio_seconds(song.audio))
             check_song(song)
-            songs.append(song)
+            if song.id in ids:
+                raise ValueError(f"Two songs have the id {song.id!r}.")
+            if strict and song.problems:
+                raise ValueError(song.problems[0])
         except (FileNotFoundError, UnusableSongError) as error:
             problems.append(Problem(name, str(error)))
-        except ValueError as error:
-            if not skip_faulty:
+        except Exception as error:  # a reader may fail in any way, and its other songs may be fine
+            if strict:
+                error.add_note(f"The error is in song {name!r}.")
                 raise
-            problems.append(Problem(name, str(error)))
+            problems.append(_failure(name, error))
+        else:
+            songs.append(song)
+            ids.add(song.id)
+            texts = [str(remark.message) for remark in remarks if issubclass(remark.category, UserWarning)]
+            texts += song.problems
+            problems += [Problem(name, text, "part") for text in texts]
     return songs, problems
+
+
+def raising(error: Exception) -> Callable[[], LabeledSong]:
+    """Return a function that raises the error, for songs of which a table or a folder says that they are wrong."""
+
+    def read() -> LabeledSong:
+        raise error
+
+    return read
+
+
+def _failure(name: str, error: Exception) -> Problem:
+    """Return the problem of a song whose reader raised an error, with the line of code unless it is a message."""
+    if type(error) is ValueError:
+        return Problem(name, str(error), "wrong")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return Problem(name, f"The reader failed ({type(error).__name__}: {error}{where}).", "error")
 
 
 def _is_text(name: str) -> bool:
@@ -178,7 +225,8 @@ def check_song(song: LabeledSong) -> None:
 
     Raises:
         ValueError: annotations overlap, are out of order or outside the audio, a chord is not in the syntax of
-            `mir_eval.chord`, [`parse_key`] rejects a key, or a tag is empty. The message names the place.
+            `mir_eval.chord`, [`parse_key`] rejects a key, or a tag is empty; or the split does not exist, or a text is
+            not valid Unicode. The message names the place.
         UnusableSongError: the song has no annotation.
     """
     has_beats = song.beats is not None and len(song.beats.times) > 0
@@ -196,8 +244,17 @@ def check_song(song: LabeledSong) -> None:
                 parse(segment.label)
             except ValueError as error:
                 raise ValueError(f"{place(index)}: {error}") from error
+    if song.split not in (None, "train", "validation", "test"):
+        raise ValueError(f"{song.id} has split {song.split!r}, which is not one of train, validation, test.")
+    if isinstance(song.tags, str):
+        raise ValueError(f"{song.files.get('tags', song.id)}: tags must be a list, got the text {song.tags!r}.")
     if any(not tag.strip() for tag in song.tags or []):
         raise ValueError(f"{song.files.get('tags', song.id)}: a tag is empty.")
+    labels = [segment.label for segments in song.segments().values() for segment in segments or []]
+    paths = [] if isinstance(song.audio, Mapping) else [os.fspath(song.audio)]
+    texts = (song.id, song.group, *paths, *labels, *(song.tags or []))
+    if broken := [text for text in texts if not _is_text(text)]:
+        raise ValueError(f"{song.id}: {broken[0]!r} is not valid Unicode.")
 
 
 def _place(song: LabeledSong, column: str, kind: str, starts: Sequence[float], index: int) -> str:

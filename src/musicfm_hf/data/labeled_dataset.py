@@ -13,13 +13,14 @@ copy all files into the data set. Cast the column to that type before `push_to_h
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..tasks.annotations import Beats, Segment
+from ..training.files import temporary_path
 from .catalog import DatasetAudio
 from .labeled import SEGMENT_COLUMNS, LabeledSong, Source
 from .splits import SPLITS
@@ -54,10 +55,15 @@ def build(splits: Mapping[str, Sequence[LabeledSong]], source: Source) -> Any:
     return DatasetDict(parts)
 
 
-def save(dataset: Any, output: str | os.PathLike) -> None:
+def save(dataset: Any, output: str | os.PathLike, write_files: Callable[[Path], None] = lambda folder: None) -> None:
     """
     Write a `DatasetDict` to a folder that may hold other files. An older data set is replaced when the new one is
-    complete.
+    complete. If the process is killed while replacing it, the folder has no data set.
+
+    Args:
+        dataset (`datasets.DatasetDict`): Output of [`build`].
+        output: Folder to write to; created if needed.
+        write_files (`Callable`, *optional*): Function that writes further files of the data set to a given folder.
 
     Raises:
         FileExistsError: the folder of a split exists and is not part of a data set.
@@ -66,16 +72,23 @@ def save(dataset: Any, output: str | os.PathLike) -> None:
     for split in dataset:
         if (output / split).exists() and not (output / split / "state.json").is_file():
             raise FileExistsError(f"{output / split} is not part of a data set: choose another folder.")
-    unfinished = output / f".unfinished.{os.getpid()}"
+    unfinished = temporary_path(output / "dataset")
     try:
         dataset.save_to_disk(unfinished)
-        (output / "dataset_dict.json").unlink(missing_ok=True)
+        files = unfinished / "files"
+        files.mkdir()
+        write_files(files)
+        (output / "dataset_dict.json").unlink(missing_ok=True)  # without it, the folder has no data set
+        for path in files.iterdir():
+            (output / path.name).unlink(missing_ok=True)
         for split in SPLITS:
             if (output / split / "state.json").is_file():
-                shutil.rmtree(output / split)
+                os.replace(output / split, unfinished / f"earlier_{split}")  # never half deleted
             if split in dataset:
-                (unfinished / split).replace(output / split)
-        (unfinished / "dataset_dict.json").replace(output / "dataset_dict.json")
+                os.replace(unfinished / split, output / split)
+        for path in files.iterdir():
+            os.replace(path, output / path.name)
+        os.replace(unfinished / "dataset_dict.json", output / "dataset_dict.json")
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..tasks.annotations import Beats, Segment
+from ..tasks.values import to_position
 from .dataset_reader import Option
 from .labeled import AudioFolder, LabeledSong, SongReaders
 
@@ -55,7 +56,14 @@ def track_readers(
             "downloads it, and the files that it can."
         )
     files = AudioFolder(audio or source)
-    return {track_id: partial(read, dataset.track(track_id), files) for track_id in dataset.track_ids}
+    return {track_id: partial(_read_track, dataset, track_id, read, files) for track_id in dataset.track_ids}
+
+
+def _read_track(
+    dataset: Any, track_id: str, read: Callable[[Any, AudioFolder], LabeledSong], files: AudioFolder
+) -> LabeledSong:
+    """Read a song; its entry in the index may be wrong."""
+    return read(dataset.track(track_id), files)
 
 
 def read_annotation(track: Any, name: str, path: str | None) -> Any:
@@ -83,12 +91,13 @@ def find_audio(track: Any, files: AudioFolder) -> Path:
 
 
 def to_beats(annotation: Any) -> Beats | None:
-    """Convert beats of mirdata. Unknown positions become 0."""
+    """Convert beats of mirdata. Unknown positions become 0. Positions between two numbers raise a `ValueError`."""
     if annotation is None:
         return None
     times = np.asarray(annotation.times, dtype=np.float64)
-    positions = np.zeros(len(times)) if annotation.positions is None else annotation.positions
-    return Beats(times, np.asarray(positions).astype(np.int64))
+    values = np.zeros(len(times)) if annotation.positions is None else annotation.positions
+    positions = [to_position(value, f"beat {number}") for number, value in enumerate(values, 1)]
+    return Beats(times, np.array(positions, dtype=np.int64))
 
 
 def to_segments(annotation: Any, labels: str = "labels") -> list[Segment] | None:

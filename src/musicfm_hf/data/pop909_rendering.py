@@ -19,6 +19,7 @@ from typing import Any
 
 import soundfile
 
+from ..training.files import complete_file, write_text
 from .midi_synthesis import (
     MAX_PEAK,
     MIX_RMS,
@@ -72,7 +73,7 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
     Read the songs of a POP909 folder, in the order of `songs.tsv`.
 
     Raises:
-        FileNotFoundError: the folder, a table, a split or a MIDI file is missing.
+        FileNotFoundError: the folder, a table or a split is missing.
         ValueError: a table or a split is malformed, or they contradict each other. The message names the file and
             line.
     """
@@ -91,8 +92,6 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
         if song_id not in arrangements:
             raise ValueError(f"{where}: song {song_id} is not in arrangements.tsv.")
         midi = folder / "midi" / f"{song_id}.mid"
-        if not midi.is_file():
-            raise FileNotFoundError(f"{midi} does not exist, although {where} names it.")
         programs, tags = _arrangement(*arrangements[song_id])
         seconds, bpm = (_number(where, row, name, float) for name in ("seconds", "bpm"))
         texts = {name: row[name] for name in ("id", "split", "title", "artist", "first_key")}
@@ -125,6 +124,7 @@ def render_songs(
     arranged: bool = False,
     num_workers: int = 1,
     transpositions: Sequence[int] = (0,),
+    failures: dict[Path, Exception] | None = None,
 ) -> Iterator[Path]:
     """
     Render songs to `folder/ID.flac` (24 kHz mono, 16 bit) in several processes, and yield each path when the file is
@@ -140,6 +140,8 @@ def render_songs(
         arranged (`bool`): Use the programs of each song instead of those of the MIDI file.
         num_workers (`int`): Number of processes; 1 renders in this process.
         transpositions: Transpositions in semitones; each song is rendered once for each.
+        failures (`dict`, *optional*): Receives the errors of songs whose MIDI file is missing or wrong, by the path
+            that is not written, instead of the first one being raised.
 
     Raises:
         ValueError: the folder has songs that were rendered with other settings, or `num_workers` is below 1.
@@ -156,15 +158,28 @@ def render_songs(
         for semitones in transpositions
     ]
     if num_workers == 1:
-        yield from map(_render_file, jobs)
+        yield from _collect(map(_render_file, jobs), failures)
         return
     # Processes are spawned, because forking a process with torch threads may hang.
     with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            yield from pool.map(_render_file, jobs)
+            yield from _collect(pool.map(_render_file, jobs), failures)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _collect(
+    rendered: Iterable[tuple[Path, Exception | None]], failures: dict[Path, Exception] | None
+) -> Iterator[Path]:
+    """Yield the paths of rendered files, and collect or raise the errors of others."""
+    for path, error in rendered:
+        if error is None:
+            yield path
+        elif failures is None:
+            raise error
+        else:
+            failures[path] = error
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -175,22 +190,23 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
         if path.read_text(encoding="utf-8") != text:
             raise ValueError(f"{folder} has songs rendered with other settings ({path}): choose another folder.")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
-def _render_file(job: tuple[Path, Path, Path, tuple[int, int, int] | None, int]) -> Path:
-    """Render one file unless it exists."""
+def _render_file(
+    job: tuple[Path, Path, Path, tuple[int, int, int] | None, int],
+) -> tuple[Path, Exception | None]:
+    """Render one file unless it exists; return its path, and the error if its MIDI file is missing or wrong."""
     midi, path, soundfont, programs, transposition = job
-    if not path.exists():
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            audio = render(midi, soundfont, programs, transposition, SAMPLING_RATE, TAIL_SECONDS)
-            soundfile.write(unfinished, audio, SAMPLING_RATE, "PCM_16", format="FLAC")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    return path
+    if path.exists():
+        return path, None
+    try:
+        audio = render(midi, soundfont, programs, transposition, SAMPLING_RATE, TAIL_SECONDS)
+    except (ValueError, FileNotFoundError) as error:
+        return path, error
+    with complete_file(path) as temporary:
+        soundfile.write(temporary, audio, SAMPLING_RATE, "PCM_16", format="FLAC")
+    return path, None
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> dict[str, tuple[str, dict[str, str]]]:

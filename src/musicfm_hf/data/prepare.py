@@ -3,13 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..training.files import run_python_file, write_json, write_table
+from ..training.files import complete_files, run_python_file, write_json, write_table, write_text
 from .catalog import list_sources
 from .dataset_reader import DatasetReader, ListReader
 from .labeled import LabeledSong, Problem, read_all
@@ -20,6 +21,13 @@ from .statistics import MelStatistics, mel_statistics
 # Split → name of the list of its files.
 _LISTS = {"train": "train", "validation": "valid", "test": "test"}
 
+# Kind of problem → its name in counts.
+_KINDS = {
+    "wrong": "left out for wrong annotations",
+    "error": "left out for errors of the reader",
+    "part": "used in part",
+}
+
 
 class PreparedData(NamedTuple):
     """
@@ -27,8 +35,9 @@ class PreparedData(NamedTuple):
 
     Attributes:
         output_dir (`Path`): Folder of the data set.
-        counts (`dict[str, int]`): Numbers of songs in each list, and of songs that are left out.
-        problems (`list[Problem]`): Songs that are left out, with reasons.
+        counts (`dict[str, int]`): Numbers of songs in each list, and of songs that are left out; of those for wrong
+            annotations and for errors of the reader, and of songs that are used in part, if there are any.
+        problems (`list[Problem]`): Songs, and parts of songs, that are left out, with reasons.
     """
 
     output_dir: Path
@@ -58,13 +67,13 @@ def prepare_dataset(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     fractions: Sequence[float] | None = None,
-    skip_faulty: bool = False,
+    strict: bool = False,
     license: str | None = None,
 ) -> PreparedData:
     """
     Prepare a labeled data set: the data set itself for `datasets.load_from_disk`, `train.txt`, `valid.txt` and
-    `test.txt` with the paths of its audio, `missing.tsv` with the songs that are left out, and `info.json`. Audio is
-    not copied.
+    `test.txt` with the paths of its audio, `problems.tsv` with the songs and parts of songs that are left out, and
+    `info.json`. Audio is not copied.
 
     Args:
         reader ([`DatasetReader`]): Reader of the data set.
@@ -72,11 +81,12 @@ def prepare_dataset(
         source, audio, options: Arguments of the function of the reader. Audio that the reader creates is written to
             the folder `audio` of the output.
         seed (`int`), fractions: As for [`assign_splits`]; by default the fractions of the reader.
-        skip_faulty (`bool`): Leave out songs with wrong annotations instead of raising an error.
+        strict (`bool`): Raise an error for the first song with wrong annotations, instead of leaving it out.
         license (`str`, *optional*): License of a user's own data.
 
     Raises:
-        ValueError: an annotation is wrong, no song can be used, or the reader or [`assign_splits`] raises it.
+        ValueError: no song can be used; with `strict`, an annotation is wrong; or the reader or [`assign_splits`]
+            raises it.
         FileNotFoundError, ImportError: the reader raises it.
         FileExistsError: see [`musicfm_hf.data.labeled_dataset.save`].
     """
@@ -85,16 +95,16 @@ def prepare_dataset(
     description = reader.source if license is None else reader.source._replace(license=license)
     audio = output / "audio" if reader.makes_audio else audio
     readers = reader.song_readers(source, audio, **options)
-    songs, problems = read_all(tqdm(readers.items(), unit="song"), skip_faulty)
-    write_table(output / "missing.tsv", problems)
+    songs, problems = read_all(tqdm(readers.items(), unit="song"), strict)
+    _write_problems(output, problems)
     if not songs:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in problems[:3])
+        reasons = "; ".join(f"{problem.id}: {problem.reason}" for problem in problems[:3])
         raise ValueError(f"No song has audio and labels ({reasons or 'the source has no songs'}).")
     splits = assign_splits(songs, seed, reader.fractions if fractions is None else fractions)
-    save(build(splits, description), output)
+    dataset = build(splits, description)
     originals = {_LISTS[split]: [song for song in splits[split] if not song.transposition] for split in SPLITS}
-    _write_lists(output, {name: [_listed(song, output) for song in part] for name, part in originals.items()})
-    counts = {name: len(part) for name, part in originals.items()} | {"left out": len(problems)}
+    lists = {name: [_listed(song, output) for song in part] for name, part in originals.items()}
+    counts = {name: len(part) for name, part in originals.items()} | _count_problems(problems)
     info = {
         "name": output.name if reader.is_own_data else reader.name,
         "source": Path(source).absolute().name,
@@ -106,7 +116,7 @@ def prepare_dataset(
         "rows": {split: len(part) for split, part in splits.items()},
     }
     extra = reader.info(source, audio, **options) if reader.info is not None else {}
-    _write_info(output, info | extra)
+    save(dataset, output, partial(_write_files, lists=lists, info=info | extra))
     return PreparedData(output, counts, problems)
 
 
@@ -133,9 +143,6 @@ def prepare_lists(
     usable = [track for track in tracks if not track.problem]
     problems = [Problem(str(track.path), track.problem) for track in tracks if track.problem]
     lists = {_LISTS[split]: [str(track.path) for track in usable if track.split == split] for split in SPLITS}
-    _write_lists(output, lists)
-    write_table(output / "problems.tsv", problems)
-    write_table(output / "licences.tsv", [(track.path, track.license) for track in usable])
     counts = {name: len(paths) for name, paths in lists.items()} | {"problems": len(problems)}
     info: dict[str, Any] = {"name": reader.name, "source": Path(source).absolute().name}
     info |= reader.info(source, **options) if reader.info is not None else {}
@@ -144,7 +151,12 @@ def prepare_lists(
         "licences": dict(Counter(track.license for track in usable).most_common()),
         "counts": counts,
     }
-    _write_info(output, info)
+    with complete_files(output, last="info.json") as temporary:
+        _write_problems(temporary, problems)
+        write_table(temporary / "licences.tsv", [(track.path, track.license) for track in usable])
+        _write_files(temporary, lists, info)
+        for path in temporary.iterdir():  # so that lists of two preparations never mix
+            (output / path.name).unlink(missing_ok=True)
     return PreparedData(output, counts, problems)
 
 
@@ -172,20 +184,27 @@ def prepare_statistics(
     return statistics
 
 
+def _count_problems(problems: Sequence[Problem]) -> dict[str, int]:
+    """Count the songs that are left out, and, if there are any, those to look at."""
+    songs = {kind: len({problem.id for problem in problems if problem.kind == kind}) for kind in _KINDS}
+    left_out = sum(problem.kind != "part" for problem in problems)
+    return {"left out": left_out} | {name: songs[kind] for kind, name in _KINDS.items() if songs[kind]}
+
+
+def _write_problems(output: Path, problems: Sequence[Problem]) -> None:
+    """Write names and reasons to `problems.tsv`."""
+    write_table(output / "problems.tsv", [(problem.id, problem.reason) for problem in problems])
+
+
 def _listed(song: LabeledSong, folder: Path) -> str:
     """Return the path of the audio of a song, for a list in `folder`."""
     path = Path(song.audio).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _write_lists(output: Path, lists: Mapping[str, Sequence[str]]) -> None:
-    """Write each list of paths to `NAME.txt`."""
-    output.mkdir(parents=True, exist_ok=True)
+def _write_files(folder: Path, lists: Mapping[str, Sequence[str]], info: dict[str, Any]) -> None:
+    """Write each list of paths to `NAME.txt`, and `info.json` with the versions of the packages."""
     for name, paths in lists.items():
-        (output / f"{name}.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
-
-
-def _write_info(output: Path, info: dict[str, Any]) -> None:
-    """Write `info.json`, with the versions of the packages."""
+        write_text(folder / f"{name}.txt", "".join(f"{path}\n" for path in paths))
     info["versions"] = {"musicfm_hf": __version__} | info.get("versions", {})
-    write_json(output / "info.json", info, indent=2, ascii_only=False)
+    write_json(folder / "info.json", info, indent=2, ascii_only=False)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .catalog import AUDIO_EXTENSIONS, Song, digest_names, is_hidden, list_files, list_sources
+from ..training.files import is_hidden, list_files
+from .catalog import AUDIO_EXTENSIONS, Song, digest_names, list_sources
 from .streams import StreamedSource
 
 
@@ -138,8 +139,8 @@ def _read_tar(shards: list[str]) -> Iterator[dict]:
             with tarfile.open(shard) as archive:
                 for member in archive:
                     file = archive.extractfile(member) if member.isfile() else None
-                    name = os.path.normpath(member.name)
-                    if file is not None and not is_hidden(name) and _kind(Path(name)) == "audio":
+                    is_audio = _kind(Path(member.name)) == "audio"
+                    if file is not None and is_audio and not is_hidden(member.name):
                         yield {"audio": {"path": f"{Path(shard).name}/{member.name}", "bytes": file.read()}}
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise ValueError(f"{shard} is not a tar file that can be read to its end ({error}).") from error

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
+from ..training.files import complete_file
 from .labeled import LabeledSong, Source
 
 SOURCE = Source("Songs that a program composed and synthesized from seeds.", "", "", "CC0-1.0")
@@ -138,8 +139,8 @@ def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = Non
     # Notes that start before the end sound as in the whole song, except for the overall level.
     song = replace(song, notes=[note for note in song.notes if note[0] < duration], duration=duration)
     path = Path(folder).absolute() / f"{seed}.flac"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, synthesize(song, 24000), 24000)
+    with complete_file(path) as temporary:
+        soundfile.write(temporary, synthesize(song, 24000), 24000, format="FLAC")
     beats = song.beats[song.beats[:, 0] < duration]
     tempo = "slow" if song.tempo < 105 else "fast" if song.tempo > 126 else "medium"
     return LabeledSong(

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..training.files import complete_file
+
 Summary = dict[str, dict[str, dict[str, Any]]]  # model → task → what `summarize_layers` returns
 
 
@@ -106,7 +108,8 @@ def plot_layers(summary: Summary, output: str | Path) -> None:
         loc="left",
         fontsize=9,
     )
-    figure.savefig(output, bbox_inches="tight")
+    with complete_file(output) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight")
 
 
 def _limits(summary: Summary) -> dict[str, tuple[float, float]]:

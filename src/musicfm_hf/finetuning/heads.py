@@ -15,6 +15,7 @@ from ..inference.embedding import HeadModel
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from ..tasks import get_task, label_names
+from ..training.files import complete_model
 from .arguments import TaskArguments
 
 
@@ -133,7 +134,8 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by `r`
         lora_dropout=arguments.lora_dropout,
-        target_modules=rf"musicfm\..*\.({'|'.join(arguments.lora_target_modules)})",
+        # A layer of the encoder, whose names begin with `musicfm.` in this model, and not in `AutoModel`.
+        target_modules=rf"(?!classifier\.).*\.({'|'.join(arguments.lora_target_modules)})",
         modules_to_save=["classifier"],
         revision=arguments.revision,
     )
@@ -147,9 +149,10 @@ def save_finetuned(model: HeadModel, trained: Any, folder: str | Path) -> None:
     """
     from peft import PeftModel
 
-    if isinstance(trained, PeftModel):
-        trained.save_pretrained(str(folder))
-        model.config.save_pretrained(folder)
-        custom_object_save(trained.get_base_model(), folder)  # the code, for users without the package
-    else:
-        model.save_pretrained(folder)
+    with complete_model(folder) as temporary:
+        if isinstance(trained, PeftModel):
+            trained.save_pretrained(str(temporary))
+            model.config.save_pretrained(temporary)
+            custom_object_save(trained.get_base_model(), temporary)  # the code, for users without the package
+        else:
+            model.save_pretrained(temporary)

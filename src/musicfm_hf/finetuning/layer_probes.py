@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from ..evaluation.layer_map import layer_table, plot_layers, summarize_layers
 from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
-from ..training.files import write_json
+from ..training.files import write_json, write_text
 from .arguments import FinetuningArguments, TaskArguments
 from .run import Splits, cache_all_layers, finetune, read_split
 from .run_fingerprint import load_matching_results
@@ -130,5 +130,5 @@ def _run_probes(
 def _write_summary(summary: LayerSummary, output_dir: Path) -> None:
     """Write the table, the numbers and the plot of the tasks that are done."""
     write_json(output_dir / "layers.json", summary)
-    (output_dir / "layers.md").write_text(layer_table(summary), encoding="utf-8")
+    write_text(output_dir / "layers.md", layer_table(summary))
     plot_layers(summary, output_dir / "layers.png")

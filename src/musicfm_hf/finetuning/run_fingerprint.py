@@ -9,19 +9,15 @@ from typing import Any
 from ..data.examples import annotation_of
 from ..data.labeled import LabeledSong
 from ..tasks.events import comparable
-from ..training.records import RECORDED_ARGUMENTS, require_same_settings, strip_absolute_paths
+from ..training.files import matching_files
+from ..training.records import OPTIMIZER_ARGUMENTS, RECORDED_ARGUMENTS, require_same_settings, strip_absolute_paths
 from .arguments import FinetuningArguments, TaskArguments, pin_revision
 
 # Fields of FinetuningArguments that results depend on.
 FINGERPRINT_ARGUMENTS = [
     *RECORDED_ARGUMENTS,
     "encoder_learning_rate",
-    "lr_scheduler_kwargs",
-    "optim",
-    "optim_args",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
+    *OPTIMIZER_ARGUMENTS,
     "eval_steps",
     "load_best_model_at_end",
     "early_stopping_patience",
@@ -116,7 +112,7 @@ def _encoder_digest(task: TaskArguments) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.blake2b(digest_size=8)
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+    for path in (folder / "config.json", *matching_files(folder, "*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()

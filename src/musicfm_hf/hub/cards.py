@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, label_names
+from ..training.files import matching_files, write_text
 from ..training.records import strip_absolute_paths
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
@@ -63,8 +63,7 @@ def write_card(folder: str | Path, repo: str | None = None, license: str | None 
     fields["sources"] = [_SOURCE_FIELDS | source for source in fields["sources"]]
     fields["license"] = license or _known_license(folder, results, fields["base"])
     text = _render(kind, fields, metadata)
-    (folder / ".README.md.part").write_text(text, encoding="utf-8")
-    os.replace(folder / ".README.md.part", folder / "README.md")
+    write_text(folder / "README.md", text)
     return folder / "README.md"
 
 
@@ -181,10 +180,9 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
         adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
         name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
         base = strip_absolute_paths({"name": name, "revision": revision})
-    is_clip = config.label_rate is None
     scores = _score_rows(folder, results)
     metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
-    if is_clip or not adapter.is_file():
+    if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
         metadata["pipeline_tag"] = "audio-classification"
     if base["revision"] is not None:
         metadata["base_model"] = base["name"]
@@ -286,7 +284,7 @@ def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, 
         ValueError: an evaluation is for another model, or for songs that this model was trained on.
     """
     evaluations, name = [], folder.resolve().name
-    for path in sorted((folder / "evaluations").glob("*.json")):
+    for path in matching_files(folder / "evaluations", "*.json"):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
         scores = [entry["scores"] for model, entry in evaluation["models"].items() if Path(model).name == name]
         if not scores:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
+from ..training.files import is_hidden, list_files
+
 # Optimizer states, logs and lists of files are left out, because they may identify the user and the machine.
 PUBLISHED = (
     "README.md",
@@ -32,8 +34,7 @@ def published_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: the folder has no weights.
     """
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    paths = [path for path in paths if is_published(path.relative_to(folder).as_posix())]
+    paths = [path for path in list_files(folder) if is_published(path.relative_to(folder).as_posix())]
     if not any(path.suffix == ".safetensors" for path in paths):
         raise ValueError(f"{folder} has no weights (*.safetensors) to push. Pass the output folder of a finished run.")
     return paths
@@ -41,7 +42,9 @@ def published_files(folder: Path) -> list[Path]:
 
 def is_published(name: str) -> bool:
     """Return whether a file belongs in a repository, by its path relative to the folder."""
-    return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in PUBLISHED)
+    return not is_hidden(name) and any(
+        fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in PUBLISHED
+    )
 
 
 def check_nothing_private(folder: Path, paths: Iterable[Path], token: str | None = None) -> None:

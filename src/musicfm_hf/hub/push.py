@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, ModelCard, eval_result_entries_to_yaml
 
 from ..model.adapters_musicfm import check_base
 from ..model.configuration_musicfm import MusicFMConfig
-from ..training.files import write_json
+from ..training.files import complete_file, write_json
 from .cards import eval_result_entries, write_card
 from .commits import HubTarget, commit_with_retries
 from .files import check_nothing_private, published_files
@@ -64,8 +64,8 @@ def push(
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist. Pass the output folder of a finished run.")
     for path in evaluations:
-        (folder / "evaluations").mkdir(exist_ok=True)
-        shutil.copy(path, folder / "evaluations")
+        with complete_file(folder / "evaluations" / Path(path).name) as temporary:
+            shutil.copy(path, temporary)
     return push_folder(folder, HubTarget(repo, revision, private, token), base_model, license)
 
 
@@ -175,11 +175,11 @@ def _pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
     if base_model is None and adapter_config.get("revision"):
         return
     if base_model is None:
-        name = Path(adapter_config["base_model_name_or_path"]).name
+        name = Path(adapter_config.get("base_model_name_or_path") or "that it was trained on").name
         raise ValueError(
             f"The base model of this adapter is the local folder {name}, which others cannot load. Push that folder "
             "first, then pass its repository as the base model (`musicfm push … --base_model REPO`)."
         )
     commit = api.model_info(base_model).sha
-    check_base(MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)
+    check_base(folder, MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)
     write_json(path, adapter_config | {"base_model_name_or_path": base_model, "revision": commit})

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, SpaceCard
 from packaging.requirements import Requirement
 
-from ..model.configuration_musicfm import MusicFMConfig
+from ..model.adapters_musicfm import adapter_config
 from .commits import HubTarget, commit_with_retries
 from .files import check_nothing_private
 
@@ -68,7 +68,7 @@ def _check_models(api: HfApi, models: list[str]) -> None:
     model_of_task: dict[str, str] = {}
     for name in models:
         api.model_info(name)  # fails for a local folder
-        task = MusicFMConfig.from_pretrained(name, token=api.token).task
+        task = adapter_config(name, token=api.token).task
         if task is None:
             raise ValueError(f"{name} has no task: a Space needs fine-tuned models, one for each task.")
         if task in model_of_task:

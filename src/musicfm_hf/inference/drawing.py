@@ -13,6 +13,7 @@ from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment
 from ..tasks.events import file_format
 from ..tasks.spec import Strip
+from ..training.files import complete_file
 from .colors import pitch_color, section_colors
 from .sound_image import spectrograms
 
@@ -119,7 +120,8 @@ def draw_annotation(
         _draw_time(axes[list(strips)[-1]], row)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        canvas.print_png(os.fspath(path))
+        with complete_file(path) as temporary:
+            canvas.print_png(os.fspath(temporary))
 
 
 def short_chord(label: str) -> str:

@@ -3,9 +3,9 @@
 import errno
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +13,15 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from ..data.decoding import DecodedSong, SongLoader
+from ..data.identity import audio_place, audio_state, free_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, average_times
 from ..model.modeling_musicfm import MusicFMModel
 from ..training.files import write_safetensors
 from .embedding import FrameEmbeddings, WindowSettings, embed_songs
+from .encoder_digest import weights_digest
+
+FORMAT = 1  # incremented when the embeddings of a model change
 
 
 def embed_files(
@@ -33,8 +37,12 @@ def embed_files(
     """
     Embed a catalog: each `(name, source)` gives a file `output_dir/name.safetensors` with the tensors `embeddings`
     and, unless pooled to one vector, `times` (seconds); its metadata record how it was made. Files are decoded in
-    workers while the model runs, written under a temporary name and then renamed. Existing files that were made with
-    the same settings are kept.
+    workers while the model runs, written under a temporary name and then renamed.
+
+    An existing file is kept if it was made with the same weights and settings from the same audio: the same path, size
+    and modification time, or the same row of a data set with the same content. A file that was made from other audio
+    of this name, such as that of another folder, is kept too, and this audio becomes `name-2.safetensors`. All other
+    files are made again, including those of version 0.1, which do not record the weights.
 
     Args:
         model ([`MusicFMModel`]): The encoder. Embeddings are saved in its dtype.
@@ -53,19 +61,22 @@ def embed_files(
         ValueError: before any work, if a setting is out of range, two sources have the same name, or a name leads out
             of `output_dir`.
     """
-    recorded = _settings_metadata(model, settings, pool) | (metadata or {})
+    recorded = _settings_metadata(model, settings, pool)
     _check_names([name for name, _ in sources])
-    output_dir = Path(output_dir)
-    remaining, problems = _remaining_sources(sources, output_dir, recorded)
+    recorded |= {"weights": weights_digest(model), "format": str(FORMAT)} | (metadata or {})
+    names = {name for name, _ in sources}
+    planned = {name: _plan(name, audio_place(source, name), Path(output_dir), names) for name, source in sources}
+    remaining, problems = _remaining_sources(sources, planned, recorded)
     loader = SongLoader(remaining, model.config.sampling_rate, model.config.min_samples, num_workers)
     seconds, began = 0.0, time.perf_counter()
     finished = len(sources) - len(remaining)
     with tqdm(total=len(sources), initial=finished, unit="song", disable=not progress) as bar:
         for song, embeddings in embed_songs(model, _waveforms(loader), settings):
             tensors = _pooled(embeddings, pool, model.config, model.dtype)
-            notes = recorded | {"source": song.origin} | ({"problem": song.problem} if song.problem else {})
+            path, place, _ = planned[song.name]
+            notes = recorded | {"source": song.origin, "source_place": place, "source_state": song.state}
             try:
-                write_safetensors(output_dir / f"{song.name}.safetensors", tensors, notes)
+                write_safetensors(path, tensors, notes | ({"problem": song.problem} if song.problem else {}))
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:
                     raise
@@ -102,14 +113,35 @@ def _check_names(names: list[str]) -> None:
             raise ValueError(f"The name {name!r} leads out of the folder to write to.")
 
 
+class _Planned(NamedTuple):
+    """The file for a source, the place of the source, and the metadata of the file if it exists."""
+
+    path: Path
+    place: str
+    existing: dict[str, str]
+
+
+def _plan(name: str, place: str, output_dir: Path, names: Collection[str]) -> _Planned:
+    """Choose the file for a source: the first one that is not for another source and was not made from other audio."""
+
+    def is_free(candidate: str) -> bool:
+        if candidate in names and candidate != name:
+            return False
+        return _read_metadata(output_dir / f"{candidate}.safetensors").get("source_place", place) == place
+
+    path = output_dir / f"{free_name(name, is_free)}.safetensors"
+    return _Planned(path, place, _read_metadata(path))
+
+
 def _remaining_sources(
-    sources: list[tuple[str, Any]], output_dir: Path, expected: dict[str, str]
+    sources: list[tuple[str, Any]], planned: dict[str, _Planned], expected: dict[str, str]
 ) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
     """Return the sources without a file with the expected metadata, and the problems recorded in the other files."""
     remaining, problems = [], []
     for name, source in sources:
-        existing = _read_metadata(output_dir / f"{name}.safetensors")
-        if not expected.items() <= existing.items():
+        existing = planned[name].existing
+        is_same = expected.items() <= existing.items() and existing.get("source_state")
+        if not is_same or existing["source_state"] != audio_state(source):
             remaining.append((name, source))
         elif "problem" in existing:
             problems.append((name, existing["problem"]))

@@ -1,4 +1,4 @@
-"""Digests of an encoder: its weights, and the settings that affect its output."""
+"""Digests of encoders and heads: their weights, and the settings that affect their output."""
 
 import hashlib
 import json
@@ -8,12 +8,13 @@ import torch
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMModel
+from .embedding import HeadModel
 
 # Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
 # Transformers. The dtype is that of the weights.
 _HEADS = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
 
-_PRETRAINING = ("codebook", "cqt_", "kmeans", "mask_", "num_codebooks", "quantizer_", "target_")
+_PRETRAINING = ("codebook", "cqt_", "kmeans", "mask_", "mixup_", "num_codebooks", "quantizer_", "target_")
 
 _TRANSFORMERS = (
     "_",
@@ -30,12 +31,43 @@ _TRANSFORMERS = (
 
 def weights_digest(model: MusicFMModel) -> str:
     """Return a digest of all weights of an encoder, and of the settings that affect its output."""
+    return _digest(model, encoder_settings(model.config))
+
+
+def head_digest(model: HeadModel, encoder: str) -> str:
+    """
+    Return a digest of all weights of a model with a head, and of all settings of the model.
+
+    Args:
+        encoder (`str`): Output of [`weights_digest`] for its encoder.
+    """
+    settings = model.config.to_dict()
+    settings = {name: value for name, value in settings.items() if not name.startswith(_TRANSFORMERS)}
+    heads = torch.nn.ModuleDict({name: part for name, part in model.named_children() if part is not model.musicfm})
+    return _digest(heads, settings | {"encoder": encoder})
+
+
+def _digest(module: torch.nn.Module, settings: dict[str, Any]) -> str:
+    """Return a digest of all weights of a module, and of settings."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(_state_dict(module).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    digest.update(as_json(encoder_settings(model.config)).encode())
+    for name, part in module.named_modules():
+        if hasattr(part, "scaling") and hasattr(part, "active_adapters"):  # adapters have a scale, and may be off
+            digest.update(f"{name} {part.scaling} {part.active_adapters} {part.disable_adapters}".encode())
+    digest.update(as_json(settings).encode())
     return digest.hexdigest()
+
+
+def _state_dict(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of a module, including those that are offloaded."""
+    weights = module.state_dict()
+    if not any(tensor.is_meta for tensor in weights.values()):
+        return weights
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    return get_state_dict_offloaded_model(module)
 
 
 def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
@@ -50,8 +82,3 @@ def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
 def as_json(settings: dict[str, Any]) -> str:
     """Return settings as JSON with sorted keys. Values that JSON cannot represent become text."""
     return json.dumps(settings, sort_keys=True, default=str)
-
-
-def digest(content: bytes) -> str:
-    """Return the BLAKE2b digest of bytes, in hexadecimal."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

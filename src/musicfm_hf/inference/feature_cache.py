@@ -13,13 +13,14 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.decoding import SongLoader
+from ..data.identity import audio_place, audio_state, digest
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMModel
 from ..model.spectrogram_musicfm import MusicFMLogMel
 from ..training.files import write_safetensors
 from .embedding import WindowSettings, embed_songs
-from .encoder_digest import as_json, digest, encoder_settings, weights_digest
+from .encoder_digest import as_json, encoder_settings, weights_digest
 
 logger = logging.get_logger(__name__)
 
@@ -178,12 +179,12 @@ class FeatureCache:
         """Return the digest that names the files of a song."""
         if song.id in self._digests:
             return self._digests[song.id]
-        audio = song.audio if isinstance(song.audio, Mapping) else {"path": song.audio}
-        content = audio.get("bytes")
-        if content is None:
-            return digest(_file_state(audio["path"]))
-        self._digests[song.id] = digest(content)
-        return self._digests[song.id]
+        state = audio_state(song.audio)
+        if not isinstance(song.audio, Mapping):
+            return digest(f"{audio_place(song.audio, song.id)} {state}".encode())
+        if song.audio.get("bytes") is not None:  # takes time to digest, and does not change
+            self._digests[song.id] = state
+        return state
 
 
 def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:
@@ -206,9 +207,3 @@ def _with_context(frames: torch.Tensor, offsets: np.ndarray, start: int, stop: i
     """
     index = np.arange(start, stop)[:, None] + offsets
     return frames[np.clip(index, 0, len(frames) - 1)].flatten(1)
-
-
-def _file_state(path: str) -> bytes:
-    """Return the path, size and modification time of a file, as bytes."""
-    state = Path(path).stat()
-    return f"{Path(path).absolute()} {state.st_size} {state.st_mtime_ns}".encode()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from ..training.files import matching_files
+
 
 def resolve_model(name: str, revision: str | None = None) -> tuple[str, str]:
     """
@@ -23,7 +25,7 @@ def resolve_model(name: str, revision: str | None = None) -> tuple[str, str]:
     """
     if Path(name).is_dir():
         digest = hashlib.sha256()
-        for path in sorted(Path(name).glob("*.safetensors")):
+        for path in matching_files(name, "*.safetensors"):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
         return name, digest.hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..tasks.annotations import Beats, Segment
 from ..tasks.events import file_format, to_json, write_events
+from ..training.files import complete_files, write_text
 
 FORMATS = ("json", "beats", "lab", "tags")
 
@@ -70,7 +71,8 @@ class SongAnnotation:
         Write the results that are not `None` to `name.json`, `name.beats`, `name.chords.lab`, `name.sections.lab`,
         `name.keys.lab` and `name.tags`, and results in `more` to files that end with their name and format, such as
         `name.meters.lab`. [`musicfm_hf.tasks.annotations`] reads these files. A `.tags` file contains only tags with a
-        probability of at least one half; the JSON file contains all tags.
+        probability of at least one half; the JSON file contains all tags. All files are written under temporary names,
+        and renamed when they are complete; the JSON file is the last one.
 
         Args:
             folder: Folder to write to; created if needed.
@@ -87,18 +89,17 @@ class SongAnnotation:
         if unknown := formats - set(FORMATS):
             raise ValueError(f"Formats are {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}.")
         base = Path(folder) / name
-        base.parent.mkdir(parents=True, exist_ok=True)
-        paths = []
-        if "json" in formats:
-            paths.append(base.with_name(f"{base.name}.json"))
-            paths[0].write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        for column in (*_RESULTS, *self.more):
-            events = self.get(column)
-            if events is not None and (kind := file_format(events)) in formats:
-                ending = column if column == kind else f"{column}.{kind}"
-                paths.append(base.with_name(f"{base.name}.{ending}"))
-                write_events(paths[-1], events)
-        return paths
+        names = []
+        with complete_files(base.parent, last=f"{base.name}.json") as temporary:
+            if "json" in formats:
+                names.append(f"{base.name}.json")
+                write_text(temporary / names[0], json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
+            for column in (*_RESULTS, *self.more):
+                events = self.get(column)
+                if events is not None and (kind := file_format(events)) in formats:
+                    names.append(f"{base.name}.{column if column == kind else f'{column}.{kind}'}")
+                    write_events(temporary / names[-1], events)
+        return [base.with_name(file) for file in names]
 
     def draw(self, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str = "") -> None:
         """

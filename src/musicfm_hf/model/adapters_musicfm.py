@@ -1,17 +1,25 @@
-"""PEFT adapters: find the base model of an adapter, and check that the two are compatible."""
+"""PEFT adapters: find the base model of an adapter, its configuration, and whether they fit."""
 
 import json
-from typing import Any
+import os
+import re
+from typing import Any, Self
 
-from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from .configuration_musicfm import MusicFMConfig
+
+logger = logging.get_logger(__name__)
 
 # Arguments that select a file on the Hub.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 # Arguments of `cached_file` that make it return `None` for a file that does not exist.
 _MISSING_IS_ALLOWED = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_gated_repo")
+
+# Settings of `MusicFMConfig` that `PreTrainedModel.from_pretrained` takes as arguments of its own.
+_OF_THE_MODEL = ("attn_implementation", "dtype", "experts_implementation", "quantization_config", "torch_dtype")
 
 # Settings in which two encoders must agree for an adapter to fit both.
 _ENCODER_SHAPE = (
@@ -24,25 +32,41 @@ _ENCODER_SHAPE = (
 )
 
 
-def find_base(folder_or_repo: str, **kwargs: Any) -> tuple[str, str] | None:
+def find_base(folder_or_repo: str | os.PathLike, **kwargs: Any) -> tuple[str, str] | None:
     """
     Return the base model that an adapter names, and its revision; `None` if `folder_or_repo` holds no adapter.
 
     Args:
         folder_or_repo: Folder or Hub repository.
         kwargs: Arguments of the Hub, among [`HUB_ARGUMENTS`].
+
+    Raises:
+        ValueError: if the adapter names no base model.
     """
-    file = find_adapter_config_file(folder_or_repo, **kwargs)
+    file = find_adapter_config_file(folder_or_repo, **kwargs)  # type: ignore[arg-type]  # takes paths as well
     if file is None:
         return None
     with open(file, encoding="utf-8") as content:
-        adapter_config = json.load(content)
-    return adapter_config["base_model_name_or_path"], adapter_config.get("revision") or "main"
+        recorded = json.load(content)
+    base_model = recorded.get("base_model_name_or_path")
+    if not base_model:
+        raise ValueError(
+            f"The adapter {folder_or_repo} names no base model: set `base_model_name_or_path` in its "
+            "adapter_config.json to the folder or repository of the model that it was trained on."
+        )
+    return base_model, recorded.get("revision") or "main"
 
 
-def adapter_config(folder_or_repo: str, **kwargs: Any) -> MusicFMConfig:
+def _has_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> bool:
+    """Return whether a folder or Hub repository has a configuration. The arguments are those of [`find_base`]."""
+    missing = dict.fromkeys(_MISSING_IS_ALLOWED, False)
+    return cached_file(folder_or_repo, CONFIG_NAME, **kwargs, **missing) is not None
+
+
+def adapter_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> MusicFMConfig:
     """
-    Load the configuration of an adapted model: that beside the adapter, or, without one, that of its base model.
+    Load the configuration of an adapted model: that beside the adapter, or, without one, that of its base model. A
+    model without an adapter has its own.
 
     Args:
         folder_or_repo: Folder or Hub repository of the adapter.
@@ -52,28 +76,59 @@ def adapter_config(folder_or_repo: str, **kwargs: Any) -> MusicFMConfig:
         ValueError: if neither `folder_or_repo` nor a base model has a configuration.
         OSError: if the base model does not exist.
     """
-    missing = dict.fromkeys(_MISSING_IS_ALLOWED, False)
-    if cached_file(folder_or_repo, CONFIG_NAME, **kwargs, **missing) is not None:
+    if _has_config(folder_or_repo, **kwargs):
         return MusicFMConfig.from_pretrained(folder_or_repo, **kwargs)
     base = find_base(folder_or_repo, **kwargs)
     if base is None:
         raise ValueError(f"{folder_or_repo} has neither a {CONFIG_NAME} nor an adapter.")
-    return MusicFMConfig.from_pretrained(base[0], **kwargs | {"revision": base[1], "subfolder": ""})
+    return _base_config(folder_or_repo, base[0], **kwargs | {"revision": base[1], "subfolder": ""})
 
 
-def check_base(config: MusicFMConfig, base_model: str, **kwargs: Any) -> None:
+def _change_config(
+    config: MusicFMConfig, given: MusicFMConfig | None, loaded: MusicFMConfig | None, arguments: dict[str, Any]
+) -> tuple[MusicFMConfig, dict[str, Any]]:
+    """
+    Apply the settings that a caller of `from_pretrained` passes to the configuration of an adapted model.
+
+    Args:
+        config ([`MusicFMConfig`]): Configuration of the adapted model.
+        given ([`MusicFMConfig`], *optional*): Configuration that was passed.
+        loaded ([`MusicFMConfig`], *optional*): If an Auto class has loaded `given`, possibly from the base model, and
+            changed it, the same file as it is. Otherwise, `given` replaces `config`.
+        arguments: Further arguments of `from_pretrained`.
+
+    Returns:
+        The configuration, and the arguments that are not settings of it.
+    """
+    settings = {name: arguments[name] for name in arguments if MusicFMConfig.has_setting(name)}
+    settings = {name: value for name, value in settings.items() if name not in _OF_THE_MODEL}
+    if given is not None and loaded is None:
+        config = given
+    elif given is not None and loaded is not None:
+        before = loaded.to_dict()
+        changed = {name: value for name, value in given.to_dict().items() if value != before.get(name)}
+        config = MusicFMConfig.from_dict(config.to_dict() | changed)
+        config._attn_implementation = given._attn_implementation
+    if settings:
+        config = MusicFMConfig.from_dict(config.to_dict(), **settings)
+    return config, {name: value for name, value in arguments.items() if name not in settings}
+
+
+def check_base(adapter: str | os.PathLike, config: MusicFMConfig, base_model: str, **kwargs: Any) -> None:
     """
     Check that an adapter with this configuration can be used with a base model.
 
     Args:
+        adapter: Folder or Hub repository of the adapter.
         config ([`MusicFMConfig`]): Configuration of the adapted model.
         base_model: Folder or Hub repository of the base model.
         kwargs: Arguments of the Hub, among [`HUB_ARGUMENTS`].
 
     Raises:
         ValueError: if the base model has another shape.
+        OSError: if the base model cannot be loaded.
     """
-    base = MusicFMConfig.from_pretrained(base_model, **kwargs)
+    base = _base_config(adapter, base_model, **kwargs)
     differences = [
         f"{name} {getattr(config, name)} (it has {getattr(base, name)})"
         for name in _ENCODER_SHAPE
@@ -83,4 +138,128 @@ def check_base(config: MusicFMConfig, base_model: str, **kwargs: Any) -> None:
         raise ValueError(f"The adapter cannot be used with {base_model}: it was trained for {', '.join(differences)}.")
 
 
-__all__ = ["HUB_ARGUMENTS", "adapter_config", "check_base", "find_base"]
+def _base_config(adapter: str | os.PathLike, base_model: str, **kwargs: Any) -> MusicFMConfig:
+    """Load the configuration of the base model of an adapter, or raise an `OSError` that names both."""
+    try:
+        return MusicFMConfig.from_pretrained(base_model, **kwargs)
+    except OSError as error:
+        raise OSError(
+            f"The base model of the adapter {adapter}, {base_model}, cannot be loaded. If it has moved, set "
+            f"`base_model_name_or_path` in the adapter_config.json of the adapter. ({error})"
+        ) from error
+
+
+class MusicFMWithAdapters(PreTrainedModel):
+    """A [`PreTrainedModel`] that loads and saves PEFT adapters, and refuses an adapter that does not fit."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        config: MusicFMConfig | str | os.PathLike | None = None,
+        adapter_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a model as [`PreTrainedModel`] does, or a PEFT adapter. The base model is loaded at the revision that the
+        adapter names. The configuration is that in the folder or repository of the adapter, or, without one, that of
+        the base model. The head is that of the adapter, or, if it has none, that of the base model.
+
+        Raises:
+            ValueError: if the base model does not fit the adapter, or neither of them has the head.
+            OSError: if the base model cannot be loaded.
+        """
+        adapter_kwargs = adapter_kwargs or {}
+        by_auto_class = "_adapter_model_path" in adapter_kwargs  # which passes the path of the base model instead
+        adapter: Any = adapter_kwargs.get("_adapter_model_path", pretrained_model_name_or_path)
+        hub = {name: value for name, value in (kwargs | adapter_kwargs).items() if name in HUB_ARGUMENTS}
+        base = find_base(adapter, **hub)
+        if base is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        base_model, revision = base
+        given_hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+        if isinstance(config, (str, os.PathLike)):
+            config = MusicFMConfig.from_pretrained(config, **given_hub)
+        loaded: Any = None
+        if by_auto_class:
+            loaded = MusicFMConfig.from_pretrained(pretrained_model_name_or_path, **given_hub)  # type: ignore[arg-type]
+        config, arguments = _change_config(adapter_config(adapter, **hub), config, loaded, kwargs)
+        base_hub = {"revision": revision, "subfolder": ""}
+        check_base(adapter, config, base_model, **hub | base_hub)
+        with_info = arguments.pop("output_loading_info", False)
+        model, has_head = cls._load_base(base_model, config, *model_args, **arguments | base_hub)
+        loading = model.load_adapter(adapter, adapter_kwargs=hub)
+        if not has_head:
+            model._check_head(adapter, base_model, _has_config(adapter, **hub))
+        return (model, loading.to_dict()) if with_info else model  # type: ignore[return-value]  # as Transformers does
+
+    @classmethod
+    def _load_base(
+        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, *model_args: Any, **kwargs: Any
+    ) -> tuple[Self, bool]:
+        """Load a model without its adapter, and return whether its head, if it has one, was loaded."""
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs), True
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Load a PEFT adapter as [`PreTrainedModel`] does.
+
+        Raises:
+            ValueError: if the adapter does not fit the model.
+        """
+        adapter = args[0] if args else kwargs.get("peft_model_id")
+        try:
+            loading = super().load_adapter(*args, **kwargs)
+        except RuntimeError as error:
+            if "mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"The adapter {adapter} does not fit {self.name_or_path or 'the model'}: weights have other sizes "
+                "there, which the log lists. Load it with the base model that it was trained on."
+            ) from error
+        ignored = "|".join(self._keys_to_ignore_on_load_unexpected or ["$"])
+        unexpected = {name for name in loading.unexpected_keys if re.search(ignored, name) is None}
+        fault = f"The adapter {adapter} does not fit {self.name_or_path or 'the model'}:"
+        if unexpected:
+            raise ValueError(
+                f"{fault} {len(unexpected)} of its weights, such as {min(unexpected)}, have no counterpart there. "
+                "Load it with the base model that it was trained on."
+            )
+        if missing := loading.missing_keys:
+            raise ValueError(
+                f"{fault} it lacks {len(missing)} weights that its adapter_config.json describes, such as "
+                f"{min(missing)}."
+            )
+        return loading
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """
+        Save as [`PreTrainedModel`] does. An adapter is saved together with the configuration, which describes its
+        head.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if getattr(self, "_hf_peft_config_loaded", False):
+            self.config.save_pretrained(save_directory)
+            if not self.name_or_path:
+                logger.warning(
+                    f"The adapter in {save_directory} names no base model, and cannot be loaded without one. Save the "
+                    "model without the adapter first, and add the adapter to the model loaded from there."
+                )
+
+    def _check_head(self, adapter: Any, base_model: str, is_described: bool) -> None:
+        """Raise a `ValueError` unless an adapter has the head that its base model lacks, and its configuration."""
+        own_head = any("modules_to_save" in name for name, _ in self.named_modules() if name.startswith("classifier"))
+        if not own_head:
+            raise ValueError(
+                f"Neither the adapter {adapter} nor its base model {base_model} has the head of this configuration. "
+                'Train the adapter with `modules_to_save=["classifier"]`, and save `model.config` beside it.'
+            )
+        if not is_described:
+            raise ValueError(
+                f"The adapter {adapter} has a head, but its base model {base_model} has none, so its labels and their "
+                "rate are unknown: save `model.config` beside the adapter (`model.config.save_pretrained(folder)`)."
+            )
+
+
+__all__ = ["HUB_ARGUMENTS", "MusicFMWithAdapters", "adapter_config", "check_base", "find_base"]

@@ -291,10 +291,7 @@ class MusicFMConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if unknown := sorted(self._unknown_keys(kwargs)):
-            key = unknown[0]
-            near = difflib.get_close_matches(key, self._known_keys(), n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
+            raise ValueError(f"MusicFMConfig has no argument `{unknown[0]}`.{self._suggest(unknown[0])}")
         for name in self.__dataclass_fields__:
             if isinstance(value := getattr(self, name), tuple):
                 setattr(self, name, list(value))  # as JSON would load it
@@ -313,6 +310,17 @@ class MusicFMConfig(PreTrainedConfig):
         return set(keys) - cls._known_keys()
 
     @classmethod
+    def has_setting(cls, key: str) -> bool:
+        """Return whether this is the name of a setting."""
+        return key in cls._known_keys()
+
+    @classmethod
+    def _suggest(cls, key: str, similarity: float = 0.6) -> str:
+        """Return a hint at the most similar key, or an empty text."""
+        near = difflib.get_close_matches(key, sorted(cls._known_keys()), n=1, cutoff=similarity)
+        return f" Did you mean `{near[0]}`?" if near else ""
+
+    @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -329,12 +337,27 @@ class MusicFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """Create a configuration as [`PreTrainedConfig`] does. Unknown keys are kept, with a warning."""
-        if "context_seconds" not in config_dict and config_dict.get("freeze_batch_norm") is False:
+        """
+        Create a configuration as [`PreTrainedConfig`] does. Unknown keys of a saved configuration are kept, with a
+        warning.
+
+        Raises:
+            ValueError: if a value is invalid, or a keyword argument is similar to a setting without being one.
+        """
+        is_of_0_1 = "transformers_version" in config_dict and "context_seconds" not in config_dict
+        if is_of_0_1 and config_dict.get("freeze_batch_norm") is False:
             config_dict = config_dict | {"freeze_batch_norm": None}  # version 0.1 wrote its default, false
         unknown = cls._unknown_keys(config_dict)
         for key in sorted(unknown):
-            logger.warning(f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`.")
+            logger.warning(
+                f"The saved configuration has a key that MusicFMConfig does not know and ignores: `{key}`."
+                f"{cls._suggest(key)}"
+            )
+        if not kwargs.get("return_unused_kwargs"):  # otherwise, the caller may know them
+            for key in sorted(cls._unknown_keys(kwargs) - {"return_unused_kwargs", "_from_auto", "_from_pipeline"}):
+                if hint := cls._suggest(key, similarity=0.8):
+                    raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
+                logger.warning(f"MusicFMConfig has no argument `{key}` and ignores it.")
         loaded: Any = super().from_dict({k: v for k, v in config_dict.items() if k not in unknown}, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for key in unknown:

@@ -1,5 +1,6 @@
 """Feature extractor that converts audio arrays to the `input_values` and `attention_mask` of the models."""
 
+import difflib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+_SETTINGS = ("feature_size", "sampling_rate", "padding_value", "return_attention_mask", "min_samples", "do_normalize")
 _INTEGER_FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
 _TO_MONO = {"mean": None, "left": 0, "right": -1}  # channel, or none for the average
 _CANCELED = 1e-4  # energy of the average, relative to that of the channels, from which they do not cancel: -40 dB
@@ -41,6 +43,9 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         min_samples (`int`, defaults to 1025): Shortest audio that the model can encode, in samples.
         do_normalize (`bool`, defaults to `False`): Scale each waveform to mean 0 and variance 1, as the feature
             extractor of MERT does.
+
+    Raises:
+        ValueError: if another argument is similar to one of these. Transformers keeps any other name as it is.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -55,6 +60,9 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         do_normalize: bool = False,
         **kwargs: Any,
     ):
+        for name in kwargs:
+            if near := difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0.8):
+                raise ValueError(f"MusicFMFeatureExtractor has no argument `{name}`. Did you mean `{near[0]}`?")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.return_attention_mask = return_attention_mask
         self.min_samples = min_samples

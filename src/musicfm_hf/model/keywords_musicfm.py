@@ -33,7 +33,8 @@ _OTHER_NAMES = {
 
 def check_keywords(keywords: Mapping[str, Any], forward: Callable[..., Any], *further: str) -> None:
     """
-    Check the keyword arguments of a model that are not parameters of its `forward`.
+    Check the keyword arguments of a model that are not parameters of its `forward`. An argument that is `None` changes
+    nothing: wrappers of PEFT pass `None` for every argument of a language model.
 
     Args:
         keywords: The arguments.
@@ -43,9 +44,10 @@ def check_keywords(keywords: Mapping[str, Any], forward: Callable[..., Any], *fu
     Raises:
         TypeError: if the model does not use an argument. The message names it and the most similar parameter.
     """
-    if keywords.keys() <= _PASSED.union(further):
+    known = _PASSED.union(further)
+    unknown = next((name for name, value in keywords.items() if name not in known and value is not None), None)
+    if unknown is None:
         return
-    unknown = next(name for name in keywords if name not in _PASSED.union(further))
     parameters = [name for name in inspect.signature(forward).parameters if name != "kwargs"]
     near = difflib.get_close_matches(unknown, [*parameters, *sorted(_PASSED)], n=1)
     other = _OTHER_NAMES.get(unknown)

@@ -31,19 +31,21 @@ def classification_loss(config: MusicFMConfig, logits: torch.Tensor, labels: tor
     Args:
         logits (`torch.Tensor` of shape `(…, num_labels)`): As the model returns them.
         labels (`torch.Tensor`): Probabilities of the classes of each output, with the same shape: numbers from 0 to
-            1, or booleans. Or, for a head with one softmax, classes of shape `(…)`. -100 marks labels to ignore.
-            Labels and logits must have the same number of frames.
+            1, or booleans. Or, for a head with one softmax, classes of shape `(…)`. -100 marks labels to ignore; a
+            softmax is ignored if one of its labels is. Labels and logits must have the same number of frames.
 
     Raises:
-        ValueError: if the shape or a value of the labels is wrong. Values are checked only outside of compilation.
+        ValueError: if the shape or a value of the labels is wrong. Values are checked only outside of compilation, at
+            the cost of one synchronization with the device.
     """
     outputs = config.classifier_slices
     kinds = [output["problem_type"] for output in outputs]
     if labels.shape == logits.shape[:-1] and not labels.is_floating_point():
-        labels = _one_hot(labels.long(), logits.shape[-1], kinds)
-    if labels.shape != logits.shape:
+        labels = _one_hot(labels, logits.shape[-1], kinds)
+    elif labels.shape != logits.shape:
         raise ValueError(_explain_shape(logits, labels, kinds))
-    _check_values(labels, 1, "probabilities from 0 to 1")
+    else:
+        _check_values(labels, 1, "probabilities from 0 to 1")
     logits, labels = logits.float(), labels.float()
     weights = logits.new_tensor(config.class_weights or [1.0] * logits.shape[-1])
     loss, start = logits.new_zeros(()), 0
@@ -51,16 +53,16 @@ def classification_loss(config: MusicFMConfig, logits: torch.Tensor, labels: tor
         part = slice(start, start + output["size"])
         start = part.stop
         target, weight = labels[..., part], weights[part]
-        valid = (target != IGNORED).all(-1)
+        valid = target != IGNORED
         target, scores = target.clamp(min=0), logits[..., part]
         if output["problem_type"] == "single_label_classification":
-            weighted = target * weight * valid[..., None]
+            weighted = target * weight * valid.all(-1, keepdim=True)
             output_loss = -(weighted * scores.log_softmax(-1)).sum() / weighted.sum().clamp(min=1e-6)
         else:
             losses = nn.functional.binary_cross_entropy_with_logits(
                 scores, target, pos_weight=weight, reduction="none"
             )
-            output_loss = (losses.mean(-1) * valid).sum() / valid.sum().clamp(min=1)
+            output_loss = (losses * valid).sum() / valid.sum().clamp(min=1)
         loss = loss + output.get("loss_weight", 1.0) * output_loss
     return loss
 
@@ -73,7 +75,7 @@ def _one_hot(classes: torch.Tensor, num_labels: int, kinds: list[str]) -> torch.
             f"probabilities of all {num_labels} labels, of shape {(*classes.shape, num_labels)}."
         )
     _check_values(classes, num_labels - 1, f"classes from 0 to {num_labels - 1}")
-    probabilities = nn.functional.one_hot(classes.clamp(min=0), num_labels).float()
+    probabilities = nn.functional.one_hot(classes.long().clamp(min=0), num_labels).float()
     return probabilities.masked_fill((classes == IGNORED)[..., None], IGNORED)
 
 

@@ -22,6 +22,7 @@ def check_targets(
 
     Raises:
         ValueError: if they do not fit the waveforms or the configuration, or `target_tokens` are given without a mask.
+            Values of tokens are checked only outside of compilation.
     """
     batch, samples = input_values.shape
     frames, tokens = config.frame_counts(samples)[-1], samples // config.samples_per_frame
@@ -41,6 +42,20 @@ def check_targets(
     if shape not in allowed or target_tokens.is_floating_point():
         raise ValueError(
             f"`target_tokens` must be integers of shape {allowed[0]}, got {target_tokens.dtype} of shape {shape}."
+        )
+    if not torch.compiler.is_compiling():
+        _check_codes(config, target_tokens.view(batch, -1, codebooks))
+
+
+def _check_codes(config: MusicFMConfig, tokens: torch.Tensor) -> None:
+    """Raise a `ValueError` for the first token `(batch, tokens, codebooks)` that its codebook does not have."""
+    valid = (tokens == -100) | ((tokens >= 0) & (tokens < tokens.new_tensor(config.codebook_sizes)))
+    if not valid.all():
+        row, frame, codebook = (~valid).nonzero()[0].tolist()
+        which = f" of codebook {codebook + 1}" if config.num_codebooks > 1 else ""
+        raise ValueError(
+            f"`target_tokens`{which} must be codes from 0 to {config.codebook_sizes[codebook] - 1}, or -100 to leave "
+            f"out, got {tokens[row, frame, codebook]}."
         )
 
 

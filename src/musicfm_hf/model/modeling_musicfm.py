@@ -7,7 +7,6 @@ from typing import Any, Self, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.dynamic_module_utils import custom_object_save
@@ -20,7 +19,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters_musicfm import HUB_ARGUMENTS, adapter_config, check_base, find_base
+from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, average_frames, count_averages, label_settings
@@ -271,7 +270,7 @@ class MusicFMBertLayer(GradientCheckpointingLayer):
         return self.final_layer_norm(hidden_states + self.ffn(hidden_states))
 
 
-class MusicFMPreTrainedModel(PreTrainedModel):
+class MusicFMPreTrainedModel(MusicFMWithAdapters):
     """Base class with the initialization, saving and frame times of all MusicFM models."""
 
     config_class = MusicFMConfig
@@ -325,6 +324,11 @@ class MusicFMPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, MusicFMQuantizer):
             module.reset_parameters()
+
+    def post_init(self) -> None:
+        """Initialize as [`PreTrainedModel`] does, and apply the exceptions of `train` to a new model too."""
+        super().post_init()
+        self.train(self.training)
 
     def freeze_feature_encoder(self) -> None:
         """Train everything but the front end, as in Wav2Vec2."""
@@ -719,45 +723,6 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args: Any,
-        adapter_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Load a model as [`PreTrainedModel`] does, or a PEFT adapter. The base model is loaded at the revision that the
-        adapter names. The configuration is that in the folder or repository of the adapter, or, without one, that of
-        the base model. The head is that of the adapter, or, if it has none, that of the base model.
-
-        Raises:
-            ValueError: if the base model does not fit the adapter, or neither of them has the head.
-        """
-        adapter_kwargs = adapter_kwargs or {}
-        adapter: Any = adapter_kwargs.get("_adapter_model_path") or pretrained_model_name_or_path
-        arguments = kwargs | adapter_kwargs  # an Auto class passes the arguments of the adapter as `adapter_kwargs`
-        hub = {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
-        base = find_base(adapter, **hub)
-        if base is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        base_model, revision = base
-        base_hub = {"revision": revision, "subfolder": ""}
-        config = adapter_config(adapter, **hub)
-        kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "output_loading_info")}
-        check_base(config, base_model, **hub | base_hub)
-        model, has_head = cls._load_base(base_model, config, **kwargs | base_hub)
-        model.load_adapter(adapter, adapter_kwargs=hub)
-        if not has_head and isinstance(
-            model.classifier, MusicFMClassifier
-        ):  # otherwise, PEFT wraps the adapter's head
-            raise ValueError(
-                f"Neither the adapter {adapter} nor its base model {base_model} has the head of this configuration. "
-                'Train the adapter with `modules_to_save=["classifier"]`, and save `model.config` beside it.'
-            )
-        return model
-
-    @classmethod
     def from_encoder(
         cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
     ) -> Self:
@@ -769,8 +734,14 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
             kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if weights of the encoder are missing or have other shapes.
+            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter.
         """
+        hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+        if find_base(pretrained_model_name_or_path, **hub) is not None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is an adapter: load it with `peft.PeftModel`, and pass the folder "
+                "to which `merge_and_unload().save_pretrained(…)` has written the whole model."
+            )
         model, has_head = cls._load_base(pretrained_model_name_or_path, config, **kwargs)
         if has_head:
             model._replace_head()
@@ -778,7 +749,7 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
 
     @classmethod
     def _load_base(
-        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, *model_args: Any, **kwargs: Any
     ) -> tuple[Self, bool]:
         """Load the encoder of a saved model with its head if it fits, or a new one; return whether it was loaded."""
         verbosity = logging.get_verbosity()
@@ -786,10 +757,9 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         try:
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
+                *model_args,
                 config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # of a saved head
-                **kwargs,
+                **kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True},  # of a saved head
             )
         finally:
             logging.set_verbosity(verbosity)

@@ -1,8 +1,5 @@
 """Pipelines of Transformers for MusicFM models: `"feature-extraction"` and `"audio-classification"`."""
 
-# Transformers declares the methods of pipelines for text, and their flags as `None`.
-# mypy: disable-error-code="override, misc, assignment"
-
 import io
 import os
 import urllib.request
@@ -83,7 +80,7 @@ class MusicFMPipeline(Pipeline):
     def preprocess(self, inputs: Any, sampling_rate: int | None = None) -> dict[str, torch.Tensor]:
         """Read one item into `input_values` `(1, samples)` float32 and `attention_mask`."""
         rate = self.feature_extractor.sampling_rate
-        if sampling_rate is None and isinstance(inputs, np.ndarray | torch.Tensor | list | tuple):
+        if sampling_rate is None and is_array(inputs):
             sampling_rate = rate
         waveform = self._waveform(download(inputs), sampling_rate)
         seconds, context = len(waveform) / rate, self.model.config.context_seconds
@@ -200,6 +197,11 @@ def without_peft(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def is_array(audio: Any) -> bool:
+    """Return whether audio is an array, whose rate is not known."""
+    return isinstance(audio, np.ndarray | torch.Tensor | list | tuple)
+
+
 def download(audio: Any) -> Any:
     """Return the content of a URL, and other audio unchanged."""
     if not (isinstance(audio, str) and audio.startswith(("http://", "https://"))):
@@ -289,6 +291,7 @@ __all__ = [
     "MusicFMFeatureExtractionPipeline",
     "MusicFMPipeline",
     "download",
+    "is_array",
     "read_waveform",
     "without_peft",
 ]

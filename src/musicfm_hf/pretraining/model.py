@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ..data.catalog import digest_names
 from ..data.sources import ListedSource, StreamedSource
 from ..data.statistics import mel_statistics
 from ..model.configuration_musicfm import MusicFMConfig
@@ -99,7 +100,8 @@ def values_with_statistics(
 ) -> dict[str, Any]:
     """
     Collect the values of [`MusicFMConfig`] from the settings. Unless `statistics` is `"config"`, they also include the
-    statistics of the training music. Measured statistics are saved as `stats.json` in `output_dir`.
+    statistics of the training music. Measured statistics are saved as `stats.json` in `output_dir`, and are measured
+    again if the songs or the seed differ.
 
     Raises:
         ValueError: A value is malformed, the file that `stats` names does not exist, or streams would have to be
@@ -109,36 +111,43 @@ def values_with_statistics(
     if settings.statistics == "config":
         return values
     path = Path(settings.stats or Path(output_dir) / "stats.json")
-    if settings.stats is not None and not path.is_file():
+    if settings.stats is None:
+        _measure(path, sources, seed)
+    elif not path.is_file():
         raise ValueError(f"The file {path} does not exist.")
     by_band = values.get("front_end") == "convnext" and settings.statistics == "band"
-    return mel_values(settings.statistics, path, sources, seed, input_by_band=by_band) | values
+    return mel_values(settings.statistics, path, input_by_band=by_band) | values
 
 
-def mel_values(
-    kind: str,
-    path: Path,
-    sources: Sequence[ListedSource | StreamedSource],
-    seed: int = 0,
-    input_by_band: bool = False,
-) -> dict[str, Any]:
+def _measure(path: Path, sources: Sequence[ListedSource | StreamedSource], seed: int) -> None:
+    """
+    Measure an hour of the training music, unless the file exists and was measured on the same songs.
+
+    Raises:
+        ValueError: some of `sources` are streams, which cannot be measured.
+    """
+    listed = [source for source in sources if isinstance(source, ListedSource)]
+    songs = [song for source in listed for song in source.songs]
+    measured_on = digest_names([str(seed), *(name for name, _ in songs)])
+    if path.is_file():
+        recorded = json.loads(path.read_text(encoding="utf-8")).get("measured_on")
+        if recorded in (None, measured_on):  # none in files of version 0.1 and of `musicfm prepare stats`
+            return
+    if len(listed) < len(sources):
+        raise ValueError("Streams cannot be measured: pass `--stats`, or use `statistics: config` in the recipe.")
+    statistics = mel_statistics(songs, max_hours=1.0, seed=seed, progress=False)
+    write_json(path, statistics.to_dict() | {"measured_on": measured_on})
+
+
+def mel_values(kind: str, path: Path, input_by_band: bool = False) -> dict[str, Any]:
     """
     Return values of [`MusicFMConfig`] that normalize the spectrogram with the statistics of the training music. The
     input has one mean and standard deviation. The targets have the same (`kind="global"`), or one for each mel band
     (`"band"`). With `input_by_band`, the input also has one for each band, as in MERT-v2.
 
     Args:
-        path: JSON from `musicfm prepare stats`. If it does not exist, it is measured on an hour of `sources`.
-
-    Raises:
-        ValueError: The file does not exist, and some of `sources` are streams, which cannot be measured.
+        path: JSON from `musicfm prepare stats`.
     """
-    if not path.is_file():
-        listed = [source for source in sources if isinstance(source, ListedSource)]
-        if len(listed) < len(sources):
-            raise ValueError("Streams cannot be measured: pass `--stats`, or use `statistics: config` in the recipe.")
-        songs = [song for source in listed for song in source.songs]
-        write_json(path, mel_statistics(songs, max_hours=1.0, seed=seed, progress=False).to_dict())
     measured = json.loads(path.read_text(encoding="utf-8"))
     values = {"mel_mean": measured["melspec_2048_mean"], "mel_std": measured["melspec_2048_std"]}
     if kind == "band":

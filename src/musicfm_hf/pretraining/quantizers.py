@@ -16,7 +16,7 @@ from ..data.sources import Song, open_source
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMQuantizerModel
 from ..model.quantization_musicfm import MusicFMKMeansQuantizer, MusicFMResidualQuantizer
-from ..training.files import write_json
+from ..training.files import complete_model, write_json
 from ..training.records import environment, strip_absolute_paths
 from .arguments import QuantizerArguments
 from .data import hold_out_validation
@@ -69,7 +69,8 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
     model = MusicFMQuantizerModel(config)
     model.to(arguments.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     history = _train(model, loader, arguments)
-    model.save_pretrained(output)
+    with complete_model(output) as temporary:
+        model.save_pretrained(temporary)
     report = describe_quantizer(model, _validation_batches(validation, arguments, config)) if validation else {}
     contents = {
         "validation": report,

@@ -19,7 +19,8 @@ from ..data.crops import CropLoader, FixedCrops
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import fit_length, target_frames
 from ..model.modeling_musicfm import MusicFMForPreTraining
-from ..training.records import require_same_settings
+from ..training.files import write_json
+from ..training.records import OPTIMIZER_ARGUMENTS, RECORDED_ARGUMENTS, require_same_settings
 from ..training.trainer import ResumableTrainer, find_checkpoint, selective_checkpointing
 from .arguments import PretrainingArguments
 from .data import CollateMasked, noise_generators, sample_counts
@@ -29,6 +30,10 @@ logger = logging.get_logger(__name__)
 
 # Fields of a configuration that do not affect the model. The code that some of them name depends on the version.
 _NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "transformers_version")
+
+
+# Fields of PretrainingArguments that a run must keep when it resumes. It may take more steps.
+_COMPARED_ARGUMENTS = [name for name in (*RECORDED_ARGUMENTS, *OPTIMIZER_ARGUMENTS) if name != "max_steps"]
 
 
 class PretrainingTrainer(ResumableTrainer):
@@ -62,6 +67,7 @@ class PretrainingTrainer(ResumableTrainer):
         self.statistics = TokenStatistics(model.config.codebook_sizes, args.device)
         self.audio_seconds = 0.0
         self._started = time.perf_counter()  # moved back by the duration of earlier starts
+        self._loaded: Path | None = None  # checkpoint whose progress this Trainer has, if it has not trained since
         self._last_log = (self._started, 0.0)  # time of the last log, and the seconds of audio until then
         self.add_callback(_EpochFraction())
 
@@ -91,8 +97,9 @@ class PretrainingTrainer(ResumableTrainer):
         """Train as [`Trainer`] does, resuming the data and the statistics of the checkpoint."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = find_checkpoint(self.args.output_dir) or True  # without one, the Trainer raises
-        if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint:
+        if isinstance(resume_from_checkpoint, str) and self._loaded != Path(resume_from_checkpoint):
             self.load_progress(Path(resume_from_checkpoint))
+        self._loaded = None
         self._last_log = (time.perf_counter(), self.audio_seconds)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
@@ -216,17 +223,20 @@ class PretrainingTrainer(ResumableTrainer):
             "audio_seconds": self.audio_seconds,
             "seconds": self.seconds,
             "config": self.encoder_config.to_dict(),
+            "training": {name: getattr(self.args, name) for name in _COMPARED_ARGUMENTS},
+            "validation": self._validation_identity(),
         }
-        (folder / f"data_{self.args.process_index}.json").write_text(json.dumps(state), encoding="utf-8")
+        write_json(folder / f"data_{self.args.process_index}.json", state)
         torch.save(self.statistics.counts.cpu(), folder / f"token_counts_{self.args.process_index}.pt")
 
     def load_progress(self, folder: Path) -> None:
         """
-        Read the files that [`save_progress`] wrote. `train` calls this method.
+        Read the files that [`save_progress`] wrote. `train` calls this method, unless it was called for the same
+        folder since the last call of `train`.
 
         Raises:
             ValueError: The checkpoint is not from pretraining with the same number of processes, or was made with
-                another model, other data or another batch size.
+                another model, other data, another batch size or other settings of the training.
         """
         path = folder / f"data_{self.args.process_index}.json"
         if not path.is_file():
@@ -238,12 +248,22 @@ class PretrainingTrainer(ResumableTrainer):
         self.loader.load_state_dict(state["loader"])
         config = {name: value for name, value in self.encoder_config.to_dict().items() if name not in _NO_SETTINGS}
         require_same_settings(folder, state["config"], config, "--output_dir")
+        if "training" in state:  # not in checkpoints of version 0.1
+            training = {name: getattr(self.args, name) for name in _COMPARED_ARGUMENTS}
+            require_same_settings(folder, state["training"], training, "--output_dir")
+            recorded = {"validation crops": state["validation"]}
+            require_same_settings(folder, recorded, {"validation crops": self._validation_identity()}, "--output_dir")
         for problem in state["problems"]:
             self.loader.problems.add(AudioProblem(*problem))
         self.audio_seconds = state["audio_seconds"]
         self._started = time.perf_counter() - state["seconds"]
         counts = torch.load(folder / f"token_counts_{self.args.process_index}.pt", weights_only=True)
         self.statistics.counts = counts.to(self.args.device)
+        self._loaded = folder
+
+    def _validation_identity(self) -> list | None:
+        """Return values for JSON that are equal if validation uses the same crops."""
+        return None if self.eval_dataset is None else self.eval_dataset.identity
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values.to(self.args.device), "sum")

@@ -9,20 +9,23 @@ of a JAMS file, counted from 1.
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..training.files import write_text
+from .bar_positions import check_positions
 from .jams import name_all, only_namespace, pick_annotation, read_jams
 from .values import read_text, to_label, to_number, to_position
 
 # Columns of every labeled data set, and attributes of a song. Other annotations of a song are in its `more`.
 SONG_COLUMNS = ("beats", "chords", "sections", "keys", "tags")
 PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-TOLERANCE = 1e-6  # seconds by which segments may overlap, because JAMS stores start and duration, and sums are rounded
+TOLERANCE = 1e-6  # seconds by which segments may overlap, because sums are rounded
+JAMS_TOLERANCE = 0.002  # the same in JAMS files, which may store start and duration in whole milliseconds
 LATE_SECONDS = 1.0  # by which an annotation may end after the audio, because decoders cut or pad the end
 
 
@@ -45,7 +48,7 @@ def read_beats(path: str | os.PathLike) -> Beats:
     """
     Read beats. From a JAMS file, read the first annotation `beat_position`, or else the first `beat`. Any other file
     is text with one beat per line: the time and, optionally, the position in the bar, separated by a tab, spaces or a
-    comma. Further columns, empty lines and lines that begin with `#` are ignored.
+    comma. Further columns, empty lines and lines that begin with `#` are ignored. Decimal commas are an error.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -63,7 +66,7 @@ def read_beats(path: str | os.PathLike) -> Beats:
     else:
         lines, duration = _read_lines(path), None
         places = [place for place, _ in lines]
-        fields = [re.split(r"[\s,]+", text.strip()) for _, text in lines]
+        fields = _split_beats(lines)
         times = [to_number(field[0], "the time", place) for place, field in zip(places, fields, strict=True)]
         values = [field[1] if len(field) > 1 and field[1] else None for field in fields]
     positions = [to_position(value, place) for value, place in zip(values, places, strict=True)]
@@ -94,10 +97,10 @@ def read_segments(path: str | os.PathLike, namespace: str | None = None, column:
         annotations, duration = read_jams(path)
         annotation = pick_annotation(annotations, (namespace or only_namespace(annotations, path),), path)
         places = annotation.places
-        segments = [
+        segments = _without_rounding(
             Segment(start, start + to_number(length, "the duration", place), to_label(label, place))
             for (start, length, label), place in zip(annotation.observations, places, strict=True)
-        ]
+        )
     else:
         lines, duration = _read_lines(path), None
         places = [place for place, _ in lines]
@@ -142,7 +145,7 @@ def write_beats(path: str | os.PathLike, beats: Beats) -> None:
     check_beats(beats, "The beats to write")
     known = np.any(beats.positions)
     lines = [f"{time:.6f}" + (f"\t{position}" if known else "") for time, position in zip(*beats, strict=True)]
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None:
@@ -162,7 +165,7 @@ def write_segments(path: str | os.PathLike, segments: Sequence[Segment]) -> None
                 f"space around it, got {segment.label!r}."
             )
     lines = [f"{start:.6f}\t{end:.6f}\t{label}\n" for start, end, label in segments]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def check_beats(beats: Beats, where: str | os.PathLike | Callable[[int], str], duration: float | None = None) -> None:
@@ -176,7 +179,8 @@ def check_beats(beats: Beats, where: str | os.PathLike | Callable[[int], str], d
 
     Raises:
         ValueError: if shapes differ; or if a beat is not finite, is negative, does not follow the previous beat, is
-            after the end of the audio, or has a negative position. The message names the first such beat.
+            after the end of the audio, or has a negative position; or if the positions are not those of beats in a bar
+            (see `bar_positions.py`). The message names the first such beat.
     """
     _check_beats(beats, _namer(where, "beat"), duration)
 
@@ -227,6 +231,16 @@ def _namer(where: str | os.PathLike | Callable[[int], str], kind: str) -> Callab
     return where if callable(where) else lambda index: f"{where}, {kind} {index + 1}"
 
 
+def _without_rounding(segments: Iterable[Segment]) -> list[Segment]:
+    """Return segments that end where the next one starts, if they end later by as much as JAMS files are rounded."""
+    rows: list[Segment] = []
+    for segment in segments:
+        if rows and rows[-1].start < segment.start < rows[-1].end <= segment.start + JAMS_TOLERANCE:
+            rows[-1] = rows[-1]._replace(end=segment.start)
+        rows.append(segment)
+    return rows
+
+
 def _begins_with(text: str, number: float) -> bool:
     """Return whether the first field of a line is this number."""
     try:
@@ -239,6 +253,21 @@ def _read_lines(path: Path) -> list[tuple[str, str]]:
     """Return the lines that are neither empty nor comments, each with its name for error messages."""
     lines = enumerate(read_text(path).splitlines(), 1)
     return [(f"{path}, line {number}", line) for number, line in lines if line.strip() and line.strip()[0] != "#"]
+
+
+def _split_beats(lines: list[tuple[str, str]]) -> list[list[str]]:
+    """
+    Split the lines of a file of beats into fields. A comma separates fields only if a time has a decimal point: `0,52`
+    in a file without one is 0.52 s with a decimal comma, or beat 52 at 0 s.
+    """
+    fields = [re.split(r"[\s,]+", text.strip()) for _, text in lines]
+    commas = [place for place, text in lines if "," in text.split()[0].rstrip(",")]
+    if commas and not any("." in field[0] for field in fields):
+        raise ValueError(
+            f"{commas[0]}: the comma may be a decimal comma. Write times with a decimal point, such as 0.52, and "
+            "separate columns by a tab."
+        )
+    return fields
 
 
 def _parse_segment(text: str, column: int, place: str) -> Segment:
@@ -270,6 +299,7 @@ def _check_beats(beats: Beats, place: Callable[[int], str], duration: float | No
                 f"{place(index)}: a position in the bar must be at least 1, or 0 if unknown, got {position}."
             )
         before = time
+    check_positions(positions, place)
 
 
 def _check_segments(segments: Sequence[Segment], place: Callable[[int], str], duration: float | None) -> None:

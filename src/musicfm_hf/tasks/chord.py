@@ -94,7 +94,8 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
 
     Returns:
         majmin (`float`): Share of the time with a major chord, a minor chord or N in which root and triad are right.
-        root (`float`): Share of the time with any chord except X in which the root is right.
+        root (`float`): Share of the time with any chord except X in which the root is right. As in `mir_eval`, an
+            estimated X is right where there is no chord.
         seconds (`float`): Time that majmin compares. If it is 0, the scores are 0.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..training.files import write_text
 from .annotations import Beats, Segment, write_beats, write_segments
 
 MIN_TAG_PROBABILITY = 0.5  # of the tags that are written to a `.tags` file
@@ -101,6 +102,6 @@ def write_events(path: Path, events: Any) -> None:
         write_beats(path, events)
     elif isinstance(events, Mapping):
         tags = (tag for tag, probability in events.items() if probability >= MIN_TAG_PROBABILITY)
-        path.write_text("".join(f"{tag}\n" for tag in tags), encoding="utf-8")
+        write_text(path, "".join(f"{tag}\n" for tag in tags))
     else:
         write_segments(path, events)

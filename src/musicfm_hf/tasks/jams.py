@@ -1,6 +1,9 @@
 """
 Annotations of JAMS files (Humphrey et al., *JAMS: A JSON Annotated Music Specification for Reproducible MIR Research*,
 ISMIR 2014). Error messages name the file and the observation, counted from 1.
+
+An observation with a confidence of 0 is left out: its annotator did not observe it. In data sets of tags, such an
+observation lists a tag that the song does not have. Without a confidence, or with null, an observation counts.
 """
 
 import json
@@ -8,15 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .values import read_text, to_number
+from .values import read_text, to_confidence, to_number
 
 
 class JamsAnnotation(NamedTuple):
     """An annotation of a JAMS file."""
 
     namespace: str
-    observations: list[tuple]  # (time, duration, value); times are checked
+    observations: list[tuple]  # (time, duration, value) with a confidence above 0; times are checked
     places: list[str]  # name of each observation in error messages
+    num_listed: int  # number of observations in the file, with any confidence
 
 
 def read_jams(path: Path) -> tuple[list[JamsAnnotation], float | None]:
@@ -81,12 +85,16 @@ def name_all(annotations: list[JamsAnnotation]) -> str:
 
 def _parse_annotation(annotation: dict, place: str) -> JamsAnnotation:
     """Parse one annotation. JAMS allows a list of observations, or one list for each field."""
-    data = annotation["data"]
+    data, namespace = annotation["data"], annotation["namespace"]
     if isinstance(data, dict):
-        rows = list(zip(data["time"], data["duration"], data["value"], strict=True))
+        confidences = data.get("confidence") or [None] * len(data["time"])
+        rows = list(zip(data["time"], data["duration"], data["value"], confidences, strict=True))
     else:
-        rows = [(observation["time"], observation["duration"], observation["value"]) for observation in data]
-    namespace = annotation["namespace"]
-    places = [f"{place} ({namespace}), observation {number}" for number in range(1, len(rows) + 1)]
-    rows = [(to_number(time, "the time", where), *rest) for (time, *rest), where in zip(rows, places, strict=True)]
-    return JamsAnnotation(namespace, rows, places)
+        rows = [(row["time"], row["duration"], row["value"], row.get("confidence")) for row in data]
+    observations, places = [], []
+    for number, (time, duration, value, confidence) in enumerate(rows, 1):
+        where = f"{place} ({namespace}), observation {number}"
+        if to_confidence(confidence, where) > 0:
+            observations.append((to_number(time, "the time", where), duration, value))
+            places.append(where)
+    return JamsAnnotation(namespace, observations, places, len(rows))

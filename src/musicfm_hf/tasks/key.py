@@ -21,6 +21,7 @@ LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in 
 _SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 # A letter, sharps or flats, and a mode, with or without a separator. The variant of minor is ignored.
 _KEY = re.compile(r"([A-Ga-g])((?:#|b|[ -]?(?i:sharp|flat)\b)*)[ :_-]*(?:(?:natural|harmonic|melodic)[ _-]?)?(.*)")
+_SIGNS = str.maketrans({"♯": "#", "♭": "b"} | dict.fromkeys("\N{HYPHEN}\N{NON-BREAKING HYPHEN}–—\N{MINUS SIGN}", "-"))
 # Modes, grouped by their third. M and m are distinguished before the rest is lower-cased.
 _MAJOR = {"M", "maj", "major", "ion", "ionian", "lyd", "lydian", "mix", "mixolydian"}
 _MINOR = {"m", "min", "minor", "aeo", "aeolian", "dor", "dorian", "phr", "phrygian", "loc", "locrian"}
@@ -42,7 +43,7 @@ def parse_key(text: str) -> str | None:
     Raises:
         ValueError: if the text is not a key.
     """
-    plain = " ".join(text.replace("♯", "#").replace("♭", "b").replace("\N{MUSIC SHARP SIGN}", "#").split())
+    plain = " ".join(text.translate(_SIGNS).split())
     if plain.lower() in _NONE:
         return "N"
     if plain.lower() in _UNDECIDED:
@@ -138,7 +139,8 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | 
     """
     Compare the keys of one song with `mir_eval.key.weighted_score`: 1 for the same key, 0.5 for a fifth above, 0.3 for
     the relative key, 0.2 for the parallel key. A fifth below scores 0, as by default in mir_eval; MIREX has counted
-    both directions since 2017, so its scores may be higher. N scores 1 against N, and 0 against a key.
+    both directions since 2017, so its scores may be higher. N scores 1 against N, and 0 against a key. An undecided
+    estimate, such as X, scores 0.
 
     Args:
         reference (`list[Segment]`): Keys, in any spelling that [`parse_key`] accepts. Keys that are not major, minor
@@ -155,28 +157,32 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment], key: str | 
     Raises:
         ValueError: if segments are not in order, or a label is not a key.
     """
-    from mir_eval.key import weighted_score
-
-    estimated_key = main_key(estimate) if key is None else parse_key(key)
+    estimated_key = (main_key(estimate) if estimate else "N") if key is None else parse_key(key)
     reference_key = main_key(reference)
     if reference_key is None:
         return {"key_weighted": float("nan"), "key_frame": float("nan")}
     seconds, names, estimated_names = spans.pair(reference, estimate, "X", "N")
     labels = [parse_key(name) for name in names]
     labeled = np.array([label is not None for label in labels])
-    scores = [
-        weighted_score(_mir_eval_key(label), _mir_eval_key(parse_key(name)))
-        for label, name in zip(labels, estimated_names, strict=True)
-    ]
+    scores = [_compare(label, parse_key(name)) for label, name in zip(labels, estimated_names, strict=True)]
     return {
-        "key_weighted": float(weighted_score(_mir_eval_key(reference_key), _mir_eval_key(estimated_key))),
+        "key_weighted": _compare(reference_key, estimated_key),
         "key_frame": float(np.average(np.array(scores)[labeled], weights=seconds[labeled])),
     }
 
 
-def _mir_eval_key(label: str | None) -> str:
+def _compare(reference: str | None, estimate: str | None) -> float:
+    """Return the score of one key; `None` is an undecided key. mir_eval does not distinguish it from N, its X."""
+    from mir_eval.key import weighted_score
+
+    if reference is None or estimate is None:
+        return 0.0
+    return float(weighted_score(_mir_eval_key(reference), _mir_eval_key(estimate)))
+
+
+def _mir_eval_key(label: str) -> str:
     """Return a label in the notation of mir_eval."""
-    if label in (None, "N"):
+    if label == "N":
         return "X"
     tonic, mode = label.split(":")
     return f"{tonic} {mode}or" if mode == "maj" else f"{tonic} minor"

@@ -6,7 +6,9 @@ Analyzing a Song with Structural Functions* (ICASSP 2022). Boundaries are scored
 (HR.5F, HR3F: Turnbull et al. 2007), and functions by the share of time with the right function.
 """
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -24,46 +26,41 @@ OUTPUTS = (
 BOUNDARY_SECONDS = 0.3  # on each side of a boundary
 
 END = "end"  # marks the end of a song, and is not a function
-# Part of a label → function. The first part that a label contains decides.
-_PARTS = (
+# Words of a label → function. The first row with a word of the label decides.
+_ROWS = (
     ("silence", "silence"),
-    ("pre-chorus", "verse"),
-    ("prechorus", "verse"),
-    ("refrain", "chorus"),
-    ("chorus", "chorus"),
-    ("theme", "chorus"),
-    ("stutter", "chorus"),
-    ("verse", "verse"),
-    ("rap", "verse"),
-    ("section", "verse"),
-    ("slow", "verse"),
-    ("build", "verse"),
-    ("dialog", "verse"),
-    ("intro", "intro"),
-    ("fadein", "intro"),
-    ("opening", "intro"),
-    ("bridge", "bridge"),
-    ("trans", "bridge"),
-    ("out", "outro"),
-    ("coda", "outro"),
-    ("ending", "outro"),
-    ("break", "inst"),
-    ("inst", "inst"),
-    ("interlude", "inst"),
-    ("impro", "inst"),
-    ("solo", "inst"),
+    ("pre chorus", "verse"),
+    ("refrain|chorus|theme|stutter", "chorus"),
+    ("verse|rap|rapped|rapping|section|slow|build|building|dialog|dialogue", "verse"),
+    ("intro|introduction|fade in|opening", "intro"),
+    ("bridge|trans|transition", "bridge"),
+    ("out|outro|coda|ending", "outro"),
+    ("break|inst|interlude|impro|solo", "inst"),
 )
+_PATTERNS = tuple((re.compile(rf"\b(?:{words})\b"), function) for words, function in _ROWS)
+# Words that annotators join to these, as in `slowverse`, `chorushalf`, `gtrbreak` and `breakdown`.
+_JOINED = (
+    "pre post alt mini main quiet loud big soft fast short long half double full part pt first last final rhythmless "
+    "fade vocal vox voice gtr guitar bass drum drums piano synth sax riff instr instrumental int up down in"
+)
+_PARTS = "|".join(sorted({*_JOINED.split(), *" ".join(words for words, _ in _ROWS).replace("|", " ").split()})[::-1])
+# One or more of these words, each the longest that fits, and an `s` or the letter of a part, as in `outroa`.
+_WORD = re.compile(rf"(?>{_PARTS})++(?:e?s|[a-d])?")
 
 
+@lru_cache(maxsize=4096)
 def function_of(label: str) -> str | None:
     """
     Map the label of an annotator to one of [`FUNCTIONS`], or to `None` for `end`, which marks the end of a song.
-    Unknown labels are mapped to "inst". The mapping is that of Wang et al. 2022.
+    Unknown labels are mapped to "inst". The mapping is that of Wang et al. 2022, except that it compares whole words
+    instead of any letters: `trap` is not a `rap`. Case, digits, and the signs between words do not matter:
+    `Pre – Chorus 2` and `pre_chorus` are `prechorus`.
     """
-    label = label.strip().lower()
-    if label == END:
+    words = re.findall(r"[^\W\d_]+", label.lower())
+    if words == [END]:
         return None
-    return next((function for part, function in _PARTS if part in label), "inst")
+    text = " ".join(" ".join(re.findall(_PARTS, word)) if _WORD.fullmatch(word) else "?" for word in words)
+    return next((function for pattern, function in _PATTERNS if pattern.search(text)), "inst")
 
 
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:

@@ -1,8 +1,12 @@
 """Parsing of values from text or JSON. Error messages begin with the place that a value was read from."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
+
+# `float` also accepts underscores and the digits of other scripts.
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*|nan|[+-]?inf", re.IGNORECASE)
 
 
 def read_text(path: Path) -> str:
@@ -15,12 +19,12 @@ def read_text(path: Path) -> str:
 
 def to_number(value: object, name: str, place: str) -> float:
     """Convert text or a JSON number to seconds. `name` is its name in error messages."""
-    try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    except ValueError as error:
-        raise ValueError(f"{place}: {name} must be a number of seconds, got {value!r}.") from error
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    comma = " Write it with a decimal point." if isinstance(value, str) and "," in value else ""
+    raise ValueError(f"{place}: {name} must be a number of seconds, got {value!r}.{comma}")
 
 
 def to_position(value: Any, place: str) -> int:
@@ -36,6 +40,15 @@ def to_position(value: Any, place: str) -> int:
         raise ValueError(
             f"{place}: the position in the bar must be a whole number from 1, or 0 if unknown, got {value!r}."
         ) from error
+
+
+def to_confidence(value: Any, place: str) -> float:
+    """Return the confidence of an observation, with 1 for null and NaN. Text and negative numbers are errors."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{place}: the confidence must be a number of at least 0, or null, got {value!r}.")
+    return float(value)
 
 
 def to_label(value: object, place: str) -> str:

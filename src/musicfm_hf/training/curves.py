@@ -1,11 +1,12 @@
 """Training curves."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .files import complete_file
 
 
 class CurveCallback(TrainerCallback):
@@ -47,5 +48,5 @@ class CurveCallback(TrainerCallback):
             if axes.lines:
                 axes.legend(fontsize=8)
         path = Path(str(args.output_dir)) / "curves.png"
-        figure.savefig(path.with_suffix(".part"), format="png", dpi=110)
-        os.replace(path.with_suffix(".part"), path)
+        with complete_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)

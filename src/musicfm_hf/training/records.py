@@ -26,6 +26,16 @@ RECORDED_ARGUMENTS = [
     "fp16",
 ]
 
+# Further fields that the steps of the optimizer depend on.
+OPTIMIZER_ARGUMENTS = [
+    "lr_scheduler_kwargs",
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+]
+
 
 def require_same_settings(
     product: str | Path, recorded: Mapping[str, Any], current: Mapping[str, Any], flag: str

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
+
+from .files import complete_model
 
 logger = logging.get_logger(__name__)
 
@@ -62,12 +64,19 @@ class ResumableTrainer(Trainer):
         return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the model with the code of its own class instead of the class that FSDP derives from it."""
+        """
+        Save the model as [`Trainer`] does, in files that are complete or absent, and with the code of its own class
+        instead of the class that FSDP derives from it.
+        """
+        folder = str(output_dir or self.args.output_dir)
+        # A checkpoint is renamed as a whole.
+        files = nullcontext(folder) if self._is_writing_checkpoint else complete_model(folder)
         model_class = type(self.model)
         try:
             if issubclass(model_class, FSDPModule):
                 self.model.__class__ = model_class.__bases__[-1]
-            super()._save(output_dir, state_dict)
+            with files as place:
+                super()._save(str(place), state_dict)
         finally:
             self.model.__class__ = model_class
 

@@ -3,7 +3,12 @@
 import csv
 import gzip
 import json
+import math
+import re
 import sys
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +17,8 @@ from helpers.recipes import prepare
 
 from musicfm_hf.data.labeled import read_all
 from musicfm_hf.data.labeled_dataset import load_songs
-from musicfm_hf.data.readers import beatles, giantsteps, gtzan, harmonix, hooktheory, magnatagatune
+from musicfm_hf.data.mirdata_tracks import to_beats
+from musicfm_hf.data.readers import beatles, giantsteps, giantsteps_plus, gtzan, harmonix, hooktheory, magnatagatune
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.chord import parse_chord
 
@@ -26,8 +32,8 @@ def write(path, text=None, seconds=20):
     return path
 
 
-def read(readers):
-    songs, problems = read_all(readers.items())
+def read(readers, strict=False):
+    songs, problems = read_all(readers.items(), strict)
     return {song.id: song for song in songs}, {problem.id: problem.reason for problem in problems}
 
 
@@ -73,24 +79,97 @@ def test_harmonix_without_end_and_without_audio(harmonixset, tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("segments/0001_song.txt", "0 a\nb 2\n", r"0001_song.txt, line 2: needs a time in seconds and a label"),
+        ("segments/0001_song.txt", "0 a\nb 2\n", r"0001_song.txt, line 2: the time of a section must be a number of"),
+        (
+            "segments/0001_song.txt",
+            "0 a\n2,5 b\n",
+            r"0001_song.txt, line 2: .* got '2,5'. Write it with a decimal point",
+        ),
         ("segments/0001_song.txt", "0 a\n5 b\n4 end\n", r"0001_song.txt, line 3: sections must ascend"),
         ("segments/0001_song.txt", "0 a\n25 end\n", r"0001_song.txt, line 1: 25 s is after the end of the audio"),
         ("beats_and_downbeats/0001_song.txt", "1\t1\t1\n1\t2\t1\n", r"0001_song.txt, line 2: beats must ascend"),
-        ("metadata.csv", "File,Title\n", r"metadata.csv, line 1: no column Artist"),
-        ("metadata.csv", "File,Title,Artist\na,b,c\na,b,c\n", r"metadata.csv, line 3: 'a' is empty or appears twice"),
+        (
+            "beats_and_downbeats/0001_song.txt",
+            "".join(f"{number}\t{number}\t1\n" for number in range(1, 20)),
+            r"0001_song.txt, line 19: a position in the bar must be 1 for the downbeat",
+        ),
     ],
 )
-def test_mistakes_in_harmonix_are_named(harmonixset, tmp_path, file, text, message):
+def test_mistakes_in_harmonix_are_listed(harmonixset, tmp_path, file, text, message):
     write(harmonixset / "dataset" / file, text)
+    songs, problems = read(harmonix.song_readers(harmonixset, tmp_path / "audio"))
+    assert list(songs) == ["0002_song", "0003_song"]
+    assert re.search(message, problems["0001_song"])
     with pytest.raises(ValueError, match=message):
-        read(harmonix.song_readers(harmonixset, tmp_path / "audio"))
+        read(harmonix.song_readers(harmonixset, tmp_path / "audio"), strict=True)
+
+
+def test_faulty_lines_of_the_table_of_harmonix(harmonixset, tmp_path):
+    path = harmonixset / "dataset/metadata.csv"
+    path.write_text(path.read_text(encoding="utf-8") + "0001_song,A,B\n,C,D\n", encoding="utf-8")
+    songs, problems = read(harmonix.song_readers(harmonixset, tmp_path / "audio"))
+    assert len(songs) == 3
+    assert [reason.split(": ")[-1] for reason in problems.values()] == [
+        "'0001_song' is empty or appears twice.",
+        "'' is empty or appears twice.",
+    ]
+    write(path, "File,Title\n")
+    with pytest.raises(ValueError, match=r"metadata.csv, line 1: no column Artist"):
+        harmonix.song_readers(harmonixset)
+
+
+def test_alignment_of_harmonix(harmonixset, tmp_path):
+    path = write(harmonixset / "dataset/youtube_alignment_scores.csv", "File,score\n0001_song,0.95\n0003_song,0.9\n")
+    songs, problems = read(harmonix.song_readers(harmonixset, tmp_path / "audio", min_alignment=0.95))
+    assert list(songs) == ["0001_song"]
+    assert problems == {
+        "0002_song": f"It has no alignment score in {path}.",
+        "0003_song": f"Its alignment score is 0.900, below 0.95 ({path}).",
+    }
+    with pytest.raises(ValueError, match="`min_alignment` must be between 0 and 1, got 95"):
+        harmonix.song_readers(harmonixset, min_alignment=95)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"youtube_alignment_scores.csv does not exist"):
+        harmonix.song_readers(harmonixset, min_alignment=0.9)
+
+
+def test_held_out_songs_of_harmonix(tmp_path):
+    """The draw depends on the table alone, and keeps all versions of a song together."""
+    rows = [f"{number:04d}_song,Song {number // 2 if number < 40 else number},Artist" for number in range(100)]
+    write(tmp_path / "metadata.csv", "\n".join(["File,Title,Artist", *rows]) + "\n")
+    songs = {}
+    for number in range(100):
+        name = f"{number:04d}_song"
+        write(tmp_path / f"beats_and_downbeats/{name}.txt", "0.0\t1\t1\n")
+        write(tmp_path / f"segments/{name}.txt", "0.0 intro\n5.0 end\n")
+    write(tmp_path / "audio/a.wav")
+    for number in range(100):
+        (tmp_path / f"audio/{number:04d}_song.wav").symlink_to(tmp_path / "audio/a.wav")
+    for seed in (0, 1):
+        readers = harmonix.song_readers(tmp_path, tmp_path / "audio", held_out=25, held_out_seed=seed)
+        songs[seed] = {name: reader() for name, reader in readers.items()}
+        assert Counter(song.split for song in songs[seed].values()) == {"train": 67, "validation": 8, "test": 25}
+        for number in range(0, 40, 2):
+            pair = [songs[seed][f"{number + one:04d}_song"] for one in (0, 1)]
+            assert pair[0].split == pair[1].split
+            assert pair[0].group == pair[1].group
+    assert [song.split for song in songs[0].values()] != [song.split for song in songs[1].values()]
+    (tmp_path / "audio/0007_song.wav").unlink()
+    fewer, _ = read(harmonix.song_readers(tmp_path, tmp_path / "audio", held_out=25))
+    assert len(fewer) == 99
+    assert all(song.split == songs[0][name].split for name, song in fewer.items())
+    for number in (0, 100):
+        with pytest.raises(ValueError, match=r"`held_out` must be between 1 and 99, one song less than all"):
+            harmonix.song_readers(tmp_path, held_out=number)
 
 
 def test_recipe_for_harmonix(harmonixset, tmp_path, monkeypatch):
     arguments = ["harmonix", "--source", harmonixset, "--audio", tmp_path / "audio", "--output_dir", tmp_path / "out"]
     prepare(monkeypatch, *arguments, "--fractions", "0", "0", "1")
     assert len(load_songs(tmp_path / "out", "test")) == 3
+    prepare(monkeypatch, *arguments, "--held_out", "2")
+    assert [len(load_songs(tmp_path / "out", split)) for split in ("train", "test")] == [1, 2]
+    assert json.loads((tmp_path / "out/info.json").read_text())["held_out"] == 2
     assert json.loads((tmp_path / "out/info.json").read_text())["homepage"].endswith("harmonixset")
     with pytest.raises(SystemExit, match=r"^Not prepared: .*metadata.csv does not exist: is this a copy"):
         prepare(monkeypatch, "harmonix", "--source", tmp_path / "audio", "--output_dir", tmp_path / "out")
@@ -127,7 +206,10 @@ def write_hooktheory(folder, songs):
 
 def test_hooktheory(tmp_path):
     songs = {"abc": entry(), "bcd": entry(split="VALID"), "cde": entry(split="TEST", youtube=None)}
-    songs["def"] = entry(alignment={"refined": None})
+    songs["def"] = entry(alignment={"refined": None, "user": None})
+    songs["user"] = entry(alignment={"refined": None, "user": {"beats": [0, 4], "times": [3.0, 7.0]}})
+    songs["null"] = entry(alignment=None)
+    songs["none"] = None
     songs["efg"] = entry(youtube={"id": "none"})
     source = write_hooktheory(tmp_path / "source", songs)
     write(tmp_path / "audio/-Yt_1.wav")
@@ -138,9 +220,16 @@ def test_hooktheory(tmp_path):
     assert song.chords == [Segment(3, 6, "C#:min"), Segment(7, 10, "Bb:min")]
     assert song.keys == [Segment(3, 6, "C#:min"), Segment(6, 10, "E:maj")]
     assert (song.group, song.audio.name) == ("somebody", "-Yt_1.wav")
-    assert "no refined alignment" in problems["def"]
+    assert problems["def"].endswith("def: no alignment.")
+    assert problems["null"].endswith("null: no alignment.")
+    assert "no refined alignment, only that of a user, which --user_alignment uses" in problems["user"]
+    assert "none: is malformed (TypeError" in problems["none"]
     assert "No audio efg or none" in problems["efg"]
     assert list(hooktheory.song_readers(source / "Hooktheory.json.gz", tmp_path / "audio")) == list(songs)
+    found, _ = read(hooktheory.song_readers(source, tmp_path / "audio", user_alignment=True))
+    assert sorted(found) == ["abc", "bcd", "cde", "user"]
+    assert found["user"].chords == [Segment(3, 5, "C#:min"), Segment(5.5, 7, "Bb:min")]
+    assert found["abc"].chords == song.chords  # the refined alignment comes first
 
 
 @pytest.mark.parametrize(
@@ -180,15 +269,132 @@ def test_keys_of_hooktheory():
             {"alignment": {"refined": {"beats": [0, 1], "times": [1, 1]}}},
             r"abc: .*needs at least two ascending",
         ),
-        ({"annotations": {"harmony": [{"onset": 0}]}}, r"abc: is malformed \(KeyError: 'offset'\)"),
+        ({"annotations": {"harmony": [{"onset": 0}]}}, r"abc, chord 1 is left out: it lasts from beat 0 to None\."),
+        ({"annotations": None}, r"abc: is malformed \(AttributeError"),
         ({"alignment": {"refined": {"beats": [0, 1], "times": [17, 19]}}}, r"abc, chords, segment 2: 22 s is after"),
     ],
 )
-def test_mistakes_in_hooktheory_are_named(tmp_path, changes, message):
-    source = write_hooktheory(tmp_path / "source", {"abc": entry(**changes)})
+def test_mistakes_in_hooktheory_are_listed(tmp_path, changes, message):
+    source = write_hooktheory(tmp_path / "source", {"abc": entry(**changes), "bcd": entry()})
     write(tmp_path / "source/-Yt_1.wav")
+    songs, problems = read(hooktheory.song_readers(source))
+    assert list(songs) == ["bcd"]
+    assert re.search(message, problems["abc"])
     with pytest.raises(ValueError, match=message):
-        read(hooktheory.song_readers(source))
+        read(hooktheory.song_readers(source), strict=True)
+
+
+C, D, E, F = ({"root_pitch_class": pitch, "root_position_intervals": [4, 3], "inversion": 0} for pitch in (0, 2, 4, 5))
+
+
+def passage(chords, keys=(), num_beats=16):
+    """An entry with a beat a second, from 0 s."""
+    harmony = [row and row[0] | {"onset": row[1], "offset": row[2]} for row in chords]
+    keys = [{"beat": beat, "tonic_pitch_class": 0, "scale_degree_intervals": [2, mode]} for beat, mode in keys]
+    alignment = {"refined": {"beats": [0, 16], "times": [0.0, 16.0]}}
+    return entry(alignment=alignment, annotations={"num_beats": num_beats, "keys": keys, "harmony": harmony})
+
+
+@pytest.mark.parametrize(
+    ("chords", "expected", "problems"),
+    [
+        (
+            [(C, 0, 4), (D, 4, 4), (E, 4, 8)],
+            [(0, 4, "C"), (4, 8, "E")],
+            ["chord 2 is left out: it lasts from beat 4 to 4"],
+        ),
+        (
+            [(C, 0, 4), (D, 6, 5), (E, 6, 8)],
+            [(0, 4, "C"), (6, 8, "E")],
+            ["chord 2 is left out: it lasts from beat 6 to 5"],
+        ),
+        ([(C, -1, 4), (D, 4, 8)], [(4, 8, "D")], ["chord 1 is left out: it lasts from beat -1 to 4"]),
+        ([(C, 0, None), (D, 4, 8)], [(4, 8, "D")], ["chord 1 is left out: it lasts from beat 0 to None"]),
+        # What two chords claim has no label.
+        ([(C, 0, 6), (D, 4, 8), (E, 8, 9)], [(0, 4, "C"), (6, 8, "D"), (8, 9, "E")], ["chord 2 begins before"]),
+        (
+            [(C, 0, 8), (D, 2, 4), (E, 7, 9)],
+            [(0, 2, "C"), (8, 9, "E")],
+            ["chord 2 begins before", "chord 3 begins before"],
+        ),
+        ([(C, 0, 4), (D, 0, 4), (E, 4, 6)], [(4, 6, "E")], ["chord 2 begins before"]),
+        ([(E, 8, 9), (C, 0, 4)], [(0, 4, "C"), (8, 9, "E")], []),  # in another order
+        ([None, (E, 8, 9)], [(8, 9, "E")], ["chord 1 is left out: it lasts from beat None to None"]),
+        (
+            [(C | {"inversion": 9}, 0, 4), (C | {"root_pitch_class": None}, 4, 5), (D, 5, 8)],
+            [(5, 8, "D")],
+            ["chord 1 is left out: IndexError", "chord 2 is left out: TypeError"],
+        ),
+    ],
+)
+def test_faulty_chords_of_hooktheory_are_left_out(tmp_path, chords, expected, problems):
+    source = write_hooktheory(tmp_path / "source", {"abc": passage(chords)})
+    write(tmp_path / "source/-Yt_1.wav")
+    songs, found = read_all(hooktheory.song_readers(source).items())
+    assert songs[0].chords == [Segment(start, end, f"{label}:maj") for start, end, label in expected]
+    assert [problem.kind for problem in found] == ["part"] * len(problems)
+    assert all(message in problem.reason for message, problem in zip(problems, found, strict=True))
+    if problems:
+        with pytest.raises(ValueError, match=problems[0]):
+            read(hooktheory.song_readers(source), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "num_beats", "expected", "problems"),
+    [
+        ([(0, 1), (8, 2)], 16, [(0, 8, "min"), (8, 16, "maj")], []),
+        (
+            [(0, 1), (8, 2), (16, 1)],
+            16,
+            [(0, 8, "min"), (8, 16, "maj")],
+            ["key 3 is left out: it lasts from beat 16 to 16"],
+        ),
+        ([(0, 1), (20, 2)], 16, [(0, 16, "min")], ["key 2 is left out: it lasts from beat 20 to 16"]),
+        ([(0, 1), (8, 2), (8, 1)], 16, [(0, 8, "min")], ["key 3 begins before the one before it ends"]),
+        ([(8, 2), (0, 1)], 16, [(0, 8, "min"), (8, 16, "maj")], []),
+        ([(0, 1), (None, 2)], 16, None, ["key 1 is left out", "key 2 is left out"]),
+        ([(0, 1)], None, None, ["key 1 is left out: it lasts from beat 0 to None"]),
+    ],
+)
+def test_faulty_keys_of_hooktheory_are_left_out(tmp_path, keys, num_beats, expected, problems):
+    source = write_hooktheory(tmp_path / "source", {"abc": passage([(C, 0, 16)], keys, num_beats)})
+    write(tmp_path / "source/-Yt_1.wav")
+    songs, found = read_all(hooktheory.song_readers(source).items())
+    modes = {"min": "C:min", "maj": "C:maj"}
+    assert songs[0].keys == (expected and [Segment(start, end, modes[mode]) for start, end, mode in expected])
+    assert songs[0].chords == [Segment(0, 16, "C:maj")]
+    assert all(message in problem.reason for message, problem in zip(problems, found, strict=True))
+
+
+def test_chords_before_the_audio_are_left_out(tmp_path):
+    alignment = {"refined": {"beats": [4, 16], "times": [2.5, 14.5]}}
+    chords = [(C, 0, 1), (D, 1, 4), (E, 4, 8)]
+    song = passage(chords, [(0, 1)]) | {"alignment": alignment}
+    write(tmp_path / "source/-Yt_1.wav")
+    (found,), problems = read_all(
+        hooktheory.song_readers(write_hooktheory(tmp_path / "source", {"abc": song})).items()
+    )
+    assert found.chords == [Segment(0, 2.5, "D:maj"), Segment(2.5, 6.5, "E:maj")]
+    assert found.keys == [Segment(0, 14.5, "C:min")]
+    assert [problem.reason.split("abc, ")[1] for problem in problems] == [
+        "chord 1 is left out: it ends before the audio begins.",
+        "chord 2 begins 0.50 s before the audio: that part is left out.",
+        "key 1 begins 1.50 s before the audio: that part is left out.",
+    ]
+
+
+def test_faulty_parts_are_in_the_summary(tmp_path, monkeypatch, capsys):
+    songs = {"abc": passage([(C, 0, 4), (D, 4, 4), (E, 4, 3)]), "bcd": entry(), "cde": entry(alignment=None)}
+    source = write_hooktheory(tmp_path / "source", songs | {"def": entry(split="DEV")})
+    write(tmp_path / "source/-Yt_1.wav")
+    arguments = ["hooktheory", "--source", source, "--output_dir", tmp_path / "out"]
+    prepare(monkeypatch, *arguments)
+    summary = "2 train, 0 valid, 0 test, 2 left out, 1 left out for wrong annotations, 1 used in part"
+    assert summary in capsys.readouterr().out
+    lines = [line.split("\t")[0] for line in (tmp_path / "out/problems.tsv").read_text().splitlines()]
+    assert lines == ["abc", "abc", "cde", "def"]
+    with pytest.raises(SystemExit, match=r"^Not prepared: .*chord 2 is left out"):
+        prepare(monkeypatch, *arguments, "--strict")
 
 
 def test_hooktheory_must_be_there_and_json(tmp_path):
@@ -220,25 +426,59 @@ def magna(tmp_path):
     for _, path, _ in clips[:-1]:
         audio = folder / path
         audio.parent.mkdir(exist_ok=True)
-        soundfile.write(audio, np.full(16000, 0.1), 16000, format="MP3")
+        soundfile.write(audio, np.full(round(29.1 * 16000), 0.1), 16000, format="MP3")
     return folder
 
 
 def test_magnatagatune(magna):
-    clips, problems = read(magnatagatune.song_readers(magna, num_tags=2, merge_synonyms=False))
+    clips, problems = read(magnatagatune.song_readers(magna, num_tags=2))
     assert {clip: (song.split, song.group, song.tags) for clip, song in clips.items()} == {
         "2": ("test", "a-one", ["guitar", "drum"]),
         "6": ("validation", "b-two", ["guitar"]),  # drums is third
         "10": ("train", "c-three", ["guitar"]),
-        "11": ("train", "c-three", []),
     }
-    assert "d-four-0-29.mp3" in problems["12"]
-    merged, _ = read(magnatagatune.song_readers(magna, num_tags=2))
-    assert [song.tags for song in merged.values()] == [["guitar", "drum"], ["guitar", "drum"], ["guitar"], []]
+    assert "d-four-0-29.mp3 does not exist" in problems["12"]
+    assert problems["11"] == "b/c-three-59-88.mp3 has none of the 2 tags."
+    merged, _ = read(magnatagatune.song_readers(magna, num_tags=2, merge_synonyms=True))
+    assert [song.tags for song in merged.values()] == [["guitar", "drum"], ["guitar", "drum"], ["guitar"]]
     rows = "clip_id\ttrack_number\ttitle\tartist\talbum\n2\t1\tOne\tA\tB\n"
     write(magna / "clip_info_final.csv", rows)
     clips, _ = read(magnatagatune.song_readers(magna))
     assert [song.group for song in clips.values()][:2] == ["A - B - One", "b-two"]
+    assert [song.tags for song in clips.values()][:2] == [["guitar", "drum"], ["guitar", "drums"]]  # as annotated
+
+
+def test_clips_that_are_cut_off_are_left_out(magna):
+    soundfile.write(magna / "c/b-two-30-59.mp3", np.full(28 * 4000, 0.1), 4000, format="WAV")
+    clips, problems = read(magnatagatune.song_readers(magna))
+    assert list(clips) == ["2", "10"]
+    assert problems["6"].endswith("c/b-two-30-59.mp3 has 28.00 s, less than the 29 s of a whole clip.")
+
+
+def test_published_lists_of_magnatagatune(magna, tmp_path):
+    """`INDEX<tab>PATH`, as in split/mtat of sota-music-tagging-models; here the folders say something else."""
+    lists = {"train": ["0\tf/a-one-0-29.mp3"], "valid": ["2\t0/c-three-30-59.mp3"], "test": ["9\td/d-four-0-29.mp3"]}
+    for name, lines in lists.items():
+        np.save(tmp_path / f"{name}.npy", np.array(lines))
+    read_lists = partial(magnatagatune.song_readers, magna, split_dir=tmp_path, num_tags=2)
+    clips, problems = read(read_lists())
+    assert {clip: (song.split, song.tags) for clip, song in clips.items()} == {
+        "2": ("train", ["guitar", "drum"]),
+        "10": ("validation", ["guitar"]),
+    }
+    assert problems["6"] == f"c/b-two-30-59.mp3 is not in the lists of {tmp_path}."
+    assert "does not exist" in problems["12"]
+    np.save(tmp_path / "tags.npy", np.array(["drums", "drum"]))
+    assert [song.tags for song in read(read_lists())[0].values()] == [["drum"]]
+    np.save(tmp_path / "test.npy", np.array(["0\tf/a-one-0-29.mp3"]))
+    with pytest.raises(ValueError, match=r"test.npy: f/a-one-0-29 is in the list of train clips, too"):
+        read_lists()
+    np.save(tmp_path / "test.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"test.npy is not a NumPy file of texts"):
+        read_lists()
+    (tmp_path / "test.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test.npy does not exist: is this split/mtat of"):
+        read_lists()
 
 
 def test_synonyms_are_in_one_row_only():
@@ -246,22 +486,44 @@ def test_synonyms_are_in_one_row_only():
     assert len(names) == len(set(names))
 
 
-def test_mistakes_in_magnatagatune_are_named(magna, tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"6"\t"1"', '"6"\t"2"', r"annotations_final.csv, line 3: tags must be 0 or 1, got '2'"),
+        ("c/b-two", "x/b-two", r"line 3: clip 6 appears twice, or 'x/b-two-30-59.mp3' is not in"),
+        ('"6"\t"1"', '"2"\t"1"', r"line 3: clip 2 appears twice, or"),
+    ],
+)
+def test_faulty_lines_of_magnatagatune_are_listed(magna, old, new, message):
     path = magna / "annotations_final.csv"
-    text = path.read_text()
-    path.write_text(text.replace('"6"\t"1"', '"6"\t"2"'))
-    with pytest.raises(ValueError, match=r"annotations_final.csv, line 3: tags must be 0 or 1, got '2'"):
-        magnatagatune.song_readers(magna)
-    path.write_text(text.replace("c/b-two", "x/b-two"))
-    with pytest.raises(ValueError, match=r"line 3: clip 6 appears twice, or 'x/b-two-30-59.mp3' is not in"):
-        magnatagatune.song_readers(magna)
+    path.write_text(path.read_text().replace(old, new))
+    clips, problems = read(magnatagatune.song_readers(magna))
+    assert list(clips) == ["2", "10"]
+    assert any(re.search(message, reason) for reason in problems.values())
+    with pytest.raises(ValueError, match=message):
+        read(magnatagatune.song_readers(magna), strict=True)
+
+
+def test_magnatagatune_must_be_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="is this the folder of MagnaTagATune"):
         magnatagatune.song_readers(tmp_path)
 
 
 def test_recipe_for_magnatagatune(magna, tmp_path, monkeypatch, capsys):
-    prepare(monkeypatch, "magnatagatune", "--source", magna, "--output_dir", tmp_path / "out")
-    assert "2 train, 1 valid, 1 test, 1 left out" in capsys.readouterr().out
+    arguments = ["magnatagatune", "--source", magna, "--output_dir", tmp_path / "out"]
+    prepare(monkeypatch, *arguments)
+    assert "1 train, 1 valid, 1 test, 2 left out" in capsys.readouterr().out
+    info = json.loads((tmp_path / "out/info.json").read_text())
+    assert {name: info.get(name) for name in ("num_tags", "merge_synonyms", "split", "note")} == {
+        "num_tags": 50,
+        "merge_synonyms": False,
+        "split": "by folder",
+        "note": None,
+    }
+    prepare(monkeypatch, *arguments, "--merge_synonyms")
+    assert "not comparable" in json.loads((tmp_path / "out/info.json").read_text())["note"]
+    prepare(monkeypatch, *arguments, "--no_merge_synonyms")  # of 0.1.0, where this was not the default
+    assert load_songs(tmp_path / "out", "validation")[0].tags == ["guitar", "drums"]
 
 
 # mirdata
@@ -304,10 +566,36 @@ def test_gtzan(tmp_path, index):
     assert "No audio hiphop.00001" in problems["hiphop.00001"]
     write(tmp_path / f"home/{beats}/gtzan_jazz_00054.beats", "1.0\n0.5\n")
     with pytest.raises(ValueError, match=r"gtzan_jazz_00054.beats: mirdata cannot read it"):
-        read(gtzan.song_readers(tmp_path / "home"))
+        read(gtzan.song_readers(tmp_path / "home"), strict=True)
+    songs, problems = read(gtzan.song_readers(tmp_path / "home"))
+    assert (list(songs), sorted(problems)) == (["country.00000"], ["hiphop.00001", "jazz.00054"])
 
 
-def test_giantsteps(tmp_path, index, monkeypatch, capsys):
+def test_an_entry_of_mirdata_that_is_wrong(tmp_path, index):
+    """mirdata raises a KeyError for an entry that lacks a part."""
+    index(
+        {"country.00000": {"tempo": "tempo"}, "jazz.00054": {"audio": "a.wav", "beats": "a.beats", "tempo": "tempo"}}
+    )
+    write(tmp_path / "home/a.wav")
+    write(tmp_path / "home/a.beats", "0.5\t1\n")
+    songs, problems = read_all(gtzan.song_readers(tmp_path / "home").items())
+    assert [song.id for song in songs] == ["jazz.00054"]
+    assert [(problem.id, problem.kind) for problem in problems] == [("country.00000", "error")]
+    assert "KeyError" in problems[0].reason
+
+
+@pytest.mark.parametrize(("positions", "expected"), [([1.0, math.nan, 2.0], [1, 0, 2]), (None, [0, 0, 0])])
+def test_positions_of_mirdata(positions, expected):
+    annotation = SimpleNamespace(times=[0.5, 1.0, 1.5], positions=positions and np.array(positions))
+    assert to_beats(annotation).positions.tolist() == expected
+
+
+def test_positions_of_mirdata_between_two_numbers_are_refused():
+    with pytest.raises(ValueError, match="beat 2: the position in the bar must be a whole number"):
+        to_beats(SimpleNamespace(times=[0.5, 1.0], positions=np.array([1, 1.5])))
+
+
+def test_giantsteps_plus(tmp_path, index, monkeypatch, capsys):
     titles = {"3": "10089 Somebody - A song feat. J. (Mix)", "4": "4 Nobody - Other"}
     index(
         {
@@ -321,14 +609,48 @@ def test_giantsteps(tmp_path, index, monkeypatch, capsys):
     write(home / f"keys_gs+/{titles['4']}.txt", "F# minor\n")
     for title in titles.values():
         write(tmp_path / f"audio/{title}.wav")  # not mp3, and elsewhere
-    songs, problems = read(giantsteps.song_readers(home, tmp_path / "audio"))
+    songs, problems = read(giantsteps_plus.song_readers(home, tmp_path / "audio"))
     assert problems == {}
     assert songs["3"].keys == [Segment(0, 20, "D major")]
     assert songs["4"].keys == [Segment(0, 20, "F# minor")]
     assert [song.group for song in songs.values()] == ["Somebody", "4"]
     arguments = ["--source", home, "--audio", tmp_path / "audio", "--output_dir", tmp_path / "out"]
-    prepare(monkeypatch, "giantsteps", *arguments)
+    prepare(monkeypatch, "giantsteps_plus", *arguments)
     assert "0 train, 0 valid, 2 test" in capsys.readouterr().out  # the field tests on it
+    # Its name in 0.1.0 was that of the other data set.
+    with pytest.warns(FutureWarning, match="GiantSteps. is now called giantsteps_plus"):
+        songs, _ = read(giantsteps.song_readers(home, tmp_path / "audio"))
+    assert [song.keys[0].label for song in songs.values()] == ["D major", "F# minor"]
+
+
+def test_giantsteps(tmp_path, monkeypatch, capsys):
+    keys = {
+        "10089.LOFI": "D major",
+        "1004923.LOFI": "Eb minor\n",
+        "3.LOFI": "D major\nG minor\n",
+        "4.LOFI": "tag 0 house",
+    }
+    for name, text in keys.items():
+        write(tmp_path / f"set/annotations/key/{name}.key", text)
+        write(tmp_path / f"set/annotations/giantsteps/{name}.key", "#@format: tag\tname\ntag 0 house")
+        write(tmp_path / f"audio/{name}.wav")
+    write(tmp_path / "set/annotations/key/5.LOFI.key", "C minor")
+    songs, problems = read(giantsteps.song_readers(tmp_path / "set", tmp_path / "audio"))
+    assert {name: song.keys for name, song in songs.items()} == {
+        "10089.LOFI": [Segment(0, 20, "D major")],
+        "1004923.LOFI": [Segment(0, 20, "Eb minor")],
+    }
+    assert "3.LOFI.key must have one line with a key, such as Eb minor, got 2 lines" in problems["3.LOFI"]
+    assert "4.LOFI.key, line 1: 'tag 0 house' is not a key" in problems["4.LOFI"]
+    assert "No audio 5.LOFI" in problems["5.LOFI"]
+    assert list(giantsteps.song_readers(tmp_path / "set/annotations", tmp_path)) == sorted([*keys, "5.LOFI"])
+    arguments = ["--source", tmp_path / "set", "--audio", tmp_path / "audio", "--output_dir", tmp_path / "out"]
+    prepare(monkeypatch, "giantsteps", *arguments)
+    assert "0 train, 0 valid, 2 test, 3 left out, 2 left out for wrong annotations" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"has no file .key: is this a copy of github.com/GiantSteps"):
+        giantsteps.song_readers(tmp_path / "audio")
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
+        giantsteps.song_readers(tmp_path / "none")
 
 
 def test_beatles(tmp_path, index):

@@ -23,8 +23,8 @@ def write(path, text=None):
         path.write_text(text, encoding="utf-8")
 
 
-def read(*arguments, **settings):
-    songs, problems = read_all(song_readers(*arguments, **settings).items())
+def read(*arguments, strict=True, **settings):
+    songs, problems = read_all(song_readers(*arguments, **settings).items(), strict)
     return {song.id: song for song in songs}, problems
 
 
@@ -60,15 +60,46 @@ def test_folders_of_annotations_apart(tmp_path):
     write(tmp_path / "labels/sections/a/song.lab", "0 2 verse\n")
     write(tmp_path / "labels/beats/a/song.lab", "0.5\n")
     write(tmp_path / "labels/a/song.lab", "0 2 D\n")
-    with pytest.raises(
-        ValueError,
-        match=r"song.lab may have chords, keys or sections: pass `--lab_task`, or rename",
-    ):
-        song_readers(tmp_path / "labels", tmp_path / "audio")
+    songs, problems = read(tmp_path / "labels", tmp_path / "audio", strict=False)
+    assert songs == {}
+    assert [problem.kind for problem in problems] == ["wrong"]
+    assert "song.lab may have chords, keys or sections: pass `--lab_task`, or rename" in problems[0].reason
     songs, _ = read(tmp_path / "labels", tmp_path / "audio", lab_task="keys")
     song = songs["a/song"]
     assert [song.chords[0].label, song.keys[0].label, song.sections[0].label] == ["C", "D", "verse"]
     assert song.beats.positions.tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["beats", "chords", "sections", "keys", "tags", "jams"])
+def test_songs_in_a_folder_called_like_annotations(tmp_path, name):
+    """An album, a genre or an instrument: its songs have annotations beside them, or below a folder of labels."""
+    write(tmp_path / f"{name}/one.wav")
+    write(tmp_path / f"{name}/one.chords.lab", "0 2 C\n")
+    write(tmp_path / "two.wav")
+    write(tmp_path / "two.chords.lab", "0 2 D\n")
+    write(tmp_path / f".{name}/one.chords.lab", "0 2 E\n")
+    songs, problems = read(tmp_path)
+    assert problems == []
+    assert {name: song.chords[0].label for name, song in songs.items()} == {f"{name}/one": "C", "two": "D"}
+    write(tmp_path / f"labels/{name}/one.chords.lab", "0 2 F\n")
+    songs, problems = read(tmp_path / "labels", tmp_path)
+    assert songs[f"{name}/one"].chords == [Segment(0, 2, "F")]
+
+
+def test_hidden_files_are_not_read(tmp_path):
+    write(tmp_path / "one.wav")
+    write(tmp_path / "one.beats", "0.5\n")
+    for folder in (".trash", "__MACOSX", "more/.cache"):
+        write(tmp_path / folder / "two.wav")
+        write(tmp_path / folder / "two.beats", "0.5\n")
+    for name in ("._one.wav", "._one.beats"):
+        write(tmp_path / name, "note")
+    songs, problems = read(tmp_path)
+    assert list(songs) == ["one"]
+    assert problems == []
+    with pytest.raises(FileNotFoundError, match="No audio two exists"):
+        AudioFolder(tmp_path).find("two")
+    assert AudioFolder(tmp_path).find("one") == tmp_path / "one.wav"
 
 
 def test_jams(tmp_path):
@@ -145,7 +176,7 @@ def test_accents(tmp_path):
     write(tmp_path / f"{latin}.beats", "0.5\n")
     songs, problems = read(tmp_path)
     assert list(songs) == [together]
-    assert problems == [(latin, "Its name is not UTF-8: rename the file.")]
+    assert problems == [(latin, "Its name is not UTF-8: rename the file.", "missing")]
 
 
 def test_mistakes_are_named(tmp_path):
@@ -161,11 +192,49 @@ def test_mistakes_are_named(tmp_path):
         read(tmp_path)
     write(tmp_path / "beats/a.beats", "1.0\n")
     with pytest.raises(ValueError, match="are for the same song"):
-        song_readers(tmp_path)
+        read(tmp_path)
     (tmp_path / "beats/a.beats").unlink()
     write(tmp_path / "a.flac")
     with pytest.raises(ValueError, match=r"a.flac and .*a.wav are for the same song"):
-        song_readers(tmp_path)
+        read(tmp_path)
+
+
+def test_faulty_songs_do_not_stop_the_others(tmp_path):
+    for name in "abcdef":
+        write(tmp_path / f"{name}.wav")
+        write(tmp_path / f"{name}.beats", "0.5\t1\n1.0\t2\n")
+    write(tmp_path / "b.beats", "0,5\n1,0\n")
+    write(tmp_path / "c.lab", "0 1 C\n")
+    write(tmp_path / "d.flac")
+    write(tmp_path / "beats/e.beats", "0.5\n")
+    (tmp_path / "f.tags").write_bytes(b"caf\xe9\n")
+    songs, problems = read(tmp_path, strict=False)
+    assert list(songs) == ["a"]
+    reasons = (
+        "b.beats, line 1: the comma",
+        "c.lab may have",
+        "are for the same song",
+        "are for the same",
+        "not text in",
+    )
+    assert [problem.id for problem in problems] == list("bcdef")
+    assert {problem.kind for problem in problems} == {"wrong"}
+    assert all(reason in problem.reason for reason, problem in zip(reasons, problems, strict=True))
+
+
+def test_tags_of_jams_that_the_song_does_not_have(tmp_path):
+    rows = [{"time": 0, "duration": 2, "value": value, "confidence": 0} for value in ("piano", "slow")]
+    write(tmp_path / "song.wav")
+    write(tmp_path / "song.jams", json.dumps({"annotations": [{"namespace": "tag_open", "data": rows}]}))
+    assert read(tmp_path)[0]["song"].tags == []
+    rows[0]["confidence"] = 1
+    sections = [{"time": 0, "duration": 2, "value": "A", "confidence": 0}]
+    chosen = [{"time": 0, "duration": 2, "value": "verse", "confidence": 1}]
+    content = [{"namespace": "tag_open", "data": rows}, {"namespace": "segment_salami_function", "data": sections}]
+    content += [{"namespace": "segment_open", "data": chosen}]
+    write(tmp_path / "song.jams", json.dumps({"annotations": content}))
+    song = read(tmp_path)[0]["song"]
+    assert (song.tags, song.sections) == (["piano"], [Segment(0, 2, "verse")])
 
 
 def test_recipe(tmp_path, monkeypatch, capsys):
@@ -181,7 +250,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert sum(map(len, lists.values())) == 39
     for split, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
         assert [str(song.audio) for song in load_songs(tmp_path / "out", split)] == lists[name]
-    assert "No audio 7 exists" in (tmp_path / "out/missing.tsv").read_text()
+    assert "No audio 7 exists" in (tmp_path / "out/problems.tsv").read_text()
     info = json.loads((tmp_path / "out/info.json").read_text())
     assert info["licence"] == "CC0"
     assert describe_source(tmp_path / "out")["name"] == "out"  # and not that of the command
@@ -189,6 +258,10 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert info["rows"] == {split: len(lists[name]) for split, name in zip(info["rows"], lists, strict=True)}
     write(tmp_path / "music/8.lab", "0 2 H\n")
     with pytest.raises(SystemExit, match=r"^Not prepared: .*8.lab, line 1: 'H' is not a chord"):
-        prepare(monkeypatch, *arguments)
-    prepare(monkeypatch, *arguments, "--skip_faulty")
-    assert "2 left out" in capsys.readouterr().out
+        prepare(monkeypatch, *arguments, "--strict")
+    prepare(monkeypatch, *arguments)
+    output = capsys.readouterr().out
+    assert "2 left out, 1 left out for wrong annotations" in output
+    assert output.splitlines()[0].startswith("  8\t")  # what is wrong comes before what is missing
+    with pytest.warns(FutureWarning, match="--skip_faulty is the default and will be removed"):
+        prepare(monkeypatch, *arguments, "--skip_faulty")

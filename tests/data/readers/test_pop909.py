@@ -12,7 +12,7 @@ import tinysoundfont
 from helpers.recipes import prepare
 
 from musicfm_hf.data import pop909_rendering as pop909
-from musicfm_hf.data.labeled import check_song
+from musicfm_hf.data.labeled import check_song, read_all
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.midi_synthesis import PARTS, render
 from musicfm_hf.data.pop909_rendering import read_songs, render_songs
@@ -251,7 +251,7 @@ def test_broken_sources_are_named(pack, file, old, new, message):
         read_songs(pack)
 
 
-@pytest.mark.parametrize("file", ["songs.tsv", "arrangements.tsv", "splits/mini_valid.txt", "midi/002.mid"])
+@pytest.mark.parametrize("file", ["songs.tsv", "arrangements.tsv", "splits/mini_valid.txt"])
 def test_missing_files_are_named(pack, file):
     (pack / file).unlink()
     with pytest.raises(FileNotFoundError, match=file):
@@ -285,6 +285,20 @@ def test_no_half_file_is_left(pack, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="the disk is full"):
         list(render_songs(read_songs(pack), tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["rendering.json"]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_songs_that_cannot_be_rendered_do_not_stop_the_others(pack, tmp_path, num_workers):
+    (pack / "midi/002.mid").unlink()
+    (pack / "midi/003.mid").write_bytes(b"no MIDI")
+    readers = song_readers(pack, tmp_path / "out", num_workers=num_workers)
+    songs, problems = read_all(readers.items())
+    assert [song.id for song in songs] == ["001"]
+    assert [(problem.id, problem.kind) for problem in problems] == [("002", "missing"), ("003", "wrong")]
+    assert "002.mid does not exist" in problems[0].reason
+    assert "003.mid is not MIDI" in problems[1].reason
+    with pytest.raises(ValueError, match=r"003.mid is not MIDI"):
+        read_all(readers.items(), strict=True)
 
 
 def test_recipe(pack, tmp_path, monkeypatch, capsys):
@@ -397,18 +411,18 @@ def test_recipe_makes_a_labeled_data_set(pack, tmp_path, monkeypatch, capsys):
     # Pretraining's lists do not change, and nothing is rendered again.
     assert lists == {name: (tmp_path / f"out/{name}.txt").read_bytes() for name in lists}
     assert {name: (tmp_path / "out/audio" / name).stat().st_mtime_ns for name in times} == times
-    assert (tmp_path / "out/missing.tsv").read_text() == ""
+    assert (tmp_path / "out/problems.tsv").read_text() == ""
     info = json.loads((tmp_path / "out/info.json").read_text())
     assert info["counts"] == {"train": 1, "valid": 1, "test": 1, "left out": 0}
     assert info["rows"] == {"train": 3, "validation": 1, "test": 1}
     (pack / "chords/003.lab").write_text("0\t1\tC:maj\n0.5\t1.5\tN\n")
     with pytest.raises(SystemExit, match=r"^Not prepared: .*003.lab, line 2: segments must not overlap"):
-        prepare(monkeypatch, *arguments)
+        prepare(monkeypatch, *arguments, "--strict")
     (pack / "chords/003.lab").unlink()
     capsys.readouterr()
     prepare(monkeypatch, *arguments)
     assert "1 left out" in capsys.readouterr().out
-    assert "003.lab" in (tmp_path / "out/missing.tsv").read_text()
+    assert "003.lab" in (tmp_path / "out/problems.tsv").read_text()
 
 
 @pytest.mark.slow

@@ -85,7 +85,8 @@ def list_tracks(source: str | os.PathLike, metadata: str | os.PathLike, subset: 
 
     Raises:
         FileNotFoundError: the folder or `tracks.csv` does not exist.
-        ValueError: the subset does not exist, `tracks.csv` is malformed, or `source` has none of the files.
+        ValueError: the subset does not exist, `tracks.csv` is malformed, or `source` has none of the files. A track
+            with an unknown split or subset has a `problem`.
     """
     subset = subset or _default_subset(source)
     if subset not in SUBSETS:
@@ -97,13 +98,18 @@ def list_tracks(source: str | os.PathLike, metadata: str | os.PathLike, subset: 
         raise FileNotFoundError(f"{table} does not exist: it is in fma_metadata.zip.")
     wanted = SUBSETS[: SUBSETS.index(subset) + 1]
     tracks = []
-    for track_id, split, smallest, license_name in _read_table(table):
+    for number, split, smallest, license_name in _read_table(table):
+        if not number.isdecimal():
+            tracks.append(Track(folder / number, "", license_name, f"is not a number in {table}", -1, smallest))
+            continue
+        track_id = int(number)
+        path = folder / f"{track_id:06d}"[:3] / f"{track_id:06d}.mp3"
+        problem = _problem(track_id, path, subset)
         if smallest not in SUBSETS or split not in SPLITS:
-            raise ValueError(f"{table}: track {track_id} has split {split!r} and subset {smallest!r}.")
-        if smallest in wanted:
-            path = folder / f"{track_id:06d}"[:3] / f"{track_id:06d}.mp3"
-            problem = _problem(track_id, path, subset)
-            tracks.append(Track(path, SPLITS[split], license_name, problem, track_id, smallest))
+            problem = f"has split {split!r} and subset {smallest!r} in {table}"
+        elif smallest not in wanted:
+            continue
+        tracks.append(Track(path, SPLITS.get(split, ""), license_name, problem, track_id, smallest))
     if not any(track.path.is_file() for track in tracks):
         example = tracks[0].path if tracks else "no track"
         raise ValueError(f"{folder} has none of the {len(tracks)} files of {subset}, such as {example}.")
@@ -126,7 +132,7 @@ def _problem(track_id: int, path: Path, subset: str) -> str:
     return f"has {size} bytes: no audio, or almost none" if size < _MIN_BYTES else ""
 
 
-def _read_table(path: Path) -> list[tuple[int, str, str, str]]:
+def _read_table(path: Path) -> list[tuple[str, str, str, str]]:
     """Return the id, split, subset and license of each track. The table has two header rows and one for the index."""
     import pandas
 
@@ -140,8 +146,7 @@ def _read_table(path: Path) -> list[tuple[int, str, str, str]]:
             raise ValueError(f"its third row begins with {index[:1]}, not with track_id")
         positions = [0, *(columns.index(column) for column in _COLUMNS)]
         table = pandas.read_csv(path, header=None, skiprows=3, usecols=positions, dtype=str, keep_default_na=False)
-        rows = [tuple(row) for row in table[positions].itertuples(index=False)]
-        return [(int(row[0]), *row[1:]) for row in rows]
+        return [tuple(row) for row in table[positions].itertuples(index=False)]
     except ValueError as error:  # from csv, pandas, decoding and the lines above
         raise ValueError(f"{path} is not the table of FMA's tracks ({error}).") from error
 

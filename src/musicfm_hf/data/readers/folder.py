@@ -3,12 +3,11 @@ A user's own folder: audio files, and annotation files with the same names.
 
 The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
 `a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where the
-suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. A folder of that name with audio in it is a
-folder like any other. `tasks/annotations.py` describes the formats. A file for one kind of annotation takes precedence
-over a JAMS file.
+suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. A folder with such a name that holds audio is
+like any other folder of songs. `tasks/annotations.py` describes the formats. A file for one kind of annotation takes
+precedence over a JAMS file.
 """
 
-import json
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ...tasks.annotations import read_beats, read_segments, read_tags
-from ..catalog import AUDIO_EXTENSIONS, list_files
+from ...tasks.jams import read_jams
+from ...training.files import list_files
+from ..catalog import AUDIO_EXTENSIONS
 from ..dataset_reader import DatasetReader, Option
-from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source
+from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source, raising
 
 SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
 
@@ -54,8 +55,8 @@ def song_readers(
 
     Raises:
         FileNotFoundError: a folder does not exist.
-        ValueError: two files differ only in their extension, the column of a `.lab` file is not known, or the folders
-            have neither audio nor annotations.
+        ValueError: the folders have neither audio nor annotations. The reader of a song raises it if two files differ
+            only in their extension, or the column of a `.lab` file is not known.
     """
     folder, audio_folder = Path(source), Path(audio or source)
     for path in (folder, audio_folder):
@@ -64,42 +65,50 @@ def song_readers(
     if lab_task not in (None, *SEGMENT_COLUMNS):
         raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
     songs: dict[str, Path] = {}
+    faulty: SongReaders = {}
     for path in list_files(audio_folder):
         if path.suffix.lower() in AUDIO_EXTENSIONS:
-            name = path.relative_to(audio_folder).with_suffix("").as_posix()
-            _put(songs, name, path)
+            name = _name(path.relative_to(audio_folder).with_suffix(""))
+            _put(songs, name, path, name, faulty)
+    columns = {*COLUMNS, "jams"} - {name.partition("/")[0] for name in songs if "/" in name}
     annotations: dict[str, dict[str, Path]] = {}
-    files = list_files(folder)
-    # A folder with one of these names that has audio, such as an album called `keys`, is one like any other.
-    with_audio = {path.relative_to(folder).parts[0] for path in files if path.suffix.lower() in AUDIO_EXTENSIONS}
-    kinds = {*COLUMNS, "jams"} - with_audio
-    for path in files:
-        if kind := _kind(path.relative_to(folder), lab_task, path, kinds):
+    for path in list_files(folder):
+        try:
+            kind = _kind(path.relative_to(folder), columns, lab_task, path)
+        except ValueError as error:
+            faulty[_name(path.relative_to(folder).with_suffix(""))] = raising(error)
+            continue
+        if kind:
             column, name = kind
-            _put(annotations.setdefault(unicodedata.normalize("NFC", name), {}), column, path)
-    if not songs and not annotations:
+            _put(annotations.setdefault(_name(name), {}), column, path, _name(name), faulty)
+    if not (songs or annotations or faulty):
         raise ValueError(f"{folder} and {audio_folder} have neither audio nor annotations.")
-    return {
+    readers = {
         name: partial(_read_song, name, songs.get(name), audio_folder, annotations.get(name, {}), group_by_folder)
-        for name in sorted(songs.keys() | annotations.keys())
+        for name in sorted(songs.keys() | annotations.keys() | faulty.keys())
     }
+    return readers | faulty
 
 
-def _put(paths: dict[str, Path], key: str, path: Path) -> None:
-    """Add a path, or raise a `ValueError` if its key is taken."""
-    key = unicodedata.normalize("NFC", key)  # macOS stores accents separately from letters
+def _name(path: str | Path) -> str:
+    """Return the id of a song. macOS stores accents separately from letters."""
+    return unicodedata.normalize("NFC", Path(path).as_posix())
+
+
+def _put(paths: dict[str, Path], key: str, path: Path, song: str, faulty: SongReaders) -> None:
+    """Add a path, or, if its key is taken, make the song faulty."""
     if key in paths:
-        raise ValueError(f"{paths[key]} and {path} are for the same song: keep one of them.")
-    paths[key] = path
+        faulty[song] = raising(ValueError(f"{paths[key]} and {path} are for the same song: keep one of them."))
+    paths.setdefault(key, path)
 
 
-def _kind(path: Path, lab_task: str | None, where: Path, folders: Collection[str]) -> tuple[str, str] | None:
+def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Path) -> tuple[str, str] | None:
     """
     Return the column (or jams) and the song of an annotation file; `None` for other files. `path` is relative, and
-    `folders` are the names of folders with one kind of annotation.
+    `columns` are the folders of annotations.
     """
     suffix = path.suffix.lower()
-    folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in folders else None
+    folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in columns else None
     if folder:
         path = path.relative_to(folder)
     name = path.with_suffix("")
@@ -141,12 +150,16 @@ def _read_song(
 
 
 def _namespaces(path: Path) -> set[str]:
-    """Return the namespaces of a JAMS file with at least one observation."""
-    try:
-        annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
-        return {annotation["namespace"] for annotation in annotations if annotation["data"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error
+    """
+    Return the namespaces of a JAMS file with at least one observation. If all have a confidence of 0, only tags count:
+    the song has none of them.
+    """
+    annotations, _ = read_jams(path)
+    return {
+        annotation.namespace
+        for annotation in annotations
+        if annotation.observations or (annotation.num_listed and annotation.namespace.startswith("tag_"))
+    }
 
 
 READER = DatasetReader(

@@ -4,20 +4,24 @@ HookTheory: chords and keys of passages of pop songs, from Sheet Sage (Donahue, 
 The source is `Hooktheory.json.gz` of github.com/chrisdonahue/sheetsage (26 175 annotations), or a folder with this
 file. The audio is on YouTube and is not included. An annotation covers a passage; the rest of the song is not labeled.
 The splits are those of the file, which keeps all songs of an artist in one split.
+
+Some entries have faulty parts: chords that overlap or have no length, and key changes after the end. Only these parts
+are left out, and listed.
 """
 
 import gzip
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...tasks.annotations import PITCH_NAMES, Segment
-from ..dataset_reader import DatasetReader
+from ...tasks.annotations import PITCH_NAMES, TOLERANCE, Segment
+from ..dataset_reader import DatasetReader, Option
 from ..labeled import AudioFolder, LabeledSong, SongReaders, Source, UnusableSongError
 
 SOURCE = Source(
@@ -57,7 +61,17 @@ _QUALITIES = {
 _DEGREES = tuple("1 b2 2 b3 3 4 b5 5 #5 6 b7 7 8 b9 9 #9 b11 11 #11 12 b13 13 #13 b15".split())
 
 
-def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = None) -> SongReaders:
+class _Span(NamedTuple):
+    """A chord or a key, with the beats at which it starts and ends."""
+
+    entry: Mapping[str, Any]
+    start: Any
+    end: Any
+
+
+def song_readers(
+    source: str | os.PathLike, audio: str | os.PathLike | None = None, user_alignment: bool = False
+) -> SongReaders:
     """
     Return the readers of the songs, keyed by HookTheory's ids.
 
@@ -65,6 +79,8 @@ def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = No
         source: `Hooktheory.json.gz`, the same file uncompressed, or a folder with this file.
         audio: Folder to search for the audio: whole songs, named by their HookTheory or YouTube id. The folder of
             `source` by default.
+        user_alignment (`bool`): Use the alignment of a user where there is no refined one. It is less exact: a user
+            states the times of a few beats only.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -83,46 +99,124 @@ def song_readers(source: str | os.PathLike, audio: str | os.PathLike | None = No
     if not isinstance(songs, dict):
         raise ValueError(f"{path} must have songs by id, got {type(songs).__name__}.")
     files = AudioFolder(audio or path.parent)
-    return {name: partial(read_song, path, files, name, song) for name, song in songs.items()}
+    return {name: partial(read_song, path, files, name, song, user_alignment) for name, song in songs.items()}
 
 
-def read_song(path: Path, files: AudioFolder, name: str, song: Mapping[str, Any]) -> LabeledSong:
+def read_song(
+    path: Path, files: AudioFolder, name: str, song: Mapping[str, Any], user_alignment: bool = False
+) -> LabeledSong:
     """
-    Read an entry of the file.
+    Read an entry of the file. Faulty chords and keys are left out, and are in the `problems` of the song.
 
     Raises:
         FileNotFoundError: the audio is missing.
-        UnusableSongError: the entry has no chord, or no refined alignment.
+        UnusableSongError: the entry has no chord, or no alignment.
         ValueError: the entry is malformed.
     """
     where = f"{path}, {name}"
     try:
         if song["split"] not in SPLITS:
             raise ValueError(f"split {song['split']!r} is not one of {', '.join(SPLITS)}")
-        notes, alignment = song["annotations"], song["alignment"]["refined"]
-        if not (alignment and notes.get("harmony")):
-            raise UnusableSongError(f"{where}: no {'chord' if alignment else 'refined alignment'}.")
+        notes = song["annotations"]
+        if not notes.get("harmony"):
+            raise UnusableSongError(f"{where}: no chord.")
+        alignment = _alignment(song["alignment"] or {}, user_alignment, where)
         seconds = _clock(alignment["beats"], alignment["times"])
-        rows = [(chord["onset"], chord["offset"], chord_label(chord)) for chord in notes["harmony"]]
-        chords = [Segment(seconds(onset), seconds(offset), label) for onset, offset, label in rows]
-        ends = [key["beat"] for key in notes["keys"][1:]] + [notes["num_beats"]]
-        rows = [(key["beat"], end, key_label(key)) for key, end in zip(notes["keys"], ends, strict=True)]
-        keys = [Segment(seconds(start), seconds(end), label) for start, end, label in rows]
+        chords, faulty_chords = _read_spans(_chord_spans(notes["harmony"]), seconds, chord_label)
+        keys, faulty_keys = _read_spans(
+            _key_spans(notes.get("keys") or [], notes.get("num_beats")), seconds, key_label
+        )
+        problems = [f"{where}, chord {problem}" for problem in faulty_chords]
+        problems += [f"{where}, key {problem}" for problem in faulty_keys]
         ids = name, (song.get("youtube") or {}).get("id")
         group = song["hooktheory"]["artist"]
     except UnusableSongError:
         raise
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"{where}: is malformed ({type(error).__name__}: {error}).") from error
+    if not (chords or keys):
+        raise ValueError(" ".join(problems))
     return LabeledSong(
         id=name,
         audio=files.find(*filter(None, ids)),
         group=group,
         split=SPLITS[song["split"]],
-        chords=chords,
+        chords=chords or None,
         keys=keys or None,
         files={column: f"{where}, {column}" for column in ("chords", "keys")},
+        problems=problems,
     )
+
+
+def _alignment(alignments: Mapping[str, Any], user_alignment: bool, where: str) -> Mapping[str, Any]:
+    """Return the refined alignment or, if it is allowed, that of a user."""
+    if refined := alignments.get("refined"):
+        return refined
+    if not (user := alignments.get("user")):
+        raise UnusableSongError(f"{where}: no alignment.")
+    if not user_alignment:
+        raise UnusableSongError(f"{where}: no refined alignment, only that of a user, which --user_alignment uses.")
+    return user
+
+
+def _chord_spans(chords: Sequence[Mapping[str, Any]]) -> list[_Span]:
+    """Return the chords with their beats."""
+    return [_Span(chord, chord.get("onset"), chord.get("offset")) for chord in (chord or {} for chord in chords)]
+
+
+def _key_spans(keys: Sequence[Mapping[str, Any]], num_beats: Any) -> list[_Span]:
+    """Return the keys with their beats: from their own to that of the next change, or to the end of the passage."""
+    starts: list[Any] = [(key or {}).get("beat") for key in keys]
+    if not all(map(_is_beat, [*starts, num_beats])):
+        return [_Span(key, start, None) for key, start in zip(keys, starts, strict=True)]
+    changes: list[float] = sorted(start for start in starts if start < num_beats)
+    ends = [next((change for change in [*changes, num_beats] if change > start), num_beats) for start in starts]
+    return [_Span(*row) for row in zip(keys, starts, ends, strict=True)]
+
+
+def _read_spans(
+    spans: Sequence[_Span], seconds: Callable[[float], float], name: Callable[[Mapping[str, Any]], str]
+) -> tuple[list[Segment], list[str]]:
+    """
+    Return segments, and the reasons for those that are left out in part or as a whole, with their numbers. Time that
+    several spans claim has no label.
+
+    Args:
+        spans: Chords or keys, with their beats.
+        seconds (`Callable`): Beat → seconds.
+        name (`Callable`): Entry → label.
+    """
+    usable, problems = [], []
+    for number, (entry, start, end) in enumerate(spans, 1):
+        try:
+            if not (_is_beat(start) and _is_beat(end) and 0 <= start < end):
+                raise ValueError(f"it lasts from beat {start} to {end}")
+            if seconds(end) <= 0:
+                raise ValueError("it ends before the audio begins")
+            usable.append((number, Segment(max(0.0, seconds(start)), seconds(end), name(entry))))
+            if seconds(start) < -TOLERANCE:
+                problems.append(f"{number} begins {-seconds(start):.2f} s before the audio: that part is left out.")
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            problems.append(f"{number} is left out: {reason}.")
+    segments: list[Segment] = []
+    claimed = 0.0  # seconds; end of all segments so far
+    for number, segment in sorted(usable, key=lambda row: row[1].start):
+        if segment.start < claimed - TOLERANCE:
+            problems.append(f"{number} begins before the one before it ends: the time of both is left out.")
+            if segments and segments[-1].end > segment.start:
+                last = segments.pop()
+                segments += [last._replace(end=segment.start)] if segment.start > last.start else []
+            segments += [segment._replace(start=claimed)] if segment.end > claimed else []
+        else:
+            segments.append(segment)
+        claimed = max(claimed, segment.end)
+    return segments, problems
+
+
+def _is_beat(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def chord_label(chord: Mapping[str, Any]) -> str:
@@ -180,6 +274,14 @@ READER = DatasetReader(
     "chords and keys of HookTheory",
     SOURCE,
     song_readers,
+    (
+        Option(
+            "user_alignment",
+            "also use songs that only have the alignment of a user, which is less exact",
+            type=bool,
+            default=False,
+        ),
+    ),
     audio_help="the folder with the audio, named by HookTheory or YouTube id; the folder of the source by default",
     has_splits=True,
 )

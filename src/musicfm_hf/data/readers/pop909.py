@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ...tasks.annotations import PITCH_NAMES, read_beats, read_segments
 from ...tasks.key import parse_key
 from ..dataset_reader import DatasetReader, Option
-from ..labeled import LabeledSong, SongReaders, Source
+from ..labeled import LabeledSong, SongReaders, Source, raising
 from ..pop909_rendering import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
 
 SOURCE = Source(
@@ -51,7 +51,8 @@ def song_readers(
     transpositions: Sequence[int] = (),
 ) -> SongReaders:
     """
-    Render the songs that are not rendered yet, and return the readers of all songs, keyed by id: `001`, `001_t+2`.
+    Render the songs that are not rendered yet, and return the readers of all songs, keyed by id: `001`, `001_t+2`. The
+    reader of a song that cannot be rendered raises the error.
 
     Args:
         source: Folder of POP909.
@@ -73,15 +74,17 @@ def song_readers(
     splits = _chosen_songs(source, limit, split_size)
     songs = [song for part in splits.values() for song in part]
     transpositions = sorted(set(transpositions) - {0})
+    failures: dict[Path, Exception] = {}
     for part, semitones in ((songs, [0]), (splits["train"], transpositions)):
         total = len(part) * len(semitones)
-        rendered = render_songs(part, audio, soundfont, arranged, num_workers, semitones)
+        rendered = render_songs(part, audio, soundfont, arranged, num_workers, semitones, failures)
         list(tqdm(rendered, total=total, unit="song", disable=not total))
-    return {
+    readers = {
         Path(audio_name(song, semitones)).stem: partial(read_song, source, song, audio, semitones, arranged)
         for song in songs
         for semitones in (0, *(transpositions if song.split == "train" else ()))
     }
+    return readers | {path.stem: raising(error) for path, error in failures.items()}
 
 
 def _chosen_songs(source: str | os.PathLike, limit: int | None, split_size: str) -> dict[str, list[Song]]:

@@ -1,8 +1,5 @@
 """Pipelines of Transformers for the package: the two of the model's code with all audio formats, and annotation."""
 
-# Transformers declares the methods of pipelines for text, and their flags as `None`.
-# mypy: disable-error-code="override, misc, assignment"
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +20,7 @@ from ..model.pipeline_musicfm import (
     MusicFMFeatureExtractionPipeline,
     MusicFMPipeline,
     download,
+    is_array,
 )
 
 
@@ -68,20 +66,22 @@ class ClassificationPipeline(_PackageAudio, MusicFMAudioClassificationPipeline):
         return _pipeline_of_transformers(AudioClassificationPipeline, "feature_extractor", model, kwargs)
 
 
-class AnnotationPipeline(MusicFMPipeline):
+class MusicAnnotationPipeline(MusicFMPipeline):
     """
     Pipeline `"music-annotation"`: beats, chords, sections, keys and tags of songs of any length, as
     [`musicfm_hf.annotate`] finds them. The result for a song is that of [`SongAnnotation.to_dict`], a dictionary that
     can be written as JSON.
 
-    Songs are given as for [`musicfm_hf.annotate`], or by URL. A list or a data set of songs is annotated one by one.
+    Songs are given as for [`MusicFMPipeline`], in all formats that the package reads. A list or a data set of songs is
+    annotated one by one.
 
     Args:
         model: A model with a head whose `config.task` is set, or its folder or repository, which may hold an adapter.
-        other_models (*optional*): Further models, or their folders or repositories, one for each further task. Equal
+        heads (*optional*): Further models, or their folders or repositories, one for each further task. Equal
             encoders run once.
-        sampling_rate, window_seconds, overlap_seconds, batch_size (*optional*): As for [`musicfm_hf.annotate`]. They
-            are also arguments of a call.
+        sampling_rate (`int`, *optional*): Rate of arrays, in Hz; that of the model by default.
+        window_seconds, overlap_seconds, batch_size (*optional*): As for [`musicfm_hf.annotate`]. They and
+            `sampling_rate` are also arguments of a call.
 
     Raises:
         ValueError: if a model has no task, two models have the same task, or a setting is out of range.
@@ -93,14 +93,12 @@ class AnnotationPipeline(MusicFMPipeline):
     _load_video_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
-    _steps = ((), ("sampling_rate", "window_seconds", "overlap_seconds"), ())
+    _steps = (("sampling_rate",), ("window_seconds", "overlap_seconds"), ())
 
-    def __init__(self, model: Any, *args: Any, other_models: Sequence[Any] = (), **kwargs: Any):
+    def __init__(self, model: Any, *args: Any, heads: Sequence[Any] = (), **kwargs: Any):
         from .annotators import add_annotators
 
-        self.models: dict[str, Any] = add_annotators(
-            model, [other_models] if isinstance(other_models, str) else other_models
-        )
+        self.models: dict[str, Any] = add_annotators(model, [heads] if isinstance(heads, str) else heads)
         super().__init__(model, *args, **kwargs)
         for other in self.models.values():
             torch.nn.Module.to(other, self.device)
@@ -119,15 +117,17 @@ class AnnotationPipeline(MusicFMPipeline):
             forward["window_batch_size"] = window_batch_size
         return preprocess, forward, postprocess
 
-    def preprocess(self, inputs: Any) -> dict[str, Any]:
-        """Download a song if it is a URL."""
-        return {"audio": download(inputs)}
+    def preprocess(self, inputs: Any, sampling_rate: int | None = None) -> dict[str, Any]:
+        """Download a song if it is a URL, and set the rate of an array."""
+        if sampling_rate is None and is_array(inputs):
+            sampling_rate = self.model.config.sampling_rate
+        return {"audio": download(inputs), "sampling_rate": sampling_rate}
 
     def _forward(self, model_inputs: Mapping[str, Any], window_batch_size: int = 1, **settings: Any) -> dict[str, Any]:
         """Annotate a song."""
         from .annotation import annotate
 
-        return annotate(self.models, model_inputs["audio"], batch_size=window_batch_size, **settings).to_dict()
+        return annotate(self.models, **model_inputs, batch_size=window_batch_size, **settings).to_dict()
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
         """Return the annotation."""
@@ -154,7 +154,7 @@ def register_pipelines() -> None:
     classes: dict[str, tuple[type[Pipeline], Any]] = {
         "feature-extraction": (EmbeddingPipeline, (AutoModel,)),
         "audio-classification": (ClassificationPipeline, (AutoModelForAudioClassification,)),
-        "music-annotation": (AnnotationPipeline, (_AutoModelForAnnotation,)),
+        "music-annotation": (MusicAnnotationPipeline, (_AutoModelForAnnotation,)),
     }
     # Not by `register_pipeline`, which warns about tasks of Transformers, and makes `save_pretrained` copy this file.
     for task, (pipeline_class, auto_classes) in classes.items():

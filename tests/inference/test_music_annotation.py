@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForAudioFrameClassification, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMModel, annotate
+from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMModel, annotate, load_audio
 
 RATE = 24000
 KEYS = {
@@ -57,14 +57,14 @@ def test_a_model_of_each_task(task, folders, song):
 def test_models_of_all_tasks(folders, song):
     expected = annotate([head(task) for task in HEADS], song).to_dict()
     first, *others = folders.values()
-    annotate_song = annotator(first, other_models=others)
+    annotate_song = annotator(first, heads=others)
     assert annotate_song(song) == expected
     encoders = {id(model.musicfm) for model in annotate_song.models.values()}
     assert len(encoders) == 1
     objects = [head(task) for task in HEADS]
-    assert annotator(objects[0], other_models=objects[1:])(song) == expected
-    assert annotator(objects[0], other_models=[folders["chord"]])(song).keys() == {"duration", "beats", "chords"}
-    assert annotator(objects[0], other_models=str(folders["chord"]))(song).keys() == {"duration", "beats", "chords"}
+    assert annotator(objects[0], heads=objects[1:])(song) == expected
+    assert annotator(objects[0], heads=[folders["chord"]])(song).keys() == {"duration", "beats", "chords"}
+    assert annotator(objects[0], heads=str(folders["chord"]))(song).keys() == {"duration", "beats", "chords"}
 
 
 def test_every_kind_of_audio(song):
@@ -76,8 +76,14 @@ def test_every_kind_of_audio(song):
     for audio in (song, str(song), song.read_bytes(), *rows):
         assert annotate_song(audio) == expected
     assert annotate_song(waveform, sampling_rate=rate) == expected
-    with pytest.raises(ValueError, match="sampling_rate"):
-        annotate_song(waveform)
+    at_the_rate_of_the_model = load_audio(song)
+    assert (
+        annotate_song(at_the_rate_of_the_model)
+        == annotate_song(torch.from_numpy(at_the_rate_of_the_model))
+        == expected
+    )
+    with pytest.raises(ValueError, match="omit `sampling_rate`"):
+        annotate_song(song, sampling_rate=rate)
     data = Dataset.from_dict({"audio": [str(song)] * 2}).cast_column("audio", Audio(decode=False))
     for inputs in ([song, str(song)], data["audio"], KeyDataset(data, "audio"), (path for path in [song, song])):
         assert list(annotate_song(inputs)) == [expected, expected]
@@ -122,7 +128,7 @@ def test_adapters_and_frames_at_the_rate_of_the_encoder(song, tmp_path):
 
 
 def test_half_precision(folders, song):
-    half = annotator(str(folders["chord"]), dtype=torch.bfloat16, other_models=[folders["tagging"]])
+    half = annotator(str(folders["chord"]), dtype=torch.bfloat16, heads=[folders["tagging"]])
     assert {model.dtype for model in half.models.values()} == {torch.bfloat16}
     assert half(song).keys() == {"duration", "chords", "tags"}
 
@@ -134,7 +140,7 @@ def test_models_that_cannot_annotate(folders, tmp_path):
     with pytest.raises(TypeError, match="MusicFMModel"):
         annotator(MusicFMModel(MusicFMConfig(**TINY)))
     with pytest.raises(ValueError, match="are both for the task chord"):
-        annotator(str(folders["chord"]), other_models=[head("chord")])
+        annotator(str(folders["chord"]), heads=[head("chord")])
     with pytest.raises(ValueError, match="default"):
         pipeline("music-annotation")
 

@@ -1,0 +1,60 @@
+"""
+Check of positions in the bar. A position is a whole number from 1, the downbeat, which grows with every beat and
+returns to 1 in the next bar; 0 if it is unknown. Bars may begin in the middle (a pickup) and beats may be missing.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+# The longest bar of the Harmonix Set has 14 beats, the tala tintal 16. Annotators may count faster notes.
+MAX_POSITION = 32
+MAX_ONLY_BAR = 16  # beats of a song that has a single bar
+
+EXPECTED = (
+    "a position in the bar must be 1 for the downbeat, grow by 1 with each beat and return to 1 in the next bar, or "
+    "be 0 if it is unknown"
+)
+
+
+def check_positions(positions: np.ndarray, place: Callable[[int], str]) -> None:
+    """
+    Raise an error if numbers cannot be positions in the bar, such as a count through the song, bar numbers, or
+    positions from 0.
+
+    Args:
+        positions (`np.ndarray` of shape `(beats,)`): Nonnegative integers.
+        place (`Callable`): Index of a beat → its name in the error message.
+
+    Raises:
+        ValueError: if a position is above 32; if a song of more than 16 beats never returns to 1; if more than a tenth
+            of the beats (and more than one) repeat or precede the position before them without being a downbeat; or if
+            each bar begins with 0.
+    """
+    known = np.flatnonzero(positions)
+    values = positions[known]
+    if len(above := known[values > MAX_POSITION]):
+        raise ValueError(
+            f"{place(above[0])}: {EXPECTED}, got {positions[above[0]]}. A count through the song or the number of the "
+            "bar is not a position."
+        )
+    steps = np.diff(values)
+    falls = known[1:][(steps <= 0) & (values[1:] > 1)]
+    if len(falls) > max(1, len(values) // 10):
+        before = values[np.searchsorted(known, falls[0]) - 1]
+        raise ValueError(
+            f"{place(falls[0])}: {EXPECTED}, got {positions[falls[0]]} after {before}, and {len(falls)} such beats in "
+            "all. The number of the bar is not a position."
+        )
+    if len(values) and (steps >= 0).all() and values[-1] > 1 and known[-1] - known[0] >= MAX_ONLY_BAR:
+        raise ValueError(
+            f"{place(known[-1])}: {EXPECTED}, got {values[-1]} without a return to 1 since {values[0]}. A count "
+            "through the song is not a position."
+        )
+    zeros, downbeats = np.flatnonzero(positions == 0), np.flatnonzero(positions == 1)
+    if (
+        len(zeros) > 1
+        and positions.max() > 1
+        and np.array_equal(zeros[zeros < len(positions) - 1] + 1, downbeats[downbeats > 0])
+    ):
+        raise ValueError(f"{place(zeros[0])}: {EXPECTED}, got bars that begin with 0: add 1 to every position.")
