@@ -1,6 +1,6 @@
 """
-Transformers' own `run_audio_classification.py` on a saved encoder, as published: with the package imported, or with the
-code that was saved beside the weights.
+The script `run_audio_classification.py` of Transformers, unchanged, on a saved encoder: with the package imported, and
+with the code that was saved beside the weights.
 """
 
 import io
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 from helpers.models import TINY, random_model
 from helpers.remote_code import NO_PACKAGE

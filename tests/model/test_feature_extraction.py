@@ -208,7 +208,7 @@ def test_waveforms_stay_float32_when_features_are_moved():
 
 
 def test_without_tensors_nothing_is_padded_so_that_a_collator_knows_the_padding():
-    """As Wav2Vec2's extractor does: scripts return lists from it, and leave the padding to `DataCollatorWithPadding`."""
+    """As in Wav2Vec2: scripts keep the lists alone, and leave the padding to `DataCollatorWithPadding`."""
     extractor = MusicFMFeatureExtractor()
     waveforms = [ramp(2000), ramp(5000)]
     lists = extractor(waveforms, sampling_rate=RATE)

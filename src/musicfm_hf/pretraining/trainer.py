@@ -28,8 +28,8 @@ from .token_statistics import TokenStatistics
 
 logger = logging.get_logger(__name__)
 
-# Fields of a configuration that do not affect the model. The code that `auto_map` names depends on the version.
-_NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
+# Fields of a configuration that do not affect the model. The code that some of them name depends on the version.
+_NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "transformers_version")
 
 
 # Fields of PretrainingArguments that a run must keep when it resumes. It may take more steps.
