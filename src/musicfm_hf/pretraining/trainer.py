@@ -247,7 +247,8 @@ class PretrainingTrainer(ResumableTrainer):
         state = json.loads(path.read_text(encoding="utf-8"))
         self.loader.load_state_dict(state["loader"])
         config = {name: value for name, value in self.encoder_config.to_dict().items() if name not in _NO_SETTINGS}
-        recorded = MusicFMConfig.from_dict(state["config"]).to_dict()  # with the defaults of fields that it lacks
+        # With the defaults of fields that it lacks, and again in the form of JSON.
+        recorded = json.loads(MusicFMConfig.from_dict(state["config"]).to_json_string(use_diff=False))
         require_same_settings(folder, recorded, config, "--output_dir")
         if "training" in state:  # not in checkpoints of version 0.1
             training = {name: getattr(self.args, name) for name in _COMPARED_ARGUMENTS}
