@@ -1,7 +1,8 @@
 """
 MusicFM in the Hugging Face ecosystem.
 
-Importing the package registers its classes with the Auto classes. Everything else is imported on first use.
+Importing the package registers its classes with the Auto classes, and its pipelines with `transformers.pipeline`.
+Everything else is imported on first use.
 """
 
 import sys

@@ -247,6 +247,30 @@ def test_snippets_run_as_printed(pushed, place):
     run(pushed, place, code, cache="snippets")
 
 
+def generated_snippets(name: str, card: ModelCard) -> str:
+    """The code that the page of a repository with code offers, and a call of the pipeline."""
+    options = "trust_remote_code=True"
+    code = f'AutoModel.from_pretrained("alice/{name}", {options}, dtype="auto")\n'
+    code += f'AutoFeatureExtractor.from_pretrained("alice/{name}", {options})\n'
+    if card.data.pipeline_tag is not None and card.data.library_name == "transformers":
+        code += f'pipe = pipeline("{card.data.pipeline_tag}", model="alice/{name}", {options})\npipe("song.wav")\n'
+    return code
+
+
+@pytest.mark.parametrize("start", ["import musicfm_hf\n", NO_PACKAGE], ids=["package", "no package"])
+def test_snippets_that_the_hub_generates(pushed, place, start):
+    code = start + "from transformers import AutoFeatureExtractor, AutoModel, pipeline\n"
+    tags = {}
+    for name in REPOSITORIES:
+        card = ModelCard(pushed.files(f"alice/{name}")["README.md"].decode())
+        tags[name] = card.data.pipeline_tag
+        if name not in ("quantizer", "chord-lora"):  # which have neither an encoder of their own nor a pipeline
+            code += generated_snippets(name, card)
+    run(pushed, place, code, cache="generated")
+    assert {name for name, tag in tags.items() if tag == "feature-extraction"} == {"encoder", "converted"}
+    assert {name for name, tag in tags.items() if tag == "audio-classification"} == {"tags"}
+
+
 def test_adapters_pin_the_revision_of_their_base(pushed, place):
     """An adapter uses its base model's revision at training, even if the repository has changed since."""
     api = HfApi(endpoint=pushed.url, token="hf_alice")

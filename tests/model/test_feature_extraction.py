@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, DataCollatorWithPadding
 
 from musicfm_hf import MusicFMFeatureExtractor
 
@@ -205,3 +205,19 @@ def test_waveforms_stay_float32_when_features_are_moved():
     assert torch.equal(features.to("cpu", torch.bfloat16)["input_values"], quiet)
     assert torch.equal(features.to(dtype=torch.float16)["input_values"], quiet)
     assert features.to("meta")["attention_mask"].is_meta
+
+
+def test_without_tensors_nothing_is_padded_so_that_a_collator_knows_the_padding():
+    """As in Wav2Vec2: scripts keep the lists alone, and leave the padding to `DataCollatorWithPadding`."""
+    extractor = MusicFMFeatureExtractor()
+    waveforms = [ramp(2000), ramp(5000)]
+    lists = extractor(waveforms, sampling_rate=RATE)
+    assert [len(values) for values in lists["input_values"]] == [2000, 5000]
+    rows = [{"input_values": values, "labels": 0} for values in lists["input_values"]]
+    batch = DataCollatorWithPadding(extractor)(rows)
+    assert batch["attention_mask"].sum(-1).tolist() == [2000, 5000]
+    expected = extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
+    assert batch["input_values"].equal(expected["input_values"])
+    assert batch["attention_mask"].equal(expected["attention_mask"])
+    padded = extractor(waveforms, sampling_rate=RATE, padding=True)
+    assert [len(values) for values in padded["input_values"]] == [5000, 5000]

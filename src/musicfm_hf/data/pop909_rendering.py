@@ -20,6 +20,7 @@ from typing import Any
 import soundfile
 
 from ..training.files import complete_file, write_text
+from .identity import digest
 from .midi_synthesis import (
     MAX_PEAK,
     MIX_RMS,
@@ -130,8 +131,9 @@ def render_songs(
     Render songs to `folder/ID.flac` (24 kHz mono, 16 bit) in several processes, and yield each path when the file is
     complete. Transposed versions are named `ID_t+2.flac`.
 
-    Existing files are kept. A file is written under another name and renamed when it is complete. The rendering
-    settings are stored in `folder/rendering.json`, so that a folder does not mix renderings.
+    Existing files are kept, unless the MIDI file or the programs of the song have changed. A file is written under
+    another name and renamed when it is complete. The rendering settings are stored in `folder/rendering.json`, so that
+    a folder does not mix renderings.
 
     Args:
         songs: Songs from [`read_songs`].
@@ -196,17 +198,29 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 def _render_file(
     job: tuple[Path, Path, Path, tuple[int, int, int] | None, int],
 ) -> tuple[Path, Exception | None]:
-    """Render one file unless it exists; return its path, and the error if its MIDI file is missing or wrong."""
+    """
+    Render one file unless it exists and was rendered from the same MIDI file and programs; return its path, and the
+    error if its MIDI file is missing or wrong.
+    """
     midi, path, soundfont, programs, transposition = job
-    if path.exists():
+    made_from = digest(f"{programs} ".encode() + (midi.read_bytes() if midi.is_file() else b""))
+    if path.exists() and _made_from(path) in ("", made_from):
         return path, None
     try:
         audio = render(midi, soundfont, programs, transposition, SAMPLING_RATE, TAIL_SECONDS)
     except (ValueError, FileNotFoundError) as error:
         return path, error
-    with complete_file(path) as temporary:
-        soundfile.write(temporary, audio, SAMPLING_RATE, "PCM_16", format="FLAC")
+    options = {"samplerate": SAMPLING_RATE, "channels": 1, "subtype": "PCM_16", "format": "FLAC"}
+    with complete_file(path) as temporary, soundfile.SoundFile(temporary, "w", **options) as file:
+        file.comment = made_from
+        file.write(audio)
     return path, None
+
+
+def _made_from(path: Path) -> str:
+    """Return the digest in the comment of a rendered file; empty for files of version 0.1."""
+    with soundfile.SoundFile(path) as file:
+        return file.comment
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> dict[str, tuple[str, dict[str, str]]]:

@@ -23,7 +23,7 @@ from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
 from ..training.curves import CurveCallback
-from ..training.files import write_json
+from ..training.files import complete_files, write_json
 from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, TaskArguments, pin_revision
@@ -167,7 +167,8 @@ def save_run(run: Finetuned, task: TaskArguments, arguments: FinetuningArguments
     output = Path(arguments.output_dir)
     if run.model is not None:
         save_finetuned(run.model, run.trained, output)
-        MusicFMFeatureExtractor.from_model_config(run.model.config).save_pretrained(output)
+        with complete_files(output) as temporary:
+            MusicFMFeatureExtractor.from_model_config(run.model.config).save_pretrained(temporary)
     for path in (output / "results.json", results_path(task, arguments)):
         write_json(path, run.results)
 

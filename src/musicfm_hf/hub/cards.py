@@ -180,10 +180,9 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
         adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
         name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
         base = strip_absolute_paths({"name": name, "revision": revision})
-    is_clip = config.label_rate is None
     scores = _score_rows(folder, results)
     metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
-    if is_clip or not adapter.is_file():
+    if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
         metadata["pipeline_tag"] = "audio-classification"
     if base["revision"] is not None:
         metadata["base_model"] = base["name"]

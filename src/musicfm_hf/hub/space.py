@@ -8,6 +8,7 @@ from huggingface_hub import HfApi, SpaceCard
 from packaging.requirements import Requirement
 
 from ..model.adapters_musicfm import adapter_config
+from ..training.files import list_files, matching_files
 from .commits import HubTarget, commit_with_retries
 from .files import check_nothing_private
 
@@ -47,7 +48,7 @@ def push_space(target: HubTarget, models: list[str], folder: str | Path | None =
     card = SpaceCard.load(folder / "README.md", ignore_metadata_errors=False)
     card.data.models = models
     card.validate()
-    application = {path.name: path for pattern in APPLICATION_FILES for path in sorted(folder.glob(pattern))}
+    application = {path.name: path for pattern in APPLICATION_FILES for path in matching_files(folder, pattern)}
     check_nothing_private(folder, application.values(), target.token)
     contents: dict[str, Path | bytes] = dict(application)
     contents |= {f"musicfm_hf/{path.relative_to(PACKAGE).as_posix()}": path for path in _package_files()}
@@ -80,5 +81,5 @@ def _check_models(api: HfApi, models: list[str]) -> None:
 
 def _package_files() -> list[Path]:
     """Return the modules of this package, which are the same for a wheel and a checkout."""
-    paths = [*sorted(PACKAGE.rglob("*.py")), PACKAGE / "py.typed"]
+    paths = [*(path for path in list_files(PACKAGE) if path.suffix == ".py"), PACKAGE / "py.typed"]
     return [path for path in paths if path.relative_to(PACKAGE).parts[0] not in DATA_FOLDERS]

@@ -39,12 +39,37 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     models: dict[str, HeadModel] = {}
     for name, config in configs.items():
         model = _auto_class(config).from_pretrained(name, **kwargs).eval()
-        for other in models.values():
-            if _same_encoder(model.musicfm, other.musicfm):
-                model.musicfm = other.musicfm
-                break
+        _share_encoder(model, models.values())
         models[name] = model
     return models
+
+
+def add_annotators(model: HeadModel, others: Iterable[HeadModel | str | os.PathLike]) -> dict[str, HeadModel]:
+    """
+    Return a model and further ones by task. Folders or repositories are loaded with the dtype and on the device of the
+    first model, and equal encoders are kept in memory only once.
+
+    Raises:
+        ValueError: if a model has no task, or two models have the same task.
+        TypeError: if a model does not have a head.
+        OSError: if a model does not exist.
+    """
+    models = [_without_peft(model)]
+    for other in others:
+        if not isinstance(other, torch.nn.Module):
+            loaded: Any = load_annotators([other], dtype=model.dtype)[str(other)]
+            other = loaded.to(model.device)
+            _share_encoder(other, models)
+        models.append(other)
+    return by_task(models)
+
+
+def _share_encoder(model: HeadModel, others: Iterable[HeadModel]) -> None:
+    """Use the encoder of one of the others, if it is equal, so that it is in memory only once."""
+    for other in others:
+        if _same_encoder(model.musicfm, other.musicfm):
+            model.musicfm = other.musicfm
+            return
 
 
 def _load_config(name: str, **hub: Any) -> Any:

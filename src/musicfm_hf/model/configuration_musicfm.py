@@ -1,5 +1,6 @@
 """Configuration of all MusicFM models: front end, encoder, pretraining targets and masks, heads."""
 
+import copy
 import difflib
 import math
 import os
@@ -9,6 +10,8 @@ from typing import Any, ClassVar, Self, TypeVar
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import logging
+
+from .pipeline_musicfm import CUSTOM_PIPELINES
 
 logger = logging.get_logger(__name__)
 
@@ -21,17 +24,6 @@ _AUTO_MAP = {
     "AutoModelForAudioClassification": "modeling_musicfm.MusicFMForAudioClassification",
     "AutoModelForAudioFrameClassification": "modeling_musicfm.MusicFMForAudioFrameClassification",
     "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
-}
-
-# Class of a saved model → the pipeline in its repository that Transformers uses with `trust_remote_code=True`.
-_PIPELINES = {
-    "MusicFMModel": ("feature-extraction", "MusicFMFeatureExtractionPipeline", "AutoModel"),
-    "MusicFMForPreTraining": ("feature-extraction", "MusicFMFeatureExtractionPipeline", "AutoModel"),
-    "MusicFMForAudioClassification": (
-        "audio-classification",
-        "MusicFMAudioClassificationPipeline",
-        "AutoModelForAudioClassification",
-    ),
 }
 
 _POSITIVE_INTEGERS = (
@@ -303,6 +295,9 @@ class MusicFMConfig(PreTrainedConfig):
         for name in self.__dataclass_fields__:
             if isinstance(value := getattr(self, name), tuple):
                 setattr(self, name, list(value))  # as JSON would load it
+        if "custom_pipelines" in kwargs and not type(self).__module__.startswith("transformers_modules"):
+            # The package registers its pipelines. With their entries, `pipeline()` would need `trust_remote_code`.
+            kwargs["custom_pipelines"] = _of_others(kwargs["custom_pipelines"])
         super().__post_init__(**kwargs)
         self._check_values()
 
@@ -367,9 +362,6 @@ class MusicFMConfig(PreTrainedConfig):
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for key in unknown:
             setattr(config, key, config_dict[key])
-        if cls.__module__.startswith("musicfm_hf."):  # which registers its own pipeline for this task
-            pipelines = getattr(config, "custom_pipelines", None) or {}
-            config.custom_pipelines = {k: v for k, v in pipelines.items() if k != "audio-classification"}
         config._check_values()  # once more: `from_pretrained(..., key=value)` sets values after the constructor
         return loaded
 
@@ -381,8 +373,8 @@ class MusicFMConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """
         Return the values as [`PreTrainedConfig`] does, with every Auto class that can load these weights in
-        `auto_map`. Entries for classes of this package are replaced, because they may point to the file or repository
-        that they were loaded from; other entries are kept.
+        `auto_map`, and the pipelines in `custom_pipelines`. Entries for classes of this package are replaced, because
+        they may point to the file or repository that they were loaded from; other entries are kept.
         """
         values = super().to_dict()
         for name in ("keys_to_ignore_at_inference", "use_cache"):  # set by models and the Trainer
@@ -390,13 +382,13 @@ class MusicFMConfig(PreTrainedConfig):
         ours = {reference.split(".")[-1] for reference in _AUTO_MAP.values()}
         auto_map = values.get("auto_map") or {}
         others = {auto: name for auto, name in auto_map.items() if str(name).split(".")[-1] not in ours}
-        values["auto_map"] = _AUTO_MAP | others
-        pipeline = next((_PIPELINES[name] for name in self.architectures or [] if name in _PIPELINES), None)
-        values.pop("custom_pipelines", None)
-        if pipeline is not None:
-            task, name, auto_class = pipeline
-            values["custom_pipelines"] = {task: {"impl": f"pipeline_musicfm.{name}", "pt": [auto_class]}}
-        return values
+        pipelines = {
+            name: pipeline
+            for name, pipeline in CUSTOM_PIPELINES.items()
+            if name == "feature-extraction" or "MusicFMForAudioClassification" in (self.architectures or [])
+        }
+        pipelines = copy.deepcopy(pipelines) | _of_others(values.get("custom_pipelines") or {})
+        return values | {"auto_map": _AUTO_MAP | others, "custom_pipelines": pipelines}
 
     @property
     def samples_per_frame(self) -> int:
@@ -639,6 +631,12 @@ class MusicFMConfig(PreTrainedConfig):
         cell = self.mask_seconds * self.frame_rate
         valid = round(cell) >= 1 and (self.mask_type == "embedding" or math.isclose(cell, round(cell), rel_tol=1e-6))
         require(valid, "mask_seconds", f"a whole number of frames ({1 / self.frame_rate:g} s each)")
+
+
+def _of_others(pipelines: dict[str, dict]) -> dict[str, dict]:
+    """Return the entries of `custom_pipelines` that are not for pipelines of this package."""
+    ours = {str(entry["impl"]).split(".")[-1] for entry in CUSTOM_PIPELINES.values()}
+    return {name: entry for name, entry in pipelines.items() if str(entry.get("impl")).split(".")[-1] not in ours}
 
 
 __all__ = ["MusicFMConfig"]

@@ -80,7 +80,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         self,
         raw_audio: Any,
         sampling_rate: int | None = None,
-        padding: bool | str = True,
+        padding: bool | str | None = None,
         max_length: int | None = None,
         truncation: bool = False,
         pad_to_multiple_of: int | None = None,
@@ -96,7 +96,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                 `to_mono`, each waveform is `(channels, samples)`. Rows of a data set, with `array` and
                 `sampling_rate`, are waveforms with their rate.
             sampling_rate (`int`, *optional*): Sampling rate of `raw_audio` in Hz. Pass it so that it is checked.
-            padding: `True` or `"longest"`, `"max_length"`, or `False`.
+            padding: `True` or `"longest"`, `"max_length"`, or `False`. By default, the batch is padded if
+                `return_tensors` is given. Without tensors, a collator pads it later, and can then mask the padding.
             max_length (`int`, *optional*): Length in samples, for `padding="max_length"` and `truncation`.
             truncation (`bool`): Cut waveforms that are longer than `max_length`.
             pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
@@ -130,6 +131,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         if truncation and max_length is not None and max_length < self.min_samples:
             raise ValueError(f"`max_length` is {max_length} samples, but the model needs at least {self.min_samples}.")
 
+        if padding is None:
+            padding = return_tensors is not None or pad_to_multiple_of is not None
         items = _split_batch(raw_audio, waveform_ndim=1 if to_mono is None else 2)
         waveforms = [self._waveform(item, index, to_mono) for index, item in enumerate(items)]
         padded = self.pad(

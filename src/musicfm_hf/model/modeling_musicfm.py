@@ -29,7 +29,6 @@ from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by
 from .normalization_musicfm import batch_norm, normalize
 from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutput, MusicFMQuantizerOutput
 from .padding_musicfm import align_left, check_input, item_lengths, valid_frames, zero_padding
-from .pipeline_musicfm import read_audio  # noqa: F401
 from .quantization_musicfm import MusicFMQuantizer, build_quantizer
 from .spectrogram_musicfm import MusicFMLogMel, constant_q
 from .subsampling_musicfm import FRONT_ENDS, MusicFMGlobalResponseNorm

@@ -8,7 +8,7 @@ from transformers import set_seed
 from ..data.catalog import describe_source
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..training.curves import CurveCallback
-from ..training.files import write_json
+from ..training.files import complete_files, write_json
 from ..training.records import RECORDED_ARGUMENTS, environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
@@ -64,7 +64,8 @@ class PretrainingRun(NamedTuple):
         if trainer.args.should_save:
             output = Path(trainer.args.output_dir)
             problems.write(output / "problems.tsv")
-            MusicFMFeatureExtractor.from_model_config(trainer.encoder_config).save_pretrained(output)
+            with complete_files(output) as temporary:
+                MusicFMFeatureExtractor.from_model_config(trainer.encoder_config).save_pretrained(temporary)
             write_json(output / "results.json", results)
         return results
 

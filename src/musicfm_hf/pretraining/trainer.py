@@ -28,8 +28,8 @@ from .token_statistics import TokenStatistics
 
 logger = logging.get_logger(__name__)
 
-# Fields of a configuration that do not affect the model. The code that `auto_map` names depends on the version.
-_NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
+# Fields of a configuration that do not affect the model. The code that some of them name depends on the version.
+_NO_SETTINGS = ("_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "transformers_version")
 
 
 # Fields of PretrainingArguments that a run must keep when it resumes. It may take more steps.
@@ -247,12 +247,14 @@ class PretrainingTrainer(ResumableTrainer):
         state = json.loads(path.read_text(encoding="utf-8"))
         self.loader.load_state_dict(state["loader"])
         config = {name: value for name, value in self.encoder_config.to_dict().items() if name not in _NO_SETTINGS}
-        require_same_settings(folder, state["config"], config, "--output_dir")
+        # With the defaults of fields that it lacks, and again in the form of JSON.
+        recorded = json.loads(MusicFMConfig.from_dict(state["config"]).to_json_string(use_diff=False))
+        require_same_settings(folder, recorded, config, "--output_dir")
         if "training" in state:  # not in checkpoints of version 0.1
             training = {name: getattr(self.args, name) for name in _COMPARED_ARGUMENTS}
             require_same_settings(folder, state["training"], training, "--output_dir")
-            recorded = {"validation crops": state["validation"]}
-            require_same_settings(folder, recorded, {"validation crops": self._validation_identity()}, "--output_dir")
+            crops = {"validation crops": self._validation_identity()}
+            require_same_settings(folder, {"validation crops": state["validation"]}, crops, "--output_dir")
         for problem in state["problems"]:
             self.loader.problems.add(AudioProblem(*problem))
         self.audio_seconds = state["audio_seconds"]

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -271,17 +272,25 @@ def test_second_run_keeps_files(pack, tmp_path):
     assert list(render_songs(songs, tmp_path / "out", arranged=True)) == paths
     assert [path.stat().st_mtime_ns for path in paths[1:]] == times
     assert paths[0].exists()
+    shutil.copy(songs[2].midi, songs[1].midi)  # a song that was replaced
+    soundfile.write(paths[0], np.zeros(RATE), RATE)  # of version 0.1: without a record
+    assert list(render_songs(songs, tmp_path / "out", arranged=True)) == paths
+    audio, _ = soundfile.read(paths[1], dtype="float32")
+    np.testing.assert_allclose(audio, render(songs[1].midi, programs=songs[1].programs), atol=2**-15)
+    assert paths[1].stat().st_mtime_ns != times[0]
+    assert paths[2].stat().st_mtime_ns == times[1]
+    assert soundfile.info(paths[0]).frames == RATE
     with pytest.raises(ValueError, match="rendered with other settings"):
         list(render_songs(songs, tmp_path / "out", arranged=False))
     assert sorted(path.name for path in (tmp_path / "out").iterdir())[3:] == ["rendering.json"]
 
 
 def test_no_half_file_is_left(pack, tmp_path, monkeypatch):
-    def break_off(path, *arguments, **settings):
-        Path(path).write_bytes(b"fLaC")
+    def break_off(file, audio):
+        Path(file.name).write_bytes(b"fLaC")
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(pop909.soundfile, "write", break_off)
+    monkeypatch.setattr(pop909.soundfile.SoundFile, "write", break_off)
     with pytest.raises(OSError, match="the disk is full"):
         list(render_songs(read_songs(pack), tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["rendering.json"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...tasks.annotations import Segment
 from ...tasks.values import read_text
 from ...training.deprecation import REMOVED_IN
+from ...training.files import list_files
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import AudioFolder, LabeledSong, SongReaders, Source, audio_seconds, raising
 from . import giantsteps_plus
@@ -52,9 +53,7 @@ def song_readers(
     files = AudioFolder(audio or source)
     # The folder `annotations/giantsteps` has files of the same names in another format.
     folder = next((folder / name for name in ("annotations/key", "key") if (folder / name).is_dir()), folder)
-    for path in sorted(folder.rglob("*.key")):
-        if path.name.startswith("."):
-            continue
+    for path in (path for path in list_files(folder) if path.suffix == ".key"):
         if path.stem in readers:
             readers[path.stem] = raising(ValueError(f"{folder} has several files {path.name}: keep one of them."))
         else:
