@@ -87,6 +87,17 @@ def test_files_with_a_right_header_are_read_as_libsndfile_does(name, channels):
     assert audio_length(content) == (len(expected), rate)
 
 
+@pytest.mark.parametrize("samples", [1, 100, 4096, 4097, 8192, 50_000, 300_000])
+@pytest.mark.parametrize("kind", ["silence", "tone", "noise"])
+def test_files_of_any_length_are_complete(kind, samples):
+    """Frames of silence are very short, which makes them hard to find."""
+    audio = {"silence": np.zeros(samples), "tone": np.sin(np.arange(samples) / 9) / 2, "noise": NOISE[:samples]}[kind]
+    for file_format, subtype, rate in FORMATS.values():
+        content = encode(audio.astype(np.float32), rate, file_format, subtype)
+        assert audio_length(content)[0] == samples
+        assert len(load_silently(content, rate)) == samples
+
+
 # mp3
 
 

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any, BinaryIO
 
 _TAG_BYTES = 128  # of ID3v1
+_MAX_BYTES = 1 << 62  # in a file
 
 
 class ByteView(io.RawIOBase):
@@ -84,6 +85,8 @@ def stream_size(stream: BinaryIO) -> int:
 
 
 def read_at(stream: BinaryIO, position: int, count: int) -> bytes:
-    """Return up to `count` bytes of a stream from `position` on."""
+    """Return up to `count` bytes of a stream from `position` on; none beyond its end, wherever a header points."""
+    if not 0 <= position < _MAX_BYTES:
+        return b""
     stream.seek(position)
     return stream.read(count)

@@ -99,14 +99,15 @@ def _true_length(stream: BinaryIO, start: int, stop: int, info: _StreamInfo) -> 
 def _frames(data: bytes, info: _StreamInfo) -> Iterator[tuple[int, int]]:
     """Yield, for each frame that begins in the data, its offset in bytes and the position in samples of its end."""
     for match in re.finditer(rb"\xff[\xf8\xf9]", data):
-        end = _frame_end(data[match.start() : match.start() + 16], info)
+        header = data[match.start() : match.start() + 16]  # the whole frame may be shorter
+        end = _frame_end(header.ljust(16, b"\0"), info)
         if end is not None:
             yield match.start(), end
 
 
 def _frame_end(header: bytes, info: _StreamInfo) -> int | None:
     """Return the position in samples at which a frame ends, or `None` if its header is not one of this stream."""
-    if len(header) < 16 or header[3] & 1:
+    if header[3] & 1:
         return None
     size_code, rate_code, channels, bits = header[2] >> 4, header[2] & 15, header[3] >> 4, header[3] >> 1 & 7
     if size_code == 0 or rate_code == 15 or _SAMPLE_BITS[bits] not in (0, info.bits):

@@ -11,7 +11,8 @@ from typing import BinaryIO, NamedTuple
 from .byte_view import read_at, stream_size
 
 _CHUNK = 1 << 16  # bytes that are read at once
-_EDGE = 1 << 14  # bytes at the beginning and the end, and between, that `_is_single` reads
+_EDGE = 1 << 14  # bytes at the beginning and the end in which `_is_single` examines all pages
+_PROBE = 1 << 12  # bytes between them that it reads at once, until it finds a page
 _MAX_PAGE = 27 + 255 + 255 * 255  # bytes
 _SPACING = 1.5  # ratio of the distances at which `_is_single` examines pages
 _FIRST, _LAST = 2, 4  # flags of the first and last page of a stream
@@ -69,7 +70,7 @@ def _is_single(stream: BinaryIO, size: int) -> bool:
         numbers[page.serial] = page.number
     position = float(_EDGE)
     while position < size - _EDGE:
-        following = next(_pages(stream, int(position), size, _EDGE), None)
+        following = next(_pages(stream, int(position), size, _PROBE), None)
         if following is None or following.number < numbers.get(following.serial, following.number + 1):
             return False
         numbers[following.serial] = following.number
@@ -103,5 +104,8 @@ def _pages(stream: BinaryIO, position: int, stop: int, chunk: int = _CHUNK) -> I
 
 def _last_page(stream: BinaryIO, stop: int) -> Page | None:
     """Return the last page that begins before byte `stop`, or `None` without one."""
-    pages = list(_pages(stream, max(0, stop - _MAX_PAGE), stop))
-    return pages[-1] if pages else None
+    for tail in (_EDGE, _MAX_PAGE):
+        pages = list(_pages(stream, max(0, stop - tail), stop, tail))
+        if pages:
+            return pages[-1]
+    return None
