@@ -267,6 +267,18 @@ def test_going_on_from_an_earlier_checkpoint(server, whole, tmp_path):
         assert_complete(output / f"checkpoint-{step}", whole.folder)
 
 
+def test_other_processes_do_not_touch_the_saved_model(tmp_path, monkeypatch):
+    """The Trainer calls `_save` on every process, at moments of its own, also after the first one has finished."""
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = ResumableTrainer(MusicFMForPreTraining(MusicFMConfig(**TINY)), arguments)
+    trainer.save_model()
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors"} <= written.keys()
+    monkeypatch.setattr(TrainingArguments, "should_save", False)
+    trainer.save_model()
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+
+
 def test_find_checkpoint(tmp_path):
     assert find_checkpoint(tmp_path / "none") is None
     for name in (".incomplete/checkpoint-30", "checkpoint-4", "checkpoint-12", "checkpoint-x"):

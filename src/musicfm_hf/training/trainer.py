@@ -69,8 +69,9 @@ class ResumableTrainer(Trainer):
         instead of the class that FSDP derives from it.
         """
         folder = str(output_dir or self.args.output_dir)
-        # A checkpoint is renamed as a whole.
-        files = nullcontext(folder) if self._is_writing_checkpoint else complete_model(folder)
+        # A checkpoint is renamed as a whole. Other processes only take part in gathering the weights.
+        writes_in_place = self._is_writing_checkpoint or not self.args.should_save
+        files = nullcontext(folder) if writes_in_place else complete_model(folder)
         model_class = type(self.model)
         try:
             if issubclass(model_class, FSDPModule):
