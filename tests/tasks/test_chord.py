@@ -7,9 +7,19 @@ from pathlib import Path
 import mir_eval
 import numpy as np
 import pytest
+from helpers.models import config_of
 
-from musicfm_hf.tasks import chord
+from musicfm_hf.tasks import chord, spans
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Segment, read_segments
+
+
+def targets(annotation, num_frames, rate, start=0.0):
+    return chord.TASK.make_targets(config_of("chord", rate), annotation, num_frames, start)
+
+
+def events(logits, rate, **settings):
+    return chord.TASK.decode(config_of("chord", rate, decoding=settings), logits)
+
 
 ROOTS = (*PITCH_NAMES, "Cb", "B#", "E#", "Fb", "G##", "Abb")
 KINDS = """
@@ -84,7 +94,7 @@ def test_targets():
         Segment(2.0, 2.5, "N"),
         Segment(3.0, 3.5, "F"),
     ]
-    found = chord.targets(chords, 8, 2, start=0.25)
+    found = targets(chords, 8, 2, start=0.25)
     assert found.dtype == np.float32
     assert found.shape == (8, 25)
     # G:sus4 has most of 1.25 to 1.75; it shares 1.75 to 2.25 with N, and the gap 2.75 to 3.25 with F: they lose.
@@ -96,14 +106,14 @@ def test_targets():
 
 def test_targets_sum_what_has_one_class():
     chords = [Segment(0.0, 0.3, "C"), Segment(0.3, 0.7, "G"), Segment(0.7, 1.0, "C:7")]
-    assert chord.targets(chords, 1, 1)[0, 0] == 1
+    assert targets(chords, 1, 1)[0, 0] == 1
 
 
 @pytest.mark.parametrize("start", [-3.0, 50.0])
 def test_targets_outside_of_the_labels_are_ignored(start):
-    assert (chord.targets([Segment(0.0, 40.0, "C")], 24, 8, start) == -100).all()
-    assert (chord.targets([], 24, 8, start) == -100).all()
-    assert chord.targets([], 0, 8, start).shape == (0, 25)
+    assert (targets([Segment(0.0, 40.0, "C")], 24, 8, start) == -100).all()
+    assert (targets([], 24, 8, start) == -100).all()
+    assert targets([], 0, 8, start).shape == (0, 25)
 
 
 def test_crops_are_cut_out_of_the_song():
@@ -111,27 +121,27 @@ def test_crops_are_cut_out_of_the_song():
     edges = np.cumsum(generator.uniform(0.05, 3, 60))
     labels = generator.choice(["C", "A:min", "X", "N", "F#:7", "D:sus4"], 59)
     song = [Segment(*row) for row in zip(edges[:-1], edges[1:], labels, strict=True)]
-    whole = chord.targets(song, 800, 8)
+    whole = targets(song, 800, 8)
     for first in (0, 37, 411, 704):
-        np.testing.assert_array_equal(chord.targets(song, 96, 8, start=first / 8), whole[first : first + 96])
+        np.testing.assert_array_equal(targets(song, 96, 8, start=first / 8), whole[first : first + 96])
 
 
 @pytest.mark.parametrize(("frames", "rate", "start"), [(-1, 8, 0.0), (4, 0, 0.0), (4, 8, np.nan), (4, np.inf, 0.0)])
 def test_targets_refuse_impossible_frames(frames, rate, start):
     with pytest.raises(ValueError, match="positive rate"):
-        chord.targets([], frames, rate, start)
+        spans.frame_targets([], chord.parse_chord, chord.LABELS, frames, rate, start)
 
 
 def test_targets_refuse_bad_annotations():
     with pytest.raises(ValueError, match="segment 2"):
-        chord.targets([Segment(0.0, 2.0, "C"), Segment(1.0, 3.0, "G")], 8, 8)
+        targets([Segment(0.0, 2.0, "C"), Segment(1.0, 3.0, "G")], 8, 8)
     with pytest.raises(ValueError, match="'Q' is not a chord"):
-        chord.targets([Segment(0.0, 2.0, "Q")], 8, 8)
+        targets([Segment(0.0, 2.0, "Q")], 8, 8)
 
 
 def test_events_are_runs():
     logits = one_hot("N", "N", "C:maj", "A:min", "A:min", "C:maj")
-    assert chord.events(logits, 4) == [
+    assert events(logits, 4) == [
         Segment(0.0, 0.5, "N"),
         Segment(0.5, 0.75, "C:maj"),
         Segment(0.75, 1.25, "A:min"),
@@ -140,12 +150,12 @@ def test_events_are_runs():
 
 
 def test_events_of_next_to_nothing():
-    assert chord.events(np.zeros((0, 25)), 8) == []
-    assert chord.events(one_hot("G:min"), 8, min_seconds=9) == [Segment(0.0, 0.125, "G:min")]
+    assert events(np.zeros((0, 25)), 8) == []
+    assert events(one_hot("G:min"), 8, min_seconds=9) == [Segment(0.0, 0.125, "G:min")]
     # All alike: the first.
-    assert chord.events(np.zeros((3, 25), dtype=np.float16), 8) == [Segment(0.0, 0.375, "C:maj")]
+    assert events(np.zeros((3, 25), dtype=np.float16), 8) == [Segment(0.0, 0.375, "C:maj")]
     # So sure that probabilities of the rest are 0 in float64.
-    assert chord.events(1e6 * one_hot("N", "D:maj"), 1, min_seconds=1) == [
+    assert events(1e6 * one_hot("N", "D:maj"), 1, min_seconds=1) == [
         Segment(0.0, 1.0, "N"),
         Segment(1.0, 2.0, "D:maj"),
     ]
@@ -153,14 +163,14 @@ def test_events_of_next_to_nothing():
 
 def test_min_seconds_takes_short_runs_away():
     logits = one_hot(*["C:maj"] * 5, "F:maj", *["C:maj"] * 4, *["G:maj"] * 4, "A:min", *["D:min"] * 5)
-    found = chord.events(logits, 8, min_seconds=0.25)
+    found = events(logits, 8, min_seconds=0.25)
     assert [segment.label for segment in found] == ["C:maj", "G:maj", "D:min"]
     assert found[0].end == 10 / 8
     # A:min goes to the neighbour that is likelier there.
     logits[14, chord.LABELS.index("D:min")] = 1
-    assert chord.events(logits, 8, min_seconds=0.25)[1].end == 14 / 8
+    assert events(logits, 8, min_seconds=0.25)[1].end == 14 / 8
     logits[14, chord.LABELS.index("G:maj")] = 2
-    assert chord.events(logits, 8, min_seconds=0.25)[1].end == 15 / 8
+    assert events(logits, 8, min_seconds=0.25)[1].end == 15 / 8
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -182,7 +192,7 @@ def test_min_seconds_finds_the_best_of_all(seed):
         if min(lengths(labelling)) >= shortest or len(lengths(labelling)) == 1
     ]
     best = max(allowed, key=lambda labelling: log_probabilities[range(frames), labelling].sum())
-    found = chord.events(logits, 10, min_seconds=shortest / 10)
+    found = events(logits, 10, min_seconds=shortest / 10)
     rows = [chord.LABELS.index(segment.label) for segment in found for _ in range(round(10 * np.ptp(segment[:2])))]
     assert rows == list(best)
 
@@ -199,7 +209,7 @@ def test_min_seconds_finds_the_best_of_all(seed):
 )
 def test_events_refuse(logits, rate, seconds, message):
     with pytest.raises(ValueError, match=message):
-        chord.events(logits, rate, min_seconds=seconds)
+        spans.decode(logits, chord.LABELS, rate, min_seconds=seconds)
 
 
 def test_an_undecided_estimate_is_not_no_chord():
@@ -232,7 +242,7 @@ def test_real_songs_and_back(rate, least):
     found = []
     for song in (folder / "splits/test.txt").read_text().split():
         reference = read_segments(folder / f"chords/{song}.lab")
-        logits = 10 * chord.targets(reference, int(np.ceil(reference[-1].end * rate)), rate)
-        found.append(chord.score(reference, chord.events(logits, rate))["majmin"])
+        logits = 10 * targets(reference, int(np.ceil(reference[-1].end * rate)), rate)
+        found.append(chord.score(reference, events(logits, rate))["majmin"])
     assert len(found) == 50
     assert np.mean(found) >= least

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.models import config_of
 
 from musicfm_hf.tasks import key
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Segment, read_segments
+
+
+def targets(annotation, num_frames, rate, start=0.0):
+    return key.TASK.make_targets(config_of("key", rate), annotation, num_frames, start)
+
+
+def events(logits, rate, **settings):
+    return key.TASK.decode(config_of("key", rate, decoding=settings), logits)
 
 
 def one_hot(*labels):
@@ -55,24 +64,24 @@ def test_no_key(text):
 def test_targets():
     """Frames of 2 s."""
     keys = [Segment(0.0, 5.5, "Gb"), Segment(5.5, 8.0, "A dorian"), Segment(8.0, 10.5, "X"), Segment(10.5, 13.5, "N")]
-    found = key.targets(keys, 7, 0.5)
+    found = targets(keys, 7, 0.5)
     assert found.dtype == np.float32
     expected = ["F#:maj", "F#:maj", "F#:maj", "A:min", None, "N", "N"]
     for row, label in zip(found, expected, strict=True):
         wanted = np.full(25, -100) if label is None else np.eye(25)[key.LABELS.index(label)]
         np.testing.assert_array_equal(row, wanted)
-    np.testing.assert_array_equal(key.targets(keys, 2, 0.5, start=4.0), found[2:4])
+    np.testing.assert_array_equal(targets(keys, 2, 0.5, start=4.0), found[2:4])
 
 
 def test_events():
     logits = one_hot("C:maj", "C:maj", "C:maj", "A:min", "C:maj", "C:maj", "D:maj", "D:maj", "D:maj")
-    assert key.events(logits, 0.5) == [
+    assert events(logits, 0.5) == [
         Segment(0.0, 6.0, "C:maj"),
         Segment(6.0, 8.0, "A:min"),
         Segment(8.0, 12.0, "C:maj"),
         Segment(12.0, 18.0, "D:maj"),
     ]
-    assert key.events(logits, 0.5, min_seconds=6.0) == [Segment(0.0, 12.0, "C:maj"), Segment(12.0, 18.0, "D:maj")]
+    assert events(logits, 0.5, min_seconds=6.0) == [Segment(0.0, 12.0, "C:maj"), Segment(12.0, 18.0, "D:maj")]
 
 
 def test_song_key():
@@ -151,7 +160,7 @@ def test_real_songs_and_back():
     found = []
     for song in (folder / "splits/test.txt").read_text().split():
         reference = read_segments(folder / f"keys/{song}.lab")
-        logits = 10 * key.targets(reference, int(np.ceil(reference[-1].end * 0.5)), 0.5)
-        found.append(key.score(reference, key.events(logits, 0.5), key.song_key(logits)))
+        logits = 10 * targets(reference, int(np.ceil(reference[-1].end * 0.5)), 0.5)
+        found.append(key.score(reference, events(logits, 0.5), key.song_key(logits)))
     assert [song["key_weighted"] for song in found] == [1.0] * 50
     assert min(song["key_frame"] for song in found) > 0.99

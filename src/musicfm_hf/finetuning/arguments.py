@@ -78,7 +78,9 @@ class TaskArguments:
         default=None, metadata={"help": "Length of a training crop; by default that of the paper."}
     )
     window_seconds: float = field(default=30.0, metadata={"help": "Length of the windows for whole songs."})
-    decoding: str = field(default="{}", metadata={"help": "Settings of the task's decoder; a mapping in YAML."})
+    decoding: str = field(
+        default="{}", metadata={"help": "Settings of the task's decoder: a mapping in YAML, JSON here."}
+    )
     balance: float = field(
         default=0.0,
         metadata={"help": "Weight of rare classes: 0 has no effect, 1 gives all classes the same total weight."},

@@ -95,7 +95,8 @@ def finetune(
 ) -> Finetuned:
     """
     Train a head as the settings specify, and score validation and test songs with the model that scored best on
-    validation songs. A run that was interrupted resumes from its last checkpoint in the output folder.
+    validation songs. A run that was interrupted resumes from its last checkpoint in the output folder, which holds
+    only checkpoints and curves until [`save_run`] writes the model and its results.
 
     Args:
         splits: Songs for `train`, `validation` and optionally `test`; by default those that [`read_splits`] returns.

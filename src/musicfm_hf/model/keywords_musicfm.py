@@ -5,20 +5,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# What Transformers passes to any model, or our models hand on to the attention.
-_PASSED = frozenset(
-    {
-        "output_hidden_states",
-        "output_attentions",
-        "return_dict",
-        "num_items_in_batch",
-        "is_causal",
-        "cu_seq_lens_q",
-        "cu_seq_lens_k",
-        "max_length_q",
-        "max_length_k",
-    }
-)
+# What Transformers passes to any model. Settings of attention, such as `is_causal`, are not among them, because only
+# some implementations would use them.
+_PASSED = frozenset({"output_hidden_states", "output_attentions", "return_dict", "num_items_in_batch"})
 
 # Names of other models for what ours call differently.
 _OTHER_NAMES = {

@@ -49,44 +49,6 @@ def parse_chord(text: str) -> str | None:
     return mode and f"{PITCH_NAMES[root % 12]}:{mode}"
 
 
-def targets(chords: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
-    """
-    Compute one-hot targets: the chord with the most time in each frame.
-
-    Args:
-        chords (`list[Segment]`): Chords, with labels in the syntax of `mir_eval.chord`.
-        num_frames (`int`): Number of rows.
-        frame_rate (`float`): Frame rate in Hz.
-        start (`float`): Start of the first frame in seconds.
-
-    Returns:
-        float32 `(num_frames, 25)`. Rows are -100 and ignored in training if most of the frame has no label (for
-        example after the end) or has a chord that is not major, minor or N (see [`parse_chord`]).
-
-    Raises:
-        ValueError: if chords are not in order, a label is not a chord, or a number is out of range.
-    """
-    return spans.frame_targets(chords, parse_chord, LABELS, num_frames, frame_rate, start)
-
-
-def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
-    """
-    Decode the chords of a whole song: runs of the most likely label.
-
-    Args:
-        logits (`np.ndarray` of shape `(frames, 25)`): Scores before the softmax.
-        frame_rate (`float`): Frame rate in Hz.
-        min_seconds (`float`): Minimum duration of a chord; see [`spans.decode`].
-
-    Returns:
-        Segments from 0 to the end of the last frame, without gaps.
-
-    Raises:
-        ValueError: if logits have another shape or are not finite, or a setting is out of range.
-    """
-    return spans.decode(logits, LABELS, frame_rate, min_seconds)
-
-
 def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str, float]:
     """
     Compare the chords of one song, as `mir_eval.chord.evaluate` does. Time without an estimate counts as N. Gaps in

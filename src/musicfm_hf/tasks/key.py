@@ -63,44 +63,6 @@ def parse_key(text: str) -> str | None:
     raise ValueError(f"{text!r} is not a key. Keys are written like C, F#:min, Bb major, D dorian, or N for none.")
 
 
-def targets(keys: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
-    """
-    Compute one-hot targets: the key with the most time in each frame.
-
-    Args:
-        keys (`list[Segment]`): Keys, in any spelling that [`parse_key`] accepts.
-        num_frames (`int`): Number of rows.
-        frame_rate (`float`): Frame rate in Hz.
-        start (`float`): Start of the first frame in seconds.
-
-    Returns:
-        float32 `(num_frames, 25)`. Rows are -100 and ignored in training if most of the frame has no label (for
-        example after the end) or has a key that is not major, minor or N.
-
-    Raises:
-        ValueError: if segments are not in order, a label is not a key, or a number is out of range.
-    """
-    return spans.frame_targets(keys, parse_key, LABELS, num_frames, frame_rate, start)
-
-
-def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:
-    """
-    Decode the keys of a whole song over time: runs of the most likely label.
-
-    Args:
-        logits (`np.ndarray` of shape `(frames, 25)`): Scores before the softmax.
-        frame_rate (`float`): Frame rate in Hz.
-        min_seconds (`float`): Minimum duration of a key; see [`spans.decode`].
-
-    Returns:
-        Segments from 0 to the end of the last frame, without gaps.
-
-    Raises:
-        ValueError: if logits have another shape or are not finite, or a setting is out of range.
-    """
-    return spans.decode(logits, LABELS, frame_rate, min_seconds)
-
-
 def song_key(logits: np.ndarray) -> str:
     """
     Return the key of a song: the label with the highest mean probability over its frames. Probabilities are averaged

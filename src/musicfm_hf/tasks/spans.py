@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..model.losses_musicfm import IGNORED
 from .annotations import Segment, check_segments
-
-IGNORED = -100  # in targets, as the models expect it
 
 
 def single_label_output(name: str) -> dict[str, Any]:

@@ -233,7 +233,7 @@ class TaskSpec:
         labels = label_names(config)
         if self.targets is None:
             parse = self._parser(labels)
-            return spans.frame_targets(annotation, parse, labels, num_frames, self._frame_rate(config), start)
+            return spans.frame_targets(annotation, parse, labels, num_frames, self._label_rate(config), start)
         if self.label_rate is None:
             return self.targets(annotation, labels)
         return self.targets(annotation, num_frames, config.label_rate, start)
@@ -255,7 +255,7 @@ class TaskSpec:
         """
         settings = config.decoding or {}
         if self.events is None:
-            return spans.decode(logits, label_names(config), self._frame_rate(config), **settings)
+            return spans.decode(logits, label_names(config), self._label_rate(config), **settings)
         labels_or_rate = label_names(config) if self.label_rate is None else config.label_rate
         return self.events(logits, labels_or_rate, **settings)
 
@@ -300,7 +300,7 @@ class TaskSpec:
             return self.set_scores.average(rows)
         return mean_over_songs(rows, self.song_value) if self.average is None else self.average(rows)
 
-    def _frame_rate(self, config: MusicFMConfig) -> float:
+    def _label_rate(self, config: MusicFMConfig) -> float:
         """Return the label rate, or raise a `ValueError` if the model has none."""
         if config.label_rate is None:
             raise ValueError(f"The task {self.name} labels frames, but `label_rate` of the model is None.")
