@@ -25,12 +25,11 @@ import torch
 from huggingface_hub import metadata_load
 from timeline import timeline
 
-from musicfm_hf import load_audio
+from musicfm_hf import SongAnnotation, load_audio
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name
-from musicfm_hf.inference.song import SongAnnotation
 
 HERE = Path(__file__).parent
 UPLOAD_LIFETIME = 3600  # seconds until an upload is deleted

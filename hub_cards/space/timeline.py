@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
+from musicfm_hf import SongAnnotation
 from musicfm_hf.inference.colors import pitch_color, section_colors
 from musicfm_hf.inference.drawing import clock, key_name, short_chord
-from musicfm_hf.inference.song import SongAnnotation
 from musicfm_hf.tasks.annotations import Segment
 
 CELL_SECONDS = 2.0  # length of a cell if bars are unknown

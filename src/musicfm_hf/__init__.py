@@ -30,7 +30,7 @@ _EXPORTS = {
         "WindowSettings",
         "embed",
     ),
-    ".inference.song": ("SongAnnotation",),
+    ".inference.song_annotation": ("SongAnnotation",),
     ".model.configuration_musicfm": ("MusicFMConfig",),
     ".model.feature_extraction_musicfm": ("MusicFMFeatureExtractor",),
     ".model.modeling_musicfm": (
@@ -72,7 +72,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .inference.embedding import FrameEmbeddings as FrameEmbeddings
     from .inference.embedding import WindowSettings as WindowSettings
     from .inference.embedding import embed as embed
-    from .inference.song import SongAnnotation as SongAnnotation
+    from .inference.song_annotation import SongAnnotation as SongAnnotation
     from .model.configuration_musicfm import MusicFMConfig as MusicFMConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor as MusicFMFeatureExtractor
     from .model.modeling_musicfm import MusicFMClassifierOutput as MusicFMClassifierOutput

@@ -21,7 +21,7 @@ from musicfm_hf.evaluation.layer_map import plot_layers
 from musicfm_hf.finetuning.heads import save_finetuned
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.inference.annotation_records import SongFiles
-from musicfm_hf.inference.song import SongAnnotation
+from musicfm_hf.inference.song_annotation import SongAnnotation
 from musicfm_hf.tasks.annotations import Beats, Segment, write_beats, write_segments
 from musicfm_hf.tasks.events import write_events
 from musicfm_hf.training.curves import CurveCallback

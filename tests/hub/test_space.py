@@ -25,7 +25,7 @@ from huggingface_hub import metadata_load
 
 from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
-from musicfm_hf.inference.song import SongAnnotation
+from musicfm_hf.inference.song_annotation import SongAnnotation
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 SPACE = ROOT / "hub_cards/space"

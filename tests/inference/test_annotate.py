@@ -25,7 +25,7 @@ from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.drawing import clock, key_name, short_chord, song_rows
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
 from musicfm_hf.inference.logits import head_logits, layer_mix
-from musicfm_hf.inference.song import SongAnnotation
+from musicfm_hf.inference.song_annotation import SongAnnotation
 from musicfm_hf.inference.streaming import stream_logits
 from musicfm_hf.tasks import chord
 from musicfm_hf.tasks.annotations import Beats, Segment, read_beats, read_segments, read_tags

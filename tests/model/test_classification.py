@@ -939,6 +939,8 @@ def test_no_keyword_is_ignored():
             TypeError, match=f"{name} does not use the argument `position_ids`. Its arguments are input_values"
         ):
             model(waveform, position_ids=torch.arange(25)[None])
+        with pytest.raises(TypeError, match="does not use the argument `is_causal`"):  # which sdpa alone would apply
+            model(waveform, is_causal=True)
     with pytest.raises(TypeError, match=r"does not use the argument `labels`\. Did you mean `target_tokens`"):
         models[3](waveform, labels=torch.zeros(1, 25).long())
     with pytest.raises(TypeError, match="does not use the argument `layer`"):

@@ -23,7 +23,7 @@ from ..data.catalog import list_sources
 from ..inference.annotate_files import annotate_files
 from ..inference.annotators import load_annotators
 from ..inference.embedding import WindowSettings
-from ..inference.song import FORMATS
+from ..inference.song_annotation import FORMATS
 from ..tasks import load_task_file
 from .flags import (
     add_device_flags,

@@ -16,7 +16,7 @@ from ..tasks import get_task
 from .annotation import annotate
 from .annotation_records import ABSENT, CHANGED, COMPLETE, FOREIGN, OUTDATED, SongFiles, describe_models
 from .embedding import HeadModel, WindowSettings
-from .song import FORMATS
+from .song_annotation import FORMATS
 
 
 class AnnotatedFiles(NamedTuple):

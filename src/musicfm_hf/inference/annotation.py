@@ -11,7 +11,7 @@ from ..tasks import get_task
 from ..tasks.events import fit_to_audio
 from .annotators import by_task, group_by_encoder
 from .embedding import HeadModel, WindowSettings
-from .song import SongAnnotation
+from .song_annotation import SongAnnotation
 from .streaming import stream_logits
 
 SILENCE = 1e-4  # of full scale: -80 dB

@@ -16,7 +16,7 @@ from ..training.files import complete_files, write_json
 from .annotators import by_task
 from .embedding import HeadModel, WindowSettings
 from .encoder_digest import head_digest, weights_digest
-from .song import SongAnnotation
+from .song_annotation import SongAnnotation
 
 FORMAT = 1  # incremented when the annotations of a model change
 
