@@ -44,6 +44,17 @@ _EXPORTS = {
         "MusicFMQuantizerModel",
         "MusicFMQuantizerOutput",
     ),
+    ".search.build": (
+        "BuildSettings",
+        "IndexSummary",
+    ),
+    ".search.embedders": ("load_embedder",),
+    ".search.index_files": ("index_files",),
+    ".search.passages": ("PassageSettings",),
+    ".search.search_index": (
+        "SearchIndex",
+        "SearchResult",
+    ),
     ".tasks": (
         "TaskSpec",
         "register_task",
@@ -84,6 +95,13 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .model.modeling_musicfm import MusicFMPreTrainedModel as MusicFMPreTrainedModel
     from .model.modeling_musicfm import MusicFMQuantizerModel as MusicFMQuantizerModel
     from .model.modeling_musicfm import MusicFMQuantizerOutput as MusicFMQuantizerOutput
+    from .search.build import BuildSettings as BuildSettings
+    from .search.build import IndexSummary as IndexSummary
+    from .search.embedders import load_embedder as load_embedder
+    from .search.index_files import index_files as index_files
+    from .search.passages import PassageSettings as PassageSettings
+    from .search.search_index import SearchIndex as SearchIndex
+    from .search.search_index import SearchResult as SearchResult
     from .tasks import TaskSpec as TaskSpec
     from .tasks import register_task as register_task
     from .tasks.annotations import Beats as Beats

@@ -6,6 +6,7 @@ STEPS = [
     {"audio", "tasks"},
     {"metrics", "data", "hub"},
     {"inference", "pretraining", "conversion"},
+    {"search"},
     {"evaluation"},
     {"finetuning"},
     {"cli"},

@@ -1,10 +1,11 @@
-"""Digests of encoders and heads: their weights, and the settings that affect their output."""
+"""Digests of encoders, heads and other models: their weights, and the settings that affect their output."""
 
 import hashlib
 import json
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMModel
@@ -45,6 +46,20 @@ def head_digest(model: HeadModel, encoder: str) -> str:
     settings = {name: value for name, value in settings.items() if not name.startswith(_TRANSFORMERS)}
     heads = torch.nn.ModuleDict({name: part for name, part in model.named_children() if part is not model.musicfm})
     return _digest(heads, settings | {"encoder": encoder})
+
+
+def model_digest(model: PreTrainedModel) -> str:
+    """Return a digest of all weights and all settings of a model of any kind, except those of Transformers."""
+    return _digest(model, _own_settings(model.config.to_dict()))
+
+
+def _own_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are not Transformers' own, also in nested configurations."""
+    return {
+        name: _own_settings(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if not str(name).startswith(_TRANSFORMERS)
+    }
 
 
 def _digest(module: torch.nn.Module, settings: dict[str, Any]) -> str:

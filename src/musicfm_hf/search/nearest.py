@@ -1,0 +1,81 @@
+"""The passages of an index that are nearest to vectors: compared with all of them, or with candidates of FAISS."""
+
+import numpy as np
+import torch
+
+from .faiss_index import FaissIndex
+from .geometry import Geometry
+from .shards import PassageStore
+
+PROBES = 32  # inverted lists that a query looks into
+RERANKED = 400  # candidates of FAISS whose similarities are computed from the vectors, for each query
+FEW_ROWS = 50_000  # passages after a filter up to which all of them are compared
+
+
+class NearestPassages:
+    """
+    Finds passages by cosine similarity.
+
+    Args:
+        store ([`PassageStore`]): The passages.
+        geometry ([`Geometry`]): Mean and deviation of their vectors, and norms.
+        faiss ([`FaissIndex`], *optional*): Approximate index. Without it, vectors are compared with every passage.
+
+    Attributes:
+        probes (`int`): Inverted lists of the approximate index that a query looks into. More of them find more, and
+            take longer.
+        reranked (`int`): Candidates of the approximate index whose similarities are computed from the vectors.
+    """
+
+    def __init__(self, store: PassageStore, geometry: Geometry, faiss: FaissIndex | None = None):
+        self.store, self.geometry, self.faiss = store, geometry, faiss
+        self.probes, self.reranked = PROBES, RERANKED
+
+    def top(self, vectors: np.ndarray, count: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Find the passages that are most similar to vectors.
+
+        Args:
+            vectors (`np.ndarray` of shape `(queries, size)`): Vectors as the model computes them, not normalized.
+            count (`int`): Number of passages for each of them.
+            allowed (`np.ndarray` of shape `(passages,)`, *optional*): bool mask of the passages to consider.
+
+        Returns:
+            Cosine similarities, descending, and rows, each `(queries, count)`. Where there are fewer passages, rows
+            are -1 and similarities -inf.
+        """
+        queries = self.geometry.normalized(vectors)
+        if allowed is not None and (self.faiss is None or int(allowed.sum()) <= FEW_ROWS):
+            return self._best_of(np.flatnonzero(allowed), queries, count)
+        if self.faiss is None:
+            return self._exact(queries, count)
+        candidates = self.faiss.candidates(queries, max(self.reranked, 2 * count), self.probes, allowed)
+        parts = [
+            self._best_of(np.sort(rows[rows >= 0]), query[None], count)
+            for query, rows in zip(queries, candidates, strict=True)
+        ]
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([rows for _, rows in parts])
+
+    def _best_of(self, rows: np.ndarray, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best of some rows."""
+        best, order = self.geometry.scores(self.store, rows, queries).T.topk(min(count, len(rows)))
+        return _padded(best.numpy(), rows[order.numpy()], count)
+
+    def _exact(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Compare queries with every passage, block by block."""
+        best = torch.full((len(queries), 0), -torch.inf)
+        rows = torch.zeros(len(queries), 0, dtype=torch.int64)
+        for first, block in self.store.blocks():
+            norms = self.geometry.norms[first : first + len(block)]
+            scores = (queries @ self.geometry.standardized(block).T) / norms  # (queries, rows of the block)
+            scores, local = scores.topk(min(count, len(block)))
+            scores, rows = torch.cat([best, scores], 1), torch.cat([rows, local + first], 1)
+            best, order = scores.topk(min(count, scores.shape[1]))
+            rows = rows.gather(1, order)
+        return _padded(best.numpy(), rows.numpy(), count)
+
+
+def _padded(scores: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pad scores and rows `(queries, found)` to `(queries, count)`, with -inf and -1."""
+    padding = ((0, 0), (0, count - scores.shape[1]))
+    return np.pad(scores, padding, constant_values=-np.inf), np.pad(rows, padding, constant_values=-1)
