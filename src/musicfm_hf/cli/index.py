@@ -18,6 +18,7 @@ import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,7 +27,7 @@ from accelerate.utils import gather_object
 from ..data.catalog import list_sources
 from ..inference.embedding import WindowSettings
 from ..search.build import INDEX_TYPES, BuildSettings, IndexSummary, build_index
-from ..search.embedders import load_embedder
+from ..search.embedders import Embedder, load_embedder
 from ..search.index_files import embed_passages
 from ..search.passages import PassageSettings
 from .flags import add_device_flags, add_window_flags, command_parser, report_problems, user_errors
@@ -38,9 +39,9 @@ def main(argv: Sequence[str]) -> None:
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not indexed"):
         sources = list_sources(arguments.source, arguments.audio_column)
-        place = os.path.abspath(arguments.source) if Path(arguments.source).exists() else arguments.source
         annotations = None if arguments.annotations is None else str(arguments.annotations.absolute())
-        settings = BuildSettings(arguments.model, "", place, arguments.index_type, annotations)
+        model, source = absolute(arguments.model), absolute(arguments.source)
+        settings = BuildSettings(model, "", source, arguments.index_type, annotations)
         settings.check(arguments.output_dir)
         embedder, revision = load_embedder(
             arguments.model,
@@ -50,20 +51,43 @@ def main(argv: Sequence[str]) -> None:
             arguments.device or state.device,
         )
         seconds = arguments.passage_seconds or embedder.default_seconds
-        catalog = embed_passages(
+        summary = run_index(
             embedder,
-            sources[state.process_index :: state.num_processes],
+            sources,
             arguments.output_dir,
+            settings.with_revision(revision),
             PassageSettings(seconds, arguments.hop_seconds or seconds),
             arguments.num_workers,
-            progress=state.is_local_main_process,
+            state,
         )
-        keys, problems = gather_object(catalog.keys), gather_object(catalog.problems)
-        embedded = sum(gather_object([catalog.embedded]))
-        if state.is_main_process:
-            summary = build_index(arguments.output_dir, embedder, keys, settings.with_revision(revision))
-            report(summary._replace(problems=problems, embedded=embedded), len(sources), arguments.output_dir)
-        state.wait_for_everyone()
+    if summary is not None:
+        report(summary, len(sources), arguments.output_dir)
+
+
+def run_index(
+    embedder: Embedder,
+    sources: Sequence[tuple[str, Any]],
+    output_dir: Path,
+    settings: BuildSettings,
+    passages: PassageSettings,
+    num_workers: int,
+    state: PartialState,
+) -> IndexSummary | None:
+    """Embed the share of this process; then the main process builds the index. Other processes return `None`."""
+    catalog = embed_passages(
+        embedder,
+        sources[state.process_index :: state.num_processes],
+        output_dir,
+        passages,
+        num_workers,
+        progress=state.is_local_main_process,
+    )
+    keys, problems = gather_object(catalog.keys), gather_object(catalog.problems)
+    embedded = sum(gather_object([catalog.embedded]))
+    if not state.is_main_process:
+        return None
+    summary = build_index(output_dir, embedder, keys, settings)
+    return summary._replace(problems=problems, embedded=embedded)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -94,6 +118,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_window_flags(parser, batch_size=4)
     add_device_flags(parser)
     return parser.parse_args(argv)
+
+
+def absolute(name: str) -> str:
+    """Return the absolute path of a file or folder, or the ID of a repository unchanged."""
+    return os.path.abspath(name) if Path(name).exists() else name
 
 
 def report(summary: IndexSummary, total: int, output_dir: Path) -> None:

@@ -84,7 +84,6 @@ def embed_passages(
     passages: PassageSettings | None = None,
     num_workers: int = 1,
     progress: bool = True,
-    flush_seconds: float = FLUSH_SECONDS,
 ) -> EmbeddedCatalog:
     """
     Embed the songs that have no passages in the folder of an index yet, and write shards of them.
@@ -108,7 +107,7 @@ def embed_passages(
             remaining.append((name, source))
     places = {name: audio_place(source, name) for name, source in remaining}
     loader = SongLoader(remaining, embedder.sampling_rate, embedder.min_samples, num_workers)
-    writer = _ShardWriter(Path(output_dir), made, flush_seconds)
+    writer = _ShardWriter(Path(output_dir), made)
     with tqdm(total=len(sources), initial=len(keys), unit="song", disable=not progress) as bar:
         for song in embedder.embed_songs(keyed_waveforms(loader), passages):
             record = _record(song, places)
@@ -153,8 +152,8 @@ def _present_songs(output_dir: str | Path, made: dict[str, Any]) -> dict[tuple[s
 class _ShardWriter:
     """Collects songs, and writes them to a new shard from time to time."""
 
-    def __init__(self, folder: Path, made: dict[str, Any], flush_seconds: float):
-        self.folder, self.made, self.flush_seconds = folder, made, flush_seconds
+    def __init__(self, folder: Path, made: dict[str, Any]):
+        self.folder, self.made = folder, made
         self._songs: list[SongPassages] = []
         self._rows, self._since = 0, time.monotonic()
 
@@ -162,7 +161,7 @@ class _ShardWriter:
         """Add a song."""
         self._songs.append(song)
         self._rows += len(song.vectors)
-        if self._rows >= FLUSH_ROWS or time.monotonic() - self._since >= self.flush_seconds:
+        if self._rows >= FLUSH_ROWS or time.monotonic() - self._since >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:

@@ -48,6 +48,8 @@ class MappedFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         size = int.from_bytes(self._map[:8], "little")
         try:
+            if 8 + size > length:
+                raise ValueError(f"its header ends at byte {8 + size} of {length}")
             header = json.loads(self._map[8 : 8 + size])
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.arrays = {name: self._view(8 + size, **entry) for name, entry in header.items()}

@@ -87,7 +87,7 @@ class PassageLabels:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file."""
-        tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
+        tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in self.arrays.items()}
         write_safetensors(path, tensors, {"names": json.dumps(self.names), "songs": str(self.num_songs)})
 
     def has_label(self, field: str, labels: set[int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError
 
 from ..audio.reading import load_audio
 from ..data.identity import audio_place, audio_state
@@ -222,7 +223,7 @@ class SearchIndex:
         revision = None if self._model or Path(name).is_dir() else self.manifest.revision
         try:
             embedder, _ = load_embedder(name, revision, windows, getattr(torch, made["dtype"]), self._device)
-        except OSError as error:
+        except (OSError, HFValidationError) as error:
             raise OSError(
                 f"The model {name} of the index cannot be loaded ({error}). If it has moved, pass it as `--model`."
             ) from error
@@ -255,9 +256,9 @@ class SearchIndex:
         if parsed.words is not None:
             return self.embedder.embed_text(parsed.words)
         record = None if parsed.song is None else self.store.record(parsed.song)
-        if record is not None and parsed.song is not None and not parsed.is_part:
-            if parsed.path is None or audio_state(parsed.path) == record.state:
-                return self.store.vectors(self.store.rows_of(parsed.song)).mean(0)
+        is_current = record is not None and (parsed.path is None or audio_state(parsed.path) == record.state)
+        if parsed.song is not None and is_current and not parsed.is_part:
+            return self.store.vectors(self.store.rows_of(parsed.song)).mean(0)
         source: Any = parsed.path or (query if record is None else record.place)
         duration = None if parsed.end is None else parsed.end - parsed.start
         embedder = self.embedder

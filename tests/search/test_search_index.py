@@ -1,0 +1,255 @@
+"""Searching an index by songs, parts of songs and words."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers.audio import music
+from helpers.search import RATE, ToneEmbedder, make_index, tones, write_song, write_songs
+
+import musicfm_hf
+from musicfm_hf import SearchIndex
+from musicfm_hf.search.embedders import TextAudioEmbedder
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    return write_songs(tmp_path_factory.mktemp("search") / "songs")
+
+
+@pytest.fixture(scope="module")
+def folder(songs):
+    make_index(songs, songs.parent / "index")
+    return songs.parent / "index"
+
+
+@pytest.fixture
+def index(folder):
+    return SearchIndex.load(folder, ToneEmbedder())
+
+
+def found(results) -> list[tuple]:
+    return [(result.song, round(result.score, 2), result.start, result.end) for result in results]
+
+
+def cosine(*vectors) -> float:
+    first, second = (np.array(vector, float) for vector in vectors)
+    return round(float(first @ second / np.linalg.norm(first) / np.linalg.norm(second)), 2)
+
+
+def test_words_find_the_passage_in_which_they_sound(index):
+    assert found(index.search("a tone of 300 Hz")) == [
+        ("album/rising.wav", 1.0, 1.0, 2.0),
+        ("low.wav", cosine((0.5, 0.1), (0, 1)), 1.0, 2.0),
+        ("high.wav", 0.0, 0.0, 1.0),
+    ]
+    assert found(index.search("400 Hz, 500 Hz", top=1)) == [("high.wav", cosine((1, 1), (0.1, 0.5)), 0.0, 1.0)]
+
+
+def test_a_song_of_the_index_needs_no_model_and_is_left_out(folder, songs):
+    index = SearchIndex.load(folder, model="none")
+    low = (0.5, 0.05)  # the mean of its passages
+    for query in ("low.wav", songs / "low.wav", str(songs / "low.wav")):
+        results = index.search(query)
+        assert found(results)[0] == ("album/rising.wav", cosine((0.5, 0), low), 0.0, 1.0)
+        assert [result.song for result in results] == ["album/rising.wav", "high.wav"]
+    assert results[0].path == str(songs / "album/rising.wav")
+    first = index.search("low.wav", include_query=True)[0]
+    assert (first.song, round(first.score, 2)) == ("low.wav", cosine((0.5, 0), low))
+
+
+def test_a_part_of_a_song(index, songs):
+    for query in (f"{songs}/album/rising.wav@0:02-0:03", "album/rising.wav@2-"):
+        assert found(index.search(query))[0] == ("high.wav", cosine((0, 0, 1, 0), (0, 0, 0.1, 0.5)), 0.0, 1.0)
+    assert found(index.search("album/rising.wav", start=2.0, end=3.0)) == found(index.search(query))
+    # half of it 300 Hz, half of it 400 Hz: the mean of two passages
+    first = index.search("album/rising.wav@1-3", include_query=True)[0]
+    assert (first.song, round(first.score, 2)) == ("album/rising.wav", cosine((1, 1), (0, 1)))
+
+
+def test_a_song_that_is_not_in_the_index(index, tmp_path):
+    path = write_song(tmp_path / "other.wav", [(0, 0, 0, 0.5), (0, 0, 0, 0.3)])
+    for query in (path, str(path), path.read_bytes(), {"path": str(path)}):
+        assert found(index.search(query, top=1)) == [("high.wav", 1.0, 1.0, 2.0)]
+
+
+def test_a_song_that_has_changed_since_is_embedded_again(songs, tmp_path):
+    shutil.copytree(songs, tmp_path / "songs")
+    make_index(tmp_path / "songs", tmp_path / "index")
+    write_song(tmp_path / "songs/low.wav", [(0, 0, 0, 0.5)])
+    results = SearchIndex.load(tmp_path / "index", ToneEmbedder()).search(tmp_path / "songs/low.wav")
+    assert next((result.song, round(result.score, 2)) for result in results) == ("high.wav", 1.0)
+    assert "low.wav" not in [result.song for result in results]
+
+
+def test_every_passage(index):
+    results = found(index.search("300 Hz", top=4, every_passage=True))
+    assert results[:2] == [("album/rising.wav", 1.0, 1.0, 2.0), ("low.wav", 0.2, 1.0, 2.0)]
+    assert len(results) == 4
+    assert len(index.search("300 Hz", top=100, every_passage=True)) == 7
+
+
+def test_songs_with_many_passages_do_not_crowd_out_others(tmp_path):
+    """The best passages are all of one song: the search looks further until it has enough songs."""
+    write_song(tmp_path / "songs/long.wav", [(0.5, 0.01 * second, 0, 0) for second in range(40)])
+    for number in range(5):
+        write_song(tmp_path / f"songs/{number}.wav", [(0.1, 0, 0.1 + 0.01 * number, 0)])
+    make_index(tmp_path / "songs", tmp_path / "index")
+    results = SearchIndex.load(tmp_path / "index", ToneEmbedder()).search("200 Hz", top=3)
+    assert [result.song for result in results] == ["long.wav", "0.wav", "1.wav"]
+
+
+def test_a_model_without_text_tower_says_so(tiny_model, tmp_path):
+    from musicfm_hf.search.embedders import EncoderEmbedder
+
+    (tmp_path / "songs").mkdir()
+    soundfile.write(tmp_path / "songs/a.wav", music(2.0), 24000)
+    embedder = EncoderEmbedder(tiny_model)
+    make_index(tmp_path / "songs", tmp_path / "index", embedder)
+    index = SearchIndex.load(tmp_path / "index", embedder)
+    with pytest.raises(ValueError, match=r"no text tower, and 'slow piano' is neither.*MuQ-MuLan"):
+        index.search("slow piano")
+
+
+@pytest.mark.parametrize(
+    ("query", "arguments", "error", "message"),
+    [
+        ("none.wav", {}, FileNotFoundError, "does not exist"),
+        ("300 Hz", {"top": 0}, ValueError, "`top` must be at least 1"),
+        ("300 Hz", {"where": {"key": "A:min"}}, ValueError, "no annotations to filter by"),
+        ("low.wav@0-0.005", {}, ValueError, "has 0.005 s of audio; the model needs at least 0.010"),
+        ("low.wav@10-20", {}, ValueError, "ends at 2.000 s, before `start`"),
+    ],
+)
+def test_wrong_searches(index, query, arguments, error, message):
+    with pytest.raises(error, match=message):
+        index.search(query, **arguments)
+
+
+def test_a_folder_without_index(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no index: write one with `musicfm index"):
+        SearchIndex.load(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="not an index that this version"):
+        SearchIndex.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def encoder_index(encoder, tmp_path_factory):
+    """An index that a saved encoder made, and the folder of its songs."""
+    root = tmp_path_factory.mktemp("encoder_index")
+    (root / "songs").mkdir()
+    for number in range(3):
+        soundfile.write(root / f"songs/{number}.wav", music(2.0, seed=number), 24000)
+    shutil.copytree(encoder, root / "model")
+    embedder, revision = musicfm_hf.load_embedder(str(root / "model"), windows=musicfm_hf.WindowSettings(1))
+    settings = musicfm_hf.BuildSettings(str(root / "model"), revision, str(root / "songs"))
+    sources = [(path.name, str(path)) for path in sorted((root / "songs").iterdir())]
+    passages = musicfm_hf.PassageSettings(1.0, 1.0)
+    musicfm_hf.index_files(embedder, sources, root / "index", settings, passages, num_workers=0, progress=False)
+    return root
+
+
+def test_the_model_of_the_index_is_loaded_with_its_settings(encoder_index):
+    index = SearchIndex.load(encoder_index / "index")
+    first = index.search(encoder_index / "songs/1.wav", include_query=True, every_passage=True)
+    again = index.search((encoder_index / "songs/1.wav").read_bytes(), include_query=True, every_passage=True)
+    assert index.embedder.windows.layer == 1
+    assert [result.row for result in first] == [result.row for result in again]
+    np.testing.assert_allclose([result.score for result in first], [result.score for result in again], atol=2e-3)
+    assert {result.song for result in first[:2]} == {"1.wav"}
+
+
+def test_a_model_that_has_moved_or_differs(encoder_index, tmp_path, converted):
+    audio = (encoder_index / "songs/1.wav").read_bytes()
+    shutil.copytree(encoder_index, tmp_path / "moved")
+    manifest = tmp_path / "moved/index/index.json"
+    manifest.write_text(manifest.read_text().replace(str(encoder_index / "model"), str(tmp_path / "none/model")))
+    with pytest.raises(OSError, match=r"none/model of the index cannot be loaded.*pass it as `--model`"):
+        SearchIndex.load(tmp_path / "moved/index").search(audio)
+    index = SearchIndex.load(tmp_path / "moved/index", model=str(tmp_path / "moved/model"))
+    assert len(index.search(audio)) == 3
+    with pytest.raises(ValueError, match="was not made with"):
+        SearchIndex.load(tmp_path / "moved/index", model=str(converted)).search(audio)
+
+
+def test_the_data_set_of_an_index(index):
+    dataset = index.dataset()
+    assert dataset.column_names == ["song", "path", "start", "end", "embedding"]
+    assert dataset["song"][:] == ["album/rising.wav"] * 3 + ["high.wav"] * 2 + ["low.wav"] * 2
+    assert dataset[1]["start"] == 1.0
+    embeddings = np.array(dataset.with_format("numpy")["embedding"][:])
+    np.testing.assert_array_equal(embeddings, index.store.vectors(np.arange(7)))
+    filtered = dataset.filter(lambda row: row["start"] == 0)
+    assert filtered["song"][:] == ["album/rising.wav", "high.wav", "low.wav"]
+
+
+def test_a_data_set_is_searched_by_faiss(index):
+    pytest.importorskip("faiss")
+    dataset = index.dataset().with_format("numpy")
+    dataset = dataset.map(lambda row: {"embedding": row["embedding"].astype(np.float32)}, keep_in_memory=True)
+    dataset.add_faiss_index("embedding")
+    _, nearest = dataset.get_nearest_examples("embedding", np.array([0, 0, 0, 0.5], np.float32), k=1)
+    assert (nearest["song"][0], float(nearest["start"][0])) == ("high.wav", 1.0)
+
+
+class Towers(torch.nn.Module):
+    """A stand-in with the methods of a model of music and words, whose embedding of audio is its loudness."""
+
+    class config:  # noqa: N801
+        clip_seconds = 1.0
+
+        class audio_config:  # noqa: N801
+            sampling_rate, min_samples = RATE, 80
+
+        @staticmethod
+        def to_dict():
+            return {"audio_config": {"sampling_rate": RATE, "transformers_version": "5"}}
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float16))
+
+    device, dtype = torch.device("cpu"), torch.float16
+
+    def get_audio_features(self, input_values, attention_mask=None):
+        self.shapes = [*getattr(self, "shapes", []), tuple(input_values.shape)]
+        loud = input_values.abs().mean(1)
+        return torch.nn.Module.__call__(self, torch.stack([loud, 1 - loud], 1))
+
+    def get_text_features(self, input_ids, attention_mask):
+        return self(torch.stack([input_ids.float().mean(1), 1 - input_ids.float().mean(1)], 1))
+
+    def forward(self, pooled):
+        return type("Output", (), {"pooler_output": (pooled * self.weight).half()})
+
+
+class Processor:
+    def feature_extractor(self, passages, sampling_rate, return_tensors):
+        assert (sampling_rate, return_tensors) == (RATE, "pt")
+        return {"input_values": torch.tensor(np.stack(passages))}
+
+    def tokenizer(self, texts, return_tensors, truncation):
+        from transformers import BatchEncoding
+
+        ids = torch.tensor([[int(word == "loud") for word in text.split()] for text in texts])
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+def test_the_towers_of_a_model_of_music_and_words(tmp_path):
+    loud = 0.7 * np.pi / 2
+    for name, levels in {"quiet": (0.1, 0.1, 0.2), "loud": (0.2, loud), "short": (0.3,)}.items():
+        path = write_song(tmp_path / f"songs/{name}.wav", [(level, 0, 0, 0) for level in levels])
+        if name == "short":
+            soundfile.write(path, tones([(0.3, 0, 0, 0)])[:2000], RATE, subtype="FLOAT")
+    model = Towers()
+    embedder = TextAudioEmbedder(model, Processor(), batch_size=2)
+    summary = make_index(tmp_path / "songs", tmp_path / "index", embedder, None)
+    assert summary.passages == 6
+    assert sorted(model.shapes) == [(1, 2000), (1, 8000), (2, 8000), (2, 8000)]
+    results = SearchIndex.load(tmp_path / "index", embedder).search("loud loud")
+    assert (results[0].song, results[0].start) == ("loud.wav", 1.0)
+    assert results[0].score == pytest.approx(0.7 / np.hypot(0.7, 0.3), abs=1e-3)
+    assert SearchIndex.load(tmp_path / "index", embedder).search("soft soft")[0].song == "quiet.wav"
