@@ -61,8 +61,8 @@ def test_transcoded_songs_are_found(tmp_path):
     songs = [generator.uniform(0, 0.2, (3, 4)) for _ in range(8)]
     for number, song in enumerate(songs):
         write_song(folder / f"{number}.wav", song)
-    for name, format, subtype in (("a.mp3", "MP3", None), ("b.ogg", "OGG", "VORBIS"), ("c.opus", "OGG", "OPUS")):
-        (folder / name).write_bytes(encode(tones(songs[1]), RATE, format, subtype))
+    for name, kind, subtype in (("a.mp3", "MP3", None), ("b.ogg", "OGG", "VORBIS"), ("c.opus", "OGG", "OPUS")):
+        (folder / name).write_bytes(encode(tones(songs[1]), RATE, kind, subtype))
     soundfile.write(folder / "soft.flac", 0.5 * tones(songs[1]), RATE)
     shutil.copy(folder / "3.wav", folder / "again.wav")
     make_index(folder, tmp_path / "index")

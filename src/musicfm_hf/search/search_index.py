@@ -22,6 +22,7 @@ from .nearest import NearestPassages
 from .passage_labels import PassageLabels
 from .passages import PassageSettings
 from .queries import Query, parse_query
+from .ranking import rank_passages, rank_songs
 from .shards import PassageStore
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ Where = Mapping[str, str] | Iterable[tuple[str, str]]
 
 class SearchResult(NamedTuple):
     """
-    A passage that was found.
+    A song that was found, and its passage that is most similar to the query.
 
     Attributes:
-        song (`str`): Name of the song in its catalog.
-        score (`float`): Cosine similarity to the query, from -1 to 1.
+        song (`str`): Name in its catalog.
+        score (`float`): Similarity of the song to the query, from -1 to 1; see [`SearchIndex.search`].
         start, end (`float`): Times of the passage in seconds.
         path (`str`): Location of the audio.
         row (`int`): Row of the passage in the index and in [`SearchIndex.dataset`].
@@ -157,6 +158,9 @@ class SearchIndex:
         """
         Find the songs that sound most like a query, each with its most similar passage.
 
+        A query is cut into passages as the songs are. The score of a song is the mean, over the passages of the query,
+        of the cosine similarity to the most similar passage of the song.
+
         Args:
             query: A path or the name of a song in the index, either with or without a part such as
                 `song.mp3@1:10-1:30`; words, if the model has a text tower; or other audio for
@@ -166,7 +170,7 @@ class SearchIndex:
                 [`musicfm_hf.search.filters.select_passages`].
             start, end (`float`): Part of the audio in seconds; the whole by default.
             words (`bool`): Take a query that looks like a path as words.
-            every_passage (`bool`): Return several passages of a song.
+            every_passage (`bool`): Return several passages of a song; their scores are their own similarities.
             include_query (`bool`): Do not leave out the song of the query, if it is in the index.
 
         Returns:
@@ -181,11 +185,17 @@ class SearchIndex:
             raise ValueError(f"`top` must be at least 1, got {top}.")
         parsed = self._parse(query, words, start, end)
         allowed = None if not where else self._allowed(where)
-        vector = self._vector(query, parsed)
+        vectors = self._vectors(query, parsed)
         if parsed.song is not None and not include_query:
             allowed = np.ones(len(self), bool) if allowed is None else allowed
             allowed[self.store.rows_of(parsed.song)] = False
-        return self._results(vector, top, allowed, every_passage)
+        rank = rank_passages if every_passage else rank_songs
+        scores, rows = rank(self.nearest, vectors, top, allowed)
+        records = map(self.store.record, self.store.songs_of(rows).tolist())
+        return [
+            SearchResult(record.name, float(score), float(start), float(end), record.place, int(row))
+            for record, score, start, end, row in zip(records, scores, *self.store.times(rows), rows, strict=True)
+        ]
 
     def dataset(self) -> "Dataset":
         """
@@ -251,14 +261,14 @@ class SearchIndex:
         song = self._songs.get(audio_place(name, name)) if Path(name).is_file() else None
         return self._songs.get(name) if song is None else song
 
-    def _vector(self, query: Any, parsed: Query) -> np.ndarray:
-        """Return the vector of a query, `(size,)`."""
+    def _vectors(self, query: Any, parsed: Query) -> np.ndarray:
+        """Return the vectors of a query, one for each of its passages, `(vectors, size)`."""
         if parsed.words is not None:
-            return self.embedder.embed_text(parsed.words)
+            return self.embedder.embed_text(parsed.words)[None]
         record = None if parsed.song is None else self.store.record(parsed.song)
         is_current = record is not None and (parsed.path is None or audio_state(parsed.path) == record.state)
         if parsed.song is not None and is_current and not parsed.is_part:
-            return self.store.vectors(self.store.rows_of(parsed.song)).mean(0)
+            return self.store.vectors(self.store.rows_of(parsed.song))
         source: Any = parsed.path or (query if record is None else record.place)
         duration = None if parsed.end is None else parsed.end - parsed.start
         embedder = self.embedder
@@ -270,7 +280,7 @@ class SearchIndex:
             )
         passages = PassageSettings(self.manifest.made["passage_seconds"], self.manifest.made["hop_seconds"])
         (song,) = embedder.embed_songs([(None, audio)], passages)
-        return song.vectors.mean(0)
+        return song.vectors
 
     def _allowed(self, where: Where) -> np.ndarray:
         """Return the passages that meet conditions."""
@@ -280,28 +290,3 @@ class SearchIndex:
                 "`--annotations`, here or to `musicfm index`."
             )
         return select_passages(self.labels, where)
-
-    def _results(
-        self, vector: np.ndarray, top: int, allowed: np.ndarray | None, every_passage: bool
-    ) -> list[SearchResult]:
-        """Return the best passages, of different songs unless `every_passage` is set."""
-        count = top if every_passage else 10 * top
-        available = len(self) if allowed is None else int(allowed.sum())
-        while True:
-            scores, rows = (part[0] for part in self.nearest.top(vector[None], min(count, available), allowed))
-            scores, rows = scores[rows >= 0], rows[rows >= 0]
-            songs = self.store.songs_of(rows)
-            if not every_passage:
-                _, first = np.unique(songs, return_index=True)
-                first.sort()
-                scores, rows, songs = scores[first], rows[first], songs[first]
-            if len(rows) >= top or count >= available:
-                break
-            count *= 4
-        starts, ends = self.store.times(rows)
-        return [
-            SearchResult(record.name, float(score), float(start), float(end), record.place, int(row))
-            for record, score, start, end, row in zip(
-                map(self.store.record, songs[:top].tolist()), scores, starts, ends, rows, strict=False
-            )
-        ]
