@@ -72,10 +72,10 @@ def find_duplicates(store: PassageStore, geometry: Geometry, threshold: float = 
 def song_means(store: PassageStore, geometry: Geometry) -> torch.Tensor:
     """Return the mean vector of each song, standardized and of norm 1: float32 `(songs, size)`."""
     sums = torch.zeros(store.num_songs, store.size)
-    for first, block in store.blocks(release=True):
+    for first, block in geometry.centered_blocks(store, release=True):
         songs = torch.from_numpy(store.songs_of(np.arange(first, first + len(block))))
-        sums.index_add_(0, songs, geometry.standardized(block))
-    return torch.nn.functional.normalize(sums, dim=1)
+        sums.index_add_(0, songs, block)
+    return torch.nn.functional.normalize(sums / geometry.deviation, dim=1)
 
 
 def song_similarity(store: PassageStore, geometry: Geometry, first: int, second: int) -> float:

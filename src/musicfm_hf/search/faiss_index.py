@@ -104,7 +104,7 @@ def _add_blocks(
     # Rows are numbered explicitly: FAISS would number them from the count after a removal of others.
     row = store.rows_before(first_shard)
     for block in geometry.normalized_blocks(store, first_shard):
-        index.add_with_ids(block.numpy(), np.arange(row, row + len(block), dtype=np.int64))
+        index.add_with_ids(block, np.arange(row, row + len(block), dtype=np.int64))
         row += len(block)
     with complete_file(path) as temporary:
         import_faiss().write_index(index, str(temporary))

@@ -17,7 +17,7 @@ from ..training.files import write_safetensors
 from .mapped_file import MappedFile
 from .shards import BLOCK_ROWS, PassageStore
 
-SAMPLE_ROWS = 200_000  # passages from which mean and deviation are measured
+SAMPLE_ROWS = 100_000  # passages from which mean and deviation are measured
 # Share of the mean variance that is added to each variance, so that dimensions that hardly vary, where differences may
 # be rounding errors, are not amplified to unit variance.
 SMALLEST_SHARE = 1e-2
@@ -35,7 +35,6 @@ class Geometry:
 
     def __init__(self, mean: torch.Tensor, deviation: torch.Tensor, norms: torch.Tensor):
         self.mean, self.deviation, self.norms = mean, deviation, norms
-        self._is_plain = not mean.any() and bool((deviation == 1).all())
 
     @classmethod
     def measure(cls, store: PassageStore, standardize: bool) -> "Geometry":
@@ -56,8 +55,8 @@ class Geometry:
     def extended(self, store: PassageStore, first_shard: int) -> "Geometry":
         """Return the same mean and deviation, with the norms of the passages from a shard on measured again."""
         norms = [self.norms[: store.rows_before(first_shard)]]
-        for _, block in store.blocks(True, first_shard):
-            norms.append(torch.linalg.vector_norm(self.standardized(block), dim=1).clamp_min(SMALLEST_NORM))
+        for _, block in self.centered_blocks(store, first_shard, release=True):
+            norms.append(torch.linalg.vector_norm(block.div_(self.deviation), dim=1).clamp_min(SMALLEST_NORM))
         return Geometry(self.mean, self.deviation, torch.cat(norms))
 
     @classmethod
@@ -71,25 +70,36 @@ class Geometry:
         """Write a safetensors file."""
         write_safetensors(path, {"mean": self.mean, "deviation": self.deviation, "norms": self.norms}, {})
 
-    def standardized(self, vectors: np.ndarray) -> torch.Tensor:
-        """Return vectors `(rows, size)` of any floating-point type without the mean, in float32."""
-        rows = torch.from_numpy(np.asarray(vectors, np.float32))  # copies unless it is float32 already
-        return rows if self._is_plain else (rows - self.mean) / self.deviation
-
     def normalized(self, vectors: np.ndarray) -> torch.Tensor:
-        """Return vectors `(rows, size)` standardized and of norm 1, in float32."""
-        rows = self.standardized(vectors)
-        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
+        """Return vectors `(rows, size)` of any floating-point type, standardized and of norm 1, in float32."""
+        rows = torch.from_numpy(np.array(vectors, np.float32)).sub_(self.mean).div_(self.deviation)
+        return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(SMALLEST_NORM))
 
-    def normalized_blocks(self, store: PassageStore, first_shard: int = 0) -> Iterator[torch.Tensor]:
+    def centered_blocks(
+        self, store: PassageStore, first_shard: int = 0, release: bool = False
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """
+        Yield the passages from a shard on, in order, without the mean: the first row of a block, and float32
+        `(rows, size)`, which may be changed and is valid until the next block. For `release`, see
+        [`PassageStore.blocks`].
+        """
+        buffer = np.empty((BLOCK_ROWS, store.size), np.float32)  # new memory for each block would take longer to get
+        for first, block in store.blocks(release, first_shard):
+            rows = buffer[: len(block)]
+            np.copyto(rows, block)
+            yield first, torch.from_numpy(rows).sub_(self.mean)
+
+    def normalized_blocks(self, store: PassageStore, first_shard: int = 0) -> Iterator[np.ndarray]:
         """Yield the passages from a shard on, in order, as blocks of norm 1, float32 `(rows, size)`."""
-        for first, block in store.blocks(True, first_shard):
-            yield self.standardized(block) / self.norms[first : first + len(block), None]
+        for first, block in self.centered_blocks(store, first_shard, release=True):
+            yield block.div_(self.deviation).div_(self.norms[first : first + len(block), None]).numpy()
 
-    def scores(self, store: PassageStore, rows: np.ndarray, queries: torch.Tensor) -> torch.Tensor:
+    def scores(self, store: PassageStore, rows: np.ndarray, queries: torch.Tensor) -> np.ndarray:
         """Return the cosine similarities of some passages to queries of norm 1, `(rows, queries)` float32."""
-        parts = [
-            (self.standardized(store.vectors(part)) @ queries.T) / self.norms[torch.from_numpy(part), None]
-            for part in (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
-        ]
-        return torch.cat(parts) if parts else queries.new_zeros(0, len(queries))
+        # NumPy, because threads of torch cost more than they save for some hundred rows.
+        weights, mean, norms = (values.numpy() for values in ((queries / self.deviation).T, self.mean, self.norms))
+        scores = np.empty((len(rows), len(queries)), np.float32)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            scores[part] = (store.vectors(rows[part]) - mean) @ weights / norms[rows[part], None]
+        return scores

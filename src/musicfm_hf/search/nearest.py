@@ -58,16 +58,17 @@ class NearestPassages:
 
     def _best_of(self, rows: np.ndarray, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the best of some rows."""
-        best, order = self.geometry.scores(self.store, rows, queries).T.topk(min(count, len(rows)))
-        return _padded(best.numpy(), rows[order.numpy()], count)
+        scores = self.geometry.scores(self.store, rows, queries).T
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        return _padded(np.take_along_axis(scores, order, 1), rows[order], count)
 
     def _exact(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Compare queries with every passage, block by block."""
+        weights = queries / self.geometry.deviation
         best = torch.full((len(queries), 0), -torch.inf)
         rows = torch.zeros(len(queries), 0, dtype=torch.int64)
-        for first, block in self.store.blocks():
-            norms = self.geometry.norms[first : first + len(block)]
-            scores = (queries @ self.geometry.standardized(block).T) / norms  # (queries, rows of the block)
+        for first, block in self.geometry.centered_blocks(self.store):
+            scores = (weights @ block.T) / self.geometry.norms[first : first + len(block)]  # (queries, rows of block)
             scores, local = scores.topk(min(count, len(block)))
             scores, rows = torch.cat([best, scores], 1), torch.cat([rows, local + first], 1)
             best, order = scores.topk(min(count, scores.shape[1]))

@@ -57,7 +57,7 @@ def rank_songs(nearest: NearestPassages, vectors: np.ndarray, top: int, allowed:
         count *= 4
     rows = np.concatenate([nearest.store.rows_of(song) for song in songs.tolist()] or [np.zeros(0, np.int64)])
     rows = rows if allowed is None else rows[allowed[rows]]
-    similarities = nearest.geometry.scores(nearest.store, rows, nearest.geometry.normalized(vectors)).numpy()
+    similarities = nearest.geometry.scores(nearest.store, rows, nearest.geometry.normalized(vectors))
     songs, starts = np.unique(nearest.store.songs_of(rows), return_index=True)
     if not len(songs):
         return Ranked(np.zeros(0, np.float32), rows)

@@ -202,12 +202,17 @@ class PassageStore:
         return starts, ends
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Read scattered vectors, `(rows, size)` float32."""
+        """
+        Read scattered vectors, `(rows, size)` float32. Memory is given back shard by shard, because a system that maps
+        more pages than it was asked for would soon have mapped whole shards.
+        """
         vectors = np.empty((len(rows), self.size), np.float32)
-        for shard, _, local in self._by_shard(rows):
+        parts = list(self._by_shard(rows))
+        for shard, _, local in parts:
             shard.file.will_read_rows("vectors", local)
-        for shard, places, local in self._by_shard(rows):
+        for shard, places, local in parts:
             vectors[places] = shard.vectors[local]
+            shard.file.release("vectors", 0, len(shard))
         return vectors
 
     def rows_before(self, shard: int) -> int:
