@@ -6,11 +6,13 @@ import torch
 from helpers.search import song_passages
 from safetensors.numpy import load_file
 
+from musicfm_hf.search import song_lookup
 from musicfm_hf.search.geometry import Geometry
 from musicfm_hf.search.mapped_file import MappedFile
 from musicfm_hf.search.nearest import NearestPassages
 from musicfm_hf.search.passages import PassageSettings, cut_passages, mean_frames
 from musicfm_hf.search.shards import PassageStore, Shard, write_shard
+from musicfm_hf.search.song_lookup import SongLookup
 
 
 def random_store(folder, sizes, width=16, seed=0) -> PassageStore:
@@ -147,3 +149,13 @@ def test_a_geometry_is_extended_and_saved(tmp_path):
     assert extended.norms[:12].equal(geometry.norms)
     standardized = (larger.shards[2].vectors - geometry.mean.numpy()) / geometry.deviation.numpy()
     np.testing.assert_allclose(extended.norms[12:], np.linalg.norm(standardized, axis=1), rtol=1e-5)
+
+
+def test_songs_are_found_by_name_and_by_place(tmp_path, monkeypatch):
+    store = random_store(tmp_path, [[3, 2], [1]])
+    SongLookup.build(store).save(tmp_path / "lookup")
+    lookup = SongLookup.load(tmp_path / "lookup")
+    assert [lookup.find(name, store) for name in ("0-0", "0-1", "1-0", "/0-1", "1", "")] == [0, 1, 2, 1, None, None]
+    monkeypatch.setattr(song_lookup, "_hash", lambda text: 7)  # a hash alone does not decide
+    lookup = SongLookup.build(store)
+    assert [lookup.find(name, store) for name in ("0-0", "0-1", "1-0", "/0-1", "1", "")] == [0, 1, 2, 1, None, None]

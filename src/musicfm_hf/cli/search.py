@@ -4,7 +4,7 @@ Search an index that `musicfm index` wrote.
     musicfm search index song.mp3
     musicfm search index song.mp3@1:10-1:30 --top 5
     musicfm search index "slow piano, rain" --where key=A:min tempo=60-90
-    musicfm search index song.mp3 --where section=chorus chord=F#:min7 --annotations annotations
+    musicfm search index song.mp3 --where section=chorus "chord=F#:min7" --annotations annotations
     musicfm search index --duplicates
 
 A query is a file or a song of the index, a part of one, or words if the model has a text tower. Each song is listed

@@ -16,6 +16,7 @@ from .geometry import Geometry
 from .manifest import EXACT, IVFPQ, Manifest, read_manifest
 from .passage_labels import PassageLabels
 from .shards import PassageStore, Shard, SongPassages, shard_files, write_shard
+from .song_lookup import SongLookup
 
 ROWS_OF_SHARD = 131_072  # 134 MB at 512 values
 IVFPQ_FROM = 1_000_000  # passages from which an exact search takes seconds
@@ -118,6 +119,7 @@ def build_index(
     common = _common_shards(earlier, store)
     geometry_name, geometry = _build_geometry(folder, store, earlier, common, embedder.standardize)
     faiss_name = _build_faiss(folder, store, geometry, earlier, common) if index_type == IVFPQ else None
+    lookup_name = _write_lookup(folder, store, earlier, common)
     annotations = settings.annotations or (None if earlier is None else earlier.annotations)
     labels_name, annotated = _write_labels(folder, store, annotations)
     Manifest(
@@ -132,6 +134,7 @@ def build_index(
         standardize=embedder.standardize,
         geometry=geometry_name,
         trained_rows=earlier.trained_rows if earlier is not None and common else len(store),
+        lookup=lookup_name,
         index_type=index_type,
         faiss_file=faiss_name,
         labels_file=labels_name,
@@ -197,6 +200,15 @@ def _index_type(wanted: str, rows: int) -> str:
     return IVFPQ
 
 
+def _write_lookup(folder: Path, store: PassageStore, earlier: Manifest | None, common: int) -> str:
+    """Return the file that finds songs by name; that of an earlier index if all shards are the same."""
+    if earlier is not None and common == len(store.shards) == len(earlier.shards):
+        return earlier.lookup
+    name = _new_name("lookup", "safetensors")
+    SongLookup.build(store).save(folder / name)
+    return name
+
+
 def _write_labels(folder: Path, store: PassageStore, annotations: str | None) -> tuple[str | None, int | None]:
     """Write the labels of the passages; return the name of the file, and the number of annotated songs."""
     if annotations is None:
@@ -254,7 +266,8 @@ def _remove_unlisted(folder: Path) -> None:
     """Remove the files of earlier states of an index."""
     manifest = read_manifest(folder)
     listed = set() if manifest is None else manifest.files
-    for pattern in ("shard-*.safetensors", "geometry-*.safetensors", "labels-*.safetensors", "ivfpq-*.faiss"):
+    kinds = ("shard", "geometry", "lookup", "labels")
+    for pattern in (*(f"{kind}-*.safetensors" for kind in kinds), "ivfpq-*.faiss"):
         for path in folder.glob(pattern):
             if path.name not in listed:
                 path.unlink()

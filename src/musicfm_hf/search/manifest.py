@@ -45,6 +45,7 @@ class Manifest:
         standardize (`bool`): Vectors are standardized; see `geometry.py`.
         geometry (`str`): Name of the file with mean, deviation and norms.
         trained_rows (`int`): Number of passages when mean, deviation and the centroids of FAISS were estimated.
+        lookup (`str`): Name of the file that finds songs by name; see `song_lookup.py`.
         index_type (`str`): `exact` or `ivfpq`.
         faiss_file (`str`, *optional*): Name of the file of FAISS.
         labels_file (`str`, *optional*): Name of the file of labels; see `passage_labels.py`.
@@ -62,6 +63,7 @@ class Manifest:
     standardize: bool
     geometry: str
     trained_rows: int
+    lookup: str
     index_type: str = EXACT
     faiss_file: str | None = None
     labels_file: str | None = None
@@ -71,7 +73,7 @@ class Manifest:
     @property
     def files(self) -> set[str]:
         """Names of all files of the index, without `index.json`."""
-        names = {*self.shards, self.geometry, self.faiss_file, self.labels_file}
+        names = {*self.shards, self.geometry, self.lookup, self.faiss_file, self.labels_file}
         return {name for name in names if name is not None}
 
     def save(self, folder: str | os.PathLike) -> None:

@@ -24,6 +24,7 @@ from .passages import PassageSettings
 from .queries import Query, parse_query
 from .ranking import rank_passages, rank_songs
 from .shards import PassageStore
+from .song_lookup import SongLookup
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -217,13 +218,9 @@ class SearchIndex:
         return find_duplicates(self.store, self.geometry, THRESHOLD if threshold is None else threshold)
 
     @cached_property
-    def _songs(self) -> dict[str, int]:
+    def _lookup(self) -> SongLookup:
         """Songs by name and by place."""
-        songs: dict[str, int] = {}
-        for song, record in enumerate(self.store.records()):
-            songs[record.place] = song
-            songs[record.name] = song
-        return songs
+        return SongLookup.load(self.folder / self.manifest.lookup)
 
     def _load_embedder(self) -> Embedder:
         """Load the model of the index, and check that its weights are the same."""
@@ -258,8 +255,8 @@ class SearchIndex:
 
     def _find_song(self, name: str) -> int | None:
         """Return the song with a name, or with a path, in the index."""
-        song = self._songs.get(audio_place(name, name)) if Path(name).is_file() else None
-        return self._songs.get(name) if song is None else song
+        song = self._lookup.find(audio_place(name, name), self.store) if Path(name).is_file() else None
+        return self._lookup.find(name, self.store) if song is None else song
 
     def _vectors(self, query: Any, parsed: Query) -> np.ndarray:
         """Return the vectors of a query, one for each of its passages, `(vectors, size)`."""
