@@ -99,7 +99,7 @@ def test_wrong_use(folder, song, tmp_path, capsys):
         ZeroShotTagger(head("chord"), processor(), TAGS)
     text_audio_model().save_pretrained(tmp_path / "bare")
     MusicFMFeatureExtractor.from_model_config(model.config).save_pretrained(tmp_path / "bare")
-    with pytest.raises(OSError, match="processor of .*bare cannot be loaded. Convert the model again"):
+    with pytest.raises(OSError, match=r"processor of .*bare cannot be loaded\. Convert the model again"):
         ZeroShotTagger.from_pretrained(str(tmp_path / "bare"), TAGS)
     head("key").save_pretrained(tmp_path / "key")
     output = ["--output_dir", str(tmp_path / "out")]
