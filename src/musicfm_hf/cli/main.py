@@ -12,7 +12,7 @@ SECTIONS = {
         "annotate": "write beats, chords, sections, keys and tags of songs, and draw a picture",
         "index": "index a catalog, so that it can be searched",
         "search": "find songs by sound, words and musical form, and duplicates",
-        "convert": "convert a published MusicFM, MuQ, MERT or MERT-v2 checkpoint",
+        "convert": "convert a published MusicFM, MuQ, MERT, MERT-v2 or MuQ-MuLan checkpoint",
     },
     "Train": {
         "prepare": "prepare labeled data, lists of files, or statistics of a catalog",

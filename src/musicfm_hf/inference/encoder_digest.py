@@ -1,14 +1,15 @@
-"""Digests of encoders, heads and other models: their weights, and the settings that affect their output."""
+"""Digests of encoders and heads: their weights, and the settings that affect their output."""
 
 import hashlib
 import json
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.modeling_musicfm import MusicFMModel
+from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 from .embedding import HeadModel
 
 # Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
@@ -30,8 +31,10 @@ _TRANSFORMERS = (
 )
 
 
-def weights_digest(model: MusicFMModel) -> str:
-    """Return a digest of all weights of an encoder, and of the settings that affect its output."""
+def weights_digest(model: MusicFMModel | MusicFMTextAudioModel) -> str:
+    """
+    Return a digest of all weights of an encoder or of both towers, and of the settings that affect the output.
+    """
     return _digest(model, encoder_settings(model.config))
 
 
@@ -46,20 +49,6 @@ def head_digest(model: HeadModel, encoder: str) -> str:
     settings = {name: value for name, value in settings.items() if not name.startswith(_TRANSFORMERS)}
     heads = torch.nn.ModuleDict({name: part for name, part in model.named_children() if part is not model.musicfm})
     return _digest(heads, settings | {"encoder": encoder})
-
-
-def model_digest(model: PreTrainedModel) -> str:
-    """Return a digest of all weights and all settings of a model of any kind, except those of Transformers."""
-    return _digest(model, _own_settings(model.config.to_dict()))
-
-
-def _own_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that are not Transformers' own, also in nested configurations."""
-    return {
-        name: _own_settings(value) if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if not str(name).startswith(_TRANSFORMERS)
-    }
 
 
 def _digest(module: torch.nn.Module, settings: dict[str, Any]) -> str:
@@ -85,7 +74,7 @@ def _state_dict(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return get_state_dict_offloaded_model(module)
 
 
-def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
+def encoder_settings(config: MusicFMConfig | MusicFMTextAudioConfig) -> dict[str, Any]:
     """Return the settings of a configuration that can affect the output of an encoder in eval mode."""
     return {
         name: value

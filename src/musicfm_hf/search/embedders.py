@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from ..inference.embedding import WindowSettings, embed_songs, eval_mode
-from ..inference.encoder_digest import model_digest, weights_digest
+from ..inference.encoder_digest import weights_digest
 from ..inference.model_files import resolve_model
 from ..model.modeling_musicfm import MusicFMModel
 from .passages import PassageSettings, cut_passages, mean_frames
@@ -113,7 +113,7 @@ class TextAudioEmbedder:
 
     def describe(self) -> dict[str, Any]:
         """Return everything but audio and passages that the vectors depend on, as values for JSON."""
-        return {"weights": model_digest(self.model), "dtype": str(self.model.dtype).removeprefix("torch.")}
+        return {"weights": weights_digest(self.model), "dtype": str(self.model.dtype).removeprefix("torch.")}
 
     def embed_songs(
         self, songs: Iterable[tuple[Any, np.ndarray]], settings: PassageSettings
