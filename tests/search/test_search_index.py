@@ -7,11 +7,11 @@ import pytest
 import soundfile
 import torch
 from helpers.audio import music
-from helpers.search import RATE, ToneEmbedder, make_index, tones, write_song, write_songs
+from helpers.search import ToneEmbedder, make_index, write_song, write_songs
+from helpers.text_audio import processor, text_audio_model
 
-import musicfm_hf
-from musicfm_hf import SearchIndex
-from musicfm_hf.search.embedders import TextAudioEmbedder
+from musicfm_hf import BuildSettings, PassageSettings, SearchIndex, WindowSettings, index_files, load_embedder
+from musicfm_hf.search.embedders import EncoderEmbedder
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,6 @@ def test_songs_with_many_passages_do_not_crowd_out_others(tmp_path):
 
 
 def test_a_model_without_text_tower_says_so(tiny_model, tmp_path):
-    from musicfm_hf.search.embedders import EncoderEmbedder
-
     (tmp_path / "songs").mkdir()
     soundfile.write(tmp_path / "songs/a.wav", music(2.0), 24000)
     embedder = EncoderEmbedder(tiny_model)
@@ -146,11 +144,11 @@ def encoder_index(encoder, tmp_path_factory):
     for number in range(3):
         soundfile.write(root / f"songs/{number}.wav", music(2.0, seed=number), 24000)
     shutil.copytree(encoder, root / "model")
-    embedder, revision = musicfm_hf.load_embedder(str(root / "model"), windows=musicfm_hf.WindowSettings(1))
-    settings = musicfm_hf.BuildSettings(str(root / "model"), revision, str(root / "songs"))
+    embedder, revision = load_embedder(str(root / "model"), windows=WindowSettings(1))
+    settings = BuildSettings(str(root / "model"), revision, str(root / "songs"))
     sources = [(path.name, str(path)) for path in sorted((root / "songs").iterdir())]
-    passages = musicfm_hf.PassageSettings(1.0, 1.0)
-    musicfm_hf.index_files(embedder, sources, root / "index", settings, passages, num_workers=0, progress=False)
+    passages = PassageSettings(1.0, 1.0)
+    index_files(embedder, sources, root / "index", settings, passages, num_workers=0, progress=False)
     return root
 
 
@@ -197,61 +195,47 @@ def test_a_data_set_is_searched_by_faiss(index):
     assert (nearest["song"][0], float(nearest["start"][0])) == ("high.wav", 1.0)
 
 
-class Towers(torch.nn.Module):
-    """A stand-in with the methods of a model of music and words, whose embedding of audio is its loudness."""
-
-    class config:  # noqa: N801
-        clip_seconds = 1.0
-
-        class audio_config:  # noqa: N801
-            sampling_rate, min_samples = RATE, 80
-
-        @staticmethod
-        def to_dict():
-            return {"audio_config": {"sampling_rate": RATE, "transformers_version": "5"}}
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float16))
-
-    device, dtype = torch.device("cpu"), torch.float16
-
-    def get_audio_features(self, input_values, attention_mask=None):
-        self.shapes = [*getattr(self, "shapes", []), tuple(input_values.shape)]
-        loud = input_values.abs().mean(1)
-        return torch.nn.Module.__call__(self, torch.stack([loud, 1 - loud], 1))
-
-    def get_text_features(self, input_ids, attention_mask):
-        return self(torch.stack([input_ids.float().mean(1), 1 - input_ids.float().mean(1)], 1))
-
-    def forward(self, pooled):
-        return type("Output", (), {"pooler_output": (pooled * self.weight).half()})
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """A saved model of music and words, and songs at its rate, one of them shorter than a passage."""
+    root = tmp_path_factory.mktemp("towers")
+    (root / "songs").mkdir()
+    for number, seconds in enumerate((2.4, 3.0, 0.6)):
+        soundfile.write(root / f"songs/{number}.wav", music(seconds, seed=number), 24000, subtype="FLOAT")
+    text_audio_model().save_pretrained(root / "model")
+    processor().save_pretrained(root / "model")
+    return root
 
 
-class Processor:
-    def feature_extractor(self, passages, sampling_rate, return_tensors):
-        assert (sampling_rate, return_tensors) == (RATE, "pt")
-        return {"input_values": torch.tensor(np.stack(passages))}
+def test_words_are_compared_with_passages_by_a_model_of_music_and_words(towers):
+    embedder, revision = load_embedder(str(towers / "model"), windows=WindowSettings(batch_size=2))
+    settings = BuildSettings(str(towers / "model"), revision, str(towers / "songs"))
+    sources = [(path.name, str(path)) for path in sorted((towers / "songs").iterdir())]
+    summary = index_files(embedder, sources, towers / "index", settings, num_workers=0, progress=False)
+    assert summary.passages == 3 + 3 + 1  # of a second, the length of the clips of the model
+    model = text_audio_model()
+    with torch.no_grad():
+        inputs = processor()(text=["sad piano"])
+        text = model.get_text_features(**inputs).pooler_output
+        expected = {}
+        for number, starts in enumerate(([0, 1, 1.4], [0, 1, 2], [0])):
+            audio = torch.from_numpy(soundfile.read(towers / f"songs/{number}.wav", dtype="float32")[0])
+            for start in starts:
+                part = audio[None, round(start * 24000) : round((start + 1) * 24000)]
+                expected[f"{number}.wav", start] = float(
+                    (model.get_audio_features(part).pooler_output @ text.T).item()
+                )
+    index = SearchIndex.load(towers / "index")
+    results = index.search("sad piano", top=7, every_passage=True)
+    found = {(result.song, round(result.start, 1)): result.score for result in results}
+    assert found == pytest.approx(expected, abs=2e-3)
+    best = max(expected, key=expected.get)
+    (first,) = index.search("sad piano", top=1)
+    assert (first.song, round(first.start, 1)) == best
+    assert first.score == pytest.approx(expected[best], abs=2e-3)
+    assert index.search("0.wav")[0].song in ("1.wav", "2.wav")
 
-    def tokenizer(self, texts, return_tensors, truncation):
-        from transformers import BatchEncoding
 
-        ids = torch.tensor([[int(word == "loud") for word in text.split()] for text in texts])
-        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-
-
-def test_the_towers_of_a_model_of_music_and_words(tmp_path):
-    loud = 0.7 * np.pi / 2
-    for name, levels in {"quiet": (0.1, 0.1, 0.2), "loud": (0.2, loud), "short": (0.3,)}.items():
-        path = write_song(tmp_path / f"songs/{name}.wav", [(level, 0, 0, 0) for level in levels])
-        if name == "short":
-            soundfile.write(path, tones([(0.3, 0, 0, 0)])[:2000], RATE, subtype="FLOAT")
-    model = Towers()
-    embedder = TextAudioEmbedder(model, Processor(), batch_size=2)
-    summary = make_index(tmp_path / "songs", tmp_path / "index", embedder, None)
-    assert summary.passages == 6
-    assert sorted(model.shapes) == [(1, 2000), (1, 8000), (2, 8000), (2, 8000)]
-    results = SearchIndex.load(tmp_path / "index", embedder).search("loud loud")
-    assert (results[0].song, results[0].start) == ("loud.wav", 1.0)
-    assert results[0].score == pytest.approx(0.7 / np.hypot(0.7, 0.3), abs=1e-3)
-    assert SearchIndex.load(tmp_path / "index", embedder).search("soft soft")[0].song == "quiet.wav"
+def test_a_model_of_music_and_words_has_its_own_layer_and_windows(towers):
+    with pytest.raises(ValueError, match="leave out `--layer`, `--window_seconds` and `--overlap_seconds`"):
+        load_embedder(str(towers / "model"), windows=WindowSettings(layer=1))
