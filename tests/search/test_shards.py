@@ -113,7 +113,7 @@ def test_vectors_that_float16_cannot_hold_name_the_song(tmp_path):
 
 
 @pytest.mark.parametrize("standardize", [False, True])
-def test_exact_search_is_the_cosine_similarity_of_standardized_vectors(tmp_path, standardize):
+def test_exact_search_is_the_cosine_similarity_of_standardized_vectors(tmp_path, standardize, monkeypatch):
     store = random_store(tmp_path, [[5, 7], [9, 1]])
     geometry = Geometry.measure(store, standardize)
     vectors = np.concatenate([shard.vectors for shard in store.shards]).astype(np.float64)
@@ -130,11 +130,13 @@ def test_exact_search_is_the_cosine_similarity_of_standardized_vectors(tmp_path,
     np.testing.assert_allclose(scores, -np.sort(-expected, axis=1), atol=1e-5)
     allowed = np.zeros(22, bool)
     allowed[[2, 8, 20]] = True
-    scores, found = NearestPassages(store, geometry).top(queries, 4, allowed)
-    for query in range(2):
-        order = sorted([2, 8, 20], key=lambda row: -expected[query, row])
-        assert found[query].tolist() == [*order, -1]
-        np.testing.assert_allclose(scores[query], [*expected[query, order], -np.inf], atol=1e-5)
+    for share in (0.05, 1.0):  # block by block, and row by row
+        monkeypatch.setattr("musicfm_hf.search.nearest.FEW_SHARE", share)
+        scores, found = NearestPassages(store, geometry).top(queries, 4, allowed)
+        for query in range(2):
+            order = sorted([2, 8, 20], key=lambda row: -expected[query, row])
+            assert found[query].tolist() == [*order, -1]
+            np.testing.assert_allclose(scores[query], [*expected[query, order], -np.inf], atol=1e-5)
 
 
 def test_a_geometry_is_extended_and_saved(tmp_path):

@@ -24,6 +24,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from ..search.duplicates import THRESHOLD
 from ..search.filters import parse_conditions
 from ..search.search_index import SearchIndex
 from .flags import command_parser, positive, print_escaped, user_errors
@@ -77,9 +78,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--duplicates",
         nargs="?",
         type=float,
-        const=-1.0,
+        const=THRESHOLD,
         metavar="THRESHOLD",
-        help="list songs that are the same recording, from this similarity on",
+        help=f"list songs that are the same recording, from this similarity on ({THRESHOLD} by default)",
     )
     parser.add_argument("--model", help="folder or repository of the model of the index, if it has moved")
     parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
@@ -91,7 +92,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def print_duplicates(index: SearchIndex, arguments: argparse.Namespace) -> None:
     """Print the groups of duplicates."""
-    groups = index.duplicates(None if arguments.duplicates < 0 else arguments.duplicates)
+    groups = index.duplicates(arguments.duplicates)
     if arguments.json:
         values: list[dict[str, Any]] = [group._asdict() for group in groups]
         print(json.dumps({"duplicates": values}, indent=1))

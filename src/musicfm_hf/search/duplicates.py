@@ -13,7 +13,7 @@ from .shards import PassageStore
 THRESHOLD = 0.9
 # By which the similarity of the means of two songs may be lower than that of their passages, as when one of them has
 # an introduction that the other lacks.
-MARGIN = 0.2
+MARGIN = 0.1
 BLOCK_SONGS = 1024
 
 

@@ -9,7 +9,8 @@ from .shards import PassageStore
 
 PROBES = 32  # inverted lists that a query looks into
 RERANKED = 400  # candidates of FAISS whose similarities are computed from the vectors, for each query
-FEW_ROWS = 50_000  # passages after a filter up to which all of them are compared
+# Passages after a filter, and their share of all passages, up to which they are read one by one.
+FEW_ROWS, FEW_SHARE = 50_000, 0.05
 
 
 class NearestPassages:
@@ -45,10 +46,10 @@ class NearestPassages:
             are -1 and similarities -inf.
         """
         queries = self.geometry.normalized(vectors)
-        if allowed is not None and (self.faiss is None or int(allowed.sum()) <= FEW_ROWS):
+        if allowed is not None and int(allowed.sum()) <= min(FEW_ROWS, FEW_SHARE * len(self.store)):
             return self._best_of(np.flatnonzero(allowed), queries, count)
         if self.faiss is None:
-            return self._exact(queries, count)
+            return self._exact(queries, count, allowed)
         candidates = self.faiss.candidates(queries, max(self.reranked, 2 * count), self.probes, allowed)
         parts = [
             self._best_of(np.sort(rows[rows >= 0]), query[None], count)
@@ -62,18 +63,20 @@ class NearestPassages:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
         return _padded(np.take_along_axis(scores, order, 1), rows[order], count)
 
-    def _exact(self, queries: torch.Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _exact(self, queries: torch.Tensor, count: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Compare queries with every passage, block by block."""
         weights = queries / self.geometry.deviation
         best = torch.full((len(queries), 0), -torch.inf)
         rows = torch.zeros(len(queries), 0, dtype=torch.int64)
         for first, block in self.geometry.centered_blocks(self.store):
             scores = (weights @ block.T) / self.geometry.norms[first : first + len(block)]  # (queries, rows of block)
+            if allowed is not None:
+                scores[:, ~torch.from_numpy(allowed[first : first + len(block)])] = -torch.inf
             scores, local = scores.topk(min(count, len(block)))
             scores, rows = torch.cat([best, scores], 1), torch.cat([rows, local + first], 1)
             best, order = scores.topk(min(count, scores.shape[1]))
             rows = rows.gather(1, order)
-        return _padded(best.numpy(), rows.numpy(), count)
+        return _padded(best.numpy(), rows.masked_fill(best == -torch.inf, -1).numpy(), count)
 
 
 def _padded(scores: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

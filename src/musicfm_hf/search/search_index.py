@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from ..audio.reading import load_audio
 from ..data.identity import audio_place, audio_state
 from ..inference.embedding import WindowSettings
+from .duplicates import THRESHOLD, DuplicateGroup, find_duplicates
 from .embedders import Embedder, load_embedder
 from .faiss_index import FaissIndex
 from .filters import select_passages
@@ -28,8 +29,6 @@ from .song_lookup import SongLookup
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from .duplicates import DuplicateGroup
 
 Where = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -211,11 +210,9 @@ class SearchIndex:
 
         return to_dataset(self.store)
 
-    def duplicates(self, threshold: float | None = None) -> "list[DuplicateGroup]":
+    def duplicates(self, threshold: float = THRESHOLD) -> list[DuplicateGroup]:
         """Group songs that are the same recording. See [`musicfm_hf.search.duplicates.find_duplicates`]."""
-        from .duplicates import THRESHOLD, find_duplicates
-
-        return find_duplicates(self.store, self.geometry, THRESHOLD if threshold is None else threshold)
+        return find_duplicates(self.store, self.geometry, threshold)
 
     @cached_property
     def _lookup(self) -> SongLookup:
