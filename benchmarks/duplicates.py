@@ -22,7 +22,7 @@ from reporting import RESULTS, markdown_table, write_report
 from musicfm_hf import BuildSettings, SearchIndex, index_files, load_audio, load_embedder
 from musicfm_hf.audio.reading import resample
 from musicfm_hf.data.catalog import list_sources
-from musicfm_hf.search.duplicates import THRESHOLD, find_duplicates, song_similarity
+from musicfm_hf.search.duplicates import THRESHOLD, find_duplicates, song_means, song_similarity
 from musicfm_hf.training.records import environment
 
 RATE = 44100
@@ -85,8 +85,9 @@ def measure(index: SearchIndex, arguments: argparse.Namespace) -> dict[str, Any]
     store, geometry = index.store, index.geometry
     names = [Path(record.name) for record in store.records()]
     originals = {path.parent.name: number for number, path in enumerate(names) if path.stem == ORIGINAL}
+    means = song_means(store, geometry)
     same: dict[str, list[float]] = {}
-    different = []
+    different, margins = [], []
     for number, path in enumerate(names):
         for song, original in originals.items():
             if number == original:
@@ -94,9 +95,10 @@ def measure(index: SearchIndex, arguments: argparse.Namespace) -> dict[str, Any]
             similarity = song_similarity(store, geometry, number, original)
             if song == path.parent.name:
                 same.setdefault(path.stem, []).append(similarity)
+                margins.append(similarity - float(means[number] @ means[original]))
             else:
                 different.append(similarity)
-    groups = [{Path(song).parent.name for song in group.songs} for group in find_duplicates(store, geometry)]
+    groups = find_duplicates(store, geometry)
     return {
         "songs": len(originals),
         "seconds": arguments.seconds,
@@ -104,12 +106,9 @@ def measure(index: SearchIndex, arguments: argparse.Namespace) -> dict[str, Any]
         "threshold": THRESHOLD,
         "same": {way: describe(values) for way, values in same.items()},
         "different": describe(different),
-        "groups": {
-            "found": len(groups),
-            "of_one_song": sum(len(group) == 1 for group in groups),
-            "copies_found": sum(len(group.songs) for group in find_duplicates(store, geometry)),
-            "copies": len(names),
-        },
+        "largest_margin": max(margins),  # by which the means of two copies are less similar than their passages
+        "groups": len(groups),
+        "groups_of_one_song": sum(len({Path(song).parent for song in group.songs}) == 1 for group in groups),
     }
 
 
