@@ -13,7 +13,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -23,36 +23,44 @@ from musicfm_hf import BuildSettings, SearchIndex, index_files, load_audio, load
 from musicfm_hf.audio.reading import resample
 from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.search.duplicates import THRESHOLD, find_duplicates, song_means, song_similarity
+from musicfm_hf.search.geometry import Geometry
+from musicfm_hf.search.shards import PassageStore
+from musicfm_hf.training.files import complete_file
 from musicfm_hf.training.records import environment
 
 RATE = 44100
 ORIGINAL = "as it is"
 
 
-def write(path: Path, audio: np.ndarray, rate: int = RATE, **settings: Any) -> None:
-    """Write audio second by second, because libsndfile cannot encode a long Vorbis at once."""
-    with soundfile.SoundFile(path, "w", rate, 1, **settings) as file:
-        for start in range(0, len(audio), rate):
-            file.write(audio[start : start + rate])
+FORMATS = {"flac": "FLAC", "mp3": "MP3", "ogg": "OGG", "opus": "OGG"}
 
 
-# Name of a way → ending of the file and function (path, audio at RATE) that writes it.
-WAYS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
-    ORIGINAL: ("flac", lambda path, audio: write(path, audio)),
-    "mp3": ("mp3", lambda path, audio: write(path, audio)),
-    "mp3, most compressed": (
-        "mp3",
-        lambda path, audio: write(path, audio, compression_level=0.99, bitrate_mode="CONSTANT"),
-    ),
-    "Vorbis": ("ogg", lambda path, audio: write(path, audio, format="OGG", subtype="VORBIS")),
-    "Opus": (
-        "opus",
-        lambda path, audio: write(path, resample(audio, RATE, 48000), 48000, format="OGG", subtype="OPUS"),
-    ),
-    "16 kHz": ("flac", lambda path, audio: write(path, resample(audio, RATE, 16000), 16000)),
-    "6 dB softer": ("flac", lambda path, audio: write(path, 0.5 * audio)),
-    "0.7 s of silence before it": ("flac", lambda path, audio: write(path, np.pad(audio, (round(0.7 * RATE), 0)))),
-    "first 0.7 s missing": ("flac", lambda path, audio: write(path, audio[round(0.7 * RATE) :])),
+class Way(NamedTuple):
+    """A way to write a song: ending of the file, rate in Hz, settings of soundfile, and a change of the audio."""
+
+    ending: str = "flac"
+    rate: int = RATE
+    settings: dict[str, Any] = {}
+    change: Callable[[np.ndarray], np.ndarray] = lambda audio: audio
+
+    def write(self, path: Path, audio: np.ndarray) -> None:
+        """Write audio `(samples,)` at RATE."""
+        audio = resample(self.change(audio), RATE, self.rate)
+        with soundfile.SoundFile(path, "w", self.rate, 1, format=FORMATS[self.ending], **self.settings) as file:
+            for start in range(0, len(audio), self.rate):  # libsndfile cannot encode a long Vorbis at once
+                file.write(audio[start : start + self.rate])
+
+
+WAYS = {
+    ORIGINAL: Way(),
+    "mp3": Way("mp3"),
+    "mp3, most compressed": Way("mp3", settings={"compression_level": 0.99, "bitrate_mode": "CONSTANT"}),
+    "Vorbis": Way("ogg", settings={"subtype": "VORBIS"}),
+    "Opus": Way("opus", 48000, {"subtype": "OPUS"}),
+    "16 kHz": Way(rate=16000),
+    "6 dB softer": Way(change=lambda audio: 0.5 * audio),
+    "0.7 s of silence before it": Way(change=lambda audio: np.pad(audio, (round(0.7 * RATE), 0))),
+    "first 0.7 s missing": Way(change=lambda audio: audio[round(0.7 * RATE) :]),
 }
 
 
@@ -62,27 +70,42 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--songs", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--folder", type=Path, help="for the copies and the index; a temporary folder by default")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "duplicates.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = arguments.folder or Path(name)
         sources = list_sources(arguments.data / "test.txt")[: arguments.songs]
         for number, (_, source) in enumerate(sources):
-            audio = load_audio(source, RATE, duration=arguments.seconds)
-            for way, (ending, function) in WAYS.items():
-                path = folder / "songs" / f"{number:03d}" / f"{way}.{ending}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                function(path, audio)
+            write_copies(folder / "songs" / f"{number:03d}", source, arguments.seconds)
         embedder, revision = load_embedder(arguments.model)
         settings = BuildSettings(arguments.model, revision, str(folder / "songs"))
         index_files(embedder, list_sources(folder / "songs"), folder / "index", settings)
-        results = measure(SearchIndex.load(folder / "index", embedder), arguments)
+        index = SearchIndex.load(folder / "index", embedder)
+        results = {
+            "songs": len(sources),
+            "copies": index.store.num_songs,
+            "seconds": arguments.seconds,
+            "passage_seconds": index.manifest.made["passage_seconds"],
+            "threshold": THRESHOLD,
+            **measure(index.store, index.geometry),
+            "plain": measure(index.store, Geometry.measure(index.store, standardize=False)),
+        }
     write_report(arguments.output_file, results | environment(), report(results))
 
 
-def measure(index: SearchIndex, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return similarities of the same and of different songs, and how many pairs the threshold gets right."""
-    store, geometry = index.store, index.geometry
+def write_copies(folder: Path, source: str, seconds: float) -> None:
+    """Write the start of a song in each of the ways, unless it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {folder / f"{name}.{way.ending}": way for name, way in WAYS.items()}
+    audio = load_audio(source, RATE, duration=seconds)
+    for path in filter(lambda path: not path.exists(), paths):
+        with complete_file(path) as temporary:
+            paths[path].write(temporary, audio)
+
+
+def measure(store: PassageStore, geometry: Geometry) -> dict[str, Any]:
+    """Return similarities of the same and of different songs, and the groups that the threshold gives."""
     names = [Path(record.name) for record in store.records()]
     originals = {path.parent.name: number for number, path in enumerate(names) if path.stem == ORIGINAL}
     means = song_means(store, geometry)
@@ -100,10 +123,6 @@ def measure(index: SearchIndex, arguments: argparse.Namespace) -> dict[str, Any]
                 different.append(similarity)
     groups = find_duplicates(store, geometry)
     return {
-        "songs": len(originals),
-        "seconds": arguments.seconds,
-        "passage_seconds": index.manifest.made["passage_seconds"],
-        "threshold": THRESHOLD,
         "same": {way: describe(values) for way, values in same.items()},
         "different": describe(different),
         "largest_margin": max(margins),  # by which the means of two copies are less similar than their passages
@@ -128,11 +147,15 @@ def describe(similarities: list[float]) -> dict[str, float]:
 
 def report(results: dict[str, Any]) -> str:
     """Return a table."""
+    named = {way: (results["same"][way], results["plain"]["same"][way]) for way in WAYS if way != ORIGINAL}
+    named["**different songs**"] = (results["different"], results["plain"]["different"])
     rows = [
-        [name, *(f"{values[key]:.3f}" for key in ("min", "median", "max")), f"{values['accepted'] * 100:.2f} %"]
-        for name, values in [*results["same"].items(), ("different songs", results["different"])]
+        [name, *(f"{values[key]:.3f}" for key in ("min", "median", "max")), f"{values['accepted'] * 100:.1f} %"]
+        + [f"{plain[key]:.3f}" for key in ("min", "median", "max")]
+        for name, (values, plain) in named.items()
     ]
     header = ["", "lowest", "median", "highest", f"at least {results['threshold']}"]
+    header += ["plain cosine: lowest", "median", "highest"]
     return markdown_table(header, rows)
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
@@ -125,6 +126,7 @@ def build_index(
     Manifest(
         model=settings.model,
         revision=settings.revision,
+        version=version("musicfm_hf"),
         source=settings.source,
         made=shards[0].made,
         rows=len(store),

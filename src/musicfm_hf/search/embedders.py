@@ -62,6 +62,7 @@ class EncoderEmbedder:
         return {
             "weights": weights_digest(self.model),
             "layer": config.num_hidden_layers if layer is None else layer,
+            "pool": "mean",
             "window_seconds": window_frames / config.frame_rate,
             "overlap_seconds": overlap_frames / config.frame_rate,
             "dtype": str(self.model.dtype).removeprefix("torch."),

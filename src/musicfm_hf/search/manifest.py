@@ -38,6 +38,7 @@ class Manifest:
 
     Attributes:
         model (`str`), revision (`str`): Name of the model as it was given, and revision of its weights.
+        version (`str`): Version of this package that wrote the index.
         source (`str`): The catalog: an absolute path, or the ID of a data set.
         made (`dict`): Settings that the vectors depend on, and a digest of the weights.
         rows (`int`), songs (`int`), size (`int`): Numbers of passages and songs, and size of the vectors.
@@ -54,6 +55,7 @@ class Manifest:
 
     model: str
     revision: str
+    version: str
     source: str
     made: dict[str, Any]
     rows: int
