@@ -89,6 +89,20 @@ def test_filters_hold_in_the_approximate_index(folder, monkeypatch, few):
     assert set(np.unique(rows)) <= {-1, 5, 7000}
 
 
+def test_datasets_loads_the_file_of_faiss(folder):
+    """The rows of the data set are those of FAISS; scores are approximate."""
+    index = SearchIndex.load(folder)
+    dataset = index.dataset()
+    dataset.load_faiss_index("embedding", folder / index.manifest.faiss_file)
+    found = 0
+    for row in range(0, 12000, 600):
+        query = index.geometry.normalized(index.store.vectors(np.array([row]))).numpy()
+        _, examples = dataset.get_nearest_examples("embedding", query, k=10)
+        record = index.store.record(int(index.store.songs_of(np.array([row]))[0]))
+        found += (record.name, row % 10) in zip(examples["song"], examples["start"], strict=True)
+    assert found >= 18
+
+
 def test_songs_are_added_without_training_again(folder, tmp_path, monkeypatch):
     import shutil
 
