@@ -118,14 +118,16 @@ def measure(store: PassageStore, geometry: Geometry) -> dict[str, Any]:
             similarity = song_similarity(store, geometry, number, original)
             if song == path.parent.name:
                 same.setdefault(path.stem, []).append(similarity)
-                margins.append(similarity - float(means[number] @ means[original]))
+                if similarity >= THRESHOLD:
+                    margins.append(similarity - float(means[number] @ means[original]))
             else:
                 different.append(similarity)
     groups = find_duplicates(store, geometry)
     return {
         "same": {way: describe(values) for way, values in same.items()},
         "different": describe(different),
-        "largest_margin": max(margins),  # by which the means of two copies are less similar than their passages
+        # by which the means of copies that the threshold accepts are less similar than their passages
+        "largest_margin": max(margins, default=0.0),
         "groups": len(groups),
         "groups_of_one_song": sum(len({Path(song).parent for song in group.songs}) == 1 for group in groups),
     }

@@ -63,13 +63,13 @@ def recall(index: SearchIndex, queries: np.ndarray, allowed=None) -> float:
 
 def test_the_nearest_passages_are_found(folder):
     index = SearchIndex.load(folder)
-    assert index.nearest.faiss.index.nlist == 256
+    assert index.nearest.faiss.index.nlist == 128
     assert index.nearest.faiss.index.ntotal == 12000
     queries = vectors(100, 99)
     assert recall(index, queries) > 0.95
     index.nearest.probes = 1
     assert recall(index, queries) < 0.8  # the number of lists matters
-    index.nearest.probes, index.nearest.reranked = 256, 12000
+    index.nearest.probes, index.nearest.reranked = 128, 12000
     assert recall(index, queries) == 1.0
 
 
@@ -100,7 +100,7 @@ def test_datasets_loads_the_file_of_faiss(folder):
         _, examples = dataset.get_nearest_examples("embedding", query, k=10)
         record = index.store.record(int(index.store.songs_of(np.array([row]))[0]))
         found += (record.name, row % 10) in zip(examples["song"], examples["start"], strict=True)
-    assert found >= 18
+    assert found >= 12  # of 20; by chance 0.02
 
 
 def test_songs_are_added_without_training_again(folder, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_the_kind_of_index_follows_the_number_of_passages(folder, tmp_path, monk
         assert build._index_type("auto", 11000) == "exact"
 
 
-@pytest.mark.parametrize(("rows", "lists"), [(10_000, 256), (1_000_000, 2048), (10_000_000, 8192)])
+@pytest.mark.parametrize(("rows", "lists"), [(10_000, 128), (1_000_000, 1024), (10_000_000, 4096)])
 def test_the_number_of_lists(rows, lists):
     assert number_of_lists(rows) == lists
 
