@@ -2,7 +2,7 @@
 Measure how similar the same recording in other encodings is, and how similar different songs are, to choose the
 threshold of `musicfm search --duplicates`.
 
-    python benchmarks/duplicates.py --model runs/small_kmeans --data data/pop909
+    python benchmarks/duplicates.py --model runs/small_kmeans --layer 2 --data data/pop909
 
 The first minute of each of the first test songs of a prepared data set is written as it is, and again in each of the
 ways of `WAYS`. All of these files are indexed together. The report has, for each way, the similarities of the songs to
@@ -19,7 +19,15 @@ import numpy as np
 import soundfile
 from reporting import RESULTS, markdown_table, write_report
 
-from musicfm_hf import BuildSettings, SearchIndex, index_files, load_audio, load_embedder
+from musicfm_hf import (
+    BuildSettings,
+    PassageSettings,
+    SearchIndex,
+    WindowSettings,
+    index_files,
+    load_audio,
+    load_embedder,
+)
 from musicfm_hf.audio.reading import resample
 from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.search.duplicates import THRESHOLD, find_duplicates, song_means, song_similarity
@@ -68,7 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--songs", type=int, default=25)
+    parser.add_argument("--layer", type=int)
+    parser.add_argument("--passage_seconds", type=float, default=5.0)
+    parser.add_argument("--songs", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--folder", type=Path, help="for the copies and the index; a temporary folder by default")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "duplicates.json")
@@ -78,15 +88,17 @@ def main() -> None:
         sources = list_sources(arguments.data / "test.txt")[: arguments.songs]
         for number, (_, source) in enumerate(sources):
             write_copies(folder / "songs" / f"{number:03d}", source, arguments.seconds)
-        embedder, revision = load_embedder(arguments.model)
+        embedder, revision = load_embedder(arguments.model, windows=WindowSettings(arguments.layer, batch_size=4))
         settings = BuildSettings(arguments.model, revision, str(folder / "songs"))
-        index_files(embedder, list_sources(folder / "songs"), folder / "index", settings)
+        passages = PassageSettings(arguments.passage_seconds, arguments.passage_seconds)
+        index_files(embedder, list_sources(folder / "songs"), folder / "index", settings, passages)
         index = SearchIndex.load(folder / "index", embedder)
         results = {
             "songs": len(sources),
             "copies": index.store.num_songs,
             "seconds": arguments.seconds,
-            "passage_seconds": index.manifest.made["passage_seconds"],
+            "passage_seconds": arguments.passage_seconds,
+            "layer": index.manifest.made["layer"],
             "threshold": THRESHOLD,
             **measure(index.store, index.geometry),
             "plain": measure(index.store, Geometry.measure(index.store, standardize=False)),

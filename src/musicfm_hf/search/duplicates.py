@@ -10,7 +10,7 @@ import torch
 from .geometry import Geometry
 from .shards import PassageStore
 
-THRESHOLD = 0.9
+THRESHOLD = 0.95  # see the table in docs/search.md
 # By which the similarity of the means of two songs may be lower than that of their passages, as when one of them has
 # an introduction that the other lacks.
 MARGIN = 0.1
