@@ -73,6 +73,17 @@ def test_the_nearest_passages_are_found(folder):
     assert recall(index, queries) == 1.0
 
 
+def test_rows_are_left_out(folder):
+    nearest = SearchIndex.load(folder).nearest
+    queries = vectors(5, 99)
+    scores, rows = nearest.top(queries, 30)
+    left_out, kept = rows[0, :20], rows[0, 20:]
+    few_scores, few = nearest.top(queries, 10, without=left_out)
+    assert few[0].tolist() == kept.tolist()
+    np.testing.assert_array_equal(few_scores[0], scores[0, 20:])
+    assert not np.isin(few, left_out).any()
+
+
 @pytest.mark.parametrize("few", [0, 50000])
 def test_filters_hold_in_the_approximate_index(folder, monkeypatch, few):
     monkeypatch.setattr("musicfm_hf.search.nearest.FEW_ROWS", few)

@@ -32,7 +32,13 @@ class NearestPassages:
         self.store, self.geometry, self.faiss = store, geometry, faiss
         self.probes, self.reranked = PROBES, RERANKED
 
-    def top(self, vectors: np.ndarray, count: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def top(
+        self,
+        vectors: np.ndarray,
+        count: int,
+        allowed: np.ndarray | None = None,
+        without: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Find the passages that are most similar to vectors.
 
@@ -40,11 +46,18 @@ class NearestPassages:
             vectors (`np.ndarray` of shape `(queries, size)`): Vectors as the model computes them, not normalized.
             count (`int`): Number of passages for each of them.
             allowed (`np.ndarray` of shape `(passages,)`, *optional*): bool mask of the passages to consider.
+            without (`np.ndarray` of shape `(rows,)`, *optional*): A few rows to leave out.
 
         Returns:
             Cosine similarities, descending, and rows, each `(queries, count)`. Where there are fewer passages, rows
             are -1 and similarities -inf.
         """
+        if without is not None:
+            scores, rows = self.top(vectors, count + len(without), allowed)
+            scores[np.isin(rows, without)] = -np.inf
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+            scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+            return scores, np.where(np.isneginf(scores), -1, rows)
         queries = self.geometry.normalized(vectors)
         if allowed is not None and int(allowed.sum()) <= min(FEW_ROWS, FEW_SHARE * len(self.store)):
             return self._best_of(np.flatnonzero(allowed), queries, count)

@@ -16,7 +16,9 @@ class Ranked(NamedTuple):
     rows: np.ndarray
 
 
-def rank_passages(nearest: NearestPassages, vectors: np.ndarray, top: int, allowed: np.ndarray | None) -> Ranked:
+def rank_passages(
+    nearest: NearestPassages, vectors: np.ndarray, top: int, allowed: np.ndarray | None, without: np.ndarray | None
+) -> Ranked:
     """
     Rank passages by their similarity to the nearest of the vectors of a query.
 
@@ -25,8 +27,9 @@ def rank_passages(nearest: NearestPassages, vectors: np.ndarray, top: int, allow
         vectors (`np.ndarray` of shape `(vectors, size)`): Vectors of the query, as the model computes them.
         top (`int`): Maximum number of results.
         allowed (`np.ndarray` of shape `(passages,)`, *optional*): bool mask of the passages to consider.
+        without (`np.ndarray` of shape `(rows,)`, *optional*): Rows of the passages of a song to leave out.
     """
-    found, rows = (part.ravel() for part in nearest.top(vectors, top, allowed))
+    found, rows = (part.ravel() for part in nearest.top(vectors, top, allowed, without))
     order = np.argsort(-found, kind="stable")
     order = order[rows[order] >= 0]
     _, first = np.unique(rows[order], return_index=True)
@@ -34,7 +37,9 @@ def rank_passages(nearest: NearestPassages, vectors: np.ndarray, top: int, allow
     return Ranked(found[order], rows[order])
 
 
-def rank_songs(nearest: NearestPassages, vectors: np.ndarray, top: int, allowed: np.ndarray | None) -> Ranked:
+def rank_songs(
+    nearest: NearestPassages, vectors: np.ndarray, top: int, allowed: np.ndarray | None, without: np.ndarray | None
+) -> Ranked:
     """
     Rank songs by the mean, over the vectors of a query, of the similarity to their nearest passage. So a song has a
     similarity of 1 to itself, and a song of which all passages resemble one passage of the query is not ahead of it.
@@ -42,7 +47,7 @@ def rank_songs(nearest: NearestPassages, vectors: np.ndarray, top: int, allowed:
     Candidates are the songs of the nearest passages of each vector.
 
     Args:
-        nearest, vectors, top, allowed: As for [`rank_passages`].
+        nearest, vectors, top, allowed, without: As for [`rank_passages`].
 
     Returns:
         A score and a row for each song: the passage that is most similar to any of the vectors.
@@ -50,7 +55,7 @@ def rank_songs(nearest: NearestPassages, vectors: np.ndarray, top: int, allowed:
     available = len(nearest.store) if allowed is None else int(allowed.sum())
     count = PASSAGES_PER_RESULT * top
     while True:
-        _, rows = nearest.top(vectors, min(count, available), allowed)
+        _, rows = nearest.top(vectors, min(count, available), allowed, without)
         songs = np.unique(nearest.store.songs_of(rows[rows >= 0]))
         if len(songs) >= top or count >= available:
             break

@@ -186,11 +186,9 @@ class SearchIndex:
         parsed = self._parse(query, words, start, end)
         allowed = None if not where else self._allowed(where)
         vectors = self._vectors(query, parsed)
-        if parsed.song is not None and not include_query:
-            allowed = np.ones(len(self), bool) if allowed is None else allowed
-            allowed[self.store.rows_of(parsed.song)] = False
+        without = None if parsed.song is None or include_query else self.store.rows_of(parsed.song)
         rank = rank_passages if every_passage else rank_songs
-        scores, rows = rank(self.nearest, vectors, top, allowed)
+        scores, rows = rank(self.nearest, vectors, top, allowed, without)
         records = map(self.store.record, self.store.songs_of(rows).tolist())
         return [
             SearchResult(record.name, float(score), float(start), float(end), record.place, int(row))
