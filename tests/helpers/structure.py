@@ -6,7 +6,7 @@ STEPS = [
     {"audio", "tasks"},
     {"metrics", "data", "hub"},
     {"inference", "pretraining", "conversion"},
-    {"evaluation"},
+    {"evaluation", "integrations"},
     {"finetuning"},
     {"cli"},
 ]
