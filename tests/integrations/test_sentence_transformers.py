@@ -6,6 +6,7 @@ import soundfile
 import torch
 from datasets import Audio, Dataset
 from helpers.audio import encode, music
+from helpers.documents import blocks, write_stand_ins
 from helpers.models import TINY, random_model
 from helpers.text_audio import processor, text_audio_config, text_audio_model
 
@@ -176,3 +177,16 @@ def test_wrong_use(two_towers, songs):
         MusicFMTransformer(torch.nn.Linear(1, 1), None)
     with pytest.raises(FileNotFoundError):
         encoder[0].preprocess([{"audio": {"path": "missing.wav", "bytes": None}}])
+
+
+def test_page(labeled, tmp_path, monkeypatch):
+    """The blocks of docs/integrations.md run one after the other."""
+    write_stand_ins(tmp_path, labeled)
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    code = [block.code for block in blocks("python") if "sentence_transformers" in block.code]
+    assert len(code) == 2
+    for block in code:
+        exec(block, scope)
+    assert scope["songs"].shape == (2, 32)
+    assert scope["trainer"].state.global_step == 1

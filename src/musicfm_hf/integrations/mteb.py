@@ -48,7 +48,7 @@ class MusicFMEncoder(AbsEncoder):
         has_text = is_text_audio(model)
         check_layer(model, layer)
         self.model, self.processor, self.layer = model, processor, layer
-        experiment = {} if layer is None else {"layer": layer}
+        experiment: dict[str, Any] = {} if layer is None else {"layer": layer}
         if model.dtype != torch.float32:
             experiment["dtype"] = str(model.dtype).removeprefix("torch.")
         settings = {

@@ -66,7 +66,8 @@ class MusicFMTransformer(InputModule):
             OSError: the model does not exist.
             ValueError, TypeError: as for the class.
         """
-        shared = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
+        of_the_hub = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
+        shared = {key: value for key, value in kwargs.items() if key in of_the_hub}
         return cls(*load_with_processor(name, shared, **kwargs), layer)
 
     @property
