@@ -155,7 +155,7 @@ class MusicFMTextAudioModel(PreTrainedModel):
     config_class = MusicFMTextAudioConfig
     config: MusicFMTextAudioConfig
     base_model_prefix = "musicfm_text_audio"
-    main_input_name = "input_values"
+    main_input_name = "input_ids"
     input_modalities = ["audio", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
