@@ -317,7 +317,7 @@ class MusicFMConvNextModelTest(MusicFMModelTest):
 
 
 class MusicFMTextAudioModelTester:
-    """A small model with two towers, and three songs of one clip each with their texts; the first of both is padded."""
+    """A small model with two towers, and three songs of one clip with their texts; the first of both is padded."""
 
     is_training = True
     batch_size = 3
