@@ -337,8 +337,8 @@ class MusicFMTextAudioModel(PreTrainedModel):
         most = config.max_position_embeddings - config.pad_token_id - 1  # positions begin after that of padding
         if input_ids.shape[1] > most:
             raise ValueError(
-                f"A text has {input_ids.shape[1]} tokens, but the model takes at most {most}. The processor cuts longer "
-                "texts unless `truncation=False`."
+                f"A text has {input_ids.shape[1]} tokens, but the model takes at most {most}. The processor cuts "
+                "longer texts unless `truncation=False`."
             )
         if not torch.compiler.is_compiling() and not mask.is_meta and not mask.any(-1).all():
             raise ValueError("A text has no tokens.")
