@@ -6,8 +6,7 @@ STEPS = [
     {"audio", "tasks"},
     {"metrics", "data", "hub"},
     {"inference", "pretraining", "conversion"},
-    {"search"},
-    {"evaluation"},
+    {"search", "evaluation", "integrations"},
     {"finetuning"},
     {"cli"},
 ]
