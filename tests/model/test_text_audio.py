@@ -224,6 +224,7 @@ def test_compiles_without_a_graph_break(model, songs, kind):
         torch.testing.assert_close(compiled, module(*inputs), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_on_a_padded_batch(model, songs):
     inputs = processor()(text=["sad song"], audio=songs, sampling_rate=RATE)
     with torch.no_grad():
