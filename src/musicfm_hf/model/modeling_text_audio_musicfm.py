@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -206,6 +206,15 @@ class MusicFMTextAudioModel(PreTrainedModel):
     def freeze_text_encoder(self) -> None:
         """Train everything but the text encoder, as MuQ-MuLan does; its tower is trained."""
         self.text_model.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode as in torch, except that an encoder without trainable weights stays in eval mode."""
+        super().train(mode)
+        for encoder in (self.audio_model, self.text_model):
+            if not any(parameter.requires_grad for parameter in encoder.parameters()):
+                encoder.eval()
+        return self
 
     @can_return_tuple
     def get_audio_features(
