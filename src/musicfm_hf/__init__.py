@@ -48,6 +48,7 @@ _EXPORTS = {
     ".model.configuration_text_audio_musicfm": ("MusicFMTextAudioConfig",),
     ".model.modeling_text_audio_musicfm": ("MusicFMTextAudioModel", "MusicFMTextAudioOutput"),
     ".model.processing_text_audio_musicfm": ("MusicFMTextAudioProcessor",),
+    ".text_audio.run": ("train_text_audio",),
     ".tasks": (
         "TaskSpec",
         "register_task",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .tasks import register_task as register_task
     from .tasks.annotations import Beats as Beats
     from .tasks.annotations import Segment as Segment
+    from .text_audio.run import train_text_audio as train_text_audio
 
 
 def register_auto_classes() -> None:

@@ -8,5 +8,6 @@ STEPS = [
     {"inference", "pretraining", "conversion"},
     {"evaluation"},
     {"finetuning"},
+    {"text_audio"},
     {"cli"},
 ]

@@ -6,12 +6,12 @@ Train a model of music and text on songs with captions, and score how well songs
   musicfm train-text-audio lora --model muq-mulan --train train.jsonl --validation valid.jsonl \\
       --output_dir runs/text-lora
 
-The model is one with both towers (`--model`), or gets new towers on an encoder of music and one of texts. A recipe is a
-method: towers (both encoders are frozen), full or lora. The names below that begin with small/ override it for encoders
-with a few million weights. Flags override all recipes.
+The model is one with both towers (`--model`), or gets new towers on an encoder of music and one of texts. A recipe is
+a method: towers (both encoders are frozen), full or lora. Recipes that begin with small/ override it for encoders with
+a few million weights, as in `towers small/towers`. Flags override all recipes.
 
-Songs are the rows of a .jsonl, .csv or .parquet file with the columns `audio` (a path that is relative to the folder of
-the file) and `caption` (a text, or a list of texts of which one is drawn each time), or of a data set of `datasets`.
+Songs are the rows of a .jsonl, .csv or .parquet file with the columns `audio` (a path, relative to the folder of the
+file) and `caption` (a text, or a list of texts of which one is drawn each time), or of a data set of `datasets`.
 
 To resume an interrupted run from its last checkpoint, repeat the command. The output folder holds the model or the
 adapter, its processor, `curves.png`, `results.json`, TensorBoard logs and checkpoints, and `problems.tsv`, which lists

@@ -50,8 +50,8 @@ def read_captions(
     become one song with all of their captions.
 
     Args:
-        source (`str`): A `.jsonl`, `.csv` or `.parquet` file; a folder saved by `save_to_disk` of `datasets`; or the ID
-            of a data set on the Hub. Paths of audio in a file are relative to the folder of the file.
+        source (`str`): A `.jsonl`, `.csv` or `.parquet` file; a folder saved by `save_to_disk` of `datasets`; or the
+            ID of a data set on the Hub. Paths of audio in a file are relative to the folder of the file.
         split (`str`): Split of a data set that has several.
         audio_column (`str`): Column of the audio: paths, or, in Parquet and data sets, values of `datasets.Audio`.
         caption_column (`str`): Column of the captions: texts or, except in CSV, lists of texts.
@@ -175,7 +175,7 @@ def _join_rows(source: str, rows: Iterable[_Row], problems: ProblemLog) -> list[
     audio: dict[str, Any] = {}
     captions: dict[str, list[str]] = {}
     for row in rows:
-        texts = [row.caption] if isinstance(row.caption, str) or row.caption is None else row.caption
+        texts: Any = [row.caption] if isinstance(row.caption, str) or row.caption is None else row.caption
         if isinstance(texts, Mapping) or not all(isinstance(text, str | None) for text in texts):
             raise ValueError(f"{source}: the caption of {row.name} must be a text or a list of texts, got {texts!r}.")
         texts = [text.strip() for text in texts if text and text.strip()]

@@ -29,6 +29,21 @@ PRETRAINING_SCORES = {
     "eval_accuracy_copy": "accuracy of copying the nearest unmasked token (baseline)",
 }
 
+MUSIC_AND_TEXT = "music and text"  # `task` in the results of `musicfm train-text-audio`
+
+# Scores of models of music and text: name → (kind of the score, label), for both directions.
+TEXT_AUDIO_SCORES = {
+    f"{direction}_{name}": (kind, f"{label}, {shown}")
+    for direction, shown in (("text_to_music", "text to music"), ("music_to_text", "music to text"))
+    for name, kind, label in (
+        ("recall_at_1", "recall_at_1", "recall at 1"),
+        ("recall_at_5", "recall_at_5", "recall at 5"),
+        ("recall_at_10", "recall_at_10", "recall at 10"),
+        ("map", "mean_average_precision", "mean average precision"),
+        ("median_rank", "median_rank", "median rank"),
+    )
+}
+
 # File with the results → template of the card; `results.json` is written by both kinds of training.
 RESULTS_FILES = {"conversion.json": "converted", "report.json": "quantizer", "results.json": None}
 
@@ -109,6 +124,8 @@ def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
             results = json.loads((folder / name).read_text(encoding="utf-8"))
             if results.get("family") == "mulan":
                 return "converted_text_audio", results
+            if results.get("task") == MUSIC_AND_TEXT:
+                return "trained_text_audio", results
             return kind or ("finetuned" if "method" in results else "pretrained"), results
     raise FileNotFoundError(
         f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is generated from. Pass the output folder of "
@@ -191,19 +208,12 @@ def _quantizer(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 
 def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    task, base = results["task"], dict(results["base"])
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
-        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
-        base = strip_absolute_paths({"name": name, "revision": revision})
+    task = results["task"]
+    base, metadata = _base_of(folder, results)
     scores = _score_rows(folder, results)
-    metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
+    metadata |= {"datasets": _hub_ids([results["data"]])}
     if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
         metadata["pipeline_tag"] = "audio-classification"
-    if base["revision"] is not None:
-        metadata["base_model"] = base["name"]
-        metadata["base_model_relation"] = "adapter" if adapter.is_file() else "finetune"
     if scores:
         metadata["eval_results"] = _eval_results(task, scores)
     spec = get_task(task)
@@ -223,6 +233,32 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     return _training_fields(folder, results) | fields, metadata
 
 
+def _trained_text_audio(
+    folder: Path, config: MusicFMTextAudioConfig, results: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    base, metadata = _base_of(folder, results)
+    scores, tested = results["scores"].get("test", {}), results["test_data"]
+    rows = [
+        {"kind": kind, "label": label, "value": scores[name]["mean"], "songs": scores[name]["songs"]}
+        | {
+            "data": tested["name"],
+            "hub_id": tested.get("hub_id"),
+            "split": "test",
+            "shown": f"{scores[name]['mean']:.3f}",
+        }
+        | {"interval": "{:.3f} to {:.3f}".format(*scores[name]["interval"]), "chance": f"{scores[name]['chance']:.3f}"}
+        for name, (kind, label) in TEXT_AUDIO_SCORES.items()
+        if name in scores
+    ]
+    metadata |= {"datasets": _hub_ids([results["data"]])}
+    if results["method"] != "lora":
+        metadata["pipeline_tag"] = "zero-shot-audio-classification"
+    if rows:
+        metadata["eval_results"] = _eval_results("music-and-text-retrieval", rows)
+    fields = {"method": results["method"], "base": base, "encoders": results["encoders"], "scores": rows}
+    return _training_fields(folder, results) | fields | {"sources": [results["data"]]}, metadata
+
+
 # Template → function that returns the fields of the template and the metadata of the card.
 _CARDS: dict[str, Callable] = {
     "converted": _converted,
@@ -230,7 +266,21 @@ _CARDS: dict[str, Callable] = {
     "pretrained": _pretrained,
     "quantizer": _quantizer,
     "finetuned": _finetuned,
+    "trained_text_audio": _trained_text_audio,
 }
+
+
+def _base_of(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the base model of a trained model or adapter, and the metadata that names it if it is on the Hub."""
+    base, adapter = dict(results["base"]), folder / "adapter_config.json"
+    if adapter.is_file():
+        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
+        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
+        base = strip_absolute_paths({"name": name, "revision": revision})
+    if base["revision"] is None:
+        return base, {}
+    relation = "adapter" if adapter.is_file() else "finetune"
+    return base, {"base_model": base["name"], "base_model_relation": relation}
 
 
 def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class TextAudioTrainingArguments(RecipeArguments):
     )
     per_device_train_batch_size: int = field(
         default=32,
-        metadata={"help": "Number of pairs per device in a step. The pairs of all devices are each other's negatives."},
+        metadata={"help": "Number of pairs per device in a step; pairs of all devices are each other's negatives."},
     )
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are scaled down to this norm."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
@@ -80,7 +80,8 @@ class TextAudioArguments:
         default=False, metadata={"help": "Keep the text encoder frozen in full training, as MuQ-MuLan does."}
     )
     audio_layer: int | None = field(
-        default=None, metadata={"help": "Hidden state of the audio encoder that a new tower reads; the last by default."}
+        default=None,
+        metadata={"help": "Hidden state of the audio encoder for a new tower; the last by default."},
     )
     audio_transformer: str = field(
         default="{}", metadata={"help": "Settings of a new audio tower: a mapping in YAML, JSON here."}

@@ -22,9 +22,9 @@ class CaptionCrops(Dataset):
     for the rest that does not fill a batch; the order differs from pass to pass, so a batch never has a song twice. A
     pair depends only on the seed, the pass and the song, so a resumed run equals an uninterrupted one.
 
-    An item has `input_values` (float32 `(samples,)`; the whole song if it is shorter than a crop), `caption`, `is_pair`
-    and `problem` ([`AudioProblem`] or `None`). If the song cannot be read or is too short, `is_pair` is false, and
-    `input_values` are noise, which the loss leaves out.
+    An item has `input_values` (float32 `(samples,)`; the whole song if it is shorter than a crop), `caption`,
+    `is_pair`, and `problem` ([`AudioProblem`] or `None`). If the song cannot be read or is too short, `is_pair` is
+    false, and `input_values` are noise, which the loss leaves out.
 
     Args:
         songs: Songs with captions.

@@ -73,10 +73,11 @@ def add_lora(model: MusicFMTextAudioModel, arguments: TextAudioArguments) -> Any
 
 def _load(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, MusicFMTextAudioProcessor]:
     """Load a model of music and text with its processor."""
-    name, revision = arguments.model, arguments.revision
-    if find_base(name, **({} if revision is None else {"revision": revision})) is not None:
+    name = arguments.model
+    at_revision: dict[str, Any] = {} if arguments.revision is None else {"revision": arguments.revision}
+    if find_base(name, **at_revision) is not None:
         raise ValueError(f"{name} is an adapter. Pass its base model, or merge the adapter into it with PEFT first.")
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    config = AutoConfig.from_pretrained(name, **at_revision)
     if not isinstance(config, MusicFMTextAudioConfig):
         raise ValueError(
             f"{name} is not a model of music and text. Pass an encoder of music as `--audio_model`, and an "
@@ -90,12 +91,12 @@ def _load(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, MusicFM
                 f"{name} has `{key}` {present}, not {value}: leave the setting out, because only new models take it."
             )
     try:
-        processor = AutoProcessor.from_pretrained(name, revision=revision)
+        processor = AutoProcessor.from_pretrained(name, **at_revision)
     except (OSError, ValueError) as error:
         raise OSError(f"The processor of {name} cannot be loaded: {error}") from error
     folder = Path(name)
     place = str(folder.resolve()) if folder.is_dir() else name  # recorded in adapters
-    return MusicFMTextAudioModel.from_pretrained(place, revision=revision), processor
+    return MusicFMTextAudioModel.from_pretrained(place, **at_revision), processor
 
 
 def _build_new(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, MusicFMTextAudioProcessor]:

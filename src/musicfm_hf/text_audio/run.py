@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from ..data.catalog import describe_source
 from ..data.crop_reader import AudioProblem, ProblemLog
 from ..finetuning.heads import save_finetuned
 from ..finetuning.trainer import EarlyStopping
-from ..hub.cards import license_of
+from ..hub.cards import MUSIC_AND_TEXT, license_of
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..training.curves import CurveCallback
 from ..training.files import complete_files, matching_files, write_json
@@ -30,8 +30,6 @@ from .data import CaptionCrops, WholeSongs
 from .model import add_lora, build_model
 from .scores import scores_with_intervals
 from .trainer import PROGRESS, TextAudioTrainer
-
-TASK = "music and text"  # in results.json
 
 PANELS = {
     "loss": ["loss"],
@@ -85,7 +83,7 @@ class TextAudioRun(NamedTuple):
         scores, of_songs = self._final_scores()
         problems = trainer.problems()
         results = {
-            "task": TASK,
+            "task": MUSIC_AND_TEXT,
             "scores": scores,
             **self.settings,
             **trainer.fingerprint,
@@ -108,14 +106,18 @@ class TextAudioRun(NamedTuple):
     def _final_scores(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the scores of validation and test songs with intervals, and those of each song."""
         summaries, of_songs = {}, {}
+        state, keeps_best = self.trainer.state, self.trainer.args.load_best_model_at_end
+        best = (state.best_global_step if keeps_best else state.global_step) or -1  # may be from an earlier start
         for split in ("validation", "test"):
             if split in self.splits:
-                scores, is_caption, names = self.trainer.score_songs(self.splits[split], split)
+                scored = self.trainer.evaluated.get(best) if split == "validation" else None
+                scores, is_caption, names = scored or self.trainer.score_songs(self.splits[split], split)
                 summaries[split] = scores_with_intervals(scores, is_caption)
                 rows = {score: values.tolist() for score, values in scores.items()}
-                of_songs[split] = {
-                    name: {score: values[index] for score, values in rows.items()} for index, name in enumerate(names)
-                }
+                of_songs[split] = [
+                    strip_absolute_paths({"song": name} | {score: values[index] for score, values in rows.items()})
+                    for index, name in enumerate(names)
+                ]
         return summaries, of_songs
 
 
@@ -134,7 +136,9 @@ def prepare_training(settings: TextAudioArguments, arguments: TextAudioTrainingA
     checkpoint: Any = arguments.resume_from_checkpoint
     if checkpoint in (None, True):
         checkpoint = find_checkpoint(arguments.output_dir)
-    progress = _check_checkpoint(Path(checkpoint), fingerprint) if checkpoint else {"seconds": 0.0, "problems": []}
+    progress: dict[str, Any] = (
+        _check_checkpoint(Path(checkpoint), fingerprint) if checkpoint else {"seconds": 0.0, "problems": []}
+    )
     model, processor = build_model(settings)
     crops = _build_crops(model.config, splits["train"], arguments)
     _check_audio(crops, splits, model.config)
@@ -165,14 +169,15 @@ def prepare_training(settings: TextAudioArguments, arguments: TextAudioTrainingA
         "encoders": {"audio": names["audio_model"], "text": names["text_model"]} if not settings.model else None,
         "base_licence": license_of(base, settings.revision),
         "data": describe_source(settings.train) | {"songs": {name: len(songs) for name, songs in splits.items()}},
+        "test_data": describe_source(settings.test) if settings.test else None,
     }
     return TextAudioRun(trainer, splits, checkpoint or None, known)
 
 
 def train_text_audio(settings: TextAudioArguments, arguments: TextAudioTrainingArguments) -> dict[str, Any]:
     """
-    Train a model of music and text as the settings specify, resuming from the last checkpoint in the output folder. For
-    errors, see [`prepare_training`]; for output files and the return value, see [`TextAudioRun.train`].
+    Train a model of music and text as the settings specify, resuming from the last checkpoint in the output folder.
+    For errors, see [`prepare_training`]; for output files and the return value, see [`TextAudioRun.train`].
     """
     return prepare_training(settings, arguments).train()
 
@@ -223,25 +228,26 @@ def _build_crops(
 
 def _check_audio(crops: CaptionCrops, splits: Splits, config: MusicFMTextAudioConfig) -> None:
     """Raise a `ValueError` unless two training songs, and one song of every other split, can be read."""
-    _require_readable("train", 2, len(crops.songs), lambda index: crops.pair(0, index)["problem"])
+    _require_readable("train", 2, (crops.pair(0, index)["problem"] for index in range(len(crops.songs))))
     for split, songs in splits.items():
         if split != "train":
             whole = WholeSongs(songs, split, config.sampling_rate, config.audio_config.min_samples)
-            _require_readable(split, 1, len(whole), lambda index, whole=whole: whole[index][1])
+            _require_readable(split, 1, (whole[index][1] for index in range(len(whole))))
 
 
-def _require_readable(split: str, needed: int, songs: int, problem_of: Callable[[int], AudioProblem | None]) -> None:
-    """Raise a `ValueError` unless the needed number of songs can be read."""
+def _require_readable(split: str, needed: int, outcomes: Iterable[AudioProblem | None]) -> None:
+    """Raise a `ValueError` unless the needed number of songs, which are read one by one, have no problem."""
     problems, readable = ProblemLog(), 0
-    for index in range(songs):
-        problem = problem_of(index)
+    for problem in outcomes:
         if problem is None:
             readable += 1
             if readable == needed:
                 return
         else:
             problems.add(problem)
-    raise ValueError(f"`--{split}` needs at least {needed} songs that can be read, got {readable}. {problems.summary()}")
+    raise ValueError(
+        f"`--{split}` needs at least {needed} songs that can be read, got {readable}. {problems.summary()}"
+    )
 
 
 def _fingerprint(

@@ -1,5 +1,6 @@
 """Retrieval scores between songs and captions, their intervals, and the scores of a random order."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,8 +119,10 @@ def _chance(items: int, relevant: int) -> list[float]:
     # P(item i is relevant) · E(precision at i), averaged over ranks i; the rest of the items is relevant by `others`.
     others = (relevant - 1) / max(1, items - 1)
     harmonic = float((1 / np.arange(1, items + 1)).mean())
-    misses = [float(np.prod([max(0, items - relevant - i) / (items - i) for i in range(min(k, items))])) for k in DEPTHS]
-    return [harmonic + (1 - harmonic) * others, *(1 - miss for miss in misses), (items + 1) / (relevant + 1)]
+    recalls = [
+        1 - math.comb(items - relevant, depth) / math.comb(items, depth) if depth < items else 1.0 for depth in DEPTHS
+    ]
+    return [harmonic + (1 - harmonic) * others, *recalls, (items + 1) / (relevant + 1)]
 
 
 def _median_interval(rows: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:

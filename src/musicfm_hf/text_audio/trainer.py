@@ -21,6 +21,9 @@ from .data import CaptionCrops, CollatePairs, WholeSongs
 from .model import is_encoder
 from .scores import MAIN_SCORE, SongScores, averages, caption_matrix, song_scores
 
+# The scores of each song, which texts are captions of which songs, and the names of the songs.
+ScoredSongs = tuple[SongScores, np.ndarray, list[str]]
+
 PROGRESS = "text_audio.json"
 
 
@@ -70,6 +73,7 @@ class TextAudioTrainer(ResumableTrainer):
         self.text_audio_model: MusicFMTextAudioModel = model if text_audio_model is None else text_audio_model
         self.fingerprint = fingerprint or {}
         self.problem_log = ProblemLog()
+        self.evaluated: dict[int, ScoredSongs] = {}  # step → scores of validation songs
         self.model_accepts_loss_kwargs = False
         self._started = time.perf_counter() - seconds
 
@@ -132,13 +136,16 @@ class TextAudioTrainer(ResumableTrainer):
     ) -> dict[str, float]:
         """Average the retrieval scores of whole songs, which are divided among processes."""
         songs = self.eval_dataset if eval_dataset is None else eval_dataset
-        scores, _, _ = self.score_songs(songs, "validation")
+        scored = self.score_songs(songs, "validation")
+        if eval_dataset is None:
+            self.evaluated[self.state.global_step] = scored
+        scores, _, _ = scored
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in averages(scores).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def score_songs(self, songs: Sequence[CaptionedSong], split: str) -> tuple[SongScores, np.ndarray, list[str]]:
+    def score_songs(self, songs: Sequence[CaptionedSong], split: str) -> ScoredSongs:
         """
         Search songs by their captions, and captions by songs, in the precision of training. Songs that cannot be read
         are left out, and logged.

@@ -11,9 +11,9 @@ def two_rate_optimizer(
     arguments: TrainingArguments, model: Any, encoder_learning_rate: float, is_encoder: Callable[[str], bool]
 ) -> torch.optim.Optimizer:
     """
-    Create the optimizer that `arguments` specify, with separate parameter groups for encoders. These come last, because
-    the learning rate of the first group is logged. Parameters with one axis or none, such as biases and norms, have no
-    weight decay; [`Trainer`] would not recognize norms with names like `norm1`.
+    Create the optimizer that `arguments` specify, with separate parameter groups for encoders. These come last,
+    because the learning rate of the first group is logged. Parameters with one axis or none, such as biases and norms,
+    have no weight decay; [`Trainer`] would not recognize norms with names like `norm1`.
 
     Args:
         arguments: Settings, whose `learning_rate` is that of all other parameters.
