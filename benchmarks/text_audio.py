@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from processes import musicfm
 from reporting import RESULTS, markdown_table, write_report
@@ -27,8 +26,8 @@ from musicfm_hf import ZeroShotTagger
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.bootstrap import centered_interval
-from musicfm_hf.hub.cards import TEXT_AUDIO_SCORES
-from musicfm_hf.tasks import tagging
+from musicfm_hf.hub.text_audio_scores import TEXT_AUDIO_SCORES
+from musicfm_hf.tasks import get_task
 from musicfm_hf.training.files import write_text
 
 TEMPLATES = (
@@ -115,15 +114,15 @@ def score_tags(model: str, songs: Sequence[LabeledSong]) -> dict[str, Any]:
     """Return the area under the ROC curve of instruments, which are named in words, with a bootstrap interval."""
     names = sorted({name for song in songs for name in instruments(song.tags or ())})
     tagger = ZeroShotTagger.from_pretrained(model, names, "A song with {}.")
-    found = [tagger(song.audio) for song in songs]
-    estimates = np.array([[similarities[name] for name in names] for similarities in found])
-    truth = np.array([[name in instruments(song.tags or ()) for name in names] for song in songs]).astype(int)
-    scores = tagging.score(truth, estimates, names)
-    samples = tagging.bootstrap(truth, estimates, names)["roc_auc"]
+    set_scores = get_task("tagging").set_scores
+    assert set_scores is not None
+    rows = [{"probabilities": tagger(song.audio), "tags": instruments(song.tags or ())} for song in songs]
+    rows = [row | {"probabilities": {name: row["probabilities"][name] for name in names}} for row in rows]
+    area = set_scores.average(rows)["roc_auc"]
     return {
-        "roc_auc": scores["roc_auc"],
-        "interval": centered_interval(samples, scores["roc_auc"]),
-        "tags": {name: values["roc_auc"] for name, values in scores["tags"].items()},
+        "roc_auc": area,
+        "interval": centered_interval(set_scores.draw(rows)["roc_auc"], area),
+        "tags": set_scores.details(rows)["roc_auc"]["tags"],
     }
 
 

@@ -16,6 +16,7 @@ from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..tasks import get_task, label_names
 from ..training.files import matching_files, write_text
 from ..training.records import strip_absolute_paths
+from .text_audio_scores import MUSIC_AND_TEXT, text_audio_rows
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
@@ -27,21 +28,6 @@ PRETRAINING_SCORES = {
     "eval_accuracy": "accuracy",
     "eval_accuracy_most_frequent": "accuracy of always predicting the most frequent token (baseline)",
     "eval_accuracy_copy": "accuracy of copying the nearest unmasked token (baseline)",
-}
-
-MUSIC_AND_TEXT = "music and text"  # `task` in the results of `musicfm train-text-audio`
-
-# Scores of models of music and text: name → (kind of the score, label), for both directions.
-TEXT_AUDIO_SCORES = {
-    f"{direction}_{name}": (kind, f"{label}, {shown}")
-    for direction, shown in (("text_to_music", "text to music"), ("music_to_text", "music to text"))
-    for name, kind, label in (
-        ("recall_at_1", "recall_at_1", "recall at 1"),
-        ("recall_at_5", "recall_at_5", "recall at 5"),
-        ("recall_at_10", "recall_at_10", "recall at 10"),
-        ("map", "mean_average_precision", "mean average precision"),
-        ("median_rank", "median_rank", "median rank"),
-    )
 }
 
 # File with the results → template of the card; `results.json` is written by both kinds of training.
@@ -237,19 +223,7 @@ def _trained_text_audio(
     folder: Path, config: MusicFMTextAudioConfig, results: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     base, metadata = _base_of(folder, results)
-    scores, tested = results["scores"].get("test", {}), results["test_data"]
-    rows = [
-        {"kind": kind, "label": label, "value": scores[name]["mean"], "songs": scores[name]["songs"]}
-        | {
-            "data": tested["name"],
-            "hub_id": tested.get("hub_id"),
-            "split": "test",
-            "shown": f"{scores[name]['mean']:.3f}",
-        }
-        | {"interval": "{:.3f} to {:.3f}".format(*scores[name]["interval"]), "chance": f"{scores[name]['chance']:.3f}"}
-        for name, (kind, label) in TEXT_AUDIO_SCORES.items()
-        if name in scores
-    ]
+    rows = text_audio_rows(results)
     metadata |= {"datasets": _hub_ids([results["data"]])}
     if results["method"] != "lora":
         metadata["pipeline_tag"] = "zero-shot-audio-classification"
