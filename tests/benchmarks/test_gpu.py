@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import gpu
+import gpu_checks
 import pytest
 from helpers.paths import ROOT
 
@@ -46,7 +47,7 @@ def test_all_parts_on_a_bare_machine(tmp_path):
 
 def test_a_failed_check_is_reported_and_the_others_run(tmp_path, monkeypatch):
     def fail(device):
-        return gpu.require(float("nan"), 1e-3, "diff")
+        return gpu_checks.require(float("nan"), 1e-3, "diff")
 
     monkeypatch.setattr(gpu, "CHECKS", {"one": fail, "two": lambda device: "fine"})
     monkeypatch.setattr(

@@ -6,7 +6,7 @@ STEPS = [
     {"audio", "tasks"},
     {"metrics", "data", "hub"},
     {"inference", "pretraining", "conversion"},
-    {"evaluation"},
+    {"search", "evaluation", "integrations"},
     {"finetuning"},
     {"text_audio"},
     {"cli"},

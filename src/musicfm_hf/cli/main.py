@@ -10,6 +10,8 @@ SECTIONS = {
     "Use a model": {
         "embed": "write embeddings of songs: one vector per frame, or one per song",
         "annotate": "write beats, chords, sections, keys and tags of songs, and draw a picture",
+        "index": "index a catalog, so that it can be searched",
+        "search": "find songs by sound, words and musical form, and duplicates",
         "convert": "convert a published MusicFM, MuQ, MERT, MERT-v2 or MuQ-MuLan checkpoint",
     },
     "Train": {

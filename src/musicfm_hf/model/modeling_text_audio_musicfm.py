@@ -157,7 +157,7 @@ class MusicFMTextAudioModel(MusicFMWithAdapters):
     config_class = MusicFMTextAudioConfig
     config: MusicFMTextAudioConfig
     base_model_prefix = "musicfm_text_audio"
-    main_input_name = "input_values"
+    main_input_name = "input_ids"
     input_modalities = ["audio", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -275,18 +275,20 @@ class MusicFMTextAudioModel(MusicFMWithAdapters):
         """
         check_keywords(kwargs, self.get_audio_features)
         mask = check_input(input_values, audio_attention_mask, self.config.audio_config.min_samples)
-        lengths = item_lengths(input_values, mask)
-        waveforms = input_values if mask is None else align_left(input_values, mask)
-        clips, clips_mask, songs = self._cut_into_clips(waveforms, lengths)
+        clips, clips_mask, songs = self._cut_into_clips(input_values, mask)
         parts: list[Any] = []
-        for start in range(0, len(clips), _CLIPS_AT_ONCE):
-            rows = slice(start, start + _CLIPS_AT_ONCE)
-            parts.append(self._encode_clips(clips[rows], clips_mask[rows], **kwargs))
+        if torch.compiler.is_compiling():  # a graph cannot loop over a number of clips that may change
+            parts.append(self._encode_clips(clips, clips_mask, **kwargs))
+        else:
+            for start in range(0, len(clips), _CLIPS_AT_ONCE):
+                rows = slice(start, start + _CLIPS_AT_ONCE)
+                parts.append(self._encode_clips(clips[rows], clips_mask[rows], **kwargs))
         embeds = _join([part.pooler_output for part in parts])
-        sums = embeds.new_zeros(len(input_values), embeds.shape[1]).index_add(0, songs, embeds)
+        sums = embeds.new_zeros(input_values.shape[0], embeds.shape[1]).index_add(0, songs, embeds)
+        counts = songs.new_zeros(input_values.shape[0]).index_add(0, songs, torch.ones_like(songs))
         return BaseModelOutputWithPooling(
             last_hidden_state=_join([part.last_hidden_state for part in parts]),
-            pooler_output=sums / songs.bincount(minlength=len(input_values))[:, None],
+            pooler_output=sums / counts[:, None],
             hidden_states=_join_each([part.hidden_states for part in parts]),
             attentions=_join_each([part.attentions for part in parts]),
         )
@@ -310,15 +312,11 @@ class MusicFMTextAudioModel(MusicFMWithAdapters):
             of the encoder.
 
         Raises:
-            ValueError: if a text has no tokens.
+            ValueError: if a shape is not as described, a text has no tokens, or the texts are too long.
             TypeError: if the model does not use a keyword argument.
         """
         check_keywords(kwargs, self.get_text_features)
-        if attention_mask is None:
-            attention_mask = input_ids != self.config.text_config.pad_token_id
-        mask = attention_mask.bool()
-        if not torch.compiler.is_compiling() and not mask.is_meta and not mask.any(-1).all():
-            raise ValueError("A text has no tokens.")
+        mask = self._check_texts(input_ids, attention_mask)
         outputs = self.text_model(input_ids, mask, return_dict=True, **kwargs)
         hidden_states, embeds = self.text_tower(outputs.last_hidden_state, mask)
         return BaseModelOutputWithPooling(hidden_states, embeds, outputs.hidden_states, outputs.attentions)
@@ -364,24 +362,53 @@ class MusicFMTextAudioModel(MusicFMWithAdapters):
             audio_model_output=audio,
         )
 
+    def _check_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the bool mask of tokens `(texts, tokens)`. For errors, see [`get_text_features`]."""
+        config = self.config.text_config
+        if input_ids.ndim != 2 or input_ids.is_floating_point():
+            raise ValueError(
+                f"`input_ids` must be integers of shape (texts, tokens), got {input_ids.dtype} of shape "
+                f"{tuple(input_ids.shape)}."
+            )
+        mask = input_ids != config.pad_token_id if attention_mask is None else attention_mask.bool()
+        if mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`attention_mask` must have the shape of `input_ids`, {tuple(input_ids.shape)}, got "
+                f"{tuple(mask.shape)}."
+            )
+        most = config.max_position_embeddings - config.pad_token_id - 1  # positions begin after that of padding
+        if input_ids.shape[1] > most:
+            raise ValueError(
+                f"A text has {input_ids.shape[1]} tokens, but the model takes at most {most}. The processor cuts "
+                "longer texts unless `truncation=False`."
+            )
+        if not torch.compiler.is_compiling() and not mask.is_meta and not mask.any(-1).all():
+            raise ValueError("A text has no tokens.")
+        return mask
+
     def _cut_into_clips(
-        self, waveforms: torch.Tensor, lengths: torch.Tensor
+        self, input_values: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Cut waveforms `(songs, samples)`, with padding on the right, into clips `(clips, clip_samples)`. Return them,
-        their mask, and the song of each clip `(clips,)`. Only a song of less than half a clip leaves a part of its
-        clip empty.
+        Cut waveforms `(songs, samples)` into clips `(clips, clip_samples)`. Return them, their mask, and the song of
+        each clip `(clips,)`. Only a song of less than half a clip leaves a part of its clip empty. Without a mask, no
+        shape depends on values, so that the model can be exported.
         """
+        length = item_lengths(input_values, mask)[:, None]
+        waveforms = input_values if mask is None else align_left(input_values, mask)
+        longest = input_values.shape[1] if mask is None else int(length.max())
         size = self.config.clip_samples
-        counts = -(-lengths // size)
-        position = torch.arange(int(counts.max()) * size, device=waveforms.device)[None]
-        length = lengths[:, None]
+        count = -(-longest // size)
+        position = torch.arange(count * size, device=waveforms.device)[None]
         source = torch.where(position < length, position, position - length)
         valid = source < length
         clips = waveforms.gather(1, source.clamp(max=waveforms.shape[1] - 1)) * valid
-        is_clip = torch.arange(position.shape[1] // size, device=waveforms.device) < counts[:, None]
-        songs = is_clip.nonzero()[:, 0]
-        return clips.unflatten(1, (-1, size))[is_clip], valid.unflatten(1, (-1, size))[is_clip], songs
+        clips, valid = clips.unflatten(1, (count, size)), valid.unflatten(1, (count, size))
+        songs = torch.arange(waveforms.shape[0], device=waveforms.device)[:, None].expand(-1, count)
+        if mask is None:
+            return clips.flatten(0, 1), valid.flatten(0, 1), songs.flatten()
+        is_clip = torch.arange(0, count * size, size, device=waveforms.device) < length
+        return clips[is_clip], valid[is_clip], songs[is_clip]
 
     def _encode_clips(self, clips: torch.Tensor, mask: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Embed clips `(clips, samples)`."""
