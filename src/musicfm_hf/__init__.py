@@ -59,6 +59,7 @@ _EXPORTS = {
         "SearchIndex",
         "SearchResult",
     ),
+    ".text_audio.run": ("train_text_audio",),
     ".tasks": (
         "TaskSpec",
         "register_task",
@@ -115,6 +116,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .tasks import register_task as register_task
     from .tasks.annotations import Beats as Beats
     from .tasks.annotations import Segment as Segment
+    from .text_audio.run import train_text_audio as train_text_audio
 
 
 def register_auto_classes() -> None:

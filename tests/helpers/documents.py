@@ -27,7 +27,7 @@ from musicfm_hf.tasks.annotations import Beats, Segment
 from .audio import music
 from .models import TINY, random_model
 from .paths import FIXTURES, ROOT
-from .text_audio import processor, text_audio_model
+from .text_audio import processor, text_audio_model, write_songs
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILE = re.compile(
@@ -97,6 +97,7 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
             save_finetuned(head, add_lora(head, arguments), folder / "runs/chord-lora")
     text_audio_model(clip_seconds=10.0).save_pretrained(folder / "muq-mulan")
     processor().save_pretrained(folder / "muq-mulan")
+    write_songs(folder / "captions")
     for path in (folder / "musicfm-msd", *(folder / "runs").iterdir()):
         MusicFMFeatureExtractor().save_pretrained(path)
     shutil.copytree(folder / "runs/chord-lora", folder / "you/musicfm-chord")

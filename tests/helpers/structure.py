@@ -8,5 +8,6 @@ STEPS = [
     {"inference", "pretraining", "conversion"},
     {"search", "evaluation", "integrations"},
     {"finetuning"},
+    {"text_audio"},
     {"cli"},
 ]

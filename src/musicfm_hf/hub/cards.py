@@ -16,6 +16,7 @@ from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..tasks import get_task, label_names
 from ..training.files import matching_files, write_text
 from ..training.records import strip_absolute_paths
+from .text_audio_scores import MUSIC_AND_TEXT, text_audio_rows
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
@@ -109,6 +110,8 @@ def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
             results = json.loads((folder / name).read_text(encoding="utf-8"))
             if results.get("family") == "mulan":
                 return "converted_text_audio", results
+            if results.get("task") == MUSIC_AND_TEXT:
+                return "trained_text_audio", results
             return kind or ("finetuned" if "method" in results else "pretrained"), results
     raise FileNotFoundError(
         f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is generated from. Pass the output folder of "
@@ -191,19 +194,12 @@ def _quantizer(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 
 def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    task, base = results["task"], dict(results["base"])
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
-        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
-        base = strip_absolute_paths({"name": name, "revision": revision})
+    task = results["task"]
+    base, metadata = _base_of(folder, results)
     scores = _score_rows(folder, results)
-    metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
+    metadata |= {"datasets": _hub_ids([results["data"]])}
     if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
         metadata["pipeline_tag"] = "audio-classification"
-    if base["revision"] is not None:
-        metadata["base_model"] = base["name"]
-        metadata["base_model_relation"] = "adapter" if adapter.is_file() else "finetune"
     if scores:
         metadata["eval_results"] = _eval_results(task, scores)
     spec = get_task(task)
@@ -223,6 +219,20 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     return _training_fields(folder, results) | fields, metadata
 
 
+def _trained_text_audio(
+    folder: Path, config: MusicFMTextAudioConfig, results: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    base, metadata = _base_of(folder, results)
+    rows = text_audio_rows(results)
+    metadata |= {"datasets": _hub_ids([results["data"]])}
+    if results["method"] != "lora":
+        metadata["pipeline_tag"] = "zero-shot-audio-classification"
+    if rows:
+        metadata["eval_results"] = _eval_results("music-and-text-retrieval", rows)
+    fields = {"method": results["method"], "base": base, "encoders": results["encoders"], "scores": rows}
+    return _training_fields(folder, results) | fields | {"sources": [results["data"]]}, metadata
+
+
 # Template → function that returns the fields of the template and the metadata of the card.
 _CARDS: dict[str, Callable] = {
     "converted": _converted,
@@ -230,7 +240,21 @@ _CARDS: dict[str, Callable] = {
     "pretrained": _pretrained,
     "quantizer": _quantizer,
     "finetuned": _finetuned,
+    "trained_text_audio": _trained_text_audio,
 }
+
+
+def _base_of(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the base model of a trained model or adapter, and the metadata that names it if it is on the Hub."""
+    base, adapter = dict(results["base"]), folder / "adapter_config.json"
+    if adapter.is_file():
+        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
+        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
+        base = strip_absolute_paths({"name": name, "revision": revision})
+    if base["revision"] is None:
+        return base, {}
+    relation = "adapter" if adapter.is_file() else "finetune"
+    return base, {"base_model": base["name"], "base_model_relation": relation}
 
 
 def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:

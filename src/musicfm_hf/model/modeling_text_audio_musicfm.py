@@ -1,13 +1,14 @@
 """Audio and text in one space: an audio tower on a MusicFM encoder, and a text tower on XLM-RoBERTa."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, XLMRobertaModel
+from transformers import XLMRobertaModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -16,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from .keywords_musicfm import check_keywords
 from .modeling_musicfm import MusicFMModel, eager_attention_forward
@@ -143,7 +145,7 @@ class MusicFMTower(nn.Module):
         return hidden_states, nn.functional.normalize(self.projection(mean), dim=-1)
 
 
-class MusicFMTextAudioModel(PreTrainedModel):
+class MusicFMTextAudioModel(MusicFMWithAdapters):
     """
     Two towers that embed music and text in one space, where a song is near the texts that describe it: MuQ-MuLan (Zhu
     et al., arXiv 2501.01108), after MuLan (Huang et al., arXiv 2208.12415).
@@ -190,6 +192,37 @@ class MusicFMTextAudioModel(PreTrainedModel):
         elif isinstance(module, MusicFMTextAudioModel):
             init.constant_(module.logit_scale, math.log(self.config.logit_scale_init_value))
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        config: MusicFMTextAudioConfig | str | os.PathLike | None = None,
+        adapter_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a model as [`PreTrainedModel`] does, or a PEFT adapter on the base model that it names, at the revision
+        that it names.
+
+        Raises:
+            ValueError: if the adapter does not fit its base model.
+            OSError: if the base model cannot be loaded.
+        """
+        adapter_kwargs = adapter_kwargs or {}
+        # An Auto class may pass the path of the base model instead of that of the adapter.
+        adapter: Any = adapter_kwargs.get("_adapter_model_path", pretrained_model_name_or_path)
+        hub = {name: value for name, value in (kwargs | adapter_kwargs).items() if name in HUB_ARGUMENTS}
+        base = None if adapter is None else find_base(adapter, **hub)
+        load = super(MusicFMWithAdapters, cls).from_pretrained
+        if base is None:
+            return load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        base_model, revision = base
+        with_info = kwargs.pop("output_loading_info", False)
+        model = load(base_model, *model_args, config=config, **kwargs | {"revision": revision, "subfolder": ""})
+        loading = model.load_adapter(adapter, adapter_kwargs=hub)
+        return (model, loading.to_dict()) if with_info else model  # type: ignore[return-value]  # as Transformers does
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the embeddings of text tokens."""
         return self.text_model.get_input_embeddings()
@@ -206,6 +239,15 @@ class MusicFMTextAudioModel(PreTrainedModel):
     def freeze_text_encoder(self) -> None:
         """Train everything but the text encoder, as MuQ-MuLan does; its tower is trained."""
         self.text_model.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode as in torch, except that an encoder without trainable weights stays in eval mode."""
+        super().train(mode)
+        for encoder in (self.audio_model, self.text_model):
+            if not any(parameter.requires_grad for parameter in encoder.parameters()):
+                encoder.eval()
+        return self
 
     @can_return_tuple
     def get_audio_features(
