@@ -39,6 +39,7 @@ _EXPORTS = {
         "MusicFMForAudioFrameClassification",
         "MusicFMForPreTraining",
         "MusicFMForPreTrainingOutput",
+        "MusicFMForXVector",
         "MusicFMModel",
         "MusicFMPreTrainedModel",
         "MusicFMQuantizerModel",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .model.modeling_musicfm import MusicFMForAudioFrameClassification as MusicFMForAudioFrameClassification
     from .model.modeling_musicfm import MusicFMForPreTraining as MusicFMForPreTraining
     from .model.modeling_musicfm import MusicFMForPreTrainingOutput as MusicFMForPreTrainingOutput
+    from .model.modeling_musicfm import MusicFMForXVector as MusicFMForXVector
     from .model.modeling_musicfm import MusicFMModel as MusicFMModel
     from .model.modeling_musicfm import MusicFMPreTrainedModel as MusicFMPreTrainedModel
     from .model.modeling_musicfm import MusicFMQuantizerModel as MusicFMQuantizerModel
@@ -104,6 +106,7 @@ def register_auto_classes() -> None:
         MusicFMForAudioClassification,
         MusicFMForAudioFrameClassification,
         MusicFMForPreTraining,
+        MusicFMForXVector,
         MusicFMModel,
     )
 
@@ -116,6 +119,7 @@ def register_auto_classes() -> None:
         "AutoModelForPreTraining": MusicFMForPreTraining,
         "AutoModelForAudioClassification": MusicFMForAudioClassification,
         "AutoModelForAudioFrameClassification": MusicFMForAudioFrameClassification,
+        "AutoModelForAudioXVector": MusicFMForXVector,
     }.items():
         getattr(transformers, auto_class).register(MusicFMConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)

@@ -11,9 +11,14 @@ from ..audio.waveform import to_waveform
 from ..audio.windows import Window, plan_windows
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
-from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
+from ..model.modeling_musicfm import (
+    MusicFMForAudioClassification,
+    MusicFMForAudioFrameClassification,
+    MusicFMForXVector,
+    MusicFMModel,
+)
 
-HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
+HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification | MusicFMForXVector
 
 
 class FrameEmbeddings(NamedTuple):
