@@ -101,7 +101,7 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
         midi = folder / "midi" / f"{song_id}.mid"
         programs, tags = _arrangement(*arrangements[song_id])
         seconds, bpm = (_number(where, row, name, float) for name in ("seconds", "bpm"))
-        texts = {name: row[name] for name in ("id", "split", "title", "artist", "first_key")}
+        texts: dict[str, Any] = {name: row[name] for name in ("id", "split", "title", "artist", "first_key")}
         is_mini = song_id in mini_splits
         songs.append(Song(**texts, is_mini=is_mini, midi=midi, programs=programs, tags=tags, seconds=seconds, bpm=bpm))
     return songs
@@ -109,8 +109,8 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
 
 def audio_name(song: Song, transposition: int = 0) -> str:
     """
-    Return the file name of a song: `001.flac`, `001_t-3.flac` if it is transposed by -3 semitones, or `001_v2.flac` for
-    its second version.
+    Return the file name of a song: `001.flac`, `001_t-3.flac` if it is transposed by -3 semitones, or `001_v2.flac`
+    for its second version.
     """
     version = f"_v{song.version}" if song.version > 1 else ""
     return f"{song.id}{version}_t{transposition:+d}.flac" if transposition else f"{song.id}{version}.flac"

@@ -11,14 +11,9 @@ from ..audio.waveform import to_waveform
 from ..audio.windows import Window, plan_windows
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
-from ..model.modeling_musicfm import (
-    MusicFMForAudioClassification,
-    MusicFMForAudioFrameClassification,
-    MusicFMForXVector,
-    MusicFMModel,
-)
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
 
-HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification | MusicFMForXVector
+HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
 
 
 class FrameEmbeddings(NamedTuple):

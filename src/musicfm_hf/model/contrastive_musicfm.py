@@ -8,8 +8,8 @@ from .configuration_musicfm import MusicFMConfig
 
 def contrastive_loss(config: MusicFMConfig, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    Compute the loss that `config.contrastive_loss` names, over the pairs of clips of one batch; `info_nce` if it is not
-    set.
+    Compute the loss that `config.contrastive_loss` names, over the pairs of clips of one batch; `info_nce` if it names
+    none.
 
     Args:
         embeddings (`torch.Tensor` of shape `(batch, size)`): Embeddings before their normalization.
@@ -63,8 +63,8 @@ def vicreg(
     """
     Compute VICReg's weighted sum of three terms (Bardes, Ponce, LeCun, arXiv 2105.04906): the mean squared distance of
     positives, in each dimension; how far the standard deviation of each dimension falls short of 1; and the squared
-    covariances between dimensions. The last two are computed over all clips of the batch, where the paper computes them
-    for each of its two views.
+    covariances between dimensions. The last two are computed over all clips of the batch; the paper computes them for
+    each of its two views.
 
     Args:
         embeddings (`torch.Tensor` of shape `(batch, size)`): float32, not normalized.

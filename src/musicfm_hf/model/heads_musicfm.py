@@ -139,7 +139,7 @@ class MusicFMXVectorHead(MusicFMHead):
 
 
 def _statistics(frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return mean and standard deviation over time without padding: `(batch, width, frames)` → `(batch, 2 * width)`."""
+    """Return mean and deviation over time, without padding: `(batch, width, frames)` → `(batch, 2 * width)`."""
     values = frames.float()
     count = frames.shape[-1] if mask is None else mask.sum(-1).clamp(min=1)  # (batch, 1)
     mean = zero_padding(values, mask).sum(-1) / count

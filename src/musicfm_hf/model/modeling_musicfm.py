@@ -642,6 +642,7 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
     """Encoder with a head, `classifier`, of the class `head_class`."""
 
     head_class: type[MusicFMHead]
+    classifier: MusicFMHead
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\."]
 
@@ -655,17 +656,23 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
 
     @classmethod
     def from_encoder(
-        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        config: MusicFMConfig,
+        keep_head: bool = False,
+        **kwargs: Any,
     ) -> Self:
         """
         Load the encoder of a saved model, with a new head even if it was saved with one.
 
         Args:
             config ([`MusicFMConfig`]): Configuration of the model with its head.
+            keep_head (`bool`): Load the head as well.
             kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter.
+            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter; with
+                `keep_head`, also if it was not saved with this head.
         """
         hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
         if find_base(pretrained_model_name_or_path, **hub) is not None:
@@ -674,7 +681,9 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
                 "to which `merge_and_unload().save_pretrained(…)` has written the whole model."
             )
         model, has_head = cls._load_base(pretrained_model_name_or_path, config, **kwargs)
-        if has_head:
+        if keep_head and not has_head:
+            raise ValueError(f"{pretrained_model_name_or_path} has no head of this shape: leave out `keep_head`.")
+        if has_head and not keep_head:
             model._replace_head()
         return model
 
@@ -760,6 +769,7 @@ class _MusicFMWithClassifier(_MusicFMWithHead):
     """Encoder with a head that classifies label frames if `config.label_rate` is set, and whole clips otherwise."""
 
     head_class = MusicFMClassifier
+    classifier: MusicFMClassifier
 
     def _classify(
         self,
@@ -869,6 +879,7 @@ class MusicFMForXVector(_MusicFMWithHead):
     """
 
     head_class = MusicFMXVectorHead
+    classifier: MusicFMXVectorHead
 
     @can_return_tuple
     def forward(
