@@ -111,16 +111,22 @@ def compare_fourier(
     return similarities(*vectors)
 
 
-def compare_aligned(
+def compare_correlated(
     queries: Sequence[SongFrames], gallery: Sequence[SongFrames], count: int = 64, power: float = 0.5
 ) -> np.ndarray:
-    """Compare chroma that is resampled to `count` frames and raised to `power`, in the best transposition."""
-    first, second = (np.array([_compressed(frames, count, power) for frames in part]) for part in (queries, gallery))
-    rotations = [
-        similarities(np.roll(first, shift, axis=1).reshape(len(first), -1), second.reshape(len(second), -1))
-        for shift in range(12)
-    ]
-    return np.max(rotations, axis=0)
+    """
+    Compare chroma that is resampled to `count` frames and raised to `power`, by the highest cosine similarity over all
+    transpositions and all rotations in time.
+    """
+    spectra = []
+    for part in (queries, gallery):
+        chroma = np.array([_compressed(frames, count, power) for frames in part])
+        chroma /= np.maximum(np.linalg.norm(chroma, axis=(1, 2), keepdims=True), 1e-9)
+        spectra.append(np.fft.rfft2(chroma))
+    first, second = spectra
+    return np.array(
+        [np.fft.irfft2(query * second.conj(), s=(12, count)).reshape(len(second), -1).max(1) for query in first]
+    )
 
 
 def _statistics(frames: np.ndarray, deviations: bool) -> np.ndarray:
@@ -152,7 +158,9 @@ RETRIEVAL_BASELINES = {
     "chroma_fourier": RetrievalBaseline(
         "2-D Fourier magnitudes of resampled chroma", _CHROMA_SETTINGS, compare_fourier
     ),
-    "chroma_aligned": RetrievalBaseline(
-        "resampled chroma, frame by frame, in the best transposition", _CHROMA_SETTINGS, compare_aligned
+    "chroma_correlated": RetrievalBaseline(
+        "cross-correlation of resampled chroma, in the best transposition and at the best lag",
+        _CHROMA_SETTINGS,
+        compare_correlated,
     ),
 }

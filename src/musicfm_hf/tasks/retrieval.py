@@ -16,10 +16,15 @@ Scores are mean average precision, as in cover song identification, mean recipro
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
 CUTOFFS = (1, 5, 10)
+
+PASSAGE_SECONDS = 20.0
+
+PHRASE_SECONDS = 10.0
 
 IGNORED = -1  # reference of a pair that is left out
 
@@ -197,26 +202,39 @@ def _relation(query: Excerpt, item: Excerpt) -> int:
     return IGNORED if query.label and query.number == item.number else 1
 
 
-def _whole_song(song: Any) -> list[Excerpt]:
-    """Return the whole song as its only excerpt."""
-    return [Excerpt(song, 0.0, song.duration, "", 0)]
+def _passages(song: Any) -> list[Excerpt]:
+    """Return passages of the whole song, one after another, from a start that depends on the id of the song."""
+    first = _draw(song, 0) * min(PASSAGE_SECONDS, max(0.0, song.duration - PASSAGE_SECONDS))
+    count = max(1, int((song.duration - first) / PASSAGE_SECONDS))
+    starts = [first + number * PASSAGE_SECONDS for number in range(count)]
+    return [
+        Excerpt(song, start, min(start + PASSAGE_SECONDS, song.duration), "", number)
+        for number, start in enumerate(starts)
+    ]
 
 
 def _phrases(song: Any) -> list[Excerpt]:
-    """Return the phrases of a song that have a letter."""
-    segments = enumerate(song.more.get("phrases") or [])
-    return [
-        Excerpt(song, segment.start, min(segment.end, song.duration), segment.label, number)
-        for number, segment in segments
-        if segment.label in _LETTERS
-    ]
+    """Return a passage of each phrase with a letter, whose position depends on the id of the song."""
+    excerpts = []
+    for number, (start, end, label) in enumerate(song.more.get("phrases") or []):
+        if label in _LETTERS and start < song.duration:
+            length = min(end, song.duration) - start
+            seconds = min(length, PHRASE_SECONDS)
+            start += _draw(song, number) * (length - seconds)
+            excerpts.append(Excerpt(song, start, start + seconds, label, number))
+    return excerpts
+
+
+def _draw(song: Any, number: int) -> float:
+    """Return a number from 0 to 1 that depends only on the id of the song and on `number`."""
+    return float(np.random.default_rng([crc32(song.id.encode()), number]).random())
 
 
 RETRIEVAL_TASKS = {
     task.name: task
     for task in (
-        RetrievalTask("same_song", "other versions of a whole song", _whole_song),
-        RetrievalTask("same_material", "other phrases of the same musical material, in other versions", _phrases),
+        RetrievalTask("same_song", "passages of other versions of the song", _passages),
+        RetrievalTask("same_material", "other phrases of the same musical material, in other versions of the song", _phrases),
     )
 }
 
