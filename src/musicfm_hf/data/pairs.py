@@ -16,8 +16,8 @@ _ORDER, _CLASSES, _PAIR = range(2, 5)  # purposes of random numbers; `examples.p
 
 class PairCrops(Dataset):
     """
-    `count` crops in which every two neighbors, 0 and 1, 2 and 3, …, are the same music: crops of two excerpts of one
-    class, at the same relative position. Every song is used once before a song is used again, with up to
+    `count` crops in which every two neighbors, 0 and 1, 2 and 3, …, are the same music: crops of two regions of one
+    class, one half of the pairs at the same relative position, the other half anywhere. Every song is used once before a song is used again, with up to
     `classes_per_song` of its classes in a row, which are hard negatives of each other in a batch. A crop depends only
     on its index and the seed, so a resumed run equals an uninterrupted one. Batches need an even size, in order.
 
@@ -29,12 +29,12 @@ class PairCrops(Dataset):
         songs: Training songs.
         read (`Callable`): `(song, first frame, frames, generator)` → a mapping for the model; as for [`TaskCrops`].
         count (`int`): Number of crops.
-        crop_seconds (`float`): Length of a crop; shorter excerpts are used as a whole.
+        crop_seconds (`float`): Length of a crop; shorter regions are used as a whole.
         seed (`int`): Seed of the order of songs, of the pairs and of the positions of crops.
         classes_per_song (`int`): Number of pairs of a song in a row.
 
     Raises:
-        ValueError: if a crop is shorter than a frame, or no song has two excerpts that are the same music.
+        ValueError: if a crop is shorter than a frame, or no song has two regions that are the same music.
     """
 
     def __init__(
@@ -72,19 +72,20 @@ class PairCrops(Dataset):
         chosen = int(order[slot % len(classes)])
         generator = np.random.default_rng([self.seed, _PAIR, pair])
         members = generator.permutation(len(classes[chosen]))
-        position = float(generator.random())
+        is_aligned, position = generator.random() < 0.5, float(generator.random())
         if side:
-            generator = np.random.default_rng([self.seed, _PAIR, pair, side])  # other augmentation
+            generator = np.random.default_rng([self.seed, _PAIR, pair, side])  # another position, another augmentation
+            position = position if is_aligned else float(generator.random())
         item = self._crop(classes[chosen][members[side]], position, generator)
         return item | {"labels": torch.tensor(int(self._first_labels[song]) + chosen)}
 
-    def _crop(self, excerpt: Excerpt, position: float, generator: np.random.Generator) -> dict[str, Any]:
-        """Read the crop of an excerpt at a relative position from 0 to 1."""
+    def _crop(self, region: Excerpt, position: float, generator: np.random.Generator) -> dict[str, Any]:
+        """Read the crop of a region at a relative position from 0 to 1."""
         config = self.config
-        whole = config.frame_counts(round(excerpt.song.duration * config.sampling_rate))[-1]
-        first = min(round(excerpt.start * config.frame_rate), whole - 1)
-        frames = min(max(round(excerpt.end * config.frame_rate) - first, 1), whole - first)
+        whole = config.frame_counts(round(region.song.duration * config.sampling_rate))[-1]
+        first = min(round(region.start * config.frame_rate), whole - 1)
+        frames = min(max(round(region.end * config.frame_rate) - first, 1), whole - first)
         count = min(self.crop_frames, frames)
         start = first + round(position * (frames - count))
-        item = dict(self.read(excerpt.song, start, count, generator))
+        item = dict(self.read(region.song, start, count, generator))
         return {name: value for name, value in item.items() if name not in ("semitones", "tempo", "audio_frames")}

@@ -62,6 +62,23 @@ def search_difference(first: Sequence[SearchScores], second: Sequence[SearchScor
     return {"mean": float(differences.mean()), "interval": bootstrap_interval(differences)}
 
 
+def whitening(vectors: np.ndarray, share: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return the mean of vectors, and the matrix that gives them the covariance 1: `(vectors - mean) @ matrix`.
+
+    Args:
+        vectors (`np.ndarray` of shape `(vectors, size)`): Vectors of training songs.
+        share (`float`): Share of the mean variance that is added to the variance in each direction, so that directions
+            with little variance are not amplified; infinity leaves the covariance as it is, and only centers.
+    """
+    mean = vectors.mean(0, dtype=np.float64)
+    if np.isinf(share):
+        return mean, np.eye(len(mean))
+    variances, directions = np.linalg.eigh(np.cov(vectors.T))
+    variances = np.maximum(variances, 0) + max(share, 1e-9) * variances.mean()
+    return mean, directions / np.sqrt(variances)
+
+
 def _normalized(vectors: np.ndarray) -> np.ndarray:
     """Return rows of length 1, float64; rows of zeros stay as they are."""
     vectors = np.asarray(vectors, dtype=np.float64)

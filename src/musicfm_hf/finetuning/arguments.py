@@ -180,13 +180,15 @@ class RetrievalArguments(HeadArguments):
     keep_head: bool = field(
         default=False, metadata={"help": "Start from the head that `model` was saved with, such as a trained probe."}
     )
-    crop_seconds: float = field(default=20.0, metadata={"help": "Length of a training crop."})
+    crop_seconds: float | None = field(
+        default=None, metadata={"help": "Length of a training crop; by default that of the passages of the task."}
+    )
     classes_per_song: int = field(
         default=2, metadata={"help": "Kinds of phrases of a song in a row, which are hard negatives of each other."}
     )
 
     def annotation_of(self, song: LabeledSong) -> Any:
-        return song.group, [excerpt[1:] for excerpt in get_retrieval_task(self.task).excerpts(song)]
+        return song.group, [region[1:] for region in get_retrieval_task(self.task).regions(song)]
 
     def __post_init__(self) -> None:
         get_retrieval_task(self.task)
@@ -198,6 +200,11 @@ class RetrievalArguments(HeadArguments):
             )
         if self.keep_head and self.random_encoder:
             raise ValueError("`keep_head` starts from a trained head: it cannot be used with `random_encoder`.")
+
+
+def crop_seconds(arguments: RetrievalArguments) -> float:
+    """Return the length of training crops: that of the arguments, or of the passages of the task."""
+    return arguments.crop_seconds or get_retrieval_task(arguments.task).passage_seconds
 
 
 def pin_revision(arguments: Arguments) -> Arguments:

@@ -20,7 +20,7 @@ from ..model.modeling_musicfm import (
 )
 from ..tasks import get_task, label_names
 from ..training.files import complete_model
-from .arguments import HeadArguments, RetrievalArguments, TaskArguments
+from .arguments import HeadArguments, RetrievalArguments, TaskArguments, crop_seconds
 
 AnyHeadModel = HeadModel | MusicFMForXVector
 
@@ -96,7 +96,7 @@ def retrieval_config(arguments: RetrievalArguments, base: MusicFMConfig) -> Musi
         "contrastive_loss": arguments.loss,
         "contrastive_temperature": arguments.temperature,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
-        "decoding": {"passage_seconds": arguments.crop_seconds},
+        "decoding": {"passage_seconds": crop_seconds(arguments)},
     }
     return MusicFMConfig.from_dict(values)
 

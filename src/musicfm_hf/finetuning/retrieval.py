@@ -26,7 +26,7 @@ from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
 from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
-from .arguments import FinetuningArguments, RetrievalArguments, pin_revision
+from .arguments import FinetuningArguments, RetrievalArguments, crop_seconds, pin_revision
 from .heads import add_lora, build_model, retrieval_config
 from .run import WHITENING_CROPS, Finetuned, Splits, count_parameters, final_scores
 from .run_fingerprint import check_checkpoint, run_fingerprint
@@ -205,7 +205,7 @@ def _crops(
         splits["train"],
         cache or ReadWaveform(config, speed=task.speed),
         count or arguments.max_steps * per_step,
-        task.crop_seconds,
+        crop_seconds(task),
         arguments.seed,
         task.classes_per_song,
     )

@@ -4,11 +4,15 @@ Retrieval: find the same music in other versions of songs, by similarity.
 A song exists in several versions, which share its `group`: other performances, or other renderings of the same notes.
 The first version of each song provides the queries, and all others the gallery.
 
-- `same_song`: whole songs. Relevant are the other versions of the song.
-- `same_material`: phrases, from the column `phrases`, in which equal capital letters from A to W mark the same musical
-  material within a song. Relevant are the other phrases with the letter of the query, in other versions of its song;
-  the phrase that is the query itself, in another version, is left out. Other segments, such as introductions, are
-  neither queries nor in the gallery.
+- `same_song`: passages of 20 s, one after another. Relevant are all passages of other versions of the song.
+- `same_material`: a passage of 10 s of each phrase. In the column `phrases`, equal capital letters from A to W mark the
+  same musical material within a song. Relevant are the other phrases with the letter of the query, in other versions of
+  its song; the phrase that is the query itself, in another version, is left out. Other segments, such as
+  introductions, are neither queries nor in the gallery.
+
+Passages begin at positions that are drawn for each version. With equal boundaries, two versions that differ only in key
+and tempo could be compared frame by frame after stretching both to the same length, which a search in recordings
+without annotations cannot do.
 
 Scores are mean average precision, as in cover song identification, mean reciprocal rank, and recall at 1, 5 and 10.
 """
@@ -42,7 +46,7 @@ class Excerpt(NamedTuple):
     start: float  # seconds
     end: float  # seconds
     label: str  # letter of its musical material; empty for whole songs
-    number: int  # position among the excerpts of the song, which is the same in all versions
+    number: int  # position of its phrase in the song, which is the same in all versions
 
 
 class Search(NamedTuple):
@@ -66,12 +70,16 @@ class RetrievalTask:
     Attributes:
         name (`str`): Value of `config.task` and of the flag `--task`.
         about (`str`): What is found, for help texts and model cards.
-        excerpts (`Callable`): Song → its excerpts; those of versions of a song correspond to each other.
+        passage_seconds (`float`): Length of the excerpts, unless the music is shorter, and of training crops.
+        excerpts (`Callable`): Song → its excerpts that are searched for or found.
+        regions (`Callable`): Song → the regions from which training crops are taken, as excerpts.
     """
 
     name: str
     about: str
+    passage_seconds: float
     excerpts: Callable[[Any], list[Excerpt]]
+    regions: Callable[[Any], list[Excerpt]]
 
     def search(self, songs: Sequence[Any]) -> Search:
         """
@@ -94,20 +102,20 @@ class RetrievalTask:
 
     def classes(self, songs: Sequence[Any]) -> list[list[list[Excerpt]]]:
         """
-        Return, for each song, its classes for training: lists of at least two excerpts that are the same music, from
+        Return, for each song, its classes for training: lists of at least two regions that are the same music, from
         all versions of the song.
 
         Raises:
-            ValueError: no song has two excerpts that are the same music.
+            ValueError: no song has two regions that are the same music.
         """
         groups: dict[str, dict[str, list[Excerpt]]] = {}
         for song in songs:
-            for excerpt in self.excerpts(song):
+            for excerpt in self.regions(song):
                 groups.setdefault(song.group, {}).setdefault(excerpt.label, []).append(excerpt)
         classes = [[members for members in group.values() if len(members) > 1] for group in groups.values()]
         classes = [group for group in classes if group]
         if not classes:
-            raise ValueError(f"None of the {len(songs)} songs has two excerpts that are the same music.")
+            raise ValueError(f"None of the {len(songs)} songs has two versions or phrases that are the same music.")
         return classes
 
 
@@ -202,6 +210,11 @@ def _relation(query: Excerpt, item: Excerpt) -> int:
     return IGNORED if query.label and query.number == item.number else 1
 
 
+def _whole_song(song: Any) -> list[Excerpt]:
+    """Return the whole song as its only region."""
+    return [Excerpt(song, 0.0, song.duration, "", 0)]
+
+
 def _passages(song: Any) -> list[Excerpt]:
     """Return passages of the whole song, one after another, from a start that depends on the id of the song."""
     first = _draw(song, 0) * min(PASSAGE_SECONDS, max(0.0, song.duration - PASSAGE_SECONDS))
@@ -214,14 +227,21 @@ def _passages(song: Any) -> list[Excerpt]:
 
 
 def _phrases(song: Any) -> list[Excerpt]:
+    """Return the phrases with a letter."""
+    return [
+        Excerpt(song, start, min(end, song.duration), label, number)
+        for number, (start, end, label) in enumerate(song.more.get("phrases") or [])
+        if label in _LETTERS and start < song.duration
+    ]
+
+
+def _phrase_passages(song: Any) -> list[Excerpt]:
     """Return a passage of each phrase with a letter, whose position depends on the id of the song."""
     excerpts = []
-    for number, (start, end, label) in enumerate(song.more.get("phrases") or []):
-        if label in _LETTERS and start < song.duration:
-            length = min(end, song.duration) - start
-            seconds = min(length, PHRASE_SECONDS)
-            start += _draw(song, number) * (length - seconds)
-            excerpts.append(Excerpt(song, start, start + seconds, label, number))
+    for phrase in _phrases(song):
+        seconds = min(phrase.end - phrase.start, PHRASE_SECONDS)
+        start = phrase.start + _draw(song, phrase.number) * (phrase.end - phrase.start - seconds)
+        excerpts.append(phrase._replace(start=start, end=start + seconds))
     return excerpts
 
 
@@ -233,8 +253,14 @@ def _draw(song: Any, number: int) -> float:
 RETRIEVAL_TASKS = {
     task.name: task
     for task in (
-        RetrievalTask("same_song", "passages of other versions of the song", _passages),
-        RetrievalTask("same_material", "other phrases of the same musical material, in other versions of the song", _phrases),
+        RetrievalTask("same_song", "passages of other versions of the song", PASSAGE_SECONDS, _passages, _whole_song),
+        RetrievalTask(
+            "same_material",
+            "other phrases of the same musical material, in other versions",
+            PHRASE_SECONDS,
+            _phrase_passages,
+            _phrases,
+        ),
     )
 }
 
