@@ -6,7 +6,7 @@ Compare chroma, MFCCs, means over frames, probes, full fine-tuning and LoRA on t
     python benchmarks/retrieval.py --table  # only write the table of recorded runs
 
 All settings are chosen on the validation songs: those of the baselines, and the layer and the normalization of the
-means over frames, whose statistics are those of training songs. Probes read a learned sum of all layers and are trained with
+means over frames, whose statistics are those of training songs. Probes read a learned sum of all layers and have
 three seeds; full fine-tuning and LoRA continue from the first probe with the same loss, encoder included. They use
 `musicfm finetune`, and their commands are recorded with their scores.
 

@@ -14,12 +14,21 @@ from .labeled import LabeledSong
 _ORDER, _CLASSES, _PAIR = range(2, 5)  # purposes of random numbers; `examples.py` has 0 and 1
 
 
+def limit_groups(songs: Sequence[LabeledSong], limit: int | None) -> list[LabeledSong]:
+    """Return all versions of the first `limit` songs; of all songs by default."""
+    groups: dict[str, list[LabeledSong]] = {}
+    for song in songs:
+        groups.setdefault(song.group, []).append(song)
+    return [song for members in list(groups.values())[:limit] for song in members]
+
+
 class PairCrops(Dataset):
     """
     `count` crops in which every two neighbors, 0 and 1, 2 and 3, …, are the same music: crops of two regions of one
-    class, one half of the pairs at the same relative position, the other half anywhere. Every song is used once before a song is used again, with up to
-    `classes_per_song` of its classes in a row, which are hard negatives of each other in a batch. A crop depends only
-    on its index and the seed, so a resumed run equals an uninterrupted one. Batches need an even size, in order.
+    class, one half of the pairs at the same relative position, the other half anywhere. Every song is used once before
+    a song is used again, with up to `classes_per_song` of its classes in a row, which are hard negatives of each other
+    in a batch. A crop depends only on its index and the seed, so a resumed run equals an uninterrupted one. Batches
+    need an even size, in order.
 
     Items have `labels`, the number of the class, and the values that `read` returns.
 

@@ -14,7 +14,7 @@ from ..data.catalog import describe_source
 from ..data.examples import ReadWaveform
 from ..data.labeled import LabeledSong
 from ..data.labeled_dataset import load_songs, split_names
-from ..data.pairs import PairCrops
+from ..data.pairs import PairCrops, limit_groups
 from ..evaluation.retrieval import average_searches, score_vectors, searches_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import WindowSettings
@@ -85,10 +85,7 @@ def read_versions(arguments: RetrievalArguments) -> dict[str, list[LabeledSong]]
     ]
     splits = {}
     for name in names:
-        groups: dict[str, list[LabeledSong]] = {}
-        for song in load_songs(arguments.data, name):
-            groups.setdefault(song.group, []).append(song)
-        splits[name] = [song for members in list(groups.values())[: arguments.limit] for song in members]
+        splits[name] = limit_groups(load_songs(arguments.data, name), arguments.limit)
         get_retrieval_task(arguments.task).search(splits[name])
     return splits
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, label_names
+from ..tasks.retrieval import RETRIEVAL_SCORES, RETRIEVAL_TASKS
+from ..tasks.spec import Score
 from ..training.files import matching_files, write_text
 from ..training.records import strip_absolute_paths
 
@@ -84,7 +87,7 @@ def license_of(name: str | Path, revision: str | None = None) -> str | None:
 def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
     """Return the scores in a folder for data sets on the Hub, as entries of `.eval_results`."""
     kind, results = _read_results(Path(folder))
-    if kind != "finetuned":
+    if kind not in ("finetuned", "retrieval"):
         return []
     return [
         EvalResultEntry(dataset_id=row["hub_id"], task_id=results["task"], value=row["value"], notes=row["label"])
@@ -98,6 +101,8 @@ def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
     for name, kind in RESULTS_FILES.items():
         if (folder / name).is_file():
             results = json.loads((folder / name).read_text(encoding="utf-8"))
+            if kind is None and results.get("task") in RETRIEVAL_TASKS:
+                kind = "retrieval"
             return kind or ("finetuned" if "method" in results else "pretrained"), results
     raise FileNotFoundError(
         f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is generated from. Pass the output folder of "
@@ -174,6 +179,27 @@ def _quantizer(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 
 def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec = get_task(results["task"])
+    fields, metadata = _trained_head(folder, results)
+    if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
+        metadata["pipeline_tag"] = "audio-classification"
+    return fields | {
+        "task_about": spec.about,
+        "task_limits": spec.limits,
+        "result_expression": spec.result_expression,
+        "labels": ", ".join(label_names(config)),
+        "outputs": _outputs(config),
+        "auto_class": config.head_class.replace("MusicFM", "AutoModel"),
+    }, metadata
+
+
+def _retrieval(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    fields, metadata = _trained_head(folder, results)
+    return fields | {"task_about": RETRIEVAL_TASKS[results["task"]].about}, metadata
+
+
+def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields and the metadata of the card of every model with a trained head."""
     task, base = results["task"], dict(results["base"])
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -182,21 +208,12 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
         base = strip_absolute_paths({"name": name, "revision": revision})
     scores = _score_rows(folder, results)
     metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
-    if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
-        metadata["pipeline_tag"] = "audio-classification"
     if base["revision"] is not None:
         metadata["base_model"] = base["name"]
         metadata["base_model_relation"] = "adapter" if adapter.is_file() else "finetune"
     if scores:
         metadata["eval_results"] = _eval_results(task, scores)
-    spec = get_task(task)
     fields = {
-        "task_about": spec.about,
-        "task_limits": spec.limits,
-        "result_expression": spec.result_expression,
-        "labels": ", ".join(label_names(config)),
-        "outputs": _outputs(config),
-        "auto_class": config.head_class.replace("MusicFM", "AutoModel"),
         "method": results["method"],
         "base": base,
         "scores": scores,
@@ -207,7 +224,13 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 
 # Template → function that returns the fields of the template and the metadata of the card.
-_CARDS = {"converted": _converted, "pretrained": _pretrained, "quantizer": _quantizer, "finetuned": _finetuned}
+_CARDS = {
+    "converted": _converted,
+    "pretrained": _pretrained,
+    "quantizer": _quantizer,
+    "finetuned": _finetuned,
+    "retrieval": _retrieval,
+}
 
 
 def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +287,7 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     tested = (results["data"], "test", results["scores"].get("test", {}))
     for data, split, scores in [tested, *_evaluations(folder, results)]:
-        for name, score in get_task(results["task"]).scores.items():
+        for name, score in _listed_scores(results["task"]).items():
             value = scores.get(name)
             if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
@@ -274,6 +297,11 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
                     | {"shown": f"{value['mean']:.3f}", "interval": "" if low is None else f"{low:.3f} to {high:.3f}"}
                 )
     return rows
+
+
+def _listed_scores(task: str) -> Mapping[str, Score]:
+    """Return the scores of a task that cards list."""
+    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task).scores
 
 
 def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:

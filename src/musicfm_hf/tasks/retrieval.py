@@ -5,13 +5,13 @@ A song exists in several versions, which share its `group`: other performances, 
 The first version of each song provides the queries, and all others the gallery.
 
 - `same_song`: passages of 20 s, one after another. Relevant are all passages of other versions of the song.
-- `same_material`: a passage of 10 s of each phrase. In the column `phrases`, equal capital letters from A to W mark the
-  same musical material within a song. Relevant are the other phrases with the letter of the query, in other versions of
-  its song; the phrase that is the query itself, in another version, is left out. Other segments, such as
+- `same_material`: a passage of 10 s of each phrase. In the column `phrases`, equal capital letters from A to W mark
+  the same musical material within a song. Relevant are the other phrases with the letter of the query, in other
+  versions of its song; the phrase that is the query itself, in another version, is left out. Other segments, such as
   introductions, are neither queries nor in the gallery.
 
-Passages begin at positions that are drawn for each version. With equal boundaries, two versions that differ only in key
-and tempo could be compared frame by frame after stretching both to the same length, which a search in recordings
+Passages begin at positions that are drawn for each version. With equal boundaries, two versions that differ only in
+key and tempo could be compared frame by frame after stretching both to the same length, which a search in recordings
 without annotations cannot do.
 
 Scores are mean average precision, as in cover song identification, mean reciprocal rank, and recall at 1, 5 and 10.
@@ -24,6 +24,8 @@ from zlib import crc32
 
 import numpy as np
 
+from .spec import Score
+
 CUTOFFS = (1, 5, 10)
 
 PASSAGE_SECONDS = 20.0
@@ -32,7 +34,13 @@ PHRASE_SECONDS = 10.0
 
 IGNORED = -1  # reference of a pair that is left out
 
-SCORES = ("map", "mrr", *(f"recall_at_{cutoff}" for cutoff in CUTOFFS))
+RETRIEVAL_SCORES = {
+    "map": Score("mean_average_precision", "mean average precision"),
+    "mrr": Score("mean_reciprocal_rank", "mean reciprocal rank"),
+    **{f"recall_at_{cutoff}": Score(f"recall_at_{cutoff}", f"recall at {cutoff}") for cutoff in CUTOFFS},
+}
+
+SCORES = tuple(RETRIEVAL_SCORES)
 
 METRIC = "map"  # the score that selects checkpoints and layers
 
