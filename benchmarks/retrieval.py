@@ -111,7 +111,7 @@ class Study:
         base = ["--model", arguments.model]
         if method != "probe":
             probe = f"{task}_{PROBE}, {row.split(', ')[1]}_{SEEDS[0]}".replace(", ", "_").replace(" ", "-")
-            base = ["--model", str(arguments.runs / probe), "--keep_head", "true"]
+            base = ["--model", str(arguments.runs / probe)]
         words = [*base, "--data", arguments.data, "--task", task, "--loss", loss, "--seed", str(seed), *flags]
         words += ["--output_dir", str(arguments.runs / name)]
         recipes = [f"retrieval/{method}", f"small/retrieval_{method}"]

@@ -87,9 +87,7 @@ def test_info_nce_worked_out():
     positives = torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]).bool()
     assert info_nce(vectors, positives, 1.0).item() == pytest.approx(-math.log(math.e / (math.e + 2)), abs=1e-6)
     # A temperature of 1/2 doubles the similarities.
-    assert info_nce(vectors, positives, 0.5).item() == pytest.approx(
-        -math.log(math.e**2 / (math.e**2 + 2)), abs=1e-6
-    )
+    assert info_nce(vectors, positives, 0.5).item() == pytest.approx(-math.log(math.e**2 / (math.e**2 + 2)), abs=1e-6)
 
 
 def test_info_nce_is_cross_entropy_for_pairs():
@@ -121,7 +119,7 @@ def test_vicreg_worked_out():
     # Deviations: that of dimension 0 is above 1; that of dimension 1 is the root of 1e-4, so 0.99 is missing, in mean.
     assert vicreg(vectors, positives, 0.0, 1.0, 0.0).item() == pytest.approx(0.99 / 2, abs=1e-6)
     assert vicreg(vectors, positives, 0.0, 0.0, 1.0).item() == 0.0
-    # Twice the same dimension, with variance 20 / 3: both covariances off the diagonal are 20 / 3, over two dimensions.
+    # Twice the same dimension, with variance 20 / 3, as is the covariance: two of them squared, over two dimensions.
     twice = vectors[:, :1].expand(4, 2)
     assert vicreg(twice, positives, 0.0, 0.0, 1.0).item() == pytest.approx((20 / 3) ** 2, rel=1e-5)
     config = MusicFMConfig(**TINY | SIZES | {"contrastive_loss": "vicreg"})

@@ -76,11 +76,12 @@ def render(
     """
     if programs is not None and not (len(programs) == 3 and all(0 <= program <= 127 for program in programs)):
         raise ValueError(f"`programs` must be three numbers from 0 to 127 ({', '.join(PARTS)}), got {programs}.")
-    if sampling_rate <= 0 or tail_seconds < 0 or tempo <= 0:
+    if sampling_rate <= 0 or tail_seconds < 0:
         raise ValueError(
-            "`sampling_rate` and `tempo` must be above 0 and `tail_seconds` at least 0, got "
-            f"{sampling_rate}, {tempo} and {tail_seconds}."
+            f"`sampling_rate` must be above 0 and `tail_seconds` at least 0, got {sampling_rate} and {tail_seconds}."
         )
+    if tempo <= 0:
+        raise ValueError(f"`tempo` must be above 0, got {tempo}.")
     soundfont = find_soundfont(soundfont)
     tracks = _read_events(Path(midi_path), transpose, tempo)
     end = max(seconds for events in tracks.values() for seconds, message in events if _is_note_off(message))

@@ -202,11 +202,6 @@ class RetrievalArguments(HeadArguments):
             raise ValueError("`keep_head` starts from a trained head: it cannot be used with `random_encoder`.")
 
 
-def crop_seconds(arguments: RetrievalArguments) -> float:
-    """Return the length of training crops: that of the arguments, or of the passages of the task."""
-    return arguments.crop_seconds or get_retrieval_task(arguments.task).passage_seconds
-
-
 def pin_revision(arguments: Arguments) -> Arguments:
     """Set `revision` to the commit if the model is a repository, and to `None` if it is a folder."""
     if Path(arguments.model).is_dir():

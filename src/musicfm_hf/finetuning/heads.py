@@ -19,8 +19,9 @@ from ..model.modeling_musicfm import (
     MusicFMForXVector,
 )
 from ..tasks import get_task, label_names
+from ..tasks.retrieval import get_retrieval_task
 from ..training.files import complete_model
-from .arguments import HeadArguments, RetrievalArguments, TaskArguments, crop_seconds
+from .arguments import HeadArguments, RetrievalArguments, TaskArguments
 
 AnyHeadModel = HeadModel | MusicFMForXVector
 
@@ -96,7 +97,7 @@ def retrieval_config(arguments: RetrievalArguments, base: MusicFMConfig) -> Musi
         "contrastive_loss": arguments.loss,
         "contrastive_temperature": arguments.temperature,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
-        "decoding": {"passage_seconds": crop_seconds(arguments)},
+        "decoding": {"passage_seconds": get_retrieval_task(arguments.task).passage_seconds},
     }
     return MusicFMConfig.from_dict(values)
 

@@ -24,11 +24,10 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.heads_musicfm import MusicFMXVectorHead
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
-from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
-from .arguments import FinetuningArguments, RetrievalArguments, crop_seconds, pin_revision
+from .arguments import FinetuningArguments, RetrievalArguments, pin_revision
 from .heads import add_lora, build_model, retrieval_config
-from .run import WHITENING_CROPS, Finetuned, Splits, count_parameters, final_scores
+from .run import WHITENING_CROPS, Finetuned, Splits, collect_results, final_scores
 from .run_fingerprint import check_checkpoint, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import WhitenedLinear, whitened_projector
@@ -128,39 +127,18 @@ def finetune_retrieval(
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))
-    embed = partial(
-        embed_excerpts, trained if cache is not None else model, settings=_windows(task, arguments), cache=cache
-    )
+    whole = trained if cache is not None else model
+    embed = partial(embed_excerpts, whole, settings=_windows(task, arguments), cache=cache)
     trainer = RetrievalTrainer(
-        trained,
-        arguments,
-        crops,
-        splits["validation"],
-        embed,
-        config,
-        fingerprint,
-        started,
-        callbacks=callbacks,
+        trained, arguments, crops, splits["validation"], embed, config, fingerprint, started, callbacks=callbacks
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     if isinstance(trained, MusicFMXVectorHead) and isinstance(trained.projector, WhitenedLinear):
         trained.projector = trained.projector.folded()
     scores = final_scores(trainer, splits, is_cached=cache is not None)
-    results = {
-        "task": task.task,
-        "method": task.method,
-        "scores": {name: searches_with_intervals(rows) for name, rows in scores.items()},
-        **count_parameters(model, trained),
-        **fingerprint,
-        "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
-        "base": {"name": strip_absolute_paths({"model": task.model})["model"], "revision": task.revision},
-        "base_licence": base_license,
-        "data": source | {"songs": {name: len(songs) for name, songs in splits.items()}},
-        "seconds": round(trainer.seconds, 1),
-        **environment(),
-        "history": trainer.state.log_history,
-        "scores_of_songs": scores,
-    }
+    summary = {name: searches_with_intervals(rows) for name, rows in scores.items()}
+    about = {"base_licence": base_license, "data": source}
+    results = collect_results(task, trainer, model, splits, summary, about) | {"scores_of_songs": scores}
     return Finetuned(model, trained, trainer, scores, results)
 
 
@@ -196,13 +174,14 @@ def _crops(
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    retrieval_task = get_retrieval_task(task.task)
     crops = PairCrops(
         config,
-        get_retrieval_task(task.task),
+        retrieval_task,
         splits["train"],
         cache or ReadWaveform(config, speed=task.speed),
         count or arguments.max_steps * per_step,
-        crop_seconds(task),
+        task.crop_seconds or retrieval_task.passage_seconds,
         arguments.seed,
         task.classes_per_song,
     )

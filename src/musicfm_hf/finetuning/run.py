@@ -124,22 +124,42 @@ def finetune(
     if isinstance(trained, MusicFMClassifier) and isinstance(trained.projector, WhitenedLinear):
         trained.projector = trained.projector.folded()
     scores = final_scores(trainer, splits, is_cached=cache is not None)
-    results = {
+    summary = {name: scores_with_intervals(config, rows) for name, rows in scores.items()}
+    about = {"base_licence": base_license, "data": source}
+    results = collect_results(task, trainer, model or trained, splits, summary, about) | {"scores_of_songs": scores}
+    return Finetuned(model, trained, trainer, scores, results)
+
+
+def collect_results(
+    task: HeadArguments,
+    trainer: FinetuningTrainer,
+    model: torch.nn.Module,
+    splits: Splits,
+    summary: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """
+    Return the settings, scores, history and environment of a finished run, for `results.json`.
+
+    Args:
+        model: The model with its head, or only the head if it has no encoder.
+        summary: Split → averages with intervals.
+        about: `base_licence`, and `data`, the description of the data.
+    """
+    return {
         "task": task.task,
         "method": task.method,
-        "scores": {name: scores_with_intervals(config, rows) for name, rows in scores.items()},
-        **count_parameters(model or trained, trained),
-        **fingerprint,
+        "scores": summary,
+        **count_parameters(model, trainer.model),
+        **trainer.fingerprint,
         "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
         "base": {"name": strip_absolute_paths({"model": task.model})["model"], "revision": task.revision},
-        "base_licence": base_license,
-        "data": source | {"songs": {name: len(songs) for name, songs in splits.items()}},
+        "base_licence": about["base_licence"],
+        "data": about["data"] | {"songs": {name: len(songs) for name, songs in splits.items()}},
         "seconds": round(trainer.seconds, 1),
         **environment(),
         "history": trainer.state.log_history,
-        "scores_of_songs": scores,
     }
-    return Finetuned(model, trained, trainer, scores, results)
 
 
 def results_path(task: HeadArguments, arguments: FinetuningArguments) -> Path:

@@ -15,7 +15,7 @@ from .embedding import WindowSettings, cast_to_module, embed_songs, eval_mode
 from .feature_cache import FeatureCache
 from .logits import layer_mix
 
-PASSAGE_SECONDS = 20.0  # length of the passages of longer excerpts, unless the model was trained on another one
+PASSAGE_SECONDS = 20.0  # length of the passages of longer excerpts, unless the model has another one
 
 
 def embed_excerpts(
@@ -25,7 +25,7 @@ def embed_excerpts(
     cache: FeatureCache | None = None,
 ) -> np.ndarray:
     """
-    Embed parts of songs. Songs are encoded whole. An excerpt that is longer than the training crops of the model
+    Embed parts of songs. Songs are encoded whole. An excerpt that is longer than the passages of the model's task
     (`config.decoding["passage_seconds"]`, 20 s if it is not set) is cut into passages of about that length, and its
     embedding is the normalized mean of theirs.
 
