@@ -132,6 +132,8 @@ def test_mistakes_are_named(runs, versions, labeled, encoder):
     assert "several versions" in error("--task", "same_song", data=labeled)
     assert "computed once: leave `speed`" in error("--speed", "3")
     assert "has no head of this shape" in error("--keep_head", "true")
+    assert "the batch size must be even, got 3" in error("--per_device_train_batch_size", "3")
+    assert "same_mood" in error("--task", "same_mood")
     with pytest.raises(ValueError, match="one of same_song, same_material"):
         RetrievalArguments(task="same_mood", model="m", data="d")
     with pytest.raises(ValueError, match="cannot be used with `random_encoder`"):

@@ -30,7 +30,7 @@ from .training import log_progress, parse_command
 def main(argv: list[str]) -> None:
     """Run `musicfm finetune`."""
     with user_errors("Not trained"):
-        is_retrieval = _task(argv) in RETRIEVAL_TASKS
+        is_retrieval = _is_retrieval(argv)
         classes = (RetrievalArguments if is_retrieval else TaskArguments, FinetuningArguments)
         task, arguments = parse_command("finetune", "finetune", classes, argv, __doc__)
         log_progress(arguments)
@@ -51,12 +51,13 @@ def main(argv: list[str]) -> None:
         share_result(arguments.output_dir, target)
 
 
-def _task(argv: list[str]) -> str | None:
-    """Return the task that a flag or a recipe names."""
+def _is_retrieval(argv: list[str]) -> bool:
+    """Return whether a flag or a recipe names a retrieval task."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--task")
     recipes = list(takewhile(lambda word: not word.startswith("-"), argv))
-    return parser.parse_known_args(argv)[0].task or read_recipe(*recipes, kind="finetune").get("task")
+    tasks = {parser.parse_known_args(argv)[0].task, read_recipe(*recipes, kind="finetune").get("task")}
+    return bool(tasks & RETRIEVAL_TASKS.keys())
 
 
 def _check_base_can_be_found(task: HeadArguments) -> None:

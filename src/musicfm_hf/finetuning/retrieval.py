@@ -82,10 +82,11 @@ def read_versions(arguments: RetrievalArguments) -> dict[str, list[LabeledSong]]
     names = [
         name for name in ("train", "validation", "test") if name != "test" or "test" in split_names(arguments.data)
     ]
-    splits = {}
-    for name in names:
-        splits[name] = limit_groups(load_songs(arguments.data, name), arguments.limit)
-        get_retrieval_task(arguments.task).search(splits[name])
+    splits = {name: limit_groups(load_songs(arguments.data, name), arguments.limit) for name in names}
+    task = get_retrieval_task(arguments.task)
+    for name, songs in splits.items():
+        check = task.classes if name == "train" else task.search
+        check(songs)
     return splits
 
 
@@ -105,9 +106,11 @@ def finetune_retrieval(
 
     Raises:
         ValueError: Before training, if the settings contradict each other, or do not match the songs, the encoder, or
-            the checkpoint in the output folder.
+            the checkpoint in the output folder; or the batch size is odd.
     """
     started, source = time.perf_counter(), describe_source(task.data)
+    if arguments.train_batch_size % 2:
+        raise ValueError(f"Crops come in pairs: the batch size must be even, got {arguments.train_batch_size}.")
     splits = read_versions(task) if splits is None else splits
     task = pin_revision(task)
     fingerprint = run_fingerprint(task, arguments, splits)

@@ -99,9 +99,9 @@ class RetrievalTask:
         first, others = _split_versions(songs)
         gallery = [excerpt for song in others for excerpt in self.excerpts(song)]
         queries = [excerpt for song in first for excerpt in self.excerpts(song)]
-        references = np.array([[_relation(query, item) for item in gallery] for query in queries], dtype=np.int8)
-        kept = [index for index, row in enumerate(references) if (row == 1).any()]
-        if not kept:
+        references = _relevance(queries, gallery)
+        kept = np.flatnonzero((references == 1).any(axis=1))
+        if not len(kept):
             raise ValueError(
                 f"None of the {len(songs)} songs has what {self.name} searches for: {self.about}. It needs several "
                 "versions of songs in one group, such as those of `musicfm prepare pop909 --arranged --versions 2`."
@@ -211,11 +211,21 @@ def _split_versions(songs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return [members[0] for members in several], [song for members in several for song in members[1:]]
 
 
-def _relation(query: Excerpt, item: Excerpt) -> int:
-    """Return whether an item is relevant (1), irrelevant (0), or left out as the query's own copy (-1)."""
-    if query.song.group != item.song.group or query.label != item.label:
-        return 0
-    return IGNORED if query.label and query.number == item.number else 1
+def _relevance(queries: Sequence[Excerpt], gallery: Sequence[Excerpt]) -> np.ndarray:
+    """
+    Return whether items are relevant (1), irrelevant (0), or left out as a query's own copy (-1), int8 `(queries,
+    items)`.
+    """
+    kinds: dict[tuple[str, str], int] = {}
+    query_kinds, item_kinds = (
+        np.array([kinds.setdefault((excerpt.song.group, excerpt.label), len(kinds)) for excerpt in part], dtype=int)
+        for part in (queries, gallery)
+    )
+    query_numbers, item_numbers = (np.array([excerpt.number for excerpt in part]) for part in (queries, gallery))
+    is_phrase = np.array([excerpt.label != "" for excerpt in queries], dtype=bool)
+    relevant = query_kinds[:, None] == item_kinds
+    copies = relevant & is_phrase[:, None] & (query_numbers[:, None] == item_numbers)
+    return np.where(copies, IGNORED, relevant).astype(np.int8)
 
 
 def _whole_song(song: Any) -> list[Excerpt]:
