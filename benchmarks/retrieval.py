@@ -33,16 +33,18 @@ from run_store import RunStore
 from transformers import AutoConfig, AutoModel
 
 from musicfm_hf import MusicFMModel
-from musicfm_hf.data.decoding import SongLoader
-from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
-from musicfm_hf.evaluation.classical import SAMPLING_RATE
-from musicfm_hf.evaluation.retrieval import score_vectors, searches_with_intervals, whitening
-from musicfm_hf.evaluation.retrieval_baselines import RETRIEVAL_BASELINES, SongFrames, extract_frames, frames_of
+from musicfm_hf.evaluation.retrieval import average_searches, score_vectors, searches_with_intervals, whitening
+from musicfm_hf.evaluation.retrieval_baselines import (
+    RETRIEVAL_BASELINES,
+    choose_settings,
+    frames_of_songs,
+    search_with,
+)
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.excerpts import mean_excerpts
 from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache
-from musicfm_hf.tasks.retrieval import METRIC, RETRIEVAL_TASKS, Search, get_retrieval_task, score
+from musicfm_hf.tasks.retrieval import METRIC, RETRIEVAL_TASKS, Search, get_retrieval_task
 from musicfm_hf.training.records import environment, strip_absolute_paths
 
 SEEDS = (1, 2, 3)
@@ -78,7 +80,7 @@ class Study:
         self.store = RunStore(arguments.store)
         self.split = cache(partial(load_songs, arguments.data))
         self.search = cache(lambda task, split: get_retrieval_task(task).search(self.split(split)))
-        self.frames = cache(lambda split: _frames(self.split(split)))
+        self.frames = cache(lambda split: frames_of_songs(self.split(split)))
         self.features = cache(lambda is_random, layer: self._features(is_random, layer))
 
     def run_row(self, task: str, row: str) -> None:
@@ -127,17 +129,10 @@ class Study:
 
     def baseline(self, task: str, name: str) -> dict[str, Any]:
         """Score a baseline with the settings that are best on validation songs."""
-        baseline = RETRIEVAL_BASELINES[name]
-
-        def scores(split: str, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
-            search, songs = self.search(task, split), self.frames(split)
-            parts = [[frames_of(excerpt, songs) for excerpt in part] for part in (search.queries, search.gallery)]
-            return score(search.references, baseline.compare(*parts, **settings), search.groups)["groups"]
-
-        tried = [(scores("validation", settings), settings) for settings in baseline.settings]
-        validation, settings = max(tried, key=lambda pair: _main(pair[0]))
-        return self.results({"validation": validation, "test": scores("test", settings)}) | {
-            "about": baseline.about,
+        settings, validation = choose_settings(name, self.search(task, "validation"), self.frames("validation"))
+        test = search_with(name, self.search(task, "test"), self.frames("test"), settings)
+        return self.results({"validation": validation, "test": test}) | {
+            "about": RETRIEVAL_BASELINES[name].about,
             "chosen": settings,
             "librosa": version("librosa"),
         }
@@ -152,7 +147,7 @@ class Study:
             for name, share in SHARES.items():
                 scale = whitening(training, share)
                 scores = _score_means(self.search(task, "validation"), embed, scale)
-                tried.append((_main(scores), layer, name, scores, embed, scale))
+                tried.append((average_searches(scores)[METRIC], layer, name, scores, embed, scale))
         _, layer, name, validation, embed, scale = max(tried, key=lambda one: one[0])
         test = _score_means(self.search(task, "test"), embed, scale)
         return self.results({"validation": validation, "test": test}) | {
@@ -181,11 +176,6 @@ class Study:
         return FeatureCache(self.arguments.cache, EncoderFeatures(encoder, [layer], settings))
 
 
-def _main(scores: dict[str, dict[str, float]]) -> float:
-    """Return the mean over songs of the main score."""
-    return float(np.mean([song[METRIC] for song in scores.values()]))
-
-
 def _score_means(
     search: Search, embed: Callable[[list], np.ndarray], scale: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, dict[str, float]]:
@@ -193,14 +183,6 @@ def _score_means(
     mean, matrix = scale
     queries, gallery = ((embed(part) - mean) @ matrix for part in (search.queries, search.gallery))
     return score_vectors(search, queries, gallery)
-
-
-def _frames(songs: Sequence[LabeledSong]) -> dict[str, SongFrames]:
-    """Compute the features of songs that baselines compare."""
-    loader = SongLoader([(song.id, song.audio) for song in songs], SAMPLING_RATE, transform=extract_frames)
-    frames = {song.name: song.content for song in loader}
-    loader.raise_if_unusable()
-    return frames
 
 
 if __name__ == "__main__":

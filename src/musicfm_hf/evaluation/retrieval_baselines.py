@@ -7,20 +7,25 @@ Baselines of retrieval that need no encoder.
   its two-dimensional Fourier transform, which neither a transposition nor a shift in time changes (Bertin-Mahieux,
   Ellis, *Large-scale cover song recognition using the 2D Fourier transform magnitude*, ISMIR 2012; they resample to
   beats and take the median over patches); cosine similarity.
-- `chroma_aligned`: the resampled chroma itself; the highest cosine similarity over the twelve transpositions (an
-  optimal transposition index as in Serrà, Gómez, Herrera, *Transposing chroma representations to a common key*, 2008).
-  It compares two sequences frame by frame, so it needs excerpts with the same start and end, and has no vector that an
-  index could search.
+- `chroma_correlated`: the cross-correlation of the resampled chroma, at the best of the twelve transpositions and at
+  the best lag (Ellis, Poliner, *Identifying "cover songs" with chroma features and dynamic programming beat tracking*,
+  ICASSP 2007). It compares every pair of excerpts, and has no vector that an index could search.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from ..tasks.retrieval import Excerpt
+from ..data.decoding import SongLoader
+from ..data.labeled import LabeledSong
+from ..data.labeled_dataset import load_songs
+from ..data.pairs import limit_groups
+from ..tasks.retrieval import METRIC, Excerpt, Search, get_retrieval_task, score
 from .classical import MIN_SECONDS, SAMPLING_RATE
-from .retrieval import similarities
+from .retrieval import average_searches, searches_with_intervals, similarities
 
 HOP_LENGTH = 2048  # samples
 
@@ -89,6 +94,80 @@ def resample_frames(frames: np.ndarray, count: int) -> np.ndarray:
     places = np.arange(frames.shape[1] + 1)
     totals = np.stack([np.interp(edges, places, row) for row in sums])
     return np.diff(totals, axis=1) / np.diff(edges)
+
+
+def frames_of_songs(songs: Sequence[LabeledSong], num_workers: int = 0) -> dict[str, SongFrames]:
+    """
+    Compute the frames of songs in `num_workers` processes (0: in this process), by id.
+
+    Raises:
+        ValueError: if audio cannot be read or is too short. The message names all such songs.
+    """
+    loader = SongLoader([(song.id, song.audio) for song in songs], SAMPLING_RATE, 1, num_workers, extract_frames)
+    frames = {song.name: song.content for song in tqdm(loader, total=len(songs), unit="song", desc="features")}
+    loader.raise_if_unusable()
+    return frames
+
+
+def search_with(
+    name: str, search: Search, songs: Mapping[str, SongFrames], settings: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """
+    Score a search by one of `RETRIEVAL_BASELINES`.
+
+    Args:
+        songs: Song id → frames of the song.
+        settings: One of the settings of the baseline.
+
+    Returns:
+        Song → `{score: mean over its queries}`; see [`musicfm_hf.tasks.retrieval.score`].
+    """
+    queries, gallery = ([frames_of(excerpt, songs) for excerpt in part] for part in (search.queries, search.gallery))
+    found = RETRIEVAL_BASELINES[name].compare(queries, gallery, **settings)
+    return score(search.references, found, search.groups)["groups"]
+
+
+def choose_settings(
+    name: str, search: Search, songs: Mapping[str, SongFrames]
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Return the settings of a baseline that score best on a search among validation songs, and their scores."""
+    tried = [(settings, search_with(name, search, songs, settings)) for settings in RETRIEVAL_BASELINES[name].settings]
+    return max(tried, key=lambda pair: average_searches(pair[1])[METRIC])
+
+
+def score_retrieval_baselines(
+    data: str | os.PathLike,
+    split: str,
+    tasks: Sequence[str],
+    num_workers: int = 0,
+    limit: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """
+    Score `RETRIEVAL_BASELINES` on a split, with the settings that are best on the validation songs.
+
+    Args:
+        tasks: Names of retrieval tasks.
+        limit (`int`, *optional*): Maximum number of songs to score, each in all versions.
+
+    Returns:
+        `TASK_NAME` → `task`, `metric`, `about`, `chosen` (settings), `scores` (averages with intervals) and `songs`
+        (song → scores).
+
+    Raises:
+        ValueError: if the data set lacks a split, or songs that the task can search for; or audio cannot be read.
+        OSError: if the data set does not exist.
+    """
+    songs = {name: limit_groups(load_songs(data, name), limit) for name in {"validation", split}}
+    searches = {(task, name): get_retrieval_task(task).search(songs[name]) for task in tasks for name in songs}
+    frames = {name: frames_of_songs(part, num_workers) for name, part in songs.items()}
+    results = {}
+    for task in tasks:
+        for name, baseline in RETRIEVAL_BASELINES.items():
+            settings, _ = choose_settings(name, searches[task, "validation"], frames["validation"])
+            scores = search_with(name, searches[task, split], frames[split], settings)
+            about = {"task": task, "metric": METRIC, "about": baseline.about, "chosen": settings}
+            results[f"{task}_{name}"] = about | {"scores": searches_with_intervals(scores), "songs": scores}
+    return results
 
 
 def compare_mfcc(
