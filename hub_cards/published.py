@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import XLMRobertaConfig
 
-from musicfm_hf import MusicFMConfig, MusicFMModel
+from musicfm_hf import MusicFMConfig, MusicFMModel, MusicFMTextAudioConfig, MusicFMTextAudioModel
 from musicfm_hf.conversion.musicfm import PUBLISHED_STATS
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.training.files import write_text
@@ -69,7 +70,11 @@ CHECKPOINTS = {
         },
         has_head=False,
     ),
+    "muq-mulan-large": Checkpoint("mulan", "model.safetensors", "cc-by-nc-4.0", {}, has_head=False),
 }
+
+# The configuration of xlm-roberta-base, which MuQ-MuLan-large names as its text encoder.
+XLM_ROBERTA_BASE = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
 
 def render(name: str) -> str:
@@ -78,14 +83,18 @@ def render(name: str) -> str:
     values = dict(checkpoint.config)
     if checkpoint.variant is not None:
         values["mel_mean"], values["mel_std"] = PUBLISHED_STATS[checkpoint.variant]
-    config = MusicFMConfig(**values)
+    config: MusicFMConfig | MusicFMTextAudioConfig
+    if checkpoint.family == "mulan":
+        config = MusicFMTextAudioConfig(text_config=XLMRobertaConfig(**XLM_ROBERTA_BASE))
+    else:
+        config = MusicFMConfig(**values)
     with torch.device("meta"):
-        num_parameters = MusicFMModel(config).num_parameters()
+        model = MusicFMModel(config) if isinstance(config, MusicFMConfig) else MusicFMTextAudioModel(config)
     facts = {
         "family": checkpoint.family,
         "variant": checkpoint.variant,
         "sha256": None,
-        "num_parameters": num_parameters,
+        "num_parameters": model.num_parameters(),
         "licence": checkpoint.license,
         "source_name": checkpoint.source_name,
         "has_head": checkpoint.has_head,

@@ -31,6 +31,7 @@ _EXPORTS = {
         "embed",
     ),
     ".inference.song_annotation": ("SongAnnotation",),
+    ".inference.zero_shot": ("ZeroShotTagger",),
     ".model.configuration_musicfm": ("MusicFMConfig",),
     ".model.feature_extraction_musicfm": ("MusicFMFeatureExtractor",),
     ".model.modeling_musicfm": (
@@ -45,6 +46,9 @@ _EXPORTS = {
         "MusicFMQuantizerModel",
         "MusicFMQuantizerOutput",
     ),
+    ".model.configuration_text_audio_musicfm": ("MusicFMTextAudioConfig",),
+    ".model.modeling_text_audio_musicfm": ("MusicFMTextAudioModel", "MusicFMTextAudioOutput"),
+    ".model.processing_text_audio_musicfm": ("MusicFMTextAudioProcessor",),
     ".tasks": (
         "TaskSpec",
         "register_task",
@@ -74,7 +78,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .inference.embedding import WindowSettings as WindowSettings
     from .inference.embedding import embed as embed
     from .inference.song_annotation import SongAnnotation as SongAnnotation
+    from .inference.zero_shot import ZeroShotTagger as ZeroShotTagger
     from .model.configuration_musicfm import MusicFMConfig as MusicFMConfig
+    from .model.configuration_text_audio_musicfm import MusicFMTextAudioConfig as MusicFMTextAudioConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor as MusicFMFeatureExtractor
     from .model.modeling_musicfm import MusicFMClassifierOutput as MusicFMClassifierOutput
     from .model.modeling_musicfm import MusicFMForAudioClassification as MusicFMForAudioClassification
@@ -86,6 +92,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .model.modeling_musicfm import MusicFMPreTrainedModel as MusicFMPreTrainedModel
     from .model.modeling_musicfm import MusicFMQuantizerModel as MusicFMQuantizerModel
     from .model.modeling_musicfm import MusicFMQuantizerOutput as MusicFMQuantizerOutput
+    from .model.modeling_text_audio_musicfm import MusicFMTextAudioModel as MusicFMTextAudioModel
+    from .model.modeling_text_audio_musicfm import MusicFMTextAudioOutput as MusicFMTextAudioOutput
+    from .model.processing_text_audio_musicfm import MusicFMTextAudioProcessor as MusicFMTextAudioProcessor
     from .tasks import TaskSpec as TaskSpec
     from .tasks import register_task as register_task
     from .tasks.annotations import Beats as Beats
@@ -101,6 +110,7 @@ def register_auto_classes() -> None:
 
     from .inference.pipelines import register_pipelines
     from .model.configuration_musicfm import MusicFMConfig
+    from .model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor
     from .model.modeling_musicfm import (
         MusicFMForAudioClassification,
@@ -109,6 +119,8 @@ def register_auto_classes() -> None:
         MusicFMForXVector,
         MusicFMModel,
     )
+    from .model.modeling_text_audio_musicfm import MusicFMTextAudioModel
+    from .model.processing_text_audio_musicfm import MusicFMTextAudioProcessor
 
     transformers.AutoConfig.register("musicfm", MusicFMConfig, exist_ok=True)
     transformers.AutoFeatureExtractor.register(MusicFMConfig, MusicFMFeatureExtractor, exist_ok=True)
@@ -123,6 +135,13 @@ def register_auto_classes() -> None:
     }.items():
         getattr(transformers, auto_class).register(MusicFMConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)
+    transformers.AutoConfig.register("musicfm_text_audio", MusicFMTextAudioConfig, exist_ok=True)
+    transformers.AutoFeatureExtractor.register(MusicFMTextAudioConfig, MusicFMFeatureExtractor, exist_ok=True)
+    transformers.AutoProcessor.register(MusicFMTextAudioConfig, MusicFMTextAudioProcessor, exist_ok=True)
+    transformers.AutoModel.register(MusicFMTextAudioConfig, MusicFMTextAudioModel, exist_ok=True)
+    MusicFMTextAudioConfig.register_for_auto_class()
+    MusicFMTextAudioProcessor.register_for_auto_class()
+    MusicFMTextAudioModel.register_for_auto_class("AutoModel")
     register_pipelines()
 
 

@@ -4,17 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from helpers.modules import heavy_modules, modules_after
 
 import musicfm_hf
 from musicfm_hf.cli.flags import rename_flags
 from musicfm_hf.cli.main import COMMANDS, main
-
-
-def modules_after(code: str, *words: str) -> set[str]:
-    """Names of all modules that a fresh process has imported after running some code with these arguments."""
-    code += "\nimport sys; print(' '.join(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, *words, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stderr.split())
 
 
 def test_help_lists_every_command(capsys):
@@ -56,8 +50,7 @@ def test_help_waits_for_no_library():
 
 def test_importing_the_package_loads_no_training_and_no_plotting():
     modules = modules_after("import musicfm_hf")
-    heavy = {"transformers.trainer", "matplotlib", "librosa", "peft", "datasets", "evaluate", "sklearn"}
-    assert not modules & heavy
+    assert not modules & heavy_modules()
     ours = {name for name in modules if name.startswith("musicfm_hf.")}
     others = {name for name in ours if not name.startswith("musicfm_hf.model")}
     assert others == {"musicfm_hf.inference", "musicfm_hf.inference.pipelines"}

@@ -15,6 +15,8 @@ from helpers.audio import music
 from helpers.paths import FIXTURES, ROOT
 from safetensors import safe_open
 
+from musicfm_hf.cli.main import main
+
 
 def run(*arguments, launcher=(sys.executable,)):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -27,11 +29,8 @@ def test_convert(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "(not one of the published files)" in done.stdout
     assert "left out    3 tensors: never called, because positions are rotary" in done.stdout
-    again = run("recipes/convert.py", "--source", FIXTURES / "musicfm/pretrained.pt", "--output", tmp_path / "model")
-    assert again.returncode == 1
-    assert "Not converted:" in again.stderr
-    assert "is not empty" in again.stderr
-    assert "Traceback" not in again.stderr
+    with pytest.raises(SystemExit, match=r"Not converted: .* is not empty"):
+        main(["convert", str(FIXTURES / "musicfm/pretrained.pt"), "--output_dir", str(tmp_path / "model")])
 
 
 @pytest.fixture
@@ -89,11 +88,13 @@ def test_embed_shared_between_processes(converted, songs, tmp_path):
         (["--batch-size", "0"], "must be at least 1"),
     ],
 )
-def test_embed_explains_wrong_settings(converted, songs, tmp_path, changes, message):
-    done = run("recipes/embed.py", songs, "--model", converted, "--output", tmp_path / "out", *changes)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.filterwarnings("ignore:--.* is now --:FutureWarning")
+def test_embed_explains_wrong_settings(converted, songs, tmp_path, capsys, changes, message):
+    words = ["embed", str(songs), "--model", str(converted), "--output", str(tmp_path / "out"), *changes]
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    assert error.value.code not in (None, 0)
+    assert message in str(error.value) + capsys.readouterr().err
 
 
 def test_commands_of_the_demo_are_those_that_a_user_gives(monkeypatch, capsys):

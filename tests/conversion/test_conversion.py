@@ -262,10 +262,12 @@ def test_settings_of_muq_that_are_not_supported(tmp_path, name, value):
 
 def test_folders_that_are_neither(tmp_path):
     other = changed(tmp_path / "other", "mert_base", model_type="hubert")
-    with pytest.raises(ValueError, match=r"other/config\.json is the configuration of neither MuQ, MERT nor MERT-v2"):
+    with pytest.raises(
+        ValueError, match=r"other/config\.json is not the configuration of MuQ, MERT, MERT-v2 or MuQ-MuLan"
+    ):
         convert_checkpoint(other, tmp_path / "model")
     (other / "config.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="is the configuration of neither MuQ, MERT nor MERT-v2"):
+    with pytest.raises(ValueError, match="is not the configuration of MuQ, MERT, MERT-v2 or MuQ-MuLan"):
         convert_checkpoint(other, tmp_path / "model")
     with pytest.raises(ValueError, match="lacks the setting 'hidden_size'"):
         convert_checkpoint(changed(tmp_path / "cut", "mert_base", hidden_size=None), tmp_path / "model")

@@ -16,6 +16,7 @@ from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, retr
 from .audio import music
 from .models import TINY, random_model
 from .paths import FIXTURES, ROOT
+from .text_audio import processor, text_audio_model
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILE = re.compile(
@@ -85,6 +86,8 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
     embedding = RetrievalArguments(model=str(folder / "musicfm-msd"), data="none")
     config = retrieval_config(embedding, AutoConfig.from_pretrained(embedding.model))
     build_model(embedding, config).save_pretrained(folder / "runs/versions")
+    text_audio_model(clip_seconds=10.0).save_pretrained(folder / "muq-mulan")
+    processor().save_pretrained(folder / "muq-mulan")
     for path in (folder / "musicfm-msd", *(folder / "runs").iterdir()):
         MusicFMFeatureExtractor().save_pretrained(path)
     shutil.copytree(folder / "runs/chord-lora", folder / "you/musicfm-chord")

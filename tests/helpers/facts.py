@@ -11,6 +11,7 @@ PAPER = "Won, Hung, Le: A Foundation Model for Music Informatics, ICASSP 2024, a
 MUSICFM_README = "README of github.com/minzwon/musicfm, commit b83ebed"
 MUSICFM_HUB = "metadata of huggingface.co/minzwon/MusicFM"
 MUQ_README = "README of github.com/tencent-ailab/MuQ, January 2025, and its file LICENSE_weights"
+MULAN_CONFIG = "config.json of huggingface.co/OpenMuQ/MuQ-MuLan-large"
 MERT_CARD = "card of huggingface.co/m-a-p/MERT-v1-330M"
 MERT_README = "README of github.com/yizhilll/MERT"
 MERT_CODE = "mert_fairseq/config/pretrain/MERT_RVQ-VAE_CQT_330M.yaml of github.com/yizhilll/MERT"
@@ -63,6 +64,13 @@ CHECKPOINT_FACTS = {
         Fact("scores on the card of its authors", MERT2_CARD),
         Fact("**Weights:** CC-BY-NC-4.0", MERT2_CARD),
         Fact("gated repository", MERT2_CARD),
+    ],
+    "muq-mulan-large": [
+        Fact("clips of 10 s", MULAN_CONFIG),
+        Fact("512 values for a song or a text", MULAN_CONFIG),
+        Fact("English or Chinese", MUQ_README),
+        Fact('"music-text pairs"', MUQ_README),
+        Fact("**Weights:** CC-BY-NC-4.0", MUQ_README),
     ],
 }
 

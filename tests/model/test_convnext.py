@@ -200,6 +200,10 @@ def test_long_audio_in_windows_of_the_model(monkeypatch):
     ("settings", "message"),
     [
         (
+            {"convnext_channels": [24, 24, 32]},
+            r"`convnext_channels` must be widths that change only with a stride of 2, from 16 \(`num_mel_bins`\)",
+        ),
+        (
             {"convnext_channels": [16, 24, 30]},
             r"`convnext_channels` must be widths that end with `hidden_size` \(32\)",
         ),

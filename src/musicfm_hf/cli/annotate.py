@@ -3,9 +3,11 @@ Annotate songs with beats, chords, sections, keys and tags, and draw a picture o
 
     musicfm annotate song.mp3 --models runs/beat runs/chord --output_dir annotations
     musicfm annotate music/ more.txt --models runs/* --output_dir annotations --no_picture --format json lab
+    musicfm annotate song.mp3 --models muq-mulan --tags "piano, sad, 1980s" --output_dir annotations
 
 Models are folders or Hub repositories of models or adapters, one for each task. Models with the same encoder share one
-pass through it. Files that cannot be read are listed at the end, and the exit code is then 1.
+pass through it. One of them may be a model of music and text, such as MuQ-MuLan: it adds the similarity of each song
+with the words of `--tags` to the JSON file. Files that cannot be read are listed at the end; the exit code is then 1.
 
 Existing files, which may be annotations made by hand, are not overwritten by default. Choose another folder, pass
 `--existing skip` to continue an interrupted run and to annotate songs again whose audio or models have changed (files
@@ -21,9 +23,10 @@ from accelerate import PartialState
 
 from ..data.catalog import list_sources
 from ..inference.annotate_files import annotate_files
-from ..inference.annotators import load_annotators
-from ..inference.embedding import WindowSettings
+from ..inference.annotators import has_text_tower, load_annotators
+from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.song_annotation import FORMATS
+from ..inference.zero_shot import ZeroShotTagger
 from ..tasks import load_task_file
 from .flags import (
     add_device_flags,
@@ -43,9 +46,7 @@ def main(argv: Sequence[str]) -> None:
         for path in arguments.task_file:
             load_task_file(path)
         sources = [source for songs in arguments.songs for source in list_sources(songs)]
-        models = load_annotators(arguments.models, dtype=getattr(torch, arguments.dtype))
-        for model in models.values():
-            model.to(arguments.device or PartialState().device)
+        models, tagger = _load_models(arguments)
         outcome = annotate_files(
             models,
             sources,
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
             arguments.format,
             arguments.existing,
             not arguments.no_picture,
+            tagger=tagger,
         )
     skipped = f", {outcome.existing} skipped" if arguments.existing == "skip" and outcome.existing else ""
     skipped += f" ({outcome.unrecorded} of them made by hand or by version 0.1)" if outcome.unrecorded else ""
@@ -62,6 +64,28 @@ def main(argv: Sequence[str]) -> None:
     for name, problem in outcome.problems:
         print_escaped(f"  {name}: {problem}")
     raise SystemExit(1 if outcome.problems else 0)
+
+
+def _load_models(arguments: argparse.Namespace) -> tuple[dict[str, HeadModel], ZeroShotTagger | None]:
+    """Load the models with a head, and the tagger if there is a model with a text tower."""
+    text_models = [name for name in arguments.models if has_text_tower(name)]
+    if len(text_models) > 1:
+        raise ValueError(f"Pass one model with a text tower, not {len(text_models)}: {', '.join(text_models)}.")
+    if text_models and arguments.tags is None:
+        raise ValueError(f"{text_models[0]} needs the words to compare with: pass `--tags 'piano, sad, 1980s'`.")
+    if arguments.tags is not None and not text_models:
+        raise ValueError(
+            "`--tags` needs a model with a text tower in `--models`, such as MuQ-MuLan: `musicfm convert "
+            "OpenMuQ/MuQ-MuLan-large`."
+        )
+    dtype, device = getattr(torch, arguments.dtype), arguments.device or PartialState().device
+    models = load_annotators([name for name in arguments.models if name not in text_models], dtype=dtype)
+    for model in models.values():
+        model.to(device)
+    if not text_models:
+        return models, None
+    tags = arguments.tags.split(",")
+    return models, ZeroShotTagger.from_pretrained(text_models[0], tags, arguments.template, device=device, dtype=dtype)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -75,6 +99,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="files to write; all by default")
     parser.add_argument(
         "--existing", choices=["refuse", "skip", "overwrite"], default="refuse", help="action for existing files"
+    )
+    parser.add_argument("--tags", metavar="WORDS", help="words to compare songs with, separated by commas")
+    parser.add_argument(
+        "--template", default="{}", help='text of a tag, such as "a song with {}"; by default the words of the tag'
     )
     parser.add_argument("--no_picture", action="store_true", help="do not draw pictures")
     add_task_file_flag(parser)

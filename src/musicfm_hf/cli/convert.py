@@ -1,10 +1,12 @@
 """
-Convert a published MusicFM, MuQ, MERT or MERT-v2 checkpoint to a folder that `AutoModel.from_pretrained` loads.
+Convert a published checkpoint of MusicFM, MuQ, MERT, MERT-v2 or MuQ-MuLan to a folder that `AutoModel.from_pretrained`
+loads.
 
     musicfm convert pretrained_msd.pt --stats msd_stats.json --output_dir musicfm-msd
     musicfm convert minzwon/MusicFM --variant fma --output_dir musicfm-fma
     musicfm convert OpenMuQ/MuQ-large-msd-iter --output_dir muq
     musicfm convert m-a-p/MERT-v1-330M --output_dir mert
+    musicfm convert OpenMuQ/MuQ-MuLan-large --output_dir muq-mulan
 """
 
 import argparse
@@ -26,7 +28,8 @@ def main(argv: Sequence[str]) -> None:
     known = f"the published {result.variant} checkpoint" if result.variant else "not one of the published files"
     print(f"SHA-256     {result.sha256} ({known})")
     print(f"family      {result.family}")
-    print(f"parameters  {result.num_parameters:,} in the encoder")
+    where = "both towers" if result.family == "mulan" else "the encoder"
+    print(f"parameters  {result.num_parameters:,} in {where}")
     reasons = list(result.unused.values())
     for reason in sorted(set(reasons)):
         print(f"left out    {reasons.count(reason)} tensors: {reason}")

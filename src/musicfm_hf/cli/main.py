@@ -10,7 +10,7 @@ SECTIONS = {
     "Use a model": {
         "embed": "write embeddings of songs: one vector per frame, or one per song",
         "annotate": "write beats, chords, sections, keys and tags of songs, and draw a picture",
-        "convert": "convert a published MusicFM, MuQ, MERT or MERT-v2 checkpoint",
+        "convert": "convert a published MusicFM, MuQ, MERT, MERT-v2 or MuQ-MuLan checkpoint",
     },
     "Train": {
         "prepare": "prepare labeled data, lists of files, or statistics of a catalog",

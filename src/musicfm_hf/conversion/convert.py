@@ -1,17 +1,20 @@
-"""Conversion of published MusicFM, MuQ, MERT and MERT-v2 checkpoints to folders that `from_pretrained` loads."""
+"""Conversion of published checkpoints to folders that `from_pretrained` loads."""
 
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 from ..hub.cards import write_card
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMForPreTraining
+from ..model.processing_text_audio_musicfm import MusicFMTextAudioProcessor
 from ..training.files import temporary_path, write_json
 from .mert import read_mert
 from .mert2 import read_mert2
+from .mulan import find_tokenizer, read_mulan
 from .muq import read_muq
 from .musicfm import read_musicfm
 from .source import find_model_folder
@@ -22,10 +25,10 @@ class Conversion(NamedTuple):
     """Result of [`convert_checkpoint`]."""
 
     output_dir: Path
-    family: str  # "musicfm", "muq", "mert" or "mert2"
+    family: str  # "musicfm", "muq", "mert", "mert2" or "mulan"
     sha256: str  # of the file with the weights
     variant: str | None  # "msd" or "fma", if the source is a published file
-    num_parameters: int  # of the encoder
+    num_parameters: int  # of the encoder, or of both towers
     unused: dict[str, str]  # published keys that were left out, and why
 
 
@@ -43,6 +46,8 @@ def convert_checkpoint(
     - MusicFM (github.com/minzwon/musicfm, Hub repository minzwon/MusicFM): a `.pt` file with its statistics.
     - MuQ (OpenMuQ/MuQ-large-msd-iter), MERT (m-a-p/MERT-v1-95M, m-a-p/MERT-v1-330M) and MERT-v2 (m-a-p/MERT-v2-30s,
       m-a-p/MERT-v2-FullSong): `config.json` and `model.safetensors` or `pytorch_model.bin`.
+    - MuQ-MuLan (OpenMuQ/MuQ-MuLan-large): the same files. The configurations of its encoders and the tokenizer are
+      downloaded unless the folder has `muq_config.json`, `text_config.json` and `tokenizer.json`.
 
     The quantizers and prediction heads of MusicFM and MuQ are converted too, for `AutoModelForPreTraining`. MERT's
     layer drop, which matters only for its training, is not converted.
@@ -61,7 +66,8 @@ def convert_checkpoint(
         ValueError: if the file is not such a checkpoint (the message names missing, extra and misshaped tensors), if
             it is a published file of another variant than `variant`, or if it has an unsupported setting.
 
-    Statistics that differ from the known values for a published file raise a `UserWarning`.
+    A `UserWarning` is raised if statistics differ from the known values for a published file, or if the tokenizer of
+    MuQ-MuLan cannot be loaded.
     """
     output_dir = Path(output_dir).resolve()
     _check_output(output_dir, overwrite)
@@ -84,6 +90,8 @@ def convert_checkpoint(
     try:
         model.save_pretrained(partial)
         extractor.save_pretrained(partial)
+        if checkpoint.family == "mulan":
+            _save_processor(checkpoint, extractor, partial)
         facts = _facts(result, checkpoint, has_head=isinstance(model, MusicFMForPreTraining))
         write_json(partial / "conversion.json", facts)
         write_card(partial, output_dir.name)
@@ -107,9 +115,27 @@ def _read_checkpoint(source: str | Path, stats: str | Path | None, variant: str 
             return read_mert(folder, published_config)
         if isinstance(published_config, dict) and published_config.get("model_type") == "mert2":
             return read_mert2(folder, published_config)
+        if isinstance(published_config, dict) and "mulan" in published_config:
+            return read_mulan(folder, published_config)
     except KeyError as error:
         raise ValueError(f"The configuration in {folder} lacks the setting {error}.") from error
-    raise ValueError(f"{path} is the configuration of neither MuQ, MERT nor MERT-v2.")
+    raise ValueError(f"{path} is not the configuration of MuQ, MERT, MERT-v2 or MuQ-MuLan.")
+
+
+def _save_processor(checkpoint: Checkpoint, extractor: MusicFMFeatureExtractor, folder: Path) -> None:
+    """Save the processor of MuQ-MuLan, if its tokenizer can be loaded."""
+    source = checkpoint.weights_file.parent
+    published_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    tokenizer = find_tokenizer(source, published_config)
+    if tokenizer is not None:
+        MusicFMTextAudioProcessor(extractor, tokenizer).save_pretrained(folder)
+        return
+    name = published_config["text_model"]["name"]
+    warnings.warn(
+        f"The tokenizer of {name} cannot be loaded, so the folder has none and takes no texts. Convert again with "
+        f"access to the Hub, or with the file tokenizer.json of {name} in {source}.",
+        stacklevel=3,
+    )
 
 
 def _facts(result: Conversion, checkpoint: Checkpoint, has_head: bool) -> dict:

@@ -18,7 +18,7 @@ from .weights import (
     stack_codebooks,
 )
 
-_RENAMES = [
+MUQ_RENAMES = [
     *CONFORMER_RENAMES,
     (r"^rvq\.quantizers\.", "quantizer."),
     (r"\.codebook\.weight$", ".codebook"),
@@ -37,14 +37,14 @@ def read_muq(folder: Path, published_config: dict[str, Any]) -> Checkpoint:
     """
     weights_file = find_weights(folder)
     published = read_tensors(weights_file)
-    config = _configuration(published_config, published)
-    renamed = rename_tensors(published, _RENAMES)
+    config = muq_configuration(published_config, published)
+    renamed = rename_tensors(published, MUQ_RENAMES)
     stack_codebooks(renamed)
     return Checkpoint("muq", weights_file, file_sha256(weights_file), None, "cc-by-nc-4.0", config, *renamed)
 
 
-def _configuration(published_config: dict[str, Any], published: dict[str, torch.Tensor]) -> MusicFMConfig:
-    """Derive the configuration from that of MuQ and from tensor shapes."""
+def muq_configuration(published_config: dict[str, Any], published: dict[str, torch.Tensor]) -> MusicFMConfig:
+    """Derive the configuration from that of MuQ and from tensor shapes. Errors are those of [`read_muq`]."""
     require_settings(published_config, {"label_rate": 25, "features": ["melspec_2048"], "use_rvq_target": True})
     encoder = published_config["w2v2_config"]
     codes, dim = require_tensor(published, "rvq.quantizers.0.codebook.weight").shape

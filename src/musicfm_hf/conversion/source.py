@@ -18,7 +18,7 @@ def find_model_folder(source: str | Path, variant: str | None) -> Path | None:
     if is_hub_id(source) and path.suffix != ".pt" and variant is None and path.name.lower() != "musicfm":
         from huggingface_hub import snapshot_download
 
-        patterns = ["config.json", "preprocessor_config.json", *WEIGHTS_NAMES]
+        patterns = ["*config.json", "tokenizer.json", "sentencepiece.bpe.model", *WEIGHTS_NAMES]
         path = Path(snapshot_download(str(source), allow_patterns=patterns))
     return path if (path / "config.json").is_file() else None
 

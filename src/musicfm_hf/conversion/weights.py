@@ -11,7 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMModel, MusicFMPreTrainedModel
+from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 
 Renames = list[tuple[str, str]]  # regular expressions and their replacements, applied in this order
 
@@ -36,6 +38,8 @@ _UNUSED = {
     r"^preprocessor_melspec_2048\.": "computed from the configuration",
     r"^feature_extractor\.(mel_mean|mel_std)$": "part of the configuration",
     r"^feature_extractor\.(mel_scale|spectrogram)\.": "computed from the configuration",
+    r"^mulan\.audio\.aggregator\.": "never called",
+    r"^mulan\.text\.model\.(pooler\.|embeddings\.position_ids$)": "never called",
     r"\.stale_counter$": "only counts while the quantizer is trained",
 }
 
@@ -43,12 +47,12 @@ _UNUSED = {
 class Checkpoint(NamedTuple):
     """A published checkpoint, with tensors under our names."""
 
-    family: str  # "musicfm", "muq", "mert" or "mert2"
+    family: str  # "musicfm", "muq", "mert", "mert2" or "mulan"
     weights_file: Path
     sha256: str  # of the file with the weights
     variant: str | None  # "msd" or "fma", for a published file of MusicFM
     license: str | None  # of the weights; `None` if it is not known
-    config: MusicFMConfig
+    config: MusicFMConfig | MusicFMTextAudioConfig
     tensors: dict[str, torch.Tensor]
     published_names: dict[str, str]  # name → key in the file
     unused: dict[str, str]  # key in the file → why it was left out
@@ -167,17 +171,21 @@ def conformer_settings(published: dict[str, torch.Tensor]) -> dict[str, Any]:
     }
 
 
-def build_model(checkpoint: Checkpoint) -> MusicFMPreTrainedModel:
+def build_model(checkpoint: Checkpoint) -> MusicFMPreTrainedModel | MusicFMTextAudioModel:
     """
-    Build the model for the tensors, with quantizer and prediction head if the checkpoint has them, or only the encoder
-    otherwise.
+    Build the model for the tensors: both towers of MuQ-MuLan; otherwise the encoder, with quantizer and prediction
+    head if the checkpoint has them.
 
     Raises:
         ValueError: if tensors are missing, unknown, or have a different shape. The message names all of them.
     """
     has_head = any(name.startswith(("head.", "quantizer.")) for name in checkpoint.tensors)
+    model: MusicFMPreTrainedModel | MusicFMTextAudioModel
     with torch.device("meta"):
-        model = MusicFMForPreTraining(checkpoint.config) if has_head else MusicFMModel(checkpoint.config)
+        if isinstance(checkpoint.config, MusicFMTextAudioConfig):
+            model = MusicFMTextAudioModel(checkpoint.config)
+        else:
+            model = MusicFMForPreTraining(checkpoint.config) if has_head else MusicFMModel(checkpoint.config)
     prefix = "" if has_head else "musicfm."
     tensors = {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()}
     keys = {name.removeprefix(prefix): key for name, key in checkpoint.published_names.items()}
@@ -190,6 +198,6 @@ def build_model(checkpoint: Checkpoint) -> MusicFMPreTrainedModel:
         if expected[name].shape != tensors[name].shape
     ]
     if problems:
-        raise ValueError("The checkpoint does not fit the encoder:\n  " + "\n  ".join(problems))
+        raise ValueError("The checkpoint does not fit the model:\n  " + "\n  ".join(problems))
     model.load_state_dict(tensors, strict=True, assign=True)
     return model

@@ -50,7 +50,7 @@ def evaluate(
         ValueError: the model has no task, or no song is annotated for its task.
         OSError: the model or the data set does not exist.
     """
-    if load_config(str(model)).head_class == MusicFMForXVector.__name__:
+    if getattr(load_config(str(model)), "head_class", None) == MusicFMForXVector.__name__:
         return evaluate_retrieval(model, data, split, settings, device, limit)
     (head,) = load_annotators([model]).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature

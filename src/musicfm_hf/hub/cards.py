@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, hf_hub_download
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..tasks import get_task, label_names
 from ..tasks.retrieval import RETRIEVAL_SCORES, RETRIEVAL_TASKS
 from ..tasks.spec import Score
@@ -57,7 +58,7 @@ def write_card(folder: str | Path, repo: str | None = None, license: str | None 
         ValueError: an evaluation is for another model, or for songs that this model was trained on.
     """
     folder = Path(folder)
-    config = MusicFMConfig.from_pretrained(folder)
+    config = _read_config(folder)
     kind, results = _read_results(folder)
     fields, metadata = _CARDS[kind](folder, config, results)
     repo = repo or folder.resolve().name
@@ -96,11 +97,20 @@ def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
     ]
 
 
+def _read_config(folder: Path) -> Any:
+    """Return the configuration of a model."""
+    values, _ = MusicFMConfig.get_config_dict(folder)
+    is_text_audio = values["model_type"] == MusicFMTextAudioConfig.model_type
+    return (MusicFMTextAudioConfig if is_text_audio else MusicFMConfig).from_pretrained(folder)
+
+
 def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the name of the template for a folder, and the results to fill it with."""
     for name, kind in RESULTS_FILES.items():
         if (folder / name).is_file():
             results = json.loads((folder / name).read_text(encoding="utf-8"))
+            if results.get("family") == "mulan":
+                return "converted_text_audio", results
             if kind is None and results.get("task") in RETRIEVAL_TASKS:
                 kind = "retrieval"
             return kind or ("finetuned" if "method" in results else "pretrained"), results
@@ -143,6 +153,12 @@ def _render(kind: str, fields: dict[str, Any], metadata: dict[str, Any]) -> str:
 
 def _converted(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return dict(results), {"pipeline_tag": "feature-extraction"}
+
+
+def _converted_text_audio(
+    folder: Path, config: MusicFMTextAudioConfig, results: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    return dict(results), {"pipeline_tag": "zero-shot-audio-classification"}
 
 
 def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -224,8 +240,9 @@ def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any]
 
 
 # Template → function that returns the fields of the template and the metadata of the card.
-_CARDS = {
+_CARDS: dict[str, Callable] = {
     "converted": _converted,
+    "converted_text_audio": _converted_text_audio,
     "pretrained": _pretrained,
     "quantizer": _quantizer,
     "finetuned": _finetuned,

@@ -17,6 +17,7 @@ from .annotation import annotate
 from .annotation_records import ABSENT, CHANGED, COMPLETE, FOREIGN, OUTDATED, SongFiles, describe_models
 from .embedding import HeadModel, WindowSettings
 from .song_annotation import FORMATS
+from .zero_shot import ZeroShotTagger
 
 
 class AnnotatedFiles(NamedTuple):
@@ -44,6 +45,7 @@ def annotate_files(
     existing: str = "refuse",
     picture: bool = True,
     progress: bool = True,
+    tagger: ZeroShotTagger | None = None,
 ) -> AnnotatedFiles:
     """
     Annotate a catalog: for every `(name, source)` the files of [`SongAnnotation.save`] and a picture, named after
@@ -62,6 +64,7 @@ def annotate_files(
             not made by this function. Audio that has the name of another annotated song becomes `name-2`.
         picture (`bool`): Also draw `name.png`.
         progress (`bool`): Show a progress bar.
+        tagger ([`ZeroShotTagger`], *optional*): As for [`annotate`]. Similarities are in the JSON file alone.
 
     Returns:
         [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, and listed as problems.
@@ -82,7 +85,7 @@ def annotate_files(
             f"{output_dir} has files of {len(annotated)} of {len(songs)} songs, such as {min(annotated)}: choose "
             "another `--output_dir`, or pass `--existing skip` or `--existing overwrite`."
         )
-    made_from = describe_models(models, settings)
+    made_from = describe_models(models, settings, tagger)
     problems, statuses = [], []
     jobs = list(zip(songs, places, [source for _, source in sources], strict=True))
     for song, place, source in tqdm(jobs, unit="song", disable=not progress):
@@ -93,7 +96,9 @@ def annotate_files(
             if statuses[-1] not in (ABSENT, OUTDATED):
                 continue
         try:
-            damage = _annotate_file(models, source, song, made_from | {"place": place}, settings, formats, picture)
+            damage = _annotate_file(
+                models, source, song, made_from | {"place": place}, settings, formats, picture, tagger
+            )
             problems += [(song.name, reason) for reason in damage]
         except (ValueError, TypeError, OSError) as error:
             problems.append((song.name, str(error)))
@@ -164,16 +169,20 @@ def _annotate_file(
     settings: WindowSettings,
     formats: Sequence[str],
     picture: bool,
+    tagger: ZeroShotTagger | None,
 ) -> list[str]:
     """Annotate a song, and return the damage of its audio."""
-    rate = next(iter(models.values())).config.sampling_rate
+    rates = [model.config.sampling_rate for model in models.values()]
+    rate = (rates if tagger is None else [*rates, tagger.sampling_rate])[0]
     content = fetch_audio(source)
     state = audio_state(content)  # before the audio is read, in case that it is replaced meanwhile
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         audio = load_audio(content, rate)
     damage = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    annotation = annotate(models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size)
+    annotation = annotate(
+        models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size, tagger
+    )
     draw = partial(annotation.draw, waveform=audio, sampling_rate=rate, title=PurePosixPath(song.name).name)
     song.write(annotation, {**made_from, "state": state, "damage": damage}, draw if picture else None, formats)
     return damage

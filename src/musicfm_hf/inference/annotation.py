@@ -1,6 +1,6 @@
 """Annotation of whole songs with beats, chords, sections, keys and tags, by models that may share an encoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .annotators import by_task, group_by_encoder
 from .embedding import HeadModel, WindowSettings
 from .song_annotation import SongAnnotation
 from .streaming import stream_logits
+from .zero_shot import ZeroShotTagger
 
 SILENCE = 1e-4  # of full scale: -80 dB
 
@@ -24,6 +25,7 @@ def annotate(
     window_seconds: float | None = None,
     overlap_seconds: float | None = None,
     batch_size: int = 1,
+    tagger: ZeroShotTagger | None = None,
 ) -> SongAnnotation:
     """
     Annotate audio of any length in bounded memory. Models whose encoders have equal weights and equal settings that
@@ -40,6 +42,8 @@ def annotate(
             [`musicfm_hf.audio.waveform.to_waveform`].
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz; resampled to that of the models if it differs.
         window_seconds, overlap_seconds, batch_size: As for [`musicfm_hf.embed`].
+        tagger ([`ZeroShotTagger`], *optional*): Computes `similarities` with tags in words. With it, `models` may be
+            empty.
 
     Returns:
         [`SongAnnotation`].
@@ -49,19 +53,23 @@ def annotate(
             same task, the audio has several channels, is empty or not finite, or a setting is out of range.
         TypeError: if a model does not have a head, or the audio is not numeric.
     """
-    heads = by_task(models)
+    heads = {} if tagger is not None and isinstance(models, Sized) and not len(models) else by_task(models)
     settings = WindowSettings(None, window_seconds, overlap_seconds, batch_size)
     for task, model in heads.items():
         get_task(task)
         settings.frames(model.config)
     rates = {model.config.sampling_rate for model in heads.values()}
+    rates |= set() if tagger is None else {tagger.sampling_rate}
     waveforms = {rate: to_waveform(audio, sampling_rate, rate) for rate in rates}
     rate, waveform = next(iter(waveforms.items()))
     annotation = SongAnnotation(len(waveform) / rate)
     if waveform.max() - waveform.min() < 2 * SILENCE:  # a constant offset is silent too
         for task in heads:
             _set_silence(annotation, task)
+        annotation.similarities = None if tagger is None else {}
         return annotation
+    if tagger is not None:
+        annotation.similarities = tagger(waveforms[tagger.sampling_rate], tagger.sampling_rate)
     for group in group_by_encoder(list(heads.values())):
         waveform = waveforms[group[0].config.sampling_rate]
         for model, logits in zip(group, stream_logits(group, waveform, settings), strict=True):

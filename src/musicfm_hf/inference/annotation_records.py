@@ -17,6 +17,7 @@ from .annotators import by_task
 from .embedding import HeadModel, WindowSettings
 from .encoder_digest import head_digest, weights_digest
 from .song_annotation import SongAnnotation
+from .zero_shot import ZeroShotTagger
 
 FORMAT = 1  # incremented when the annotations of a model change
 
@@ -25,9 +26,11 @@ COMPLETE, ABSENT, OUTDATED, FOREIGN, CHANGED = "complete", "absent", "outdated",
 _NOT_COMPARED = ("place", "files", "damage")
 
 
-def describe_models(models: Mapping[str, HeadModel], settings: WindowSettings) -> dict[str, Any]:
+def describe_models(
+    models: Mapping[str, HeadModel], settings: WindowSettings, tagger: ZeroShotTagger | None = None
+) -> dict[str, Any]:
     """Return everything but the audio that annotations depend on, as values for JSON."""
-    heads = by_task(models)
+    heads = by_task(models) if models else {}
     encoders = {id(model.musicfm): model.musicfm for model in heads.values()}
     digests = {key: weights_digest(encoder) for key, encoder in encoders.items()}
     return {
@@ -35,7 +38,7 @@ def describe_models(models: Mapping[str, HeadModel], settings: WindowSettings) -
         "models": {task: head_digest(model, digests[id(model.musicfm)]) for task, model in heads.items()},
         "dtypes": {task: str(model.dtype) for task, model in heads.items()},
         "windows": {task: list(settings.frames(model.config)) for task, model in heads.items()},
-    }
+    } | ({} if tagger is None else {"tagger": tagger.digest()})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from ..model.adapters_musicfm import HUB_ARGUMENTS, adapter_config, find_base
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.modeling_musicfm import (
     MusicFMForAudioClassification,
     MusicFMForAudioFrameClassification,
@@ -41,7 +42,7 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
     configs = {name: load_config(name, **hub) for name in names}
     for name, config in configs.items():
-        if config.head_class == MusicFMForXVector.__name__:
+        if getattr(config, "head_class", None) == MusicFMForXVector.__name__:
             raise ValueError(
                 f"{name} embeds clips for retrieval, and has nothing to annotate: `musicfm evaluate` scores it, and "
                 "`AutoModelForAudioXVector` loads it."
@@ -53,6 +54,20 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
         _share_encoder(model, models.values())
         models[name] = model
     return models
+
+
+def has_text_tower(name: str | os.PathLike, **kwargs: Any) -> bool:
+    """
+    Return whether a folder or a repository holds a model with a text tower, for a [`ZeroShotTagger`].
+
+    Args:
+        name: Folder or repository.
+        kwargs: Arguments of the Hub, such as `revision`.
+
+    Raises:
+        OSError: if the model does not exist.
+    """
+    return isinstance(load_config(str(name), **kwargs), MusicFMTextAudioConfig)
 
 
 def add_annotators(model: HeadModel, others: Iterable[HeadModel | str | os.PathLike]) -> dict[str, HeadModel]:

@@ -77,6 +77,7 @@ class AnnotatedSong(Protocol):
     sections: list[Segment] | None
     key: str | None
     tags: dict[str, float] | None
+    similarities: dict[str, float] | None
     more: dict[str, Any]
 
     def get(self, name: str) -> Any:
@@ -206,7 +207,7 @@ def _add_strips(figure: Any, strips: dict[str, Strip], row: _Row, top: float, he
 
 
 def _draw_header(figure: Any, annotation: AnnotatedSong, title: str, height: float) -> None:
-    """Draw the title, facts about the whole song, and tags with their probabilities as bars."""
+    """Draw the title, facts about the whole song, and as bars its probabilities of tags, or else its similarities."""
     facts = [clock(annotation.duration)]
     if annotation.key is not None:
         facts.append(key_name(annotation.key))
@@ -218,10 +219,10 @@ def _draw_header(figure: Any, annotation: AnnotatedSong, title: str, height: flo
     title = title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
     figure.text(LEFT / WIDTH, 1 - 0.36 / height, title, fontsize=16, fontweight="bold", va="center", parse_math=False)
     figure.text(LEFT / WIDTH, 1 - 0.68 / height, "   ·   ".join(facts), fontsize=11, va="center", color="#444444")
-    tags = list((annotation.tags or {}).items())[:MOST_TAGS]
+    tags = list((annotation.tags or annotation.similarities or {}).items())[:MOST_TAGS]
     column_width, bar_width, line = 2.1, 0.9, 0.19
     columns = (len(tags) + 3) // 4
-    for index, (tag, probability) in enumerate(tags):
+    for index, (tag, value) in enumerate(tags):
         left = WIDTH - RIGHT - column_width * (columns - index // 4)
         bottom = height - 0.28 - line * (index % 4)
         axes = figure.add_axes(
@@ -230,7 +231,7 @@ def _draw_header(figure: Any, annotation: AnnotatedSong, title: str, height: flo
         )  # fmt: skip
         axes.axis("off")
         axes.barh(0.5, 1, height=1, color="#eeeeee")
-        axes.barh(0.5, probability, height=1, color="#d1495b")
+        axes.barh(0.5, max(value, 0.0), height=1, color="#d1495b")
         name = tag if len(tag) < 18 else f"{tag[:16]}…"
         axes.text(-0.07, 0.45, name, ha="right", va="center", fontsize=8.5, parse_math=False)
 

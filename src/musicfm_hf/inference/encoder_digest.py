@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.modeling_musicfm import MusicFMModel
+from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 from .embedding import HeadModel
 
 # Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
@@ -29,8 +31,10 @@ _TRANSFORMERS = (
 )
 
 
-def weights_digest(model: MusicFMModel) -> str:
-    """Return a digest of all weights of an encoder, and of the settings that affect its output."""
+def weights_digest(model: MusicFMModel | MusicFMTextAudioModel) -> str:
+    """
+    Return a digest of all weights of an encoder or of both towers, and of the settings that affect the output.
+    """
     return _digest(model, encoder_settings(model.config))
 
 
@@ -70,7 +74,7 @@ def _state_dict(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return get_state_dict_offloaded_model(module)
 
 
-def encoder_settings(config: MusicFMConfig) -> dict[str, Any]:
+def encoder_settings(config: MusicFMConfig | MusicFMTextAudioConfig) -> dict[str, Any]:
     """Return the settings of a configuration that can affect the output of an encoder in eval mode."""
     return {
         name: value

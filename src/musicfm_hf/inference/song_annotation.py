@@ -29,6 +29,8 @@ class SongAnnotation:
         keys (`list[Segment]`): Keys with labels such as `F#:min`, or `N` for none.
         key (`str`): Key of the whole song.
         tags (`dict[str, float]`): Probabilities of tags, with the highest first.
+        similarities (`dict[str, float]`): Similarities with tags in words, with the highest first; see
+            [`ZeroShotTagger`].
         probabilities (`dict[str, np.ndarray]`): Probability of each event, for `beats`, `chords`, `sections` and
             `keys`; see [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the number of
             events was changed later.
@@ -43,6 +45,7 @@ class SongAnnotation:
     keys: list[Segment] | None = None
     key: str | None = None
     tags: dict[str, float] | None = None
+    similarities: dict[str, float] | None = None
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -62,17 +65,20 @@ class SongAnnotation:
     def to_dict(self) -> dict[str, Any]:
         """Return all results that are not `None` as values for JSON; see [`musicfm_hf.tasks.events.to_json`]."""
         results = {name: events for name in (*_RESULTS, *self.more) if (events := self.get(name)) is not None}
-        return {"duration": round(self.duration, 6)} | {
+        values = {"duration": round(self.duration, 6)} | {
             name: to_json(events, self.probabilities.get(name)) for name, events in results.items()
         }
+        if self.similarities is not None:
+            values["similarities"] = {tag: round(value, 4) for tag, value in self.similarities.items()}
+        return values
 
     def save(self, folder: str | os.PathLike, name: str, formats: Iterable[str] = FORMATS) -> list[Path]:
         """
         Write the results that are not `None` to `name.json`, `name.beats`, `name.chords.lab`, `name.sections.lab`,
         `name.keys.lab` and `name.tags`, and results in `more` to files that end with their name and format, such as
         `name.meters.lab`. [`musicfm_hf.tasks.annotations`] reads these files. A `.tags` file contains only tags with a
-        probability of at least one half; the JSON file contains all tags. All files are written under temporary names,
-        and renamed when they are complete; the JSON file is the last one.
+        probability of at least one half; the JSON file contains all tags, and the similarities. All files are written
+        under temporary names, and renamed when they are complete; the JSON file is the last one.
 
         Args:
             folder: Folder to write to; created if needed.
@@ -123,5 +129,5 @@ class SongAnnotation:
 _RESULTS = tuple(
     attribute.name
     for attribute in fields(SongAnnotation)
-    if attribute.name not in ("duration", "probabilities", "more")
+    if attribute.name not in ("duration", "similarities", "probabilities", "more")
 )

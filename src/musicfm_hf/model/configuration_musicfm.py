@@ -148,7 +148,8 @@ class MusicFMConfig(PreTrainedConfig):
             a mel at 100 Hz, `[2, 2]` gives 25 frames per second and `[2, 1]` gives 50. `"convnext"` needs a stride for
             each of its stages; MERT-v2 has `[1, 2, 2]`.
         convnext_channels, convnext_depths (`list[int]`, default to `[128, 512, 1024]` and `[3, 4, 5]`): Width and
-            number of layers of each stage of the `"convnext"` front end. The last width must be `hidden_size`.
+            number of layers of each stage of the `"convnext"` front end. The last width must be `hidden_size`; a stage
+            with a stride of 1 has the width before it, which for the first stage is `num_mel_bins`.
         convnext_layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the layer norms of that front end.
         conv_dim, conv_kernel, conv_stride (`list[int]`): Channels, kernels and strides of the `"waveform"` front end.
         feat_extract_activation (`str`, defaults to `"gelu"`): Activation of the `"waveform"` front end and of the
@@ -600,6 +601,11 @@ class MusicFMConfig(PreTrainedConfig):
             self._require(valid, "convnext_channels", f"widths that end with `hidden_size` ({self.hidden_size})")
         valid = isinstance(strides, list) and len(strides) == steps and all(s in (1, 2) for s in strides)
         self._require(valid, "subsampling_time_strides", f"{steps} strides, each 1 or 2")
+        if self.front_end == "convnext":  # a convolution of kernel 2 without a stride would lose a frame
+            stages = zip([self.num_mel_bins, *self.convnext_channels], self.convnext_channels, strides, strict=False)
+            valid = all(stride == 2 or width == channels for width, channels, stride in stages)
+            need = f"widths that change only with a stride of 2, from {self.num_mel_bins} (`num_mel_bins`)"
+            self._require(valid, "convnext_channels", need)
         for name in ("conv_dim", "conv_kernel", "conv_stride"):
             valid = self._is_list(name, int) and len(getattr(self, name)) == len(self.conv_dim) > 0
             self._require(valid, name, "a list of positive integers, as long as `conv_dim`")

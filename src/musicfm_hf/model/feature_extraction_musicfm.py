@@ -13,7 +13,15 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-_SETTINGS = ("feature_size", "sampling_rate", "padding_value", "return_attention_mask", "min_samples", "do_normalize")
+_SETTINGS = (
+    "feature_size",
+    "sampling_rate",
+    "padding_value",
+    "return_attention_mask",
+    "min_samples",
+    "do_normalize",
+    "attention_mask_name",
+)
 _INTEGER_FULL_SCALE = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
 _TO_MONO = {"mean": None, "left": 0, "right": -1}  # channel, or none for the average
 _CANCELED = 1e-4  # energy of the average, relative to that of the channels, from which they do not cancel: -40 dB
@@ -44,6 +52,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         min_samples (`int`, defaults to 1025): Shortest audio that the model can encode, in samples.
         do_normalize (`bool`, defaults to `False`): Scale each waveform to mean 0 and variance 1, as the feature
             extractor of MERT does.
+        attention_mask_name (`str`, defaults to `"attention_mask"`): Name of the mask in the output. It is
+            `"audio_attention_mask"` for models that also take texts, whose mask is `attention_mask`.
 
     Raises:
         ValueError: if another argument is similar to one of these. Transformers keeps any other name as it is.
@@ -59,6 +69,7 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool = True,
         min_samples: int = 1025,
         do_normalize: bool = False,
+        attention_mask_name: str = "attention_mask",
         **kwargs: Any,
     ):
         for name in kwargs:
@@ -68,12 +79,17 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
         self.return_attention_mask = return_attention_mask
         self.min_samples = min_samples
         self.do_normalize = do_normalize
+        self.attention_mask_name = attention_mask_name
 
     @classmethod
     def from_model_config(cls, config: PreTrainedConfig) -> "MusicFMFeatureExtractor":
-        """Return the feature extractor of a model with this [`MusicFMConfig`]."""
+        """Return the feature extractor of a model with this [`MusicFMConfig`] or [`MusicFMTextAudioConfig`]."""
+        encoder = getattr(config, "audio_config", config)
         return cls(
-            sampling_rate=config.sampling_rate, min_samples=config.min_samples, do_normalize=config.do_normalize
+            sampling_rate=encoder.sampling_rate,
+            min_samples=encoder.min_samples,
+            do_normalize=encoder.do_normalize,
+            attention_mask_name="attention_mask" if encoder is config else "audio_attention_mask",
         )
 
     def __call__(
@@ -144,6 +160,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask=return_attention_mask,
             return_tensors=return_tensors,
         )
+        if "attention_mask" in padded:
+            padded[self.attention_mask_name] = padded.pop("attention_mask")
         return MusicFMBatchFeature(padded.data)
 
     def _waveform(self, item: Any, index: int, to_mono: str | None) -> np.ndarray:
