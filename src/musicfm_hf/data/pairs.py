@@ -25,8 +25,9 @@ def limit_groups(songs: Sequence[LabeledSong], limit: int | None) -> list[Labele
 class PairCrops(Dataset):
     """
     `count` crops in which every two neighbors, 0 and 1, 2 and 3, …, are the same music: crops of two regions of one
-    class, one half of the pairs at the same relative position, the other half anywhere. Every song is used once before
-    a song is used again, with up to `classes_per_song` of its classes in a row, which are hard negatives of each other
+    class, one half of the pairs at the same relative position, the other half anywhere. The regions are from different
+    versions of the song, because sound and key would give away those of one version. Every song is used once before a
+    song is used again, with up to `classes_per_song` of its classes in a row, which are hard negatives of each other
     in a batch. A crop depends only on its index and the seed, so a resumed run equals an uninterrupted one. Batches
     need an even size, in order.
 
@@ -80,12 +81,12 @@ class PairCrops(Dataset):
         order = np.random.default_rng([self.seed, _CLASSES, turn, int(song)]).permutation(len(classes))
         chosen = int(order[slot % len(classes)])
         generator = np.random.default_rng([self.seed, _PAIR, pair])
-        members = generator.permutation(len(classes[chosen]))
+        members = _two_members(classes[chosen], generator)
         is_aligned, position = generator.random() < 0.5, float(generator.random())
         if side:
             generator = np.random.default_rng([self.seed, _PAIR, pair, side])  # another position, another augmentation
             position = position if is_aligned else float(generator.random())
-        item = self._crop(classes[chosen][members[side]], position, generator)
+        item = self._crop(members[side], position, generator)
         return item | {"labels": torch.tensor(int(self._first_labels[song]) + chosen)}
 
     def _crop(self, region: Excerpt, position: float, generator: np.random.Generator) -> dict[str, Any]:
@@ -98,3 +99,11 @@ class PairCrops(Dataset):
         start = first + round(position * (frames - count))
         item = dict(self.read(region.song, start, count, generator))
         return {name: value for name, value in item.items() if name not in ("semitones", "tempo", "audio_frames")}
+
+
+def _two_members(members: Sequence[Excerpt], generator: np.random.Generator) -> tuple[Excerpt, Excerpt]:
+    """Draw two regions of a class, from different versions if it has several."""
+    order = generator.permutation(len(members))
+    first = members[order[0]]
+    others = [members[index] for index in order[1:]]
+    return first, next((other for other in others if other.song.id != first.song.id), others[0])
