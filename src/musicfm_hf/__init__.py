@@ -40,6 +40,7 @@ _EXPORTS = {
         "MusicFMForAudioFrameClassification",
         "MusicFMForPreTraining",
         "MusicFMForPreTrainingOutput",
+        "MusicFMForXVector",
         "MusicFMModel",
         "MusicFMPreTrainedModel",
         "MusicFMQuantizerModel",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .model.modeling_musicfm import MusicFMForAudioFrameClassification as MusicFMForAudioFrameClassification
     from .model.modeling_musicfm import MusicFMForPreTraining as MusicFMForPreTraining
     from .model.modeling_musicfm import MusicFMForPreTrainingOutput as MusicFMForPreTrainingOutput
+    from .model.modeling_musicfm import MusicFMForXVector as MusicFMForXVector
     from .model.modeling_musicfm import MusicFMModel as MusicFMModel
     from .model.modeling_musicfm import MusicFMPreTrainedModel as MusicFMPreTrainedModel
     from .model.modeling_musicfm import MusicFMQuantizerModel as MusicFMQuantizerModel
@@ -134,6 +136,7 @@ def register_auto_classes() -> None:
         MusicFMForAudioClassification,
         MusicFMForAudioFrameClassification,
         MusicFMForPreTraining,
+        MusicFMForXVector,
         MusicFMModel,
     )
     from .model.modeling_text_audio_musicfm import MusicFMTextAudioModel
@@ -148,6 +151,7 @@ def register_auto_classes() -> None:
         "AutoModelForPreTraining": MusicFMForPreTraining,
         "AutoModelForAudioClassification": MusicFMForAudioClassification,
         "AutoModelForAudioFrameClassification": MusicFMForAudioFrameClassification,
+        "AutoModelForAudioXVector": MusicFMForXVector,
     }.items():
         getattr(transformers, auto_class).register(MusicFMConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..data.examples import TaskCrops, collate_examples
 from ..data.labeled import LabeledSong
+from ..data.pairs import PairCrops
 from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
@@ -29,7 +30,7 @@ class FinetuningTrainer(ResumableTrainer):
 
     Args:
         model: The model with its head, optionally with LoRA; or only its `classifier`, if features come from a cache.
-        train_dataset ([`TaskCrops`]): Training crops.
+        train_dataset ([`TaskCrops`] or [`PairCrops`]): Training crops.
         songs: Validation songs.
         logits (`Callable`): Function that maps songs to pairs `(song, logits)`, with the current weights of the model.
         config ([`MusicFMConfig`]): Configuration of the model with its head.
@@ -46,7 +47,7 @@ class FinetuningTrainer(ResumableTrainer):
         self,
         model: torch.nn.Module,
         args: FinetuningArguments,
-        train_dataset: TaskCrops,
+        train_dataset: TaskCrops | PairCrops,
         songs: Sequence[LabeledSong],
         logits: Callable[[Sequence[LabeledSong]], Iterable[tuple[LabeledSong, np.ndarray]]],
         config: MusicFMConfig,
@@ -54,7 +55,7 @@ class FinetuningTrainer(ResumableTrainer):
         started: float | None = None,
         **kwargs: Any,
     ):
-        args.metric_for_best_model = f"eval_{get_task(config.task).metric}"
+        args.metric_for_best_model = f"eval_{self.main_score(config)}"
         args.greater_is_better = True
         super().__init__(
             model=model,
@@ -69,6 +70,14 @@ class FinetuningTrainer(ResumableTrainer):
         self.started = time.perf_counter() if started is None else started
         self.evaluated: dict[int, dict[str, dict[str, Any]]] = {}  # step → song id → scores
         self.model_accepts_loss_kwargs = False
+
+    def main_score(self, config: MusicFMConfig) -> str:
+        """Return the score that selects checkpoints."""
+        return get_task(config.task).metric
+
+    def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """Average the output of [`score_songs`]."""
+        return average_scores(self.config, scores)
 
     @property
     def seconds(self) -> float:
@@ -103,7 +112,7 @@ class FinetuningTrainer(ResumableTrainer):
         scores = self.score_songs(self.eval_dataset if eval_dataset is None else eval_dataset)
         if eval_dataset is None:
             self.evaluated[self.state.global_step] = scores
-        averages = average_scores(self.config, scores)
+        averages = self.average(scores)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in averages.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
