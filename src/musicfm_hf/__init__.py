@@ -40,6 +40,7 @@ _EXPORTS = {
         "MusicFMForAudioFrameClassification",
         "MusicFMForPreTraining",
         "MusicFMForPreTrainingOutput",
+        "MusicFMForXVector",
         "MusicFMModel",
         "MusicFMPreTrainedModel",
         "MusicFMQuantizerModel",
@@ -59,6 +60,7 @@ _EXPORTS = {
         "SearchIndex",
         "SearchResult",
     ),
+    ".text_audio.run": ("train_text_audio",),
     ".tasks": (
         "TaskSpec",
         "register_task",
@@ -97,6 +99,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .model.modeling_musicfm import MusicFMForAudioFrameClassification as MusicFMForAudioFrameClassification
     from .model.modeling_musicfm import MusicFMForPreTraining as MusicFMForPreTraining
     from .model.modeling_musicfm import MusicFMForPreTrainingOutput as MusicFMForPreTrainingOutput
+    from .model.modeling_musicfm import MusicFMForXVector as MusicFMForXVector
     from .model.modeling_musicfm import MusicFMModel as MusicFMModel
     from .model.modeling_musicfm import MusicFMPreTrainedModel as MusicFMPreTrainedModel
     from .model.modeling_musicfm import MusicFMQuantizerModel as MusicFMQuantizerModel
@@ -115,6 +118,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .tasks import register_task as register_task
     from .tasks.annotations import Beats as Beats
     from .tasks.annotations import Segment as Segment
+    from .text_audio.run import train_text_audio as train_text_audio
 
 
 def register_auto_classes() -> None:
@@ -132,6 +136,7 @@ def register_auto_classes() -> None:
         MusicFMForAudioClassification,
         MusicFMForAudioFrameClassification,
         MusicFMForPreTraining,
+        MusicFMForXVector,
         MusicFMModel,
     )
     from .model.modeling_text_audio_musicfm import MusicFMTextAudioModel
@@ -146,6 +151,7 @@ def register_auto_classes() -> None:
         "AutoModelForPreTraining": MusicFMForPreTraining,
         "AutoModelForAudioClassification": MusicFMForAudioClassification,
         "AutoModelForAudioFrameClassification": MusicFMForAudioFrameClassification,
+        "AutoModelForAudioXVector": MusicFMForXVector,
     }.items():
         getattr(transformers, auto_class).register(MusicFMConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)

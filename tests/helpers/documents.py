@@ -20,14 +20,14 @@ from musicfm_hf import (
     load_embedder,
 )
 from musicfm_hf.data.catalog import list_sources
-from musicfm_hf.finetuning.arguments import TaskArguments
-from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, save_finetuned
+from musicfm_hf.finetuning.arguments import RetrievalArguments, TaskArguments
+from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, retrieval_config, save_finetuned
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 from .audio import music
 from .models import TINY, random_model
 from .paths import FIXTURES, ROOT
-from .text_audio import processor, text_audio_model
+from .text_audio import processor, text_audio_model, write_songs
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILE = re.compile(
@@ -79,7 +79,7 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
     for name in ("music", "my_music", "my_annotations"):
         (folder / name).mkdir()
     own_songs = [f"song {number}" for number in range(12)]
-    for number, name in enumerate(["song.mp3", "music/first.wav", "music/second.wav"]):
+    for number, name in enumerate(["song.mp3", "music/first.wav", "music/second.wav", "cover.mp3"]):
         soundfile.write(folder / name, music(3.0, seed=number), 24000)
     for number, name in enumerate(own_songs):
         soundfile.write(folder / f"my_music/{name}.wav", music(1.5, seed=number), 24000)
@@ -95,8 +95,12 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
         head.save_pretrained(folder / f"runs/{task}")
         if task == "chord":
             save_finetuned(head, add_lora(head, arguments), folder / "runs/chord-lora")
+    embedding = RetrievalArguments(model=str(folder / "musicfm-msd"), data="none")
+    config = retrieval_config(embedding, AutoConfig.from_pretrained(embedding.model))
+    build_model(embedding, config).save_pretrained(folder / "runs/versions")
     text_audio_model(clip_seconds=10.0).save_pretrained(folder / "muq-mulan")
     processor().save_pretrained(folder / "muq-mulan")
+    write_songs(folder / "captions")
     for path in (folder / "musicfm-msd", *(folder / "runs").iterdir()):
         MusicFMFeatureExtractor().save_pretrained(path)
     shutil.copytree(folder / "runs/chord-lora", folder / "you/musicfm-chord")

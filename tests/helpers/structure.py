@@ -6,8 +6,8 @@ STEPS = [
     {"audio", "tasks"},
     {"metrics", "data", "hub"},
     {"inference", "pretraining", "conversion"},
-    {"search"},
-    {"evaluation"},
+    {"search", "evaluation", "integrations"},
     {"finetuning"},
+    {"text_audio"},
     {"cli"},
 ]

@@ -196,6 +196,7 @@ def test_every_auto_class_is_in_the_map(tmp_path):
         "AutoModel": "modeling_musicfm.MusicFMModel",
         "AutoModelForAudioClassification": "modeling_musicfm.MusicFMForAudioClassification",
         "AutoModelForAudioFrameClassification": "modeling_musicfm.MusicFMForAudioFrameClassification",
+        "AutoModelForAudioXVector": "modeling_musicfm.MusicFMForXVector",
         "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
     }
 

@@ -81,6 +81,7 @@ def test_saved_model_loads_without_the_package(tmp_path):
             "AutoModel": "modeling_musicfm.MusicFMModel",
             "AutoModelForAudioClassification": "modeling_musicfm.MusicFMForAudioClassification",
             "AutoModelForAudioFrameClassification": "modeling_musicfm.MusicFMForAudioFrameClassification",
+            "AutoModelForAudioXVector": "modeling_musicfm.MusicFMForXVector",
             "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
         }
 

@@ -19,6 +19,7 @@ SECTIONS = {
         "pretrain": "pretrain an encoder on music without labels",
         "train-quantizer": "train the quantizer that some pretraining recipes need",
         "finetune": "train a head on an encoder: as a probe, with full fine-tuning, or with LoRA",
+        "train-text-audio": "train a model of music and text on songs with captions",
     },
     "Measure": {
         "evaluate": "score saved models on whole songs",

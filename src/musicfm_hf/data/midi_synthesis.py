@@ -45,6 +45,7 @@ def render(
     transpose: int = 0,
     sampling_rate: int = SAMPLING_RATE,
     tail_seconds: float = TAIL_SECONDS,
+    tempo: float = 1.0,
 ) -> np.ndarray:
     """
     Synthesize a MIDI file as float32 mono of shape `(samples,)`.
@@ -65,6 +66,7 @@ def render(
         transpose (`int`): Semitones by which all notes are shifted.
         sampling_rate (`int`): Rate of the result, in Hz.
         tail_seconds (`float`): Time for notes to ring after the last note-off.
+        tempo (`float`): Factor by which the music is played faster; times of the file are divided by it.
 
     Raises:
         FileNotFoundError: the MIDI file or the soundfont does not exist.
@@ -78,8 +80,10 @@ def render(
         raise ValueError(
             f"`sampling_rate` must be above 0 and `tail_seconds` at least 0, got {sampling_rate} and {tail_seconds}."
         )
+    if tempo <= 0:
+        raise ValueError(f"`tempo` must be above 0, got {tempo}.")
     soundfont = find_soundfont(soundfont)
-    tracks = _read_events(Path(midi_path), transpose)
+    tracks = _read_events(Path(midi_path), transpose, tempo)
     end = max(seconds for events in tracks.values() for seconds, message in events if _is_note_off(message))
     length = round((end + tail_seconds) * sampling_rate)
     if programs is None:
@@ -103,7 +107,7 @@ def find_soundfont(soundfont: str | os.PathLike | None) -> Path:
     return path
 
 
-def _read_events(path: Path, transpose: int) -> dict[str | int, list[Event]]:
+def _read_events(path: Path, transpose: int, tempo: float) -> dict[str | int, list[Event]]:
     """Return the events to send to the synthesizer, keyed by the name of the track, or its index without a name."""
     midi = _open_midi(path)
     names = [track.name for track in midi.tracks]
@@ -116,7 +120,7 @@ def _read_events(path: Path, transpose: int) -> dict[str | int, list[Event]]:
             if not 0 <= message.note + transpose <= 127:
                 raise ValueError(f"{path} has note {message.note}: shifted by {transpose}, it is outside 0 to 127.")
             message = message.copy(note=message.note + transpose)
-        tracks[keys[number]].append((seconds, message))
+        tracks[keys[number]].append((seconds / tempo, message))
     if not any(_is_note_off(message) for events in tracks.values() for _, message in events):
         raise ValueError(f"{path} has no notes.")
     return tracks

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import soundfile
 
@@ -54,6 +54,9 @@ class Song:
         seconds (`float`): Length of the labels.
         bpm (`float`): Median tempo in beats per minute.
         first_key (`str`): First key, such as `"F#:maj"`.
+        version (`int`): Number of this rendering of the song, from 1; see `pop909_versions.py`.
+        transposition (`int`): Semitones by which this version is transposed.
+        tempo (`float`): Factor by which this version is faster.
     """
 
     id: str
@@ -67,6 +70,9 @@ class Song:
     seconds: float
     bpm: float
     first_key: str
+    version: int = 1
+    transposition: int = 0
+    tempo: float = 1.0
 
 
 def read_songs(source: str | os.PathLike) -> list[Song]:
@@ -95,15 +101,19 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
         midi = folder / "midi" / f"{song_id}.mid"
         programs, tags = _arrangement(*arrangements[song_id])
         seconds, bpm = (_number(where, row, name, float) for name in ("seconds", "bpm"))
-        texts = {name: row[name] for name in ("id", "split", "title", "artist", "first_key")}
+        texts: dict[str, Any] = {name: row[name] for name in ("id", "split", "title", "artist", "first_key")}
         is_mini = song_id in mini_splits
         songs.append(Song(**texts, is_mini=is_mini, midi=midi, programs=programs, tags=tags, seconds=seconds, bpm=bpm))
     return songs
 
 
 def audio_name(song: Song, transposition: int = 0) -> str:
-    """Return the file name of a song: `001.flac`, or `001_t-3.flac` if it is transposed by -3 semitones."""
-    return f"{song.id}_t{transposition:+d}.flac" if transposition else f"{song.id}.flac"
+    """
+    Return the file name of a song: `001.flac`, `001_t-3.flac` if it is transposed by -3 semitones, or `001_v2.flac`
+    for its second version.
+    """
+    version = f"_v{song.version}" if song.version > 1 else ""
+    return f"{song.id}{version}_t{transposition:+d}.flac" if transposition else f"{song.id}{version}.flac"
 
 
 def rendering_settings(soundfont: str | os.PathLike | None = None, arranged: bool = False) -> dict[str, Any]:
@@ -155,7 +165,15 @@ def render_songs(
     _check_settings(folder, rendering_settings(soundfont, arranged))
     soundfont = find_soundfont(soundfont)
     jobs = [
-        (song.midi, folder / audio_name(song, semitones), soundfont, song.programs if arranged else None, semitones)
+        _Job(
+            song.midi,
+            folder / audio_name(song, semitones),
+            soundfont,
+            song.programs if arranged else None,
+            song.transposition + semitones,
+            song.tempo,
+            f" {song.transposition} {song.tempo}" if song.version > 1 else "",
+        )
         for song in songs
         for semitones in transpositions
     ]
@@ -195,19 +213,29 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     write_text(path, text)
 
 
-def _render_file(
-    job: tuple[Path, Path, Path, tuple[int, int, int] | None, int],
-) -> tuple[Path, Exception | None]:
+class _Job(NamedTuple):
+    """A file to render; `version` tells apart versions of a song in the digest of what the file was made from."""
+
+    midi: Path
+    path: Path
+    soundfont: Path
+    programs: tuple[int, int, int] | None
+    transposition: int
+    tempo: float
+    version: str
+
+
+def _render_file(job: _Job) -> tuple[Path, Exception | None]:
     """
     Render one file unless it exists and was rendered from the same MIDI file and programs; return its path, and the
     error if its MIDI file is missing or wrong.
     """
-    midi, path, soundfont, programs, transposition = job
-    made_from = digest(f"{programs} ".encode() + (midi.read_bytes() if midi.is_file() else b""))
+    midi, path, soundfont, programs, transposition, tempo, version = job
+    made_from = digest(f"{programs}{version} ".encode() + (midi.read_bytes() if midi.is_file() else b""))
     if path.exists() and _made_from(path) in ("", made_from):
         return path, None
     try:
-        audio = render(midi, soundfont, programs, transposition, SAMPLING_RATE, TAIL_SECONDS)
+        audio = render(midi, soundfont, programs, transposition, SAMPLING_RATE, TAIL_SECONDS, tempo)
     except (ValueError, FileNotFoundError) as error:
         return path, error
     options = {"samplerate": SAMPLING_RATE, "channels": 1, "subtype": "PCM_16", "format": "FLAC"}

@@ -9,11 +9,16 @@ from tqdm.auto import tqdm
 from ..data.catalog import describe_source
 from ..data.examples import with_annotation
 from ..data.labeled_dataset import load_songs
-from ..inference.annotators import load_annotators
+from ..data.pairs import limit_groups
+from ..inference.annotators import load_annotators, load_config
 from ..inference.embedding import WindowSettings
+from ..inference.excerpts import embed_excerpts
 from ..inference.logits import song_logits
+from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks import get_task
+from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS, get_retrieval_task
 from ..training.records import environment, strip_absolute_paths
+from .retrieval import score_vectors, search_difference, searches_with_intervals
 from .scoring import paired_difference, score_song, scores_with_intervals
 
 
@@ -45,6 +50,8 @@ def evaluate(
         ValueError: the model has no task, or no song is annotated for its task.
         OSError: the model or the data set does not exist.
     """
+    if getattr(load_config(str(model)), "head_class", None) == MusicFMForXVector.__name__:
+        return evaluate_retrieval(model, data, split, settings, device, limit)
     (head,) = load_annotators([model]).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
@@ -58,6 +65,34 @@ def evaluate(
         "metric": get_task(config.task).metric,
         "window_seconds": settings.seconds(config),
         "scores": scores_with_intervals(config, scores),
+        "songs": scores,
+    }
+
+
+def evaluate_retrieval(
+    model: str | os.PathLike,
+    data: str | os.PathLike,
+    split: str = "test",
+    settings: WindowSettings | None = None,
+    device: str = "cpu",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """
+    Score the search of a saved embedding model among the versions of songs. Arguments, results and errors are those of
+    [`evaluate`]; `limit` counts songs, not versions, and `songs` has the mean scores of the queries of each song.
+    """
+    head = MusicFMForXVector.from_pretrained(model).eval()
+    head.to(device)
+    settings = settings or WindowSettings(batch_size=8)
+    songs = limit_groups(load_songs(data, split), limit)
+    search = get_retrieval_task(head.config.task).search(songs)
+    vectors = embed_excerpts(head, [*search.queries, *search.gallery], settings)
+    scores = score_vectors(search, vectors[: len(search.queries)], vectors[len(search.queries) :])
+    return {
+        "task": head.config.task,
+        "metric": METRIC,
+        "window_seconds": settings.seconds(head.config),
+        "scores": searches_with_intervals(scores),
         "songs": scores,
     }
 
@@ -92,8 +127,11 @@ def evaluate_models(
     for result in others:
         if result["task"] == first["task"]:
             try:
-                result["difference"] = paired_difference(
-                    first["task"], [first["songs"]], [result["songs"]], first["metric"]
+                scores = [first["songs"]], [result["songs"]]
+                result["difference"] = (
+                    search_difference(*scores, first["metric"])
+                    if first["task"] in RETRIEVAL_TASKS
+                    else paired_difference(first["task"], *scores, first["metric"])
                 )
             except ValueError as error:
                 result["not_compared"] = str(error)

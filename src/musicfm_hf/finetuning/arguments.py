@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from transformers.utils import cached_file
 
+from ..data.labeled import LabeledSong
 from ..tasks import get_task, load_task_file
+from ..tasks.events import comparable
+from ..tasks.retrieval import RETRIEVAL_TASKS, get_retrieval_task
 from ..training.arguments import RecipeArguments
+
+Arguments = TypeVar("Arguments", bound="HeadArguments")
 
 # Attention and feed-forward layers of every encoder.
 LORA_TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
@@ -43,17 +48,10 @@ class FinetuningArguments(RecipeArguments):
 
 
 @dataclass
-class TaskArguments:
-    """Task, encoder, data and method of fine-tuning."""
+class HeadArguments:
+    """Encoder, data and method of training a head."""
 
-    RENAMED_FLAGS: ClassVar[dict[str, str]] = {
-        "rate": "label_rate",
-        "lora_rank": "lora_r",
-        "lora_targets": "lora_target_modules",
-    }
-
-    task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
-    task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
+    task: str = field(default="", metadata={"help": "Name of the task."})
     model: str = field(default="", metadata={"help": "Folder or repository of the encoder."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that repository."})
     data: str = field(
@@ -70,31 +68,12 @@ class TaskArguments:
     random_encoder: bool = field(
         default=False, metadata={"help": "Baseline: a probe of an encoder with random weights."}
     )
-    log_mel: bool = field(default=False, metadata={"help": "Baseline: a probe of the log-mel spectrogram."})
-    label_rate: float | None = field(
-        default=None, metadata={"help": "Label frames per second; by default those of the paper."}
-    )
-    crop_seconds: float | None = field(
-        default=None, metadata={"help": "Length of a training crop; by default that of the paper."}
-    )
     window_seconds: float = field(default=30.0, metadata={"help": "Length of the windows for whole songs."})
-    decoding: str = field(
-        default="{}", metadata={"help": "Settings of the task's decoder: a mapping in YAML, JSON here."}
-    )
-    balance: float = field(
-        default=0.0,
-        metadata={"help": "Weight of rare classes: 0 has no effect, 1 gives all classes the same total weight."},
-    )
     head_size: int = field(default=512, metadata={"help": "Size of the hidden layer of the head."})
     head_dropout: float = field(default=0.0, metadata={"help": "Dropout after the hidden layer of the head."})
     whiten: bool = field(default=True, metadata={"help": "Train a probe on whitened features, which is faster."})
     freeze_batch_norm: bool = field(
         default=True, metadata={"help": "Keep the batch-norm statistics of the encoder fixed."}
-    )
-    transpose: bool = field(default=False, metadata={"help": "Shift training crops by -5 to 6 semitones."})
-    tempo: float = field(
-        default=0.0,
-        metadata={"help": "Time-stretch training crops, by up to this share faster or slower, such as 0.2."},
     )
     speed: int = field(
         default=0,
@@ -110,6 +89,54 @@ class TaskArguments:
     limit: int | None = field(default=None, metadata={"help": "Maximum number of songs to use from each split."})
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
 
+    def annotation_of(self, song: LabeledSong) -> Any:
+        """Return what the task knows of a song, as values whose `repr` is equal for equal annotations."""
+        raise NotImplementedError
+
+    def check_encoder(self) -> None:
+        """Raise a `ValueError` if the encoder or the data is missing, or the method does not fit the encoder."""
+        for name in ("model", "data"):
+            if not getattr(self, name):
+                raise ValueError(f"`--{name}` is required.")
+        if self.random_encoder and self.method != "probe":
+            raise ValueError("`random_encoder` is a baseline of probes: use `--method probe`.")
+
+
+@dataclass
+class TaskArguments(HeadArguments):
+    """Task, encoder, data and method of fine-tuning."""
+
+    RENAMED_FLAGS: ClassVar[dict[str, str]] = {
+        "rate": "label_rate",
+        "lora_rank": "lora_r",
+        "lora_targets": "lora_target_modules",
+    }
+
+    task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
+    task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
+    log_mel: bool = field(default=False, metadata={"help": "Baseline: a probe of the log-mel spectrogram."})
+    label_rate: float | None = field(
+        default=None, metadata={"help": "Label frames per second; by default those of the paper."}
+    )
+    crop_seconds: float | None = field(
+        default=None, metadata={"help": "Length of a training crop; by default that of the paper."}
+    )
+    decoding: str = field(
+        default="{}", metadata={"help": "Settings of the task's decoder: a mapping in YAML, JSON here."}
+    )
+    balance: float = field(
+        default=0.0,
+        metadata={"help": "Weight of rare classes: 0 has no effect, 1 gives all classes the same total weight."},
+    )
+    transpose: bool = field(default=False, metadata={"help": "Shift training crops by -5 to 6 semitones."})
+    tempo: float = field(
+        default=0.0,
+        metadata={"help": "Time-stretch training crops, by up to this share faster or slower, such as 0.2."},
+    )
+
+    def annotation_of(self, song: LabeledSong) -> Any:
+        return comparable(get_task(self.task).annotation_of(song))
+
     def __post_init__(self) -> None:
         if self.task_file is not None:
             loaded = load_task_file(self.task_file)
@@ -117,11 +144,9 @@ class TaskArguments:
                 raise ValueError(f"{self.task_file} defines the task {loaded.name}, not {self.task}.")
             self.task = loaded.name
         spec = get_task(self.task)
-        for name in ("model", "data"):
-            if not getattr(self, name):
-                raise ValueError(f"`--{name}` is required.")
-        if (self.log_mel or self.random_encoder) and self.method != "probe":
-            raise ValueError("`log_mel` and `random_encoder` are baselines of probes: use `--method probe`.")
+        self.check_encoder()
+        if self.log_mel and self.method != "probe":
+            raise ValueError("`log_mel` is a baseline of probes: use `--method probe`.")
         if (self.transpose or self.tempo or self.speed) and self.method == "probe":
             raise ValueError(
                 "A probe reads features that were computed once: leave `transpose`, `tempo` and `speed` at their "
@@ -133,7 +158,51 @@ class TaskArguments:
                 raise ValueError(f"`{name}` is not an augmentation for the task {self.task}: leave it at its default.")
 
 
-def pin_revision(arguments: TaskArguments) -> TaskArguments:
+@dataclass
+class RetrievalArguments(HeadArguments):
+    """Task, encoder, data, loss and method of training an embedding head."""
+
+    task: str = field(default="same_song", metadata={"help": "Music to find.", "choices": list(RETRIEVAL_TASKS)})
+    loss: str = field(
+        default="info_nce",
+        metadata={"help": "info_nce (in-batch negatives) or vicreg.", "choices": ["info_nce", "vicreg"]},
+    )
+    temperature: float = field(default=0.1, metadata={"help": "Temperature of info_nce."})
+    embedding_size: int = field(default=128, metadata={"help": "Size of the embeddings."})
+    label_rate: float | None = field(
+        default=5.0, metadata={"help": "Frames per second that the convolutions of the head see."}
+    )
+    head_channels: list[int] = field(
+        default_factory=lambda: [512, 512], metadata={"help": "Channels of the convolutions over time in the head."}
+    )
+    head_kernels: list[int] = field(default_factory=lambda: [5, 3], metadata={"help": "Their kernels; odd."})
+    head_dilations: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Their dilations."})
+    keep_head: bool = field(
+        default=False, metadata={"help": "Start from the head that `model` was saved with, such as a trained probe."}
+    )
+    crop_seconds: float | None = field(
+        default=None, metadata={"help": "Length of a training crop; by default that of the passages of the task."}
+    )
+    classes_per_song: int = field(
+        default=2, metadata={"help": "Kinds of phrases of a song in a row, which are hard negatives of each other."}
+    )
+
+    def annotation_of(self, song: LabeledSong) -> Any:
+        return song.group, [region[1:] for region in get_retrieval_task(self.task).regions(song)]
+
+    def __post_init__(self) -> None:
+        get_retrieval_task(self.task)
+        self.check_encoder()
+        if self.method == "probe" and self.speed:
+            raise ValueError(
+                "A probe reads features that were computed once: leave `speed` at its default, or prepare more "
+                "versions of the songs."
+            )
+        if self.keep_head and self.random_encoder:
+            raise ValueError("`keep_head` starts from a trained head: it cannot be used with `random_encoder`.")
+
+
+def pin_revision(arguments: Arguments) -> Arguments:
     """Set `revision` to the commit if the model is a repository, and to `None` if it is a folder."""
     if Path(arguments.model).is_dir():
         return replace(arguments, revision=None)

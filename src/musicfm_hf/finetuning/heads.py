@@ -13,26 +13,37 @@ from ..data.examples import crop_targets
 from ..data.labeled import LabeledSong
 from ..inference.embedding import HeadModel
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
+from ..model.modeling_musicfm import (
+    MusicFMForAudioClassification,
+    MusicFMForAudioFrameClassification,
+    MusicFMForXVector,
+)
 from ..tasks import get_task, label_names
+from ..tasks.retrieval import get_retrieval_task
 from ..training.files import complete_model
-from .arguments import TaskArguments
+from .arguments import HeadArguments, RetrievalArguments, TaskArguments
+
+AnyHeadModel = HeadModel | MusicFMForXVector
 
 
-def build_model(arguments: TaskArguments, config: MusicFMConfig) -> HeadModel:
+def build_model(arguments: HeadArguments, config: MusicFMConfig) -> AnyHeadModel:
     """
-    Build the encoder of `arguments.model` with a new head, for a configuration from [`head_config`].
+    Build the encoder of `arguments.model` with its head, which is new unless the arguments keep it.
+
+    Args:
+        config ([`MusicFMConfig`]): Configuration from [`head_config`] or [`retrieval_config`].
 
     Raises:
         ValueError: if `arguments.model` lacks weights of the encoder.
     """
-    classes = (MusicFMForAudioClassification, MusicFMForAudioFrameClassification)
+    classes = (MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMForXVector)
     model_class = next(cls for cls in classes if cls.__name__ == config.head_class)
     if arguments.random_encoder:
         return model_class(config)
     folder = Path(arguments.model)
     name = str(folder.resolve()) if folder.is_dir() else arguments.model  # recorded in adapters
-    return model_class.from_encoder(name, config, revision=arguments.revision)
+    keep_head = isinstance(arguments, RetrievalArguments) and arguments.keep_head
+    return model_class.from_encoder(name, config, keep_head, revision=arguments.revision)
 
 
 def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[LabeledSong]) -> MusicFMConfig:
@@ -63,6 +74,32 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
     if arguments.balance > 0:
         config.class_weights = class_weights(config, songs, arguments.balance)
     return config
+
+
+def retrieval_config(arguments: RetrievalArguments, base: MusicFMConfig) -> MusicFMConfig:
+    """Return the configuration of a model with an embedding head for a retrieval task."""
+    values = base.to_dict() | {
+        "task": arguments.task,
+        "problem_type": None,
+        "classifier_outputs": None,
+        "class_weights": None,
+        "label_rate": arguments.label_rate,
+        "label_centered": False,
+        "context_seconds": arguments.window_seconds,
+        "classifier_layer": arguments.layer,
+        "use_weighted_layer_sum": arguments.weighted_layer_sum,
+        "classifier_proj_size": arguments.head_size,
+        "classifier_dropout": arguments.head_dropout,
+        "tdnn_dim": arguments.head_channels,
+        "tdnn_kernel": arguments.head_kernels,
+        "tdnn_dilation": arguments.head_dilations,
+        "xvector_output_dim": arguments.embedding_size,
+        "contrastive_loss": arguments.loss,
+        "contrastive_temperature": arguments.temperature,
+        "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
+        "decoding": {"passage_seconds": get_retrieval_task(arguments.task).passage_seconds},
+    }
+    return MusicFMConfig.from_dict(values)
 
 
 def decoder_settings(arguments: TaskArguments) -> dict[str, Any]:
@@ -117,7 +154,7 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabeledSong], balance: 
     return weights
 
 
-def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
+def add_lora(model: AnyHeadModel, arguments: HeadArguments) -> Any:
     """
     Add LoRA matrices to the layers that `arguments.lora_target_modules` names, and return the model. All weights of
     the head are trained.
@@ -142,7 +179,7 @@ def add_lora(model: HeadModel, arguments: TaskArguments) -> Any:
     return get_peft_model(model, lora)
 
 
-def save_finetuned(model: HeadModel, trained: Any, folder: str | Path) -> None:
+def save_finetuned(model: AnyHeadModel, trained: Any, folder: str | Path) -> None:
     """
     Write the trained weights: the whole model, or a PEFT adapter together with the configuration of its model, so that
     the folder can be loaded on its own.

@@ -26,8 +26,8 @@ from ..training.curves import CurveCallback
 from ..training.files import complete_files, write_json
 from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
-from .arguments import FinetuningArguments, TaskArguments, pin_revision
-from .heads import add_lora, build_model, head_config, save_finetuned
+from .arguments import FinetuningArguments, HeadArguments, TaskArguments, pin_revision
+from .heads import AnyHeadModel, add_lora, build_model, head_config, save_finetuned
 from .run_fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import WhitenedLinear, whitened_projector
@@ -49,7 +49,7 @@ class Finetuned(NamedTuple):
         results: Settings, scores, history and environment, for `results.json`.
     """
 
-    model: HeadModel | None
+    model: AnyHeadModel | None
     trained: torch.nn.Module
     trainer: FinetuningTrainer
     scores: dict[str, dict[str, dict[str, Any]]]
@@ -123,31 +123,51 @@ def finetune(
     trainer.train(resume_from_checkpoint=checkpoint)
     if isinstance(trained, MusicFMClassifier) and isinstance(trained.projector, WhitenedLinear):
         trained.projector = trained.projector.folded()
-    scores = _final_scores(trainer, splits, is_cached=cache is not None)
-    results = {
-        "task": task.task,
-        "method": task.method,
-        "scores": {name: scores_with_intervals(config, rows) for name, rows in scores.items()},
-        **_count_parameters(model or trained, trained),
-        **fingerprint,
-        "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
-        "base": {"name": strip_absolute_paths({"model": task.model})["model"], "revision": task.revision},
-        "base_licence": base_license,
-        "data": source | {"songs": {name: len(songs) for name, songs in splits.items()}},
-        "seconds": round(trainer.seconds, 1),
-        **environment(),
-        "history": trainer.state.log_history,
-        "scores_of_songs": scores,
-    }
+    scores = final_scores(trainer, splits, is_cached=cache is not None)
+    summary = {name: scores_with_intervals(config, rows) for name, rows in scores.items()}
+    about = {"base_licence": base_license, "data": source}
+    results = collect_results(task, trainer, model or trained, splits, summary, about) | {"scores_of_songs": scores}
     return Finetuned(model, trained, trainer, scores, results)
 
 
-def results_path(task: TaskArguments, arguments: FinetuningArguments) -> Path:
+def collect_results(
+    task: HeadArguments,
+    trainer: FinetuningTrainer,
+    model: torch.nn.Module,
+    splits: Splits,
+    summary: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """
+    Return the settings, scores, history and environment of a finished run, for `results.json`.
+
+    Args:
+        model: The model with its head, or only the head if it has no encoder.
+        summary: Split → averages with intervals.
+        about: `base_licence`, and `data`, the description of the data.
+    """
+    return {
+        "task": task.task,
+        "method": task.method,
+        "scores": summary,
+        **count_parameters(model, trainer.model),
+        **trainer.fingerprint,
+        "steps": {"run": trainer.state.global_step, "best": trainer.state.best_global_step},
+        "base": {"name": strip_absolute_paths({"model": task.model})["model"], "revision": task.revision},
+        "base_licence": about["base_licence"],
+        "data": about["data"] | {"songs": {name: len(songs) for name, songs in splits.items()}},
+        "seconds": round(trainer.seconds, 1),
+        **environment(),
+        "history": trainer.state.log_history,
+    }
+
+
+def results_path(task: HeadArguments, arguments: FinetuningArguments) -> Path:
     """Return the path of the scores of a run in the folder for results; the file is named after the output folder."""
     return Path(task.results) / f"{Path(arguments.output_dir).resolve().name}.json"
 
 
-def check_results_path(task: TaskArguments, arguments: FinetuningArguments, splits: Splits) -> None:
+def check_results_path(task: HeadArguments, arguments: FinetuningArguments, splits: Splits) -> None:
     """
     Check that a run does not overwrite the results of another run.
 
@@ -158,12 +178,12 @@ def check_results_path(task: TaskArguments, arguments: FinetuningArguments, spli
     load_matching_results(path, task, arguments, splits, "--results", FREE_TO_CHANGE)
 
 
-def training_curves(task: str) -> CurveCallback:
-    """Return the callback that plots the loss and the score of validation songs."""
-    return CurveCallback({"loss": ["loss"], "validation songs": [f"eval_{get_task(task).metric}"]})
+def training_curves(metric: str) -> CurveCallback:
+    """Return the callback that plots the loss and a score of validation songs."""
+    return CurveCallback({"loss": ["loss"], "validation songs": [f"eval_{metric}"]})
 
 
-def save_run(run: Finetuned, task: TaskArguments, arguments: FinetuningArguments) -> None:
+def save_run(run: Finetuned, task: HeadArguments, arguments: FinetuningArguments) -> None:
     """Write the model or adapter with its feature extractor, and its results, which also go to [`results_path`]."""
     output = Path(arguments.output_dir)
     if run.model is not None:
@@ -219,16 +239,16 @@ def _build_trained(
     if task.log_mel:
         log_mel = LogMelFeatures(config)
         return None, MusicFMClassifier(config, log_mel.width), FeatureCache(task.cache, log_mel)
-    model = build_model(task, config)
+    model: Any = build_model(task, config)
     if task.method == "probe":
         model.freeze_base_model()
-        model.musicfm.to(arguments.device)  # type: ignore[arg-type]  # as above
+        model.musicfm.to(arguments.device)
         features = EncoderFeatures(model.musicfm, config.classifier_layers, settings)
         return model, model.classifier, FeatureCache(task.cache, features)
     return model, add_lora(model, task) if task.method == "lora" else model, None
 
 
-def _final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -> dict[str, dict[str, dict[str, Any]]]:
+def final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the scores of validation and test songs with the final model."""
     validation = None
     if not is_cached and trainer.args.load_best_model_at_end:
@@ -241,7 +261,7 @@ def _final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -
     return scores
 
 
-def _count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
+def count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
     """Count all parameters and the trained ones, without the copy of the initial head that PEFT keeps."""
     parameters = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
     return {

@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.examples import annotation_of
 from ..data.labeled import LabeledSong
-from ..tasks.events import comparable
 from ..training.files import matching_files
 from ..training.records import OPTIMIZER_ARGUMENTS, RECORDED_ARGUMENTS, require_same_settings, strip_absolute_paths
-from .arguments import FinetuningArguments, TaskArguments, pin_revision
+from .arguments import FinetuningArguments, HeadArguments, pin_revision
 
 # Fields of FinetuningArguments that results depend on.
 FINGERPRINT_ARGUMENTS = [
@@ -36,7 +34,7 @@ Fingerprint = dict[str, dict[str, Any]]
 
 
 def run_fingerprint(
-    task: TaskArguments, arguments: FinetuningArguments, splits: Mapping[str, Sequence[LabeledSong]]
+    task: HeadArguments, arguments: FinetuningArguments, splits: Mapping[str, Sequence[LabeledSong]]
 ) -> Fingerprint:
     """
     Collect everything that the results of a run depend on, in the form that is recorded in the results.
@@ -51,9 +49,9 @@ def run_fingerprint(
     """
     settings = {NAMES_ON_DISK.get(name, name): value for name, value in vars(task).items()}
     training = {name: getattr(arguments, name) for name in FINGERPRINT_ARGUMENTS}
-    inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task.task, splits)}
-    if task.task_file is not None:
-        inputs["task_digest"] = hashlib.blake2b(Path(task.task_file).read_bytes(), digest_size=8).hexdigest()
+    inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task, splits)}
+    if (task_file := settings.get("task_file")) is not None:
+        inputs["task_digest"] = hashlib.blake2b(Path(task_file).read_bytes(), digest_size=8).hexdigest()
     return {"settings": strip_absolute_paths(settings), "training": training, "inputs": inputs}
 
 
@@ -78,7 +76,7 @@ def check_checkpoint(checkpoint: Path, fingerprint: Fingerprint) -> float:
 
 def load_matching_results(
     path: Path,
-    task: TaskArguments,
+    task: HeadArguments,
     arguments: FinetuningArguments,
     splits: Mapping[str, Sequence[LabeledSong]],
     flag: str,
@@ -106,7 +104,7 @@ def load_matching_results(
     return results
 
 
-def _encoder_digest(task: TaskArguments) -> str | None:
+def _encoder_digest(task: HeadArguments) -> str | None:
     """Return a digest of the files in a folder, or `None` for a repository, which is identified by its revision."""
     folder = Path(task.model)
     if not folder.is_dir():
@@ -118,13 +116,12 @@ def _encoder_digest(task: TaskArguments) -> str | None:
     return digest.hexdigest()
 
 
-def _songs_digest(task: str, splits: Mapping[str, Sequence[LabeledSong]]) -> str:
+def _songs_digest(task: HeadArguments, splits: Mapping[str, Sequence[LabeledSong]]) -> str:
     """Return a digest of ids, durations and annotations."""
     digest = hashlib.blake2b(digest_size=8)
     for split, songs in splits.items():
         for song in songs:
-            annotation = comparable(annotation_of(song, task))
-            digest.update(repr((split, song.id, song.duration, annotation)).encode())
+            digest.update(repr((split, song.id, song.duration, task.annotation_of(song))).encode())
     return digest.hexdigest()
 
 

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.examples import TaskCrops, collate_examples
 from ..data.labeled import LabeledSong
+from ..data.pairs import PairCrops
 from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
 from ..training.files import write_json
+from ..training.optimizer import two_rate_optimizer
 from ..training.trainer import ResumableTrainer
 from .arguments import FinetuningArguments
 from .run_fingerprint import PROGRESS, Fingerprint
@@ -28,7 +30,7 @@ class FinetuningTrainer(ResumableTrainer):
 
     Args:
         model: The model with its head, optionally with LoRA; or only its `classifier`, if features come from a cache.
-        train_dataset ([`TaskCrops`]): Training crops.
+        train_dataset ([`TaskCrops`] or [`PairCrops`]): Training crops.
         songs: Validation songs.
         logits (`Callable`): Function that maps songs to pairs `(song, logits)`, with the current weights of the model.
         config ([`MusicFMConfig`]): Configuration of the model with its head.
@@ -45,7 +47,7 @@ class FinetuningTrainer(ResumableTrainer):
         self,
         model: torch.nn.Module,
         args: FinetuningArguments,
-        train_dataset: TaskCrops,
+        train_dataset: TaskCrops | PairCrops,
         songs: Sequence[LabeledSong],
         logits: Callable[[Sequence[LabeledSong]], Iterable[tuple[LabeledSong, np.ndarray]]],
         config: MusicFMConfig,
@@ -53,7 +55,7 @@ class FinetuningTrainer(ResumableTrainer):
         started: float | None = None,
         **kwargs: Any,
     ):
-        args.metric_for_best_model = f"eval_{get_task(config.task).metric}"
+        args.metric_for_best_model = f"eval_{self.main_score(config)}"
         args.greater_is_better = True
         super().__init__(
             model=model,
@@ -68,6 +70,14 @@ class FinetuningTrainer(ResumableTrainer):
         self.started = time.perf_counter() if started is None else started
         self.evaluated: dict[int, dict[str, dict[str, Any]]] = {}  # step → song id → scores
         self.model_accepts_loss_kwargs = False
+
+    def main_score(self, config: MusicFMConfig) -> str:
+        """Return the score that selects checkpoints."""
+        return get_task(config.task).metric
+
+    def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """Average the output of [`score_songs`]."""
+        return average_scores(self.config, scores)
 
     @property
     def seconds(self) -> float:
@@ -84,27 +94,15 @@ class FinetuningTrainer(ResumableTrainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """
-        Create the optimizer as [`Trainer`] does, with separate parameter groups for the head. These come first,
-        because the learning rate of the first group is logged. Parameters with one axis, which are biases and norms,
-        have no weight decay; [`Trainer`] would not recognize norms with names like `norm1`.
+        Create the optimizer with separate learning rates for the head and the encoder; see [`two_rate_optimizer`].
         """
-        if self.optimizer is not None:
-            return self.optimizer
-        model = self.model if model is None else model
-        trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in sorted(trainable, key=lambda item: "musicfm." in item[0]):
-            learning_rate = self.args.encoder_learning_rate if "musicfm." in name else self.args.learning_rate
-            decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((learning_rate, decay), []).append(parameter)
-        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = optimizer_class(
-            [
-                {"params": parameters, "lr": learning_rate, "weight_decay": decay}
-                for (learning_rate, decay), parameters in groups.items()
-            ],
-            **options,
-        )
+        if self.optimizer is None:
+            self.optimizer = two_rate_optimizer(
+                self.args,
+                self.model if model is None else model,
+                self.args.encoder_learning_rate,
+                lambda name: "musicfm." in name,
+            )
         return self.optimizer
 
     def evaluate(
@@ -114,7 +112,7 @@ class FinetuningTrainer(ResumableTrainer):
         scores = self.score_songs(self.eval_dataset if eval_dataset is None else eval_dataset)
         if eval_dataset is None:
             self.evaluated[self.state.global_step] = scores
-        averages = average_scores(self.config, scores)
+        averages = self.average(scores)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in averages.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

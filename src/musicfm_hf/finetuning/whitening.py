@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from ..data.examples import TaskCrops
-from ..model.modeling_musicfm import MusicFMClassifier
+from ..data.pairs import PairCrops
+from ..model.heads_musicfm import MusicFMHead
 
 # Share of the mean variance that is added to each variance, so that directions with a smaller variance, which may be
 # rounding errors, are not amplified to unit variance.
@@ -72,9 +73,9 @@ class WhitenedLinear(nn.Linear):
         return linear
 
 
-def whitened_projector(head: MusicFMClassifier, crops: TaskCrops) -> WhitenedLinear:
+def whitened_projector(head: MusicFMHead, crops: TaskCrops | PairCrops) -> WhitenedLinear:
     """Create the first layer of a head, with whitening estimated from the features of the crops."""
     examples = (crops[number]["hidden_states"][None].float() for number in range(len(crops)))
     with torch.no_grad():
-        inputs = (head.layer_norm(head.pool(head.mix(example), None)) for example in examples)
+        inputs = (head.normalize(head.pool(head.mix(example), None)) for example in examples)
         return WhitenedLinear(head.projector, inputs)

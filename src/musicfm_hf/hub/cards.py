@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..tasks import get_task, label_names
+from ..tasks.retrieval import RETRIEVAL_SCORES, RETRIEVAL_TASKS
+from ..tasks.spec import Score
 from ..training.files import matching_files, write_text
 from ..training.records import strip_absolute_paths
+from .text_audio_scores import MUSIC_AND_TEXT, text_audio_rows
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
@@ -86,7 +89,7 @@ def license_of(name: str | Path, revision: str | None = None) -> str | None:
 def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
     """Return the scores in a folder for data sets on the Hub, as entries of `.eval_results`."""
     kind, results = _read_results(Path(folder))
-    if kind != "finetuned":
+    if kind not in ("finetuned", "retrieval"):
         return []
     return [
         EvalResultEntry(dataset_id=row["hub_id"], task_id=results["task"], value=row["value"], notes=row["label"])
@@ -109,6 +112,10 @@ def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
             results = json.loads((folder / name).read_text(encoding="utf-8"))
             if results.get("family") == "mulan":
                 return "converted_text_audio", results
+            if results.get("task") == MUSIC_AND_TEXT:
+                return "trained_text_audio", results
+            if kind is None and results.get("task") in RETRIEVAL_TASKS:
+                kind = "retrieval"
             return kind or ("finetuned" if "method" in results else "pretrained"), results
     raise FileNotFoundError(
         f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is generated from. Pass the output folder of "
@@ -191,29 +198,34 @@ def _quantizer(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 
 def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    task, base = results["task"], dict(results["base"])
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
-        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
-        base = strip_absolute_paths({"name": name, "revision": revision})
-    scores = _score_rows(folder, results)
-    metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
+    spec = get_task(results["task"])
+    fields, metadata = _trained_head(folder, results)
     if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
         metadata["pipeline_tag"] = "audio-classification"
-    if base["revision"] is not None:
-        metadata["base_model"] = base["name"]
-        metadata["base_model_relation"] = "adapter" if adapter.is_file() else "finetune"
-    if scores:
-        metadata["eval_results"] = _eval_results(task, scores)
-    spec = get_task(task)
-    fields = {
+    return fields | {
         "task_about": spec.about,
         "task_limits": spec.limits,
         "result_expression": spec.result_expression,
         "labels": ", ".join(label_names(config)),
         "outputs": _outputs(config),
         "auto_class": config.head_class.replace("MusicFM", "AutoModel"),
+    }, metadata
+
+
+def _retrieval(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    fields, metadata = _trained_head(folder, results)
+    return fields | {"task_about": RETRIEVAL_TASKS[results["task"]].about}, metadata
+
+
+def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields and the metadata of the card of every model with a trained head."""
+    task = results["task"]
+    base, metadata = _base_of(folder, results)
+    scores = _score_rows(folder, results)
+    metadata |= {"datasets": _hub_ids([results["data"]])}
+    if scores:
+        metadata["eval_results"] = _eval_results(task, scores)
+    fields = {
         "method": results["method"],
         "base": base,
         "scores": scores,
@@ -223,6 +235,20 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     return _training_fields(folder, results) | fields, metadata
 
 
+def _trained_text_audio(
+    folder: Path, config: MusicFMTextAudioConfig, results: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    base, metadata = _base_of(folder, results)
+    rows = text_audio_rows(results)
+    metadata |= {"datasets": _hub_ids([results["data"]])}
+    if results["method"] != "lora":
+        metadata["pipeline_tag"] = "zero-shot-audio-classification"
+    if rows:
+        metadata["eval_results"] = _eval_results("music-and-text-retrieval", rows)
+    fields = {"method": results["method"], "base": base, "encoders": results["encoders"], "scores": rows}
+    return _training_fields(folder, results) | fields | {"sources": [results["data"]]}, metadata
+
+
 # Template → function that returns the fields of the template and the metadata of the card.
 _CARDS: dict[str, Callable] = {
     "converted": _converted,
@@ -230,7 +256,22 @@ _CARDS: dict[str, Callable] = {
     "pretrained": _pretrained,
     "quantizer": _quantizer,
     "finetuned": _finetuned,
+    "trained_text_audio": _trained_text_audio,
+    "retrieval": _retrieval,
 }
+
+
+def _base_of(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the base model of a trained model or adapter, and the metadata that names it if it is on the Hub."""
+    base, adapter = dict(results["base"]), folder / "adapter_config.json"
+    if adapter.is_file():
+        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
+        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
+        base = strip_absolute_paths({"name": name, "revision": revision})
+    if base["revision"] is None:
+        return base, {}
+    relation = "adapter" if adapter.is_file() else "finetune"
+    return base, {"base_model": base["name"], "base_model_relation": relation}
 
 
 def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +328,7 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     tested = (results["data"], "test", results["scores"].get("test", {}))
     for data, split, scores in [tested, *_evaluations(folder, results)]:
-        for name, score in get_task(results["task"]).scores.items():
+        for name, score in _listed_scores(results["task"]).items():
             value = scores.get(name)
             if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
@@ -297,6 +338,11 @@ def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
                     | {"shown": f"{value['mean']:.3f}", "interval": "" if low is None else f"{low:.3f} to {high:.3f}"}
                 )
     return rows
+
+
+def _listed_scores(task: str) -> Mapping[str, Score]:
+    """Return the scores of a task that cards list."""
+    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task).scores
 
 
 def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:

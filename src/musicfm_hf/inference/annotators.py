@@ -11,7 +11,12 @@ from transformers import AutoConfig
 from ..model.adapters_musicfm import HUB_ARGUMENTS, adapter_config, find_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
-from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
+from ..model.modeling_musicfm import (
+    MusicFMForAudioClassification,
+    MusicFMForAudioFrameClassification,
+    MusicFMForXVector,
+    MusicFMModel,
+)
 from ..tasks import known_tasks
 from .embedding import HeadModel
 from .encoder_digest import encoder_settings
@@ -30,12 +35,18 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
         The models in eval mode, by folder.
 
     Raises:
-        ValueError: if a model has no task, or two models have the same task.
+        ValueError: if a model has no task, two models have the same task, or a model embeds clips for retrieval.
         OSError: if a model does not exist.
     """
     names = [str(folder) for folder in folders]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-    configs = {name: _load_config(name, **hub) for name in names}
+    configs = {name: load_config(name, **hub) for name in names}
+    for name, config in configs.items():
+        if getattr(config, "head_class", None) == MusicFMForXVector.__name__:
+            raise ValueError(
+                f"{name} embeds clips for retrieval, and has nothing to annotate: `musicfm evaluate` scores it, and "
+                "`AutoModelForAudioXVector` loads it."
+            )
     _check_tasks([(name, configs[name]) for name in names])
     models: dict[str, HeadModel] = {}
     for name, config in configs.items():
@@ -56,7 +67,7 @@ def has_text_tower(name: str | os.PathLike, **kwargs: Any) -> bool:
     Raises:
         OSError: if the model does not exist.
     """
-    return isinstance(_load_config(str(name), **kwargs), MusicFMTextAudioConfig)
+    return isinstance(load_config(str(name), **kwargs), MusicFMTextAudioConfig)
 
 
 def add_annotators(model: HeadModel, others: Iterable[HeadModel | str | os.PathLike]) -> dict[str, HeadModel]:
@@ -87,7 +98,7 @@ def _share_encoder(model: HeadModel, others: Iterable[HeadModel]) -> None:
             return
 
 
-def _load_config(name: str, **hub: Any) -> Any:
+def load_config(name: str, **hub: Any) -> Any:
     """Load the configuration of a model, or of an adapted model."""
     is_adapter = find_base(name, **hub) is not None
     return adapter_config(name, **hub) if is_adapter else AutoConfig.from_pretrained(name, **hub)

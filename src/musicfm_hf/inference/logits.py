@@ -8,13 +8,13 @@ import torch
 from ..audio.reading import load_audio
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.modeling_musicfm import MusicFMClassifier
+from ..model.modeling_musicfm import MusicFMClassifier, MusicFMForXVector
 from ..tasks import get_task
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
 from .feature_cache import FeatureCache
 
 
-def layer_mix(model: HeadModel) -> torch.Tensor:
+def layer_mix(model: HeadModel | MusicFMForXVector) -> torch.Tensor:
     """Return the weights `(layers + 1,)` of the encoder's hidden states in the input of a model's head."""
     config = model.config
     if config.use_weighted_layer_sum:

@@ -23,6 +23,7 @@ _AUTO_MAP = {
     "AutoModel": "modeling_musicfm.MusicFMModel",
     "AutoModelForAudioClassification": "modeling_musicfm.MusicFMForAudioClassification",
     "AutoModelForAudioFrameClassification": "modeling_musicfm.MusicFMForAudioFrameClassification",
+    "AutoModelForAudioXVector": "modeling_musicfm.MusicFMForXVector",
     "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
 }
 
@@ -47,6 +48,7 @@ _POSITIVE_INTEGERS = (
     "cqt_bins",
     "cqt_bins_per_octave",
     "classifier_proj_size",
+    "xvector_output_dim",
 )
 _POSITIVE_NUMBERS = (
     "rotary_embedding_base",
@@ -56,8 +58,15 @@ _POSITIVE_NUMBERS = (
     "context_seconds",
     "mask_seconds",
     "cqt_fmin",
+    "contrastive_temperature",
 )
-_NUMBERS_FROM_ZERO = ("cqt_loss_weight", "mask_noise_std")
+_NUMBERS_FROM_ZERO = (
+    "cqt_loss_weight",
+    "mask_noise_std",
+    "vicreg_invariance_weight",
+    "vicreg_variance_weight",
+    "vicreg_covariance_weight",
+)
 _PROBABILITIES = (
     "hidden_dropout",
     "activation_dropout",
@@ -201,6 +210,15 @@ class MusicFMConfig(PreTrainedConfig):
             `problem_type` (`"single_label_classification"`: softmax; `"multi_label_classification"`: sigmoids) and
             `loss_weight`. By default, a single output with all labels and the `problem_type` of the configuration.
         class_weights (`list[float]`, *optional*): Weight of each label in the loss; for sigmoids, of its positives.
+        tdnn_dim, tdnn_kernel, tdnn_dilation (`list[int]`, default to `[512, 512]`, `[5, 3]` and `[1, 2]`): Channels,
+            kernels (odd) and dilations of the convolutions over time in the head of [`MusicFMForXVector`], at
+            `label_rate`. Empty lists are no convolutions.
+        xvector_output_dim (`int`, defaults to 512): Size of the embeddings of that head.
+        contrastive_loss (`str`, *optional*): Loss of that head: `"info_nce"` or `"vicreg"`; `None` in models with
+            another head.
+        contrastive_temperature (`float`, defaults to 0.1): Temperature of `"info_nce"`.
+        vicreg_invariance_weight, vicreg_variance_weight, vicreg_covariance_weight (`float`, default to 25.0, 25.0 and
+            1.0): Weights of the three terms of `"vicreg"`, by default those of the paper.
 
     Raises:
         ValueError: if a value is invalid or an argument does not exist; the message names it and the most similar
@@ -289,6 +307,15 @@ class MusicFMConfig(PreTrainedConfig):
     classifier_dropout: float = 0.0
     classifier_outputs: list[dict] | None = None
     class_weights: list[float] | None = None
+    tdnn_dim: list[int] | tuple[int, ...] = (512, 512)
+    tdnn_kernel: list[int] | tuple[int, ...] = (5, 3)
+    tdnn_dilation: list[int] | tuple[int, ...] = (1, 2)
+    xvector_output_dim: int = 512
+    contrastive_loss: str | None = None
+    contrastive_temperature: float = 0.1
+    vicreg_invariance_weight: float = 25.0
+    vicreg_variance_weight: float = 25.0
+    vicreg_covariance_weight: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if unknown := sorted(self._unknown_keys(kwargs)):
@@ -481,7 +508,9 @@ class MusicFMConfig(PreTrainedConfig):
 
     @property
     def head_class(self) -> str:
-        """Name of the model class for this head: for frames at `label_rate`, or for whole clips."""
+        """Name of the model class for this head: for embeddings, for frames at `label_rate`, or for whole clips."""
+        if self.contrastive_loss is not None:
+            return "MusicFMForXVector"
         return "MusicFMForAudioClassification" if self.label_rate is None else "MusicFMForAudioFrameClassification"
 
     def _check_values(self) -> None:
@@ -603,6 +632,12 @@ class MusicFMConfig(PreTrainedConfig):
         require(valid, "classifier_outputs", f"outputs with {self.num_labels} labels in total, as in `id2label`")
         valid = self.class_weights is None or len(self.class_weights) == self.num_labels
         require(valid, "class_weights", f"{self.num_labels} numbers, one for each label")
+        for name in ("tdnn_dim", "tdnn_kernel", "tdnn_dilation"):
+            valid = self._is_list(name, int) and len(getattr(self, name)) == len(self.tdnn_dim)
+            require(valid, name, "a list of positive integers, as long as `tdnn_dim`")
+        require(all(kernel % 2 for kernel in self.tdnn_kernel), "tdnn_kernel", "a list of odd integers")
+        losses = (None, "info_nce", "vicreg")
+        require(self.contrastive_loss in losses, "contrastive_loss", "info_nce or vicreg, or None for other heads")
 
     def _check_targets(self) -> None:
         """Check the values that matter only in pretraining."""

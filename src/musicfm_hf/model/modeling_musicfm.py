@@ -1,4 +1,4 @@
-"""The MusicFM models: encoder, target tokens, masked pretraining, classification heads."""
+"""The MusicFM models: encoder, target tokens, masked pretraining, heads."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, XVectorOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
@@ -22,9 +22,10 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
-from .frames_musicfm import Count, average_frames, count_averages, label_settings
+from .frames_musicfm import Count, count_averages, label_settings
+from .heads_musicfm import MusicFMClassifier, MusicFMHead, MusicFMXVectorHead
 from .keywords_musicfm import check_keywords
-from .losses_musicfm import classification_loss, token_loss
+from .losses_musicfm import token_loss
 from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
 from .normalization_musicfm import batch_norm, normalize
 from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutput, MusicFMQuantizerOutput
@@ -637,80 +638,11 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         return torch.stack(parts, dim=1)
 
 
-class MusicFMClassifier(nn.Module):
-    """
-    Classification head: an average over time, a layer norm and one hidden layer of size
-    `config.classifier_proj_size`. The head in the paper has no norm; this one does, because the scales of the layers
-    differ by orders of magnitude. With `config.use_weighted_layer_sum`, the head first computes a learned weighted sum
-    of all hidden states.
+class _MusicFMWithHead(MusicFMPreTrainedModel):
+    """Encoder with a head, `classifier`, of the class `head_class`."""
 
-    The head can be trained alone on stored hidden states.
-
-    Args:
-        config ([`MusicFMConfig`]): Labels, outputs, rates.
-        input_size (`int`, *optional*): Width of the input; `config.hidden_size` by default.
-    """
-
-    def __init__(self, config: MusicFMConfig, input_size: int | None = None):
-        super().__init__()
-        self.config = config
-        input_size = input_size or config.hidden_size
-        if config.use_weighted_layer_sum:
-            self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
-        self.layer_norm = nn.LayerNorm(input_size, eps=config.layer_norm_eps)
-        self.projector = nn.Linear(input_size, config.classifier_proj_size)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.output = nn.Linear(
-            config.classifier_proj_size, sum(output["size"] for output in config.classifier_slices)
-        )
-
-    def forward(
-        self, hidden_states: torch.Tensor, counts: torch.Tensor | None = None, labels: torch.Tensor | None = None
-    ) -> MusicFMClassifierOutput:
-        """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(batch, frames, width)`): Hidden states at the frame rate of the
-                encoder. For a learned weighted sum, `(batch, frames, layers + 1, width)`, or the sum itself.
-            counts (`torch.Tensor` of shape `(batch,)`, *optional*): Number of frames in each item that are not
-                padding.
-            labels (*optional*): As in [`MusicFMForAudioFrameClassification`] and [`MusicFMForAudioClassification`].
-
-        Returns:
-            [`MusicFMClassifierOutput`] for each label frame if `config.label_rate` is set, else for each item.
-        """
-        logits = self.score(self.pool(self.mix(hidden_states), counts))
-        loss = None if labels is None else classification_loss(self.config, logits, labels)
-        return MusicFMClassifierOutput(loss=loss, logits=logits)
-
-    def mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Compute the weighted sum of layers: `(batch, frames, layers + 1, width)` → `(batch, frames, width)`."""
-        if hidden_states.ndim == 3:
-            return hidden_states
-        return torch.einsum("btlh,l->bth", hidden_states, self.layer_mix().to(hidden_states.dtype))
-
-    def layer_mix(self) -> torch.Tensor:
-        """Return the weights `(layers + 1,)` of the hidden states in the learned sum, float32."""
-        return self.layer_weights.float().softmax(0)
-
-    def pool(self, hidden_states: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        """Average over time: `(batch, frames, width)` → `(batch, label frames, width)` or `(batch, width)`."""
-        if self.config.label_rate is not None:
-            return average_frames(hidden_states, *label_settings(self.config), counts)
-        if counts is None:
-            return hidden_states.mean(1)
-        mask = valid_frames(0, hidden_states.shape[1], counts)[..., None]
-        total = hidden_states.masked_fill(~mask, 0.0).sum(1, dtype=torch.float32)
-        return (total / counts[:, None]).to(hidden_states.dtype)
-
-    def score(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Compute the logits: `(…, width)` → `(…, num_labels)`."""
-        hidden = nn.functional.relu(self.projector(self.layer_norm(pooled.to(self.projector.weight.dtype))))
-        return self.output(self.dropout(hidden))
-
-
-class _MusicFMWithClassifier(MusicFMPreTrainedModel):
-    """Encoder with a head that classifies label frames if `config.label_rate` is set, and whole clips otherwise."""
-
+    head_class: type[MusicFMHead]
+    classifier: MusicFMHead
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\."]
 
@@ -719,22 +651,28 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         # The default list of the configuration is for pretraining and ignores the logits.
         config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # type: ignore[misc]  # a ClassVar
         self.musicfm = MusicFMModel(config)
-        self.classifier = MusicFMClassifier(config)
+        self.classifier = self.head_class(config)
         self.post_init()
 
     @classmethod
     def from_encoder(
-        cls, pretrained_model_name_or_path: str | os.PathLike, config: MusicFMConfig, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        config: MusicFMConfig,
+        keep_head: bool = False,
+        **kwargs: Any,
     ) -> Self:
         """
         Load the encoder of a saved model, with a new head even if it was saved with one.
 
         Args:
             config ([`MusicFMConfig`]): Configuration of the model with its head.
+            keep_head (`bool`): Load the head as well.
             kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter.
+            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter; with
+                `keep_head`, also if it was not saved with this head.
         """
         hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
         if find_base(pretrained_model_name_or_path, **hub) is not None:
@@ -743,7 +681,9 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
                 "to which `merge_and_unload().save_pretrained(…)` has written the whole model."
             )
         model, has_head = cls._load_base(pretrained_model_name_or_path, config, **kwargs)
-        if has_head:
+        if keep_head and not has_head:
+            raise ValueError(f"{pretrained_model_name_or_path} has no head of this shape: leave out `keep_head`.")
+        if has_head and not keep_head:
             model._replace_head()
         return model
 
@@ -781,14 +721,14 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
 
     def _replace_head(self) -> None:
         """Replace the head with a new one."""
-        self.classifier = MusicFMClassifier(self.config).to(self.classifier.projector.weight)
+        self.classifier = self.head_class(self.config).to(self.classifier.projector.weight)
         self.classifier.apply(self._init_weights)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize the weights of one module."""
         super()._init_weights(module)
-        if isinstance(module, MusicFMClassifier) and self.config.use_weighted_layer_sum:
+        if isinstance(module, MusicFMHead) and self.config.use_weighted_layer_sum:
             init.zeros_(module.layer_weights)
 
     def freeze_base_model(self) -> None:
@@ -823,6 +763,13 @@ class _MusicFMWithClassifier(MusicFMPreTrainedModel):
         if attention_mask is not None:
             counts = config.frame_counts(item_lengths(input_values, attention_mask.bool()))[-1]
         return outputs, features, counts
+
+
+class _MusicFMWithClassifier(_MusicFMWithHead):
+    """Encoder with a head that classifies label frames if `config.label_rate` is set, and whole clips otherwise."""
+
+    head_class = MusicFMClassifier
+    classifier: MusicFMClassifier
 
     def _classify(
         self,
@@ -925,10 +872,53 @@ class MusicFMForAudioClassification(_MusicFMWithClassifier):
         return self._classify(input_values, attention_mask, labels, **kwargs)
 
 
+class MusicFMForXVector(_MusicFMWithHead):
+    """
+    Model that embeds clips, so that clips of the same music lie near each other. Its layers over time and its pooling
+    are those of an x-vector network, as in the `ForXVector` models of Transformers; its loss is contrastive.
+    """
+
+    head_class = MusicFMXVectorHead
+    classifier: MusicFMXVectorHead
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> XVectorOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, samples)`): Waveforms at `config.sampling_rate`, float32.
+            attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*): Integers; clips with the same number are the same
+                music. The loss is that of `config.contrastive_loss`, over the clips of this batch, so clips of the
+                same music must be in one batch.
+            output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
+
+        Returns:
+            [`~transformers.modeling_outputs.XVectorOutput`] with `embeddings` `(batch, config.xvector_output_dim)`,
+            float32 and of length 1, so that their products are cosine similarities, and `logits`, the same before the
+            normalization. Padding has no effect on either.
+
+        Raises:
+            ValueError: if a shape or a label is not as described, or an item is shorter than `config.min_samples`.
+            TypeError: if the model does not use a keyword argument.
+        """
+        check_keywords(kwargs, self.forward, "mask_time_indices")
+        outputs, features, counts = self._encode(input_values, attention_mask, **kwargs)
+        result = self.classifier(features, counts, labels)
+        result.hidden_states, result.attentions = outputs.hidden_states, outputs.attentions
+        return result
+
+
 __all__ = [
     "MusicFMForAudioClassification",
     "MusicFMForAudioFrameClassification",
     "MusicFMForPreTraining",
+    "MusicFMForXVector",
     "MusicFMModel",
     "MusicFMPreTrainedModel",
     "MusicFMQuantizerModel",

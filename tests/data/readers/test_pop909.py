@@ -17,6 +17,7 @@ from musicfm_hf.data.labeled import check_song, read_all
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.midi_synthesis import PARTS, render
 from musicfm_hf.data.pop909_rendering import read_songs, render_songs
+from musicfm_hf.data.pop909_versions import draw_version
 from musicfm_hf.data.readers.pop909 import read_song, song_readers, transpose_chord, transpose_key
 from musicfm_hf.tasks.annotations import Segment
 
@@ -324,6 +325,57 @@ def test_recipe(pack, tmp_path, monkeypatch, capsys):
     assert info["hours"] == pytest.approx(9 / 3600, abs=1e-3)
     assert info["licence"].startswith("MIT")
     assert info["versions"].keys() == {"musicfm_hf", "mido", "tinysoundfont"}
+
+
+def test_tempo_scales_all_times(tmp_path):
+    path = write_midi(tmp_path / "a.mid", {"PIANO": [(4, 1, 60, 100)]}, tempos=((0, 120), (2, 60)))
+    audio = render(path, tempo=1.25)  # two beats of 0.5 s and two of 1 s, then a note of 1 s, all 1.25 times faster
+    assert len(audio) == round((4 / 1.25 + 1.5) * RATE)
+    assert not audio[: round(3 / 1.25 * RATE)].any()
+    assert np.abs(audio[round(3 / 1.25 * RATE) :][: RATE // 4]).max() > 0.01
+
+
+def test_versions_differ_in_instruments_key_and_tempo(pack):
+    songs = [dataclasses.replace(song, id=f"{number:03}") for number in range(100) for song in read_songs(pack)]
+    programs = [[11, 40, 56, 73]] * 3
+    drawn = [draw_version(song, 2, programs) for song in songs]
+    assert drawn == [draw_version(song, 2, programs) for song in songs]
+    assert {song.transposition for song in drawn} == {-5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6}
+    assert 0.85 <= min(song.tempo for song in drawn) < 0.9 < 1.1 < max(song.tempo for song in drawn) <= 1.18
+    for song, other in zip(songs, drawn, strict=True):
+        third = draw_version(song, 3, programs)
+        assert all(len({song.programs[n], other.programs[n], third.programs[n]}) == 3 for n in range(3))
+        assert (other.transposition, other.tempo) != (third.transposition, third.tempo)
+    assert draw_version(songs[0], 1, programs) == songs[0]
+
+
+def test_labels_follow_their_version(pack, tmp_path):
+    (pack / "arrangements.tsv").write_text(
+        (pack / "arrangements.tsv").read_text().replace("001\t40\t11", "001\t41\t12")  # two instruments for each part
+    )
+    readers = song_readers(pack, tmp_path / "out", arranged=True, versions=2, num_workers=1)
+    songs, problems = read_all(readers.items())
+    assert problems == []
+    assert [song.id for song in songs] == ["001", "001_v2", "002", "002_v2", "003", "003_v2"]
+    first, second = songs[:2]
+    assert first.group == second.group
+    drawn = draw_version(read_songs(pack)[0], 2, [[40, 41], [11, 12], [1, 2, 3]])
+    assert drawn.programs[:2] == (40, 11)
+    assert second.transposition == drawn.transposition
+    np.testing.assert_allclose(second.beats.times, first.beats.times / drawn.tempo)
+    assert second.chords[1].start == pytest.approx(0.5 / drawn.tempo)
+    assert second.keys[0].label == transpose_key("B:maj", drawn.transposition)
+    assert first.more["phrases"] == [Segment(0.555, 1.5, "A")]
+    assert second.more["phrases"] == [Segment(0.555 / drawn.tempo, 1.5 / drawn.tempo, "A")]
+    assert first.tags is not None
+    assert second.tags is None  # they name the instruments of the first version
+    audio, _ = soundfile.read(tmp_path / "out/001_v2.flac", dtype="float32")
+    expected = render(drawn.midi, None, drawn.programs, drawn.transposition, tempo=drawn.tempo)
+    np.testing.assert_allclose(audio, expected, atol=2**-15)
+    with pytest.raises(ValueError, match=r"they need `arranged`"):
+        song_readers(pack, tmp_path / "out", versions=2)
+    with pytest.raises(ValueError, match=r"`versions` must be 1 to 2"):
+        song_readers(pack, tmp_path / "out", arranged=True, versions=3)
 
 
 def test_recipe_on_a_part(pack, tmp_path, monkeypatch):

@@ -3,7 +3,8 @@ POP909: pop songs rendered from MIDI, with beats, chords, sections of two annota
 
 The source has the MIDI files and tables that `pop909_rendering.py` describes, `beats/ID.beats`, and `chords/`,
 `keys/`, `segments/` and `segments2/` with `ID.lab`, in seconds of the MIDI file. The fifth column of segments is their
-function. Labels of transposed versions are transposed with them.
+function, and the third the letter of their musical material (`phrases`). Labels of other versions are transposed and
+stretched with them.
 """
 
 import os
@@ -16,10 +17,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ...tasks.annotations import PITCH_NAMES, read_beats, read_segments
+from ...tasks.events import stretch
 from ...tasks.key import parse_key
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import LabeledSong, SongReaders, Source, raising
 from ..pop909_rendering import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
+from ..pop909_versions import add_versions
 
 SOURCE = Source(
     description="470 pop songs, played by hand as MIDI in three parts and rendered to audio, with beats, chords, "
@@ -37,7 +40,13 @@ SOURCE = Source(
 )
 
 # Column of the data set → folder, and the column with the label in its files.
-_SEGMENTS = {"chords": ("chords", 3), "keys": ("keys", 3), "sections": ("segments", 5), "sections_2": ("segments2", 5)}
+_SEGMENTS = {
+    "chords": ("chords", 3),
+    "keys": ("keys", 3),
+    "sections": ("segments", 5),
+    "sections_2": ("segments2", 5),
+    "phrases": ("segments", 3),
+}
 
 
 def song_readers(
@@ -49,10 +58,11 @@ def song_readers(
     limit: int | None = None,
     split_size: str = "full",
     transpositions: Sequence[int] = (),
+    versions: int = 1,
 ) -> SongReaders:
     """
-    Render the songs that are not rendered yet, and return the readers of all songs, keyed by id: `001`, `001_t+2`. The
-    reader of a song that cannot be rendered raises the error.
+    Render the songs that are not rendered yet, and return the readers of all songs, keyed by id: `001`, `001_t+2`,
+    `001_v2`. The reader of a song that cannot be rendered raises the error.
 
     Args:
         source: Folder of POP909.
@@ -64,6 +74,8 @@ def song_readers(
         limit (`int`, *optional*): Maximum number of songs in each split; all by default.
         split_size (`str`): full, or mini for the small selection.
         transpositions: Transpositions, in semitones, of additional versions of training songs.
+        versions (`int`): Number of renderings of every song, for retrieval: the arrangement of the source, and others
+            with other instruments, in another key, and faster or slower. They need `arranged`.
 
     Raises:
         ValueError: an argument is out of range, or [`read_songs`] or [`render_songs`] raises it.
@@ -71,7 +83,9 @@ def song_readers(
     """
     if audio is None:
         raise ValueError("`audio` must be the folder to which songs are rendered.")
-    splits = _chosen_songs(source, limit, split_size)
+    if versions > 1 and not arranged:
+        raise ValueError("`versions` differ in their instruments: they need `arranged` (`--arranged`).")
+    splits = _chosen_songs(source, limit, split_size, versions)
     songs = [song for part in splits.values() for song in part]
     transpositions = sorted(set(transpositions) - {0})
     failures: dict[Path, Exception] = {}
@@ -87,14 +101,18 @@ def song_readers(
     return readers | {path.stem: raising(error) for path, error in failures.items()}
 
 
-def _chosen_songs(source: str | os.PathLike, limit: int | None, split_size: str) -> dict[str, list[Song]]:
-    """Return the songs by split, with the split names of the source."""
+def _chosen_songs(
+    source: str | os.PathLike, limit: int | None, split_size: str, versions: int = 1
+) -> dict[str, list[Song]]:
+    """Return the songs by split, with the split names of the source, and all versions of each."""
     if split_size not in ("full", "mini"):
         raise ValueError(f"`split_size` must be full or mini, got {split_size!r}.")
     if limit is not None and limit < 1:
         raise ValueError(f"`limit` must be at least 1, got {limit}.")
-    songs = [song for song in read_songs(source) if song.is_mini or split_size == "full"]
-    return {name: [song for song in songs if song.split == name][:limit] for name in SPLITS}
+    everything = read_songs(source)
+    songs = [song for song in everything if song.is_mini or split_size == "full"]
+    splits = {name: [song for song in songs if song.split == name][:limit] for name in SPLITS}
+    return {name: add_versions(songs, everything, versions) for name, songs in splits.items()}
 
 
 def read_song(
@@ -113,7 +131,7 @@ def read_song(
         audio: Folder with the rendered songs.
         transposition (`int`): Transposition in semitones.
         with_tags (`bool`): False for songs that are not arranged, because their tags name instruments that do not
-            play.
+            play. Other versions than the first have no tags for that reason.
 
     Raises:
         FileNotFoundError: a file of labels is missing.
@@ -125,7 +143,8 @@ def read_song(
         column: read_segments(files[column], column=number) for column, (_, number) in _SEGMENTS.items()
     }
     files["beats"] = folder / "beats" / f"{song.id}.beats"
-    if transposition:
+    segments = {column: stretch(entries, song.tempo) for column, entries in segments.items()}
+    if transposition := song.transposition + transposition:
         for column, transpose in (("chords", transpose_chord), ("keys", transpose_key)):
             segments[column] = [
                 segment._replace(label=transpose(segment.label, transposition)) for segment in segments[column]
@@ -136,9 +155,9 @@ def read_song(
         group=song.title,
         split=SPLITS[song.split],
         transposition=transposition,
-        beats=read_beats(files["beats"]),
-        tags=list(song.tags) if with_tags else None,
-        more={"sections_2": segments.pop("sections_2")},
+        beats=stretch(read_beats(files["beats"]), song.tempo),
+        tags=list(song.tags) if with_tags and song.version == 1 else None,
+        more={name: segments.pop(name) for name in ("sections_2", "phrases")},
         files={column: str(file) for column, file in files.items()},
         **segments,
     )
@@ -188,12 +207,14 @@ def _info(
     arranged: bool = False,
     limit: int | None = None,
     split_size: str = "full",
+    versions: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
     """Return entries of `info.json`."""
     return {
         "ids": {name: [song.id for song in part] for name, part in _chosen_songs(source, limit, split_size).items()},
         "rendering": rendering_settings(soundfont, arranged),
+        **({"versions_of_songs": versions} if versions > 1 else {}),
         "versions": {name: version(name) for name in ("mido", "tinysoundfont")},
     }
 
@@ -216,6 +237,13 @@ READER = DatasetReader(
             default=(),
             nargs="+",
             metavar="N",
+        ),
+        Option(
+            "versions",
+            "renderings of every song, for retrieval: from the second on with other instruments, in another key, and "
+            "faster or slower; 1 by default",
+            type=int,
+            default=1,
         ),
     ),
     details="SOURCE has midi/ID.mid with the tracks MELODY, BRIDGE and PIANO; beats/ID.beats, and chords/, keys/, "

@@ -1,0 +1,192 @@
+"""Train an embedding head for retrieval on an encoder: as a probe, with the whole encoder, or with LoRA."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+from transformers import AutoConfig, TrainerCallback, set_seed
+
+from ..data.catalog import describe_source
+from ..data.examples import ReadWaveform
+from ..data.labeled import LabeledSong
+from ..data.labeled_dataset import load_songs, split_names
+from ..data.pairs import PairCrops, limit_groups
+from ..evaluation.retrieval import average_searches, score_vectors, searches_with_intervals
+from ..hub.cards import license_of
+from ..inference.embedding import WindowSettings
+from ..inference.excerpts import embed_excerpts
+from ..inference.feature_cache import EncoderFeatures, FeatureCache
+from ..model.configuration_musicfm import MusicFMConfig
+from ..model.heads_musicfm import MusicFMXVectorHead
+from ..model.modeling_musicfm import MusicFMForXVector
+from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
+from ..training.trainer import find_checkpoint
+from .arguments import FinetuningArguments, RetrievalArguments, pin_revision
+from .heads import add_lora, build_model, retrieval_config
+from .run import WHITENING_CROPS, Finetuned, Splits, collect_results, final_scores
+from .run_fingerprint import check_checkpoint, run_fingerprint
+from .trainer import EarlyStopping, FinetuningTrainer
+from .whitening import WhitenedLinear, whitened_projector
+
+Embed = Callable[[Sequence[Excerpt]], np.ndarray]
+
+
+class RetrievalTrainer(FinetuningTrainer):
+    """
+    A [`FinetuningTrainer`] whose `logits` function embeds excerpts, and which scores the search of the retrieval task
+    `config.task` among the songs of a split.
+    """
+
+    logits: Any  # Embed
+
+    def main_score(self, config: MusicFMConfig) -> str:
+        return METRIC
+
+    def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
+        return average_searches(scores)
+
+    def score_songs(self, songs: Sequence[LabeledSong]) -> dict[str, dict[str, Any]]:
+        """
+        Search among songs, in the precision of training. The excerpts are divided among processes.
+
+        Returns:
+            Song → scores, on every process.
+        """
+        search = get_retrieval_task(self.config.task).search(songs)
+        excerpts = [*search.queries, *search.gallery]
+        # Excerpts of one song stay together, because songs are encoded whole.
+        names = list(dict.fromkeys(excerpt.song.id for excerpt in excerpts))
+        own = set(names[self.args.process_index :: self.args.world_size])
+        places = [index for index, excerpt in enumerate(excerpts) if excerpt.song.id in own]
+        self.model.eval()
+        with self.accelerator.autocast():
+            embedded = self.logits([excerpts[index] for index in places]) if places else []
+        pairs = list(zip(places, embedded, strict=True))
+        vectors = dict(gather_object(pairs) if self.args.world_size > 1 else pairs)
+        ordered = np.array([vectors[index] for index in range(len(excerpts))])
+        return score_vectors(search, ordered[: len(search.queries)], ordered[len(search.queries) :])
+
+
+def read_versions(arguments: RetrievalArguments) -> dict[str, list[LabeledSong]]:
+    """
+    Read the training and validation songs, and the test songs if the data set has them, in all their versions.
+
+    Raises:
+        ValueError: The data set has no such split, or none of its songs has what the task searches for.
+        FileNotFoundError: The data set does not exist.
+    """
+    names = [
+        name for name in ("train", "validation", "test") if name != "test" or "test" in split_names(arguments.data)
+    ]
+    splits = {name: limit_groups(load_songs(arguments.data, name), arguments.limit) for name in names}
+    task = get_retrieval_task(arguments.task)
+    for name, songs in splits.items():
+        check = task.classes if name == "train" else task.search
+        check(songs)
+    return splits
+
+
+def finetune_retrieval(
+    task: RetrievalArguments,
+    arguments: FinetuningArguments,
+    splits: Splits | None = None,
+    callbacks: Iterable[TrainerCallback] = (),
+) -> Finetuned:
+    """
+    Train an embedding head as the settings specify, and score the searches among validation and test songs with the
+    model that scored best on validation songs. As [`finetune`], it resumes from its last checkpoint.
+
+    Args:
+        splits: Songs for `train`, `validation` and optionally `test`; by default those that [`read_versions`] returns.
+        callbacks: Callbacks for the [`Trainer`].
+
+    Raises:
+        ValueError: Before training, if the settings contradict each other, or do not match the songs, the encoder, or
+            the checkpoint in the output folder; or the batch size is odd.
+    """
+    started, source = time.perf_counter(), describe_source(task.data)
+    if arguments.train_batch_size % 2:
+        raise ValueError(f"Crops come in pairs: the batch size must be even, got {arguments.train_batch_size}.")
+    splits = read_versions(task) if splits is None else splits
+    task = pin_revision(task)
+    fingerprint = run_fingerprint(task, arguments, splits)
+    checkpoint: Any = arguments.resume_from_checkpoint  # also a boolean, as `Trainer.train` takes it
+    if checkpoint in (None, True):
+        checkpoint = find_checkpoint(arguments.output_dir)
+    if checkpoint:
+        started -= check_checkpoint(Path(checkpoint), fingerprint)
+    set_seed(arguments.seed)
+    base_license = license_of(task.model, task.revision)
+    config = retrieval_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision))
+    model, trained, cache = _build(task, arguments, config)
+    crops = _crops(task, arguments, splits, config, cache)
+    if isinstance(trained, MusicFMXVectorHead) and task.whiten and not task.keep_head:
+        few = _crops(task, arguments, splits, config, cache, WHITENING_CROPS)
+        trained.float().projector = whitened_projector(trained, few)
+    callbacks = list(callbacks)
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStopping(arguments.early_stopping_patience))
+    whole = trained if cache is not None else model
+    embed = partial(embed_excerpts, whole, settings=_windows(task, arguments), cache=cache)
+    trainer = RetrievalTrainer(
+        trained, arguments, crops, splits["validation"], embed, config, fingerprint, started, callbacks=callbacks
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if isinstance(trained, MusicFMXVectorHead) and isinstance(trained.projector, WhitenedLinear):
+        trained.projector = trained.projector.folded()
+    scores = final_scores(trainer, splits, is_cached=cache is not None)
+    summary = {name: searches_with_intervals(rows) for name, rows in scores.items()}
+    about = {"base_licence": base_license, "data": source}
+    results = collect_results(task, trainer, model, splits, summary, about) | {"scores_of_songs": scores}
+    return Finetuned(model, trained, trainer, scores, results)
+
+
+def _windows(task: RetrievalArguments, arguments: FinetuningArguments) -> WindowSettings:
+    return WindowSettings(window_seconds=task.window_seconds, batch_size=arguments.per_device_eval_batch_size)
+
+
+def _build(
+    task: RetrievalArguments, arguments: FinetuningArguments, config: MusicFMConfig
+) -> tuple[MusicFMForXVector, Any, FeatureCache | None]:
+    """Build the model with its head, its trained part and, for a probe, the cache of its features."""
+    settings = _windows(task, arguments)
+    settings.frames(config)  # raises if windows are too short
+    model: Any = build_model(task, config)
+    if task.method != "probe":
+        return model, add_lora(model, task) if task.method == "lora" else model, None
+    model.freeze_base_model()
+    model.musicfm.to(arguments.device)
+    cache = FeatureCache(task.cache, EncoderFeatures(model.musicfm, config.classifier_layers, settings))
+    return model, model.classifier, cache
+
+
+def _crops(
+    task: RetrievalArguments,
+    arguments: FinetuningArguments,
+    splits: Splits,
+    config: MusicFMConfig,
+    cache: FeatureCache | None,
+    count: int | None = None,
+) -> PairCrops:
+    """Return the training crops, `count` of them or those of all steps, after filling the cache of a probe."""
+    if cache is not None:
+        with arguments.main_process_first(desc="features"):
+            cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
+    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    retrieval_task = get_retrieval_task(task.task)
+    crops = PairCrops(
+        config,
+        retrieval_task,
+        splits["train"],
+        cache or ReadWaveform(config, speed=task.speed),
+        count or arguments.max_steps * per_step,
+        task.crop_seconds or retrieval_task.passage_seconds,
+        arguments.seed,
+        task.classes_per_song,
+    )
+    crops[0]  # raises before training if the settings do not match the songs
+    return crops
