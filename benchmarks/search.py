@@ -86,8 +86,8 @@ def measure_case(folder: Path, rows: int, arguments: argparse.Namespace) -> dict
         shutil.rmtree(folder, ignore_errors=True)
         step("write", rows=rows, data=arguments.data, queries=arguments.queries)
     built = step("build")
-    found = step("search", exact_queries=arguments.exact_queries, probes=arguments.probes)
-    return {"data": arguments.data, "rows": rows, "build": built, "search": found}
+    searched = step("search", exact_queries=arguments.exact_queries, probes=arguments.probes)
+    return {"data": arguments.data, "rows": rows, "build": built, "search": searched}
 
 
 def write_vectors(folder: str, rows: int, data: str, queries: int) -> dict[str, Any]:
@@ -212,20 +212,20 @@ def report(results: dict[str, Any]) -> str:
     """Return the machine and a table."""
     cells = []
     for case in results["cases"]:
-        built, found = case["build"], case["search"]
-        for number, setting in enumerate(found["settings"]):
+        built, searched = case["build"], case["search"]
+        for number, setting in enumerate(searched["settings"]):
             first = [
                 f"{case['rows']:,} ({case['data']})",
                 f"{built['seconds'] / 60:.1f} min",
                 f"{built['peak_mb'] / 1000:.1f} GB",
-                f"{found['peak_mb'] / 1000:.1f} GB",
+                f"{searched['peak_mb'] / 1000:.1f} GB",
             ]
-            last = f"{found['cold_ms']:.1f} ms" if number == 0 else ""
-            exact = f"{found['exact_ms']:.0f} ms" if number == 0 else ""
+            last = f"{searched['cold_ms']:.1f} ms" if number == 0 else ""
+            exact = f"{searched['exact_ms']:.0f} ms" if number == 0 else ""
             cells.append(
                 [
                     *(first if number == 0 else [""] * 4),
-                    f"{setting['probes']} of {found['lists']}",
+                    f"{setting['probes']} of {searched['lists']}",
                     f"{setting['recall']:.3f}",
                     f"{setting['ms']:.1f} ms",
                     f"{setting['ms_95']:.1f} ms",

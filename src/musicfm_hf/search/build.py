@@ -229,7 +229,7 @@ def _compact(folder: Path, keys: set[SongKey], earlier: Manifest | None) -> list
     order = {name: number for number, name in enumerate([] if earlier is None else earlier.shards)}
     paths = sorted(shard_files(folder), key=lambda path: (order.get(path.name, len(order)), path.name))
     missing = set(keys)
-    kept, scattered = [], []
+    whole, scattered = [], []
     for path in paths:
         shard = Shard(path)
         songs = []
@@ -238,12 +238,12 @@ def _compact(folder: Path, keys: set[SongKey], earlier: Manifest | None) -> list
                 missing.remove(key)
                 songs.append(song)
         if len(songs) == shard.num_songs and len(shard) >= ROWS_OF_SHARD // 2:
-            kept.append(shard)
+            whole.append(shard)
         elif songs:
             scattered.append((shard, songs))
     if len(scattered) == 1 and len(scattered[0][1]) == scattered[0][0].num_songs:
-        return [*kept, scattered[0][0]]  # the only small shard
-    return kept + list(_rewrite(folder, scattered))
+        return [*whole, scattered[0][0]]  # the only small shard
+    return whole + list(_rewrite(folder, scattered))
 
 
 def _rewrite(folder: Path, scattered: Sequence[tuple[Shard, list[int]]]) -> Iterator[Shard]:

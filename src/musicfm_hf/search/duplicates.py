@@ -65,8 +65,8 @@ def find_duplicates(store: PassageStore, geometry: Geometry, threshold: float = 
     groups: dict[int, list[int]] = defaultdict(list)
     for song in range(store.num_songs):
         groups[_root(parents, song)].append(song)
-    found = [_group(store, songs, scores[root]) for root, songs in groups.items() if len(songs) > 1]
-    return sorted(found, key=lambda group: (-group.score, group.songs))
+    duplicates = [_group(store, songs, scores[root]) for root, songs in groups.items() if len(songs) > 1]
+    return sorted(duplicates, key=lambda group: (-group.score, group.songs))
 
 
 def song_means(store: PassageStore, geometry: Geometry) -> torch.Tensor:
@@ -93,9 +93,9 @@ def _similar_pairs(means: torch.Tensor, least: float) -> Iterator[tuple[int, int
         rows = means[first : first + BLOCK_SONGS]
         for other in range(first, len(means), BLOCK_SONGS):
             similar = (rows @ means[other : other + BLOCK_SONGS].T >= least).nonzero()
-            for left, right in (similar + torch.tensor([first, other])).tolist():
-                if left < right:
-                    yield left, right
+            for song, other_song in (similar + torch.tensor([first, other])).tolist():
+                if song < other_song:
+                    yield song, other_song
 
 
 def _root(parents: list[int], song: int) -> int:

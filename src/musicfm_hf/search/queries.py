@@ -31,7 +31,7 @@ class Query(NamedTuple):
 
     @property
     def is_part(self) -> bool:
-        """Whether the query is a part of a song."""
+        """True if the query is a part of a song."""
         return self.start > 0 or self.end is not None
 
 

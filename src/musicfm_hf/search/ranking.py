@@ -29,12 +29,12 @@ def rank_passages(
         allowed (`np.ndarray` of shape `(passages,)`, *optional*): bool mask of the passages to consider.
         without (`np.ndarray` of shape `(rows,)`, *optional*): Rows of the passages of a song to leave out.
     """
-    found, rows = (part.ravel() for part in nearest.top(vectors, top, allowed, without))
-    order = np.argsort(-found, kind="stable")
+    scores, rows = (part.ravel() for part in nearest.top(vectors, top, allowed, without))
+    order = np.argsort(-scores, kind="stable")
     order = order[rows[order] >= 0]
     _, first = np.unique(rows[order], return_index=True)
     order = order[np.sort(first)][:top]
-    return Ranked(found[order], rows[order])
+    return Ranked(scores[order], rows[order])
 
 
 def rank_songs(
