@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
 
 import musicfm_hf
-from musicfm_hf import MusicFMTextAudioConfig, MusicFMTextAudioModel, MusicFMTextAudioProcessor
+from musicfm_hf import MusicFMModel, MusicFMTextAudioConfig, MusicFMTextAudioModel, MusicFMTextAudioProcessor
 from musicfm_hf.model.modeling_text_audio_musicfm import contrastive_loss
 
 RATE = 24000
@@ -276,6 +276,13 @@ def test_saving_and_loading(model, songs, tmp_path):
     inputs = loaded_processor(text="sad song", audio=songs[2], sampling_rate=RATE)
     expected = model(**processor()(text="sad song", audio=songs[2], sampling_rate=RATE)).logits_per_audio
     torch.testing.assert_close(loaded(**inputs).logits_per_audio, expected)
+
+
+def test_an_encoder_does_not_load_from_both_towers(model, tmp_path):
+    """It would have random weights, because its own are those of `audio_model`."""
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a model of the type musicfm_text_audio, not musicfm\. Load it with"):
+        MusicFMModel.from_pretrained(tmp_path)
 
 
 WITHOUT_THE_PACKAGE = """

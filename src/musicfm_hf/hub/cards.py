@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, hf_hub_download
+from transformers import PreTrainedConfig
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
@@ -98,8 +99,8 @@ def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
 
 def _read_config(folder: Path) -> Any:
     """Return the configuration of a model."""
-    values, _ = MusicFMConfig.get_config_dict(folder)
-    is_text_audio = values["model_type"] == MusicFMTextAudioConfig.model_type
+    values, _ = PreTrainedConfig.get_config_dict(folder)
+    is_text_audio = values.get("model_type") == MusicFMTextAudioConfig.model_type
     return (MusicFMTextAudioConfig if is_text_audio else MusicFMConfig).from_pretrained(folder)
 
 

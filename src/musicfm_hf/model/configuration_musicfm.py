@@ -357,10 +357,16 @@ class MusicFMConfig(PreTrainedConfig):
 
         Raises:
             OSError: if the folder or repository has no configuration, for which Transformers would return the default.
+            ValueError: if it holds a model of another type, whose weights Transformers would replace by random ones.
         """
         values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if "model_type" not in values:
             raise OSError(f"{pretrained_model_name_or_path} has no config.json of a model.")
+        if values["model_type"] != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of the type {values['model_type']}, not "
+                f"{cls.model_type}. Load it with `AutoModel.from_pretrained`."
+            )
         return values, rest
 
     @classmethod
