@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from processes import musicfm
 from reporting import RESULTS, markdown_table, write_report
+from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
@@ -27,7 +29,6 @@ from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.bootstrap import centered_interval
 from musicfm_hf.hub.text_audio_scores import TEXT_AUDIO_SCORES
-from musicfm_hf.tasks import get_task
 from musicfm_hf.training.files import write_text
 
 TEMPLATES = (
@@ -114,16 +115,22 @@ def score_tags(model: str, songs: Sequence[LabeledSong]) -> dict[str, Any]:
     """Return the area under the ROC curve of instruments, which are named in words, with a bootstrap interval."""
     names = sorted({name for song in songs for name in instruments(song.tags or ())})
     tagger = ZeroShotTagger.from_pretrained(model, names, "A song with {}.")
-    set_scores = get_task("tagging").set_scores
-    assert set_scores is not None
-    rows = [{"probabilities": tagger(song.audio), "tags": instruments(song.tags or ())} for song in songs]
-    rows = [row | {"probabilities": {name: row["probabilities"][name] for name in names}} for row in rows]
-    area = set_scores.average(rows)["roc_auc"]
-    return {
-        "roc_auc": area,
-        "interval": centered_interval(set_scores.draw(rows)["roc_auc"], area),
-        "tags": set_scores.details(rows)["roc_auc"]["tags"],
-    }
+    paths = [song.audio for song in songs]
+    estimates = np.array([[similarities[name] for name in names] for similarities in map(tagger, paths)])
+    truth = np.array([[name in instruments(song.tags or ()) for name in names] for song in songs])
+    areas = roc_areas(truth, estimates)
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(len(songs), size=len(songs)) for _ in range(1000)]
+    samples = np.array([np.nanmean(roc_areas(truth[draw], estimates[draw])) for draw in draws])
+    mean = float(np.nanmean(areas))
+    tags = dict(zip(names, areas.tolist(), strict=True))
+    return {"roc_auc": mean, "interval": centered_interval(samples, mean), "tags": tags}
+
+
+def roc_areas(truth: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve of each tag; nan if all songs or no songs have it."""
+    columns = zip(truth.T, estimates.T, strict=True)
+    return np.array([roc_auc_score(own, found) if 0 < own.sum() < len(own) else np.nan for own, found in columns])
 
 
 def report(values: dict[str, Any]) -> str:

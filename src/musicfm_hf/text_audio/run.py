@@ -14,7 +14,7 @@ from ..data.crop_reader import AudioProblem, ProblemLog
 from ..finetuning.heads import save_finetuned
 from ..finetuning.trainer import EarlyStopping
 from ..hub.cards import license_of
-from ..hub.text_audio_scores import MUSIC_AND_TEXT
+from ..hub.card_scores import MUSIC_AND_TEXT
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..training.curves import CurveCallback
 from ..training.files import complete_files, matching_files, write_json
