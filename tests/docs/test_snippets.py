@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 import re
 import runpy
 import sys
@@ -109,7 +110,13 @@ def test_every_block_has_a_known_language(language):
     """A block in another language would be tested by nothing."""
     assert blocks(language)
     text = "".join(path.read_text("utf-8") for path in DOCUMENTS)
-    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) <= {"", "bash", "python", "yaml", "bibtex"}
+    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) <= {"", "bash", "python", "yaml", "json", "bibtex"}
+
+
+def test_json_blocks_have_one_value_a_line():
+    for block in blocks("json"):
+        for line in block.code.splitlines():
+            json.loads(line)
 
 
 @pytest.mark.parametrize(("place", "words"), musicfm_lines(), ids=identify)
