@@ -39,6 +39,10 @@ test-space: $(VENV)/.installed  ## Run the tests of the web page, in Chromium
 	$(BIN)/python -m pip install --quiet --editable '.[space]' selenium -c constraints.txt
 	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/hub/test_space.py
 
+test-integrations: $(VENV)/.installed  ## Run the tests with sentence-transformers and mteb, which it installs
+	$(BIN)/python -m pip install --quiet --editable '.[mteb,sentence-transformers]' -c constraints.txt
+	$(BIN)/python -m pytest -q tests/integrations
+
 test-floor:  ## Run the tests with the oldest supported version of Transformers
 	$(PYTHON) -m venv $(FLOOR)
 	grep -vE '^(transformers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
@@ -63,4 +67,4 @@ docs: $(VENV)/.installed  ## Build the guides and the API reference into site/
 numbers: $(VENV)/.installed  ## Write measured tables and numbers into README.md and docs/
 	$(BIN)/python benchmarks/fill_numbers.py
 
-.PHONY: help demo docs numbers space test test-slow test-space test-floor check style
+.PHONY: help demo docs numbers space test test-slow test-space test-integrations test-floor check style

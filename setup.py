@@ -44,12 +44,16 @@ setup(
         # The Makefile installs mirdata without its dependencies, because smart_open[all] pulls in the clients of three
         # cloud services. POP909 also needs tinysoundfont: pip install --no-deps tinysoundfont
         "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
+        "search": ["accelerate>=1.10", "datasets>=5.1", "faiss-cpu>=1.9"],
+        "sentence-transformers": ["datasets>=5.1", "sentence-transformers>=6.0"],
+        "mteb": ["datasets>=5.1", "mteb>=2.26"],  # tests: make test-integrations
         "space": ["gradio>=6.24"],  # hub_cards/space
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "dev": [
             "av>=14.0",
             "chardet>=5.0",
             "deprecated>=1.2",
+            "faiss-cpu>=1.9",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
             "mido>=1.3",

@@ -100,6 +100,13 @@ def test_converting_and_embedding(installed, encoder, songs):
     assert len(list((installed.folder / "embeddings").glob("*.safetensors"))) == 3
 
 
+def test_indexing_and_searching(installed, encoder, songs):
+    words = ["--model", encoder, "--output_dir", "index", "--num_workers", "0", "--device", "cpu"]
+    assert "3 songs (3 embedded now), 3 passages, index type exact" in installed("index", songs, *words)
+    printed = installed("search", "index", songs / "song 0.wav", "--device", "cpu")
+    assert sorted(line.split("  ")[-1] for line in printed.splitlines()) == ["song 1.wav", "song 2.wav"]
+
+
 def test_preparing_a_folder(data):
     info = json.loads((data / "info.json").read_text())
     assert info["counts"] == {"train": 1, "valid": 1, "test": 1, "left out": 0}

@@ -49,6 +49,18 @@ _EXPORTS = {
     ".model.configuration_text_audio_musicfm": ("MusicFMTextAudioConfig",),
     ".model.modeling_text_audio_musicfm": ("MusicFMTextAudioModel", "MusicFMTextAudioOutput"),
     ".model.processing_text_audio_musicfm": ("MusicFMTextAudioProcessor",),
+    ".search.build": (
+        "BuildSettings",
+        "IndexSummary",
+    ),
+    ".search.embedders": ("load_embedder",),
+    ".search.index_files": ("index_files",),
+    ".search.passages": ("PassageSettings",),
+    ".search.search_index": (
+        "SearchIndex",
+        "SearchResult",
+    ),
+    ".text_audio.run": ("train_text_audio",),
     ".tasks": (
         "TaskSpec",
         "register_task",
@@ -95,10 +107,18 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .model.modeling_text_audio_musicfm import MusicFMTextAudioModel as MusicFMTextAudioModel
     from .model.modeling_text_audio_musicfm import MusicFMTextAudioOutput as MusicFMTextAudioOutput
     from .model.processing_text_audio_musicfm import MusicFMTextAudioProcessor as MusicFMTextAudioProcessor
+    from .search.build import BuildSettings as BuildSettings
+    from .search.build import IndexSummary as IndexSummary
+    from .search.embedders import load_embedder as load_embedder
+    from .search.index_files import index_files as index_files
+    from .search.passages import PassageSettings as PassageSettings
+    from .search.search_index import SearchIndex as SearchIndex
+    from .search.search_index import SearchResult as SearchResult
     from .tasks import TaskSpec as TaskSpec
     from .tasks import register_task as register_task
     from .tasks.annotations import Beats as Beats
     from .tasks.annotations import Segment as Segment
+    from .text_audio.run import train_text_audio as train_text_audio
 
 
 def register_auto_classes() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 import re
 import runpy
 import sys
@@ -16,10 +17,19 @@ from transformers import HfArgumentParser
 
 from musicfm_hf.cli.main import COMMANDS, main
 
-# Python blocks behind a comment `<!-- not run: reason -->`: files of their own, which other tests use.
-NOT_RUN: dict[str, int] = {}
+# Python blocks behind a comment `<!-- not run: reason -->`. Those of sentence-transformers run in a test of their own.
+NOT_RUN: dict[str, int] = {"docs/integrations.md": 3}
 # Commands that take no more than seconds with the stand-ins.
-QUICK = ("embed", "annotate", "evaluate runs/chord --data", "convert pretrained", "prepare folder", "prepare stats")
+QUICK = (
+    "embed",
+    "annotate",
+    "index music/ --model musicfm-msd",
+    "search index",
+    "evaluate runs/chord --data",
+    "convert pretrained",
+    "prepare folder",
+    "prepare stats",
+)
 # Commands of other programs; they are not run.
 OTHERS = ("python3.11 -m venv", ". .venv", "pip install", "hf auth login", "export")
 
@@ -100,7 +110,13 @@ def test_every_block_has_a_known_language(language):
     """A block in another language would be tested by nothing."""
     assert blocks(language)
     text = "".join(path.read_text("utf-8") for path in DOCUMENTS)
-    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) <= {"", "bash", "python", "yaml", "bibtex"}
+    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) <= {"", "bash", "python", "yaml", "json", "bibtex"}
+
+
+def test_json_blocks_have_one_value_a_line():
+    for block in blocks("json"):
+        for line in block.code.splitlines():
+            json.loads(line)
 
 
 @pytest.mark.parametrize(("place", "words"), musicfm_lines(), ids=identify)

@@ -6,17 +6,28 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import soundfile
 from transformers import AutoConfig
 
-from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
+from musicfm_hf import (
+    BuildSettings,
+    MusicFMConfig,
+    MusicFMFeatureExtractor,
+    SongAnnotation,
+    WindowSettings,
+    index_files,
+    load_embedder,
+)
+from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.finetuning.arguments import RetrievalArguments, TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, retrieval_config, save_finetuned
+from musicfm_hf.tasks.annotations import Beats, Segment
 
 from .audio import music
 from .models import TINY, random_model
 from .paths import FIXTURES, ROOT
-from .text_audio import processor, text_audio_model
+from .text_audio import processor, text_audio_model, write_songs
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILE = re.compile(
@@ -75,6 +86,7 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
         (folder / f"my_annotations/{name}.chords.lab").write_text("0.0 1.0 C:maj\n1.0 1.5 A:min\n")
     (folder / "songs.txt").write_text("music/first.wav\nmusic/second.wav\n")
     shutil.copytree(labeled, folder / "data/pop909")
+    write_index(folder)
     shutil.copy(FIXTURES / "musicfm/pretrained.pt", folder / "pretrained_msd.pt")
     shutil.copy(FIXTURES / "musicfm/stats.json", folder / "msd_stats.json")
     for task in ("beat", "chord", "structure", "key"):
@@ -88,6 +100,24 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
     build_model(embedding, config).save_pretrained(folder / "runs/versions")
     text_audio_model(clip_seconds=10.0).save_pretrained(folder / "muq-mulan")
     processor().save_pretrained(folder / "muq-mulan")
+    write_songs(folder / "captions")
     for path in (folder / "musicfm-msd", *(folder / "runs").iterdir()):
         MusicFMFeatureExtractor().save_pretrained(path)
     shutil.copytree(folder / "runs/chord-lora", folder / "you/musicfm-chord")
+
+
+def write_index(folder: Path) -> None:
+    """Write annotations with the labels that the documents search for, and an index of `music/` with them."""
+    duration = 3.0
+    SongAnnotation(
+        duration,
+        beats=Beats(np.arange(0, 3, 0.6), np.array([1, 2, 3, 4, 1])),
+        chords=[Segment(0, 1, "A:min"), Segment(1, duration, "F#:min7")],
+        sections=[Segment(0, 1.5, "verse"), Segment(1.5, duration, "chorus")],
+        keys=[Segment(0, duration, "A:min")],
+    ).save(folder / "music_annotations", "first")
+    embedder, revision = load_embedder(str(folder / "musicfm-msd"), windows=WindowSettings(layer=7))
+    settings = BuildSettings(str(folder / "musicfm-msd"), revision, str(folder / "music"), "exact",
+                             str(folder / "music_annotations"))  # fmt: skip
+    sources = list_sources(folder / "music")
+    index_files(embedder, sources, folder / "index", settings, num_workers=0, progress=False)

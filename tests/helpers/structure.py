@@ -6,7 +6,8 @@ STEPS = [
     {"audio", "tasks"},
     {"metrics", "data", "hub"},
     {"inference", "pretraining", "conversion"},
-    {"evaluation"},
+    {"search", "evaluation", "integrations"},
     {"finetuning"},
+    {"text_audio"},
     {"cli"},
 ]

@@ -1,8 +1,12 @@
 """Tiny models with an audio tower and a text tower, and their tokenizer."""
 
+import json
+from pathlib import Path
+
+import soundfile
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, XLMRobertaModel
 
 from musicfm_hf import (
     MusicFMFeatureExtractor,
@@ -11,6 +15,7 @@ from musicfm_hf import (
     MusicFMTextAudioProcessor,
 )
 
+from .audio import music
 from .models import TINY
 
 WORDS = "piano drums sad happy slow fast song of a the with guitar voice music".split()
@@ -61,3 +66,44 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def processor(config: MusicFMTextAudioConfig | None = None) -> MusicFMTextAudioProcessor:
     extractor = MusicFMFeatureExtractor.from_model_config(config or text_audio_config())
     return MusicFMTextAudioProcessor(extractor, tokenizer())
+
+
+def write_songs(folder: Path, count: int = 10) -> None:
+    """
+    Ten short songs with a caption each, and three tables: six to train on, one of them no audio; two and two to
+    validate and test on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(count):
+        name = f"{number}.wav"
+        soundfile.write(folder / name, music(1.5 + 0.1 * number, seed=number), 24000)
+        words = [WORDS[number], WORDS[(number + 3) % len(WORDS)]]
+        caption = f"a song with {words[0]}" if number % 2 else [f"{words[0]} music", words[1]]
+        rows.append({"audio": name, "caption": caption})
+    (folder / "5.wav").write_text("no audio")
+    for split, part in {"train": rows[:6], "valid": rows[6:8], "test": rows[8:]}.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+
+
+def save_text_encoder(folder: Path) -> Path:
+    """A tiny XLM-RoBERTa with random weights, and its tokenizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        XLMRobertaModel(text_audio_config().text_config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+TOWERS = json.dumps(TOWER)
+# Flags of a short run: five usable songs of six, three pairs in a batch, so a pass has two batches.
+SHORT = ["--per_device_train_batch_size", "3", "--max_steps", "4", "--eval_steps", "2", "--save_steps", "2"]
+SHORT += ["--logging_steps", "1", "--warmup_steps", "1", "--learning_rate", "0.01", "--encoder_learning_rate", "0.001"]
+SHORT += ["--use_cpu", "true", "--disable_tqdm", "true", "--dataloader_num_workers", "0", "--report_to", "none"]
+NEW = ["--audio_transformer", TOWERS, "--text_transformer", TOWERS, "--projection_dim", "12", "--clip_seconds", "1.0"]
+
+
+def tables(folder: Path, *splits: str) -> list[str]:
+    """Flags that name the tables of [`write_songs`]."""
+    names = {"train": "train", "validation": "valid", "test": "test"}
+    return [part for split in splits or names for part in (f"--{split}", str(folder / f"{names[split]}.jsonl"))]

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
 
+import musicfm_hf
 from musicfm_hf import MusicFMTextAudioConfig, MusicFMTextAudioModel, MusicFMTextAudioProcessor
 from musicfm_hf.model.modeling_text_audio_musicfm import contrastive_loss
 
@@ -182,6 +183,86 @@ def test_gradient_checkpointing(songs):
         torch.testing.assert_close(plain, checkpointed, rtol=1e-4, atol=1e-6)
 
 
+class Features(torch.nn.Module):
+    """One tower, as `torch.export` takes a module."""
+
+    def __init__(self, model: MusicFMTextAudioModel, kind: str):
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return getattr(self.model, f"get_{self.kind}_features")(*inputs).pooler_output
+
+
+AUTO = torch.export.Dim.AUTO
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "others"),
+    [
+        ("audio", ({0: AUTO},), (torch.randn(5, 55200),)),
+        ("text", ({0: AUTO, 1: AUTO}, {0: AUTO, 1: AUTO}), tuple(processor()(text=["sad", "a song of the"]).values())),
+    ],
+)
+def test_export(model, songs, kind, shapes, others):
+    """Songs of one length in batches of any size, and texts of any length."""
+    audio = torch.from_numpy(np.stack([songs[2], songs[2][::-1], 0.1 * songs[2]]))
+    inputs = (audio,) if kind == "audio" else tuple(processor()(text=["sad song", "piano", "drums"]).values())
+    module = Features(model, kind)
+    exported = torch.export.export(module, inputs, dynamic_shapes=(shapes,)).module()
+    with torch.no_grad():
+        for values in (inputs, others):
+            torch.testing.assert_close(exported(*values), module(*values), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["audio", "text"])
+def test_compiles_without_a_graph_break(model, songs, kind):
+    inputs = (torch.from_numpy(songs[2])[None],) if kind == "audio" else tuple(processor()(text=["sad song"]).values())
+    module = Features(model, kind)
+    with torch.no_grad():
+        compiled = torch.compile(module, backend="eager", fullgraph=True)(*inputs)
+        torch.testing.assert_close(compiled, module(*inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_on_a_padded_batch(model, songs):
+    inputs = processor()(text=["sad song"], audio=songs, sampling_rate=RATE)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager")(**inputs).logits_per_audio
+        torch.testing.assert_close(compiled, model(**inputs).logits_per_audio, rtol=0, atol=1e-4)
+
+
+def test_offloaded_to_disk(model, songs, tmp_path):
+    model.save_pretrained(tmp_path / "model", max_shard_size="50KB")
+    assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 3
+    places = {"audio_model": "disk", "audio_tower": "cpu", "text_model": "disk", "text_tower": "disk"}
+    loaded = AutoModel.from_pretrained(
+        tmp_path / "model", device_map=places | {"logit_scale": "cpu"}, offload_folder=tmp_path / "offload"
+    )
+    inputs = processor()(text=["sad song"], audio=songs, sampling_rate=RATE)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits_per_audio, model(**inputs).logits_per_audio)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_loading_in_another_dtype(model, songs, dtype, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    inputs = processor()(text=["sad song"], audio=songs, sampling_rate=RATE)
+    with torch.no_grad():
+        found, expected = loaded(**inputs), model(**inputs)
+    for name in ("audio_embeds", "text_embeds"):
+        assert found[name].dtype == dtype
+        assert torch.cosine_similarity(found[name].float(), expected[name]).min() > 0.995
+
+
+def test_processor_pads_texts_to_a_length(songs):
+    inputs = processor()(text=["piano"], audio=songs[0], sampling_rate=RATE, padding="max_length", max_length=12)
+    assert inputs["input_ids"].shape == (1, 12)
+    assert inputs["input_values"].shape == (1, len(songs[0]))
+
+
 def test_saving_and_loading(model, songs, tmp_path):
     model.save_pretrained(tmp_path)
     processor().save_pretrained(tmp_path)
@@ -274,6 +355,21 @@ def test_wrong_input(model):
         model(torch.tensor([[0, 2]]), audio, labels=torch.tensor([0]))
     with pytest.raises(ValueError, match="An item has 1024 samples, but the model needs at least 1025"):
         model.get_audio_features(audio[:, :1024])
+    with pytest.raises(
+        ValueError, match=r"`input_ids` must be integers of shape \(texts, tokens\), got torch.int64 of"
+    ):
+        model.get_text_features(torch.tensor([0, 5, 2]))
+    with pytest.raises(
+        ValueError, match=r"`attention_mask` must have the shape of `input_ids`, \(1, 3\), got \(1, 4\)"
+    ):
+        model.get_text_features(torch.tensor([[0, 5, 2]]), torch.ones(1, 4))
+    with pytest.raises(ValueError, match="A text has 39 tokens, but the model takes at most 38"):
+        model.get_text_features(torch.full((1, 39), 5))
+    assert model.get_text_features(torch.full((1, 38), 5)).pooler_output.shape == (1, 12)
+    with pytest.raises(
+        TypeError, match=r"got MusicFMTextAudioModel\. Use its `get_audio_features`, or pass its encoder"
+    ):
+        musicfm_hf.embed(model, audio[0], RATE)
     with pytest.raises(ValueError, match="Pass `text`, `audio` or both"):
         processor()()
     with pytest.raises(ValueError, match="The audio is at 44100 Hz, but the model needs 24000 Hz"):

@@ -7,6 +7,7 @@ from unittest import mock
 
 import torch
 from helpers import transformers_suite
+from helpers.text_audio import TOWER, text_audio_config
 
 from musicfm_hf.model.configuration_musicfm import MusicFMConfig
 from musicfm_hf.model.feature_extraction_musicfm import MusicFMFeatureExtractor
@@ -16,6 +17,7 @@ from musicfm_hf.model.modeling_musicfm import (
     MusicFMForPreTraining,
     MusicFMModel,
 )
+from musicfm_hf.model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 
 modeling = transformers_suite.load("test_modeling_common")
 configuration = transformers_suite.load("test_configuration_common")
@@ -107,6 +109,21 @@ EXPECTED_SKIPS = {
     "test_resize_tokens_embeddings_with_deepspeed_multi_gpu": DEEPSPEED,
 }
 
+# The same for the model with two towers.
+IN_THE_PARTS = "hidden states and attentions are in the outputs of the towers, as those of CLAP"
+ONE_INPUT = "passes one input alone, but the model needs both"
+NOT_FOR_TWO_TOWERS = {
+    "test_attention_outputs": IN_THE_PARTS,
+    "test_hidden_states_output": IN_THE_PARTS,
+    "test_retain_grad_hidden_states_attentions": IN_THE_PARTS,
+    "test_inputs_embeds": "takes tokens only, as CLAP does",
+    "test_keep_in_fp32_modules": "has no such modules",
+    "test_resize_position_vector_embeddings": "positions of XLM-RoBERTa, which Transformers does not resize either",
+    "test_sdpa_can_dispatch_non_composite_models": "two encoders, each with its configuration",
+} | {
+    name: ONE_INPUT for name in dir(modeling.ModelTesterMixin) if name.startswith("test_eager_matches_sdpa_inference_")
+}
+
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -125,23 +142,25 @@ SMALL = {
 
 
 class OnlyExpectedSkips:
-    """Makes a failure of every skip that is not in `EXPECTED_SKIPS`, and of every test there that could run here."""
+    """Makes a failure of every skip that is not in `expected_skips`, and of every test there that could run here."""
+
+    expected_skips = EXPECTED_SKIPS
 
     def skipTest(self, reason):  # noqa: N802
-        if self._testMethodName not in EXPECTED_SKIPS:
+        if self._testMethodName not in self.expected_skips:
             self.fail(f"It is not in EXPECTED_SKIPS, but wants to skip: {reason}")
         self.has_skipped = True
         super().skipTest(reason)
 
     def tearDown(self):
-        reason = EXPECTED_SKIPS.get(self._testMethodName, GPU)
+        reason = self.expected_skips.get(self._testMethodName, GPU)
         if reason not in DEPENDS_ON_MACHINE | DEPENDS_ON_VERSION and not getattr(self, "has_skipped", False):
             self.fail("It runs, so it has no place in EXPECTED_SKIPS.")
 
     def test_decorated_skips_are_expected(self):
         """A decorator skips without calling `skipTest`."""
         skipped = {name for name, test in inspect.getmembers(self) if getattr(test, "__unittest_skip__", False)}
-        self.assertLessEqual(skipped, {name for name, why in EXPECTED_SKIPS.items() if why in DEPENDS_ON_MACHINE})
+        self.assertLessEqual(skipped, {name for name, why in self.expected_skips.items() if why in DEPENDS_ON_MACHINE})
 
 
 class MusicFMModelTester:
@@ -241,7 +260,7 @@ class MusicFMModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.Te
         return inputs
 
     def test_expected_skips_exist(self):
-        missing = {name for name, why in EXPECTED_SKIPS.items() if why != ONLY_NEWER and not hasattr(self, name)}
+        missing = {name for name, why in self.expected_skips.items() if why != ONLY_NEWER and not hasattr(self, name)}
         self.assertEqual(missing, set())
 
     def test_model_get_set_embeddings(self):
@@ -295,6 +314,97 @@ class MusicFMConvNextModelTest(MusicFMModelTest):
 
     def setUp(self):
         self.model_tester = MusicFMConvNextModelTester()
+
+
+class MusicFMTextAudioModelTester:
+    """A small model with two towers, and three songs of one clip with their texts; the first of both is padded."""
+
+    is_training = True
+    batch_size = 3
+    hidden_size = SMALL["hidden_size"]
+    num_attention_heads = SMALL["num_attention_heads"]
+    num_hidden_layers = SMALL["num_hidden_layers"]
+    samples = (14000, 23000, 13000)
+
+    def prepare_config_and_inputs_for_common(self):
+        text = text_audio_config().text_config.to_dict()
+        text |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        # The suite expects of each tower the width of its encoder.
+        config = text_audio_config(
+            audio_config=dict(SMALL),
+            text_config=text,
+            audio_transformer=TOWER | {"hidden_size": SMALL["hidden_size"]},
+            text_transformer=TOWER | {"hidden_size": text["hidden_size"]},
+        )
+        device = modeling.torch_device
+        input_values = torch.empty(self.batch_size, max(self.samples), device=device).uniform_(-1, 1)
+        samples = torch.tensor(self.samples, device=device)[:, None]
+        input_ids = torch.randint(4, text["vocab_size"], (self.batch_size, 7), device=device)
+        input_ids[0, 5:] = text["pad_token_id"]
+        return config, {
+            "input_ids": input_ids,
+            "attention_mask": (input_ids != text["pad_token_id"]).long(),
+            "input_values": input_values,
+            "audio_attention_mask": (torch.arange(max(self.samples), device=device) < samples).long(),
+        }
+
+
+class MusicFMTextAudioModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (MusicFMTextAudioModel,)
+    _is_composite = True
+    test_can_init_all_missing_weights_before_2023 = True
+
+    # The text tower has tokens and embeddings of them.
+    expected_skips = {
+        name: why for name, why in EXPECTED_SKIPS.items() if why not in (NOT_COMPOSITE, NO_TOKENS)
+    } | NOT_FOR_TWO_TOWERS
+
+    @classmethod
+    def setUpClass(cls):
+        cls.addClassCleanup(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+
+    def setUp(self):
+        if (why := NOT_FOR_TWO_TOWERS.get(self._testMethodName)) in (IN_THE_PARTS, ONE_INPUT):
+            self.skipTest(why)
+        self.model_tester = MusicFMTextAudioModelTester()
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """The loss needs no labels."""
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        return inputs | ({"return_loss": True} if return_labels else {})
+
+    def test_expected_skips_exist(self):
+        missing = {name for name, why in self.expected_skips.items() if why != ONLY_NEWER and not hasattr(self, name)}
+        self.assertEqual(missing, set())
+
+    def test_sdpa_can_dispatch_composite_models(self):
+        """In place of the suite's test, which takes a tower, whose attention is that of the model, for an encoder."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        with tempfile.TemporaryDirectory() as folder:
+            MusicFMTextAudioModel(config).save_pretrained(folder)
+            for attention in ("sdpa", "eager"):
+                model = MusicFMTextAudioModel.from_pretrained(folder, attn_implementation=attention)
+                parts = (model, model.audio_model, model.audio_tower, model.text_model, model.text_tower)
+                self.assertEqual({part.config._attn_implementation for part in parts}, {attention})
+            mixed = MusicFMTextAudioModel.from_pretrained(
+                folder, attn_implementation={"": "sdpa", "audio_config": "eager", "text_config": "sdpa"}
+            )
+            parts = (mixed, mixed.audio_model, mixed.text_model)
+            self.assertEqual([part.config._attn_implementation for part in parts], ["sdpa", "eager", "sdpa"])
+
+    def test_eager_matches_sdpa(self):
+        """In place of the suite's tests, which pass one input alone."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = MusicFMTextAudioModel(config).to(modeling.torch_device).eval()
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
+            outputs = []
+            for attention in ("eager", "sdpa"):
+                model.to(dtype).set_attn_implementation(attention)
+                with torch.no_grad():
+                    outputs.append(model(**inputs))
+            for name in ("audio_embeds", "text_embeds"):
+                torch.testing.assert_close(outputs[0][name], outputs[1][name], rtol=0, atol=tolerance)
 
 
 class MusicFMConfigTest(OnlyExpectedSkips, unittest.TestCase):

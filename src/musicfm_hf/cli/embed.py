@@ -26,10 +26,7 @@ from ..data.catalog import list_sources
 from ..inference.embed_files import embed_files
 from ..inference.embedding import WindowSettings
 from ..inference.model_files import resolve_model
-from ..training.files import write_table
-from .flags import add_device_flags, add_window_flags, command_parser, print_escaped, rename_flags, user_errors
-
-MOST_LISTED = 20
+from .flags import add_device_flags, add_window_flags, command_parser, rename_flags, report_problems, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         )
     problems = gather_object(problems)
     if state.is_main_process:
-        report(problems, len(sources), arguments.output_dir)
+        report_problems(problems, len(sources), arguments.output_dir)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -78,15 +75,3 @@ def pooling(text: str) -> str | float:
     if (rate := float(text)) <= 0:
         raise argparse.ArgumentTypeError("a rate must be positive")
     return rate
-
-
-def report(problems: list[tuple[str, str]], total: int, output_dir: Path) -> None:
-    """Write `problems.tsv` and print its first lines."""
-    problems = sorted(problems)
-    path = output_dir / "problems.tsv"
-    write_table(path, problems)
-    print(f"{total} songs, {len(problems)} with problems" + (":" if problems else ""))
-    for name, problem in problems[:MOST_LISTED]:
-        print_escaped(f"  {name}\t{problem}")
-    if len(problems) > MOST_LISTED:
-        print(f"  … and {len(problems) - MOST_LISTED} more in {path}")

@@ -12,6 +12,8 @@ from ..training.deprecation import REMOVED_IN
 if TYPE_CHECKING:
     from ..hub.commits import HubTarget
 
+MOST_LISTED = 20  # songs with problems
+
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Create the parser of a command, with a description that is printed without reformatting."""
@@ -66,6 +68,20 @@ def positive(text: str) -> int:
 def print_escaped(text: str) -> None:
     """Print text that may contain file names with undecodable bytes."""
     print(text.encode("ascii", "backslashreplace").decode())
+
+
+def report_problems(problems: Sequence[tuple[str, str]], total: int, output_dir: Path) -> None:
+    """Write the songs with problems to `problems.tsv`, and print the first of them."""
+    from ..training.files import write_table
+
+    problems = sorted(problems)
+    path = output_dir / "problems.tsv"
+    write_table(path, problems)
+    print(f"{total} songs, {len(problems)} with problems" + (":" if problems else ""))
+    for name, problem in problems[:MOST_LISTED]:
+        print_escaped(f"  {name}\t{problem}")
+    if len(problems) > MOST_LISTED:
+        print(f"  … and {len(problems) - MOST_LISTED} more in {path}")
 
 
 def add_window_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:

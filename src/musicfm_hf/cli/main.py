@@ -10,6 +10,8 @@ SECTIONS = {
     "Use a model": {
         "embed": "write embeddings of songs: one vector per frame, or one per song",
         "annotate": "write beats, chords, sections, keys and tags of songs, and draw a picture",
+        "index": "index a catalog, so that it can be searched",
+        "search": "find songs by sound, words and musical form, and duplicates",
         "convert": "convert a published MusicFM, MuQ, MERT, MERT-v2 or MuQ-MuLan checkpoint",
     },
     "Train": {
@@ -17,6 +19,7 @@ SECTIONS = {
         "pretrain": "pretrain an encoder on music without labels",
         "train-quantizer": "train the quantizer that some pretraining recipes need",
         "finetune": "train a head on an encoder: as a probe, with full fine-tuning, or with LoRA",
+        "train-text-audio": "train a model of music and text on songs with captions",
     },
     "Measure": {
         "evaluate": "score saved models on whole songs",

@@ -118,6 +118,12 @@ class _Songs(Dataset):
         return DecodedSong(name, origin, content, damage, state)
 
 
+def keyed_waveforms(loader: SongLoader) -> Iterator[tuple[DecodedSong, np.ndarray]]:
+    """Yield each decoded song without its waveform (a key that uses little memory), together with the waveform."""
+    for song in loader:
+        yield song._replace(content=None), song.content
+
+
 def no_collate(item: Any) -> Any:
     """Return an item unchanged, so that waveforms stay NumPy arrays and are sent through pipes, not shared memory."""
     return item

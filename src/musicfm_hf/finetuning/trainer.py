@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.examples import TaskCrops, collate_examples
 from ..data.labeled import LabeledSong
@@ -17,6 +17,7 @@ from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
 from ..training.files import write_json
+from ..training.optimizer import two_rate_optimizer
 from ..training.trainer import ResumableTrainer
 from .arguments import FinetuningArguments
 from .run_fingerprint import PROGRESS, Fingerprint
@@ -93,27 +94,15 @@ class FinetuningTrainer(ResumableTrainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """
-        Create the optimizer as [`Trainer`] does, with separate parameter groups for the head. These come first,
-        because the learning rate of the first group is logged. Parameters with one axis, which are biases and norms,
-        have no weight decay; [`Trainer`] would not recognize norms with names like `norm1`.
+        Create the optimizer with separate learning rates for the head and the encoder; see [`two_rate_optimizer`].
         """
-        if self.optimizer is not None:
-            return self.optimizer
-        model = self.model if model is None else model
-        trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in sorted(trainable, key=lambda item: "musicfm." in item[0]):
-            learning_rate = self.args.encoder_learning_rate if "musicfm." in name else self.args.learning_rate
-            decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((learning_rate, decay), []).append(parameter)
-        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = optimizer_class(
-            [
-                {"params": parameters, "lr": learning_rate, "weight_decay": decay}
-                for (learning_rate, decay), parameters in groups.items()
-            ],
-            **options,
-        )
+        if self.optimizer is None:
+            self.optimizer = two_rate_optimizer(
+                self.args,
+                self.model if model is None else model,
+                self.args.encoder_learning_rate,
+                lambda name: "musicfm." in name,
+            )
         return self.optimizer
 
     def evaluate(

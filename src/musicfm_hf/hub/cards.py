@@ -1,8 +1,7 @@
 """Model cards with contents, usage, scores, training data and license, generated from the files of a folder."""
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..tasks import get_task, label_names
-from ..tasks.retrieval import RETRIEVAL_SCORES, RETRIEVAL_TASKS
-from ..tasks.spec import Score
-from ..training.files import matching_files, write_text
+from ..tasks.retrieval import RETRIEVAL_TASKS
+from ..training.files import write_text
 from ..training.records import strip_absolute_paths
+from .card_scores import MUSIC_AND_TEXT, eval_results, score_rows, text_audio_rows
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
@@ -92,7 +91,7 @@ def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
         return []
     return [
         EvalResultEntry(dataset_id=row["hub_id"], task_id=results["task"], value=row["value"], notes=row["label"])
-        for row in _score_rows(Path(folder), results)
+        for row in score_rows(Path(folder), results)
         if row["hub_id"]
     ]
 
@@ -111,6 +110,8 @@ def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
             results = json.loads((folder / name).read_text(encoding="utf-8"))
             if results.get("family") == "mulan":
                 return "converted_text_audio", results
+            if results.get("task") == MUSIC_AND_TEXT:
+                return "trained_text_audio", results
             if kind is None and results.get("task") in RETRIEVAL_TASKS:
                 kind = "retrieval"
             return kind or ("finetuned" if "method" in results else "pretrained"), results
@@ -216,19 +217,12 @@ def _retrieval(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the fields and the metadata of the card of every model with a trained head."""
-    task, base = results["task"], dict(results["base"])
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
-        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
-        base = strip_absolute_paths({"name": name, "revision": revision})
-    scores = _score_rows(folder, results)
-    metadata: dict[str, Any] = {"datasets": _hub_ids([results["data"]])}
-    if base["revision"] is not None:
-        metadata["base_model"] = base["name"]
-        metadata["base_model_relation"] = "adapter" if adapter.is_file() else "finetune"
+    task = results["task"]
+    base, metadata = _base_of(folder, results)
+    scores = score_rows(folder, results)
+    metadata |= {"datasets": _hub_ids([results["data"]])}
     if scores:
-        metadata["eval_results"] = _eval_results(task, scores)
+        metadata["eval_results"] = eval_results(task, scores)
     fields = {
         "method": results["method"],
         "base": base,
@@ -239,6 +233,20 @@ def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any]
     return _training_fields(folder, results) | fields, metadata
 
 
+def _trained_text_audio(
+    folder: Path, config: MusicFMTextAudioConfig, results: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    base, metadata = _base_of(folder, results)
+    rows = text_audio_rows(results)
+    metadata |= {"datasets": _hub_ids([results["data"]])}
+    if results["method"] != "lora":
+        metadata["pipeline_tag"] = "zero-shot-audio-classification"
+    if rows:
+        metadata["eval_results"] = eval_results("music-and-text-retrieval", rows)
+    fields = {"method": results["method"], "base": base, "encoders": results["encoders"], "scores": rows}
+    return _training_fields(folder, results) | fields | {"sources": [results["data"]]}, metadata
+
+
 # Template → function that returns the fields of the template and the metadata of the card.
 _CARDS: dict[str, Callable] = {
     "converted": _converted,
@@ -246,8 +254,22 @@ _CARDS: dict[str, Callable] = {
     "pretrained": _pretrained,
     "quantizer": _quantizer,
     "finetuned": _finetuned,
+    "trained_text_audio": _trained_text_audio,
     "retrieval": _retrieval,
 }
+
+
+def _base_of(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the base model of a trained model or adapter, and the metadata that names it if it is on the Hub."""
+    base, adapter = dict(results["base"]), folder / "adapter_config.json"
+    if adapter.is_file():
+        adapter_config = json.loads(adapter.read_text(encoding="utf-8"))
+        name, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
+        base = strip_absolute_paths({"name": name, "revision": revision})
+    if base["revision"] is None:
+        return base, {}
+    relation = "adapter" if adapter.is_file() else "finetune"
+    return base, {"base_model": base["name"], "base_model_relation": relation}
 
 
 def _training_fields(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -280,66 +302,6 @@ def _outputs(config: MusicFMConfig) -> list[dict[str, Any]]:
         )
         start = end
     return outputs
-
-
-def _eval_results(task: str, rows: list[dict[str, Any]]) -> list[EvalResult]:
-    """Return rows of scores as metadata of a card."""
-    return [
-        EvalResult(
-            task_type="audio-classification",
-            task_name=task,
-            dataset_type=row["hub_id"] or row["data"],
-            dataset_name=row["data"],
-            dataset_split=row["split"],
-            metric_type=row["kind"],
-            metric_name=row["label"],
-            metric_value=row["value"],
-        )
-        for row in rows
-    ]
-
-
-def _score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return rows of scores on test songs, from the training run and from evaluations on other data."""
-    rows = []
-    tested = (results["data"], "test", results["scores"].get("test", {}))
-    for data, split, scores in [tested, *_evaluations(folder, results)]:
-        for name, score in _listed_scores(results["task"]).items():
-            value = scores.get(name)
-            if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
-                low, high = value.get("interval", (None, None))
-                rows.append(
-                    {"data": data["name"], "hub_id": data.get("hub_id"), "split": split}
-                    | {"kind": score.kind, "label": score.label, "value": value["mean"], "songs": value["songs"]}
-                    | {"shown": f"{value['mean']:.3f}", "interval": "" if low is None else f"{low:.3f} to {high:.3f}"}
-                )
-    return rows
-
-
-def _listed_scores(task: str) -> Mapping[str, Score]:
-    """Return the scores of a task that cards list."""
-    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task).scores
-
-
-def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """
-    Return the data, split and scores of each file in `evaluations`.
-
-    Raises:
-        ValueError: an evaluation is for another model, or for songs that this model was trained on.
-    """
-    evaluations, name = [], folder.resolve().name
-    for path in matching_files(folder / "evaluations", "*.json"):
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        scores = [entry["scores"] for model, entry in evaluation["models"].items() if Path(model).name == name]
-        if not scores:
-            raise ValueError(
-                f"{path} has scores of {', '.join(evaluation['models'])}, but not of {name}. Remove the file."
-            )
-        if evaluation["split"] == "train" and evaluation["music"]["name"] == results["data"]["name"]:
-            raise ValueError(f"{path} has scores of songs that {name} was trained on. Remove the file.")
-        evaluations.append((evaluation["music"], evaluation["split"], scores[0]))
-    return evaluations
 
 
 def _hub_ids(sources: list[dict[str, str]]) -> list[str] | None:

@@ -3,17 +3,16 @@
 import errno
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from ..data.decoding import DecodedSong, SongLoader
+from ..data.decoding import SongLoader, keyed_waveforms
 from ..data.identity import audio_place, audio_state, free_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, average_times
@@ -73,7 +72,7 @@ def embed_files(
     seconds, began = 0.0, time.perf_counter()
     finished = len(sources) - len(remaining)
     with tqdm(total=len(sources), initial=finished, unit="song", disable=not progress) as bar:
-        for song, embeddings in embed_songs(model, _waveforms(loader), settings):
+        for song, embeddings in embed_songs(model, keyed_waveforms(loader), settings):
             tensors = _pooled(embeddings, pool, model.config, model.dtype)
             path, place, _ = planned[song.name]
             notes = recorded | {"source": song.origin, "source_place": place, "source_state": song.state}
@@ -157,12 +156,6 @@ def _read_metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (FileNotFoundError, SafetensorError):
         return {}
-
-
-def _waveforms(loader: SongLoader) -> Iterator[tuple[DecodedSong, np.ndarray]]:
-    """Yield each decoded song without its waveform (a key that uses little memory), together with the waveform."""
-    for song in loader:
-        yield song._replace(content=None), song.content
 
 
 def _pooled(

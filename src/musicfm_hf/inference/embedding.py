@@ -119,6 +119,11 @@ def check_encoder(model: Any) -> None:
             f"`model` must be a MusicFMModel, got {type(model).__name__}. Load one with "
             "`AutoModel.from_pretrained(folder)`."
         )
+    if hasattr(model, "audio_tower"):
+        raise TypeError(
+            f"`model` must be a MusicFMModel, got {type(model).__name__}. Use its `get_audio_features`, or pass its "
+            "encoder, `model.audio_model`."
+        )
     if hasattr(model, "musicfm"):
         raise TypeError(
             f"`model` must be a MusicFMModel, got {type(model).__name__}. Pass its encoder, `model.musicfm`."

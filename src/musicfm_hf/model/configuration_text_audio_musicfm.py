@@ -89,11 +89,15 @@ class MusicFMTextAudioConfig(PreTrainedConfig):
         return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as [`PreTrainedConfig`] does, with `auto_map` for this model alone."""
+        """
+        Return the values as [`PreTrainedConfig`] does, with `auto_map` for this model alone, and without the paths
+        that its encoders were loaded from.
+        """
         values = super().to_dict()
-        audio = values["audio_config"] = copy.deepcopy(values["audio_config"])
-        for name in ("auto_map", "custom_pipelines"):
-            audio.pop(name, None)
+        for part in self.sub_configs:
+            values[part] = copy.deepcopy(values[part])
+            for name in ("auto_map", "custom_pipelines", "_name_or_path"):
+                values[part].pop(name, None)
         return values | {"auto_map": (values.get("auto_map") or {}) | _AUTO_MAP}
 
     @property

@@ -1,13 +1,14 @@
 """Audio and text in one space: an audio tower on a MusicFM encoder, and a text tower on XLM-RoBERTa."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, XLMRobertaModel
+from transformers import XLMRobertaModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -16,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from .keywords_musicfm import check_keywords
 from .modeling_musicfm import MusicFMModel, eager_attention_forward
@@ -143,7 +145,7 @@ class MusicFMTower(nn.Module):
         return hidden_states, nn.functional.normalize(self.projection(mean), dim=-1)
 
 
-class MusicFMTextAudioModel(PreTrainedModel):
+class MusicFMTextAudioModel(MusicFMWithAdapters):
     """
     Two towers that embed music and text in one space, where a song is near the texts that describe it: MuQ-MuLan (Zhu
     et al., arXiv 2501.01108), after MuLan (Huang et al., arXiv 2208.12415).
@@ -155,7 +157,7 @@ class MusicFMTextAudioModel(PreTrainedModel):
     config_class = MusicFMTextAudioConfig
     config: MusicFMTextAudioConfig
     base_model_prefix = "musicfm_text_audio"
-    main_input_name = "input_values"
+    main_input_name = "input_ids"
     input_modalities = ["audio", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
@@ -190,6 +192,37 @@ class MusicFMTextAudioModel(PreTrainedModel):
         elif isinstance(module, MusicFMTextAudioModel):
             init.constant_(module.logit_scale, math.log(self.config.logit_scale_init_value))
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        config: MusicFMTextAudioConfig | str | os.PathLike | None = None,
+        adapter_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a model as [`PreTrainedModel`] does, or a PEFT adapter on the base model that it names, at the revision
+        that it names.
+
+        Raises:
+            ValueError: if the adapter does not fit its base model.
+            OSError: if the base model cannot be loaded.
+        """
+        adapter_kwargs = adapter_kwargs or {}
+        # An Auto class may pass the path of the base model instead of that of the adapter.
+        adapter: Any = adapter_kwargs.get("_adapter_model_path", pretrained_model_name_or_path)
+        hub = {name: value for name, value in (kwargs | adapter_kwargs).items() if name in HUB_ARGUMENTS}
+        base = None if adapter is None else find_base(adapter, **hub)
+        load = super(MusicFMWithAdapters, cls).from_pretrained
+        if base is None:
+            return load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        base_model, revision = base
+        with_info = kwargs.pop("output_loading_info", False)
+        model = load(base_model, *model_args, config=config, **kwargs | {"revision": revision, "subfolder": ""})
+        loading = model.load_adapter(adapter, adapter_kwargs=hub)
+        return (model, loading.to_dict()) if with_info else model  # type: ignore[return-value]  # as Transformers does
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the embeddings of text tokens."""
         return self.text_model.get_input_embeddings()
@@ -206,6 +239,15 @@ class MusicFMTextAudioModel(PreTrainedModel):
     def freeze_text_encoder(self) -> None:
         """Train everything but the text encoder, as MuQ-MuLan does; its tower is trained."""
         self.text_model.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode as in torch, except that an encoder without trainable weights stays in eval mode."""
+        super().train(mode)
+        for encoder in (self.audio_model, self.text_model):
+            if not any(parameter.requires_grad for parameter in encoder.parameters()):
+                encoder.eval()
+        return self
 
     @can_return_tuple
     def get_audio_features(
@@ -233,18 +275,20 @@ class MusicFMTextAudioModel(PreTrainedModel):
         """
         check_keywords(kwargs, self.get_audio_features)
         mask = check_input(input_values, audio_attention_mask, self.config.audio_config.min_samples)
-        lengths = item_lengths(input_values, mask)
-        waveforms = input_values if mask is None else align_left(input_values, mask)
-        clips, clips_mask, songs = self._cut_into_clips(waveforms, lengths)
+        clips, clips_mask, songs = self._cut_into_clips(input_values, mask)
         parts: list[Any] = []
-        for start in range(0, len(clips), _CLIPS_AT_ONCE):
-            rows = slice(start, start + _CLIPS_AT_ONCE)
-            parts.append(self._encode_clips(clips[rows], clips_mask[rows], **kwargs))
+        if torch.compiler.is_compiling():  # a graph cannot loop over a number of clips that may change
+            parts.append(self._encode_clips(clips, clips_mask, **kwargs))
+        else:
+            for start in range(0, len(clips), _CLIPS_AT_ONCE):
+                rows = slice(start, start + _CLIPS_AT_ONCE)
+                parts.append(self._encode_clips(clips[rows], clips_mask[rows], **kwargs))
         embeds = _join([part.pooler_output for part in parts])
-        sums = embeds.new_zeros(len(input_values), embeds.shape[1]).index_add(0, songs, embeds)
+        sums = embeds.new_zeros(input_values.shape[0], embeds.shape[1]).index_add(0, songs, embeds)
+        counts = songs.new_zeros(input_values.shape[0]).index_add(0, songs, torch.ones_like(songs))
         return BaseModelOutputWithPooling(
             last_hidden_state=_join([part.last_hidden_state for part in parts]),
-            pooler_output=sums / songs.bincount(minlength=len(input_values))[:, None],
+            pooler_output=sums / counts[:, None],
             hidden_states=_join_each([part.hidden_states for part in parts]),
             attentions=_join_each([part.attentions for part in parts]),
         )
@@ -268,15 +312,11 @@ class MusicFMTextAudioModel(PreTrainedModel):
             of the encoder.
 
         Raises:
-            ValueError: if a text has no tokens.
+            ValueError: if a shape is not as described, a text has no tokens, or the texts are too long.
             TypeError: if the model does not use a keyword argument.
         """
         check_keywords(kwargs, self.get_text_features)
-        if attention_mask is None:
-            attention_mask = input_ids != self.config.text_config.pad_token_id
-        mask = attention_mask.bool()
-        if not torch.compiler.is_compiling() and not mask.is_meta and not mask.any(-1).all():
-            raise ValueError("A text has no tokens.")
+        mask = self._check_texts(input_ids, attention_mask)
         outputs = self.text_model(input_ids, mask, return_dict=True, **kwargs)
         hidden_states, embeds = self.text_tower(outputs.last_hidden_state, mask)
         return BaseModelOutputWithPooling(hidden_states, embeds, outputs.hidden_states, outputs.attentions)
@@ -322,24 +362,53 @@ class MusicFMTextAudioModel(PreTrainedModel):
             audio_model_output=audio,
         )
 
+    def _check_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the bool mask of tokens `(texts, tokens)`. For errors, see [`get_text_features`]."""
+        config = self.config.text_config
+        if input_ids.ndim != 2 or input_ids.is_floating_point():
+            raise ValueError(
+                f"`input_ids` must be integers of shape (texts, tokens), got {input_ids.dtype} of shape "
+                f"{tuple(input_ids.shape)}."
+            )
+        mask = input_ids != config.pad_token_id if attention_mask is None else attention_mask.bool()
+        if mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`attention_mask` must have the shape of `input_ids`, {tuple(input_ids.shape)}, got "
+                f"{tuple(mask.shape)}."
+            )
+        most = config.max_position_embeddings - config.pad_token_id - 1  # positions begin after that of padding
+        if input_ids.shape[1] > most:
+            raise ValueError(
+                f"A text has {input_ids.shape[1]} tokens, but the model takes at most {most}. The processor cuts "
+                "longer texts unless `truncation=False`."
+            )
+        if not torch.compiler.is_compiling() and not mask.is_meta and not mask.any(-1).all():
+            raise ValueError("A text has no tokens.")
+        return mask
+
     def _cut_into_clips(
-        self, waveforms: torch.Tensor, lengths: torch.Tensor
+        self, input_values: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Cut waveforms `(songs, samples)`, with padding on the right, into clips `(clips, clip_samples)`. Return them,
-        their mask, and the song of each clip `(clips,)`. Only a song of less than half a clip leaves a part of its
-        clip empty.
+        Cut waveforms `(songs, samples)` into clips `(clips, clip_samples)`. Return them, their mask, and the song of
+        each clip `(clips,)`. Only a song of less than half a clip leaves a part of its clip empty. Without a mask, no
+        shape depends on values, so that the model can be exported.
         """
+        length = item_lengths(input_values, mask)[:, None]
+        waveforms = input_values if mask is None else align_left(input_values, mask)
+        longest = input_values.shape[1] if mask is None else int(length.max())
         size = self.config.clip_samples
-        counts = -(-lengths // size)
-        position = torch.arange(int(counts.max()) * size, device=waveforms.device)[None]
-        length = lengths[:, None]
+        count = -(-longest // size)
+        position = torch.arange(count * size, device=waveforms.device)[None]
         source = torch.where(position < length, position, position - length)
         valid = source < length
         clips = waveforms.gather(1, source.clamp(max=waveforms.shape[1] - 1)) * valid
-        is_clip = torch.arange(position.shape[1] // size, device=waveforms.device) < counts[:, None]
-        songs = is_clip.nonzero()[:, 0]
-        return clips.unflatten(1, (-1, size))[is_clip], valid.unflatten(1, (-1, size))[is_clip], songs
+        clips, valid = clips.unflatten(1, (count, size)), valid.unflatten(1, (count, size))
+        songs = torch.arange(waveforms.shape[0], device=waveforms.device)[:, None].expand(-1, count)
+        if mask is None:
+            return clips.flatten(0, 1), valid.flatten(0, 1), songs.flatten()
+        is_clip = torch.arange(0, count * size, size, device=waveforms.device) < length
+        return clips[is_clip], valid[is_clip], songs[is_clip]
 
     def _encode_clips(self, clips: torch.Tensor, mask: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Embed clips `(clips, samples)`."""

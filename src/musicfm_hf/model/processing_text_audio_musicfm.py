@@ -36,7 +36,8 @@ class MusicFMTextAudioProcessor(ProcessorMixin):
             text (`str` or `list[str]`, *optional*): Texts. They are cut at the longest length of the tokenizer.
             audio: Waveforms, as in [`MusicFMFeatureExtractor`].
             sampling_rate (`int`, *optional*): Sampling rate of `audio` in Hz. Pass it so that it is checked.
-            padding, truncation, kwargs: Arguments of the tokenizer.
+            padding, truncation, kwargs: Arguments of the tokenizer. Audio is padded to the longest waveform of the
+                batch, unless `padding` is `False`.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; lists if it is `None`.
 
         Returns:
@@ -56,7 +57,11 @@ class MusicFMTextAudioProcessor(ProcessorMixin):
         if audio is None:
             return BatchFeature(values)
         values |= self.feature_extractor(
-            audio, sampling_rate, padding=padding, return_attention_mask=True, return_tensors=return_tensors
+            audio,
+            sampling_rate,
+            padding=padding not in (False, "do_not_pad"),  # a length in tokens does not apply to audio
+            return_attention_mask=True,
+            return_tensors=return_tensors,
         )
         return MusicFMBatchFeature(values)
 

@@ -1,0 +1,8 @@
+"""`musicfm train-text-audio` as a script; `python recipes/train_text_audio.py --help` describes it."""
+
+import sys
+
+from musicfm_hf.cli.train_text_audio import main
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

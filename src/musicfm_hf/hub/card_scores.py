@@ -1,0 +1,106 @@
+"""Scores on cards: rows of their tables, and entries of their metadata."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from ..tasks import get_task
+from ..tasks.retrieval import RETRIEVAL_SCORES, RETRIEVAL_TASKS
+from ..tasks.spec import Score
+from ..training.files import matching_files
+
+MUSIC_AND_TEXT = "music and text"  # `task` in the results of `musicfm train-text-audio`
+
+# Scores of models of music and text: name → (kind of the score, label), for both directions.
+TEXT_AUDIO_SCORES = {
+    f"{direction}_{name}": (kind, f"{label}, {shown}")
+    for direction, shown in (("text_to_music", "text to music"), ("music_to_text", "music to text"))
+    for name, kind, label in (
+        ("recall_at_1", "recall_at_1", "recall at 1"),
+        ("recall_at_5", "recall_at_5", "recall at 5"),
+        ("recall_at_10", "recall_at_10", "recall at 10"),
+        ("map", "mean_average_precision", "mean average precision"),
+        ("median_rank", "median_rank", "median rank"),
+    )
+}
+
+
+def text_audio_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of the scores of test songs, for the table of a card and for its metadata."""
+    scores, tested = results["scores"].get("test", {}), results["test_data"]
+    return [
+        {"kind": kind, "label": label, "value": scores[name]["mean"], "songs": scores[name]["songs"]}
+        | {
+            "data": tested["name"],
+            "hub_id": tested.get("hub_id"),
+            "split": "test",
+            "shown": f"{scores[name]['mean']:.3f}",
+        }
+        | {"interval": "{:.3f} to {:.3f}".format(*scores[name]["interval"]), "chance": f"{scores[name]['chance']:.3f}"}
+        for name, (kind, label) in TEXT_AUDIO_SCORES.items()
+        if name in scores
+    ]
+
+
+def eval_results(task: str, rows: list[dict[str, Any]]) -> list[EvalResult]:
+    """Return rows of scores as metadata of a card."""
+    return [
+        EvalResult(
+            task_type="audio-classification",
+            task_name=task,
+            dataset_type=row["hub_id"] or row["data"],
+            dataset_name=row["data"],
+            dataset_split=row["split"],
+            metric_type=row["kind"],
+            metric_name=row["label"],
+            metric_value=row["value"],
+        )
+        for row in rows
+    ]
+
+
+def score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of scores on test songs, from the training run and from evaluations on other data."""
+    rows = []
+    tested = (results["data"], "test", results["scores"].get("test", {}))
+    for data, split, scores in [tested, *_evaluations(folder, results)]:
+        for name, score in _listed_scores(results["task"]).items():
+            value = scores.get(name)
+            if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
+                low, high = value.get("interval", (None, None))
+                rows.append(
+                    {"data": data["name"], "hub_id": data.get("hub_id"), "split": split}
+                    | {"kind": score.kind, "label": score.label, "value": value["mean"], "songs": value["songs"]}
+                    | {"shown": f"{value['mean']:.3f}", "interval": "" if low is None else f"{low:.3f} to {high:.3f}"}
+                )
+    return rows
+
+
+def _listed_scores(task: str) -> Mapping[str, Score]:
+    """Return the scores of a task that cards list."""
+    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task).scores
+
+
+def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """
+    Return the data, split and scores of each file in `evaluations`.
+
+    Raises:
+        ValueError: an evaluation is for another model, or for songs that this model was trained on.
+    """
+    evaluations, name = [], folder.resolve().name
+    for path in matching_files(folder / "evaluations", "*.json"):
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        scores = [entry["scores"] for model, entry in evaluation["models"].items() if Path(model).name == name]
+        if not scores:
+            raise ValueError(
+                f"{path} has scores of {', '.join(evaluation['models'])}, but not of {name}. Remove the file."
+            )
+        if evaluation["split"] == "train" and evaluation["music"]["name"] == results["data"]["name"]:
+            raise ValueError(f"{path} has scores of songs that {name} was trained on. Remove the file.")
+        evaluations.append((evaluation["music"], evaluation["split"], scores[0]))
+    return evaluations

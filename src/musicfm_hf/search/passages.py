@@ -1,0 +1,60 @@
+"""Passages: the parts of songs that are embedded and found."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+
+class PassageSettings(NamedTuple):
+    """Length of passages, and the time from the start of one to the start of the next, in seconds."""
+
+    seconds: float
+    hop_seconds: float
+
+    def check(self, least: float) -> None:
+        """Raise a `ValueError` if passages are shorter than `least` seconds, or audio between them would be lost."""
+        if not self.seconds >= least:
+            raise ValueError(f"`passage_seconds` must be at least {least:g} for this model, got {self.seconds:g}.")
+        if not 0 < self.hop_seconds <= self.seconds:
+            raise ValueError(
+                f"`hop_seconds` must be more than 0 and at most `passage_seconds` ({self.seconds:g}), got "
+                f"{self.hop_seconds:g}."
+            )
+
+
+def cut_passages(num_samples: int, sampling_rate: int, settings: PassageSettings) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Cut a song into passages. The last one is moved back so that it ends with the song; a song that is shorter than a
+    passage is one passage.
+
+    Args:
+        num_samples (`int`): Length of the song in samples.
+        sampling_rate (`int`): Samples per second.
+        settings ([`PassageSettings`]): Length of passages, and of the steps between them.
+
+    Returns:
+        First samples of the passages and the samples after their ends, int64 `(passages,)`.
+    """
+    size = round(settings.seconds * sampling_rate)
+    last = max(0, num_samples - size)
+    steps = round(settings.hop_seconds * sampling_rate)
+    starts = np.append(np.arange(0, last, steps), last)
+    return starts, np.minimum(starts + size, num_samples)
+
+
+def mean_frames(frames: torch.Tensor, times: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    Average the frames of each passage.
+
+    Args:
+        frames (`torch.Tensor` of shape `(frames, size)`): Embeddings of a song.
+        times (`np.ndarray` of shape `(frames,)`): Centers of the frames in seconds.
+        starts, ends (`np.ndarray` of shape `(passages,)`): Seconds.
+
+    Returns:
+        float32 `(passages, size)`. A passage without the center of a frame gets the nearest frame.
+    """
+    first = np.searchsorted(times, starts).clip(max=len(times) - 1)
+    stop = np.maximum(np.searchsorted(times, ends), first + 1)
+    return np.stack([frames[begin:end].mean(0).numpy() for begin, end in zip(first, stop, strict=True)])

@@ -1,0 +1,192 @@
+"""Labels of passages, and filters."""
+
+import numpy as np
+import pytest
+from helpers.search import ToneEmbedder, make_index, write_song
+
+from musicfm_hf import PassageSettings, SearchIndex, SongAnnotation
+from musicfm_hf.search.filters import parse_conditions, select_passages
+from musicfm_hf.search.passage_labels import PassageLabels, read_song_events, respelled
+from musicfm_hf.tasks.annotations import Beats, Segment
+
+RISING = "album/rising.wav"
+TWO_SECONDS = PassageSettings(2.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """
+    An index with annotations. Its passages last for two seconds: rising.wav has rows 0 to 2, high.wav has row 3, and
+    low.wav, which is not annotated, has row 4.
+    """
+    root = tmp_path_factory.mktemp("filters")
+    write_song(root / "songs" / RISING, [(0.5, 0, 0, 0)] * 2 + [(0, 0.5, 0, 0)] * 2 + [(0, 0, 0.5, 0)] * 2)
+    write_song(root / "songs/high.wav", [(0, 0, 0, 0.5)] * 2)
+    write_song(root / "songs/low.wav", [(0.5, 0.1, 0, 0)] * 2)
+    SongAnnotation(
+        6.0,
+        beats=Beats(np.array([0, 0.5, 1, 1.5, 2, 2.6, 3.2, 3.8, 4.4]), np.array([1, 2, 3, 4, 1, 2, 3, 4, 1])),
+        chords=[
+            Segment(0, 1.2, "C:maj"),
+            Segment(1.2, 2.2, "A:min"),
+            Segment(2.2, 2.6, "F#:min7"),
+            Segment(2.6, 6, "N"),
+        ],
+        sections=[Segment(0, 2.5, "verse"), Segment(2.5, 6, "chorus")],
+        keys=[Segment(0, 6, "C:maj")],
+        key="C:maj",
+        tags={"piano": 0.9, "sad": 0.4},
+    ).save(root / "annotations", "album/rising")
+    SongAnnotation(2.0, chords=[Segment(0, 2, "Gb:min")], tags={"flute": 0.8}).save(root / "annotations", "high")
+    make_index(root / "songs", root / "index", passages=TWO_SECONDS, annotations=str(root / "annotations"))
+    return root
+
+
+@pytest.fixture
+def labels(folder) -> PassageLabels:
+    return SearchIndex.load(folder / "index").labels
+
+
+def test_labels_are_those_that_sound_for_a_second_or_wholly(labels):
+    assert labels.num_songs == 2
+    assert labels.of_passage(0) == {
+        "chord": ["C:maj"],  # A minor sounds for 0.8 s
+        "section": ["verse"],
+        "key": ["C:maj"],
+        "tag": ["piano"],
+        "tempo": 120.0,
+    }
+    assert labels.of_passage(1) == {
+        "chord": ["F#:min7", "N"],  # the first is shorter than a second
+        "section": ["chorus"],
+        "key": ["C:maj"],
+        "tag": ["piano"],
+        "tempo": 100.0,
+    }
+    assert labels.of_passage(2) == {"chord": ["N"], "section": ["chorus"], "key": ["C:maj"], "tag": ["piano"]}
+    assert labels.of_passage(3) == {"chord": ["F#:min"], "tag": ["flute"]}
+    assert labels.of_passage(4) == {}
+    assert labels.fields == ["chord", "section", "key", "tag", "tempo"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "rows"),
+    [
+        ("section=chorus", [1, 2]),
+        ("sections=chorus", [1, 2]),
+        ("section=refrain", [1, 2]),  # the task maps it to chorus
+        ("section=verse,chorus", [0, 1, 2]),
+        ("section=chorus tempo=90-110", [1]),
+        ("tempo=103", [1]),  # within 4 %
+        ("tempo=105", []),
+        ("tempo=90-150", [0, 1]),
+        ("key=C:maj", [0, 1, 2]),
+        ("key=C", [0, 1, 2]),
+        ("chord=F#:min7", [1]),
+        ("chord=Gb:min7", [1]),
+        ("chord=F#:min", [1, 3]),  # a chord with a seventh is minor too
+        ("chord=N", [1, 2]),
+        ("tag=piano section=verse", [0]),
+        ("tag=flute", [3]),
+        ("chord=N chord=F#:min7", [1]),
+    ],
+)
+def test_conditions(labels, conditions, rows):
+    assert np.flatnonzero(select_passages(labels, parse_conditions(conditions.split()))).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("mood=sad", r"no field 'mood', only chord, section, key, tag, tempo"),
+        ("section=coda", r"No passage has the section 'outro'\. Those of the catalog are chorus, verse"),
+        ("tag=sad", r"No passage has the tag 'sad'\. Those of the catalog are flute, piano"),
+        ("chord=H:dur", r"No passage has the chord 'H:dur'"),
+        ("tempo=fast", "a range such as 90-120"),
+        ("tempo=120-90", "a range such as 90-120"),
+        ("key", r"has the form field=value"),
+        ("key=", r"has the form field=value"),
+    ],
+)
+def test_wrong_conditions(labels, condition, message):
+    with pytest.raises(ValueError, match=message):
+        select_passages(labels, parse_conditions([condition]))
+
+
+def test_labels_of_models_alone_stand_for_the_nearest_chord(folder, tmp_path):
+    """Models predict major and minor chords: a seventh chord then names the chord without the seventh."""
+    store = SearchIndex.load(folder / "index").store
+    SongAnnotation(2.0, chords=[Segment(0, 2, "F#:min")]).save(tmp_path, "high")
+    labels = PassageLabels.read(store, tmp_path)
+    assert np.flatnonzero(select_passages(labels, {"chord": "F#:min7"})).tolist() == [3]
+    with pytest.raises(ValueError, match=r"No passage has the chord 'A:min'\. Those of the catalog are F#:min"):
+        select_passages(labels, {"chord": "A:min7"})
+
+
+def test_the_best_passage_that_meets_the_conditions_is_found(folder):
+    index = SearchIndex.load(folder / "index", ToneEmbedder())
+    (result,) = index.search("200 Hz, 300 Hz", where={"section": "chorus"})
+    assert (result.song, result.start, result.end) == (RISING, 2.0, 4.0)
+    assert round(result.score, 2) == 0.71
+    (result,) = index.search("200 Hz", where=[("chord", "N"), ("chord", "F#:min7")])
+    assert result.row == 1
+    assert index.search(RISING, where={"section": "chorus"}) == []
+    assert len(index.search(RISING, where={"section": "chorus"}, include_query=True)) == 1
+
+
+def test_annotations_can_be_chosen_for_a_search(folder, tmp_path):
+    SongAnnotation(2.0, sections=[Segment(0, 2, "bridge")]).save(tmp_path, "low")
+    index = SearchIndex.load(folder / "index", ToneEmbedder())
+    index.read_annotations(tmp_path)
+    assert [result.song for result in index.search("200 Hz", where={"section": "bridge"})] == ["low.wav"]
+    (tmp_path / "low.json").unlink()
+    (tmp_path / "low.sections.lab").unlink()
+    with pytest.raises(ValueError, match=r"annotations for none of the 3 songs, such as album/rising\.wav"):
+        index.read_annotations(tmp_path)
+
+
+def test_an_index_keeps_its_annotations(folder, tmp_path):
+    """Without the flag, a later run reads the same folder again."""
+    write_song(folder / "songs/new.wav", [(0, 0, 0.2, 0.5)] * 2)
+    SongAnnotation(2.0, chords=[Segment(0, 2, "D:maj")]).save(folder / "annotations", "new")
+    summary = make_index(folder / "songs", folder / "index", passages=TWO_SECONDS)
+    assert summary.annotated == 3
+    index = SearchIndex.load(folder / "index", ToneEmbedder())
+    assert [result.song for result in index.search("400 Hz", where={"chord": "D:maj"})] == ["new.wav"]
+    (folder / "songs/new.wav").unlink()
+    (folder / "annotations/new.json").unlink()
+    (folder / "annotations/new.chords.lab").unlink()
+    make_index(folder / "songs", folder / "index", passages=TWO_SECONDS)
+
+
+def test_files_made_by_hand_take_precedence(tmp_path):
+    SongAnnotation(2.0, chords=[Segment(0, 2, "C:maj")], key="C:maj").save(tmp_path, "a/song", formats=["json"])
+    assert read_song_events(tmp_path, "a/song.mp3")["chords"] == [Segment(0, 2, "C:maj")]
+    (tmp_path / "a/song.chords.lab").write_text("0 2 D:min7\n")
+    assert read_song_events(tmp_path, "a/song.mp3")["chords"] == [Segment(0, 2, "D:min7")]
+    (tmp_path / "a/song.mp3.beats").write_text("0.5\n1.0\n")  # of a song whose name without extension is not its own
+    assert read_song_events(tmp_path, "a/song.mp3")["beats"].times.tolist() == [0.5, 1.0]
+    assert read_song_events(tmp_path, "b/song.mp3") == {}
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match=r"bad\.json is not JSON"):
+        read_song_events(tmp_path, "bad.wav")
+
+
+def test_a_folder_of_annotations_that_does_not_exist(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder of annotations none does not exist"):
+        make_index(folder / "songs", tmp_path / "index", annotations="none")
+
+
+@pytest.mark.parametrize(
+    ("label", "same"),
+    [("Gb:min7", "F#:min7"), ("Cb", "B"), ("B#:maj/3", "C:maj/3"), ("E", "E"), ("Bridge", "Bridge"), ("N", "N")],
+)
+def test_roots_have_one_spelling(label, same):
+    assert respelled(label) == same
+
+
+def test_labels_are_saved(folder, labels, tmp_path):
+    labels.save(tmp_path / "labels")
+    loaded = PassageLabels.load(tmp_path / "labels")
+    assert [loaded.of_passage(row) for row in range(5)] == [labels.of_passage(row) for row in range(5)]
+    assert (loaded.names, loaded.num_songs) == (labels.names, 2)
