@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from musicfm_hf.hub.text_audio_scores import TEXT_AUDIO_SCORES
 from processes import musicfm
 from reporting import RESULTS, markdown_table, write_report
 from sklearn.metrics import roc_auc_score
@@ -29,6 +28,7 @@ from musicfm_hf import ZeroShotTagger
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.bootstrap import centered_interval
+from musicfm_hf.hub.card_scores import TEXT_AUDIO_SCORES
 from musicfm_hf.training.files import write_text
 
 TEMPLATES = (
