@@ -44,7 +44,10 @@ SCORES = tuple(RETRIEVAL_SCORES)
 
 METRIC = "map"  # the score that selects checkpoints and layers
 
-_ADVICE = "Retrieval needs several versions of songs in one group, such as those of `musicfm prepare pop909 --arranged --versions 2`."
+_ADVICE = (
+    "Retrieval needs several versions of songs in one group, such as those of `musicfm prepare pop909 --arranged "
+    "--versions 2`."
+)
 
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVW")  # X marks transitions, which need not be alike
 
