@@ -44,6 +44,11 @@ SCORES = tuple(RETRIEVAL_SCORES)
 
 METRIC = "map"  # the score that selects checkpoints and layers
 
+_ADVICE = (
+    "Retrieval needs several versions of songs in one group, such as those of `musicfm prepare pop909 --arranged "
+    "--versions 2`."
+)
+
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVW")  # X marks transitions, which need not be alike
 
 
@@ -103,8 +108,7 @@ class RetrievalTask:
         kept = np.flatnonzero((references == 1).any(axis=1))
         if not len(kept):
             raise ValueError(
-                f"None of the {len(songs)} songs has what {self.name} searches for: {self.about}. It needs several "
-                "versions of songs in one group, such as those of `musicfm prepare pop909 --arranged --versions 2`."
+                f"None of the {len(songs)} songs has what {self.name} searches for: {self.about}. {_ADVICE}"
             )
         return Search([queries[index] for index in kept], gallery, references[kept])
 
@@ -123,7 +127,9 @@ class RetrievalTask:
         classes = [[members for members in group.values() if len(members) > 1] for group in groups.values()]
         classes = [group for group in classes if group]
         if not classes:
-            raise ValueError(f"None of the {len(songs)} songs has two versions or phrases that are the same music.")
+            raise ValueError(
+                f"None of the {len(songs)} songs has two versions or phrases that are the same music. {_ADVICE}"
+            )
         return classes
 
 
