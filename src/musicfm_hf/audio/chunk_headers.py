@@ -50,7 +50,7 @@ class _AudioChunk(NamedTuple):
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether the size is about the largest of its field, signed or not, which stands for an unknown one."""
+        """Return whether the size is about the largest of its field, which stands for an unknown one."""
         return self.size >= (1 << 8 * self.field_bytes - 1) - 256
 
 

@@ -84,12 +84,12 @@ class MpegPart:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether frames are missing. Some encoders also count the Xing frame, so a single one is not reported."""
+        """True if frames are missing. Some encoders also count the Xing frame, so a single one is not reported."""
         return (self.promised_frames or 0) > self.frames + 1
 
     @property
     def is_exact(self) -> bool:
-        """Whether a decoder that trusts the Xing frame reads all frames."""
+        """True if a decoder that trusts the Xing frame reads all frames."""
         promised = self.promised_frames
         return promised is not None and promised - self.frames in (0, 1) and len(self.ranges) == 1
 

@@ -90,7 +90,7 @@ class HeadArguments:
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
 
     def annotation_of(self, song: LabeledSong) -> Any:
-        """Return what the task knows of a song, as values whose `repr` is equal for equal annotations."""
+        """Return the annotations of a song that the task uses, as values with equal `repr` if they are equal."""
         raise NotImplementedError
 
     def check_encoder(self) -> None:
