@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import AutoModel
 
 from .. import __version__
 from ..data.catalog import list_sources
 from ..inference.embed_files import embed_files
 from ..inference.embedding import WindowSettings
+from ..inference.exported import load_encoder
 from ..inference.model_files import resolve_model
 from .flags import add_device_flags, add_window_flags, command_parser, rename_flags, report_problems, user_errors
 
@@ -36,9 +36,9 @@ def main(argv: Sequence[str]) -> None:
     with user_errors("Not embedded"):
         folder, revision = resolve_model(arguments.model, arguments.revision)
         sources = list_sources(arguments.source, arguments.audio_column)
-        model = AutoModel.from_pretrained(folder, dtype=getattr(torch, arguments.dtype))
+        model = load_encoder(folder, getattr(torch, arguments.dtype), arguments.device, state.device)
         problems = embed_files(
-            model.to(arguments.device or state.device),
+            model,
             sources[state.process_index :: state.num_processes],
             arguments.output_dir,
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of the command."""
     parser = command_parser("embed", __doc__)
     parser.add_argument("source", help="a folder of audio, a .txt file with one path per line, or a data set")
-    parser.add_argument("--model", required=True, help="a folder that `musicfm convert` wrote, or a Hub repository")
+    parser.add_argument("--model", required=True, help="a folder that `musicfm convert` or `musicfm export` wrote, or a Hub repository")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the embeddings")
     parser.add_argument("--layer", type=int, help="hidden state to write; the last by default")

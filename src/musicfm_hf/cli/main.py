@@ -13,6 +13,7 @@ SECTIONS = {
         "index": "index a catalog, so that it can be searched",
         "search": "find songs by sound, words and musical form, and duplicates",
         "convert": "convert a published MusicFM, MuQ, MERT, MERT-v2 or MuQ-MuLan checkpoint",
+        "export": "export a model to ONNX, OpenVINO or AOTInductor",
     },
     "Train": {
         "prepare": "prepare labeled data, lists of files, or statistics of a catalog",

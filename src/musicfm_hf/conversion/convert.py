@@ -1,7 +1,6 @@
 """Conversion of published checkpoints to folders that `from_pretrained` loads."""
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -11,7 +10,7 @@ from ..hub.cards import write_card
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMForPreTraining
 from ..model.processing_text_audio_musicfm import MusicFMTextAudioProcessor
-from ..training.files import temporary_path, write_json
+from ..training.files import put_in_place, temporary_path, write_json
 from .mert import read_mert
 from .mert2 import read_mert2
 from .mulan import find_tokenizer, read_mulan
@@ -95,7 +94,7 @@ def convert_checkpoint(
         facts = _facts(result, checkpoint, has_head=isinstance(model, MusicFMForPreTraining))
         write_json(partial / "conversion.json", facts)
         write_card(partial, output_dir.name)
-        _put_in_place(partial, output_dir)
+        put_in_place(partial, output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result
@@ -161,18 +160,3 @@ def _check_output(output_dir: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{output_dir} is not empty. Choose another folder, or pass `overwrite`.")
     if not (output_dir / "config.json").is_file() or list(output_dir.glob("*.pt")):
         raise FileExistsError(f"{output_dir} does not hold just a converted model; it is not replaced.")
-
-
-def _put_in_place(partial: Path, output_dir: Path) -> None:
-    """Rename the folder. An earlier folder is deleted only after the new one has taken its place."""
-    if not output_dir.exists():
-        os.replace(partial, output_dir)
-        return
-    earlier = temporary_path(output_dir)
-    os.replace(output_dir, earlier)
-    try:
-        os.replace(partial, output_dir)
-    except OSError:
-        os.replace(earlier, output_dir)
-        raise
-    shutil.rmtree(earlier)

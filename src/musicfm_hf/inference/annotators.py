@@ -20,6 +20,7 @@ from ..model.modeling_musicfm import (
 from ..tasks import known_tasks
 from .embedding import HeadModel
 from .encoder_digest import encoder_settings
+from .exported import is_exported, load_exported_heads
 
 
 def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict[str, HeadModel]:
@@ -28,29 +29,32 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     in memory only once.
 
     Args:
-        folders: Folders or repositories of models, or of PEFT adapters.
+        folders: Folders or repositories of models, or of PEFT adapters; or folders that `musicfm export` wrote.
         **kwargs: Arguments for `from_pretrained`, such as `dtype` or `revision`.
 
     Returns:
-        The models in eval mode, by folder.
+        The models in eval mode, by folder; those of an exported folder with several heads by `FOLDER/heads/NAME`.
 
     Raises:
         ValueError: if a model has no task, two models have the same task, or a model embeds clips for retrieval.
         OSError: if a model does not exist.
     """
     names = [str(folder) for folder in folders]
+    exported = [load_exported_heads(name) for name in names if is_exported(name)]
+    models: dict[str, HeadModel] = {name: model for group in exported for name, model in group.items()}
+    names = [name for name in names if not is_exported(name)]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
     configs = {name: load_config(name, **hub) for name in names}
+    configs |= {name: model.config for name, model in models.items()}
     for name, config in configs.items():
         if getattr(config, "head_class", None) == MusicFMForXVector.__name__:
             raise ValueError(
                 f"{name} embeds clips for retrieval, and has nothing to annotate: `musicfm evaluate` scores it, and "
                 "`AutoModelForAudioXVector` loads it."
             )
-    _check_tasks([(name, configs[name]) for name in names])
-    models: dict[str, HeadModel] = {}
-    for name, config in configs.items():
-        model = _auto_class(config).from_pretrained(name, **kwargs).eval()
+    _check_tasks([*configs.items()])
+    for name in names:
+        model = auto_class(configs[name]).from_pretrained(name, **kwargs).eval()
         _share_encoder(model, models.values())
         models[name] = model
     return models
@@ -104,7 +108,7 @@ def load_config(name: str, **hub: Any) -> Any:
     return adapter_config(name, **hub) if is_adapter else AutoConfig.from_pretrained(name, **hub)
 
 
-def _auto_class(config: MusicFMConfig) -> Any:
+def auto_class(config: MusicFMConfig) -> Any:
     """Return the Auto class that loads a model with this configuration."""
     head_class = config.head_class
     if config.label_rate is None and MusicFMForAudioFrameClassification.__name__ in (config.architectures or []):

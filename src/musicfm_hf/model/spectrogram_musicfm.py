@@ -75,9 +75,25 @@ def power_spectrum(
     """
     waveform = _reflect(input_values.float(), attention_mask, config.n_fft // 2)
     window = torch.hann_window(config.n_fft, dtype=torch.float32, device=waveform.device)
+    if torch.compiler.is_exporting():
+        return _power_by_products(waveform, window, input_values.shape[-1] // config.hop_length, config.hop_length)
     spectrum = torch.stft(waveform, config.n_fft, config.hop_length, window=window, center=False, return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
     return power[..., : input_values.shape[-1] // config.hop_length].transpose(1, 2)
+
+
+def _power_by_products(waveform: torch.Tensor, window: torch.Tensor, count: int, hop: int) -> torch.Tensor:
+    """
+    Compute `count` frames of the power spectrum of `(batch, padded samples)` by products with cosines and sines. Unlike
+    Fourier transforms and complex numbers, every runtime of exported models has these.
+    """
+    size = len(window)
+    sample = torch.arange(size, device=waveform.device)
+    frames = waveform[:, torch.arange(count, device=waveform.device)[:, None] * hop + sample] * window
+    place = sample[:, None] * sample[: size // 2 + 1] % size  # of each product of a sample and a frequency on a circle
+    angle = sample.double() * (2 * math.pi / size)
+    cosines, sines = angle.cos().float()[place], angle.sin().float()[place]
+    return (frames @ cosines).square() + (frames @ sines).square()
 
 
 def _reflect(waveform: torch.Tensor, attention_mask: torch.Tensor | None, pad: int) -> torch.Tensor:

@@ -128,6 +128,21 @@ def complete_model(folder: str | os.PathLike) -> Iterator[Path]:
                 path.unlink()
 
 
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Rename a folder. An earlier folder of the new name is deleted only after the new one has taken its place."""
+    if not folder.exists():
+        os.replace(partial, folder)
+        return
+    earlier = temporary_path(folder)
+    os.replace(folder, earlier)
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        os.replace(earlier, folder)
+        raise
+    shutil.rmtree(earlier)
+
+
 def write_text(path: str | os.PathLike, text: str, errors: str = "strict") -> None:
     """Write text in UTF-8 to a file that is complete or absent."""
     with complete_file(path) as temporary:
