@@ -40,6 +40,8 @@ setup(
         "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
         "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9", "mir_eval>=0.8", "scikit-learn>=1.5"],
         "av": ["av>=14.0"],  # reads m4a, mp4, webm, wma and videos
+        "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+        "openvino": ["nncf>=2.17", "onnx>=1.18", "onnxscript>=0.5", "openvino>=2025.2"],
         "mirdata": ["mirdata>=1.0"],
         # The Makefile installs mirdata without its dependencies, because smart_open[all] pulls in the clients of three
         # cloud services. POP909 also needs tinysoundfont: pip install --no-deps tinysoundfont

@@ -20,6 +20,7 @@ _EXPORTS = {
     ".conversion.convert": ("convert_checkpoint",),
     ".data.examples": ("collate_examples",),
     ".evaluation.evaluate": ("evaluate",),
+    ".export.export": ("export_model",),
     ".finetuning.run": ("finetune",),
     ".hub.push": ("push",),
     ".inference.annotation": ("annotate",),
@@ -30,6 +31,7 @@ _EXPORTS = {
         "WindowSettings",
         "embed",
     ),
+    ".inference.exported": ("load_exported",),
     ".inference.song_annotation": ("SongAnnotation",),
     ".inference.zero_shot": ("ZeroShotTagger",),
     ".model.configuration_musicfm": ("MusicFMConfig",),
@@ -81,6 +83,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .conversion.convert import convert_checkpoint as convert_checkpoint
     from .data.examples import collate_examples as collate_examples
     from .evaluation.evaluate import evaluate as evaluate
+    from .export.export import export_model as export_model
     from .finetuning.run import finetune as finetune
     from .hub.push import push as push
     from .inference.annotation import annotate as annotate
@@ -89,6 +92,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .inference.embedding import FrameEmbeddings as FrameEmbeddings
     from .inference.embedding import WindowSettings as WindowSettings
     from .inference.embedding import embed as embed
+    from .inference.exported import load_exported as load_exported
     from .inference.song_annotation import SongAnnotation as SongAnnotation
     from .inference.zero_shot import ZeroShotTagger as ZeroShotTagger
     from .model.configuration_musicfm import MusicFMConfig as MusicFMConfig

@@ -6,7 +6,7 @@ STEPS = [
     {"audio", "tasks"},
     {"metrics", "data", "hub"},
     {"inference", "pretraining", "conversion"},
-    {"search", "evaluation", "integrations"},
+    {"search", "evaluation", "integrations", "export"},
     {"finetuning"},
     {"text_audio"},
     {"cli"},

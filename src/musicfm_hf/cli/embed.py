@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of the command."""
     parser = command_parser("embed", __doc__)
     parser.add_argument("source", help="a folder of audio, a .txt file with one path per line, or a data set")
-    parser.add_argument("--model", required=True, help="a folder that `musicfm convert` or `musicfm export` wrote, or a Hub repository")
+    parser.add_argument("--model", required=True, help="folder that `convert` or `export` wrote, or a Hub repository")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the embeddings")
     parser.add_argument("--layer", type=int, help="hidden state to write; the last by default")

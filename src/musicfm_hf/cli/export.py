@@ -1,14 +1,14 @@
 """
-Export a saved model, so that other programs can run it: ONNX (ONNX Runtime, also in a browser), OpenVINO (processors and
-graphics of Intel), or AOTInductor (servers with libtorch).
+Export a saved model, so that other programs can run it: to ONNX (ONNX Runtime, also in a browser), OpenVINO
+(processors and graphics of Intel), or AOTInductor (servers with libtorch).
 
     musicfm export musicfm-msd --output_dir exported --layer 7
     musicfm export musicfm-msd --output_dir exported-int8 --format openvino --quantize int8
     musicfm export runs/beat runs/chord --output_dir annotator
 
-The graph takes waveforms (the mel spectrogram is part of it), in batches of any size and length, with a mask. Models with
-a head that have the same encoder share one pass through it. The written model is compared with PyTorch; if it deviates,
-no folder is left. `musicfm embed --model` and `musicfm annotate --models` take the folder.
+The graph takes waveforms (the mel spectrogram is part of it), in batches of any size and length, with a mask. Models
+with a head that have the same encoder share one pass through it. The written model is compared with PyTorch; if it
+deviates, no folder is left. `musicfm embed --model` and `musicfm annotate --models` take the folder.
 """
 
 import argparse
@@ -42,7 +42,9 @@ def main(argv: Sequence[str]) -> None:
     check = result.check
     lengths = ", ".join(map(str, check["samples"]))
     if "tokens_that_differ" in check:
-        print(f"checked     {check['tokens_that_differ']:.2%} of the tokens differ from PyTorch, for {lengths} samples")
+        print(
+            f"checked     {check['tokens_that_differ']:.2%} of the tokens differ from PyTorch, for {lengths} samples"
+        )
     else:
         print(
             f"checked     deviates from PyTorch by {check['largest_deviation']:.2g} (values reach "
@@ -54,7 +56,9 @@ def main(argv: Sequence[str]) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of the command."""
     parser = command_parser("export", __doc__)
-    parser.add_argument("models", nargs="+", help="folder or repository; or several models with a head and one encoder")
+    parser.add_argument(
+        "models", nargs="+", help="folder or repository; or several models with a head and one encoder"
+    )
     parser.add_argument("--output_dir", required=True, type=Path, help="folder to create")
     parser.add_argument("--format", choices=list(DTYPES), default="onnx", help="onnx by default")
     parser.add_argument("--layer", type=int, help="for an encoder, the layer to stop after; the last by default")

@@ -7,10 +7,7 @@ import torch
 
 from ..inference.runtimes import Run
 from ..model.configuration_musicfm import MusicFMConfig
-from .graph import Batch, noisy_tones
-
-# Lengths of the compared items in frames of the encoder: a padded batch, and an item alone. Others than those traced.
-CHECKED_FRAMES = ((67, 41), (25,))
+from .graph import Batch, lengths, noisy_tones
 
 # Largest deviation in float32, relative to the largest absolute value of the output.
 TOLERANCE = 1e-4
@@ -34,13 +31,15 @@ class Comparison(NamedTuple):
     expected: torch.Tensor
 
 
-def check_batches(config: MusicFMConfig, least: int) -> list[Batch]:
-    """Return the compared batches of a model whose items have more than `least` samples."""
-    step = config.samples_per_frame
-    return [
-        noisy_tones([least + frames * step + 7 * (index + 1) for index, frames in enumerate(lengths)], config.sampling_rate)
-        for lengths in CHECKED_FRAMES
-    ]
+def check_batches(config: MusicFMConfig, frames: int) -> list[Batch]:
+    """
+    Return a padded batch of two items, and one item alone. Their lengths differ from those that are traced.
+
+    Args:
+        frames (`int`): Output of [`traced_frames`].
+    """
+    counts = ((2 * frames + 3, frames + 9), (25,))
+    return [noisy_tones(lengths(config, part), config.sampling_rate) for part in counts]
 
 
 def compare(
@@ -86,7 +85,9 @@ def judge(comparisons: Sequence[Comparison], precision: str) -> dict[str, Any]:
     Raises:
         ValueError: if the exported model deviates too much, or its output is not finite.
     """
-    outcome: dict[str, Any] = {"samples": [part.samples for part in comparisons if part.output == comparisons[0].output]}
+    outcome: dict[str, Any] = {
+        "samples": [part.samples for part in comparisons if part.output == comparisons[0].output]
+    }
     if not comparisons[0].expected.is_floating_point():
         differing = [(part.exported != part.expected).double().mean().item() for part in comparisons]
         outcome |= {"tokens_that_differ": max(differing), "limit": TOKENS_TOLERANCE}

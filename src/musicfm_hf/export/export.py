@@ -16,7 +16,8 @@ from ..inference.runtimes import open_runtime
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..training.files import put_in_place, temporary_path, write_json
 from .check import check_batches, compare, judge
-from .formats import check_format, write_model
+from .formats import check_format, quiet, write_model
+from .graph import traced_frames
 from .subjects import PARTS, Subject, load_subject
 
 
@@ -51,14 +52,14 @@ def export_model(
     Export a saved model to a folder that [`musicfm_hf.load_exported`] and other programs load. The graph takes
     waveforms: the mel spectrogram is part of it, in float32. The batch size and the length are dynamic.
 
-    The written model is compared with PyTorch: a padded batch with items of two lengths, and a third length alone, none
-    of them those that were traced.
+    The written model is compared with PyTorch: a padded batch with items of two lengths, and an item of a third length
+    alone. None of these lengths was traced.
 
     Args:
         models: Folder or Hub repository of an encoder, a model with a head (or an adapter), or a quantizer; or several
             models with a head, one for each task, with equal encoders, which then share one pass.
         output_dir: Folder to write. It appears only when it is complete and has passed the comparison.
-        format (`str`): `"onnx"`, `"openvino"`, or `"aoti"`: a compiled package of AOTInductor for this kind of machine.
+        format (`str`): `"onnx"`, `"openvino"`, or `"aoti"`: a package of AOTInductor, compiled for this machine.
         part (`str`): `"model"`: all of it; of a model for masked pretraining, the encoder. `"encoder"`: the encoder
             alone. `"quantizer"`: the quantizer of a model for masked pretraining.
         layer (`int`, *optional*): For an encoder, the layer to stop after, from 1 to `config.num_hidden_layers` (the
@@ -121,15 +122,17 @@ def _check_output(output_dir: Path, overwrite: bool) -> None:
 
 def _write_and_check(subject: Subject, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Write a model to a folder, compare it with PyTorch, and return its part of the description."""
-    batches = check_batches(subject.config, max(subject.config.min_samples, subject.config.n_fft // 2 + 1))
+    rates = [model.config.label_rate for model in subject.heads.values()]
+    frames = traced_frames(subject.config, [rate for rate in rates if rate is not None])
+    batches = check_batches(subject.config, frames)
     with torch.no_grad():
         expected = [subject.expected(batch.input_values, batch.attention_mask) for batch in batches]
     graph = subject.build()
-    write_model(
-        graph, subject.config, folder, settings["format"], settings["dtype"], settings["quantize"], settings["device"]
-    )
-    run = open_runtime(folder, settings["format"], list(graph.outputs), settings["device"])
-    check = judge(compare(run, expected, batches, subject.counts), settings["quantize"] or settings["dtype"])
+    kind, dtype, quantize, device = (settings[name] for name in ("format", "dtype", "quantize", "device"))
+    with quiet():
+        write_model(graph, subject.config, frames, folder, kind, dtype, quantize, device)
+    run = open_runtime(folder, kind, list(graph.outputs), device)
+    check = judge(compare(run, expected, batches, subject.counts), quantize or dtype)
     subject.config.to_json_file(folder / "config.json")
     MusicFMFeatureExtractor.from_model_config(subject.config).to_json_file(folder / "preprocessor_config.json")
     for name, model in subject.heads.items():

@@ -1,17 +1,17 @@
 """Writers of exported models, one for each format."""
 
+import io
 import logging
 import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..inference.runtimes import MODEL_FILES, import_extra
 from ..model.configuration_musicfm import MusicFMConfig
@@ -60,8 +60,9 @@ def check_format(kind: str, dtype: str, quantize: str | None, device: str) -> No
 
 
 def write_model(
-    graph: nn.Module,
+    graph: Any,
     config: MusicFMConfig,
+    frames: int,
     folder: Path,
     kind: str,
     dtype: str = "float32",
@@ -74,34 +75,34 @@ def write_model(
     Args:
         graph: Module with `input_values`, `attention_mask` and the attribute `outputs`. Cast to `dtype` in place.
         config ([`MusicFMConfig`]): Configuration of its encoder.
+        frames (`int`): Number of frames to trace; see [`trace`].
     """
     path = folder / MODEL_FILES[kind]
     if kind == "aoti":
-        program = trace(graph.to(device, getattr(torch, dtype)), config, device)
+        program = trace(graph.to(device, getattr(torch, dtype)), config, frames, device)
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         return
     if kind == "onnx" and dtype == "float16":
         graph.half()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         plain = Path(temporary) / MODEL_FILES["onnx"]
-        _write_onnx(graph, config, path if kind == "onnx" and quantize is None else plain)
+        _write_onnx(graph, config, frames, path if kind == "onnx" and quantize is None else plain)
         if kind == "openvino":
             _write_openvino(plain, path, dtype == "float16", quantize is not None)
         elif quantize is not None:
             _quantize_onnx(plain, path)
 
 
-def _write_onnx(graph: Any, config: MusicFMConfig, path: Path) -> None:
+def _write_onnx(graph: Any, config: MusicFMConfig, frames: int, path: Path) -> None:
     """Write an ONNX file, and beside it `model.onnx.data` with the weights of a large model."""
-    program = trace(graph, config)
-    with _quiet():
-        onnx_program: Any = torch.onnx.export(
-            program,
-            dynamo=True,
-            verbose=False,
-            input_names=["input_values", "attention_mask"],
-            output_names=list(graph.outputs),
-        )
+    program = trace(graph, config, frames)
+    onnx_program: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=["input_values", "attention_mask"],
+        output_names=list(graph.outputs),
+    )
     _name_axes(onnx_program.model, graph.outputs)
     onnx_program.save(path)
 
@@ -121,8 +122,7 @@ def _quantize_onnx(plain: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     excluded = _float_nodes(onnx.load(plain, load_external_data=False))
-    with _quiet():
-        quantize_dynamic(plain, path, ["MatMul"], True, weight_type=QuantType.QInt8, nodes_to_exclude=excluded)
+    quantize_dynamic(plain, path, ["MatMul"], True, weight_type=QuantType.QInt8, nodes_to_exclude=excluded)
 
 
 def _float_nodes(model: Any) -> list[str]:
@@ -145,20 +145,20 @@ def _write_openvino(onnx_path: Path, path: Path, half_weights: bool, int8_weight
         import onnx
 
         excluded = _float_nodes(onnx.load(onnx_path, load_external_data=False))
-        scope = nncf.IgnoredScope(names=excluded, validate=False)
+        convolutions = ["Convolution", "GroupConvolution"]
+        scope = nncf.IgnoredScope(names=excluded, types=convolutions, validate=False)
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
     openvino.save_model(model, path, compress_to_fp16=half_weights)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the notes of the exporter about libraries that a model does not use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Silence the notes of the libraries, which are about what a model does not use."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(level)

@@ -1,16 +1,18 @@
 """Graphs for export: an encoder, an encoder with heads, or a quantizer, from waveforms to outputs."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from ..inference.exported import ExportedHead
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.heads_musicfm import MusicFMHead
 from ..model.modeling_musicfm import MusicFMModel, MusicFMQuantizerModel
 
-TRACED_FRAMES = (32, 21)  # length of the two items of the batch that is traced
+LEAST_TRACED_FRAMES = 32
 
 
 class EncoderGraph(nn.Module):
@@ -60,7 +62,8 @@ class HeadsGraph(nn.Module):
         states = self.encoder(input_values, attention_mask, output_hidden_states=self.layers).hidden_states
         counts = self.encoder.config.frame_counts(attention_mask.sum(-1))[-1]
         results = []
-        for head in self.heads.values():
+        for module in self.heads.values():
+            head = cast(MusicFMHead, module)
             layers = head.config.classifier_layers
             features = torch.stack([states[layer] for layer in layers], dim=2)
             output = head(features if len(layers) > 1 else features[:, :, 0], counts)
@@ -116,8 +119,9 @@ def truncate(encoder: MusicFMModel, layer: int) -> None:
 def merge_adapters(model: nn.Module) -> None:
     """Add the weights of adapters (PEFT) to those of the layers that they adapt."""
     for module in model.modules():
-        if hasattr(module, "merge") and hasattr(module, "active_adapters"):
-            module.merge()
+        merge: Any = getattr(module, "merge", None)
+        if merge is not None and hasattr(module, "active_adapters"):
+            merge()
 
 
 class Batch(NamedTuple):
@@ -143,16 +147,32 @@ def noisy_tones(lengths: Sequence[int], sampling_rate: int) -> Batch:
     return Batch(input_values, mask, lengths)
 
 
-def trace(graph: nn.Module, config: MusicFMConfig, device: str | torch.device = "cpu") -> torch.export.ExportedProgram:
+def lengths(config: MusicFMConfig, frames: Sequence[int]) -> list[int]:
+    """Return lengths in samples that give at least these numbers of frames, and are no whole number of frames."""
+    least = max(config.min_samples, config.n_fft // 2 + 1)  # the latter for a quantizer
+    return [least + count * config.samples_per_frame + 7 * index for index, count in enumerate(frames, 1)]
+
+
+def traced_frames(config: MusicFMConfig, label_rates: Sequence[float]) -> int:
+    """
+    Return the number of frames of the longer item that is traced: enough for three label frames, because a graph that
+    is traced with a single one supports no other number.
+    """
+    return max([LEAST_TRACED_FRAMES, *(math.ceil(3 * config.frame_rate / rate) for rate in label_rates)])
+
+
+def trace(
+    graph: nn.Module, config: MusicFMConfig, frames: int, device: str | torch.device = "cpu"
+) -> torch.export.ExportedProgram:
     """
     Trace a graph in eval mode with a dynamic batch size and a dynamic number of samples.
 
     Args:
         graph: Module with the arguments `input_values` and `attention_mask`.
         config ([`MusicFMConfig`]): Configuration of its encoder.
+        frames (`int`): Output of [`traced_frames`].
     """
-    lengths = [config.min_samples + frames * config.samples_per_frame for frames in TRACED_FRAMES]
-    batch = noisy_tones(lengths, config.sampling_rate)
+    batch = noisy_tones(lengths(config, (frames, frames * 2 // 3)), config.sampling_rate)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     inputs: Any = (batch.input_values.to(device), batch.attention_mask.to(device))
     return torch.export.export(

@@ -50,15 +50,19 @@ def load_subject(folders: Sequence[str], part: str, layer: int | None) -> Subjec
     configs = {folder: load_config(folder) for folder in folders}
     for folder, config in configs.items():
         if not isinstance(config, MusicFMConfig):
-            raise ValueError(f"{folder} holds a model of the type {config.model_type}; only encoders, models with a head "
-                             "and quantizers can be exported.")
+            raise ValueError(
+                f"{folder} holds a model of the type {config.model_type}; only encoders, models with a head "
+                "and quantizers can be exported."
+            )
     kinds = {folder: _kind(config) if part == "model" else part for folder, config in configs.items()}
     if len(folders) > 1 and set(kinds.values()) != {"heads"}:
         raise ValueError(f"Several models in one export must all have a head; {', '.join(folders)} have not.")
     kind = kinds[folders[0]]
     if layer is not None and kind != "encoder":
-        raise ValueError(f"`layer` is for encoders; {folders[0]} is exported as {kind}. Pass `--part encoder` to export "
-                         "its encoder alone.")
+        raise ValueError(
+            f"`layer` is for encoders; {folders[0]} is exported as {kind}. Pass `--part encoder` to export "
+            "its encoder alone."
+        )
     if kind == "quantizer":
         return _quantizer(folders[0])
     if kind == "encoder":

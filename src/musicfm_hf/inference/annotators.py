@@ -41,7 +41,7 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     """
     names = [str(folder) for folder in folders]
     exported = [load_exported_heads(name) for name in names if is_exported(name)]
-    models: dict[str, HeadModel] = {name: model for group in exported for name, model in group.items()}
+    models: dict[str, Any] = {name: model for group in exported for name, model in group.items()}
     names = [name for name in names if not is_exported(name)]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
     configs = {name: load_config(name, **hub) for name in names}

@@ -16,16 +16,16 @@ from ..data.decoding import SongLoader, keyed_waveforms
 from ..data.identity import audio_place, audio_state, free_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, average_times
-from ..model.modeling_musicfm import MusicFMModel
 from ..training.files import write_safetensors
 from .embedding import FrameEmbeddings, WindowSettings, check_encoder, embed_songs
 from .encoder_digest import weights_digest
+from .exported import EncoderModel
 
 FORMAT = 1  # incremented when the embeddings of a model change
 
 
 def embed_files(
-    model: MusicFMModel,
+    model: EncoderModel,
     sources: list[tuple[str, Any]],
     output_dir: str | Path,
     settings: WindowSettings,
@@ -45,7 +45,7 @@ def embed_files(
     files are made again, including those of version 0.1, which do not record the weights.
 
     Args:
-        model ([`MusicFMModel`]): The encoder. Embeddings are saved in its dtype.
+        model ([`MusicFMModel`] or [`ExportedEncoder`]): The encoder. Embeddings are saved in its dtype.
         sources: Pairs of a name, which may contain `/`, and a source for [`load_audio`] or a [`DatasetAudio`].
         output_dir: The folder to write to.
         settings ([`WindowSettings`]): Layer, windows and batch size.
@@ -90,7 +90,7 @@ def embed_files(
     return problems + loader.problems
 
 
-def _settings_metadata(model: MusicFMModel, settings: WindowSettings, pool: str | float) -> dict[str, str]:
+def _settings_metadata(model: EncoderModel, settings: WindowSettings, pool: str | float) -> dict[str, str]:
     """Return the metadata of all files, or raise a `ValueError` if a setting is out of range."""
     window_frames, overlap_frames = settings.frames(model.config)
     if pool not in ("none", "mean") and not (isinstance(pool, Real) and pool > 0):

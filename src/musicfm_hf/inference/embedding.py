@@ -11,7 +11,8 @@ from ..audio.waveform import to_waveform
 from ..audio.windows import Window, plan_windows
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
-from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
+from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
+from .exported import EncoderModel
 
 HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
 
@@ -70,7 +71,7 @@ class WindowSettings(NamedTuple):
 
 
 def embed(
-    model: MusicFMModel,
+    model: EncoderModel,
     audio: Any,
     sampling_rate: int | None = None,
     layer: int | None = None,
@@ -83,8 +84,8 @@ def embed(
     from the window in which it is farther from an edge.
 
     Args:
-        model ([`MusicFMModel`]): The encoder, in any dtype and on any device. It is used in eval mode, and its mode is
-            restored.
+        model ([`MusicFMModel`] or [`ExportedEncoder`]): The encoder, in any dtype and on any device. It is used in
+            eval mode, and its mode is restored.
         audio: A waveform `(samples,)` with its `sampling_rate`; or a path, `bytes`, or a row of a data set. See
             [`musicfm_hf.audio.waveform.to_waveform`].
         sampling_rate (`int`, *optional*): Rate of a waveform in Hz; resampled to that of the model if it differs.
@@ -131,7 +132,7 @@ def check_encoder(model: Any) -> None:
 
 
 def embed_songs(
-    model: MusicFMModel,
+    model: EncoderModel,
     songs: Iterable[tuple[Any, np.ndarray]],
     settings: WindowSettings,
     mix: torch.Tensor | None = None,
@@ -193,7 +194,7 @@ class _PendingWindow(NamedTuple):
 
 
 def _encode_batch(
-    model: MusicFMModel, pending: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
+    model: EncoderModel, pending: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
     """Encode the oldest window together with windows of similar length, and yield the songs that become complete."""
     oldest = pending[0].length

@@ -8,9 +8,9 @@ import torch
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
-from ..model.modeling_musicfm import MusicFMModel
 from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 from .embedding import HeadModel
+from .exported import EncoderModel
 
 # Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
 # Transformers. The dtype is that of the weights.
@@ -31,9 +31,10 @@ _TRANSFORMERS = (
 )
 
 
-def weights_digest(model: MusicFMModel | MusicFMTextAudioModel) -> str:
+def weights_digest(model: EncoderModel | MusicFMTextAudioModel) -> str:
     """
-    Return a digest of all weights of an encoder or of both towers, and of the settings that affect the output.
+    Return a digest of all weights of an encoder or of both towers (of an exported encoder, of its files), and of the
+    settings that affect the output.
     """
     return _digest(model, encoder_settings(model.config))
 

@@ -2,8 +2,8 @@
 Exported models in place of PyTorch models.
 
 A folder that `musicfm export` wrote has the graph (`model.onnx`, `model.xml` or `model.pt2`), the configuration of the
-encoder (`config.json`), a description of the graph with the outcome of its check (`export.json`), and for each head its
-configuration and weights (`heads/NAME`).
+encoder (`config.json`), a description of the graph with the outcome of its check (`export.json`), and for each head
+its configuration and weights (`heads/NAME`).
 """
 
 import hashlib
@@ -77,8 +77,8 @@ class _ExportedModel(MusicFMPreTrainedModel):
 
 class ExportedEncoder(_ExportedModel):
     """
-    Exported encoder, which takes the place of a [`MusicFMModel`]: [`musicfm_hf.embed`], [`musicfm_hf.annotate`] and the
-    commands use its configuration, `output_frames`, `frame_times`, and `forward` with a layer or several layers.
+    Exported encoder, which takes the place of a [`MusicFMModel`] in [`musicfm_hf.embed`], [`musicfm_hf.annotate`] and
+    the commands. They use its configuration, `output_frames`, `frame_times`, and `forward` with one or several layers.
 
     Args:
         config ([`MusicFMConfig`]): Configuration of the encoder; its last layer is the last one in the graph.
@@ -116,10 +116,12 @@ class ExportedEncoder(_ExportedModel):
         if missing := [index for index in layers if index not in self.states]:
             raise ValueError(
                 f"This model was exported with the hidden states {', '.join(map(str, self.states))}, without "
-                f"{', '.join(map(str, missing))}: export another one with `musicfm export MODEL --layer {missing[-1]}`."
+                f"{', '.join(map(str, missing))}: use `musicfm export MODEL --layer {missing[-1]}`."
             )
         names = [self.states[index] for index in layers]
-        states = dict(zip(layers, self._run(input_values, attention_mask, names, self.config.min_samples), strict=True))
+        states = dict(
+            zip(layers, self._run(input_values, attention_mask, names, self.config.min_samples), strict=True)
+        )
         hidden_states: Any = tuple(states[k] if k in wanted else None for k in range(last + 1)) if wanted else None
         return BaseModelOutput(last_hidden_state=states[last], hidden_states=hidden_states)
 
@@ -226,8 +228,10 @@ def load_exported_heads(folder: str | os.PathLike) -> dict[str, ExportedHead]:
     """
     models = load_exported(folder)
     if isinstance(models, ExportedEncoder | ExportedQuantizer):
-        raise ValueError(f"{folder} holds an exported {read_description(folder)['part']} without a head. Export a model "
-                         "with a head: `musicfm export RUN`.")
+        raise ValueError(
+            f"{folder} holds an exported {read_description(folder)['part']} without a head. Export a model "
+            "with a head: `musicfm export RUN`."
+        )
     if isinstance(models, dict):
         return {f"{folder}/{HEADS}/{name}": model for name, model in models.items()}
     return {str(folder): models}
@@ -236,7 +240,7 @@ def load_exported_heads(folder: str | os.PathLike) -> dict[str, ExportedHead]:
 def files_digest(folder: str | os.PathLike) -> bytes:
     """Return the SHA-256 of the SHA-256 of the files of an exported model."""
     digest = hashlib.sha256()
-    for path in model_files(folder):
+    for path in model_files(Path(folder)):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.digest()
@@ -245,7 +249,8 @@ def files_digest(folder: str | os.PathLike) -> bytes:
 def _load_head(folder: Path, encoder: ExportedEncoder) -> ExportedHead:
     """Load a head, and put it on the encoder."""
     config = MusicFMConfig.from_json_file(folder / "config.json")
-    head_class: Any = HEAD_CLASSES[config.architectures[0]]
+    (name,) = config.architectures or [config.head_class]
+    head_class: Any = HEAD_CLASSES[name]
     with torch.device("meta"):
         model = head_class(config)
     model.classifier = head_class.head_class(config)

@@ -28,8 +28,8 @@ def open_runtime(folder: str | Path, kind: str, outputs: Sequence[str], device: 
         device (`str`): As for [`load_exported`].
 
     Returns:
-        A function of `input_values` `(batch, samples)`, float32, `attention_mask` of the same shape, bool, and names of
-        outputs, which returns these outputs on the CPU. It uses as many threads as `torch.get_num_threads()`.
+        A function of `input_values` `(batch, samples)`, float32, `attention_mask` of the same shape, bool, and names
+        of outputs, which returns these outputs on the CPU. It uses `torch.get_num_threads()` threads.
 
     Raises:
         ImportError: if the runtime is not installed.
@@ -70,8 +70,8 @@ def _open_onnx(path: Path, outputs: Sequence[str], device: str) -> Run:
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
     if provider not in runtime.get_available_providers():
         raise ValueError(
-            f"ONNX Runtime cannot use the device {device}; here it has {', '.join(runtime.get_available_providers())}. "
-            "For CUDA, install onnxruntime-gpu instead of onnxruntime."
+            f"ONNX Runtime cannot use the device {device}, only {', '.join(runtime.get_available_providers())}. For "
+            "CUDA, install onnxruntime-gpu instead of onnxruntime."
         )
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -91,9 +91,7 @@ def _open_openvino(path: Path, outputs: Sequence[str], device: str) -> Run:
     core = openvino.Core()
     name = device.upper()
     if name.partition(".")[0] not in core.available_devices:
-        raise ValueError(
-            f"OpenVINO cannot use the device {device}; here it has {', '.join(core.available_devices).lower()}."
-        )
+        raise ValueError(f"OpenVINO cannot use the device {device}, only {', '.join(core.available_devices).lower()}.")
     # In bfloat16, which OpenVINO would choose on many processors, the mel spectrogram would be wrong.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if name == "CPU":

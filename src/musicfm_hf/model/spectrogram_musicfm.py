@@ -84,8 +84,8 @@ def power_spectrum(
 
 def _power_by_products(waveform: torch.Tensor, window: torch.Tensor, count: int, hop: int) -> torch.Tensor:
     """
-    Compute `count` frames of the power spectrum of `(batch, padded samples)` by products with cosines and sines. Unlike
-    Fourier transforms and complex numbers, every runtime of exported models has these.
+    Compute `count` frames of the power spectrum of `(batch, padded samples)` as products with cosines and sines. Few
+    runtimes of exported models have Fourier transforms.
     """
     size = len(window)
     sample = torch.arange(size, device=waveform.device)
