@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from ..inference.annotators import auto_class, group_by_encoder, load_annotators, load_config
+from ..inference.annotators import group_by_encoder, load_annotators, load_config
 from ..inference.exported import HEAD_CLASSES, ExportedHead
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForAudioFrameClassification, MusicFMModel, MusicFMQuantizerModel
@@ -100,8 +100,8 @@ def _encoder(folder: str, layer: int | None) -> Subject:
 def _heads(folders: Sequence[str], configs: Mapping[str, MusicFMConfig]) -> Subject:
     """Load models with a head that share an encoder."""
     if len(folders) == 1:
-        config = configs[folders[0]]
-        models = [auto_class(config).from_pretrained(folders[0], dtype=torch.float32).eval()]
+        (name,) = HEAD_CLASSES.keys() & set(configs[folders[0]].architectures or [])
+        models = [HEAD_CLASSES[name].from_pretrained(folders[0], dtype=torch.float32).eval()]
     else:
         models = list(load_annotators(folders, dtype=torch.float32).values())
         if len(group_by_encoder(models)) > 1:

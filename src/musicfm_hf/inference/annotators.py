@@ -54,7 +54,7 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
             )
     _check_tasks([*configs.items()])
     for name in names:
-        model = auto_class(configs[name]).from_pretrained(name, **kwargs).eval()
+        model = _auto_class(configs[name]).from_pretrained(name, **kwargs).eval()
         _share_encoder(model, models.values())
         models[name] = model
     return models
@@ -108,7 +108,7 @@ def load_config(name: str, **hub: Any) -> Any:
     return adapter_config(name, **hub) if is_adapter else AutoConfig.from_pretrained(name, **hub)
 
 
-def auto_class(config: MusicFMConfig) -> Any:
+def _auto_class(config: MusicFMConfig) -> Any:
     """Return the Auto class that loads a model with this configuration."""
     head_class = config.head_class
     if config.label_rate is None and MusicFMForAudioFrameClassification.__name__ in (config.architectures or []):

@@ -9,7 +9,7 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_musicfm import MusicFMConfig
-from .spectrogram_musicfm import MusicFMLogMel, chroma
+from .spectrogram_musicfm import MusicFMLogMel, chroma, is_exporting
 
 
 class MusicFMQuantizer(nn.Module):
@@ -271,7 +271,9 @@ def _exact(tensor: torch.Tensor) -> torch.Tensor:
 def _nearest_by_cosine(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Return the index of the nearest code by cosine similarity: `(…, dim)` and `(codes, dim)` → int64 `(…)`."""
     codes = nn.functional.normalize(_exact(codes), dim=-1)
-    pieces = _exact(values).flatten(0, -2).split(4096)  # limits the memory of the scores
+    flat = _exact(values).flatten(0, -2)
+    # Pieces limit the memory of the scores. A graph for any length cannot have a number of pieces that may change.
+    pieces = [flat] if is_exporting() else flat.split(4096)
     return torch.cat([(piece @ codes.T).argmax(-1) for piece in pieces]).view(values.shape[:-1])
 
 

@@ -75,11 +75,16 @@ def power_spectrum(
     """
     waveform = _reflect(input_values.float(), attention_mask, config.n_fft // 2)
     window = torch.hann_window(config.n_fft, dtype=torch.float32, device=waveform.device)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _power_by_products(waveform, window, input_values.shape[-1] // config.hop_length, config.hop_length)
     spectrum = torch.stft(waveform, config.n_fft, config.hop_length, window=window, center=False, return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
     return power[..., : input_values.shape[-1] // config.hop_length].transpose(1, 2)
+
+
+def is_exporting() -> bool:
+    """Return whether `torch.export` traces the model (with torch 2.6, which cannot tell, also `torch.compile`)."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def _power_by_products(waveform: torch.Tensor, window: torch.Tensor, count: int, hop: int) -> torch.Tensor:
@@ -167,4 +172,4 @@ def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, 
         return (20.0 * torch.log10(magnitude.clamp(min=1e-4)) + 40.0) / 20.0
 
 
-__all__ = ["MusicFMLogMel", "chroma", "chroma_filters", "constant_q", "power_spectrum"]
+__all__ = ["MusicFMLogMel", "chroma", "chroma_filters", "constant_q", "is_exporting", "power_spectrum"]
