@@ -18,7 +18,8 @@ from transformers import HfArgumentParser
 from musicfm_hf.cli.main import COMMANDS, main
 
 # Python blocks behind a comment `<!-- not run: reason -->`. Those of sentence-transformers run in a test of their own.
-NOT_RUN: dict[str, int] = {"docs/integrations.md": 3}
+# Those with exported models run in tests/export.
+NOT_RUN: dict[str, int] = {"docs/export.md": 1, "docs/integrations.md": 3}
 # Commands that take no more than seconds with the stand-ins.
 QUICK = (
     "embed",
@@ -31,7 +32,7 @@ QUICK = (
     "prepare stats",
 )
 # Commands of other programs; they are not run.
-OTHERS = ("python3.11 -m venv", ". .venv", "pip install", "hf auth login", "export")
+OTHERS = ("python3.11 -m venv", ". .venv", "pip install", "hf auth login", "export", "node embed.mjs")
 
 
 class ParsedError(Exception):
@@ -110,7 +111,7 @@ def test_every_block_has_a_known_language(language):
     """A block in another language would be tested by nothing."""
     assert blocks(language)
     text = "".join(path.read_text("utf-8") for path in DOCUMENTS)
-    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) <= {"", "bash", "python", "yaml", "json", "bibtex"}
+    assert set(re.findall(r"^```(\w*)$", text, re.MULTILINE)) <= {"", "bash", "python", "yaml", "json", "bibtex", "js"}
 
 
 def test_json_blocks_have_one_value_a_line():
@@ -159,8 +160,11 @@ def test_commands_that_are_named_exist():
 
 
 def is_quick(words: list[str]) -> bool:
-    """Commands with a task of one's own are left to tests/test_new_task.py, which trains a model for it."""
-    return " ".join(words).startswith(QUICK) and "--task_file" not in words
+    """
+    Commands with a task of one's own are left to tests/test_new_task.py, which trains a model for it, and those with
+    exported models to tests/export.
+    """
+    return " ".join(words).startswith(QUICK) and not {"--task_file", "exported", "annotator"} & {*words}
 
 
 @pytest.mark.parametrize(("place", "words"), [line for line in musicfm_lines() if is_quick(line[1])], ids=identify)

@@ -59,10 +59,8 @@ def load_subject(folders: Sequence[str], part: str, layer: int | None) -> Subjec
         raise ValueError(f"Several models in one export must all have a head; {', '.join(folders)} have not.")
     kind = kinds[folders[0]]
     if layer is not None and kind != "encoder":
-        raise ValueError(
-            f"`layer` is for encoders; {folders[0]} is exported as {kind}. Pass `--part encoder` to export "
-            "its encoder alone."
-        )
+        exported = "a quantizer" if kind == "quantizer" else "a model with a head, which determines the layer"
+        raise ValueError(f"`layer` is for encoders; this would be {exported}. Pass `--part encoder` for the encoder.")
     if kind == "quantizer":
         return _quantizer(folders[0])
     if kind == "encoder":
