@@ -119,18 +119,19 @@ def test_embedding_of_a_song(exported, encoder):
         model(torch.zeros(1, 24000), layers=1)
 
 
-def test_command_embed(exported, tmp_path, capsys):
+def test_command_embed(exported, encoder, tmp_path, capsys):
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music/song.wav", music(2.0), RATE)
     words = ["embed", str(tmp_path / "music"), "--model", str(exported), "--output_dir", str(tmp_path / "out")]
     main([*words, "--num_workers", "0"])
-    with safe_open(tmp_path / "out/song.safetensors", framework="pt") as file:
+    with safe_open(tmp_path / "out/song.wav.safetensors", framework="pt") as file:
         metadata, frames = file.metadata(), file.get_tensor("embeddings")
     assert (metadata["layer"], metadata["dtype"]) == ("1", "float32")
-    torch.testing.assert_close(frames, embed(load_exported(exported), music(2.0), RATE).frames, rtol=0, atol=1e-3)
-    before = (tmp_path / "out/song.safetensors").stat().st_mtime_ns
+    expected = embed(AutoModel.from_pretrained(encoder), tmp_path / "music/song.wav", layer=1).frames
+    torch.testing.assert_close(frames, expected, rtol=0, atol=2e-5)
+    before = (tmp_path / "out/song.wav.safetensors").stat().st_mtime_ns
     main([*words, "--num_workers", "0"])
-    assert (tmp_path / "out/song.safetensors").stat().st_mtime_ns == before
+    assert (tmp_path / "out/song.wav.safetensors").stat().st_mtime_ns == before
     assert "1 songs, 0 with problems" in capsys.readouterr().out
 
 
