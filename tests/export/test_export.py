@@ -15,7 +15,17 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 import musicfm_hf
-from musicfm_hf import MusicFMConfig, annotate, embed, export_model, load_annotators, load_exported
+from musicfm_hf import (
+    MusicFMConfig,
+    PassageSettings,
+    WindowSettings,
+    annotate,
+    embed,
+    export_model,
+    load_annotators,
+    load_embedder,
+    load_exported,
+)
 from musicfm_hf.cli.main import main
 from musicfm_hf.export import export
 from musicfm_hf.export.check import Comparison, judge
@@ -109,6 +119,11 @@ def test_embedding_of_a_song(exported, encoder):
     torch.testing.assert_close(
         embed(model, audio, RATE, layer=1, window_seconds=2.0).frames, frames, rtol=0, atol=2e-5
     )
+    embedder, _ = load_embedder(str(exported))
+    (song,) = embedder.embed_songs([("song", audio)], PassageSettings(2.0, 2.0))
+    reference, _ = load_embedder(str(encoder), windows=WindowSettings(layer=1))
+    (expected_song,) = reference.embed_songs([("song", audio)], PassageSettings(2.0, 2.0))
+    np.testing.assert_allclose(song.vectors, expected_song.vectors, atol=2e-5)
     with pytest.raises(ValueError, match=r"with the hidden states 1, without 0: use `musicfm export MODEL --layer 0`"):
         model(torch.zeros(1, 24000), layer=0)
     with pytest.raises(ValueError, match="`layer` must be between 0 and 1, got 2"):

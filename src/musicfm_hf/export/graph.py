@@ -117,11 +117,18 @@ def truncate(encoder: MusicFMModel, layer: int) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add the weights of adapters (PEFT) to those of the layers that they adapt."""
-    for module in model.modules():
-        merge: Any = getattr(module, "merge", None)
-        if merge is not None and hasattr(module, "active_adapters"):
-            merge()
+    """Replace the layers of a PEFT adapter by plain layers with the sums of the weights, in place."""
+    for name, module in list(model.named_modules()):
+        layer: Any = module
+        if hasattr(layer, "merge") and hasattr(layer, "get_base_layer"):
+            layer.merge()
+            plain = layer.get_base_layer()
+        elif hasattr(layer, "modules_to_save") and hasattr(layer, "original_module"):
+            plain = layer.modules_to_save[layer.active_adapters[0]]
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, plain)
 
 
 class Batch(NamedTuple):

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoProcessor
 
 from ..inference.embedding import WindowSettings, embed_songs, eval_mode
 from ..inference.encoder_digest import weights_digest
+from ..inference.exported import EncoderModel, is_exported, load_encoder
 from ..inference.model_files import resolve_model
 from ..model.modeling_musicfm import MusicFMModel
 from .passages import PassageSettings, cut_passages, mean_frames
@@ -40,7 +41,7 @@ class EncoderEmbedder:
     passage that is shorter than a window is encoded in its context.
 
     Args:
-        model ([`MusicFMModel`]): The encoder.
+        model ([`MusicFMModel`] or [`ExportedEncoder`]): The encoder.
         windows ([`WindowSettings`]): Layer, windows and batch size.
 
     Raises:
@@ -49,7 +50,7 @@ class EncoderEmbedder:
 
     standardize = True
 
-    def __init__(self, model: MusicFMModel, windows: WindowSettings = DEFAULT_WINDOWS):
+    def __init__(self, model: EncoderModel, windows: WindowSettings = DEFAULT_WINDOWS):
         windows.frames(model.config)
         self.model, self.windows = model, windows
         self.sampling_rate, self.min_samples = model.config.sampling_rate, model.config.min_samples
@@ -160,7 +161,7 @@ def load_embedder(
     Load a model for an index.
 
     Args:
-        name (`str`): A folder, or a repository on the Hub.
+        name (`str`): A folder, also one that `musicfm export` wrote, or a repository on the Hub.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
         windows ([`WindowSettings`]): Layer and windows for encoders; batch size.
         dtype (`torch.dtype`): dtype of the weights.
@@ -174,6 +175,8 @@ def load_embedder(
         ValueError: it is neither an encoder nor a model with a text tower, or a setting does not apply to it.
     """
     folder, commit = resolve_model(name, revision)
+    if is_exported(folder):  # in its own precision, on the CPU
+        return EncoderEmbedder(load_encoder(folder, dtype, None, torch.device("cpu")), windows), commit
     model = AutoModel.from_pretrained(folder, dtype=dtype).to(device or "cpu").eval()
     if isinstance(model, MusicFMModel):
         return EncoderEmbedder(model, windows), commit
