@@ -29,7 +29,7 @@ from musicfm_hf import (
 from musicfm_hf.cli.main import main
 from musicfm_hf.export import export
 from musicfm_hf.export.check import Comparison, judge
-from musicfm_hf.export.graph import QuantizerGraph, trace, traced_frames
+from musicfm_hf.export.graph import QuantizerGraph, trace, traced_frames, truncate
 from musicfm_hf.inference.exported import ExportedEncoder
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -255,6 +255,20 @@ def test_models_that_do_not_go_together(encoder, runs, tmp_path):
         export_model([runs[0], tmp_path / "beat"], tmp_path / "out")
     with pytest.raises(ValueError, match="a model with a head, which determines the layer"):
         export_model(runs[0], tmp_path / "out", layer=1)
+
+
+def test_encoder_of_a_model_with_a_head(runs):
+    """The configuration of the shorter encoder is valid, and its last hidden state is that of the layer."""
+    encoder, original = (AutoModel.from_pretrained(runs[1]).eval() for _ in range(2))
+    assert encoder.config.classifier_layer == 2
+    truncate(encoder, 1)
+    config = MusicFMConfig.from_dict(encoder.config.to_dict())
+    assert (config.num_hidden_layers, config.classifier_layer, config.use_final_layer_norm) == (1, None, False)
+    audio = torch.from_numpy(music(1.0))[None]
+    expected = original(audio, layer=1).last_hidden_state
+    torch.testing.assert_close(encoder(audio).last_hidden_state, expected, rtol=0, atol=0)
+    truncate(original, 3)
+    assert original.config.use_final_layer_norm
 
 
 def test_only_exported_models_are_replaced(exported, encoder, tmp_path):

@@ -30,6 +30,9 @@ def heavy_modules() -> set[str]:
         "datasets",
         "evaluate",
         "sklearn",
+        "onnx",
+        "onnxruntime",
+        "openvino",
     }
     if Version(transformers.__version__) >= Version("5.23"):
         return heavy

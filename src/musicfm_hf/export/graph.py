@@ -114,6 +114,8 @@ def truncate(encoder: MusicFMModel, layer: int) -> None:
         encoder.layers = encoder.layers[:layer]
         encoder.layer_norm = nn.Identity()
         config.num_hidden_layers, config.use_final_layer_norm = layer, False
+        if config.classifier_layer is not None and config.classifier_layer > layer:
+            config.classifier_layer = None  # of a head that is left out
 
 
 def merge_adapters(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ..training.files import matching_files
 
-# Name of the format → the file of the model, and the extra that installs the runtime.
+# Name of the format → the file of the model; the names of files beside it begin with `model.` too.
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "aoti": "model.pt2"}
 
 # (input_values, attention_mask, names of outputs) → the outputs in that order.
