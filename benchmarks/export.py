@@ -9,6 +9,8 @@ then timed in turn in one process, with the same number of threads and the same 
 """
 
 import argparse
+import gc
+import shutil
 import statistics
 import tempfile
 import time
@@ -59,28 +61,31 @@ def main() -> None:
 def measure(folder: Path, layer: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for PyTorch, and one for each export of a layer."""
     rows: list[dict[str, Any]] = [{"way": "PyTorch", "precision": "float32", "layer": layer}]
-    models: list[Any] = [AutoModel.from_pretrained(folder / "model", dtype=torch.float32).eval()]
+    targets = []
     for kind in arguments.formats:
         for quantize in arguments.quantize:
-            target = folder / f"{kind}-{quantize}-{layer}"
             precision = "float32" if quantize == "none" else quantize
+            targets.append(folder / f"{kind}-{precision}-{layer}")
             began = time.perf_counter()
             result = musicfm_hf.export_model(
-                folder / "model", target, kind, layer=layer, quantize=None if quantize == "none" else quantize
+                folder / "model", targets[-1], kind, layer=layer, quantize=None if quantize == "none" else quantize
             )
-            exported = time.perf_counter()
-            models.append(musicfm_hf.load_exported(target))
             rows.append(
                 {
                     "way": kind,
                     "precision": precision,
                     "layer": layer,
-                    "export_seconds": exported - began,
-                    "load_seconds": time.perf_counter() - exported,
-                    "megabytes": sum(path.stat().st_size for path in model_files(target)) / 1e6,
+                    "export_seconds": time.perf_counter() - began,
+                    "megabytes": sum(path.stat().st_size for path in model_files(targets[-1])) / 1e6,
                     "check": result.check,
                 }
             )
+    gc.collect()  # the exporters leave copies of the model behind
+    models: list[Any] = [AutoModel.from_pretrained(folder / "model", dtype=torch.float32).eval()]
+    for row, target in zip(rows[1:], targets, strict=True):
+        began = time.perf_counter()
+        models.append(musicfm_hf.load_exported(target))
+        row["load_seconds"] = time.perf_counter() - began
     audio = 0.1 * torch.randn(1, round(arguments.seconds * models[0].config.sampling_rate))
     times: list[list[float]] = [[] for _ in models]
     with torch.inference_mode():
@@ -92,6 +97,8 @@ def measure(folder: Path, layer: int, arguments: argparse.Namespace) -> list[dic
     for row, elapsed in zip(rows, times, strict=True):
         row["time"] = statistics.median(elapsed)
         row["ratio_to_pytorch"] = row["time"] / statistics.median(times[0])
+    for target in targets:
+        shutil.rmtree(target)
     return rows
 
 

@@ -169,6 +169,9 @@ def test_annotator_of_two_heads(annotator, runs, tmp_path):
     logits = models["chord"](values, mask).logits
     torch.testing.assert_close(logits, originals[runs[0]](values, mask).logits, rtol=0, atol=1e-5)
 
+    with pytest.raises(ValueError, match="are both for the task chord"):
+        load_annotators([runs[0], annotator])
+
     soundfile.write(tmp_path / "song.wav", audio, RATE)
     words = ["annotate", str(tmp_path / "song.wav"), "--models", str(annotator), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stopped:

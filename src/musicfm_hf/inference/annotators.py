@@ -40,19 +40,19 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
         OSError: if a model does not exist.
     """
     names = [str(folder) for folder in folders]
-    exported = [load_exported_heads(name) for name in names if is_exported(name)]
-    models: dict[str, Any] = {name: model for group in exported for name, model in group.items()}
+    exported = [item for name in names if is_exported(name) for item in load_exported_heads(name).items()]
+    models: dict[str, Any] = dict(exported)
     names = [name for name in names if not is_exported(name)]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
     configs = {name: load_config(name, **hub) for name in names}
-    configs |= {name: model.config for name, model in models.items()}
+    configs |= {name: model.config for name, model in exported}
     for name, config in configs.items():
         if getattr(config, "head_class", None) == MusicFMForXVector.__name__:
             raise ValueError(
                 f"{name} embeds clips for retrieval, and has nothing to annotate: `musicfm evaluate` scores it, and "
                 "`AutoModelForAudioXVector` loads it."
             )
-    _check_tasks([*configs.items()])
+    _check_tasks([(name, configs[name]) for name in (*names, *(name for name, _ in exported))])
     for name in names:
         model = _auto_class(configs[name]).from_pretrained(name, **kwargs).eval()
         _share_encoder(model, models.values())
