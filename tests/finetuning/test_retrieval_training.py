@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.finetuning import SHORT
+from helpers.finetuning import SHORT_RETRIEVAL
 from helpers.songs import write_labeled_song
 from transformers import AutoModelForAudioXVector
 
@@ -22,8 +22,7 @@ from musicfm_hf.inference.excerpts import embed_excerpts
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.retrieval import get_retrieval_task
 
-FLAGS = [*SHORT, "--per_device_train_batch_size", "4", "--embedding_size", "6", "--head_channels", "8"]
-FLAGS += ["--head_kernels", "3", "--head_dilations", "1"]
+FLAGS = [*SHORT_RETRIEVAL, "--embedding_size", "6", "--head_channels", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def runs(versions, encoder, tmp_path_factory):
     probe, full, lora = (folder / name for name in ("probe", "full", "lora"))
     train("retrieval/probe", *common, "--model", encoder, "--output_dir", probe)
     train("retrieval/full", *common, "--model", probe, "--keep_head", "true", "--output_dir", full, "--loss", "vicreg")
-    train("retrieval/lora", *common, "--model", encoder, "--output_dir", lora, "--speed", "2")
+    train("retrieval/lora", *common, "--model", probe, "--keep_head", "true", "--output_dir", lora, "--speed", "2")
     return folder
 
 
