@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
@@ -40,6 +39,7 @@ from .flags import (
     add_task_file_flag,
     add_window_flags,
     command_parser,
+    model_dtype,
     print_escaped,
     rename_flags,
     share_of_process,
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         for path in arguments.task_file:
             load_task_file(path)
         sources = [source for songs in arguments.songs for source in list_sources(songs)]
-        models, tagger = _load_models(arguments)
+        models, tagger = _load_models(arguments, state)
         outcome = annotate_files(
             models,
             sources,
@@ -89,7 +89,9 @@ def _report(outcome: AnnotatedFiles, total: int, arguments: argparse.Namespace) 
     raise SystemExit(1 if outcome.problems else 0)
 
 
-def _load_models(arguments: argparse.Namespace) -> tuple[dict[str, HeadModel], ZeroShotTagger | None]:
+def _load_models(
+    arguments: argparse.Namespace, state: PartialState
+) -> tuple[dict[str, HeadModel], ZeroShotTagger | None]:
     """Load the models with a head, and the tagger if there is a model with a text tower."""
     text_models = [name for name in arguments.models if has_text_tower(name)]
     if len(text_models) > 1:
@@ -101,7 +103,8 @@ def _load_models(arguments: argparse.Namespace) -> tuple[dict[str, HeadModel], Z
             "`--tags` needs a model with a text tower in `--models`, such as MuQ-MuLan: `musicfm convert "
             "OpenMuQ/MuQ-MuLan-large`."
         )
-    dtype, device = getattr(torch, arguments.dtype), arguments.device or PartialState().device
+    device = arguments.device or state.device
+    dtype = model_dtype(arguments.dtype, device, arguments.shard, state)
     models = load_annotators([name for name in arguments.models if name not in text_models], dtype=dtype)
     for model in models.values():
         model.to(device)

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import AutoModel
@@ -36,6 +35,7 @@ from .flags import (
     add_device_flags,
     add_window_flags,
     command_parser,
+    model_dtype,
     rename_flags,
     report_problems,
     share_of_process,
@@ -48,11 +48,13 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(argv)
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not embedded"):
+        device = arguments.device or state.device
+        dtype = model_dtype(arguments.dtype, device, arguments.shard, state)
         folder, revision = resolve_model(arguments.model, arguments.revision)
         sources = list_sources(arguments.source, arguments.audio_column)
-        model = AutoModel.from_pretrained(folder, dtype=getattr(torch, arguments.dtype))
+        model = AutoModel.from_pretrained(folder, dtype=dtype)
         problems = embed_files(
-            model.to(arguments.device or state.device),
+            model.to(device),
             sources,
             arguments.output_dir,
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),

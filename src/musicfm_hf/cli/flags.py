@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..training.deprecation import REMOVED_IN
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import PartialState
 
     from ..data.shares import Share
@@ -157,8 +158,37 @@ def share_result(folder: str | Path, target: "HubTarget | None") -> None:
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the dtype and the device of a model."""
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="auto chooses what is fastest on the device, after a measurement of a second; float32 by default",
+    )
     parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
+
+
+def model_dtype(name: str, device: "str | torch.device", job: "Share", state: "PartialState") -> "torch.dtype":
+    """
+    Return the dtype that `--dtype` names. The main process chooses for `auto`, so that all processes have the same.
+
+    Raises:
+        ValueError: `auto` with `--shard`, because jobs on different machines could choose differently.
+    """
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if not job.is_whole:
+        raise ValueError(
+            "`--dtype auto` may choose differently on the machines of several jobs. With `--shard`, pass `--dtype "
+            "float32` or `--dtype bfloat16`, the same for all jobs."
+        )
+    from accelerate.utils import broadcast_object_list
+
+    from ..inference.precision import fastest_dtype
+
+    chosen = [fastest_dtype(device) if state.is_main_process else None]
+    return broadcast_object_list(chosen)[0]
 
 
 def add_task_file_flag(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
@@ -40,6 +39,7 @@ from .flags import (
     add_device_flags,
     add_window_flags,
     command_parser,
+    model_dtype,
     report_problems,
     share_of_process,
     user_errors,
@@ -56,12 +56,13 @@ def main(argv: Sequence[str]) -> None:
         model, source = absolute(arguments.model), absolute(arguments.source)
         settings = BuildSettings(model, "", source, arguments.index_type, annotations)
         settings.check(arguments.output_dir)
+        device = arguments.device or state.device
         embedder, revision = load_embedder(
             arguments.model,
             arguments.revision,
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
-            getattr(torch, arguments.dtype),
-            arguments.device or state.device,
+            model_dtype(arguments.dtype, device, arguments.shard, state),
+            device,
         )
         seconds = arguments.passage_seconds or embedder.default_seconds
         outcome = run_index(
