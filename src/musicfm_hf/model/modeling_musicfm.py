@@ -874,8 +874,8 @@ class MusicFMForAudioClassification(_MusicFMWithClassifier):
 
 class MusicFMForXVector(_MusicFMWithHead):
     """
-    Model that embeds clips, so that clips of the same music lie near each other. Its layers over time and its pooling
-    are those of an x-vector network, as in the `ForXVector` models of Transformers; its loss is contrastive.
+    Model that embeds clips, so that clips of the same music lie near each other in any key. Its inputs and outputs are
+    those of the `ForXVector` models of Transformers; its loss is contrastive.
     """
 
     head_class = MusicFMEmbeddingHead
