@@ -12,10 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 from machine import seconds_of
 from reporting import RESULTS, markdown_table, write_report
+from sound_files import write
 
 from musicfm_hf import load_audio
 from musicfm_hf.data.synthetic import compose, synthesize
@@ -61,16 +60,6 @@ def measure(name: str, folder: Path, long_seconds: float, repeats: int) -> dict[
     for path in (short, long):
         path.unlink()
     return row
-
-
-def write(path: Path, song: np.ndarray, seconds: float, rate: int, file_format: str, subtype: str) -> None:
-    """Write the song repeatedly, up to a length of `seconds`."""
-    missing = round(seconds * rate)
-    with soundfile.SoundFile(path, "w", rate, channels=2, format=file_format, subtype=subtype) as file:
-        while missing > 0:
-            for start in range(0, min(len(song), missing), rate):
-                file.write(song[start : min(start + rate, missing)])
-            missing -= len(song)
 
 
 def report(values: dict[str, Any]) -> str:

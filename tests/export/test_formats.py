@@ -103,7 +103,7 @@ def test_quantizers(quantizer, kind, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_embedding_head(kind, tmp_path):
-    settings = {"contrastive_loss": "info_nce", "label_rate": 8.0, "tdnn_dim": [16, 16], "xvector_output_dim": 8}
+    settings = {"contrastive_loss": "info_nce", "pitch_frames": 5, "xvector_output_dim": 8}
     torch.manual_seed(0)
     MusicFMForXVector(MusicFMConfig(**SMALL | settings)).eval().save_pretrained(tmp_path / "model")
     result = export_model(tmp_path / "model", tmp_path / "out", kind)

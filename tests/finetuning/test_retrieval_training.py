@@ -6,24 +6,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.finetuning import SHORT
+from helpers.finetuning import SHORT_RETRIEVAL
 from helpers.songs import write_labeled_song
 from transformers import AutoModelForAudioXVector
 
-from musicfm_hf import MusicFMForXVector, MusicFMModel, load_annotators, load_audio
+from musicfm_hf import MusicFMConfig, MusicFMForXVector, MusicFMModel, load_annotators, load_audio
 from musicfm_hf.cli.main import main
 from musicfm_hf.data.labeled import Source
 from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.evaluation.evaluate import evaluate_models
 from musicfm_hf.finetuning.arguments import RetrievalArguments
+from musicfm_hf.finetuning.heads import retrieval_config
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.inference.embedding import WindowSettings
+from musicfm_hf.inference.encoder_digest import encoder_settings
 from musicfm_hf.inference.excerpts import embed_excerpts
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.retrieval import get_retrieval_task
 
-FLAGS = [*SHORT, "--per_device_train_batch_size", "4", "--embedding_size", "6", "--head_channels", "8"]
-FLAGS += ["--head_kernels", "3", "--head_dilations", "1"]
+FLAGS = [*SHORT_RETRIEVAL, "--embedding_size", "6", "--head_channels", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def runs(versions, encoder, tmp_path_factory):
     probe, full, lora = (folder / name for name in ("probe", "full", "lora"))
     train("retrieval/probe", *common, "--model", encoder, "--output_dir", probe)
     train("retrieval/full", *common, "--model", probe, "--keep_head", "true", "--output_dir", full, "--loss", "vicreg")
-    train("retrieval/lora", *common, "--model", encoder, "--output_dir", lora, "--speed", "2")
+    train("retrieval/lora", *common, "--model", probe, "--keep_head", "true", "--output_dir", lora, "--speed", "2")
     return folder
 
 
@@ -79,6 +80,24 @@ def test_saved_models_find_what_training_found(runs, versions, method):
     card = write_card(folder).read_text(encoding="utf-8")
     assert "AutoModelForAudioXVector" in card
     assert "mean average precision" in card
+
+
+def test_settings_of_the_head_leave_cached_features_valid(encoder, versions):
+    """Features are named after the settings of the encoder, which those of the head and of the loss are not."""
+    base = MusicFMConfig.from_pretrained(encoder)
+    arguments = RetrievalArguments(
+        model="m",
+        data="d",
+        loss="vicreg",
+        temperature=0.5,
+        embedding_size=7,
+        head_frames=9,
+        head_channels=3,
+        head_kernel=5,
+    )
+    config = retrieval_config(arguments, base, load_songs(versions, "train"))
+    config.vicreg_variance_weight = 3.0
+    assert encoder_settings(config) == encoder_settings(base)
 
 
 def test_the_probe_leaves_the_encoder_as_it_was(runs, encoder):

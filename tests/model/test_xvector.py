@@ -13,16 +13,17 @@ from transformers import AutoModelForAudioXVector
 
 from musicfm_hf import MusicFMConfig, MusicFMForXVector
 from musicfm_hf.model.contrastive_musicfm import contrastive_loss, info_nce, vicreg
-from musicfm_hf.model.heads_musicfm import MusicFMXVectorHead
+from musicfm_hf.model.frames_musicfm import average_intervals
+from musicfm_hf.model.heads_musicfm import MusicFMEmbeddingHead, _magnitudes
 
-SIZES = {"classifier_proj_size": 16, "tdnn_dim": [12, 8], "xvector_output_dim": 6, "contrastive_loss": "info_nce"}
+SIZES = {"pitch_frames": 8, "pitch_channels": 5, "xvector_output_dim": 6, "contrastive_loss": "info_nce"}
 LENGTHS = (24000, 48000, 30001)
 
 
 def build(**settings):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return MusicFMForXVector(MusicFMConfig(**TINY | SIZES | {"label_rate": 8.0} | settings)).eval()
+        return MusicFMForXVector(MusicFMConfig(**TINY | SIZES | settings)).eval()
 
 
 def batch_of(*samples):
@@ -36,11 +37,10 @@ def batch_of(*samples):
     "settings",
     [
         {},
-        {"label_rate": None},
         {"use_weighted_layer_sum": True},
         {"classifier_layer": 1},
-        {"tdnn_dim": [], "tdnn_kernel": [], "tdnn_dilation": []},
-        {"tdnn_dim": [8], "tdnn_kernel": [7], "tdnn_dilation": [3]},
+        {"pitch_maps": 1, "pitch_kernel": 5},
+        {"pitch_frames": 40},  # more than there are frames
     ],
     ids=str,
 )
@@ -68,16 +68,56 @@ def test_head_alone_on_stored_hidden_states():
     torch.testing.assert_close((head.loss, head.embeddings), (whole.loss, whole.embeddings))
 
 
-def test_statistics_of_constant_frames():
-    """The mean of constant frames is their value; the deviation is the root of the 1e-5 that keeps it smooth."""
-    config = MusicFMConfig(**TINY | SIZES | {"tdnn_dim": [], "tdnn_kernel": [], "tdnn_dilation": []})
-    head = MusicFMXVectorHead(config).eval()
-    frame = torch.randn(config.hidden_size, generator=torch.Generator().manual_seed(0))
+def pitch_head(**settings):
+    """A head that reads one map of pitch classes from the first twelve values of a frame, as they are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = MusicFMEmbeddingHead(MusicFMConfig(**TINY | SIZES | {"pitch_maps": 1} | settings)).eval()
+    torch.nn.init.eye_(head.projector.weight)
+    torch.nn.init.zeros_(head.projector.bias)
+    head.layer_norm = torch.nn.Identity()
+    return head
+
+
+def frames_of(chroma):
+    """Hidden states `(1, frames, width)` that begin with the values `(12, frames)`."""
+    return F.pad(chroma.T[None], (0, TINY["hidden_size"] - 12))
+
+
+def test_the_embedding_is_the_same_in_another_key():
+    head = pitch_head()
+    chroma = torch.rand(12, 50, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        hidden = F.relu(head.projector(head.layer_norm(frame)))
-        expected = head.output(torch.cat([hidden, torch.full((16,), 1e-5).sqrt()]))
-        found = head(frame.expand(1, 9, -1)).logits[0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        original, *transposed = (head(frames_of(chroma.roll(key, 0))).embeddings for key in (0, 1, 5, 11))
+        other = head(frames_of(chroma.flip(0))).embeddings
+    for embedding in transposed:
+        torch.testing.assert_close(embedding, original, rtol=0, atol=1e-5)
+    assert (other - original).abs().max() > 1e-2
+
+
+def test_the_embedding_is_the_same_when_music_is_rotated_in_time():
+    head = pitch_head(pitch_kernel=1)  # wider kernels see the ends of the clip
+    chroma = torch.rand(12, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        original, rotated = (head(frames_of(chroma.roll(shift, 1))).embeddings for shift in (0, 12))
+    torch.testing.assert_close(rotated, original, rtol=0, atol=1e-5)
+
+
+def test_magnitudes_worked_out():
+    """A cosine with three periods over the pitch classes has its whole spectrum at frequencies 3 and 0."""
+    cosine = torch.cos(2 * math.pi * 3 * torch.arange(12) / 12)[:, None].expand(12, 8)
+    found = _magnitudes(5 + 2 * cosine[None])[0]
+    expected = torch.zeros(12, 5)
+    expected[[3, 9], 0] = math.sqrt(12 * 5 / 2)  # two values with a mean square of 1 over all
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_average_intervals_worked_out():
+    frames = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 9.0, 9.0, 9.0]])[..., None]
+    found = average_intervals(frames, 2, torch.tensor([5, 2]))[..., 0]
+    torch.testing.assert_close(found, torch.tensor([[4.5 / 2.5, 10.5 / 2.5], [1.0, 2.0]]))
+    repeated = average_intervals(frames[1:, :2], 4)[0, :, 0]
+    torch.testing.assert_close(repeated, torch.tensor([1.0, 1.0, 2.0, 2.0]))
 
 
 def test_info_nce_worked_out():
@@ -130,7 +170,7 @@ def test_vicreg_worked_out():
 @pytest.mark.parametrize("loss", ["info_nce", "vicreg"])
 def test_training_moves_pairs_together(loss):
     torch.manual_seed(0)
-    model = build(contrastive_loss=loss, label_rate=None)
+    model = build(contrastive_loss=loss)
     batch = batch_of(24000, 24001, 24002, 24003)
     labels = torch.tensor([0, 0, 1, 1])
     optimizer = torch.optim.Adam(model.classifier.parameters(), 3e-3)
@@ -156,8 +196,8 @@ def test_wrong_labels_and_settings_are_named():
     with pytest.raises(ValueError, match="No two of the 4 clips"):
         contrastive_loss(config, vectors, torch.arange(4))
     for settings, message in (
-        ({"tdnn_kernel": [4, 3]}, "`tdnn_kernel` must be a list of odd"),
-        ({"tdnn_dilation": [1]}, "`tdnn_dilation` must be a list of positive integers, as long as"),
+        ({"pitch_kernel": 4}, "`pitch_kernel` must be odd"),
+        ({"pitch_frames": 0}, "`pitch_frames` must be a positive integer"),
         ({"contrastive_loss": "triplet"}, "`contrastive_loss` must be info_nce or vicreg"),
         ({"contrastive_temperature": 0.0}, "`contrastive_temperature` must be a positive number"),
         ({"vicreg_variance_weight": -1.0}, "`vicreg_variance_weight` must be 0 or a positive number"),

@@ -12,41 +12,50 @@ with the words of `--tags` to the JSON file. Files that cannot be read are liste
 Existing files, which may be annotations made by hand, are not overwritten by default. Choose another folder, pass
 `--existing skip` to continue an interrupted run and to annotate songs again whose audio or models have changed (files
 made or edited by hand are kept), or pass `--existing overwrite`.
+
+`accelerate launch -m musicfm_hf annotate …` divides the songs among its processes, and --shard 3/64 among the jobs of
+a cluster (this is the third of 64), which write to one folder. When all are done, repeat the command with
+`--existing skip` and without --shard: it annotates what is missing, and lists all problems.
 """
 
 import argparse
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from ..data.catalog import list_sources
-from ..inference.annotate_files import annotate_files
+from ..inference.annotate_files import AnnotatedFiles, annotate_files
 from ..inference.annotators import has_text_tower, load_annotators
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.song_annotation import FORMATS
 from ..inference.zero_shot import ZeroShotTagger
 from ..tasks import load_task_file
 from .flags import (
+    add_catalog_flags,
     add_device_flags,
     add_task_file_flag,
     add_window_flags,
     command_parser,
+    model_dtype,
     print_escaped,
     rename_flags,
+    share_of_process,
     user_errors,
 )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Annotate the songs that the arguments name."""
+    """Annotate the songs that the arguments name, divided among the processes of `accelerate launch`."""
     arguments = parse(argv)
+    state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not annotated"):
         for path in arguments.task_file:
             load_task_file(path)
         sources = [source for songs in arguments.songs for source in list_sources(songs)]
-        models, tagger = _load_models(arguments)
+        models, tagger = _load_models(arguments, state)
         outcome = annotate_files(
             models,
             sources,
@@ -55,18 +64,34 @@ def main(argv: Sequence[str]) -> None:
             arguments.format,
             arguments.existing,
             not arguments.no_picture,
+            progress=state.is_local_main_process,
             tagger=tagger,
+            num_workers=arguments.num_workers,
+            share=share_of_process(arguments.shard, state),
         )
+    outcome = AnnotatedFiles(
+        sum(gather_object([outcome.existing])),
+        gather_object(outcome.problems),
+        sum(gather_object([outcome.unrecorded])),
+    )
+    if state.is_main_process:
+        _report(outcome, len(arguments.shard.select(sources)), arguments)
+
+
+def _report(outcome: AnnotatedFiles, total: int, arguments: argparse.Namespace) -> None:
+    """Print the outcome, and exit."""
     skipped = f", {outcome.existing} skipped" if arguments.existing == "skip" and outcome.existing else ""
     skipped += f" ({outcome.unrecorded} of them made by hand or by version 0.1)" if outcome.unrecorded else ""
     end = ":" if outcome.problems else f", in {arguments.output_dir}"
-    print(f"{len(sources)} songs{skipped}, {len(outcome.problems)} with problems{end}")
-    for name, problem in outcome.problems:
+    print(f"{total} songs{skipped}, {len(outcome.problems)} with problems{end}")
+    for name, problem in sorted(outcome.problems):
         print_escaped(f"  {name}: {problem}")
     raise SystemExit(1 if outcome.problems else 0)
 
 
-def _load_models(arguments: argparse.Namespace) -> tuple[dict[str, HeadModel], ZeroShotTagger | None]:
+def _load_models(
+    arguments: argparse.Namespace, state: PartialState
+) -> tuple[dict[str, HeadModel], ZeroShotTagger | None]:
     """Load the models with a head, and the tagger if there is a model with a text tower."""
     text_models = [name for name in arguments.models if has_text_tower(name)]
     if len(text_models) > 1:
@@ -78,7 +103,8 @@ def _load_models(arguments: argparse.Namespace) -> tuple[dict[str, HeadModel], Z
             "`--tags` needs a model with a text tower in `--models`, such as MuQ-MuLan: `musicfm convert "
             "OpenMuQ/MuQ-MuLan-large`."
         )
-    dtype, device = getattr(torch, arguments.dtype), arguments.device or PartialState().device
+    device = arguments.device or state.device
+    dtype = model_dtype(arguments.dtype, device, arguments.shard, state)
     models = load_annotators([name for name in arguments.models if name not in text_models], dtype=dtype)
     for model in models.values():
         model.to(device)
@@ -106,6 +132,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--no_picture", action="store_true", help="do not draw pictures")
     add_task_file_flag(parser)
+    add_catalog_flags(parser)
     add_window_flags(parser, batch_size=1)
     add_device_flags(parser)
     return parser.parse_args(rename_flags(argv, {"--output": "--output_dir"}))

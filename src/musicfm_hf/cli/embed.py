@@ -4,11 +4,16 @@ disk, or a repository on the Hub).
 
     musicfm embed music/ --model musicfm-msd --output_dir embeddings --layer 7 --pool mean
     accelerate launch -m musicfm_hf embed songs.txt --model musicfm-msd --output_dir embeddings --dtype bfloat16
+    musicfm embed music/ --model musicfm-msd --output_dir embeddings --shard 3/64
 
 Each song becomes one safetensors file with `embeddings` and `times`, and with the model, layer and windows as
 metadata. To resume an interrupted run, repeat the command: a song is embedded again only if its file, the model or the
 settings have changed. Files that cannot be read, or can be read only in part, are listed at the end and in
 `problems.tsv`.
+
+`accelerate launch` divides the songs among its processes, and --shard among the jobs of a cluster, which may start at
+any time; the third of 64 jobs lists its problems in `problems-3-of-64.tsv`. When all jobs are done, repeat the command
+without --shard: it embeds what is missing, and lists all problems.
 """
 
 import argparse
@@ -16,7 +21,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
@@ -26,7 +30,17 @@ from ..inference.embed_files import embed_files
 from ..inference.embedding import WindowSettings
 from ..inference.exported import load_encoder
 from ..inference.model_files import resolve_model
-from .flags import add_device_flags, add_window_flags, command_parser, rename_flags, report_problems, user_errors
+from .flags import (
+    add_catalog_flags,
+    add_device_flags,
+    add_window_flags,
+    command_parser,
+    model_dtype,
+    rename_flags,
+    report_problems,
+    share_of_process,
+    user_errors,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,22 +48,25 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(argv)
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not embedded"):
+        device = arguments.device or state.device
+        dtype = model_dtype(arguments.dtype, device, arguments.shard, state)
         folder, revision = resolve_model(arguments.model, arguments.revision)
         sources = list_sources(arguments.source, arguments.audio_column)
-        model = load_encoder(folder, getattr(torch, arguments.dtype), arguments.device, state.device)
+        model = load_encoder(folder, dtype, arguments.device, state.device)
         problems = embed_files(
             model,
-            sources[state.process_index :: state.num_processes],
+            sources,
             arguments.output_dir,
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
             pool=arguments.pool,
             metadata={"model": arguments.model, "revision": revision, "musicfm_hf": __version__},
             num_workers=arguments.num_workers,
             progress=state.is_local_main_process,
+            share=share_of_process(arguments.shard, state),
         )
     problems = gather_object(problems)
     if state.is_main_process:
-        report_problems(problems, len(sources), arguments.output_dir)
+        report_problems(problems, len(arguments.shard.select(sources)), arguments.output_dir, arguments.shard)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -61,8 +78,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the embeddings")
     parser.add_argument("--layer", type=int, help="hidden state to write; the last by default")
     parser.add_argument("--pool", type=pooling, default="none", help="none, mean, or a rate in frames per second")
-    parser.add_argument("--num_workers", type=int, default=1, help="processes that decode audio")
     parser.add_argument("--audio_column", default="audio", help="column that holds the audio, for a data set")
+    add_catalog_flags(parser)
     add_window_flags(parser, batch_size=4)
     add_device_flags(parser)
     return parser.parse_args(rename_flags(argv, {"--output": "--output_dir"}))

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from ..training.deprecation import REMOVED_IN
 
 if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+
+    from ..data.shares import Share
     from ..hub.commits import HubTarget
 
 MOST_LISTED = 20  # songs with problems
@@ -70,12 +74,18 @@ def print_escaped(text: str) -> None:
     print(text.encode("ascii", "backslashreplace").decode())
 
 
-def report_problems(problems: Sequence[tuple[str, str]], total: int, output_dir: Path) -> None:
-    """Write the songs with problems to `problems.tsv`, and print the first of them."""
+def report_problems(
+    problems: Sequence[tuple[str, str]], total: int, output_dir: Path, share: "Share | None" = None
+) -> None:
+    """
+    Write the songs with problems to `problems.tsv`, or to a file of the job if it has a share of a catalog, and print
+    the first of them.
+    """
     from ..training.files import write_table
 
     problems = sorted(problems)
-    path = output_dir / "problems.tsv"
+    job = "" if share is None or share.is_whole else f"-{share.job}-of-{share.jobs}"
+    path = output_dir / f"problems{job}.tsv"
     write_table(path, problems)
     print(f"{total} songs, {len(problems)} with problems" + (":" if problems else ""))
     for name, problem in problems[:MOST_LISTED]:
@@ -89,6 +99,35 @@ def add_window_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--batch_size", type=positive, default=batch_size, help="windows encoded at once")
     parser.add_argument("--window_seconds", type=float, help="length of a window; by default, the model's own")
     parser.add_argument("--overlap_seconds", type=float, help="overlap of windows; a sixth of the window by default")
+
+
+def add_catalog_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for reading a catalog, and for dividing it among jobs."""
+    from ..data.shares import WHOLE
+
+    parser.add_argument("--num_workers", type=int, default=1, help="processes that decode audio while the model runs")
+    parser.add_argument(
+        "--shard",
+        type=share_of_job,
+        default=WHOLE,
+        metavar="JOB/JOBS",
+        help="part of the catalog, such as 3/64 for the third of 64 jobs that write to one folder; all by default",
+    )
+
+
+def share_of_job(text: str) -> "Share":
+    """Parse the value of `--shard`."""
+    from ..data.shares import Share
+
+    try:
+        return Share.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def share_of_process(job: "Share", state: "PartialState") -> "Share":
+    """Return the share of this process in that of its job."""
+    return job._replace(process=state.process_index, processes=state.num_processes)
 
 
 def add_hub_flags(parser: argparse.ArgumentParser) -> None:
@@ -119,8 +158,37 @@ def share_result(folder: str | Path, target: "HubTarget | None") -> None:
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the dtype and the device of a model."""
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="auto chooses what is fastest on the device, after a measurement of a second; float32 by default",
+    )
     parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
+
+
+def model_dtype(name: str, device: "str | torch.device", job: "Share", state: "PartialState") -> "torch.dtype":
+    """
+    Return the dtype that `--dtype` names. The main process chooses for `auto`, so that all processes have the same.
+
+    Raises:
+        ValueError: `auto` with `--shard`, because jobs on different machines could choose differently.
+    """
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if not job.is_whole:
+        raise ValueError(
+            "`--dtype auto` may choose differently on the machines of several jobs. With `--shard`, pass `--dtype "
+            "float32` or `--dtype bfloat16`, the same for all jobs."
+        )
+    from accelerate.utils import broadcast_object_list
+
+    from ..inference.precision import fastest_dtype
+
+    chosen = [fastest_dtype(device) if state.is_main_process else None]
+    return broadcast_object_list(chosen)[0]
 
 
 def add_task_file_flag(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ Index a catalog, so that `musicfm search` finds songs by sound, by words and by 
     musicfm index music/ --model musicfm-msd --output_dir index --layer 7
     musicfm index music/ --model musicfm-msd --output_dir index --layer 7 --annotations annotations
     accelerate launch -m musicfm_hf index songs.txt --model musicfm-msd --output_dir index --dtype bfloat16
+    musicfm index music/ --model musicfm-msd --output_dir index --layer 7 --shard 3/64
 
 Songs are cut into passages, and a passage is one vector: the mean over time of a hidden state, or the embedding of a
 model with a text tower. To update an index, or to resume an interrupted run, repeat the command: only new and changed
@@ -11,6 +12,9 @@ songs are embedded, and songs that are no longer in the catalog leave the index.
 
 A query is compared with every passage up to a million passages; an index of FAISS answers from then on (see
 --index_type). Files that cannot be read, or can be read only in part, are listed at the end and in `problems.tsv`.
+
+`accelerate launch` divides the songs among its processes, and --shard among the jobs of a cluster. Jobs only embed
+passages; when all are done, repeat the command without --shard, which builds the index.
 """
 
 import argparse
@@ -20,21 +24,30 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.catalog import list_sources
+from ..data.shares import WHOLE, Share
 from ..inference.embedding import WindowSettings
 from ..search.build import INDEX_TYPES, BuildSettings, IndexSummary, build_index
 from ..search.embedders import Embedder, load_embedder
-from ..search.index_files import embed_passages
+from ..search.index_files import EmbeddedCatalog, embed_passages
 from ..search.passages import PassageSettings
-from .flags import add_device_flags, add_window_flags, command_parser, report_problems, user_errors
+from .flags import (
+    add_catalog_flags,
+    add_device_flags,
+    add_window_flags,
+    command_parser,
+    model_dtype,
+    report_problems,
+    share_of_process,
+    user_errors,
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Index the songs that the arguments name; `accelerate launch` divides them among processes."""
+    """Index the songs that the arguments name, divided among the processes of `accelerate launch`."""
     arguments = parse(argv)
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not indexed"):
@@ -43,15 +56,16 @@ def main(argv: Sequence[str]) -> None:
         model, source = absolute(arguments.model), absolute(arguments.source)
         settings = BuildSettings(model, "", source, arguments.index_type, annotations)
         settings.check(arguments.output_dir)
+        device = arguments.device or state.device
         embedder, revision = load_embedder(
             arguments.model,
             arguments.revision,
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
-            getattr(torch, arguments.dtype),
-            arguments.device or state.device,
+            model_dtype(arguments.dtype, device, arguments.shard, state),
+            device,
         )
         seconds = arguments.passage_seconds or embedder.default_seconds
-        summary = run_index(
+        outcome = run_index(
             embedder,
             sources,
             arguments.output_dir,
@@ -59,9 +73,10 @@ def main(argv: Sequence[str]) -> None:
             PassageSettings(seconds, arguments.hop_seconds or seconds),
             arguments.num_workers,
             state,
+            arguments.shard,
         )
-    if summary is not None:
-        report(summary, len(sources), arguments.output_dir)
+    if outcome is not None:
+        report(outcome, len(arguments.shard.select(sources)), arguments.output_dir, arguments.shard)
 
 
 def run_index(
@@ -72,20 +87,27 @@ def run_index(
     passages: PassageSettings,
     num_workers: int,
     state: PartialState,
-) -> IndexSummary | None:
-    """Embed the share of this process; then the main process builds the index. Other processes return `None`."""
+    job: Share = WHOLE,
+) -> IndexSummary | EmbeddedCatalog | None:
+    """
+    Embed the share of this process; then the main process builds the index, if the job has the whole catalog. Other
+    processes return `None`.
+    """
     catalog = embed_passages(
         embedder,
-        sources[state.process_index :: state.num_processes],
+        sources,
         output_dir,
         passages,
         num_workers,
         progress=state.is_local_main_process,
+        share=share_of_process(job, state),
     )
     keys, problems = gather_object(catalog.keys), gather_object(catalog.problems)
     embedded = sum(gather_object([catalog.embedded]))
     if not state.is_main_process:
         return None
+    if not job.is_whole:
+        return EmbeddedCatalog(keys, problems, embedded)
     summary = build_index(output_dir, embedder, keys, settings)
     return summary._replace(problems=problems, embedded=embedded)
 
@@ -113,8 +135,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--annotations", type=Path, help="folder that `musicfm annotate` wrote, for `musicfm search --where`"
     )
-    parser.add_argument("--num_workers", type=int, default=1, help="processes that decode audio")
     parser.add_argument("--audio_column", default="audio", help="column that holds the audio, for a data set")
+    add_catalog_flags(parser)
     add_window_flags(parser, batch_size=4)
     add_device_flags(parser)
     return parser.parse_args(argv)
@@ -125,11 +147,22 @@ def absolute(name: str) -> str:
     return os.path.abspath(name) if Path(name).exists() else name
 
 
-def report(summary: IndexSummary, total: int, output_dir: Path) -> None:
-    """Print what the index has, and write and print the problems."""
+def report(outcome: IndexSummary | EmbeddedCatalog, total: int, output_dir: Path, job: Share) -> None:
+    """Print what the index or the share of a job has, and write and print the problems."""
+    if isinstance(outcome, EmbeddedCatalog):
+        print(
+            f"{len(outcome.keys)} songs of shard {job.job}/{job.jobs} have passages ({outcome.embedded} embedded "
+            "now). When all jobs are done, repeat the command without `--shard` to build the index."
+        )
+    else:
+        report_index(outcome)
+    report_problems(outcome.problems, total, output_dir, job)
+
+
+def report_index(summary: IndexSummary) -> None:
+    """Print what the index has."""
     annotated = "" if summary.annotated is None else f", {summary.annotated} songs with annotations"
     print(
         f"{summary.songs} songs ({summary.embedded} embedded now), {summary.passages} passages, index type "
         f"{summary.index_type}{annotated}"
     )
-    report_problems(summary.problems, total, output_dir)

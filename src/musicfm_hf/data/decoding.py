@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..audio.reading import load_audio
@@ -34,16 +35,18 @@ class DecodedSong(NamedTuple):
 
 class SongLoader:
     """
-    Decodes songs in worker processes. Iteration yields each usable [`DecodedSong`], in the order of `sources`. Damaged
-    files yield the audio that can be read.
+    Decodes songs in worker processes while the caller works on earlier songs. Iteration yields each usable
+    [`DecodedSong`]. Damaged files yield the audio that can be read.
 
     Args:
         sources: Names, and audio for [`musicfm_hf.load_audio`] or [`DatasetAudio`].
         sampling_rate (`int`): Rate of the waveforms, in Hz.
         min_samples (`int`): Minimum number of samples in a usable song.
-        num_workers (`int`): Number of decoding processes; 0 decodes in this process.
+        num_workers (`int`): Number of decoding processes; 0 decodes in this process, as does a single song.
         transform (`Callable`, *optional*): Function that is called with each waveform, in the worker, and returns its
             replacement. Songs for which it raises `ValueError` are unusable.
+        in_order (`bool`): Yield songs in the order of `sources`. Otherwise they are yielded as soon as they are
+            decoded, so that no worker waits for a long song of another one.
 
     Attributes:
         problems (`list[tuple[str, str]]`): Names and problems of the damaged or unusable songs so far.
@@ -57,14 +60,23 @@ class SongLoader:
         min_samples: int = 1,
         num_workers: int = 0,
         transform: Callable[[np.ndarray], Any] | None = None,
+        in_order: bool = True,
     ):
         self.problems: list[tuple[str, str]] = []
         self.unusable: list[tuple[str, str]] = []
         self._songs = _Songs(sources, sampling_rate, min_samples, transform)
-        self._num_workers = num_workers
+        self._num_workers = max(0, min(num_workers, len(sources) - 1))
+        self._in_order = in_order
 
     def __iter__(self) -> Iterator[DecodedSong]:
-        loader = DataLoader(self._songs, batch_size=None, num_workers=self._num_workers, collate_fn=no_collate)
+        loader = DataLoader(
+            self._songs,
+            batch_size=None,
+            num_workers=self._num_workers,
+            collate_fn=no_collate,
+            in_order=self._in_order,
+            pin_memory=torch.cuda.is_available(),  # a thread receives songs while this one feeds the GPU
+        )
         for song in loader:
             if song.problem is not None:
                 self.problems.append((song.name, song.problem))

@@ -17,17 +17,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ..data.decoding import SongLoader
 from ..data.labeled import LabeledSong
 from ..data.labeled_dataset import load_songs
 from ..data.pairs import limit_groups
+from ..model.frames_musicfm import average_intervals
 from ..tasks.retrieval import METRIC, Excerpt, Search, get_retrieval_task, score
 from .classical import MIN_SECONDS, SAMPLING_RATE
 from .retrieval import average_searches, searches_with_intervals, similarities
 
 HOP_LENGTH = 2048  # samples
+
+CHROMA_RATE = SAMPLING_RATE / HOP_LENGTH  # Hz
 
 NUM_MFCC = 20
 
@@ -78,22 +82,9 @@ def extract_frames(waveform: np.ndarray) -> SongFrames:
 def frames_of(excerpt: Excerpt, songs: Mapping[str, SongFrames]) -> SongFrames:
     """Return the frames of an excerpt, at least one. `songs` maps ids to the frames of songs."""
     frames = songs[excerpt.song.id]
-    rate = SAMPLING_RATE / HOP_LENGTH
-    start = min(round(excerpt.start * rate), frames.chroma.shape[1] - 1)
-    stop = max(round(excerpt.end * rate), start + 1)
+    start = min(round(excerpt.start * CHROMA_RATE), frames.chroma.shape[1] - 1)
+    stop = max(round(excerpt.end * CHROMA_RATE), start + 1)
     return SongFrames(frames.chroma[:, start:stop], frames.mfcc[:, start:stop])
-
-
-def resample_frames(frames: np.ndarray, count: int) -> np.ndarray:
-    """
-    Average frames `(values, frames)` over `count` intervals of equal length, each frame weighted by the part of it
-    that lies in the interval: `(values, count)`.
-    """
-    edges = np.linspace(0, frames.shape[1], count + 1)
-    sums = np.pad(np.cumsum(frames, axis=1, dtype=np.float64), [(0, 0), (1, 0)])
-    places = np.arange(frames.shape[1] + 1)
-    totals = np.stack([np.interp(edges, places, row) for row in sums])
-    return np.diff(totals, axis=1) / np.diff(edges)
 
 
 def frames_of_songs(songs: Sequence[LabeledSong], num_workers: int = 0) -> dict[str, SongFrames]:
@@ -216,7 +207,7 @@ def _statistics(frames: np.ndarray, deviations: bool) -> np.ndarray:
 
 def _compressed(frames: SongFrames, count: int, power: float) -> np.ndarray:
     """Return resampled and compressed chroma without its mean, `(12, count)`."""
-    chroma = resample_frames(frames.chroma, count)
+    chroma = average_intervals(torch.from_numpy(frames.chroma.T)[None], count)[0].T.double().numpy()
     chroma = (chroma / max(chroma.max(), 1e-9)) ** power
     return chroma - chroma.mean()
 

@@ -69,9 +69,7 @@ class HeadArguments:
         default=False, metadata={"help": "Baseline: a probe of an encoder with random weights."}
     )
     window_seconds: float = field(default=30.0, metadata={"help": "Length of the windows for whole songs."})
-    head_size: int = field(default=512, metadata={"help": "Size of the hidden layer of the head."})
-    head_dropout: float = field(default=0.0, metadata={"help": "Dropout after the hidden layer of the head."})
-    whiten: bool = field(default=True, metadata={"help": "Train a probe on whitened features, which is faster."})
+    head_dropout: float = field(default=0.0, metadata={"help": "Dropout before the last layer of the head."})
     freeze_batch_norm: bool = field(
         default=True, metadata={"help": "Keep the batch-norm statistics of the encoder fixed."}
     )
@@ -114,6 +112,8 @@ class TaskArguments(HeadArguments):
 
     task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
     task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
+    head_size: int = field(default=512, metadata={"help": "Size of the hidden layer of the head."})
+    whiten: bool = field(default=True, metadata={"help": "Train a probe on whitened features, which is faster."})
     log_mel: bool = field(default=False, metadata={"help": "Baseline: a probe of the log-mel spectrogram."})
     label_rate: float | None = field(
         default=None, metadata={"help": "Label frames per second; by default those of the paper."}
@@ -168,15 +168,10 @@ class RetrievalArguments(HeadArguments):
         metadata={"help": "info_nce (in-batch negatives) or vicreg.", "choices": ["info_nce", "vicreg"]},
     )
     temperature: float = field(default=0.1, metadata={"help": "Temperature of info_nce."})
-    embedding_size: int = field(default=128, metadata={"help": "Size of the embeddings."})
-    label_rate: float | None = field(
-        default=5.0, metadata={"help": "Frames per second that the convolutions of the head see."}
-    )
-    head_channels: list[int] = field(
-        default_factory=lambda: [512, 512], metadata={"help": "Channels of the convolutions over time in the head."}
-    )
-    head_kernels: list[int] = field(default_factory=lambda: [5, 3], metadata={"help": "Their kernels; odd."})
-    head_dilations: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Their dilations."})
+    embedding_size: int = field(default=256, metadata={"help": "Size of the embeddings."})
+    head_frames: int = field(default=32, metadata={"help": "Intervals into which the head divides a clip."})
+    head_channels: int = field(default=16, metadata={"help": "Channels of the convolution over the pitch maps."})
+    head_kernel: int = field(default=3, metadata={"help": "Its kernel, in intervals; odd."})
     keep_head: bool = field(
         default=False, metadata={"help": "Start from the head that `model` was saved with, such as a trained probe."}
     )
@@ -197,6 +192,11 @@ class RetrievalArguments(HeadArguments):
             raise ValueError(
                 "A probe reads features that were computed once: leave `speed` at its default, or prepare more "
                 "versions of the songs."
+            )
+        if self.method != "probe" and not self.keep_head:
+            raise ValueError(
+                f"`--method {self.method}` continues from a probe, whose head already finds pitch classes: train one "
+                "with retrieval/probe, and pass its folder as `--model`, with `--keep_head true`."
             )
         if self.keep_head and self.random_encoder:
             raise ValueError("`keep_head` starts from a trained head: it cannot be used with `random_encoder`.")

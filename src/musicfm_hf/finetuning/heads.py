@@ -22,6 +22,7 @@ from ..tasks import get_task, label_names
 from ..tasks.retrieval import get_retrieval_task
 from ..training.files import complete_model
 from .arguments import HeadArguments, RetrievalArguments, TaskArguments
+from .pitch_maps import count_pitch_maps
 
 AnyHeadModel = HeadModel | MusicFMForXVector
 
@@ -76,23 +77,28 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
     return config
 
 
-def retrieval_config(arguments: RetrievalArguments, base: MusicFMConfig) -> MusicFMConfig:
-    """Return the configuration of a model with an embedding head for a retrieval task."""
+def retrieval_config(
+    arguments: RetrievalArguments, base: MusicFMConfig, songs: Sequence[LabeledSong]
+) -> MusicFMConfig:
+    """
+    Return the configuration of a model with an embedding head for a retrieval task. The number of pitch maps depends
+    on the annotations of the training songs, unless the head is kept.
+    """
     values = base.to_dict() | {
         "task": arguments.task,
         "problem_type": None,
         "classifier_outputs": None,
         "class_weights": None,
-        "label_rate": arguments.label_rate,
+        "label_rate": None,
         "label_centered": False,
         "context_seconds": arguments.window_seconds,
         "classifier_layer": arguments.layer,
         "use_weighted_layer_sum": arguments.weighted_layer_sum,
-        "classifier_proj_size": arguments.head_size,
         "classifier_dropout": arguments.head_dropout,
-        "tdnn_dim": arguments.head_channels,
-        "tdnn_kernel": arguments.head_kernels,
-        "tdnn_dilation": arguments.head_dilations,
+        "pitch_maps": base.pitch_maps if arguments.keep_head else count_pitch_maps(songs),
+        "pitch_frames": arguments.head_frames,
+        "pitch_channels": arguments.head_channels,
+        "pitch_kernel": arguments.head_kernel,
         "xvector_output_dim": arguments.embedding_size,
         "contrastive_loss": arguments.loss,
         "contrastive_temperature": arguments.temperature,

@@ -21,16 +21,15 @@ from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
 from ..inference.feature_cache import EncoderFeatures, FeatureCache
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.heads_musicfm import MusicFMXVectorHead
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, RetrievalArguments, pin_revision
 from .heads import add_lora, build_model, retrieval_config
-from .run import WHITENING_CROPS, Finetuned, Splits, collect_results, final_scores
+from .pitch_maps import fit_pitch_maps, freeze_pitch_maps
+from .run import Finetuned, Splits, collect_results, final_scores
 from .run_fingerprint import check_checkpoint, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
-from .whitening import WhitenedLinear, whitened_projector
 
 Embed = Callable[[Sequence[Excerpt]], np.ndarray]
 
@@ -121,12 +120,13 @@ def finetune_retrieval(
         started -= check_checkpoint(Path(checkpoint), fingerprint)
     set_seed(arguments.seed)
     base_license = license_of(task.model, task.revision)
-    config = retrieval_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision))
+    base = AutoConfig.from_pretrained(task.model, revision=task.revision)
+    config = retrieval_config(task, base, splits["train"])
     model, trained, cache = _build(task, arguments, config)
     crops = _crops(task, arguments, splits, config, cache)
-    if isinstance(trained, MusicFMXVectorHead) and task.whiten and not task.keep_head:
-        few = _crops(task, arguments, splits, config, cache, WHITENING_CROPS)
-        trained.float().projector = whitened_projector(trained, few)
+    if cache is not None and not task.keep_head:
+        fit_pitch_maps(trained.float(), cache, splits["train"], arguments.seed, arguments.dataloader_num_workers)
+    freeze_pitch_maps(model.classifier)
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))
@@ -136,8 +136,6 @@ def finetune_retrieval(
         trained, arguments, crops, splits["validation"], embed, config, fingerprint, started, callbacks=callbacks
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    if isinstance(trained, MusicFMXVectorHead) and isinstance(trained.projector, WhitenedLinear):
-        trained.projector = trained.projector.folded()
     scores = final_scores(trainer, splits, is_cached=cache is not None)
     summary = {name: searches_with_intervals(rows) for name, rows in scores.items()}
     about = {"base_licence": base_license, "data": source}
@@ -170,9 +168,8 @@ def _crops(
     splits: Splits,
     config: MusicFMConfig,
     cache: FeatureCache | None,
-    count: int | None = None,
 ) -> PairCrops:
-    """Return the training crops, `count` of them or those of all steps, after filling the cache of a probe."""
+    """Return the training crops of all steps, after filling the cache of a probe."""
     if cache is not None:
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
@@ -183,7 +180,7 @@ def _crops(
         retrieval_task,
         splits["train"],
         cache or ReadWaveform(config, speed=task.speed),
-        count or arguments.max_steps * per_step,
+        arguments.max_steps * per_step,
         task.crop_seconds or retrieval_task.passage_seconds,
         arguments.seed,
         task.classes_per_song,

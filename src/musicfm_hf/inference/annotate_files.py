@@ -1,6 +1,5 @@
 """Annotations of a catalog of files."""
 
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -9,14 +8,15 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ..audio.reading import load_audio
-from ..data.catalog import AUDIO_EXTENSIONS, fetch_audio
-from ..data.identity import audio_place, audio_state, free_name
+from ..data.catalog import AUDIO_EXTENSIONS
+from ..data.decoding import DecodedSong, SongLoader
+from ..data.identity import audio_place, free_name
+from ..data.shares import WHOLE, Share
 from ..tasks import get_task
 from .annotation import annotate
 from .annotation_records import ABSENT, CHANGED, COMPLETE, FOREIGN, OUTDATED, SongFiles, describe_models
 from .embedding import HeadModel, WindowSettings
-from .song_annotation import FORMATS
+from .song_annotation import FORMATS, SongAnnotation
 from .zero_shot import ZeroShotTagger
 
 
@@ -46,10 +46,13 @@ def annotate_files(
     picture: bool = True,
     progress: bool = True,
     tagger: ZeroShotTagger | None = None,
+    num_workers: int = 1,
+    share: Share = WHOLE,
 ) -> AnnotatedFiles:
     """
     Annotate a catalog: for every `(name, source)` the files of [`SongAnnotation.save`] and a picture, named after
     the song without its extension. Two songs whose names would be the same keep their extensions, or get a number.
+    Songs are decoded in workers while the models run.
 
     Args:
         models: As for [`annotate`].
@@ -65,59 +68,76 @@ def annotate_files(
         picture (`bool`): Also draw `name.png`.
         progress (`bool`): Show a progress bar.
         tagger ([`ZeroShotTagger`], *optional*): As for [`annotate`]. Similarities are in the JSON file alone.
+        num_workers (`int`): Number of decoding processes; 0 decodes in this process.
+        share ([`Share`]): Part of `sources` to annotate, if several processes annotate them, by default all. All of
+            them pass the whole catalog, so that they agree on the names of the files.
 
     Returns:
-        [`AnnotatedFiles`]. Truncated files are annotated up to the truncation, and listed as problems.
+        [`AnnotatedFiles`] of the share. Truncated files are annotated up to the truncation, and listed as problems.
 
     Raises:
         ValueError: before any work, if a setting is out of range, or files exist and `existing` is `"refuse"`.
     """
     for model in models.values():
         settings.frames(model.config)
-    output_dir, formats = Path(output_dir), list(formats)
-    places = [audio_place(source, name) for name, source in sources]
-    songs = _song_files(
-        output_dir, [name for name, _ in sources], places, _endings(models, formats, picture), existing
-    )
-    annotated = [song.name for song in songs if song.existing()]
+    formats = list(formats)
+    jobs = _share_of_songs(share, sources, Path(output_dir), _endings(models, formats, picture), existing)
+    annotated = [job.song.name for job in jobs if job.song.existing()]
     if annotated and existing == "refuse":
         raise ValueError(
-            f"{output_dir} has files of {len(annotated)} of {len(songs)} songs, such as {min(annotated)}: choose "
+            f"{output_dir} has files of {len(annotated)} of {len(jobs)} songs, such as {min(annotated)}: choose "
             "another `--output_dir`, or pass `--existing skip` or `--existing overwrite`."
         )
     made_from = describe_models(models, settings, tagger)
-    problems, statuses = [], []
-    jobs = list(zip(songs, places, [source for _, source in sources], strict=True))
-    for song, place, source in tqdm(jobs, unit="song", disable=not progress):
-        if existing == "skip":
-            statuses.append(song.status(made_from, source))
-            reasons = _problems(song, statuses[-1])
-            problems += [(song.name, reason) for reason in reasons]
-            if statuses[-1] not in (ABSENT, OUTDATED):
-                continue
-        try:
-            damage = _annotate_file(
-                models, source, song, made_from | {"place": place}, settings, formats, picture, tagger
-            )
-            problems += [(song.name, reason) for reason in damage]
-        except (ValueError, TypeError, OSError) as error:
-            problems.append((song.name, str(error)))
-    skipped = sum(status not in (ABSENT, OUTDATED) for status in statuses)
-    return AnnotatedFiles(skipped if existing == "skip" else len(annotated), problems, statuses.count(FOREIGN))
+    statuses = [job.song.status(made_from, job.source) if existing == "skip" else ABSENT for job in jobs]
+    pairs = list(zip(jobs, statuses, strict=True))
+    problems = [(job.song.name, reason) for job, status in pairs for reason in _problems(job.song, status)]
+    remaining = {job.song.name: job for job, status in pairs if status in (ABSENT, OUTDATED)}
+    rate = _sampling_rate(models, tagger)
+    contents = [(name, job.source) for name, job in remaining.items()]
+    loader = SongLoader(contents, rate, 0, num_workers, in_order=False)
+    skipped = len(jobs) - len(remaining)
+    with tqdm(total=len(jobs), initial=skipped, unit="song", disable=not progress) as bar:
+        for number, decoded in enumerate(loader, 1):
+            try:
+                annotation = annotate(models, decoded.content, rate, *settings[1:], tagger)  # all but the layer
+                _write(annotation, remaining[decoded.name], decoded, rate, made_from, formats, picture)
+            except (ValueError, TypeError, OSError) as error:
+                problems.append((decoded.name, str(error)))
+            bar.update(skipped + number + len(loader.unusable) - bar.n)
+        bar.update(len(jobs) - bar.n)
+    number = skipped if existing == "skip" else len(annotated)
+    return AnnotatedFiles(number, problems + loader.problems, statuses.count(FOREIGN))
 
 
-def _song_files(
-    output_dir: Path, sources: Sequence[str], places: Sequence[str], endings: Sequence[str], existing: str
-) -> list[SongFiles]:
-    """Return the files of each song. With `existing="skip"`, names of other annotated songs are not used."""
-    names = song_names(sources)
-    if existing != "skip":
-        return [SongFiles(output_dir, name, endings) for name in names]
+def _sampling_rate(models: Mapping[str, HeadModel], tagger: ZeroShotTagger | None) -> int:
+    """Return the rate at which songs are decoded, that of the first model; others resample."""
+    rates = [model.config.sampling_rate for model in models.values()]
+    return (rates if tagger is None else [*rates, tagger.sampling_rate])[0]
+
+
+class _Job(NamedTuple):
+    """The files of a song, its audio, and the place of the audio."""
+
+    song: SongFiles
+    source: Any
+    place: str
+
+
+def _share_of_songs(
+    share: Share, sources: Sequence[tuple[str, Any]], output_dir: Path, endings: Sequence[str], existing: str
+) -> list[_Job]:
+    """Return the songs of a share, with names that no other song of the whole catalog has."""
+    names = song_names([name for name, _ in sources])
     taken = frozenset(names)
-    return [
-        SongFiles(output_dir, free_name(name, partial(_is_free, output_dir, name, place, taken)), endings)
-        for name, place in zip(names, places, strict=True)
-    ]
+    jobs = []
+    for position in share.select(sources):
+        (source_name, source), name = sources[position], names[position]
+        place = audio_place(source, source_name)
+        if existing == "skip":  # names of other annotated songs are not used
+            name = free_name(name, partial(_is_free, output_dir, name, place, taken))
+        jobs.append(_Job(SongFiles(output_dir, name, endings), source, place))
+    return jobs
 
 
 def _is_free(output_dir: Path, name: str, place: str, taken: Collection[str], candidate: str) -> bool:
@@ -161,28 +181,18 @@ def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: b
     return [ending for kind, ending in endings if kind in formats] + ["png"] * picture
 
 
-def _annotate_file(
-    models: Mapping[str, HeadModel],
-    source: Any,
-    song: SongFiles,
+def _write(
+    annotation: SongAnnotation,
+    job: _Job,
+    decoded: DecodedSong,
+    rate: int,
     made_from: Mapping[str, Any],
-    settings: WindowSettings,
     formats: Sequence[str],
     picture: bool,
-    tagger: ZeroShotTagger | None,
-) -> list[str]:
-    """Annotate a song, and return the damage of its audio."""
-    rates = [model.config.sampling_rate for model in models.values()]
-    rate = (rates if tagger is None else [*rates, tagger.sampling_rate])[0]
-    content = fetch_audio(source)
-    state = audio_state(content)  # before the audio is read, in case that it is replaced meanwhile
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        audio = load_audio(content, rate)
-    damage = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    annotation = annotate(
-        models, audio, rate, settings.window_seconds, settings.overlap_seconds, settings.batch_size, tagger
-    )
-    draw = partial(annotation.draw, waveform=audio, sampling_rate=rate, title=PurePosixPath(song.name).name)
-    song.write(annotation, {**made_from, "state": state, "damage": damage}, draw if picture else None, formats)
-    return damage
+) -> None:
+    """Write the files of a song; `rate` is that of the decoded audio."""
+    title = PurePosixPath(job.song.name).name
+    draw = partial(annotation.draw, waveform=decoded.content, sampling_rate=rate, title=title)
+    damage = [] if decoded.problem is None else [decoded.problem]
+    record = {**made_from, "place": job.place, "state": decoded.state, "damage": damage}
+    job.song.write(annotation, record, draw if picture else None, formats)

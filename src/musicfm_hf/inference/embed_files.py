@@ -4,6 +4,7 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..data.decoding import SongLoader, keyed_waveforms
 from ..data.identity import audio_place, audio_state, free_name
+from ..data.shares import WHOLE, Share
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, average_times
 from ..training.files import write_safetensors
@@ -33,11 +35,12 @@ def embed_files(
     metadata: dict[str, str] | None = None,
     num_workers: int = 1,
     progress: bool = True,
+    share: Share = WHOLE,
 ) -> list[tuple[str, str]]:
     """
     Embed a catalog: each `(name, source)` gives a file `output_dir/name.safetensors` with the tensors `embeddings`
-    and, unless pooled to one vector, `times` (seconds); its metadata record how it was made. Files are decoded in
-    workers while the model runs, written under a temporary name and then renamed.
+    and, unless pooled to one vector, `times` (seconds); its metadata record how it was made. Songs are decoded in
+    workers, and files written in a thread, while the model runs. Files have a temporary name until they are complete.
 
     An existing file is kept if it was made with the same weights and settings from the same audio: the same path, size
     and modification time, or the same row of a data set with the same content. A file that was made from other audio
@@ -53,9 +56,11 @@ def embed_files(
         metadata: Further metadata of every file, such as `model` and `revision`.
         num_workers (`int`): Number of decoding processes; 0 decodes in this process.
         progress (`bool`): Show a progress bar with seconds of audio per second.
+        share ([`Share`]): Part of `sources` to embed, if several processes embed them, by default all. All of them
+            pass the whole catalog, so that they agree on the names of the files.
 
     Returns:
-        `(name, problem)` for each source that could not be read, or could be read only in part.
+        `(name, problem)` for each source of the share that could not be read, or could be read only in part.
 
     Raises:
         ValueError: before any work, if a setting is out of range, two sources have the same name, or a name leads out
@@ -66,28 +71,66 @@ def embed_files(
     _check_names([name for name, _ in sources])
     recorded |= {"weights": weights_digest(model), "format": str(FORMAT)} | (metadata or {})
     names = {name for name, _ in sources}
+    sources = [sources[position] for position in share.select(sources)]
     planned = {name: _plan(name, audio_place(source, name), Path(output_dir), names) for name, source in sources}
     remaining, problems = _remaining_sources(sources, planned, recorded)
-    loader = SongLoader(remaining, model.config.sampling_rate, model.config.min_samples, num_workers)
+    config = model.config
+    loader = SongLoader(remaining, config.sampling_rate, config.min_samples, num_workers, in_order=False)
     seconds, began = 0.0, time.perf_counter()
     finished = len(sources) - len(remaining)
-    with tqdm(total=len(sources), initial=finished, unit="song", disable=not progress) as bar:
+    with (
+        tqdm(total=len(sources), initial=finished, unit="song", disable=not progress) as bar,
+        _FileWriter(problems) as writer,
+    ):
         for song, embeddings in embed_songs(model, keyed_waveforms(loader), settings):
-            tensors = _pooled(embeddings, pool, model.config, model.dtype)
             path, place, _ = planned[song.name]
             notes = recorded | {"source": song.origin, "source_place": place, "source_state": song.state}
-            try:
-                write_safetensors(path, tensors, notes | ({"problem": song.problem} if song.problem else {}))
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG:
-                    raise
-                problems.append((song.name, str(error)))
+            notes |= {"problem": song.problem} if song.problem else {}
+            writer.write(song.name, path, _pooled(embeddings, pool, config, model.dtype), notes)
             finished += 1
-            seconds += len(embeddings.frames) / model.config.frame_rate
+            seconds += len(embeddings.frames) / config.frame_rate
             bar.set_postfix_str(f"{seconds / (time.perf_counter() - began):.1f} audio s/s", refresh=False)
             bar.update(finished + len(loader.unusable) - bar.n)
         bar.update(len(sources) - bar.n)
     return problems + loader.problems
+
+
+class _FileWriter:
+    """
+    Writes files in a thread, one after another, while the caller goes on. Only one file waits to be written, so memory
+    is bounded. Songs whose names are too long become problems; other errors are raised at the next file or at the end.
+    """
+
+    def __init__(self, problems: list[tuple[str, str]]):
+        self._problems = problems
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future | None = None
+
+    def __enter__(self) -> "_FileWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._finish()
+
+    def write(self, name: str, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        """Begin to write the file of a song, as soon as the file before it is written."""
+        self._finish()
+        self._pending = self._thread.submit(self._write, name, path, tensors, metadata)
+
+    def _finish(self) -> None:
+        """Wait for the last file, and raise its error."""
+        if self._pending is not None:
+            self._pending.result()
+
+    def _write(self, name: str, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        try:
+            write_safetensors(path, tensors, metadata)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            self._problems.append((name, str(error)))
 
 
 def _settings_metadata(model: EncoderModel, settings: WindowSettings, pool: str | float) -> dict[str, str]:

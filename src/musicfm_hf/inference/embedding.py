@@ -151,9 +151,8 @@ def embed_songs(
     """
     check_encoder(model)
     config = model.config
-    settings.frames(config)  # raises before any work
-    enough = 1 if settings.batch_size == 1 else 4 * settings.batch_size
-    pending: list[_PendingWindow] = []
+    window_frames, _ = settings.frames(config)  # raises before any work
+    pending = _PendingWindows(settings.batch_size, config.window_samples(window_frames))
     with eval_mode(model):
         for key, waveform in songs:
             if len(waveform) < config.min_samples:
@@ -164,11 +163,11 @@ def embed_songs(
                 song.waveform = normalize_waveform(waveform)
             windows = settings.plan(config, len(waveform), song.num_frames)
             song.missing = len(windows)
-            pending += [_PendingWindow(song, window) for window in windows]
-            while len(pending) >= enough:
-                yield from _encode_batch(model, pending, settings, mix)
-        while pending:
-            yield from _encode_batch(model, pending, settings, mix)
+            pending.add(_PendingWindow(song, window) for window in windows)
+            while pending.are_enough:
+                yield from _encode_batch(model, pending.take(), settings, mix)
+        while pending.windows:
+            yield from _encode_batch(model, pending.take(), settings, mix)
 
 
 class _Song:
@@ -193,15 +192,52 @@ class _PendingWindow(NamedTuple):
         return self.window.stop_sample - self.window.start_sample
 
 
+class _PendingWindows:
+    """
+    Windows that wait for others of similar length: as much audio as four batches of whole windows, so that memory is
+    bounded and batches need little padding.
+    """
+
+    def __init__(self, batch_size: int, window_samples: int):
+        self.windows: list[_PendingWindow] = []
+        self._batch_size = batch_size
+        self._most_samples, self._most_windows = 4 * batch_size * window_samples, 16 * batch_size
+        self._samples = 0
+
+    @property
+    def are_enough(self) -> bool:
+        """Whether a batch should be encoded now. A single window has nothing to wait for."""
+        if self._batch_size == 1:
+            return bool(self.windows)
+        return self._samples >= self._most_samples or len(self.windows) >= self._most_windows
+
+    def add(self, windows: Iterable[_PendingWindow]) -> None:
+        """Add the windows of a song."""
+        for window in windows:
+            self.windows.append(window)
+            self._samples += window.length
+
+    def take(self) -> list[_PendingWindow]:
+        """
+        Remove the windows of the next batch, neighbors in length with the least share of padding, and return them,
+        with the longest first. Windows of equal length are taken in order, and so are those of a song.
+        """
+        self.windows.sort(key=lambda window: -window.length)  # stable
+        lengths = np.array([window.length for window in self.windows])
+        size = min(self._batch_size, len(lengths))
+        sums = np.convolve(lengths, np.ones(size, int), "valid")
+        first = int(np.argmin(size * lengths[: len(sums)] / sums))
+        batch = self.windows[first : first + size]
+        del self.windows[first : first + size]
+        self._samples -= int(sums[first])
+        return batch
+
+
 def _encode_batch(
-    model: EncoderModel, pending: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
+    model: EncoderModel, chosen: list[_PendingWindow], settings: WindowSettings, mix: torch.Tensor | None
 ) -> Iterator[tuple[Any, FrameEmbeddings]]:
-    """Encode the oldest window together with windows of similar length, and yield the songs that become complete."""
-    oldest = pending[0].length
-    chosen = sorted(pending, key=lambda item: abs(item.length - oldest))[: settings.batch_size]
-    for item in chosen:
-        pending.remove(item)
-    longest = max(item.length for item in chosen)
+    """Encode a batch of windows, with the longest first, and yield the songs that become complete."""
+    longest = chosen[0].length
     input_values = torch.zeros(len(chosen), longest, dtype=torch.float32)
     attention_mask = torch.zeros(len(chosen), longest, dtype=torch.bool)
     for row, (song, window) in enumerate(chosen):

@@ -14,7 +14,18 @@ from .exported import EncoderModel
 
 # Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
 # Transformers. The dtype is that of the weights.
-_HEADS = ("class", "decoding", "freeze_", "id2label", "label", "problem_type", "task", "use_weighted")
+_HEADS: tuple[str, ...] = (
+    "class",
+    "contrastive_",
+    "decoding",
+    "freeze_",
+    "id2label",
+    "label",
+    "pitch_",
+    "problem_type",
+    "task",
+)
+_HEADS += ("use_weighted", "vicreg_", "xvector_")
 
 _PRETRAINING = ("codebook", "cqt_", "kmeans", "mask_", "mixup_", "num_codebooks", "quantizer_", "target_")
 

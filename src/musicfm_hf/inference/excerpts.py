@@ -8,7 +8,7 @@ import torch
 from ..audio.reading import load_audio
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.heads_musicfm import MusicFMXVectorHead
+from ..model.heads_musicfm import MusicFMEmbeddingHead
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import Excerpt
 from .embedding import WindowSettings, cast_to_module, embed_songs, eval_mode
@@ -19,7 +19,7 @@ PASSAGE_SECONDS = 20.0  # length of the passages of longer excerpts, unless the 
 
 
 def embed_excerpts(
-    model: MusicFMForXVector | MusicFMXVectorHead,
+    model: MusicFMForXVector | MusicFMEmbeddingHead,
     excerpts: Sequence[Excerpt],
     settings: WindowSettings,
     cache: FeatureCache | None = None,
@@ -40,13 +40,13 @@ def embed_excerpts(
     Raises:
         ValueError: if a head is given alone and without a cache.
     """
-    head = model if isinstance(model, MusicFMXVectorHead) else model.classifier
+    head = model if isinstance(model, MusicFMEmbeddingHead) else model.classifier
     config = head.config
     seconds = (config.decoding or {}).get("passage_seconds", PASSAGE_SECONDS)
     frames: Iterable[tuple[LabeledSong, torch.Tensor]]
     if cache is not None:
         frames = ((song, _mixed(head, cache.read(song).float())) for song in _songs(excerpts))
-    elif isinstance(model, MusicFMXVectorHead):
+    elif isinstance(model, MusicFMEmbeddingHead):
         raise ValueError("A head alone has no encoder: give the whole model, or a cache of features.")
     else:
         frames = _encoded(model, _songs(excerpts), settings)
@@ -73,7 +73,7 @@ def _songs(excerpts: Iterable[Excerpt]) -> list[LabeledSong]:
     return list({excerpt.song.id: excerpt.song for excerpt in excerpts}.values())
 
 
-def _mixed(head: MusicFMXVectorHead, frames: torch.Tensor) -> torch.Tensor:
+def _mixed(head: MusicFMEmbeddingHead, frames: torch.Tensor) -> torch.Tensor:
     """Return frames `(frames, width)` of a cache that may hold several layers."""
     with torch.no_grad():
         return frames if frames.ndim == 2 else head.mix(frames[None])[0]

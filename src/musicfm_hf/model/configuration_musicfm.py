@@ -48,6 +48,10 @@ _POSITIVE_INTEGERS = (
     "cqt_bins",
     "cqt_bins_per_octave",
     "classifier_proj_size",
+    "pitch_maps",
+    "pitch_frames",
+    "pitch_channels",
+    "pitch_kernel",
     "xvector_output_dim",
 )
 _POSITIVE_NUMBERS = (
@@ -210,10 +214,12 @@ class MusicFMConfig(PreTrainedConfig):
             `problem_type` (`"single_label_classification"`: softmax; `"multi_label_classification"`: sigmoids) and
             `loss_weight`. By default, a single output with all labels and the `problem_type` of the configuration.
         class_weights (`list[float]`, *optional*): Weight of each label in the loss; for sigmoids, of its positives.
-        tdnn_dim, tdnn_kernel, tdnn_dilation (`list[int]`, default to `[512, 512]`, `[5, 3]` and `[1, 2]`): Channels,
-            kernels (odd) and dilations of the convolutions over time in the head of [`MusicFMForXVector`], at
-            `label_rate`. Empty lists are no convolutions.
-        xvector_output_dim (`int`, defaults to 512): Size of the embeddings of that head.
+        pitch_maps (`int`, defaults to 2): Number of maps of twelve pitch classes that the head of
+            [`MusicFMForXVector`] computes from each frame.
+        pitch_frames (`int`, defaults to 32): Number of intervals into which that head divides a clip.
+        pitch_channels, pitch_kernel (`int`, default to 16 and 3): Channels, and odd kernel in intervals, of the
+            convolution over these maps.
+        xvector_output_dim (`int`, defaults to 256): Size of the embeddings of that head.
         contrastive_loss (`str`, *optional*): Loss of that head: `"info_nce"` or `"vicreg"`; `None` in models with
             another head.
         contrastive_temperature (`float`, defaults to 0.1): Temperature of `"info_nce"`.
@@ -307,10 +313,11 @@ class MusicFMConfig(PreTrainedConfig):
     classifier_dropout: float = 0.0
     classifier_outputs: list[dict] | None = None
     class_weights: list[float] | None = None
-    tdnn_dim: list[int] | tuple[int, ...] = (512, 512)
-    tdnn_kernel: list[int] | tuple[int, ...] = (5, 3)
-    tdnn_dilation: list[int] | tuple[int, ...] = (1, 2)
-    xvector_output_dim: int = 512
+    pitch_maps: int = 2
+    pitch_frames: int = 32
+    pitch_channels: int = 16
+    pitch_kernel: int = 3
+    xvector_output_dim: int = 256
     contrastive_loss: str | None = None
     contrastive_temperature: float = 0.1
     vicreg_invariance_weight: float = 25.0
@@ -638,10 +645,7 @@ class MusicFMConfig(PreTrainedConfig):
         require(valid, "classifier_outputs", f"outputs with {self.num_labels} labels in total, as in `id2label`")
         valid = self.class_weights is None or len(self.class_weights) == self.num_labels
         require(valid, "class_weights", f"{self.num_labels} numbers, one for each label")
-        for name in ("tdnn_dim", "tdnn_kernel", "tdnn_dilation"):
-            valid = self._is_list(name, int) and len(getattr(self, name)) == len(self.tdnn_dim)
-            require(valid, name, "a list of positive integers, as long as `tdnn_dim`")
-        require(all(kernel % 2 for kernel in self.tdnn_kernel), "tdnn_kernel", "a list of odd integers")
+        require(self.pitch_kernel % 2 == 1, "pitch_kernel", "odd")
         losses = (None, "info_nce", "vicreg")
         require(self.contrastive_loss in losses, "contrastive_loss", "info_nce or vicreg, or None for other heads")
 

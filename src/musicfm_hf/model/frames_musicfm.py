@@ -96,6 +96,30 @@ def average_times(num_frames: int, frame_rate: float, target_rate: float, frame_
     return (bounds[1:] + bounds[:-1]) / 2
 
 
+def average_intervals(frames: torch.Tensor, count: int, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    Average frames over `count` intervals of equal length that divide an item. Each frame is weighted by the part of it
+    that lies in the interval.
+
+    Args:
+        frames (`torch.Tensor` of shape `(batch, frames, values)`): Any values.
+        count (`int`): Number of intervals; more than there are frames repeats them.
+        counts (`torch.Tensor` of shape `(batch,)`, *optional*): Number of frames in each item that are not padding.
+
+    Returns:
+        `(batch, count, values)` in the dtype of `frames`.
+    """
+    if counts is None:
+        counts = torch.full(frames.shape[:1], frames.shape[1], device=frames.device)
+    edges = counts[:, None] * torch.linspace(0, 1, count + 1, dtype=torch.float64, device=frames.device)
+    place = torch.arange(frames.shape[1], device=frames.device)
+    # Overlap of interval j and frame k, as a share of the interval.
+    stop = torch.minimum(edges[:, 1:, None], place + 1.0)
+    start = torch.maximum(edges[:, :-1, None], place.double())
+    weights = (stop - start).clamp(min=0) / (counts / count)[:, None, None]  # (batch, count, frames)
+    return (weights.to(torch.float32) @ frames.float()).to(frames.dtype)
+
+
 def label_settings(config: MusicFMConfig) -> tuple[float, float, float, bool]:
     """
     Return the arguments of [`average_frames`] that average frames of a model to its labels' rate.
@@ -108,4 +132,4 @@ def label_settings(config: MusicFMConfig) -> tuple[float, float, float, bool]:
     return config.frame_rate, config.label_rate, config.frame_offset, config.label_centered
 
 
-__all__ = ["average_frames", "average_times", "count_averages", "label_settings"]
+__all__ = ["average_frames", "average_intervals", "average_times", "count_averages", "label_settings"]

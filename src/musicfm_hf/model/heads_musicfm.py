@@ -6,10 +6,13 @@ from transformers.modeling_outputs import XVectorOutput
 
 from .configuration_musicfm import MusicFMConfig
 from .contrastive_musicfm import contrastive_loss
-from .frames_musicfm import average_frames, count_averages, label_settings
+from .frames_musicfm import average_frames, average_intervals, label_settings
 from .losses_musicfm import classification_loss
 from .outputs_musicfm import MusicFMClassifierOutput
-from .padding_musicfm import valid_frames, zero_padding
+from .padding_musicfm import valid_frames
+from .spectrogram_musicfm import fourier_matrices, is_exporting
+
+PITCH_CLASSES = 12
 
 
 class MusicFMHead(nn.Module):
@@ -23,16 +26,17 @@ class MusicFMHead(nn.Module):
     Args:
         config ([`MusicFMConfig`]): Outputs, rates, sizes.
         input_size (`int`, *optional*): Width of the input; `config.hidden_size` by default.
+        hidden_size (`int`, *optional*): Width of the output; `config.classifier_proj_size` by default.
     """
 
-    def __init__(self, config: MusicFMConfig, input_size: int | None = None):
+    def __init__(self, config: MusicFMConfig, input_size: int | None = None, hidden_size: int | None = None):
         super().__init__()
         self.config = config
         input_size = input_size or config.hidden_size
         if config.use_weighted_layer_sum:
             self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
         self.layer_norm = nn.LayerNorm(input_size, eps=config.layer_norm_eps)
-        self.projector = nn.Linear(input_size, config.classifier_proj_size)
+        self.projector = nn.Linear(input_size, hidden_size or config.classifier_proj_size)
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -93,26 +97,24 @@ class MusicFMClassifier(MusicFMHead):
         return self.output(self.dropout(hidden))
 
 
-class MusicFMXVectorHead(MusicFMHead):
+class MusicFMEmbeddingHead(MusicFMHead):
     """
-    Embedding head: frames averaged to `config.label_rate` (if set), a layer norm and one hidden layer for each frame,
-    convolutions over time, the mean and the standard deviation of their outputs over time, and a linear layer. Snyder
-    et al., *X-vectors: Robust DNN Embeddings for Speaker Recognition*, ICASSP 2018.
+    Embedding head whose output does not depend on the key, to the extent that its first layer finds pitch classes. It
+    consists of a layer norm and a linear layer, which map each frame to `config.pitch_maps` maps of the twelve pitch
+    classes; their averages over `config.pitch_frames` intervals of the clip; a convolution that is circular over the
+    pitch classes; the magnitudes of the two-dimensional Fourier transform of all maps; and a linear layer.
 
-    The convolutions are padded with zeros, and set padding to zero before every one, so that an item in a padded batch
-    gets the embedding that it gets alone. They see successions of notes and chords, which make up a song in any key.
+    A rotation of the pitch classes or a shift in time changes only the phases of the transform. Bertin-Mahieux and
+    Ellis, *Large-scale cover song recognition using the 2D Fourier transform magnitude*, ISMIR 2012, apply it to
+    chroma.
     """
 
     def __init__(self, config: MusicFMConfig, input_size: int | None = None):
-        super().__init__(config, input_size)
-        widths = [config.classifier_proj_size, *config.tdnn_dim]
-        self.tdnn = nn.ModuleList(
-            nn.Conv1d(width, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation)
-            for width, channels, kernel, dilation in zip(
-                widths, config.tdnn_dim, config.tdnn_kernel, config.tdnn_dilation, strict=False
-            )
-        )
-        self.output = nn.Linear(2 * widths[-1], config.xvector_output_dim)
+        super().__init__(config, input_size, PITCH_CLASSES * config.pitch_maps)
+        maps, kernel = config.pitch_maps, config.pitch_kernel
+        self.convolution = nn.Conv2d(maps, config.pitch_channels, (PITCH_CLASSES, kernel), padding=(0, kernel // 2))
+        magnitudes = PITCH_CLASSES * (config.pitch_frames // 2 + 1)
+        self.output = nn.Linear((maps + config.pitch_channels) * magnitudes, config.xvector_output_dim, bias=False)
 
     def forward(
         self, hidden_states: torch.Tensor, counts: torch.Tensor | None = None, labels: torch.Tensor | None = None
@@ -125,27 +127,46 @@ class MusicFMXVectorHead(MusicFMHead):
         Returns:
             [`~transformers.modeling_outputs.XVectorOutput`] without hidden states.
         """
-        frames = self.mix(hidden_states)
-        if self.config.label_rate is not None:
-            frames = self.pool(frames, counts)
-            counts = None if counts is None else count_averages(counts, *label_settings(self.config))
-        mask = None if counts is None else valid_frames(0, frames.shape[1], counts)[:, None]  # (batch, 1, frames)
-        hidden = nn.functional.relu(self.projector(self.normalize(frames))).transpose(1, 2)
-        for convolution in self.tdnn:
-            hidden = nn.functional.relu(convolution(zero_padding(hidden, mask)))
-        logits = self.output(self.dropout(_statistics(hidden, mask)))
+        maps = self.pitch_maps(self.mix(hidden_states), counts)
+        wrapped = torch.cat([maps, maps[:, :, : PITCH_CLASSES - 1]], dim=2)
+        maps = torch.cat([maps, nn.functional.relu(self.convolution(wrapped))], dim=1)
+        logits = self.output(self.dropout(_magnitudes(maps).flatten(1).to(self.output.weight.dtype)))
         loss = None if labels is None else contrastive_loss(self.config, logits, labels)
         return XVectorOutput(loss=loss, logits=logits, embeddings=nn.functional.normalize(logits.float(), dim=-1))
 
+    def pitch_maps(self, frames: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Compute the maps of pitch classes: `(batch, frames, width)` → `(batch, pitch_maps, 12, pitch_frames)`, in the
+        dtype of the weights.
+        """
+        projected = self.projector(self.normalize(frames))  # (batch, frames, maps * 12)
+        averages = average_intervals(projected, self.config.pitch_frames, counts)
+        return averages.transpose(1, 2).unflatten(1, (self.config.pitch_maps, PITCH_CLASSES))
 
-def _statistics(frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return mean and deviation over time, without padding: `(batch, width, frames)` → `(batch, 2 * width)`."""
-    values = frames.float()
-    count = frames.shape[-1] if mask is None else mask.sum(-1).clamp(min=1)  # (batch, 1)
-    mean = zero_padding(values, mask).sum(-1) / count
-    variance = zero_padding((values - mean[..., None]).square(), mask).sum(-1) / count
-    deviation = (variance + 1e-5).sqrt()  # the root has no gradient at 0
-    return torch.cat([mean, deviation], dim=-1).to(frames.dtype)
+
+def _magnitudes(maps: torch.Tensor) -> torch.Tensor:
+    """
+    Return the magnitudes of the two-dimensional Fourier transform of maps `(…, pitch classes, frames)` without their
+    means, float32 `(…, pitch classes, frames // 2 + 1)`. Each map is scaled to the same loudness.
+    """
+    maps = maps.float()
+    # 1e-6: The root has no gradient at 0.
+    magnitudes = (_power(maps - maps.mean((-2, -1), keepdim=True)) + 1e-6).sqrt()
+    return magnitudes / magnitudes.square().mean((-2, -1), keepdim=True).sqrt()
 
 
-__all__ = ["MusicFMClassifier", "MusicFMHead", "MusicFMXVectorHead"]
+def _power(maps: torch.Tensor) -> torch.Tensor:
+    """Return the squared magnitudes of the two-dimensional Fourier transform, for frequencies in time from 0 on."""
+    if not is_exporting():
+        spectrum = torch.fft.rfft2(maps)
+        return spectrum.real.square() + spectrum.imag.square()
+    # Few runtimes of exported models have Fourier transforms.
+    classes, frames = maps.shape[-2:]
+    class_cosines, class_sines = fourier_matrices(classes, classes, maps.device)
+    cosines, sines = fourier_matrices(frames, frames // 2 + 1, maps.device)
+    real, imaginary = maps @ cosines, maps @ sines
+    power = (class_cosines @ real - class_sines @ imaginary).square()
+    return power + (class_cosines @ imaginary + class_sines @ real).square()
+
+
+__all__ = ["MusicFMClassifier", "MusicFMEmbeddingHead", "MusicFMHead"]

@@ -23,7 +23,7 @@ from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, count_averages, label_settings
-from .heads_musicfm import MusicFMClassifier, MusicFMHead, MusicFMXVectorHead
+from .heads_musicfm import MusicFMClassifier, MusicFMEmbeddingHead, MusicFMHead
 from .keywords_musicfm import check_keywords
 from .losses_musicfm import token_loss
 from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
@@ -874,12 +874,12 @@ class MusicFMForAudioClassification(_MusicFMWithClassifier):
 
 class MusicFMForXVector(_MusicFMWithHead):
     """
-    Model that embeds clips, so that clips of the same music lie near each other. Its layers over time and its pooling
-    are those of an x-vector network, as in the `ForXVector` models of Transformers; its loss is contrastive.
+    Model that embeds clips, so that clips of the same music lie near each other in any key. Its inputs and outputs are
+    those of the `ForXVector` models of Transformers; its loss is contrastive.
     """
 
-    head_class = MusicFMXVectorHead
-    classifier: MusicFMXVectorHead
+    head_class = MusicFMEmbeddingHead
+    classifier: MusicFMEmbeddingHead
 
     @can_return_tuple
     def forward(

@@ -93,12 +93,21 @@ def _power_by_products(waveform: torch.Tensor, window: torch.Tensor, count: int,
     runtimes of exported models have Fourier transforms.
     """
     size = len(window)
-    sample = torch.arange(size, device=waveform.device)
-    frames = waveform[:, torch.arange(count, device=waveform.device)[:, None] * hop + sample] * window
-    place = sample[:, None] * sample[: size // 2 + 1] % size  # of each product of a sample and a frequency on a circle
-    angle = sample.double() * (2 * math.pi / size)
-    cosines, sines = angle.cos().float()[place], angle.sin().float()[place]
+    start = torch.arange(count, device=waveform.device)[:, None] * hop
+    frames = waveform[:, start + torch.arange(size, device=waveform.device)] * window
+    cosines, sines = fourier_matrices(size, size // 2 + 1, waveform.device)
     return (frames @ cosines).square() + (frames @ sines).square()
+
+
+def fourier_matrices(size: int, frequencies: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return the cosines and sines of a Fourier transform of `size` values, float32 `(size, frequencies)`: its real part
+    is the product with the cosines, and its imaginary part is minus the product with the sines.
+    """
+    place = torch.arange(size, device=device)
+    angle = place.double() * (2 * math.pi / size)
+    turned = place[:, None] * place[:frequencies] % size
+    return angle.cos().float()[turned], angle.sin().float()[turned]
 
 
 def _reflect(waveform: torch.Tensor, attention_mask: torch.Tensor | None, pad: int) -> torch.Tensor:
@@ -172,4 +181,12 @@ def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, 
         return (20.0 * torch.log10(magnitude.clamp(min=1e-4)) + 40.0) / 20.0
 
 
-__all__ = ["MusicFMLogMel", "chroma", "chroma_filters", "constant_q", "is_exporting", "power_spectrum"]
+__all__ = [
+    "MusicFMLogMel",
+    "chroma",
+    "chroma_filters",
+    "constant_q",
+    "fourier_matrices",
+    "is_exporting",
+    "power_spectrum",
+]

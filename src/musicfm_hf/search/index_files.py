@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..data.decoding import SongLoader, keyed_waveforms
 from ..data.identity import audio_place, audio_state
+from ..data.shares import WHOLE, Share
 from .build import BuildSettings, IndexSummary, build_index
 from .embedders import EmbeddedSong, Embedder
 from .manifest import check_same_settings
@@ -84,16 +85,18 @@ def embed_passages(
     passages: PassageSettings | None = None,
     num_workers: int = 1,
     progress: bool = True,
+    share: Share = WHOLE,
 ) -> EmbeddedCatalog:
     """
     Embed the songs that have no passages in the folder of an index yet, and write shards of them.
 
-    With several processes, each one gets some of the sources; then one of them calls [`build_index`] with the keys of
-    all. For arguments and errors, see [`index_files`].
+    Several processes, each with its `share` of the sources, may write to one folder; when all are done, one of them
+    calls [`build_index`] with the keys of all. For other arguments and errors, see [`index_files`].
     """
     passages = passages or PassageSettings(embedder.default_seconds, embedder.default_seconds)
     passages.check(embedder.min_samples / embedder.sampling_rate)
     _check_names(name for name, _ in sources)
+    sources = [sources[position] for position in share.select(sources)]
     made = embedder.describe() | {"passage_seconds": passages.seconds, "hop_seconds": passages.hop_seconds}
     present = _present_songs(output_dir, made)
     keys, problems, remaining = [], [], []
@@ -106,7 +109,7 @@ def embed_passages(
         else:
             remaining.append((name, source))
     places = {name: audio_place(source, name) for name, source in remaining}
-    loader = SongLoader(remaining, embedder.sampling_rate, embedder.min_samples, num_workers)
+    loader = SongLoader(remaining, embedder.sampling_rate, embedder.min_samples, num_workers, in_order=False)
     writer = _ShardWriter(Path(output_dir), made)
     with tqdm(total=len(sources), initial=len(keys), unit="song", disable=not progress) as bar:
         for song in embedder.embed_songs(keyed_waveforms(loader), passages):

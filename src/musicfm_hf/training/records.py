@@ -86,15 +86,28 @@ def environment() -> dict[str, Any]:
     """Return the `versions` of packages, the version of `python`, and the `machine` of this process."""
     packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "librosa", "numpy")
     scoring = ("mir_eval", "scikit-learn")  # of the extra `tasks`
-    processor = next(
-        (line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.processor()
-    )
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "versions": {name: version(name) for name in (*packages, *filter(_is_installed, scoring))},
         "python": platform.python_version(),
-        "machine": devices or f"{os.cpu_count()} cores of {processor}",
+        "machine": devices or f"{os.cpu_count()} cores of {processor_name()}",
     }
+
+
+def processor_name() -> str:
+    """Return the name of the processor."""
+    return _cpu_entry("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the names of the instruction sets of the processor, as Linux calls them; empty on other systems."""
+    return frozenset((_cpu_entry("flags") or _cpu_entry("Features")).split())
+
+
+def _cpu_entry(name: str) -> str:
+    """Return the first entry of a name in /proc/cpuinfo, or an empty text."""
+    lines = (line.partition(":") for line in _cpu_info())
+    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
 
 
 def _is_installed(package: str) -> bool:

@@ -1,0 +1,117 @@
+"""`--shard` and `--dtype auto` of `musicfm embed`, `annotate` and `index`."""
+
+import json
+
+import pytest
+import soundfile
+import torch
+from helpers.audio import music
+from helpers.models import head
+from safetensors import safe_open
+
+from musicfm_hf.cli.main import main
+from musicfm_hf.data.shares import Share
+from musicfm_hf.inference import precision
+
+NAMES = [f"{number}.wav" for number in range(6)] + ["broken.mp3"]
+SECOND_OF_TWO = [NAMES[position] for position in Share(2, 2).select([(name, None) for name in NAMES])]
+
+
+@pytest.fixture(scope="module")
+def folder(encoder, tmp_path_factory):
+    """Songs, one of them broken, and a model with a head."""
+    root = tmp_path_factory.mktemp("shards")
+    (root / "songs").mkdir()
+    for number in range(6):
+        soundfile.write(root / f"songs/{number}.wav", music(1.0, seed=number), 24000)
+    (root / "songs/broken.mp3").write_text("no music")
+    head("chord").save_pretrained(root / "chord")
+    (root / "model").symlink_to(encoder)
+    return root
+
+
+COMMANDS = {
+    "embed": "--model model --num_workers 0 --device cpu",
+    "annotate": "--models chord --num_workers 0 --device cpu --no_picture --format json --existing skip",
+    "index": "--model model --num_workers 0 --device cpu --passage_seconds 1",
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def run(request, folder, monkeypatch, tmp_path, capsys):
+    """A function that runs one of the commands with further flags; what it printed."""
+    monkeypatch.chdir(folder)
+
+    def command(*flags: str) -> str:
+        capsys.readouterr()
+        words = [request.param, "songs", "--output_dir", str(tmp_path), *COMMANDS[request.param].split(), *flags]
+        try:
+            main(words)
+        except SystemExit as end:
+            if end.code not in (0, 1):
+                raise
+        return capsys.readouterr().out
+
+    command.name = request.param
+    return command
+
+
+def test_jobs_share_a_folder_and_a_later_run_finds_all_done(run, tmp_path):
+    total = {job: len(Share(job, 2).select([(name, None) for name in NAMES])) for job in (1, 2)}
+    for job in (2, 1):
+        printed = run("--shard", f"{job}/2")
+        broken = ("broken.mp3" in SECOND_OF_TWO) == (job == 2)
+        assert f"{total[job]} songs, {int(broken)} with problems" in printed
+        if run.name == "index":
+            assert f"{total[job] - broken} songs of shard {job}/2 have passages" in printed
+            assert not (tmp_path / "index.json").exists()
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if "problems" not in path.name}
+    printed = run()
+    if run.name == "index":
+        assert "6 songs (0 embedded now)" in printed
+        assert json.loads((tmp_path / "index.json").read_text())["songs"] == 6
+    else:
+        assert {path: path.stat().st_mtime_ns for path in files} == files
+        endings = {"embed": "*.safetensors", "annotate": "[!.]*.json"}
+        assert len(list(tmp_path.glob(endings[run.name]))) == 6
+    if run.name == "annotate":
+        assert "7 songs, 6 skipped, 1 with problems" in printed
+    else:
+        assert (tmp_path / "problems.tsv").read_text().startswith("broken.mp3\t")
+        problems = {path.name: path.read_text()[:10] for path in tmp_path.glob("problems-*")}
+        (first, second) = ("", "broken.mp3") if "broken.mp3" in SECOND_OF_TWO else ("broken.mp3", "")
+        assert problems == {"problems-1-of-2.tsv": first, "problems-2-of-2.tsv": second}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--shard", "3/2"], "the number of jobs, such as 3/64"),
+        (["--shard", "1/2", "--dtype", "auto"], "With `--shard`, pass `--dtype float32` or `--dtype bfloat16`"),
+    ],
+)
+def test_mistakes_are_explained(run, flags, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(*flags)
+    assert message in str(end.value.code) + capsys.readouterr().err
+
+
+def test_the_dtype_is_chosen(run, tmp_path, monkeypatch):
+    """It is recorded like one that was named."""
+    devices = []
+
+    def choose(device):
+        devices.append(str(device))
+        return torch.bfloat16
+
+    monkeypatch.setattr(precision, "fastest_dtype", choose)
+    run("--dtype", "auto")
+    assert devices == ["cpu"]
+    if run.name == "embed":
+        with safe_open(tmp_path / "0.wav.safetensors", "pt") as file:
+            assert file.metadata()["dtype"] == "bfloat16"
+    elif run.name == "annotate":
+        record = json.loads((tmp_path / ".0.made_from.json").read_text())
+        assert record["dtypes"] == {"chord": "torch.bfloat16"}
+    else:
+        assert json.loads((tmp_path / "index.json").read_text())["made"]["dtype"] == "bfloat16"
