@@ -96,7 +96,7 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
         if task == "chord":
             save_finetuned(head, add_lora(head, arguments), folder / "runs/chord-lora")
     embedding = RetrievalArguments(model=str(folder / "musicfm-msd"), data="none")
-    config = retrieval_config(embedding, AutoConfig.from_pretrained(embedding.model))
+    config = retrieval_config(embedding, AutoConfig.from_pretrained(embedding.model), [])
     build_model(embedding, config).save_pretrained(folder / "runs/versions")
     text_audio_model(clip_seconds=10.0).save_pretrained(folder / "muq-mulan")
     processor().save_pretrained(folder / "muq-mulan")
