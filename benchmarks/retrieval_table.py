@@ -27,17 +27,23 @@ def write_table(store: Path) -> None:
     """Write `retrieval.json` and `retrieval.md` beside a store, for its runs."""
     runs = RunStore(store).read()
     table: dict[str, dict[str, Any]] = {task: {} for task in RETRIEVAL_TASKS}
-    differences: dict[str, dict[str, Any]] = {}
+    songs: dict[str, dict[str, list]] = {}
     for task, cells in table.items():
         of_row = {row: [run for run in runs.values() if (run["task"], run["row"]) == (task, row)] for row in ROWS}
         of_row = {row: found for row, found in of_row.items() if found}
         for row, found in of_row.items():
             cells[row] = cell(found)
-        songs = {row: [run["scores_of_songs"]["test"] for run in found] for row, found in of_row.items()}
-        differences[task] = {
-            f"{ours} − {theirs}": search_difference(songs[theirs], songs[ours], METRIC)
-            for ours, theirs in compared(cells)
+        songs[task] = {row: [run["scores_of_songs"]["test"] for run in found] for row, found in of_row.items()}
+    pairs = {task: compared(cells) for task, cells in table.items()}
+    # Bonferroni: all intervals together contain the true differences with a probability of 95 %.
+    share = 1 - 0.05 / max(1, sum(map(len, pairs.values())))
+    differences = {
+        task: {
+            f"{ours} − {theirs}": search_difference(songs[task][theirs], songs[task][ours], METRIC, share)
+            for ours, theirs in pairs[task]
         }
+        for task in table
+    }
     results: dict[str, Any] = {"table": table, "differences": differences}
     last = next(reversed(runs.values()), {})
     results |= {key: last[key] for key in ENVIRONMENT if key in last}
@@ -92,4 +98,4 @@ def differences_table(differences: dict[str, dict[str, Any]]) -> str:
         for name, value in of_task.items():
             low, high = value["interval"]
             rows.append([task, name, f"{value['mean']:+.3f}", f"{low:+.3f} to {high:+.3f}"])
-    return markdown_table(["", "difference in mAP on test songs", "mean", "95 % interval"], rows)
+    return markdown_table(["", "difference in mAP on test songs", "mean", "corrected 95 % interval"], rows)

@@ -46,20 +46,23 @@ def searches_with_intervals(scores: SearchScores) -> dict[str, dict[str, Any]]:
     }
 
 
-def search_difference(first: Sequence[SearchScores], second: Sequence[SearchScores], metric: str) -> dict[str, Any]:
+def search_difference(
+    first: Sequence[SearchScores], second: Sequence[SearchScores], metric: str, share: float = 0.95
+) -> dict[str, Any]:
     """
     Compare two systems on the same songs.
 
     Args:
         first, second: Runs of each system, for example with several seeds, which are averaged.
         metric (`str`): Score to compare.
+        share (`float`): Share of the samples in the interval; more than 0.95 if several differences are shown.
 
     Returns:
-        `mean` of the second system minus that of the first, and the 95 % `interval` of the paired bootstrap.
+        `mean` of the second system minus that of the first, and the `interval` of the paired bootstrap.
     """
     values = [[np.mean([run[song][metric] for run in runs]) for song in first[0]] for runs in (first, second)]
     differences = np.subtract(values[1], values[0])
-    return {"mean": float(differences.mean()), "interval": bootstrap_interval(differences)}
+    return {"mean": float(differences.mean()), "interval": bootstrap_interval(differences, share=share)}
 
 
 def whitening(vectors: np.ndarray, share: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
