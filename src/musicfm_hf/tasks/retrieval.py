@@ -158,7 +158,7 @@ def score(references: np.ndarray, predictions: np.ndarray, groups: Sequence[str]
             nothing relevant.
     """
     references, predictions = _checked(references, predictions)
-    rows = [_score_query(truth, similarity) for truth, similarity in zip(references, predictions, strict=True)]
+    rows = [score_query(truth, similarity) for truth, similarity in zip(references, predictions, strict=True)]
     if groups is None:
         return _means(rows)
     if len(groups) != len(rows):
@@ -175,8 +175,15 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in SCORES}
 
 
-def _score_query(references: np.ndarray, similarities: np.ndarray) -> dict[str, float]:
-    """Score one query."""
+def score_query(references: np.ndarray, similarities: np.ndarray) -> dict[str, float]:
+    """
+    Score one query; see [`score`].
+
+    Args:
+        references (`np.ndarray` of shape `(items,)`): 1 for relevant items, of which one at least is needed, 0 for
+            others, -1 for items that are left out.
+        similarities (`np.ndarray` of shape `(items,)`): Finite numbers; higher is more similar.
+    """
     kept = references != IGNORED
     references, similarities = references[kept], similarities[kept]
     of_relevant = np.sort(similarities[references == 1])[::-1]

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.bootstrap import bootstrap_interval, percentile_interval
+from ..tasks.retrieval import CUTOFFS, score_query
 
-DEPTHS = (1, 5, 10)
+DEPTHS = CUTOFFS
 DIRECTIONS = ("text_to_music", "music_to_text")
 MEASURES = ("map", *(f"recall_at_{depth}" for depth in DEPTHS), "median_rank")
 MAIN_SCORE = "map"  # mean of both directions
@@ -21,9 +22,8 @@ def song_scores(similarities: np.ndarray, is_caption: np.ndarray) -> SongScores:
     Score the search for songs by their captions, and for captions by their songs.
 
     A query is a caption, and the songs that it describes are relevant; or a song, and its captions are relevant. A
-    caption that several songs have is one text. Precision is averaged over relevant items (average precision as in
-    scikit-learn), recall at k is the share of queries with a relevant item among the first k, and the rank is that of
-    the first relevant item. Items of the same similarity are in the worst order.
+    caption that several songs have is one text. Each query is scored as in [`musicfm_hf.tasks.retrieval.score`]; the
+    rank is that of the first relevant item.
 
     Args:
         similarities (`np.ndarray` of shape `(songs, texts)`): Similarity of every song with every text.
@@ -108,10 +108,8 @@ def _average(name: str, rows: np.ndarray) -> float:
 
 def _query_scores(similarities: np.ndarray, relevant: np.ndarray) -> list[float]:
     """Return the values of `MEASURES` for one query."""
-    order = np.lexsort((relevant, -similarities))  # of equal similarities, relevant items come last
-    ranks = np.flatnonzero(relevant[order]) + 1
-    precision = np.arange(1, len(ranks) + 1) / ranks
-    return [float(precision.mean()), *(float(ranks[0] <= depth) for depth in DEPTHS), float(ranks[0])]
+    scores = score_query(relevant.astype(np.int8), similarities)
+    return [scores["map"], *(scores[f"recall_at_{depth}"] for depth in DEPTHS), 1 / scores["mrr"]]
 
 
 def _chance(items: int, relevant: int) -> list[float]:
