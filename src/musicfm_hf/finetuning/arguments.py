@@ -10,7 +10,7 @@ from ..data.labeled import LabeledSong
 from ..tasks import get_task, load_task_file
 from ..tasks.events import comparable
 from ..tasks.retrieval import RETRIEVAL_TASKS, get_retrieval_task
-from ..training.arguments import RecipeArguments
+from ..training.arguments import BestModelArguments
 
 Arguments = TypeVar("Arguments", bound="HeadArguments")
 
@@ -19,32 +19,14 @@ LORA_TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_d
 
 
 @dataclass
-class FinetuningArguments(RecipeArguments):
-    """[`RecipeArguments`] for fine-tuning: `learning_rate` is that of the head."""
+class FinetuningArguments(BestModelArguments):
+    """[`BestModelArguments`] for fine-tuning: `learning_rate` is that of the head."""
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the head."})
     encoder_learning_rate: float = field(
         default=1e-5, metadata={"help": "Learning rate of the encoder, or of its LoRA matrices."}
     )
-    train_sampling_strategy: str = field(
-        default="sequential", metadata={"help": "Must be sequential: the index of a crop determines its content."}
-    )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Number of crops per device in a step."})
-    logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
-    eval_strategy: str = field(default="steps", metadata={"help": "When to score validation songs."})
-    save_strategy: str = field(default="steps", metadata={"help": "When to write checkpoints."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Keep the model that scored best on validation songs."}
-    )
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after this number of evaluations without a better score; 0 never stops."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.train_sampling_strategy != "sequential":
-            raise ValueError("`train_sampling_strategy` must be sequential, because crops are already random.")
 
 
 @dataclass

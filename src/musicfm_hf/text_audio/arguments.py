@@ -7,14 +7,14 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from ..training.arguments import RecipeArguments
+from ..training.arguments import BestModelArguments
 
 METHODS = ("towers", "full", "lora")
 
 
 @dataclass
-class TextAudioTrainingArguments(RecipeArguments):
-    """[`RecipeArguments`] for models of music and text: `learning_rate` is that of the towers."""
+class TextAudioTrainingArguments(BestModelArguments):
+    """[`BestModelArguments`] for models of music and text: `learning_rate` is that of the towers."""
 
     learning_rate: float = field(
         default=1e-4, metadata={"help": "Learning rate of the towers, and of the factor of the similarities."}
@@ -22,29 +22,11 @@ class TextAudioTrainingArguments(RecipeArguments):
     encoder_learning_rate: float = field(
         default=1e-5, metadata={"help": "Learning rate of both encoders, or of their LoRA matrices."}
     )
-    train_sampling_strategy: str = field(
-        default="sequential", metadata={"help": "Must be sequential: the index of a pair determines its content."}
-    )
     per_device_train_batch_size: int = field(
         default=32,
         metadata={"help": "Number of pairs per device in a step; pairs of all devices are each other's negatives."},
     )
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are scaled down to this norm."})
-    logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
-    eval_strategy: str = field(default="steps", metadata={"help": "When to score validation songs."})
-    save_strategy: str = field(default="steps", metadata={"help": "When to write checkpoints."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Keep the model that scored best on validation songs."}
-    )
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after this number of evaluations without a better score; 0 never stops."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.train_sampling_strategy != "sequential":
-            raise ValueError("`train_sampling_strategy` must be sequential, because pairs are already random.")
 
 
 @dataclass

@@ -38,3 +38,27 @@ class RecipeArguments(TrainingArguments):
                 f"Each of {self.n_gpu} GPUs needs a process: run `accelerate launch --num_processes {self.n_gpu} "
                 "-m musicfm_hf …`, or select one GPU with CUDA_VISIBLE_DEVICES=0."
             )
+
+
+@dataclass
+class BestModelArguments(RecipeArguments):
+    """[`RecipeArguments`] for training that keeps the model with the best score on validation songs."""
+
+    train_sampling_strategy: str = field(
+        default="sequential", metadata={"help": "Must be sequential: the index of an example determines its content."}
+    )
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two log entries."})
+    eval_strategy: str = field(default="steps", metadata={"help": "When to score validation songs."})
+    save_strategy: str = field(default="steps", metadata={"help": "When to write checkpoints."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the model that scored best on validation songs."}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after this number of evaluations without a better score; 0 never stops."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_sampling_strategy != "sequential":
+            raise ValueError("`train_sampling_strategy` must be sequential, because examples are already random.")
