@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of `musicfm prepare pop909 --arranged`")
     parser.add_argument("--audio_model", required=True, help="a pretrained small encoder")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for captions, text encoder and model")
+    parser.add_argument("--recipes", nargs="+", default=["towers", "small/towers"], help="recipes of the training")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "text_audio.json")
     arguments, flags = parser.parse_known_args()
     captions, text_model = arguments.output_dir / "captions", arguments.output_dir / "text"
@@ -56,7 +57,7 @@ def main() -> None:
     run = arguments.output_dir / "model"
     places = [part for split in splits for part in (f"--{split}", str(captions / f"{split}.jsonl"))]
     places += ["--audio_model", arguments.audio_model, "--text_model", str(text_model), "--output_dir", str(run)]
-    musicfm("train-text-audio", "full", "small/full", *places, *flags)
+    musicfm("train-text-audio", *arguments.recipes, *places, *flags)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     values = {
         "scores": results["scores"],
