@@ -211,11 +211,11 @@ def test_the_head_of_a_trained_model_is_kept_or_replaced(tmp_path):
     model = build()
     model.save_pretrained(tmp_path / "model")
     model.musicfm.save_pretrained(tmp_path / "encoder")
-    weight = model.classifier.output.weight
+    weight = model.classifier.embedding.output.weight
     kept = MusicFMForXVector.from_encoder(tmp_path / "model", model.config, keep_head=True)
-    assert kept.classifier.output.weight.equal(weight)
+    assert kept.classifier.embedding.output.weight.equal(weight)
     new = MusicFMForXVector.from_encoder(tmp_path / "model", model.config)
-    assert not new.classifier.output.weight.equal(weight)
+    assert not new.classifier.embedding.output.weight.equal(weight)
     with pytest.raises(ValueError, match="has no head of this shape: leave out `keep_head`"):
         MusicFMForXVector.from_encoder(tmp_path / "encoder", model.config, keep_head=True)
 

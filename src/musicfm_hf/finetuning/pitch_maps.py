@@ -7,13 +7,14 @@ that a transposition rotates and another instrument hardly changes, and then sta
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..data.labeled import LabeledSong
 from ..evaluation.retrieval_baselines import CHROMA_RATE, SongFrames, frames_of_songs
-from ..inference.feature_cache import FeatureCache
+from ..inference.feature_cache import FeatureCache, padded_crop
 from ..model.heads_musicfm import PITCH_CLASSES, MusicFMEmbeddingHead
 from ..tasks.annotations import Segment
 
@@ -65,11 +66,29 @@ def fit_pitch_maps(
         head.projector.bias.copy_(weights[width])
 
 
-def freeze_pitch_maps(head: MusicFMEmbeddingHead) -> None:
-    """Exclude the pitch maps from training: the sum of layers, the norm and the first layer."""
-    for name, parameter in head.named_parameters():
-        if name.split(".")[0] in ("layer_weights", "layer_norm", "projector"):
-            parameter.requires_grad = False
+class PitchMaps:
+    """
+    The pitch maps of songs, float16 and in memory (4 MB for an hour and two maps), so that the second part of a head
+    trains without reading hidden states again. Use it like a [`FeatureCache`].
+
+    Args:
+        head ([`MusicFMEmbeddingHead`]): Head whose first part computes the maps.
+        cache ([`FeatureCache`]): Cache that holds the features of the songs.
+        songs: Songs whose maps will be read.
+    """
+
+    def __init__(self, head: MusicFMEmbeddingHead, cache: FeatureCache, songs: Sequence[LabeledSong]):
+        self.config = cache.config
+        with torch.no_grad():
+            self._maps = {song.id: head.pitch_maps(cache.read(song).float()[None])[0].half() for song in songs}
+
+    def read(self, song: LabeledSong) -> torch.Tensor:
+        """Return the maps of a song, `(frames, maps * 12)`."""
+        return self._maps[song.id]
+
+    def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
+        """Read a crop as [`FeatureCache.__call__`] does."""
+        return padded_crop(self.read(song)[start : start + frames].float(), frames)
 
 
 def pitch_targets(song: LabeledSong, chroma: Mapping[str, SongFrames], times: np.ndarray, num_maps: int) -> np.ndarray:

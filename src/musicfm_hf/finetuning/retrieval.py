@@ -26,7 +26,7 @@ from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
 from ..training.trainer import find_checkpoint
 from .arguments import FinetuningArguments, RetrievalArguments, pin_revision
 from .heads import add_lora, build_model, retrieval_config
-from .pitch_maps import fit_pitch_maps, freeze_pitch_maps
+from .pitch_maps import PitchMaps, fit_pitch_maps
 from .run import Finetuned, Splits, collect_results, final_scores
 from .run_fingerprint import check_checkpoint, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
@@ -122,21 +122,18 @@ def finetune_retrieval(
     base_license = license_of(task.model, task.revision)
     base = AutoConfig.from_pretrained(task.model, revision=task.revision)
     config = retrieval_config(task, base, splits["train"])
-    model, trained, cache = _build(task, arguments, config)
-    crops = _crops(task, arguments, splits, config, cache)
-    if cache is not None and not task.keep_head:
-        fit_pitch_maps(trained.float(), cache, splits["train"], arguments.seed, arguments.dataloader_num_workers)
-    freeze_pitch_maps(model.classifier)
+    model, trained, maps = _build(task, arguments, config, splits)
+    crops = _crops(task, arguments, splits, config, maps)
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))
-    whole = trained if cache is not None else model
-    embed = partial(embed_excerpts, whole, settings=_windows(task, arguments), cache=cache)
+    whole = model if maps is None else trained
+    embed = partial(embed_excerpts, whole, settings=_windows(task, arguments), cache=maps)
     trainer = RetrievalTrainer(
         trained, arguments, crops, splits["validation"], embed, config, fingerprint, started, callbacks=callbacks
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    scores = final_scores(trainer, splits, is_cached=cache is not None)
+    scores = final_scores(trainer, splits, is_cached=maps is not None)
     summary = {name: searches_with_intervals(rows) for name, rows in scores.items()}
     about = {"base_licence": base_license, "data": source}
     results = collect_results(task, trainer, model, splits, summary, about) | {"scores_of_songs": scores}
@@ -148,18 +145,28 @@ def _windows(task: RetrievalArguments, arguments: FinetuningArguments) -> Window
 
 
 def _build(
-    task: RetrievalArguments, arguments: FinetuningArguments, config: MusicFMConfig
-) -> tuple[MusicFMForXVector, Any, FeatureCache | None]:
-    """Build the model with its head, its trained part and, for a probe, the cache of its features."""
+    task: RetrievalArguments, arguments: FinetuningArguments, config: MusicFMConfig, splits: Splits
+) -> tuple[MusicFMForXVector, Any, PitchMaps | None]:
+    """Build the model with its head, its trained part and, for a probe, the pitch maps of all songs."""
     settings = _windows(task, arguments)
     settings.frames(config)  # raises if windows are too short
     model: Any = build_model(task, config)
+    head = model.classifier
     if task.method != "probe":
-        return model, add_lora(model, task) if task.method == "lora" else model, None
+        trained = add_lora(model, task) if task.method == "lora" else model
+        for name, parameter in trained.named_parameters():
+            if "classifier." in name and ".embedding." not in name:
+                parameter.requires_grad = False
+        return model, trained, None
     model.freeze_base_model()
     model.musicfm.to(arguments.device)
     cache = FeatureCache(task.cache, EncoderFeatures(model.musicfm, config.classifier_layers, settings))
-    return model, model.classifier, cache
+    songs = [song for part in splits.values() for song in part]
+    with arguments.main_process_first(desc="features"):
+        cache.fill(songs, arguments.dataloader_num_workers)
+    if not task.keep_head:
+        fit_pitch_maps(head.float(), cache, splits["train"], arguments.seed, arguments.dataloader_num_workers)
+    return model, head.embedding, PitchMaps(head, cache, songs)
 
 
 def _crops(
@@ -167,19 +174,16 @@ def _crops(
     arguments: FinetuningArguments,
     splits: Splits,
     config: MusicFMConfig,
-    cache: FeatureCache | None,
+    maps: PitchMaps | None,
 ) -> PairCrops:
-    """Return the training crops of all steps, after filling the cache of a probe."""
-    if cache is not None:
-        with arguments.main_process_first(desc="features"):
-            cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
+    """Return the training crops of all steps."""
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     retrieval_task = get_retrieval_task(task.task)
     crops = PairCrops(
         config,
         retrieval_task,
         splits["train"],
-        cache or ReadWaveform(config, speed=task.speed),
+        maps or ReadWaveform(config, speed=task.speed),
         arguments.max_steps * per_step,
         task.crop_seconds or retrieval_task.passage_seconds,
         arguments.seed,

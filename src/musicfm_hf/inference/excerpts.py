@@ -1,6 +1,7 @@
 """Embeddings of parts of songs, with a trained embedding head or as means over frames, for retrieval."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from ..audio.reading import load_audio
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.heads_musicfm import MusicFMEmbeddingHead
+from ..model.heads_musicfm import MusicFMEmbeddingHead, MusicFMPitchEmbedding
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import Excerpt
 from .embedding import WindowSettings, cast_to_module, embed_songs, eval_mode
@@ -18,11 +19,18 @@ from .logits import layer_mix
 PASSAGE_SECONDS = 20.0  # length of the passages of longer excerpts, unless the model has another one
 
 
+class SongFeatures(Protocol):
+    """Frames of songs, such as a [`FeatureCache`]."""
+
+    def read(self, song: LabeledSong) -> torch.Tensor:
+        """Return `(frames, …)` at the frame rate of the encoder."""
+
+
 def embed_excerpts(
-    model: MusicFMForXVector | MusicFMEmbeddingHead,
+    model: MusicFMForXVector | MusicFMEmbeddingHead | MusicFMPitchEmbedding,
     excerpts: Sequence[Excerpt],
     settings: WindowSettings,
-    cache: FeatureCache | None = None,
+    cache: SongFeatures | None = None,
 ) -> np.ndarray:
     """
     Embed parts of songs. Songs are encoded whole. An excerpt that is longer than the passages of the model's task
@@ -30,9 +38,9 @@ def embed_excerpts(
     embedding is the normalized mean of theirs.
 
     Args:
-        model: A model with an embedding head or, with a `cache`, the head alone. It is used in eval mode, and its mode
-            is restored.
-        cache ([`FeatureCache`], *optional*): Cache with the input of the head.
+        model: A model with an embedding head or, with a `cache`, the head or its second part alone. It is used in eval
+            mode, and its mode is restored.
+        cache ([`SongFeatures`], *optional*): Input of that head or part.
 
     Returns:
         float32 `(excerpts, config.xvector_output_dim)`, rows of length 1.
@@ -40,13 +48,13 @@ def embed_excerpts(
     Raises:
         ValueError: if a head is given alone and without a cache.
     """
-    head = model if isinstance(model, MusicFMEmbeddingHead) else model.classifier
+    head = model.classifier if isinstance(model, MusicFMForXVector) else model
     config = head.config
     seconds = (config.decoding or {}).get("passage_seconds", PASSAGE_SECONDS)
     frames: Iterable[tuple[LabeledSong, torch.Tensor]]
     if cache is not None:
         frames = ((song, _mixed(head, cache.read(song).float())) for song in _songs(excerpts))
-    elif isinstance(model, MusicFMEmbeddingHead):
+    elif not isinstance(model, MusicFMForXVector):
         raise ValueError("A head alone has no encoder: give the whole model, or a cache of features.")
     else:
         frames = _encoded(model, _songs(excerpts), settings)
@@ -73,10 +81,10 @@ def _songs(excerpts: Iterable[Excerpt]) -> list[LabeledSong]:
     return list({excerpt.song.id: excerpt.song for excerpt in excerpts}.values())
 
 
-def _mixed(head: MusicFMEmbeddingHead, frames: torch.Tensor) -> torch.Tensor:
+def _mixed(head: MusicFMEmbeddingHead | MusicFMPitchEmbedding, frames: torch.Tensor) -> torch.Tensor:
     """Return frames `(frames, width)` of a cache that may hold several layers."""
     with torch.no_grad():
-        return frames if frames.ndim == 2 else head.mix(frames[None])[0]
+        return head.mix(frames[None])[0] if isinstance(head, MusicFMEmbeddingHead) else frames
 
 
 def _encoded(

@@ -165,11 +165,7 @@ class FeatureCache:
         Read a crop for [`TaskCrops`]: `hidden_states` in float32, with zeros beyond the end of truncated audio, and
         then `audio_frames`, the number of frames before it.
         """
-        hidden_states = self.read(song, start, frames).float()
-        audio_frames = len(hidden_states)
-        padding = hidden_states.new_zeros(frames - audio_frames, *hidden_states.shape[1:])
-        crop: dict[str, Any] = {"hidden_states": torch.cat([hidden_states, padding])}
-        return crop if audio_frames == frames else crop | {"audio_frames": audio_frames}
+        return padded_crop(self.read(song, start, frames).float(), frames)
 
     def _path(self, song: LabeledSong, name: str) -> Path:
         """Return the path of the file for a song and a layer."""
@@ -185,6 +181,14 @@ class FeatureCache:
         if song.audio.get("bytes") is not None:  # takes time to digest, and does not change
             self._digests[song.id] = state
         return state
+
+
+def padded_crop(hidden_states: torch.Tensor, frames: int) -> dict[str, Any]:
+    """Return a crop of `frames` frames, with zeros beyond the end of truncated audio, as [`FeatureCache`] does."""
+    audio_frames = len(hidden_states)
+    padding = hidden_states.new_zeros(frames - audio_frames, *hidden_states.shape[1:])
+    crop: dict[str, Any] = {"hidden_states": torch.cat([hidden_states, padding])}
+    return crop if audio_frames == frames else crop | {"audio_frames": audio_frames}
 
 
 def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:

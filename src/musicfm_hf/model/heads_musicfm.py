@@ -99,22 +99,14 @@ class MusicFMClassifier(MusicFMHead):
 
 class MusicFMEmbeddingHead(MusicFMHead):
     """
-    Embedding head whose output does not depend on the key, to the extent that its first layer finds pitch classes. It
-    consists of a layer norm and a linear layer, which map each frame to `config.pitch_maps` maps of the twelve pitch
-    classes; their averages over `config.pitch_frames` intervals of the clip; a convolution that is circular over the
-    pitch classes; the magnitudes of the two-dimensional Fourier transform of all maps; and a linear layer.
-
-    A rotation of the pitch classes or a shift in time changes only the phases of the transform. Bertin-Mahieux and
-    Ellis, *Large-scale cover song recognition using the 2D Fourier transform magnitude*, ISMIR 2012, apply it to
-    chroma.
+    Embedding head whose output does not depend on the key, to the extent that its first part finds pitch classes: a
+    layer norm and a linear layer, which map each frame to `config.pitch_maps` maps of the twelve pitch classes. The
+    second part is a [`MusicFMPitchEmbedding`].
     """
 
     def __init__(self, config: MusicFMConfig, input_size: int | None = None):
         super().__init__(config, input_size, PITCH_CLASSES * config.pitch_maps)
-        maps, kernel = config.pitch_maps, config.pitch_kernel
-        self.convolution = nn.Conv2d(maps, config.pitch_channels, (PITCH_CLASSES, kernel), padding=(0, kernel // 2))
-        magnitudes = PITCH_CLASSES * (config.pitch_frames // 2 + 1)
-        self.output = nn.Linear((maps + config.pitch_channels) * magnitudes, config.xvector_output_dim, bias=False)
+        self.embedding = MusicFMPitchEmbedding(config)
 
     def forward(
         self, hidden_states: torch.Tensor, counts: torch.Tensor | None = None, labels: torch.Tensor | None = None
@@ -125,23 +117,53 @@ class MusicFMEmbeddingHead(MusicFMHead):
             labels (`torch.Tensor` of shape `(batch,)`, *optional*): As in [`MusicFMForXVector`].
 
         Returns:
-            [`~transformers.modeling_outputs.XVectorOutput`] without hidden states.
+            `XVectorOutput` of Transformers without hidden states.
         """
-        maps = self.pitch_maps(self.mix(hidden_states), counts)
+        return self.embedding(self.pitch_maps(hidden_states), counts, labels)
+
+    def pitch_maps(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Compute the maps of each frame: `(batch, frames, …)` as in [`forward`] → `(batch, frames, maps * 12)`."""
+        return self.projector(self.normalize(self.mix(hidden_states)))
+
+
+class MusicFMPitchEmbedding(nn.Module):
+    """
+    Second part of an embedding head, from maps of pitch classes to one vector: their averages over
+    `config.pitch_frames` intervals of the clip, a convolution that is circular over the pitch classes, the magnitudes
+    of the two-dimensional Fourier transform of all maps, and a linear layer.
+
+    A rotation of the pitch classes or a shift in time changes only the phases of the transform. Bertin-Mahieux and
+    Ellis, *Large-scale cover song recognition using the 2D Fourier transform magnitude*, ISMIR 2012, apply it to
+    chroma.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        super().__init__()
+        self.config = config
+        maps, kernel = config.pitch_maps, config.pitch_kernel
+        self.convolution = nn.Conv2d(maps, config.pitch_channels, (PITCH_CLASSES, kernel), padding=(0, kernel // 2))
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        magnitudes = PITCH_CLASSES * (config.pitch_frames // 2 + 1)
+        self.output = nn.Linear((maps + config.pitch_channels) * magnitudes, config.xvector_output_dim, bias=False)
+
+    def forward(
+        self, hidden_states: torch.Tensor, counts: torch.Tensor | None = None, labels: torch.Tensor | None = None
+    ) -> XVectorOutput:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, frames, maps * 12)`): Maps of each frame.
+            counts, labels: As in [`MusicFMEmbeddingHead`].
+
+        Returns:
+            `XVectorOutput` of Transformers without hidden states.
+        """
+        averages = average_intervals(hidden_states, self.config.pitch_frames, counts)
+        maps = averages.transpose(1, 2).unflatten(1, (-1, PITCH_CLASSES))  # (batch, maps, 12, pitch_frames)
         wrapped = torch.cat([maps, maps[:, :, : PITCH_CLASSES - 1]], dim=2)
         maps = torch.cat([maps, nn.functional.relu(self.convolution(wrapped))], dim=1)
         logits = self.output(self.dropout(_magnitudes(maps).flatten(1).to(self.output.weight.dtype)))
         loss = None if labels is None else contrastive_loss(self.config, logits, labels)
         return XVectorOutput(loss=loss, logits=logits, embeddings=nn.functional.normalize(logits.float(), dim=-1))
-
-    def pitch_maps(self, frames: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Compute the maps of pitch classes: `(batch, frames, width)` → `(batch, pitch_maps, 12, pitch_frames)`, in the
-        dtype of the weights.
-        """
-        projected = self.projector(self.normalize(frames))  # (batch, frames, maps * 12)
-        averages = average_intervals(projected, self.config.pitch_frames, counts)
-        return averages.transpose(1, 2).unflatten(1, (self.config.pitch_maps, PITCH_CLASSES))
 
 
 def _magnitudes(maps: torch.Tensor) -> torch.Tensor:
@@ -169,4 +191,4 @@ def _power(maps: torch.Tensor) -> torch.Tensor:
     return power + (class_cosines @ imaginary + class_sines @ real).square()
 
 
-__all__ = ["MusicFMClassifier", "MusicFMEmbeddingHead", "MusicFMHead"]
+__all__ = ["MusicFMClassifier", "MusicFMEmbeddingHead", "MusicFMHead", "MusicFMPitchEmbedding"]

@@ -899,7 +899,7 @@ class MusicFMForXVector(_MusicFMWithHead):
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:
-            [`~transformers.modeling_outputs.XVectorOutput`] with `embeddings` `(batch, config.xvector_output_dim)`,
+            `XVectorOutput` of Transformers with `embeddings` `(batch, config.xvector_output_dim)`,
             float32 and of length 1, so that their products are cosine similarities, and `logits`, the same before the
             normalization. Padding has no effect on either.
 
