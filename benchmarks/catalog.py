@@ -126,8 +126,7 @@ def measure(
     for song in SongLoader(sources, config.sampling_rate, config.min_samples):  # files are in the page cache then
         np.save(decoded / song.name, song.content)
     device = str(model.device)
-    for _ in embed_songs(model, [("warm-up", np.zeros(config.sampling_rate, np.float32))], settings):
-        pass
+    exhaust(embed_songs(model, [("warm-up", np.zeros(config.sampling_rate, np.float32))], settings))
     rows = []
     for count in workers:
         loader = SongLoader(sources, config.sampling_rate, config.min_samples, count, in_order=False)

@@ -77,7 +77,7 @@ def test_frames_of_an_excerpt():
     assert early.chroma.mean(1).argmax() == 9  # A
     assert late.chroma.mean(1).argmax() == 0  # C
     assert early.mfcc.shape[0] == 20
-    with pytest.raises(ValueError, match=r"has 0.50 s, but baselines need 1 s"):
+    with pytest.raises(ValueError, match=r"has 0.50 s, but chroma and MFCCs need 1 s"):
         extract_frames(np.zeros(12000, dtype=np.float32))
 
 

@@ -10,7 +10,7 @@ from helpers.models import TINY
 from musicfm_hf import MusicFMConfig
 from musicfm_hf.evaluation.retrieval_baselines import CHROMA_RATE, SongFrames
 from musicfm_hf.finetuning import pitch_maps
-from musicfm_hf.finetuning.pitch_maps import PitchMaps, chord_tones, count_pitch_maps, fit_pitch_maps, pitch_targets
+from musicfm_hf.finetuning.pitch_maps import PitchMaps, count_pitch_maps, fit_pitch_maps, pitch_targets, tones_at
 from musicfm_hf.model.heads_musicfm import MusicFMEmbeddingHead
 from musicfm_hf.tasks.annotations import Segment
 
@@ -23,7 +23,7 @@ def song_of(name, chords=CHORDS):
 
 
 def test_tones_of_chords_worked_out():
-    tones = chord_tones(CHORDS, np.array([0.0, 1.99, 2.0, 3.0, 9.0]))
+    tones = tones_at(CHORDS, np.array([0.0, 1.99, 2.0, 3.0, 9.0]))
     rows = [np.flatnonzero(row).tolist() for row in tones]
     assert rows == [[0, 4, 7, 11], [0, 4, 7, 11], [], [0, 4, 9], []]  # C E G B; nothing; A C E
 
@@ -43,6 +43,11 @@ def test_songs_without_chords_have_one_map():
     assert count_pitch_maps([song_of("a"), song_of("b")]) == 2
     assert count_pitch_maps([song_of("a"), song_of("b", None)]) == 1
     assert count_pitch_maps([song_of("a"), song_of("b", [])]) == 1
+
+
+def test_a_label_that_is_no_chord_is_named_before_training():
+    with pytest.raises(ValueError, match="'H:loud' is not a chord"):
+        count_pitch_maps([song_of("a"), song_of("b", [Segment(0.0, 1.0, "H:loud")])])
 
 
 def test_the_fit_finds_a_linear_map(monkeypatch):

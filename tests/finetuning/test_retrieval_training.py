@@ -100,6 +100,15 @@ def test_settings_of_the_head_leave_cached_features_valid(encoder, versions):
     assert encoder_settings(config) == encoder_settings(base)
 
 
+def test_a_run_is_not_resumed_with_other_chords(versions):
+    """The pitch maps are fitted to the chords of training songs, so they belong to the fingerprint of a run."""
+    (song, *_) = load_songs(versions, "train")
+    arguments = RetrievalArguments(model="m", data="d")
+    other = replace(song, chords=[Segment(0.0, 9.0, "F#:min")])
+    assert repr(arguments.annotation_of(song)) == repr(arguments.annotation_of(replace(song)))
+    assert repr(arguments.annotation_of(song)) != repr(arguments.annotation_of(other))
+
+
 def test_the_probe_leaves_the_encoder_as_it_was(runs, encoder):
     probe, full = (MusicFMForXVector.from_pretrained(runs / name).musicfm.state_dict() for name in ("probe", "full"))
     before = MusicFMModel.from_pretrained(encoder).state_dict()

@@ -11,6 +11,7 @@ from helpers.models import config_of
 
 from musicfm_hf.tasks import chord, spans
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Segment, read_segments
+from musicfm_hf.tasks.chord_syntax import chord_tones
 
 
 def targets(annotation, num_frames, rate, start=0.0):
@@ -246,3 +247,11 @@ def test_real_songs_and_back(rate, least):
         found.append(chord.score(reference, events(logits, rate))["majmin"])
     assert len(found) == 50
     assert np.mean(found) >= least
+
+
+def test_tones_of_a_chord_worked_out():
+    assert chord_tones("A:min7/b3") == (0, 4, 7, 9)
+    assert chord_tones("C/2") == (0, 2, 4, 7)  # the bass is a tone of its own
+    assert chord_tones("N") == chord_tones("X") == ()
+    with pytest.raises(ValueError, match="'H' is not a chord"):
+        chord_tones("H")

@@ -47,7 +47,7 @@ class Share(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is one job, which has the whole catalog."""
+        """True if there is one job, which has the whole catalog."""
         return self.jobs == 1
 
     def select(self, sources: Sequence[tuple[str, Any]]) -> list[int]:

@@ -72,7 +72,7 @@ def extract_frames(waveform: np.ndarray) -> SongFrames:
     import librosa
 
     if len(waveform) < MIN_SECONDS * SAMPLING_RATE:
-        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, but baselines need {MIN_SECONDS:g} s")
+        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, but chroma and MFCCs need {MIN_SECONDS:g} s")
     settings: dict[str, Any] = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
     chroma = librosa.feature.chroma_cqt(**settings, norm=None)
     mfcc = librosa.feature.mfcc(**settings, n_mfcc=NUM_MFCC)

@@ -165,7 +165,8 @@ class RetrievalArguments(HeadArguments):
     )
 
     def annotation_of(self, song: LabeledSong) -> Any:
-        return song.group, [region[1:] for region in get_retrieval_task(self.task).regions(song)]
+        regions = [region[1:] for region in get_retrieval_task(self.task).regions(song)]
+        return song.group, regions, song.chords  # the first part of the head is fitted to chords
 
     def __post_init__(self) -> None:
         get_retrieval_task(self.task)

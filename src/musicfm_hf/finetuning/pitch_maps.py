@@ -17,6 +17,7 @@ from ..evaluation.retrieval_baselines import CHROMA_RATE, SongFrames, frames_of_
 from ..inference.feature_cache import FeatureCache, padded_crop
 from ..model.heads_musicfm import PITCH_CLASSES, MusicFMEmbeddingHead
 from ..tasks.annotations import Segment
+from ..tasks.chord_syntax import chord_tones
 
 MAX_SONGS = 100
 
@@ -24,8 +25,17 @@ RIDGE = 1e-3  # share of the mean variance of the inputs that is added to each
 
 
 def count_pitch_maps(songs: Sequence[LabeledSong]) -> int:
-    """Return the number of maps that can be fitted to songs: 2 if all have chords, else 1."""
-    return 2 if all(song.chords for song in songs) else 1
+    """
+    Return the number of maps that can be fitted to songs: 2 if all have chords, else 1.
+
+    Raises:
+        ValueError: if a label is not a chord.
+    """
+    if not all(song.chords for song in songs):
+        return 1
+    for label in {chord.label for song in songs for chord in song.chords or []}:
+        chord_tones(label)
+    return 2
 
 
 def fit_pitch_maps(
@@ -100,17 +110,14 @@ def pitch_targets(song: LabeledSong, chroma: Mapping[str, SongFrames], times: np
     place = np.clip(np.round(times * CHROMA_RATE).astype(int), 0, frames.shape[1] - 1)
     targets = [np.sqrt(np.clip(frames, 0, None) / max(frames.max(), 1e-9)).T[place]]
     if num_maps > 1:
-        targets.append(chord_tones(song.chords or [], times))
+        targets.append(tones_at(song.chords or [], times))
     return np.concatenate(targets, axis=1)
 
 
-def chord_tones(chords: Sequence[Segment], times: np.ndarray) -> np.ndarray:
+def tones_at(chords: Sequence[Segment], times: np.ndarray) -> np.ndarray:
     """Return 1 for the pitch classes of the chord at each time, and 0 for others, float64 `(times, 12)` from C."""
-    import mir_eval
-
     tones = np.zeros((len(times), PITCH_CLASSES))
     for chord in chords:
-        root, intervals, _ = mir_eval.chord.encode(chord.label)
-        if root >= 0:
-            tones[(times >= chord.start) & (times < chord.end)] = np.roll(intervals, root)
+        sounding = np.flatnonzero((times >= chord.start) & (times < chord.end))
+        tones[sounding[:, None], list(chord_tones(chord.label))] = 1
     return tones

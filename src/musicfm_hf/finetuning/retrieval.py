@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
-from transformers import AutoConfig, TrainerCallback, set_seed
+from transformers import AutoConfig, TrainerCallback
 
 from ..data.catalog import describe_source
 from ..data.examples import ReadWaveform
@@ -23,12 +22,10 @@ from ..inference.feature_cache import EncoderFeatures, FeatureCache
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
-from ..training.trainer import find_checkpoint
-from .arguments import FinetuningArguments, RetrievalArguments, pin_revision
+from .arguments import FinetuningArguments, RetrievalArguments
 from .heads import add_lora, build_model, retrieval_config
 from .pitch_maps import PitchMaps, fit_pitch_maps
-from .run import Finetuned, Splits, collect_results, final_scores
-from .run_fingerprint import check_checkpoint, run_fingerprint
+from .run import Finetuned, Splits, collect_results, final_scores, start_run
 from .trainer import EarlyStopping, FinetuningTrainer
 
 Embed = Callable[[Sequence[Excerpt]], np.ndarray]
@@ -111,14 +108,8 @@ def finetune_retrieval(
     if arguments.train_batch_size % 2:
         raise ValueError(f"Crops come in pairs: the batch size must be even, got {arguments.train_batch_size}.")
     splits = read_versions(task) if splits is None else splits
-    task = pin_revision(task)
-    fingerprint = run_fingerprint(task, arguments, splits)
-    checkpoint: Any = arguments.resume_from_checkpoint  # also a boolean, as `Trainer.train` takes it
-    if checkpoint in (None, True):
-        checkpoint = find_checkpoint(arguments.output_dir)
-    if checkpoint:
-        started -= check_checkpoint(Path(checkpoint), fingerprint)
-    set_seed(arguments.seed)
+    task, fingerprint, checkpoint, earlier_seconds = start_run(task, arguments, splits)
+    started -= earlier_seconds
     base_license = license_of(task.model, task.revision)
     base = AutoConfig.from_pretrained(task.model, revision=task.revision)
     config = retrieval_config(task, base, splits["train"])

@@ -26,7 +26,7 @@ from ..training.curves import CurveCallback
 from ..training.files import complete_files, write_json
 from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
-from .arguments import FinetuningArguments, HeadArguments, TaskArguments, pin_revision
+from .arguments import Arguments, FinetuningArguments, HeadArguments, TaskArguments, pin_revision
 from .heads import AnyHeadModel, add_lora, build_model, head_config, save_finetuned
 from .run_fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
 from .trainer import EarlyStopping, FinetuningTrainer
@@ -108,14 +108,8 @@ def finetune(
     """
     started, source = time.perf_counter(), describe_source(task.data)
     splits = read_splits(task) if splits is None else splits
-    task = pin_revision(task)
-    fingerprint = run_fingerprint(task, arguments, splits)
-    checkpoint: Any = arguments.resume_from_checkpoint  # also a boolean, as `Trainer.train` takes it
-    if checkpoint in (None, True):
-        checkpoint = find_checkpoint(arguments.output_dir)
-    if checkpoint:
-        started -= check_checkpoint(Path(checkpoint), fingerprint)
-    set_seed(arguments.seed)
+    task, fingerprint, checkpoint, earlier_seconds = start_run(task, arguments, splits)
+    started -= earlier_seconds
     base_license = license_of(task.model, task.revision)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
     model, trainer, cache = _build_trainer(task, arguments, splits, config, fingerprint, started, callbacks)
@@ -128,6 +122,29 @@ def finetune(
     about = {"base_licence": base_license, "data": source}
     results = collect_results(task, trainer, model or trained, splits, summary, about) | {"scores_of_songs": scores}
     return Finetuned(model, trained, trainer, scores, results)
+
+
+def start_run(
+    task: Arguments, arguments: FinetuningArguments, splits: Splits
+) -> tuple[Arguments, Fingerprint, Any, float]:
+    """
+    Seed the generators, and find the checkpoint from which a run resumes.
+
+    Returns:
+        The settings with a pinned revision, the fingerprint of the run, the checkpoint or a false value, as
+        `Trainer.train` takes it, and the seconds that the run took up to the checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint was made with other settings, another encoder or other songs.
+    """
+    task = pin_revision(task)
+    fingerprint = run_fingerprint(task, arguments, splits)
+    checkpoint: Any = arguments.resume_from_checkpoint
+    if checkpoint in (None, True):
+        checkpoint = find_checkpoint(arguments.output_dir)
+    seconds = check_checkpoint(Path(checkpoint), fingerprint) if checkpoint else 0.0
+    set_seed(arguments.seed)
+    return task, fingerprint, checkpoint, seconds
 
 
 def collect_results(

@@ -206,7 +206,7 @@ class _PendingWindows:
 
     @property
     def are_enough(self) -> bool:
-        """Whether a batch should be encoded now. A single window has nothing to wait for."""
+        """True if a batch should be encoded now. A single window has nothing to wait for."""
         if self._batch_size == 1:
             return bool(self.windows)
         return self._samples >= self._most_samples or len(self.windows) >= self._most_windows

@@ -15,6 +15,7 @@ import numpy as np
 from . import spans
 from .annotations import PITCH_NAMES, Segment
 from .averages import mean_over_songs, value_or_nan
+from .chord_syntax import encode_chord
 from .spec import Score, Strip, TaskSpec
 
 LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
@@ -35,16 +36,9 @@ def parse_chord(text: str) -> str | None:
     Raises:
         ValueError: if the text is not a chord.
     """
-    from mir_eval.chord import InvalidChordException, encode
-
     if text in ("N", "X"):
         return "N" if text == "N" else None
-    try:
-        root, semitones, _ = encode(text)
-    except InvalidChordException as error:
-        raise ValueError(
-            f"{text!r} is not a chord ({error}). Chords are written like C, F#:min7 or Bb:maj/3."
-        ) from error
+    root, semitones = encode_chord(text)
     mode = _TRIADS.get(tuple(np.flatnonzero(semitones[:8]).tolist()))
     return mode and f"{PITCH_NAMES[root % 12]}:{mode}"
 
