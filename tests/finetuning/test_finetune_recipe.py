@@ -122,7 +122,7 @@ def test_results_have_the_scores_of_every_song(runs, labeled, method, split):
 def test_results_are_those_of_the_best_checkpoint(runs, method):
     found = results(runs / method)
     evaluated = {entry["step"]: entry["eval_majmin"] for entry in found["history"] if "eval_majmin" in entry}
-    assert list(evaluated) == [2, 4]
+    assert list(evaluated) == ([2, 4] if method == "probe" else [0, 2, 4])  # from the head of a probe
     best = found["steps"]["best"]
     assert evaluated[best] == max(evaluated.values())
     assert found["scores"]["validation"]["majmin"]["mean"] == pytest.approx(evaluated[best], abs=1e-9)
