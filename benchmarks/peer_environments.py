@@ -121,7 +121,7 @@ def _call(command: Sequence[str], problem: str, **options: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if re.match(r"ERROR:|error:|fatal:", line)] or lines
+        errors = [line for line in lines if line.startswith(("ERROR:", "× "))] or lines[-1:]
         reason = errors[-1] if errors else f"exit status {done.returncode}"
         raise PeerUnavailableError(f"{problem}: {_shorten(reason)}")
     return done.stdout
@@ -129,7 +129,8 @@ def _call(command: Sequence[str], problem: str, **options: Any) -> str:
 
 def _shorten(reason: str) -> str:
     """Return a reason without the paths of this machine, in a limited number of characters."""
-    reason = re.sub(r"(?<![\w:/])/(?:[^\s/'\"]+/)+", "…/", reason.removeprefix("ERROR:").strip())
+    reason = re.sub(r"(?<![\w:/])/(?:[^\s/'\"]+/)+", "…/", reason.removeprefix("ERROR:").removeprefix("×").strip())
+    reason = reason.replace("|", "/")  # for tables
     return reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}…"
 
 

@@ -109,7 +109,7 @@ def our_runs(arguments: argparse.Namespace, data: str) -> dict[str, dict[str, An
         config = MusicFMConfig(task=run["task"])
         runs[f"ours, {Path(name).name}"] = {
             "row": our_row(run),
-            "ours": True,
+            "ours": "about" not in run,
             "trained_on": trained_on,
             "task": run["task"],
             "data": data,
