@@ -90,7 +90,9 @@ def analyze(
     """
     results = folder / "results" / f"{runner}-{environment.version}"
     results.mkdir(parents=True, exist_ok=True)
-    keys = {song.id: digest(f"{audio_place(song.audio, song.id)} {audio_state(song.audio)}".encode()) for song in songs}
+    keys = {
+        song.id: digest(f"{audio_place(song.audio, song.id)} {audio_state(song.audio)}".encode()) for song in songs
+    }
     outputs = {name: results / f"{key}.json" for name, key in keys.items()}
     missing = [song for song in songs if "result" not in _read(outputs[song.id])]
     if run and missing:

@@ -1,38 +1,18 @@
 """
-Tools that other people wrote, what they estimate, and how their labels translate to those of our tasks. `PEERS` lists
-the tools with what pip installs, and `METHODS` the estimates that `peers.py` scores; `peer_runners.py` calls the tools.
+Tools that other people wrote, and what they estimate. `PEERS` lists the tools with what pip installs, and `METHODS`
+their estimates. `peer_runners.py` calls the tools, `peer_labels.py` translates what they return, and `peers.py`
+scores it.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
+from peer_labels import beats, from_starts, harte_chord, positioned, sections, segments, whole_song_key
 
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.tasks import beat, chord, key, structure
-from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
-
-# A root, a quality as in lead sheets, and the name of a bass note.
-_LEAD_SHEET = re.compile(r"([A-G])([#b]?)([^/]*)(?:/([A-G])([#b]?))?")
-_QUALITIES = {
-    "": "maj",
-    "m": "min",
-    "6": "maj6",
-    "m6": "min6",
-    "7": "7",
-    "maj7": "maj7",
-    "m7": "min7",
-    "m7b5": "hdim7",
-    "dim": "dim",
-    "dim7": "dim7",
-    "aug": "aug",
-    "sus2": "sus2",
-    "sus4": "sus4",
-}
-_DEGREES = ("1", "b2", "2", "b3", "3", "4", "b5", "5", "b6", "6", "b7", "7")
-_LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-_SIGNS = {"": 0, "#": 1, "b": -1, None: 0}
+from musicfm_hf.tasks.annotations import Beats, Segment
 
 NO_DOWNBEATS = ("downbeat_f", "downbeat_f_trimmed")
 NO_FUNCTIONS = ("frame_accuracy",)
@@ -69,9 +49,7 @@ class Peer(NamedTuple):
         def replace(requirement: str) -> str:
             return others.get(re.split(r"[ =<>@]", requirement)[0], requirement)
 
-        return self._replace(
-            requirements=tuple(map(replace, self.requirements)), bare=tuple(map(replace, self.bare))
-        )
+        return self._replace(requirements=tuple(map(replace, self.requirements)), bare=tuple(map(replace, self.bare)))
 
 
 class Method(NamedTuple):
@@ -96,82 +74,13 @@ class Method(NamedTuple):
     omitted: tuple[str, ...] = ()
 
 
-def harte_chord(label: str) -> str:
-    """
-    Translate a chord of lead sheets to the syntax of Harte et al.: `F#m7` gives `F#:min7`, `C/E` gives `C:maj/3`.
-    Without a chord, N and X stay as they are.
-
-    Raises:
-        ValueError: the label has another form, or an unknown quality.
-    """
-    if label in ("N", "X"):
-        return label
-    match = _LEAD_SHEET.fullmatch(label)
-    if match is None or match[3] not in _QUALITIES:
-        raise ValueError(f"{label!r} is not a chord that is known here: add its quality to `_QUALITIES`.")
-    chord_name = f"{match[1]}{match[2]}:{_QUALITIES[match[3]]}"
-    if match[4] is None:
-        return chord_name
-    bass = _LETTERS[match[4]] + _SIGNS[match[5]] - _LETTERS[match[1]] - _SIGNS[match[2]]
-    return f"{chord_name}/{_DEGREES[bass % 12]}" if bass % 12 else chord_name
-
-
-def segments(rows: Sequence[Sequence[Any]], duration: float, label: Callable[[str], str] = str) -> list[Segment]:
-    """
-    Return segments of rows (start, end, label) that end with the audio at `duration` seconds. Rows that are empty
-    after this, or that another row covers, are left out.
-    """
-    result: list[Segment] = []
-    for start, end, text in rows:
-        start = max(float(start), result[-1].end if result else 0.0)
-        end = min(float(end), duration)
-        if end > start:
-            result.append(Segment(start, end, label(text)))
-    return result
-
-
-def from_starts(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return rows (start, end, label) of rows (start, label), each of which ends where the next one starts."""
-    ends = [start for start, _ in rows[1:]] + [float("inf")]
-    return [[start, end, label] for (start, label), end in zip(rows, ends, strict=True)]
-
-
-def sections(boundaries: Sequence[float], duration: float) -> list[Segment]:
-    """Return sections between boundaries in seconds. All are called verse, because the tool knows no functions."""
-    return segments(from_starts([[0.0, "verse"], *([time, "verse"] for time in boundaries if time > 0)]), duration)
-
-
-def beats(times: Sequence[float], downbeats: Sequence[float] = (), shift: float = 0.0) -> Beats:
-    """
-    Return beats, moved by `shift` seconds. The position of the beat that is nearest to each downbeat is 1; the others
-    are 0, because scores need no more. Beats that are moved before the start are left out.
-    """
-    moved = np.unique(np.asarray(times, dtype=np.float64) + shift)
-    moved = moved[moved >= 0]
-    positions = np.zeros(len(moved), dtype=np.int64)
-    if len(moved):
-        for time in downbeats:
-            positions[np.abs(moved - (time + shift)).argmin()] = 1
-    return Beats(moved, positions)
-
-
-def whole_song_key(label: str, song: LabeledSong) -> list[Segment]:
-    """Return one key for the whole song: `Ab major` gives `Ab:maj`."""
-    return [Segment(0.0, song.duration, key.parse_key(label) or "N")]
-
-
 def shifted(read: Callable[[Any], tuple]) -> dict[str, Callable[[Any, LabeledSong], Beats]]:
     """Return the choices of a beat tracker: unchanged, and moved by constant times."""
 
     def choice(milliseconds: int) -> Callable[[Any, LabeledSong], Beats]:
         return lambda result, song: beats(*read(result), milliseconds / 1000)
 
-    return {f"{milliseconds:+d} ms": choice(milliseconds) for milliseconds in sorted(SHIFTS, key=lambda ms: ms != 0)}
-
-
-def positioned(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Return the times of beats and of downbeats from rows (seconds, position in the bar)."""
-    return [time for time, _ in rows], [time for time, position in rows if position == 1]
+    return {f"{milliseconds:+d} ms": choice(milliseconds) for milliseconds in sorted(SHIFTS, key=abs)}
 
 
 def _key_profiles(*names: str) -> dict[str, Callable[[Any, LabeledSong], list[Segment]]]:
@@ -223,8 +132,17 @@ PEERS = {
     "sonara": Peer("sonara", ("sonara==0.3.6",), code="MIT", source="https://github.com/kkollsga/sonara"),
     "MSAF": Peer(
         "msaf",
-        ("msaf==0.1.80", "numpy==1.23.5", "scipy==1.10.1", "numba==0.57.1", "librosa==0.9.2", "pandas==1.5.3")
-        + ("matplotlib==3.7.5", "scikit-learn==1.2.2", "setuptools<81"),
+        (
+            "msaf==0.1.80",
+            "numpy==1.23.5",
+            "scipy==1.10.1",
+            "numba==0.57.1",
+            "librosa==0.9.2",
+            "pandas==1.5.3",
+            "matplotlib==3.7.5",
+            "scikit-learn==1.2.2",
+            "setuptools<81",
+        ),
         code="MIT",
         source="https://github.com/urinieto/msaf",
         remark="with packages of its time: it uses names that NumPy and SciPy have removed",
@@ -292,15 +210,27 @@ METHODS = {
         _only(lambda result, song: segments(result["chords"], song.duration, harte_chord)),
     ),
     "librosa, beats": Method(
-        "librosa", beat.TASK.name, "librosa_beats", "beat_track at 22050 Hz", shifted(lambda result: (result,)),
+        "librosa",
+        beat.TASK.name,
+        "librosa_beats",
+        "beat_track at 22050 Hz",
+        shifted(lambda result: (result,)),
         NO_DOWNBEATS,
     ),
     "Essentia, beats": Method(
-        "Essentia", beat.TASK.name, "essentia_beats", "RhythmExtractor2013", shifted(lambda result: (result,)),
+        "Essentia",
+        beat.TASK.name,
+        "essentia_beats",
+        "RhythmExtractor2013",
+        shifted(lambda result: (result,)),
         NO_DOWNBEATS,
     ),
     "sonara, beats": Method(
-        "sonara", beat.TASK.name, "sonara_all", "beats and beat grid", shifted(lambda result: tuple(result["beats"])),
+        "sonara",
+        beat.TASK.name,
+        "sonara_all",
+        "beats and beat grid",
+        shifted(lambda result: tuple(result["beats"])),
     ),
     "madmom, beats": Method(
         "madmom", beat.TASK.name, "madmom_beats", "RNNDownBeatProcessor and DBN", shifted(positioned)
@@ -310,25 +240,43 @@ METHODS = {
         "Beat This!", beat.TASK.name, "beat_this", "final0, without DBN", shifted(lambda result: tuple(result))
     ),
     "Essentia, key": Method(
-        "Essentia", key.TASK.name, "essentia_key", "KeyExtractor",
-        _key_profiles("bgate", "krumhansl", "temperley", "shaath", "edma", "edmm", "braw"),
+        "Essentia",
+        key.TASK.name,
+        "essentia_key",
+        "KeyExtractor",
+        _key_profiles("bgate", "krumhansl", "edma"),
     ),
     "sonara, key": Method(
-        "sonara", key.TASK.name, "sonara_all", "analyze_file",
+        "sonara",
+        key.TASK.name,
+        "sonara_all",
+        "analyze_file",
         _only(lambda result, song: whole_song_key(result["key"], song)),
     ),
     "madmom, key": Method("madmom", key.TASK.name, "madmom_key", "convolutional network", _only(whole_song_key)),
     "S-KEY": Method("S-KEY", key.TASK.name, "skey", "self-supervised network", _only(whole_song_key)),
     "MSAF, structural features": Method(
-        "MSAF", structure.TASK.name, "msaf_sections", "structural features (Serrà et al. 2014)",
-        _only(lambda result, song: sections(result, song.duration)), NO_FUNCTIONS,
+        "MSAF",
+        structure.TASK.name,
+        "msaf_sections",
+        "structural features (Serrà et al. 2014)",
+        _only(lambda result, song: sections(result, song.duration)),
+        NO_FUNCTIONS,
     ),
     "MSAF, Foote": Method(
-        "MSAF", structure.TASK.name, "msaf_foote", "checkerboard kernel (Foote 2000)",
-        _only(lambda result, song: sections(result, song.duration)), NO_FUNCTIONS,
+        "MSAF",
+        structure.TASK.name,
+        "msaf_foote",
+        "checkerboard kernel (Foote 2000)",
+        _only(lambda result, song: sections(result, song.duration)),
+        NO_FUNCTIONS,
     ),
     "sonara, sections": Method(
-        "sonara", structure.TASK.name, "sonara_all", "sections of energy",
-        _only(lambda result, song: sections(result["sections"], song.duration)), NO_FUNCTIONS,
+        "sonara",
+        structure.TASK.name,
+        "sonara_all",
+        "sections of energy",
+        _only(lambda result, song: sections(result["sections"], song.duration)),
+        NO_FUNCTIONS,
     ),
 }

@@ -3,10 +3,10 @@ Analyze songs with a tool that other people wrote. `peers.py` runs this file in 
 
     python peer_runners.py METHOD SONGS
 
-It needs Python and the packages of the tool, and nothing else. SONGS is a JSON file with a list of `{"audio", "output"}`:
-a mono wav file with 16 bits at 44.1 kHz, and the JSON file to write for it. An output has the `result` of the tool in
-its own words (labels are not translated here), or the `error` that it raised. Outputs with a result are not written
-again. The tools run with the settings that they have by default.
+It needs Python and the packages of the tool, and nothing else. SONGS is a JSON file with a list of objects: `audio` is
+a mono wav file with 16 bits at 44.1 kHz, and `output` the JSON file to write for it. An output has the `result` of the
+tool, with its own labels, or the `error` that it raised. Outputs with a result are not written again. The tools run
+with their default settings.
 """
 
 import json
@@ -46,7 +46,7 @@ def read_wav(path):
 
 
 def chordino():
-    """Chords as `[seconds, label]`, the start of each. The library of the plugin is in the wheel of chord-extractor."""
+    """Chords as `[seconds, label]`, the start of each. The wheel of chord-extractor has the library of the plugin."""
     import importlib.util
 
     folder = importlib.util.find_spec("chord_extractor").submodule_search_locations[0]
@@ -116,7 +116,7 @@ def essentia_key():
     """The key, such as `Ab major`, for each set of key profiles; the first one is the default."""
     import essentia.standard
 
-    profiles = ("bgate", "krumhansl", "temperley", "shaath", "edma", "edmm", "braw")
+    profiles = ("bgate", "krumhansl", "edma")
     extractors = {profile: essentia.standard.KeyExtractor(profileType=profile) for profile in profiles}
 
     def analyze(path):

@@ -83,7 +83,9 @@ def describe(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def score(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the mean of a score over songs and runs, with its 95 % interval over songs."""
-    values = [np.mean([get_task(row["task"]).song_value(run[song], name) for run in row["runs"]]) for song in row["runs"][0]]
+    values = [
+        np.mean([get_task(row["task"]).song_value(run[song], name) for run in row["runs"]]) for song in row["runs"][0]
+    ]
     return {"mean": float(np.nanmean(values)), "interval": bootstrap_interval(values)}
 
 
@@ -125,7 +127,14 @@ def tools_table(tried: Mapping[str, Mapping[str, Any]]) -> str:
         version = entry["reason"] if "reason" in entry else entry["version"]
         weights = entry["weights"]
         rows.append(
-            [f"[{name}]({entry['source']})", ", ".join(entry["tasks"]), version, entry["code"], weights, entry["remark"]]
+            [
+                f"[{name}]({entry['source']})",
+                ", ".join(entry["tasks"]),
+                version,
+                entry["code"],
+                weights,
+                entry["remark"],
+            ]
         )
     return markdown_table(["tool", "tasks", "version", "license of the code", "of the weights", "installed"], rows)
 
