@@ -57,12 +57,13 @@ def install(name: str, peer: Peer, folder: Path) -> Environment:
     record = json.loads((home / INSTALLED).read_text()) if (home / INSTALLED).is_file() else {}
     if record.get("wanted") != wanted:
         shutil.rmtree(home, ignore_errors=True)
-        _call([sys.executable, "-m", "venv", str(home)], "does not install")
-        for requirements in (["--no-deps", *peer.bare], list(peer.requirements)):
-            if requirements[-1:] != ["--no-deps"]:
-                _call([str(python), "-m", "pip", "install", "--quiet", *requirements], "does not install")
+        pip = [sys.executable, "-m", "pip", "--python", str(python)]
+        _call([sys.executable, "-m", "venv", "--without-pip", str(home)], "does not install")
+        if peer.bare:
+            _call([*pip, "install", "--quiet", "--no-deps", *peer.bare], "does not install")
+        _call([*pip, "install", "--quiet", *peer.requirements], "does not install")
         _add_metadata(python, peer.metadata)
-        listed = json.loads(_call([str(python), "-m", "pip", "list", "--format", "json"], "does not install"))
+        listed = json.loads(_call([*pip, "list", "--format", "json"], "does not install"))
         packages = {row["name"]: row["version"] for row in listed}
         record = {"wanted": wanted, "packages": packages}
         write_json(home / INSTALLED, record)
@@ -123,7 +124,7 @@ def _call(command: Sequence[str], problem: str, **options: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith(("ERROR:", "× "))] or lines[-1:]
+        errors = [line for line in lines if line.startswith(("ERROR:", "× "))] or lines
         reason = errors[-1] if errors else f"exit status {done.returncode}"
         raise PeerUnavailableError(f"{problem}: {_shorten(reason)}")
     return done.stdout
@@ -131,7 +132,9 @@ def _call(command: Sequence[str], problem: str, **options: Any) -> str:
 
 def _shorten(reason: str) -> str:
     """Return a reason without the paths of this machine, in a limited number of characters."""
-    reason = re.sub(r"(?<![\w:/])/(?:[^\s/'\"]+/)+", "…/", reason.removeprefix("ERROR:").removeprefix("×").strip())
+    reason = re.sub(
+        r"(?<![\w:/])/(?:[^\s/'\"]+/)+[^\s'\":]*", "…", reason.removeprefix("ERROR:").removeprefix("×").strip()
+    )
     reason = reason.replace("|", "/")  # for tables
     return reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}…"
 

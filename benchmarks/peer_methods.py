@@ -163,13 +163,15 @@ PEERS = {
         code="MIT",
         weights="MIT, with the code",
         source="https://github.com/deezer/skey",
+        remark="from GitHub, because it is not on PyPI",
     ),
     "Beat This!": Peer(
         "beat-this",
         ("beat-this==1.1.0", "soundfile"),
         code="MIT",
-        weights="MIT; downloaded by the tool",
+        weights="MIT",
         source="https://github.com/CPJKU/beat_this",
+        remark="downloads its weights when it starts",
     ),
 }
 

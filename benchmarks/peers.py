@@ -71,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--requirement", nargs="+", default=[], metavar="PACKAGE=REQUIREMENT",
                         help="what pip installs for a package, such as skey=/home/me/skey")  # fmt: skip
     parser.add_argument("--limit", type=int, help="analyze only this many songs of each split")
+    parser.add_argument("--no_tuning", action="store_true", help="do not choose settings on validation songs")
     parser.add_argument("--no_run", action="store_true", help="analyze nothing; score the songs that are analyzed")
     parser.add_argument("--store", type=Path, default=RESULTS / "peers", help="folder for recorded scores")
     parser.add_argument("--table", action="store_true", help="only write the table of recorded scores")
@@ -152,7 +153,7 @@ def score_method(name: str, method: Method, arguments: argparse.Namespace) -> di
     about |= {"version": tool.version, "packages": tool.packages, "songs": len(songs)}
     default, *others = method.choices
     rows = {name: scored(method, default, songs, results, arguments.split)}
-    if others and VALIDATION in split_names(arguments.data) and rows[name]["scores"]:
+    if others and rows[name]["scores"] and not arguments.no_tuning and VALIDATION in split_names(arguments.data):
         tuning = annotated_songs(arguments, method.task, VALIDATION)[: arguments.limit]
         found = analyze(tool, method.runner, tuning, arguments.environments, not arguments.no_run)
         if len(found) == len(tuning):

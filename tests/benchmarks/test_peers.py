@@ -181,7 +181,7 @@ def test_a_tool_is_installed_once_in_an_environment_of_its_own(tmp_path, monkeyp
 
 
 def test_a_tool_that_cannot_be_installed_has_a_reason(tmp_path):
-    with pytest.raises(PeerUnavailableError, match=r"^does not install: .*missing\.whl"):
+    with pytest.raises(PeerUnavailableError, match=r"^does not install: .*missing"):
         install("tiny", Peer("tiny", ("/missing/folder/missing.whl",)), tmp_path)
 
 
@@ -192,7 +192,14 @@ def test_requirements_can_be_replaced():
 
 
 def arguments(data: Path, folder: Path, **options) -> Namespace:
-    values = {"ours": [], "requirement": [], "limit": None, "no_run": False, "split": "test"} | options
+    values = {
+        "ours": [],
+        "requirement": [],
+        "limit": None,
+        "no_run": False,
+        "no_tuning": False,
+        "split": "test",
+    } | options
     return Namespace(data=str(data), environments=folder, **values)
 
 
@@ -214,6 +221,7 @@ def test_a_shift_is_chosen_on_validation_songs(monkeypatch, labeled, tmp_path):
     assert rows["late (tuned)"]["scores"]["test"]["downbeat_f"]["mean"] == 1
     assert rows["late (tuned)"]["choice"] == "-10 ms"
     assert rows["late (tuned)"]["validation"]["-5 ms"] == 0
+    assert list(peers.score_method("late", method, arguments(labeled, tmp_path, no_tuning=True))) == ["late"]
 
 
 def test_a_song_with_an_error_counts_as_silence(monkeypatch, labeled, tmp_path):
