@@ -14,6 +14,7 @@ from musicfm_hf.evaluation.bootstrap import bootstrap_interval, correct_interval
 from musicfm_hf.evaluation.scoring import difference_samples
 from musicfm_hf.tasks import get_task
 
+MIN_SONGS = 10  # with fewer, neither scores nor differences are shown, because intervals would mean nothing
 DRAWS = 40_000  # bootstrap samples of a difference; the smallest level after the correction needs many
 
 
@@ -77,7 +78,8 @@ def describe(row: Mapping[str, Any]) -> dict[str, Any]:
         songs = list(row["runs"][0])
         entry |= {"analyzed": len(songs), "seeds": len(row["runs"]), "ours": row.get("ours", False)}
         entry["in_domain"] = row.get("trained_on") == row["data"]
-        entry["test"] = {name: score(row, name) for name in STUDY[row["task"]]["scores"] if name in row["test"]}
+        shown = STUDY[row["task"]]["scores"] if len(songs) >= MIN_SONGS else ()
+        entry["test"] = {name: score(row, name) for name in shown if name in row["test"]}
     return entry
 
 
@@ -101,7 +103,7 @@ def differences(task: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[
             for theirs in (label for label, row in scored.items() if not row.get("ours")):
                 pair = [scored[label]["runs"] for label in (theirs, ours)]
                 songs = [song for song in pair[0][0] if all(song in run for runs in pair for run in runs)]
-                if songs and all(metric in run[songs[0]] for runs in pair for run in runs):
+                if len(songs) >= MIN_SONGS and all(metric in run[songs[0]] for runs in pair for run in runs):
                     shared = [[{song: run[song] for song in songs} for run in runs] for runs in pair]
                     mean, drawn = difference_samples(task, *shared, metric, DRAWS)
                     result[metric, ours, theirs] = mean, drawn, len(songs)
@@ -151,6 +153,9 @@ def headline(data: str, tasks: Mapping[str, Mapping[str, Any]]) -> str:
         text = "Neither our models nor the tools were trained on songs of this data set."
     else:
         text = "No tool was trained on songs of this data set."
+    if ours:
+        seeds = " or ".join(map(str, sorted({row["seeds"] for row in ours})))
+        text += f" Each of our rows is {'one run' if seeds == '1' else f'the mean of {seeds} runs'}."
     return f"### Songs of {data}\n\n{text}\n"
 
 
@@ -160,7 +165,8 @@ def scores_table(task: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     main = get_task(task).metric
     scored = [label for label, row in rows.items() if "test" in row]
     lines = []
-    for label in sorted(scored, key=lambda label: -rows[label]["test"][main]["mean"]):
+    means = {label: rows[label]["test"].get(main, {"mean": 0})["mean"] for label in scored}
+    for label in sorted(scored, key=means.__getitem__, reverse=True):
         row = rows[label]
         domain = "yes" if row["in_domain"] else "no"
         analyzed = f"{row['analyzed']} of {row['songs']}" if row.get("songs", 0) > row["analyzed"] else row["analyzed"]

