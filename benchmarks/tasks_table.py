@@ -234,14 +234,14 @@ def head(table: Mapping[str, Mapping[str, Any]]) -> str:
         f"- **Labels:** {labels}.",
         "- **Seeds:** means over three seeds, where not marked; \\* is a single seed.",
         "- **Settings:** all rows of a task have the same decoder, head and length of crops; full fine-tuning and "
-        "LoRA also have the same steps and augmentation, which a probe cannot have. Layers and checkpoints were chosen "
-        "on validation songs.",
+        "LoRA also have the same steps and augmentation, which a probe cannot have. Layers and checkpoints were "
+        "chosen on validation songs.",
     ]
     if any(cell["earlier"] for cell in cells):
         lines.append(
             "- **†** Not of this study but of an earlier one: heads started from random weights, steps differed "
-            "between rows, random encoders had no batch statistics, the decoder of sections was tuned for one row, and "
-            "full fine-tuning and LoRA for tags were trained on crops of 10 s instead of 29.1 s."
+            "between rows, random encoders had no batch statistics, the decoder of sections was tuned for one row, "
+            "and full fine-tuning and LoRA for tags were trained on crops of 10 s instead of 29.1 s."
         )
     return "\n".join(lines) + "\n"
 
