@@ -17,6 +17,7 @@ from musicfm_hf import MusicFMConfig, MusicFMModel
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.data.splits import draw_songs
+from musicfm_hf.finetuning import batch_statistics
 from musicfm_hf.finetuning import run as module
 from musicfm_hf.finetuning import trainer as finetuning_trainer
 from musicfm_hf.finetuning.arguments import FinetuningArguments, RetrievalArguments, TaskArguments
@@ -29,8 +30,9 @@ PROBE_FIRST = ["--probe_steps", "3", "--probe_batch_size", "2", "--probe_learnin
 
 
 @pytest.fixture(autouse=True)
-def few_whitening_crops(monkeypatch):
+def few_crops(monkeypatch):
     monkeypatch.setattr(module, "WHITENING_CROPS", 16)
+    monkeypatch.setattr(batch_statistics, "NUM_CROPS", 16)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_batch_statistics_are_those_of_the_songs(labeled):
     norm = encoder.subsampling.blocks[0].norm1
     modes = [part.training for part in encoder.modules()]
     measure_batch_statistics(encoder, songs[:1], seed=3)  # one song, so that no crop is padded
-    assert len(means) == 64 // 8
+    assert len(means) == 16 // 8
     torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0), atol=1e-5, rtol=1e-3)
     assert norm.momentum == nn.BatchNorm2d(1).momentum
@@ -120,10 +122,8 @@ def test_fine_tuning_starts_with_the_head_of_a_probe(places, tmp_path, method, e
     probe = finetune(*probe_settings(task, arguments, tmp_path / "probe"))
     assert probe.trained is probe.model.classifier
     run = tune(places, tmp_path / "run", method, *flags)
-    state = load_file(
-        tmp_path / "run/checkpoint-0" / ("model" if method == "full" else "adapter_model") / ".."
-        / ("model.safetensors" if method == "full" else "adapter_model.safetensors")
-    )  # fmt: skip
+    name = "model" if method == "full" else "adapter_model"
+    state = load_file(tmp_path / f"run/checkpoint-0/{name}.safetensors")
     started = {name.rpartition("classifier.")[2]: tensor for name, tensor in state.items() if "classifier." in name}
     assert started.keys() == probe.trained.state_dict().keys()
     assert all(started[name].equal(tensor) for name, tensor in probe.trained.state_dict().items())
@@ -141,11 +141,10 @@ def scored(monkeypatch, *values: float) -> None:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_model_before_the_first_step_may_be_the_best(places, tmp_path, monkeypatch, method):
     """The probe is scored three times; then the model before the first step, and after two and four."""
-    scored(monkeypatch, 0.1, 0.2, 0.3, 0.9, 0.8, 0.9)
+    scored(monkeypatch, 0.1, 0.2, 0.3, 0.9, 0.8, 0.9, 0.1, 0.2, 0.3)
     run = tune(places, tmp_path / "run", method, *PROBE_FIRST, "--save_total_limit", "1")
     assert run.results["steps"] == {"run": 4, "best": 0}
     assert (tmp_path / "run/checkpoint-0").is_dir()
-    monkeypatch.undo()
     task, arguments = parse(places, tmp_path / "run", method, *PROBE_FIRST)
     probe = finetune(*probe_settings(task, arguments, tmp_path / "probe"))
     assert all(head(run)[name].equal(tensor) for name, tensor in probe.trained.state_dict().items())

@@ -110,23 +110,43 @@ def difference_samples(
     Raises:
         ValueError: if the systems predict different labels.
     """
-    spec, names = get_task(task), list(first[0])
-    systems = [[[run[name] for name in names] for run in runs] for runs in (first, second)]
+    (before, drawn_before), (after, drawn_after) = _draw_scores(task, (first, second), metric, draws)
+    samples = drawn_after - drawn_before
+    mean = after - before
+    # Averages over sets of songs have a bias that need not cancel.
+    return mean, center(samples, mean) if get_task(task).set_scores is not None else samples
+
+
+def mean_over_runs(task: str, runs: Sequence[Scores], metric: str) -> dict[str, Any]:
+    """Return the `mean` of a score over runs, and its 95 % bootstrap `interval` over songs and runs."""
+    ((mean, samples),) = _draw_scores(task, (runs,), metric, 10_000)
+    is_set = get_task(task).set_scores is not None
+    return {"mean": mean, "interval": centered_interval(samples, mean) if is_set else percentile_interval(samples)}
+
+
+def _draw_scores(
+    task: str, systems: Sequence[Sequence[Scores]], metric: str, draws: int
+) -> list[tuple[float, np.ndarray]]:
+    """Return, for each system, its mean score over songs and runs, and the scores of bootstrap samples `(draws,)`."""
+    spec, names = get_task(task), list(systems[0][0])
+    rows_of = [[[run[name] for name in names] for run in runs] for runs in systems]
     if spec.set_scores is not None:
-        labels = {spec.set_scores.labels(rows[0]) for runs in systems for rows in runs}
+        labels = {spec.set_scores.labels(rows[0]) for runs in rows_of for rows in runs}
         if len(labels) > 1:
             lists = " or ".join(sorted(map(", ".join, labels)))
             raise ValueError(f"The systems predict different labels: {lists}.")
-        means = [np.mean([spec.set_scores.average(rows)[metric] for rows in runs]) for runs in systems]
-        drawn = [draw_runs([spec.set_scores.draw(rows, draws)[metric] for rows in runs]) for runs in systems]
-        mean = float(means[1] - means[0])
-        return mean, center(drawn[1] - drawn[0], mean)
-    values = [np.array([[spec.song_value(row, metric) for row in rows] for rows in runs]) for runs in systems]
+        return [
+            (
+                float(np.mean([spec.set_scores.average(rows)[metric] for rows in runs])),
+                draw_runs([spec.set_scores.draw(rows, draws)[metric] for rows in runs]),
+            )
+            for runs in rows_of
+        ]
+    values = [np.array([[spec.song_value(row, metric) for row in rows] for rows in runs]) for runs in rows_of]
     valid = ~np.isnan(np.concatenate(values)).any(axis=0)
-    if not valid.any():
-        return float("nan"), np.full(draws, np.nan)
-    values = [of_system[:, valid] for of_system in values]  # (runs, songs)
     songs = int(valid.sum())
+    if not songs:
+        return [(float("nan"), np.full(draws, np.nan)) for _ in values]
     weights = np.random.default_rng(0).multinomial(songs, np.full(songs, 1 / songs), size=draws) / songs
-    drawn = [draw_runs(list(of_system @ weights.T)) for of_system in values]
-    return float(values[1].mean() - values[0].mean()), drawn[1] - drawn[0]
+    of_systems = [of_system[:, valid] for of_system in values]  # (runs, songs)
+    return [(float(scores.mean()), draw_runs(list(scores @ weights.T))) for scores in of_systems]

@@ -156,15 +156,23 @@ def start_run(
         ValueError: if the checkpoint was made with other settings, another encoder or other songs.
     """
     task = pin_revision(task)
-    checkpoint: Any = arguments.resume_from_checkpoint
-    if checkpoint in (None, True):
-        checkpoint = find_checkpoint(arguments.output_dir)
-    if checkpoint and not began_with_probe(Path(checkpoint)):
-        task = replace(task, probe_steps=0)
+    checkpoint = _find_checkpoint(arguments)
+    task = _as_it_began(task, checkpoint)
     fingerprint = run_fingerprint(task, arguments, splits)
     seconds = check_checkpoint(Path(checkpoint), fingerprint) if checkpoint else 0.0
     set_seed(arguments.seed)
     return task, fingerprint, checkpoint, seconds
+
+
+def _find_checkpoint(arguments: FinetuningArguments) -> Any:
+    """Return the checkpoint from which a run resumes, or a false value."""
+    checkpoint: Any = arguments.resume_from_checkpoint
+    return find_checkpoint(arguments.output_dir) if checkpoint in (None, True) else checkpoint
+
+
+def _as_it_began(task: Arguments, checkpoint: Any) -> Arguments:
+    """Return the settings without a first probe if the run began without one, in an earlier version."""
+    return replace(task, probe_steps=0) if checkpoint and not began_with_probe(Path(checkpoint)) else task
 
 
 def collect_results(
@@ -211,7 +219,7 @@ def check_results_path(task: HeadArguments, arguments: FinetuningArguments, spli
     Raises:
         ValueError: The file for its scores exists, from a run with other settings, another encoder or other songs.
     """
-    path = results_path(task, arguments)
+    path, task = results_path(task, arguments), _as_it_began(task, _find_checkpoint(arguments))
     load_matching_results(path, task, arguments, splits, "--results", FREE_TO_CHANGE)
 
 
