@@ -143,7 +143,7 @@ def sonara_all():
     import sonara
 
     def analyze(path):
-        song = sonara.analyze_file(path, features=["beats", "beatgrid", "chords", "key", "structure"])
+        song = sonara.analyze_file(path, features="beats beatgrid chords key structure".split())
         seconds = song["provenance"]["hop_length"] / song["provenance"]["sample_rate"]  # of a frame
         return {
             "beats": [[frame * seconds for frame in song[name]] for name in ("beats", "downbeats")],
