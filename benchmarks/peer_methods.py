@@ -78,7 +78,7 @@ def shifted(read: Callable[[Any], tuple]) -> dict[str, Callable[[Any, LabeledSon
     """Return the choices of a beat tracker: unchanged, and moved by constant times."""
 
     def choice(milliseconds: int) -> Callable[[Any, LabeledSong], Beats]:
-        return lambda result, song: beats(*read(result), milliseconds / 1000)
+        return lambda result, song: beats(*read(result), shift=milliseconds / 1000)
 
     return {f"{milliseconds:+d} ms": choice(milliseconds) for milliseconds in sorted(SHIFTS, key=abs)}
 

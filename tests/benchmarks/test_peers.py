@@ -104,6 +104,13 @@ def test_beats_are_moved_with_their_downbeats():
     assert beats([1.0, 2.0, 3.0], [2.1]).positions.tolist() == [0, 1, 0]
     assert len(beats([], [1.0]).times) == 0
     assert list(shifted(positioned))[:3] == ["+0 ms", "-5 ms", "+5 ms"]
+    times, positions = METHODS["librosa, beats"].choices["+5 ms"]([1.0, 2.0], None)
+    assert times == pytest.approx([1.005, 2.005])
+    assert positions.tolist() == [0, 0]
+    times, positions = METHODS["sonara, beats"].choices["-5 ms"]({"beats": [[1.0, 2.0], [2.0]]}, None)
+    assert times == pytest.approx([0.995, 1.995])
+    assert positions.tolist() == [0, 1]
+    assert METHODS["Beat This!"].choices["+0 ms"]([[1.0, 2.0], [1.0]], None).positions.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
