@@ -84,7 +84,7 @@ def analyze(
         run (`bool`): Whether to analyze songs without a result. If false, they are left out.
 
     Returns:
-        Song id → `{"result": …}` or `{"error": reason}`.
+        Song id → `{"result": …}` or `{"error": reason}`. If the tool crashes, the songs from there on are left out.
 
     Raises:
         PeerUnavailableError: the tool cannot be started.
@@ -105,7 +105,11 @@ def analyze(
             if not path.is_file():
                 _write_wav(path, song)
             work.append({"audio": str(path.absolute()), "output": str(outputs[song.id].absolute())})
-        _start(environment, runner, work)
+        try:
+            _start(environment, runner, work)
+        except PeerUnavailableError:  # a crash in the middle leaves the results of the songs before it
+            if not any(path.is_file() for path in outputs.values()):
+                raise
     return {name: content for name, path in outputs.items() if (content := _read(path))}
 
 

@@ -25,6 +25,7 @@ from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.chord import parse_chord
 
 FAKE = """
+import os
 import sys
 sys.path.insert(0, {folder!r})
 import peer_runners
@@ -41,7 +42,11 @@ def fake():
 def absent():
     import no_such_package
 
-peer_runners.METHODS = {{"fake": fake, "absent": absent}}
+def crash():
+    seen = []
+    return lambda path: os._exit(3) if seen else seen.append(path)
+
+peer_runners.METHODS = {{"fake": fake, "absent": absent, "crash": crash}}
 peer_runners.main()
 """
 
@@ -164,6 +169,11 @@ def test_songs_are_analyzed_once_and_failed_songs_again(tool, labeled, tmp_path)
 def test_a_tool_that_does_not_start_is_reported(tool, labeled, tmp_path):
     with pytest.raises(PeerUnavailableError, match=r"^does not run: ModuleNotFoundError: .*no_such_package"):
         analyze(tool(), "absent", load_songs(labeled, "test"), tmp_path)
+
+
+def test_results_before_a_crash_are_used(tool, labeled, tmp_path):
+    songs = load_songs(labeled, "test")
+    assert analyze(tool(), "crash", songs, tmp_path) == {songs[0].id: {"result": None}}
 
 
 def wheel(folder: Path) -> Path:
