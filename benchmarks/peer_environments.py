@@ -117,6 +117,7 @@ def _start(environment: Environment, runner: str, work: Sequence[Mapping[str, st
     """Analyze songs in the environment. Tools may write files into their working directory, which is a new one."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as directory:
+        variables["NUMBA_CACHE_DIR"] = directory  # processes that compile at the same time would spoil a common one
         songs = Path(directory) / "songs.json"
         songs.write_text(json.dumps(work), encoding="utf-8")
         command = [str(environment.python.absolute()), str(RUNNERS), runner, str(songs)]
