@@ -64,9 +64,9 @@ def tables(entries: Sequence[Mapping[str, Any]], results: Path) -> str:
         scores = list(dict.fromkeys(score for entry in of_data for score in entry["scores"]))
         header = [data, *(score.replace(" ", ", ") for score in scores), "training", "weights"]
         rows = [
-            [entry["system"], *(_score(entry["scores"].get(score), results) for score in scores)]
-            + [entry["training"], entry["weights"]]
+            [entry["system"], *cells, entry["training"], entry["weights"]]
             for entry in of_data
+            for cells in [[_score(entry["scores"].get(score), results) for score in scores]]
         ]
         parts.append(markdown_table(header, rows))
     return "\n".join(parts)
