@@ -24,6 +24,7 @@ from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, count_averages, label_settings
 from .heads_musicfm import MusicFMClassifier, MusicFMEmbeddingHead, MusicFMHead
+from .int8_musicfm import INT8_METHOD
 from .keywords_musicfm import check_keywords
 from .losses_musicfm import token_loss
 from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
@@ -365,6 +366,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
     _input_embed_layer = "subsampling"  # PEFT enables gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
     _is_pretrained = False  # true in MusicFMForPreTraining: batch statistics change in training
+    int8_modules = ("subsampling", "layers")  # with the linear layers that `MusicFMInt8Config` quantizes
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
