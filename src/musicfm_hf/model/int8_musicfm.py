@@ -233,8 +233,8 @@ class MusicFMInt8Quantizer(HfQuantizer):
         kinds = {str(device).partition(":")[0] for device in devices if device is not None}
         if kinds - {"cpu", "disk", "meta", "auto"}:
             raise ValueError(
-                f"Int8 models run on processors only, got the device {', '.join(sorted(kinds))}: use the CPU, or leave "
-                "out `quantization_config`."
+                f"Int8 models run on processors only, got the device {', '.join(sorted(kinds))}: use the CPU, or "
+                "leave out `quantization_config`."
             )
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -276,6 +276,41 @@ class MusicFMInt8Quantizer(HfQuantizer):
         return True
 
 
+def is_int8(settings: Any) -> bool:
+    """Return whether a configuration of a model, or a `quantization_config`, is one of int8."""
+    quantization = getattr(settings, "quantization_config", settings)
+    if isinstance(quantization, dict):
+        return quantization.get("quant_method") == INT8_METHOD
+    return getattr(quantization, "quant_method", None) == INT8_METHOD
+
+
+def quantize_to_int8(model: Any) -> None:
+    """Quantize a model in memory, in place, as `from_pretrained` does while it loads one."""
+    quantizer = MusicFMInt8Quantizer(MusicFMInt8Config(), pre_quantized=False)
+    quantizer.preprocess_model(model)
+    model.hf_quantizer = quantizer
+    quantizer.postprocess_model(model)
+
+
+def check_float(config: Any, name: Any, purpose: str) -> None:
+    """
+    Check that a model is not an int8 model, which has no gradients.
+
+    Args:
+        config: Configuration of the model.
+        name: Folder or repository, for the message.
+        purpose (`str`): What the model is for, such as `"trained"`.
+
+    Raises:
+        ValueError: if it is an int8 model.
+    """
+    if is_int8(config):
+        raise ValueError(
+            f"{name} is an int8 model, which cannot be {purpose}: use the model that it was quantized from, or the "
+            "result of `model.dequantize()`."
+        )
+
+
 def _replace(model: nn.Module, kind: type[nn.Module], convert: Any) -> None:
     """Replace the layers of this class in the parts of encoders that `int8_modules` names."""
     for encoder in list(model.modules()):
@@ -292,4 +327,13 @@ if INT8_METHOD not in AUTO_QUANTIZER_MAPPING:
     register_quantization_config(INT8_METHOD)(MusicFMInt8Config)
     register_quantizer(INT8_METHOD)(cast(Any, MusicFMInt8Quantizer))
 
-__all__ = ["INT8_METHOD", "MusicFMInt8Config", "MusicFMInt8Linear", "multiply_plainly", "quantize_frames"]
+__all__ = [
+    "INT8_METHOD",
+    "MusicFMInt8Config",
+    "MusicFMInt8Linear",
+    "check_float",
+    "is_int8",
+    "multiply_plainly",
+    "quantize_frames",
+    "quantize_to_int8",
+]

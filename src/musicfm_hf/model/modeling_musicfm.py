@@ -24,7 +24,7 @@ from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, count_averages, label_settings
 from .heads_musicfm import MusicFMClassifier, MusicFMEmbeddingHead, MusicFMHead
-from .int8_musicfm import INT8_METHOD
+from .int8_musicfm import check_float
 from .keywords_musicfm import check_keywords
 from .losses_musicfm import token_loss
 from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
@@ -673,8 +673,8 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
             kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter; with
-                `keep_head`, also if it was not saved with this head.
+            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter or an
+                int8 model; with `keep_head`, also if it was not saved with this head.
         """
         hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
         if find_base(pretrained_model_name_or_path, **hub) is not None:
@@ -682,6 +682,7 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
                 f"{pretrained_model_name_or_path} is an adapter: load it with `peft.PeftModel`, and pass the folder "
                 "to which `merge_and_unload().save_pretrained(…)` has written the whole model."
             )
+        check_float(config, pretrained_model_name_or_path, "trained")
         model, has_head = cls._load_base(pretrained_model_name_or_path, config, **kwargs)
         if keep_head and not has_head:
             raise ValueError(f"{pretrained_model_name_or_path} has no head of this shape: leave out `keep_head`.")
