@@ -94,7 +94,10 @@ def test_a_kernel_that_is_missing_or_inexact_is_not_used(monkeypatch, fault):
         monkeypatch.setattr(int8_musicfm, "_pack", lambda weight: torch.ops.onednn.no_such_operator(weight))
     else:
         monkeypatch.setattr(int8_musicfm, "_pack", lambda weight: weight)
-        saturated = lambda values, weight, scales: multiply_plainly(values, weight, scales).clamp(-32768, 32767)  # noqa: E731
+
+        def saturated(values, weight, scales, zero_points):
+            return multiply_plainly(values, weight, scales).clamp(-32768, 32767)
+
         monkeypatch.setattr(int8_musicfm, "_multiply_packed", saturated)
     assert int8_musicfm._kernel_is_usable.__wrapped__() is False
 

@@ -94,22 +94,32 @@ class FastSubsampling:
 
 
 class FastDepthwiseConvolution:
-    """Inference of a depthwise convolution over time and the following batch norm, as one convolution."""
+    """
+    Inference of a depthwise convolution over time and of the following batch norm, if there is one, as one
+    convolution. On a CPU, it is a convolution in two dimensions with the channels last, which needs no copies from and
+    to the layout of the linear layers.
+    """
 
-    def __init__(self, conv: nn.Conv1d, norm: nn.BatchNorm1d):
+    def __init__(self, conv: nn.Conv1d, norm: nn.BatchNorm1d | None):
         self.conv = conv
         self.norm = norm
 
     @staticmethod
-    def applies(conv: nn.Module, norm: nn.Module, hidden_states: torch.Tensor) -> bool:
+    def applies(conv: nn.Module, norm: nn.Module | None, hidden_states: torch.Tensor) -> bool:
         """Return whether both can be merged: only in inference, with modules that nothing wraps or observes."""
-        return _can_fold(hidden_states, conv, norm)
+        return _can_fold(hidden_states, conv, *([] if norm is None else [norm]))
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(batch, channels, frames)` → the same shape."""
         conv = self.conv
-        weight, bias = fold_batch_norm(conv, self.norm, hidden_states.dtype)
-        return nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
+        weight, bias = conv.weight, conv.bias
+        if self.norm is not None:
+            weight, bias = fold_batch_norm(conv, self.norm, hidden_states.dtype)
+        if hidden_states.device.type != "cpu":
+            return nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
+        weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        padding = (0, int(conv.padding[0]))
+        return nn.functional.conv2d(hidden_states.unsqueeze(2), weight, bias, 1, padding, 1, conv.groups).squeeze(2)
 
 
 class _FoldedBlock:

@@ -85,26 +85,35 @@ class MusicFMInt8Linear(nn.Module):
                 "Int8 layers have no gradients: train the model that was quantized, or the result of "
                 "`model.dequantize()`."
             )
-        frames = hidden_states.reshape(-1, self.in_features)
-        output = frames.new_empty(len(frames), self.out_features)
-        chunks = zip(frames.split(_ROWS_AT_ONCE), output.split(_ROWS_AT_ONCE), strict=True)
-        for chunk, target in chunks:
-            values, scales = quantize_frames(chunk)
-            product = self._multiply(values)
-            if self.bias is None:
-                target.copy_(product.mul_(scales))
-            else:
-                target.copy_(torch.addcmul(self.bias, product, scales, out=product))
-        return output.view(*hidden_states.shape[:-1], self.out_features)
+        frames = hidden_states.reshape(-1, self.in_features).float()
+        if frames.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing() or not _kernel_is_usable():
+            output = self._plain(frames)
+        else:
+            output = self._fast(frames)
+        return output.to(hidden_states.dtype).view(*hidden_states.shape[:-1], self.out_features)
 
-    def _multiply(self, values: torch.Tensor) -> torch.Tensor:
-        """Multiply quantized frames `(frames, in_features)`, uint8, with the weight and its scales, in float32."""
-        is_plain = values.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if is_plain or not _kernel_is_usable():
-            return multiply_plainly(values, self.weight, self.weight_scale)
+    def _plain(self, frames: torch.Tensor) -> torch.Tensor:
+        """`(frames, in_features)` → `(frames, out_features)`, both float32, without the kernel."""
+        values, scales = quantize_frames(frames)
+        output = multiply_plainly(values, self.weight, self.weight_scale) * scales
+        return output if self.bias is None else output + self.bias.float()
+
+    def _fast(self, frames: torch.Tensor) -> torch.Tensor:
+        """Compute what `_plain` does, with the kernel and few passes over the memory."""
         if self._packed is None or self._packed[0] is not self.weight:
             self._packed = (self.weight, _pack(self.weight))
-        return _multiply_packed(values, self._packed[1], self.weight_scale)
+        zero_points = torch.zeros(self.out_features, dtype=torch.long)
+        output = frames.new_empty(len(frames), self.out_features)
+        rows = frames.new_empty(min(_ROWS_AT_ONCE, len(frames)), self.in_features)
+        buffers = rows, torch.empty_like(rows, dtype=torch.uint8)
+        for chunk, target in zip(frames.split(_ROWS_AT_ONCE), output.split(_ROWS_AT_ONCE), strict=True):
+            values, scales = quantize_frames(chunk, buffers)
+            product = _multiply_packed(values, self._packed[1], self.weight_scale, zero_points)
+            if self.bias is None:
+                torch.mul(product, scales, out=target)
+            else:
+                torch.addcmul(self.bias, product, scales, out=target)
+        return output
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Move or cast as torch does, but leave the scales in float32: rounded ones would change the weights."""
@@ -127,21 +136,26 @@ class MusicFMInt8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-def quantize_frames(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_frames(
+    frames: torch.Tensor, buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Round frames to integers between -127 and 127.
 
     Args:
-        frames (`torch.Tensor`): `(frames, size)` in any floating dtype.
+        frames (`torch.Tensor`): `(frames, size)`, float32.
+        buffers (*optional*): Memory to use, `(at least that many frames, size)`: float32, and uint8 for the result.
 
     Returns:
         The integers plus 128, `(frames, size)` uint8, and the scale of each frame, `(frames, 1)` float32, which is not
         finite for a frame that is not.
     """
-    frames = frames.float()
-    scales = frames.abs().amax(-1, keepdim=True).clamp_(min=_LEAST_SCALE).div_(_LARGEST)
-    # The cast truncates, so adding a half rounds.
-    return torch.addcmul(frames.new_tensor(_ZERO + 0.5), frames, scales.reciprocal()).to(torch.uint8), scales
+    if buffers is None:
+        buffers = torch.empty_like(frames), torch.empty_like(frames, dtype=torch.uint8)
+    rows, values = (buffer[: len(frames)] for buffer in buffers)
+    scales = torch.abs(frames, out=rows).amax(-1, keepdim=True).clamp_(min=_LEAST_SCALE).div_(_LARGEST)
+    torch.addcmul(frames.new_tensor(_ZERO + 0.5), frames, scales.reciprocal(), out=rows)
+    return values.copy_(rows), scales  # which truncates, so the added half rounds
 
 
 def multiply_plainly(values: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor) -> torch.Tensor:
@@ -165,9 +179,10 @@ def _pack(weight: torch.Tensor) -> torch.Tensor:
     return torch.ops.onednn.qlinear_prepack(weight.detach(), None)
 
 
-def _multiply_packed(values: torch.Tensor, packed: torch.Tensor, weight_scale: torch.Tensor) -> torch.Tensor:
+def _multiply_packed(
+    values: torch.Tensor, packed: torch.Tensor, weight_scale: torch.Tensor, zero_points: torch.Tensor
+) -> torch.Tensor:
     """Compute what [`multiply_plainly`] does with oneDNN's int8 kernel; `packed` is the output of [`_pack`]."""
-    zero_points = torch.zeros(len(weight_scale), dtype=torch.long)
     return torch.ops.onednn.qlinear_pointwise(
         values, 1.0, _ZERO, packed, weight_scale, zero_points, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -183,15 +198,15 @@ def _kernel_is_usable() -> bool:
     values[1::2] = 1
     weight = torch.full((64, 256), 127, dtype=torch.int8)
     weight[:, ::3] = -127
-    scales = torch.ones(64)
+    scales, zero_points = torch.ones(64), torch.zeros(64, dtype=torch.long)
     dense = weight.float()
     durations: dict[str, float] = {}
     try:
         packed = _pack(weight)
-        result = _multiply_packed(values, packed, scales)
+        result = _multiply_packed(values, packed, scales, zero_points)
         for _ in range(3):
             for name, function in {
-                "int8": lambda: _multiply_packed(values, packed, scales),
+                "int8": lambda: _multiply_packed(values, packed, scales, zero_points),
                 "float32": lambda: nn.functional.linear(values.float(), dense),
             }.items():
                 began = time.perf_counter()

@@ -181,9 +181,10 @@ class MusicFMConvolutionModule(nn.Module):
         self.pointwise_conv1 = nn.Linear(width, 2 * width, bias=False)
         self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
         if config.conformer_conv_norm == "batch_norm":
-            self.batch_norm = nn.BatchNorm1d(width)
-            self.inner_layer_norm = None
+            self.batch_norm: nn.BatchNorm1d | None = nn.BatchNorm1d(width)
+            self.inner_layer_norm: nn.LayerNorm | None = None
         else:
+            self.batch_norm = None
             self.inner_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.activation = ACT2FN[config.hidden_act]
         self.pointwise_conv2 = nn.Linear(width, width, bias=False)
@@ -194,13 +195,14 @@ class MusicFMConvolutionModule(nn.Module):
         mask = None if frames_mask is None else frames_mask[:, None]
         hidden_states = nn.functional.glu(self.pointwise_conv1(self.layer_norm(hidden_states)), dim=-1)
         hidden_states = zero_padding(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
-        if self.inner_layer_norm is not None:
-            hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
-            hidden_states = self.inner_layer_norm(hidden_states).transpose(1, 2)
-        elif FastDepthwiseConvolution.applies(self.depthwise_conv, self.batch_norm, hidden_states):
+        if FastDepthwiseConvolution.applies(self.depthwise_conv, self.batch_norm, hidden_states):
             hidden_states = FastDepthwiseConvolution(self.depthwise_conv, self.batch_norm)(hidden_states)
         else:
-            hidden_states = batch_norm(self.batch_norm, self.depthwise_conv(hidden_states), mask)
+            hidden_states = self.depthwise_conv(hidden_states)
+            if self.batch_norm is not None:
+                hidden_states = batch_norm(self.batch_norm, hidden_states, mask)
+        if self.inner_layer_norm is not None:
+            hidden_states = self.inner_layer_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         hidden_states = self.activation(hidden_states).transpose(1, 2)
         return self.dropout(self.pointwise_conv2(hidden_states))
 
@@ -230,12 +232,12 @@ class MusicFMConformerLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """`(batch, frames, hidden_size)` → the same shape."""
-        hidden_states = hidden_states + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_states))
+        hidden_states = torch.add(hidden_states, self.ffn1(self.ffn1_layer_norm(hidden_states)), alpha=0.5)
         normalized = self.self_attn_layer_norm(hidden_states)
         attended, _ = self.self_attn(normalized, position_embeddings, attention_mask, **kwargs)
         hidden_states = hidden_states + self.self_attn_dropout(attended)
         hidden_states = hidden_states + self.conv_module(hidden_states, frames_mask)
-        hidden_states = hidden_states + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_states))
+        hidden_states = torch.add(hidden_states, self.ffn2(self.ffn2_layer_norm(hidden_states)), alpha=0.5)
         return self.final_layer_norm(hidden_states)
 
 
