@@ -21,7 +21,7 @@ from musicfm_hf import (
     MusicFMModel,
 )
 from musicfm_hf.model import int8_musicfm
-from musicfm_hf.model.int8_musicfm import MusicFMInt8Linear, multiply_plainly, quantize_frames
+from musicfm_hf.model.int8_musicfm import Int8Convolution, MusicFMInt8Linear, multiply_plainly, quantize_frames
 
 # The layer
 
@@ -125,6 +125,47 @@ def test_gradients_are_refused():
     linear, frames = example()
     with pytest.raises(ValueError, match="no gradients"):
         MusicFMInt8Linear.from_linear(linear)(frames.requires_grad_())
+
+
+# Convolutions
+
+
+@pytest.mark.parametrize(("strides", "bands"), [((2, 2), 8), ((1, 2), 7), ((1, 1), 8)])
+def test_convolutions_are_exact_for_integers(strides, bands):
+    """The largest input of each frame is 127, and so is the largest weight of each output: nothing is rounded."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(-127, 128, (2, 9, bands, 64), generator=generator).float()
+    weight = torch.randint(-127, 128, (32, 64, 3, 3), generator=generator).float()
+    frames[:, :, 3, 5], weight[:, 7, 1, 1] = 127, -127
+    bias = torch.arange(32.0)
+    convolution = Int8Convolution(weight, bias, strides)
+    expected = nn.functional.conv2d(
+        frames.permute(0, 3, 1, 2).double(), weight.double(), bias.double(), strides, (0, 1)
+    )
+    torch.testing.assert_close(convolution(frames).permute(0, 3, 1, 2).double(), expected, rtol=1e-6, atol=0.5)
+
+
+def test_scales_of_convolutions_are_local():
+    frames = torch.zeros(1, 9, 6, 64)
+    frames[0, 0], frames[0, 6] = 1000.0, 1.0  # the loud frame is not a neighbor of the last output frames
+    convolution = Int8Convolution(torch.ones(8, 64, 3, 3), torch.zeros(8), (1, 1))
+    output = convolution(frames)[0, :, 2, 0]
+    torch.testing.assert_close(output, torch.tensor([192000.0, 0, 0, 0, 192, 192, 192]))
+
+
+def test_the_front_end_is_int8_with_and_without_gradients(tmp_path):
+    model = random_model(MusicFMConfig(**TINY | {"subsampling_conv_channels": 64}))
+    model.save_pretrained(tmp_path)
+    quantized = AutoModel.from_pretrained(tmp_path, quantization_config=MusicFMInt8Config()).eval()
+    input_values, mask = padded_batch([music(6.0), music(2.3)])
+    frames = model.frames_mask(mask)
+    output = quantized(input_values, mask, layer=0).last_hidden_state
+    with torch.no_grad():
+        exact = model(input_values, mask, layer=0).last_hidden_state
+        assert torch.equal(quantized(input_values, mask, layer=0).last_hidden_state, output)
+        alone = quantized(input_values[1:, : round(2.3 * 24000)], layer=0).last_hidden_state[0]
+    assert torch.equal(alone, output[1][frames[1]])
+    assert torch.cosine_similarity(output[frames], exact[frames], dim=-1).min() > 0.999
 
 
 # Models

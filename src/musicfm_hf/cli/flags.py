@@ -167,7 +167,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         choices=["int8"],
-        help="compute the linear layers in int8, which is faster on a processor and rounds; off by default",
+        help="compute the encoder in int8, which is faster on a processor but rounds; off by default",
     )
     parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
 

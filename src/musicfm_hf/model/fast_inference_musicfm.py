@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .int8_musicfm import Int8Convolution, MusicFMInt8Linear
 from .normalization_musicfm import running_statistics
 from .padding_musicfm import valid_frames
 
@@ -38,7 +39,7 @@ class FastSubsampling:
     Inference of [`MusicFMSubsampling`] in tiles of time, with batch norm folded into the convolutions.
 
     On a CPU, items are processed one by one, without their padding, and the convolutions run in float32, because
-    bfloat16 is many times slower on CPUs without instructions for it.
+    bfloat16 is many times slower on CPUs without instructions for it; in a model that is quantized to int8, in int8.
 
     Args:
         subsampling ([`MusicFMSubsampling`]): Modules and weights, which are not modified.
@@ -49,8 +50,9 @@ class FastSubsampling:
         self.projection = subsampling.projection
         self.dtype = subsampling.blocks[0].conv1.weight.dtype
         on_processor = subsampling.blocks[0].conv1.weight.device.type == "cpu"
+        is_int8 = isinstance(self.projection, MusicFMInt8Linear)
         self.blocks = [
-            _FoldedBlock(block, torch.float32 if on_processor else self.dtype) for block in subsampling.blocks
+            _FoldedBlock(block, torch.float32 if on_processor else self.dtype, is_int8) for block in subsampling.blocks
         ]
 
     @staticmethod
@@ -125,13 +127,20 @@ class FastDepthwiseConvolution:
 class _FoldedBlock:
     """A [`MusicFMSubsamplingBlock`] in eval mode, with batch norm folded in, that computes any range of frames."""
 
-    def __init__(self, block: Any, dtype: torch.dtype):
+    def __init__(self, block: Any, dtype: torch.dtype, is_int8: bool):
         self.stride = block.time_stride
         self.conv1 = fold_batch_norm(block.conv1, block.norm1, dtype)
         weight, bias = fold_batch_norm(block.conv2, block.norm2, dtype)
-        self.conv2 = (weight, transform_filters(weight))
         shortcut_weight, shortcut_bias = fold_batch_norm(block.shortcut_conv, block.shortcut_norm, dtype)
         self.shortcut = (shortcut_weight, shortcut_bias + bias)
+        self.int8_pair = self.int8_conv2 = None
+        if is_int8 and Int8Convolution.applies(shortcut_weight):
+            weights, biases = zip(self.conv1, self.shortcut, strict=True)
+            self.int8_pair = Int8Convolution(torch.cat(weights), torch.cat(biases), (self.stride, 2))
+        if is_int8 and Int8Convolution.applies(weight):
+            self.int8_conv2 = Int8Convolution(weight, torch.zeros_like(bias), (1, 1))
+        else:
+            self.conv2 = (weight, transform_filters(weight))
 
     def input_range(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range of input frames for outputs `start` to `stop`. It may reach beyond both ends."""
@@ -142,12 +151,19 @@ class _FoldedBlock:
         Input frames `(batch, time, bands, channels)` of `input_range(start, stop)`, zero beyond the ends → outputs
         `start` to `stop`. `counts` is the number of output frames: one for all items, or one for each.
         """
-        hidden = self._strided(frames, *self.conv1)
-        padded = hidden.new_zeros(hidden.shape[0], hidden.shape[1], hidden.shape[2] + 2, hidden.shape[3])
-        torch.clamp(hidden, min=0, out=padded[:, :, 1:-1])
-        _zero_outside(padded, start - 1, counts)
-        output = conv3x3(padded, *self.conv2)
-        output += self._strided(frames[:, self.stride : frames.shape[1] - self.stride], *self.shortcut)
+        if self.int8_pair is not None:
+            hidden, shortcut = self.int8_pair(frames).chunk(2, dim=-1)
+            shortcut = shortcut[:, 1:-1]
+        else:
+            hidden = self._strided(frames, *self.conv1)
+            shortcut = self._strided(frames[:, self.stride : frames.shape[1] - self.stride], *self.shortcut)
+        if self.int8_conv2 is not None:
+            output = self.int8_conv2(_zero_outside(hidden.clamp_(min=0), start - 1, counts))
+        else:
+            padded = hidden.new_zeros(hidden.shape[0], hidden.shape[1], hidden.shape[2] + 2, hidden.shape[3])
+            torch.clamp(hidden, min=0, out=padded[:, :, 1:-1])
+            output = conv3x3(_zero_outside(padded, start - 1, counts), *self.conv2)
+        output += shortcut
         return _zero_outside(output.clamp_(min=0), start, counts)
 
     def _strided(self, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -178,10 +194,15 @@ def _is_observed(module: nn.Module) -> bool:
 
 def _can_fold(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
     """
-    Return whether these convolutions and batch norms can be merged: only in inference, and only if none is wrapped
-    (LoRA, quantization, synchronized batch norm), offloaded, or observed by hooks.
+    Return whether these convolutions and batch norms can be merged: only in inference or if nothing is trained, and
+    only if none is wrapped (LoRA, quantization, synchronized batch norm), offloaded, or observed by hooks.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.is_grad_enabled() and (
+        hidden_states.requires_grad
+        or any(weight.requires_grad for module in modules for weight in module.parameters())
+    ):
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if hidden_states.is_meta or torch.is_autocast_enabled(hidden_states.device.type):
         return False

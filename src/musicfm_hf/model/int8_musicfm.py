@@ -1,11 +1,12 @@
 """
-Int8 inference of the encoder's linear layers on processors, as a quantization method of Transformers:
-`from_pretrained(…, quantization_config=MusicFMInt8Config())` quantizes a model while it is loaded, and a saved int8
-model loads without arguments.
+Int8 inference of encoders on processors, as a quantization method of Transformers: `from_pretrained(…,
+quantization_config=MusicFMInt8Config())` quantizes a model while it is loaded, and a saved int8 model loads without
+arguments.
 
-Weights are symmetric int8 with a scale for each output. Each frame of the input is rounded to int8 with a scale of its
-own when the layer runs (dynamic quantization), so that an item does not depend on its padding or on its batch. Sums of
-products are exact. Spectrogram, convolutions, norms, attention and heads are not quantized.
+Weights of linear layers are symmetric int8 with a scale for each output. Each frame of the input is rounded to int8
+with a scale of its own when the layer runs (dynamic quantization), so that an item does not depend on its padding or on
+its batch. Sums of products are exact. In inference, the 3×3 convolutions of the front end are computed in the same way
+from their float weights. Spectrogram, norms, attention and heads are not quantized.
 """
 
 import functools
@@ -52,9 +53,7 @@ class MusicFMInt8Linear(nn.Module):
     def from_linear(cls, linear: nn.Linear) -> Self:
         """Quantize a linear layer, which is not changed."""
         layer = cls(linear.in_features, linear.out_features, bias=False)
-        weight = linear.weight.float()
-        layer.weight_scale = weight.abs().amax(1).clamp_(min=_LEAST_SCALE).div_(_LARGEST)
-        layer.weight.data = weight.div(layer.weight_scale[:, None]).round_().to(torch.int8)
+        layer.weight.data, layer.weight_scale = quantize_rows(linear.weight)
         if linear.bias is not None:
             layer.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
         return layer.train(linear.training)
@@ -134,6 +133,75 @@ class MusicFMInt8Linear(nn.Module):
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class Int8Convolution:
+    """
+    3×3 convolution with int8 weights and int8 inputs, padded in frequency but not in time: a product of matrices,
+    whose rows are the neighbors of an output. The scale of the inputs is that of the three frames of an output, so
+    that other items, and frames further away, do not matter.
+
+    Args:
+        weight (`torch.Tensor`): `(outputs, channels, 3, 3)`, float32.
+        bias (`torch.Tensor`): `(outputs,)`.
+        strides (`tuple[int, int]`): Strides in time and frequency.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, strides: tuple[int, int]):
+        self.bias, self.strides = bias, strides
+        rows, self.weight_scale = quantize_rows(weight.permute(0, 2, 3, 1).flatten(1))
+        self.packed = _pack(rows)
+        self.zero_points = torch.zeros(len(bias), dtype=torch.long)
+
+    @staticmethod
+    def applies(weight: torch.Tensor) -> bool:
+        """Return whether it is faster than in float32: with a kernel for int8, and enough channels."""
+        return weight.device.type == "cpu" and weight.shape[1] >= 64 and _kernel_is_usable()
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """`(batch, time, bands, channels)` → `(batch, output frames, output bands, outputs)`."""
+        batch, time, bands, channels = frames.shape
+        stride, band_stride = self.strides
+        count, width = (time - 3) // stride + 1, (bands - 1) // band_stride + 1
+        output = frames.new_empty(batch, count, width, len(self.bias))
+        largest = torch.maximum(frames.amax((2, 3)), -frames.amin((2, 3)))
+        scales = largest.unfold(1, 3, stride).amax(-1).clamp_(min=_LEAST_SCALE).div_(_LARGEST)  # (batch, count)
+        step = max(1, _ROWS_AT_ONCE // width)
+        values = torch.full((step, 3, bands + 2, channels), _ZERO, dtype=torch.uint8)  # with padding in frequency
+        buffers = frames.new_empty(step, bands, channels), values
+        for item in range(batch):
+            for start in range(0, count, step):
+                stop = min(start + step, count)
+                scale = scales[item, start:stop, None, None]
+                rows = self._gather(frames[item, start * stride : (stop - 1) * stride + 3], scale, buffers)
+                product = _multiply_packed(rows, self.packed, self.weight_scale, self.zero_points)
+                product = product.view(stop - start, width, -1)
+                torch.addcmul(self.bias, product, scale, out=output[item, start:stop])
+        return output
+
+    def _gather(
+        self, frames: torch.Tensor, scale: torch.Tensor, buffers: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """
+        Quantize frames `(time, bands, channels)` with the scale `(output frames, 1, 1)` of each output, and gather
+        `(output frames · output bands, 9 · channels)`.
+        """
+        count, (_, bands, channels) = len(scale), frames.shape
+        stride, band_stride = self.strides
+        rounded, values = (buffer[:count] for buffer in buffers)
+        half, factor = frames.new_tensor(_ZERO + 0.5), scale.reciprocal()
+        for tap in range(3):
+            torch.addcmul(half, frames[tap : tap + stride * (count - 1) + 1 : stride], factor, out=rounded)
+            values[:, tap, 1 : bands + 1] = rounded
+        neighbors = values.unfold(2, 3, band_stride)  # (output frames, 3, output bands, channels, 3)
+        return neighbors.permute(0, 2, 1, 4, 3).reshape(-1, 9 * channels)
+
+
+def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round `(outputs, inputs)` to int8, and return it with the scale of each output, `(outputs,)` float32."""
+    weight = weight.float()
+    scales = weight.abs().amax(1).clamp_(min=_LEAST_SCALE).div_(_LARGEST)
+    return weight.div(scales[:, None]).round_().to(torch.int8), scales
 
 
 def quantize_frames(
@@ -221,7 +289,8 @@ def _kernel_is_usable() -> bool:
 class MusicFMInt8Config(QuantizationConfigMixin):
     """
     Configuration of int8 inference on a processor, for `from_pretrained(…, quantization_config=MusicFMInt8Config())`.
-    It applies to the linear layers of encoders, also in models with a head and in models of music and text.
+    It applies to the linear layers and 3×3 convolutions of encoders, also in models with a head and in models of music
+    and text.
 
     Args:
         kwargs: `quant_method`, as a saved configuration has it.
@@ -269,11 +338,13 @@ class MusicFMInt8Quantizer(HfQuantizer):
         """Quantize linear layers whose weights were not saved as int8."""
         if not self.pre_quantized:
             _replace(model, nn.Linear, MusicFMInt8Linear.from_linear)
+        _require_grad(model, False)
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         """Put linear layers in place of int8 layers."""
         _replace(model, MusicFMInt8Linear, lambda layer: layer.to_linear(dtype or model.dtype))
+        _require_grad(model, True)
         return model
 
     def is_serializable(self) -> bool:
@@ -337,6 +408,13 @@ def _replace(model: nn.Module, kind: type[nn.Module], convert: Any) -> None:
                     setattr(root.get_submodule(parent), child, convert(module))
 
 
+def _require_grad(model: nn.Module, is_trained: bool) -> None:
+    """Set whether the parts of encoders that `int8_modules` names can be trained."""
+    for encoder in model.modules():
+        for part in getattr(encoder, "int8_modules", ()):
+            encoder.get_submodule(part).requires_grad_(is_trained)
+
+
 # The code of a saved model is loaded as another module, and may be loaded repeatedly; the first registration stays.
 if INT8_METHOD not in AUTO_QUANTIZER_MAPPING:
     register_quantization_config(INT8_METHOD)(MusicFMInt8Config)
@@ -344,6 +422,7 @@ if INT8_METHOD not in AUTO_QUANTIZER_MAPPING:
 
 __all__ = [
     "INT8_METHOD",
+    "Int8Convolution",
     "MusicFMInt8Config",
     "MusicFMInt8Linear",
     "check_float",
