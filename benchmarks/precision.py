@@ -4,7 +4,7 @@ Measure what bfloat16 and int8 cost in accuracy, on a CPU.
     python benchmarks/precision.py --heads runs/precision/* --data data/pop909
     python benchmarks/precision.py --data data/pop909 --encoder musicfm-msd --output_file precision_msd.json
 
-Trained heads are scored on the test songs in float32, in bfloat16 and with the encoder in int8 (and the head in float32);
+Trained heads are scored on the test songs in float32, in bfloat16, and with the encoder in int8 and heads in float32;
 heads on one encoder share a pass. Differences from float32 are over songs, with the paired bootstrap. The frames of an
 encoder of the size of the published checkpoints, with random weights unless `--encoder` names a model, are compared
 by their cosine similarity to those in float32, on excerpts from the middle of test songs.

@@ -23,6 +23,10 @@ from musicfm_hf import (
 from musicfm_hf.model import int8_musicfm
 from musicfm_hf.model.int8_musicfm import Int8Convolution, MusicFMInt8Linear, multiply_plainly, quantize_frames
 
+needs_kernel = pytest.mark.skipif(
+    not int8_musicfm._kernel_is_usable(), reason="oneDNN has no exact and fast int8 kernel on this processor"
+)
+
 # The layer
 
 
@@ -76,9 +80,8 @@ def test_a_frame_does_not_depend_on_the_others():
         assert torch.equal(layer(frames.view(3, 100, -1)).view(300, -1), output)
 
 
+@needs_kernel
 def test_the_plain_product_equals_that_of_the_kernel(monkeypatch):
-    if not int8_musicfm._kernel_is_usable():
-        pytest.skip("oneDNN has no fast int8 kernel on this processor")
     linear, frames = example(inputs=1000, outputs=200)
     layer = MusicFMInt8Linear.from_linear(linear)
     with torch.no_grad():
@@ -130,6 +133,7 @@ def test_gradients_are_refused():
 # Convolutions
 
 
+@needs_kernel
 @pytest.mark.parametrize(("strides", "bands"), [((2, 2), 8), ((1, 2), 7), ((1, 1), 8)])
 def test_convolutions_are_exact_for_integers(strides, bands):
     """The largest input of each frame is 127, and so is the largest weight of each output: nothing is rounded."""
@@ -139,12 +143,12 @@ def test_convolutions_are_exact_for_integers(strides, bands):
     frames[:, :, 3, 5], weight[:, 7, 1, 1] = 127, -127
     bias = torch.arange(32.0)
     convolution = Int8Convolution(weight, bias, strides)
-    expected = nn.functional.conv2d(
-        frames.permute(0, 3, 1, 2).double(), weight.double(), bias.double(), strides, (0, 1)
-    )
+    inputs = frames.permute(0, 3, 1, 2).double(), weight.double(), bias.double()
+    expected = nn.functional.conv2d(*inputs, strides, padding=(0, 1))
     torch.testing.assert_close(convolution(frames).permute(0, 3, 1, 2).double(), expected, rtol=1e-6, atol=0.5)
 
 
+@needs_kernel
 def test_scales_of_convolutions_are_local():
     frames = torch.zeros(1, 9, 6, 64)
     frames[0, 0], frames[0, 6] = 1000.0, 1.0  # the loud frame is not a neighbor of the last output frames

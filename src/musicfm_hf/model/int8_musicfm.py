@@ -4,9 +4,9 @@ quantization_config=MusicFMInt8Config())` quantizes a model while it is loaded, 
 arguments.
 
 Weights of linear layers are symmetric int8 with a scale for each output. Each frame of the input is rounded to int8
-with a scale of its own when the layer runs (dynamic quantization), so that an item does not depend on its padding or on
-its batch. Sums of products are exact. In inference, the 3×3 convolutions of the front end are computed in the same way
-from their float weights. Spectrogram, norms, attention and heads are not quantized.
+with a scale of its own when the layer runs (dynamic quantization), so that an item does not depend on its padding or
+on its batch. Sums of products are exact. In inference, the 3×3 convolutions of the front end are computed in the same
+way from their float weights. Spectrogram, norms, attention and heads are not quantized.
 """
 
 import functools
