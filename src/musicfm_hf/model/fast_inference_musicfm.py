@@ -61,9 +61,9 @@ class FastSubsampling:
         Return whether this class can process `mel`: only in inference, with modules that nothing wraps or observes.
         """
         observed = any(_is_observed(module) for module in (subsampling.projection, *subsampling.blocks))
-        return not observed and _can_fold(
-            mel, *(module for block in subsampling.blocks for module in block.children())
-        )
+        modules = [module for block in subsampling.blocks for module in block.children()]
+        is_int8 = isinstance(subsampling.projection, MusicFMInt8Linear)
+        return not observed and _can_fold(mel, *modules, has_gradients=not is_int8)
 
     def __call__(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         """Log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`, as [`MusicFMSubsampling`] does."""
@@ -192,15 +192,13 @@ def _is_observed(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
 
 
-def _can_fold(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
+def _can_fold(hidden_states: torch.Tensor, *modules: nn.Module, has_gradients: bool = True) -> bool:
     """
-    Return whether these convolutions and batch norms can be merged: only in inference or if nothing is trained, and
-    only if none is wrapped (LoRA, quantization, synchronized batch norm), offloaded, or observed by hooks.
+    Return whether these convolutions and batch norms can be merged: only in inference, and only if none is wrapped
+    (LoRA, quantization, synchronized batch norm), offloaded, or observed by hooks. `has_gradients` is false for models
+    that cannot be trained.
     """
-    if torch.is_grad_enabled() and (
-        hidden_states.requires_grad
-        or any(weight.requires_grad for module in modules for weight in module.parameters())
-    ):
+    if has_gradients and torch.is_grad_enabled():
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
