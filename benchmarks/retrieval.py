@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from processes import musicfm
 from reporting import RESULTS
-from retrieval_table import LOSSES, MEANS, METHODS, PROBE, RANDOM_PROBE, ROWS, write_table
+from retrieval_table import LOSSES, MEANS, METHODS, ON_PAIRS, PROBE, RANDOM_PROBE, ROWS, write_table
 from run_store import RunStore
 from transformers import AutoConfig, AutoModel
 
@@ -48,6 +48,9 @@ from musicfm_hf.tasks.retrieval import METRIC, RETRIEVAL_TASKS, Search, get_retr
 from musicfm_hf.training.records import environment, strip_absolute_paths
 
 SEEDS = (1, 2, 3)
+# The encoder learns from pairs too, as a control of the loss on pitch.
+ON_PAIRS_FLAGS = ["--pitch_loss", "false", "--encoder_learning_rate", "3e-4", "--warmup_steps", "10"]
+ON_PAIRS_FLAGS += [word for name in ("max", "eval", "save") for word in (f"--{name}_steps", "80")]
 SHARES = {"centered": np.inf, "whitened": 0.01}  # see `whitening`
 
 
@@ -93,8 +96,9 @@ class Study:
             self.train(task, row, "probe", "info_nce", SEEDS[0], ["--random_encoder", "true"])
         else:
             method, loss = METHODS[row.split(",")[0]], LOSSES[row.split(", ")[1]]
+            flags = ON_PAIRS_FLAGS if row.startswith(ON_PAIRS) else []
             for seed in SEEDS if method == "probe" else SEEDS[:1]:
-                self.train(task, row, method, loss, seed)
+                self.train(task, row, method, loss, seed, flags)
 
     def record(self, name: str, task: str, row: str, run: Callable[[], dict[str, Any]]) -> None:
         """Record the results of a run that the store does not have."""

@@ -157,6 +157,13 @@ class RetrievalArguments(HeadArguments):
     keep_head: bool = field(
         default=False, metadata={"help": "Start from the head that `model` was saved with, such as a trained probe."}
     )
+    pitch_loss: bool = field(
+        default=True,
+        metadata={
+            "help": "Full fine-tuning and LoRA: the encoder and the pitch maps learn chroma and chords, and only the "
+            "rest of the head learns from pairs. If false, the encoder also learns from pairs, and the maps stay."
+        },
+    )
     crop_seconds: float | None = field(
         default=None, metadata={"help": "Length of a training crop; by default that of the passages of the task."}
     )

@@ -892,6 +892,7 @@ class MusicFMForXVector(_MusicFMWithHead):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        pitch_labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> XVectorOutput:
         r"""
@@ -914,7 +915,7 @@ class MusicFMForXVector(_MusicFMWithHead):
         """
         check_keywords(kwargs, self.forward, "mask_time_indices")
         outputs, features, counts = self._encode(input_values, attention_mask, **kwargs)
-        result = self.classifier(features, counts, labels)
+        result = self.classifier(features, counts, labels, pitch_labels)
         result.hidden_states, result.attentions = outputs.hidden_states, outputs.attentions
         return result
 
