@@ -29,6 +29,7 @@ def table(name: str) -> str:
         ("embed_cpu", "embed"),
         ("embed_cpu_memory", "embed"),
         ("train_step_cpu", "train_step"),
+        ("precision", "precision"),
         ("pretraining_variants", "pretraining"),
         ("variants", "variants"),
     ],
