@@ -35,25 +35,30 @@ def main() -> None:
 
 def shares_of_multiplications(config: MusicFMConfig) -> dict[str, Any]:
     """
-    Count the multiplications of a forward pass, of its 3×3 convolutions with stride 1, and of the logits of all
-    frames.
+    Count the multiplications of a forward pass, of its 3×3 convolutions with stride 1 and with stride 2 (without those
+    on the spectrogram, which has one channel), and of the logits of all frames.
     """
     with torch.device("meta"):
         model = MusicFMModel(config).train()  # in training mode: direct convolutions
         waveform = torch.empty(1, SECONDS * config.sampling_rate)
-    convolutions = []
+    convolutions = {(1, 1): 0, (2, 2): 0}  # stride → multiplications
+
+    def count(module: nn.Conv2d, inputs: Any, output: torch.Tensor) -> None:
+        convolutions[module.stride] += output.numel() * module.weight[0].numel()
+
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride) == ((3, 3), (1, 1)):
-            module.register_forward_hook(
-                lambda module, inputs, output: convolutions.append(output.numel() * module.weight[0].numel())
-            )
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and module.in_channels > 1:
+            module.register_forward_hook(count)
     with FlopCounterMode(display=False) as counter:
         frames = model(waveform).last_hidden_state.shape[1]
     total = counter.get_total_flops() // 2  # one addition for each multiplication
     logits = frames * config.hidden_size * CODES
     return {
         "multiplications": total,
-        "convolutions_with_stride_1": {"multiplications": sum(convolutions), "share": sum(convolutions) / total},
+        **{
+            f"convolutions_with_stride_{stride}": {"multiplications": number, "share": number / total}
+            for (stride, _), number in convolutions.items()
+        },
         "logits": {"multiplications": logits, "share": logits / (total + logits)},
     }
 

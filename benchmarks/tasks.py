@@ -95,6 +95,7 @@ def main() -> None:
         if missing := [name for name in ("model", "data", "runs") if getattr(arguments, name) is None]:
             parser.error(f"without --table, these are needed: {', '.join(f'--{name}' for name in missing)}")
         study = Study(arguments)
+        study.check_flags()
         if arguments.plan:
             return print(study.plan())
         study.run()
@@ -116,6 +117,13 @@ class Study:
     @cached_property
     def num_layers(self) -> int:
         return AutoConfig.from_pretrained(self.arguments.model).num_hidden_layers
+
+    def check_flags(self) -> None:
+        """Raise a `ValueError` if a flag of any run is wrong."""
+        for task in self.arguments.tasks:
+            for row in self.arguments.rows:
+                if row != BASELINE:
+                    parse(task, METHODS.get(row, "probe"), self.flags(Cell(task, row)))
 
     def cells(self) -> Iterable[Cell]:
         """Yield the runs that were asked for; the probes that choose a layer come before the runs that read it."""

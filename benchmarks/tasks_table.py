@@ -50,8 +50,8 @@ ENVIRONMENT = ("versions", "python", "machine")
 Runs = list[dict[str, Any]]
 
 
-def write_table(folder: Path) -> None:
-    """Write `tasks.json`, `tasks.md` and the curves of few labeled songs for the runs in the store of a folder."""
+def write_table(folder: Path) -> dict[str, Any]:
+    """Write `tasks.json`, `tasks.md` and `few_labels.png` for the runs in a store, and return the results."""
     runs = RunStore(folder).read()
     baselines = {name.removeprefix("baseline_"): run for name, run in runs.items() if "about" in run}
     trained = [runs[name] for name in sorted(runs) if "about" not in runs[name]]
@@ -69,6 +69,7 @@ def write_table(folder: Path) -> None:
     write_report(folder / "tasks.json", results, report(results))
     if any(results["few"].values()):
         draw_curves(results, folder / "few_labels.png")
+    return results
 
 
 def report(results: Mapping[str, Any]) -> str:
@@ -154,7 +155,7 @@ def cell(task: str, runs: Runs, chosen: Runs) -> dict[str, Any]:
         "validation": {str(reader(run)): validation_score(task, run) for run in first_seed(runs)},
         "validation_score": validation_score(task, best),
         "test": {name: float(np.mean(values)) for name, values in test.items()},
-        "intervals": {name: mean_over_runs(task, songs, name)["interval"] for name in STUDY[task]["scores"]},
+        "scores": {name: mean_over_runs(task, songs, name) for name in STUDY[task]["scores"]},
         "seeds": test,
         "songs": {"train": best["data"]["songs"]["train"], "test": len(songs[0])},
         "trained_parameters": best["trained_parameters"],

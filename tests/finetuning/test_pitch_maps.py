@@ -4,13 +4,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from helpers.models import TINY
 
 from musicfm_hf import MusicFMConfig
-from musicfm_hf.evaluation.retrieval_baselines import CHROMA_RATE, SongFrames
+from musicfm_hf.evaluation.retrieval_baselines import CHROMA_RATE
 from musicfm_hf.finetuning import pitch_maps
-from musicfm_hf.finetuning.pitch_maps import PitchMaps, count_pitch_maps, fit_pitch_maps, pitch_targets, tones_at
+from musicfm_hf.finetuning.pitch_maps import (
+    ChromaFeatures,
+    PitchMaps,
+    PitchTargets,
+    count_pitch_maps,
+    fit_pitch_maps,
+    songs_to_fit,
+    tones_at,
+)
+from musicfm_hf.inference.feature_cache import FeatureCache
 from musicfm_hf.model.heads_musicfm import MusicFMEmbeddingHead
 from musicfm_hf.tasks.annotations import Segment
 
@@ -28,15 +38,67 @@ def test_tones_of_chords_worked_out():
     assert rows == [[0, 4, 7, 11], [0, 4, 7, 11], [], [0, 4, 9], []]  # C E G B; nothing; A C E
 
 
+def targets_of(chroma, num_maps=2):
+    """Targets of songs, by id, whose chroma is given, from a cache in memory."""
+    features = ChromaFeatures(CONFIG)
+    frames = {key: value["chroma"] for key, value in features.encode(chroma.items(), ["chroma"])}
+
+    def read(song, start=0, count=None):
+        return frames[song.id][start : None if count is None else start + count]
+
+    return PitchTargets(SimpleNamespace(config=CONFIG, read=read), num_maps)
+
+
 def test_targets_are_the_root_of_chroma_and_the_chord():
     chroma = np.zeros((12, 40), dtype=np.float32)
     chroma[2, 10:], chroma[5, 0] = 0.25, 1.0
-    times = np.array([0.0, 10 / CHROMA_RATE, 100.0])  # the last one is beyond the end
-    targets = pitch_targets(song_of("a"), {"a": SongFrames(chroma, np.zeros((20, 40)))}, times, 2)
-    assert targets.shape == (3, 24)
-    assert targets[0].nonzero()[0].tolist() == [5, 12, 16, 19, 23]
-    assert targets[1, 2] == targets[2, 2] == 0.5
-    assert pitch_targets(song_of("a"), {"a": SongFrames(chroma, np.zeros((20, 40)))}, times, 1).shape == (3, 12)
+    targets = targets_of({"a": chroma})(song_of("a"), 0, 200)  # 8 s, of which chroma covers the first 3.4
+    assert targets.shape == (200, 24)
+    assert targets.dtype == torch.float32
+    assert targets[0].nonzero().flatten().tolist() == [5, 12, 16, 19, 23]  # F sounds, over C E G B
+    second = round(10 / CHROMA_RATE * CONFIG.frame_rate)
+    assert targets[second + 1, 2] == 0.5  # the root of a quarter
+    assert targets[-1].nonzero().flatten().tolist() == [2, 12, 16, 21]  # the last chroma; A C E
+    assert targets_of({"a": chroma}, 1)(song_of("a"), 0, 200).shape == (200, 12)
+
+
+@pytest.mark.parametrize(("tempo", "semitones"), [(1.0, 0), (1.25, 3), (0.8, -2)])
+def test_targets_of_a_crop_follow_its_tempo_and_transposition(tempo, semitones):
+    """A crop that is played faster has reached a later part of the song, and its chord is transposed."""
+    chroma = np.zeros((12, 200), dtype=np.float32)
+    chroma[np.arange(200) // 20, np.arange(200)] = 1.0  # the next semitone every 20 frames
+    song, targets = song_of("a"), targets_of({"a": chroma})
+    crop = targets(song, 30, 60, tempo, semitones)
+    whole = targets(song, 0, 300)
+    for frame in range(60):
+        place = round(30 + (frame + CONFIG.frame_offset) * tempo - CONFIG.frame_offset)
+        expected = whole[place].unflatten(0, (2, 12)).roll(semitones, dims=1)
+        found = crop[frame].unflatten(0, (2, 12))
+        assert found[0].equal(expected[0])
+    chord = crop[-1, 12:].nonzero().flatten().tolist()
+    last = 30 + 59 * tempo
+    at_end = [0, 4, 7, 11] if last < 50 else [] if last < 75 else [0, 4, 9]
+    assert chord == sorted((tone + semitones) % 12 for tone in at_end)
+
+
+def test_chroma_of_audio_is_cached(tmp_path):
+    """A file with A4, at another rate than that of the model, as a song of the cache."""
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(3 * 44100) / 44100)
+    soundfile.write(tmp_path / "a.wav", tone, 44100)
+    song = song_of("a", [Segment(0.0, 3.0, "A")])
+    song.audio = str(tmp_path / "a.wav")
+    cache = FeatureCache(tmp_path / "features", ChromaFeatures(CONFIG))
+    cache.fill([song], 0)
+    targets = PitchTargets(cache, 2)(song, 10, 50)
+    assert targets.shape == (50, 24)
+    assert (targets[:, :12].argmax(1) == 9).all()
+    assert targets[:, 9].min() > 0.5
+    assert targets[:, 12:].sum(0).nonzero().flatten().tolist() == [1, 4, 9]
+    short = song_of("b")
+    short.audio = str(tmp_path / "short.wav")
+    soundfile.write(short.audio, np.zeros(12000), 24000)
+    with pytest.raises(ValueError, match=r"has 0\.50 s, but chroma and MFCCs need 1 s"):
+        cache.fill([short], 0)
 
 
 def test_songs_without_chords_have_one_map():
@@ -50,20 +112,18 @@ def test_a_label_that_is_no_chord_is_named_before_training():
         count_pitch_maps([song_of("a"), song_of("b", [Segment(0.0, 1.0, "H:loud")])])
 
 
-def test_the_fit_finds_a_linear_map(monkeypatch):
+def test_the_fit_finds_a_linear_map():
     """Features are a linear function of the targets, so the targets can be computed from them."""
     generator = np.random.default_rng(0)
     songs = [song_of(str(number)) for number in range(4)]
-    chroma = {song.id: SongFrames(generator.random((12, 60)).astype(np.float32), np.zeros((20, 60))) for song in songs}
-    monkeypatch.setattr(pitch_maps, "frames_of_songs", lambda chosen, workers: {s.id: chroma[s.id] for s in chosen})
-    times = (np.arange(100) + CONFIG.frame_offset) / CONFIG.frame_rate
-    targets = {song.id: pitch_targets(song, chroma, times, 2) for song in songs}
+    pitch_targets = targets_of({song.id: generator.random((12, 60)).astype(np.float32) for song in songs})
+    targets = {song.id: pitch_targets(song, 0, 100).numpy() for song in songs}
     mixing = generator.normal(size=(24, CONFIG.hidden_size))
     features = {name: torch.from_numpy(values @ mixing + 3).float() for name, values in targets.items()}
     cache = SimpleNamespace(config=CONFIG, read=lambda song: features[song.id])
     head = MusicFMEmbeddingHead(CONFIG).eval()
     head.layer_norm = torch.nn.Identity()
-    fit_pitch_maps(head, cache, songs, seed=0)
+    fit_pitch_maps(head, cache, pitch_targets, songs)
     maps = PitchMaps(head, cache, songs)
     for song in songs:
         found = maps.read(song)
@@ -80,15 +140,12 @@ def test_the_fit_finds_a_linear_map(monkeypatch):
 
 
 def test_the_fit_uses_a_part_of_many_songs(monkeypatch):
-    chosen = []
     monkeypatch.setattr(pitch_maps, "MAX_SONGS", 3)
-    monkeypatch.setattr(pitch_maps, "frames_of_songs", lambda songs, workers: chosen.extend(songs) or {})
-    head = MusicFMEmbeddingHead(CONFIG)
-    with pytest.raises(KeyError):  # no chroma follows
-        fit_pitch_maps(
-            head,
-            SimpleNamespace(config=CONFIG, read=lambda song: torch.zeros(5, CONFIG.hidden_size)),
-            [song_of(str(number)) for number in range(9)],
-            seed=1,
-        )
-    assert len({song.id for song in chosen}) == 3
+    songs = [song_of(str(number)) for number in range(9)]
+    drawn = songs_to_fit(songs, seed=1)
+    assert len(drawn) == 3
+    assert [songs.index(song) for song in drawn] == sorted(songs.index(song) for song in drawn)
+    assert [song.id for song in drawn] == [song.id for song in songs_to_fit(songs, seed=1)]
+    assert any(
+        [song.id for song in songs_to_fit(songs, seed=seed)] != [song.id for song in drawn] for seed in range(5)
+    )

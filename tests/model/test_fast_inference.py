@@ -5,7 +5,13 @@ from helpers.models import TINY, random_model
 from torch import nn
 
 from musicfm_hf import MusicFMConfig
-from musicfm_hf.model.fast_inference_musicfm import FastDepthwiseConvolution, conv3x3, transform_filters
+from musicfm_hf.model.fast_inference_musicfm import (
+    FastDepthwiseConvolution,
+    conv3x3,
+    strided_conv3x3,
+    transform_filters,
+    transform_strided_filters,
+)
 
 # Winograd's convolution
 
@@ -33,9 +39,32 @@ def test_one_tap_copies_its_neighbor():
     torch.testing.assert_close(output, frames[:, :4, 2:], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(4, 8), (1, 1), (7, 9), (8, 2), (13, 32), (50, 15)])
+def test_agrees_with_direct_convolution_with_stride_2(rows, columns):
+    torch.manual_seed(rows)
+    frames, weight = torch.randn(2, 2 * rows + 1, columns, 64), torch.randn(96, 64, 3, 3) / 24
+    exact = torch.nn.functional.conv2d(frames.double().permute(0, 3, 1, 2), weight.double(), None, 2, (0, 1))
+    output = strided_conv3x3(frames, transform_strided_filters(weight))
+    assert output.shape == (2, rows, (columns + 1) // 2, 96)
+    torch.testing.assert_close(output.double(), exact.permute(0, 2, 3, 1), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("column", range(3))
+def test_one_tap_copies_its_neighbor_with_stride_2(row, column):
+    frames = torch.arange(81.0).view(1, 9, 9, 1).repeat(1, 1, 1, 64)
+    weight = torch.zeros(64, 64, 3, 3)
+    weight[range(64), range(64), row, column] = 1.0
+    output = strided_conv3x3(frames, transform_strided_filters(weight))
+    padded = torch.nn.functional.pad(frames, (0, 0, 1, 1))  # columns from -1 on
+    expected = padded[:, row : row + 7 : 2, column : column + 9 : 2]
+    torch.testing.assert_close(output, expected, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("weight", [torch.zeros(96, 32, 3, 3), torch.zeros(64, 64, 3, 3, dtype=torch.bfloat16)])
 def test_direct_where_it_is_the_better_choice(weight):
     assert transform_filters(weight) is None
+    assert transform_strided_filters(weight) is None
 
 
 # Models

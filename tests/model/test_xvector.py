@@ -15,6 +15,7 @@ from musicfm_hf import MusicFMConfig, MusicFMForXVector
 from musicfm_hf.model.contrastive_musicfm import contrastive_loss, info_nce, vicreg
 from musicfm_hf.model.frames_musicfm import average_intervals
 from musicfm_hf.model.heads_musicfm import MusicFMEmbeddingHead, _magnitudes
+from musicfm_hf.model.losses_musicfm import pitch_loss
 
 SIZES = {"pitch_frames": 8, "pitch_channels": 5, "xvector_output_dim": 6, "contrastive_loss": "info_nce"}
 LENGTHS = (24000, 48000, 30001)
@@ -240,3 +241,47 @@ def test_saved_model_loads_with_and_without_the_package(tmp_path):
     expected = model(waveform[None]).embeddings
     torch.testing.assert_close(loaded(waveform[None]).embeddings, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(load_file(tmp_path / "out")["embeddings"], expected, rtol=0, atol=1e-6)
+
+
+def test_pitch_loss_worked_out():
+    """Half of the variance, none of it, and a batch with padding."""
+    config = MusicFMConfig(**TINY | SIZES | {"pitch_maps": 1})
+    labels = torch.zeros(1, 2, 12)
+    labels[0, 0], labels[0, 1] = 1.0, -1.0  # mean 0, variance 1
+    assert pitch_loss(config, labels, labels, None) == 0
+    assert pitch_loss(config, torch.zeros_like(labels), labels, None).item() == pytest.approx(1.0)
+    assert pitch_loss(config, 0.5 * labels, labels, None).item() == pytest.approx(0.25)
+    padded = torch.cat([labels, torch.full((1, 3, 12), 9.0)], dim=1)
+    maps = torch.cat([0.5 * labels, torch.full((1, 3, 12), -7.0)], dim=1)
+    assert pitch_loss(config, maps, padded, torch.tensor([2])).item() == pytest.approx(0.25)
+    two = MusicFMConfig(**TINY | SIZES | {"pitch_maps": 2})
+    both = torch.cat([labels, 3 * labels], dim=-1)  # each map is compared with its own variance
+    guess = torch.cat([0.5 * labels, torch.zeros_like(labels)], dim=-1)
+    assert pitch_loss(two, guess, both, None).item() == pytest.approx(1.25)
+    with pytest.raises(ValueError, match=r"must have shape \(1, 2, 24\).*got \(1, 2, 12\)"):
+        pitch_loss(two, both, labels, None)
+
+
+def test_with_pitch_labels_pairs_train_only_the_part_after_the_maps():
+    model, batch = build(), batch_of(48000, 48001, 48002, 48003)
+    labels, pitch = torch.tensor([1, 1, 2, 2]), torch.rand(4, 50, 24)
+
+    def gradients(**given):
+        model.zero_grad()
+        result = model(**batch, **given)
+        result.loss.backward()
+        norms = {"encoder": 0.0, "maps": 0.0, "rest": 0.0}
+        for name, parameter in model.named_parameters():
+            part = "encoder" if name.startswith("musicfm.") else "rest" if ".embedding." in name else "maps"
+            norms[part] += 0.0 if parameter.grad is None else parameter.grad.abs().sum().item()
+        return norms, result.loss.item()
+
+    only_pitch, pitch_value = gradients(pitch_labels=pitch)
+    assert only_pitch["rest"] == 0
+    assert min(only_pitch["encoder"], only_pitch["maps"]) > 0
+    both, value = gradients(labels=labels, pitch_labels=pitch)
+    assert both["rest"] > 0
+    assert both["encoder"] == pytest.approx(only_pitch["encoder"], rel=1e-3)
+    pairs, pair_value = gradients(labels=labels)
+    assert min(pairs["encoder"], pairs["maps"], pairs["rest"]) > 0
+    assert value == pytest.approx(pitch_value + pair_value, rel=1e-4)

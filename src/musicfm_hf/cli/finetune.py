@@ -24,7 +24,7 @@ from ..tasks import get_task
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS
 from ..training.recipes import read_recipe
 from .flags import share_result, user_errors
-from .training import log_progress, parse_command
+from .training import parse_command, prepare_process
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         is_retrieval = _is_retrieval(argv)
         classes = (RetrievalArguments if is_retrieval else TaskArguments, FinetuningArguments)
         task, arguments = parse_command("finetune", "finetune", classes, argv, __doc__)
-        log_progress(arguments)
+        prepare_process(arguments)
         if arguments.push_to_hub:
             _check_base_can_be_found(task)
         splits = read_versions(task) if is_retrieval else read_splits(task)

@@ -13,7 +13,7 @@ from ..hub.push import hub_target
 from ..pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
 from ..pretraining.run import prepare_pretraining
 from .flags import share_result, user_errors
-from .training import log_progress, parse_command
+from .training import parse_command, prepare_process
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     classes = (ModelArguments, DataArguments, PretrainingArguments)
     with user_errors("Not trained"):
         model_arguments, data_arguments, arguments = parse_command("pretrain", "pretrain", classes, argv, __doc__)
-        log_progress(arguments)
+        prepare_process(arguments)
         target = hub_target(arguments, arguments.output_dir)
         run = prepare_pretraining(model_arguments, data_arguments, arguments)
     results = run.train()

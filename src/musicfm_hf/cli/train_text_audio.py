@@ -24,7 +24,7 @@ from ..hub.push import hub_target
 from ..text_audio.arguments import TextAudioArguments, TextAudioTrainingArguments
 from ..text_audio.run import prepare_training
 from .flags import share_result, user_errors
-from .training import log_progress, parse_command
+from .training import parse_command, prepare_process
 
 
 def main(argv: list[str]) -> None:
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     classes = (TextAudioArguments, TextAudioTrainingArguments)
     with user_errors("Not trained"):
         settings, arguments = parse_command("train-text-audio", "text_audio", classes, argv, __doc__)
-        log_progress(arguments)
+        prepare_process(arguments)
         if arguments.push_to_hub and settings.method == "lora" and Path(settings.model).is_dir():
             raise ValueError(
                 f"Nobody else can use an adapter for {settings.model}, a folder on this machine. Push that folder and "

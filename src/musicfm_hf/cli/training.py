@@ -6,6 +6,7 @@ from typing import Any
 
 from ..training.arguments import RecipeArguments
 from ..training.recipes import parse_recipe, recipe_names
+from .allocator import keep_freed_memory
 from .flags import rename_flags
 
 
@@ -31,7 +32,12 @@ def parse_command(
     )
 
 
-def log_progress(arguments: RecipeArguments) -> None:
-    """Print the log messages of the package, in one process per machine."""
+def prepare_process(arguments: RecipeArguments) -> None:
+    """
+    Prepare the process of a training: print the log messages of the package, in one process per machine, and, on a
+    CPU, keep the memory that a step frees for the next one.
+    """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("musicfm_hf").setLevel(logging.INFO if arguments.should_log else logging.WARNING)
+    if arguments.device.type == "cpu":
+        keep_freed_memory()

@@ -203,12 +203,13 @@ def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
     Args:
         items: Mappings with `input_values` `(samples,)` or `hidden_states` `(frames, …)`, as tensors, arrays or lists.
             `attention_mask` `(samples,)` marks padding of `input_values`, which is cut off. `labels` are `(label
-            frames, num_labels)` or `(label frames,)`, or, for whole clips, `(num_labels,)` or a number.
+            frames, num_labels)` or `(label frames,)`, or, for whole clips, `(num_labels,)` or a number; `pitch_labels`
+            are `(frames, values)`.
 
     Returns:
         `input_values` `(batch, samples)`, float32, with `attention_mask` if lengths differ, or `hidden_states`
-        `(batch, frames, …)` with `counts` `(batch,)`; and `labels`, float32 or int64, with -100 after the last label
-        frame of an item.
+        `(batch, frames, …)` with `counts` `(batch,)`; `labels`, float32 or int64, with -100 after the last label
+        frame of an item; and `pitch_labels`, float32, with zeros after the last frame.
 
     Raises:
         ValueError: if values are missing, or have other shapes.
@@ -225,6 +226,8 @@ def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
         batch = {"input_values": _stack(values, 0)}
         if int(lengths.min()) < int(lengths.max()):
             batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    if "pitch_labels" in items[0]:
+        batch["pitch_labels"] = _stack([torch.as_tensor(item["pitch_labels"]).float() for item in items], 0)
     labels = [torch.as_tensor(item["labels"]) for item in items if "labels" in item]
     return batch | {"labels": _stack_labels(labels, len(items))} if labels else batch
 

@@ -42,6 +42,8 @@ class PairCrops(Dataset):
         crop_seconds (`float`): Length of a crop; shorter regions are used as a whole.
         seed (`int`): Seed of the order of songs, of the pairs and of the positions of crops.
         classes_per_song (`int`): Number of pairs of a song in a row.
+        pitch_labels (`Callable`, *optional*): `(song, first frame, frames, tempo, semitones)` → `pitch_labels` of the
+            item, from the song as it is, with the changes that `read` made.
 
     Raises:
         ValueError: if a crop is shorter than a frame, or no song has two regions that are the same music.
@@ -57,8 +59,10 @@ class PairCrops(Dataset):
         crop_seconds: float,
         seed: int,
         classes_per_song: int = 2,
+        pitch_labels: Callable[[LabeledSong, int, int, float, int], torch.Tensor] | None = None,
     ):
         self.config, self.read, self.count, self.seed = config, read, count, seed
+        self.pitch_labels = pitch_labels
         self.crop_frames = round(crop_seconds * config.frame_rate)
         if self.crop_frames < 1:
             raise ValueError(f"`crop_seconds` must be at least {1 / config.frame_rate:g}, got {crop_seconds}.")
@@ -98,7 +102,11 @@ class PairCrops(Dataset):
         count = min(self.crop_frames, frames)
         start = first + round(position * (frames - count))
         item = dict(self.read(region.song, start, count, generator))
-        return {name: value for name, value in item.items() if name not in ("semitones", "tempo", "audio_frames")}
+        tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
+        item.pop("audio_frames", None)
+        if self.pitch_labels is not None:
+            item["pitch_labels"] = self.pitch_labels(region.song, start, count, tempo, semitones)
+        return item
 
 
 def _two_members(members: Sequence[Excerpt], generator: np.random.Generator) -> tuple[Excerpt, Excerpt]:

@@ -71,12 +71,25 @@ def extract_frames(waveform: np.ndarray) -> SongFrames:
     """
     import librosa
 
-    if len(waveform) < MIN_SECONDS * SAMPLING_RATE:
-        raise ValueError(f"has {len(waveform) / SAMPLING_RATE:.2f} s, but chroma and MFCCs need {MIN_SECONDS:g} s")
-    settings: dict[str, Any] = {"y": waveform, "sr": SAMPLING_RATE, "hop_length": HOP_LENGTH}
-    chroma = librosa.feature.chroma_cqt(**settings, norm=None)
-    mfcc = librosa.feature.mfcc(**settings, n_mfcc=NUM_MFCC)
-    return SongFrames(chroma.astype(np.float32), mfcc.astype(np.float32))
+    chroma = extract_chroma(waveform)
+    mfcc = librosa.feature.mfcc(y=waveform, sr=SAMPLING_RATE, hop_length=HOP_LENGTH, n_mfcc=NUM_MFCC)
+    return SongFrames(chroma, mfcc.astype(np.float32))
+
+
+def extract_chroma(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """
+    Compute the constant-Q chroma of a waveform `(samples,)`, with librosa: float32 `(12, frames)` from C, one frame
+    for `HOP_LENGTH` samples, not normalized.
+
+    Raises:
+        ValueError: if the waveform is shorter than a second.
+    """
+    import librosa
+
+    if len(waveform) < MIN_SECONDS * sampling_rate:
+        raise ValueError(f"has {len(waveform) / sampling_rate:.2f} s, but chroma and MFCCs need {MIN_SECONDS:g} s")
+    chroma = librosa.feature.chroma_cqt(y=waveform, sr=sampling_rate, hop_length=HOP_LENGTH, norm=None)
+    return chroma.astype(np.float32)
 
 
 def frames_of(excerpt: Excerpt, songs: Mapping[str, SongFrames]) -> SongFrames:

@@ -180,6 +180,13 @@ class RetrievalArguments(HeadArguments):
     head_frames: int = field(default=32, metadata={"help": "Intervals into which the head divides a clip."})
     head_channels: int = field(default=16, metadata={"help": "Channels of the convolution over the pitch maps."})
     head_kernel: int = field(default=3, metadata={"help": "Its kernel, in intervals; odd."})
+    pitch_loss: bool = field(
+        default=True,
+        metadata={
+            "help": "Full fine-tuning and LoRA: the encoder and the pitch maps learn chroma and chords, and only the "
+            "rest of the head learns from pairs. If false, the encoder also learns from pairs, and the maps stay."
+        },
+    )
     crop_seconds: float | None = field(
         default=None, metadata={"help": "Length of a training crop; by default that of the passages of the task."}
     )

@@ -98,7 +98,19 @@ def retrieval_config(
     """
     Return the configuration of a model with an embedding head for a retrieval task. The number of pitch maps depends
     on the annotations of the training songs, unless the head is kept.
+
+    Raises:
+        ValueError: if the maps of a kept head have no targets in the songs, but are trained.
     """
+    pitch_maps = base.pitch_maps
+    trains_maps = arguments.pitch_loss and arguments.method != "probe"
+    if trains_maps or not arguments.keep_head:
+        pitch_maps = count_pitch_maps(songs)
+    if arguments.keep_head and pitch_maps < base.pitch_maps:
+        raise ValueError(
+            f"The head of {arguments.model} finds chroma and chords, but not all training songs have chords: use "
+            "songs with chords, or keep the maps as they are with `--pitch_loss false`."
+        )
     values = base.to_dict() | {
         "task": arguments.task,
         "problem_type": None,
@@ -109,7 +121,7 @@ def retrieval_config(
         "context_seconds": arguments.window_seconds,
         **_layers_read(arguments, base),
         "classifier_dropout": arguments.head_dropout,
-        "pitch_maps": base.pitch_maps if arguments.keep_head else count_pitch_maps(songs),
+        "pitch_maps": base.pitch_maps if arguments.keep_head else pitch_maps,
         "pitch_frames": arguments.head_frames,
         "pitch_channels": arguments.head_channels,
         "pitch_kernel": arguments.head_kernel,

@@ -1,20 +1,23 @@
 """
-The pitch maps of an embedding head, fitted by least squares to chroma and, in songs with chords, to chord tones.
+The pitch maps of an embedding head: their targets, from chroma and, in songs with chords, from chord tones, and their
+fit by least squares.
 
 A head that learns everything from pairs of versions learns the training songs by heart: it recognizes which sounds
-belong to which song, and finds nothing among other songs. Its first layer is therefore fitted beforehand, to targets
-that a transposition rotates and another instrument hardly changes, and then stays as it is.
+belong to which song, and finds nothing among other songs. Its first part, and the encoder, therefore learn targets
+that a transposition rotates and another instrument hardly changes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..data.labeled import LabeledSong
-from ..evaluation.retrieval_baselines import CHROMA_RATE, SongFrames, frames_of_songs
-from ..inference.feature_cache import FeatureCache, padded_crop
+from ..evaluation.retrieval_baselines import HOP_LENGTH, extract_chroma
+from ..inference.feature_cache import FeatureCache, features_key, padded_crop
+from ..model.configuration_musicfm import MusicFMConfig
 from ..model.heads_musicfm import PITCH_CLASSES, MusicFMEmbeddingHead
 from ..tasks.annotations import Segment
 from ..tasks.chord_syntax import chord_tones
@@ -26,7 +29,7 @@ RIDGE = 1e-3  # share of the mean variance of the inputs that is added to each
 
 def count_pitch_maps(songs: Sequence[LabeledSong]) -> int:
     """
-    Return the number of maps that can be fitted to songs: 2 if all have chords, else 1.
+    Return the number of maps that have targets in songs: 2 if all songs have chords, else 1.
 
     Raises:
         ValueError: if a label is not a chord.
@@ -38,34 +41,88 @@ def count_pitch_maps(songs: Sequence[LabeledSong]) -> int:
     return 2
 
 
+class ChromaFeatures:
+    """
+    The root of chroma for [`FeatureCache`], as a share of the highest value in the song: `(frames, 12)` from C, at the
+    centers of the frames of an encoder.
+
+    Args:
+        config ([`MusicFMConfig`]): Configuration of the encoder.
+    """
+
+    def __init__(self, config: MusicFMConfig):
+        self.config = config
+        self.names = {"chroma": None}
+        self.transform = partial(extract_chroma, sampling_rate=config.sampling_rate)
+        frames = [config.sampling_rate, config.samples_per_frame, config.frame_offset]
+        self.key = features_key({"chroma": HOP_LENGTH, "frames": frames})
+
+    def encode(
+        self, songs: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
+    ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
+        """Compute features from the output of [`extract_chroma`], as [`Features.encode`] describes."""
+        rate = self.config.sampling_rate / HOP_LENGTH
+        for key, chroma in songs:
+            count = int(chroma.shape[1] / rate * self.config.frame_rate) + 1
+            times = (np.arange(count) + self.config.frame_offset) / self.config.frame_rate
+            place = np.round(times * rate).astype(int)
+            shares = np.sqrt(np.clip(chroma, 0, None) / max(chroma.max(), 1e-9))
+            yield key, {"chroma": torch.from_numpy(shares.T[place.clip(0, chroma.shape[1] - 1)])}
+
+
+class PitchTargets:
+    """
+    Targets of pitch maps: the values of [`ChromaFeatures`] and, for two maps, 1 for the tones of the chord and 0 for
+    others.
+
+    Args:
+        cache ([`FeatureCache`]): Cache of [`ChromaFeatures`] that holds the songs.
+        num_maps (`int`): 1 or 2.
+    """
+
+    def __init__(self, cache: FeatureCache, num_maps: int):
+        self.cache, self.config, self.num_maps = cache, cache.config, num_maps
+
+    def __call__(
+        self, song: LabeledSong, start: int, frames: int, tempo: float = 1.0, semitones: int = 0
+    ) -> torch.Tensor:
+        """
+        Return the targets of a crop of a song, float32 `(frames, num_maps * 12)`.
+
+        Args:
+            start (`int`): First frame, in the song at its own tempo.
+            tempo (`float`): Tempo of the crop, relative to that of the song.
+            semitones (`int`): Transposition of the crop.
+        """
+        offset = self.config.frame_offset
+        place = start + (np.arange(frames) + offset) * tempo - offset  # frames of the song
+        rows = self.cache.read(song, start, int(np.ceil(frames * tempo)) + 1).float().numpy()
+        targets = [rows[np.clip(np.round(place).astype(int) - start, 0, len(rows) - 1)]]
+        if self.num_maps > 1:
+            targets.append(tones_at(song.chords or [], (place + offset) / self.config.frame_rate))
+        rolled = [np.roll(values, semitones, axis=1) for values in targets]
+        return torch.from_numpy(np.concatenate(rolled, axis=1, dtype=np.float32))
+
+
 def fit_pitch_maps(
-    head: MusicFMEmbeddingHead, cache: FeatureCache, songs: Sequence[LabeledSong], seed: int, num_workers: int = 0
+    head: MusicFMEmbeddingHead, cache: FeatureCache, targets: PitchTargets, songs: Sequence[LabeledSong]
 ) -> None:
     """
-    Set the first layer of a head to the least-squares map from cached features to chroma and chord tones, on up to
-    `MAX_SONGS` of the songs.
+    Set the first part of a head to the least-squares map from cached features to targets.
 
     Args:
         cache ([`FeatureCache`]): Cache that holds the features of the songs.
-        songs: Training songs, in all versions.
-        seed (`int`): Seed of the choice of songs.
-        num_workers (`int`): Number of processes that compute chroma; 0 computes it in this process.
-
-    Raises:
-        ValueError: audio cannot be read or is too short. The message names all such songs.
+        targets ([`PitchTargets`]): Targets of the songs.
+        songs: Training songs, such as those of [`songs_to_fit`].
     """
-    order = np.random.default_rng(seed).permutation(len(songs))[:MAX_SONGS]
-    chosen = [songs[index] for index in sorted(order)]
-    chroma = frames_of_songs(chosen, num_workers)
     width = head.projector.in_features
     size = width + 1 + head.projector.out_features
     sums = torch.zeros(size, size, dtype=torch.float64)
-    for song in chosen:
+    for song in songs:
         with torch.no_grad():
             inputs = head.normalize(head.mix(cache.read(song).float()[None]))[0].double()
-        times = (np.arange(len(inputs)) + cache.config.frame_offset) / cache.config.frame_rate
-        targets = torch.from_numpy(pitch_targets(song, chroma, times, head.config.pitch_maps)).double()
-        rows = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64), targets], dim=1)
+        ones = torch.ones(len(inputs), 1, dtype=torch.float64)
+        rows = torch.cat([inputs, ones, targets(song, 0, len(inputs)).double()], dim=1)
         sums += rows.T @ rows
     moments = sums[: width + 1, : width + 1]
     ridge = RIDGE * moments.diagonal()[:width].mean() * torch.eye(width + 1, dtype=torch.float64)
@@ -74,6 +131,12 @@ def fit_pitch_maps(
     with torch.no_grad():
         head.projector.weight.copy_(weights[:width].T)
         head.projector.bias.copy_(weights[width])
+
+
+def songs_to_fit(songs: Sequence[LabeledSong], seed: int) -> list[LabeledSong]:
+    """Draw up to `MAX_SONGS` songs, in their order, for [`fit_pitch_maps`]."""
+    order = np.random.default_rng(seed).permutation(len(songs))[:MAX_SONGS]
+    return [songs[index] for index in sorted(order)]
 
 
 class PitchMaps:
@@ -101,22 +164,9 @@ class PitchMaps:
         return padded_crop(self.read(song)[start : start + frames].float(), frames)
 
 
-def pitch_targets(song: LabeledSong, chroma: Mapping[str, SongFrames], times: np.ndarray, num_maps: int) -> np.ndarray:
-    """
-    Return the targets of pitch maps at `times`: the root of chroma, as a share of the highest value in the song, and
-    with two maps also 1 for the tones of the chord. float64 `(times, num_maps * 12)`, from C.
-    """
-    frames = chroma[song.id].chroma
-    place = np.clip(np.round(times * CHROMA_RATE).astype(int), 0, frames.shape[1] - 1)
-    targets = [np.sqrt(np.clip(frames, 0, None) / max(frames.max(), 1e-9)).T[place]]
-    if num_maps > 1:
-        targets.append(tones_at(song.chords or [], times))
-    return np.concatenate(targets, axis=1)
-
-
 def tones_at(chords: Sequence[Segment], times: np.ndarray) -> np.ndarray:
-    """Return 1 for the pitch classes of the chord at each time, and 0 for others, float64 `(times, 12)` from C."""
-    tones = np.zeros((len(times), PITCH_CLASSES))
+    """Return 1 for the pitch classes of the chord at each time, and 0 for others, float32 `(times, 12)` from C."""
+    tones = np.zeros((len(times), PITCH_CLASSES), dtype=np.float32)
     for chord in chords:
         sounding = np.flatnonzero((times >= chord.start) & (times < chord.end))
         tones[sounding[:, None], list(chord_tones(chord.label))] = 1

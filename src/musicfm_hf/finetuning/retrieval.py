@@ -25,7 +25,7 @@ from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
 from .arguments import FinetuningArguments, RetrievalArguments
 from .heads import add_lora, retrieval_config
-from .pitch_maps import PitchMaps, fit_pitch_maps
+from .pitch_maps import ChromaFeatures, PitchMaps, PitchTargets, fit_pitch_maps, songs_to_fit
 from .run import Finetuned, build_on_device, collect_results, draw_training_songs, final_scores, start_run
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer
@@ -156,7 +156,7 @@ def _build(
     if task.method != "probe":
         trained = add_lora(model, task) if task.method == "lora" else model
         for name, parameter in trained.named_parameters():
-            if "classifier." in name and ".embedding." not in name:
+            if not task.pitch_loss and "classifier." in name and ".embedding." not in name:
                 parameter.requires_grad = False
         return model, trained, None
     model.freeze_base_model()
@@ -165,8 +165,19 @@ def _build(
     with arguments.main_process_first(desc="features"):
         cache.fill(songs, arguments.dataloader_num_workers)
     if not task.keep_head:
-        fit_pitch_maps(head.float(), cache, splits["train"], arguments.seed, arguments.dataloader_num_workers)
+        fitted = songs_to_fit(splits["train"], arguments.seed)
+        fit_pitch_maps(head.float(), cache, _pitch_targets(task, arguments, config, fitted), fitted)
     return model, head.embedding, PitchMaps(head, cache, songs)
+
+
+def _pitch_targets(
+    task: RetrievalArguments, arguments: FinetuningArguments, config: MusicFMConfig, songs: Sequence[LabeledSong]
+) -> PitchTargets:
+    """Return the targets of the pitch maps of songs, whose chroma is computed once and kept in the cache."""
+    cache = FeatureCache(task.cache, ChromaFeatures(config))
+    with arguments.main_process_first(desc="chroma"):
+        cache.fill(songs, arguments.dataloader_num_workers)
+    return PitchTargets(cache, config.pitch_maps)
 
 
 def _crops(
@@ -179,6 +190,7 @@ def _crops(
     """Return the training crops of all steps."""
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     retrieval_task = get_retrieval_task(task.task)
+    learns_pitch = task.pitch_loss and task.method != "probe"
     crops = PairCrops(
         config,
         retrieval_task,
@@ -188,6 +200,7 @@ def _crops(
         task.crop_seconds or retrieval_task.passage_seconds,
         arguments.seed,
         task.classes_per_song,
+        _pitch_targets(task, arguments, config, splits["train"]) if learns_pitch else None,
     )
     crops[0]  # raises before training if the settings do not match the songs
     return crops

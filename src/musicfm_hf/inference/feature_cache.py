@@ -1,10 +1,10 @@
 """On-disk cache of the hidden states of frozen encoders, so that probes train in seconds."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,38 @@ FORMAT = 1  # incremented when the computed features change
 _CONTEXT_SECONDS = 0.6
 
 
+class Features(Protocol):
+    """
+    Object that computes features for [`FeatureCache`].
+
+    Attributes:
+        config ([`MusicFMConfig`]): Configuration that defines frames.
+        key (`str`): Digest of everything that affects the features; see [`features_key`].
+    """
+
+    config: MusicFMConfig
+    key: str
+
+    @property
+    def names(self) -> Mapping[str, Any]:
+        """Names of the features, one file for each song."""
+        ...
+
+    @property
+    def transform(self) -> Callable[[np.ndarray], Any] | None:
+        """Function that decoding processes apply to the waveform of each song, or `None`."""
+        ...
+
+    def encode(
+        self, songs: Iterable[tuple[Any, Any]], names: Sequence[str]
+    ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
+        """
+        Compute features: `(key, waveform or output of transform)` → `(key, {name: (frames, width)})`, in the order in
+        which songs are finished.
+        """
+        ...
+
+
 class EncoderFeatures:
     """
     Hidden states of an encoder for [`FeatureCache`].
@@ -39,19 +71,18 @@ class EncoderFeatures:
         settings ([`WindowSettings`]): Windows and batch size; the layer is ignored.
     """
 
+    transform = None
+
     def __init__(self, model: MusicFMModel, layers: Sequence[int], settings: WindowSettings):
         self.model, self.settings, self.config = model, settings, model.config
         self.names = {f"layer_{layer:02d}": layer for layer in layers}
         windows = settings.frames(model.config)
-        self.key = _key({"weights": weights_digest(model), "frames": windows, "dtype": str(model.dtype)})
+        self.key = features_key({"weights": weights_digest(model), "frames": windows, "dtype": str(model.dtype)})
 
     def encode(
         self, songs: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
     ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
-        """
-        Encode songs: `(key, waveform)` → `(key, {name: (frames, hidden_size)})`, in the order in which they are
-        finished.
-        """
+        """Encode songs as [`Features.encode`] describes."""
         mix = torch.eye(self.config.num_hidden_layers + 1)[[self.names[name] for name in names]]
         for key, (frames, _) in embed_songs(self.model, songs, self.settings, mix):
             yield key, {name: frames[:, index] for index, name in enumerate(names)}
@@ -66,12 +97,14 @@ class LogMelFeatures:
         config ([`MusicFMConfig`]): Configuration of the encoder.
     """
 
+    transform = None
+
     def __init__(self, config: MusicFMConfig):
         self.config = config
         self.names = {"log_mel": None}
         reach = round(_CONTEXT_SECONDS * config.frame_rate)
         self.offsets = np.arange(-reach, reach + 1, 3)
-        self.key = _key({"log_mel": as_json(encoder_settings(config))})
+        self.key = features_key({"log_mel": as_json(encoder_settings(config))})
 
     @property
     def width(self) -> int:
@@ -81,7 +114,7 @@ class LogMelFeatures:
     def encode(
         self, songs: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
     ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
-        """Compute features as [`EncoderFeatures.encode`] does."""
+        """Compute features as [`Features.encode`] describes."""
         log_mel = MusicFMLogMel(self.config)
         step = self.config.samples_per_frame // self.config.hop_length
         for key, waveform in songs:
@@ -99,13 +132,11 @@ class FeatureCache:
 
     Args:
         folder: Folder of the cache.
-        features ([`EncoderFeatures`] or [`LogMelFeatures`]): Object that computes the features.
+        features ([`Features`]): Object that computes the features, such as [`EncoderFeatures`].
         dtype (`torch.dtype`): Dtype in which the features are stored.
     """
 
-    def __init__(
-        self, folder: str | Path, features: EncoderFeatures | LogMelFeatures, dtype: torch.dtype = torch.float16
-    ):
+    def __init__(self, folder: str | Path, features: Features, dtype: torch.dtype = torch.float16):
         self.folder = Path(folder) / features.key / str(dtype).removeprefix("torch.")
         self.features, self.dtype = features, dtype
         self._digests: dict[str, str] = {}  # song id → digest, of audio whose bytes are in the data set
@@ -128,7 +159,8 @@ class FeatureCache:
         if not missing:
             return
         sources = [(song.id, song.audio) for song in missing.values()]
-        loader = SongLoader(sources, self.config.sampling_rate, self.config.min_samples, num_workers)
+        rate, least = self.config.sampling_rate, self.config.min_samples
+        loader = SongLoader(sources, rate, least, num_workers, self.features.transform)
         with tqdm(total=len(missing), unit="song", desc="features", disable=not progress) as bar:
             for song_id, tensors in self.features.encode(_waveforms(loader), names):
                 for name, frames in tensors.items():
@@ -199,8 +231,8 @@ def _waveforms(loader: SongLoader) -> Iterator[tuple[str, np.ndarray]]:
         yield song.name, song.content
 
 
-def _key(settings: dict[str, Any]) -> str:
-    """Return a digest of the settings that affect features, and of the version of this package."""
+def features_key(settings: dict[str, Any]) -> str:
+    """Return a digest of settings that affect features, and of the version of this package."""
     return digest(json.dumps(settings | {"version": version("musicfm_hf"), "format": FORMAT}).encode())
 
 

@@ -7,7 +7,7 @@ from transformers.modeling_outputs import XVectorOutput
 from .configuration_musicfm import MusicFMConfig
 from .contrastive_musicfm import contrastive_loss
 from .frames_musicfm import average_frames, average_intervals, label_settings
-from .losses_musicfm import classification_loss
+from .losses_musicfm import classification_loss, pitch_loss
 from .outputs_musicfm import MusicFMClassifierOutput
 from .padding_musicfm import valid_frames
 from .spectrogram_musicfm import fourier_matrices, is_exporting
@@ -109,17 +109,27 @@ class MusicFMEmbeddingHead(MusicFMHead):
         self.embedding = MusicFMPitchEmbedding(config)
 
     def forward(
-        self, hidden_states: torch.Tensor, counts: torch.Tensor | None = None, labels: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        counts: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        pitch_labels: torch.Tensor | None = None,
     ) -> XVectorOutput:
         """
         Args:
             hidden_states, counts: As in [`MusicFMClassifier`].
-            labels (`torch.Tensor` of shape `(batch,)`, *optional*): As in [`MusicFMForXVector`].
+            labels, pitch_labels (*optional*): As in [`MusicFMForXVector`].
 
         Returns:
             `XVectorOutput` of Transformers without hidden states.
         """
-        return self.embedding(self.pitch_maps(hidden_states), counts, labels)
+        maps = self.pitch_maps(hidden_states)
+        if pitch_labels is None:
+            return self.embedding(maps, counts, labels)
+        result = self.embedding(maps.detach(), counts, labels)
+        loss = pitch_loss(self.config, maps, pitch_labels, counts)
+        result.loss = loss if result.loss is None else result.loss + loss
+        return result
 
     def pitch_maps(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Compute the maps of each frame: `(batch, frames, …)` as in [`forward`] → `(batch, frames, maps * 12)`."""

@@ -1,6 +1,7 @@
 """Quantizers that compute the target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 import torch
@@ -9,7 +10,7 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_musicfm import MusicFMConfig
-from .spectrogram_musicfm import MusicFMLogMel, chroma, is_exporting
+from .spectrogram_musicfm import MusicFMLogMel, chroma, is_exporting, power_spectrum
 
 
 class MusicFMQuantizer(nn.Module):
@@ -137,14 +138,13 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
 
     def features(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Concatenate the features of all codebooks: `(batch, samples)` → float32 `(batch, tokens, dim)`."""
-        parts = []
-        for name in self.config.kmeans_features:
-            if name == "mel":
-                frames = self.wide_mel(input_values, attention_mask)
-            else:
-                frames = chroma(input_values, attention_mask, self.config)
-            parts.append(self._stack(frames))
-        return torch.cat(parts, dim=-1)
+        with maybe_autocast(input_values.device.type, enabled=False):
+            power = power_spectrum(input_values, attention_mask, self.config)
+        frames = {
+            "mel": partial(self.wide_mel.from_power, power, attention_mask),
+            "chroma": partial(chroma, power, self.config),
+        }
+        return torch.cat([self._stack(frames[name]()) for name in self.config.kmeans_features], dim=-1)
 
     def split(self, features: torch.Tensor) -> list[torch.Tensor]:
         """Split the output of [`features`] into the features of each codebook."""

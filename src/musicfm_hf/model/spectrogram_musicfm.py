@@ -41,7 +41,11 @@ class MusicFMLogMel(nn.Module):
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """`(batch, samples)` → `(batch, samples // hop_length, num_mel_bins)`, zero beyond each item's own end."""
         with maybe_autocast(input_values.device.type, enabled=False):
-            power = power_spectrum(input_values, attention_mask, self.config)
+            return self.from_power(power_spectrum(input_values, attention_mask, self.config), attention_mask)
+
+    def from_power(self, power: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Compute the log-mel spectrogram from the output of [`power_spectrum`]."""
+        with maybe_autocast(power.device.type, enabled=False):
             mel = power @ self.filters().to(power.device)  # (batch, mel frames, bands)
             mel = 10.0 * torch.log10(mel.clamp(min=1e-10))
             mel = (mel - self._statistic(self.mean, mel)) / self._statistic(self.std, mel)
@@ -131,14 +135,13 @@ def chroma_filters(n_fft: int, num_chroma: int, sampling_rate: int) -> torch.Ten
     return torch.as_tensor(filters, dtype=torch.float32).T.contiguous()
 
 
-def chroma(input_values: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig) -> torch.Tensor:
+def chroma(power: torch.Tensor, config: MusicFMConfig) -> torch.Tensor:
     """
     Compute the energy of pitch classes in dB relative to the strongest one in each frame, clipped at -40 dB:
-    `(batch, samples)` → `(batch, samples // hop_length, config.kmeans_chroma_bins)`. The filters are those of Ellis
-    (*Chroma feature analysis*, 2007).
+    power spectrum `(batch, mel frames, frequencies)` → `(batch, mel frames, config.kmeans_chroma_bins)`. The filters
+    are those of Ellis (*Chroma feature analysis*, 2007).
     """
-    with maybe_autocast(input_values.device.type, enabled=False):
-        power = power_spectrum(input_values, attention_mask, config)
+    with maybe_autocast(power.device.type, enabled=False):
         filters = chroma_filters(config.n_fft, config.kmeans_chroma_bins, config.sampling_rate)
         energy = (power @ filters.to(power.device)).clamp(min=1e-10)
         return (10.0 * torch.log10(energy / energy.amax(-1, keepdim=True))).clamp(min=-40.0)

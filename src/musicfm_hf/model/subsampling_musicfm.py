@@ -38,9 +38,10 @@ class MusicFMSubsamplingBlock(GradientCheckpointingLayer):
         residual = self.shortcut_conv(hidden_states)
         mask = None if counts is None else valid_frames(0, residual.shape[2], counts)[:, None, :, None]
         residual = batch_norm(self.shortcut_norm, residual, mask)
-        hidden_states = zero_padding(nn.functional.relu(batch_norm(self.norm1, self.conv1(hidden_states), mask)), mask)
-        hidden_states = batch_norm(self.norm2, self.conv2(hidden_states), mask)
-        return zero_padding(nn.functional.relu(hidden_states + residual), mask)
+        # In place: the backward passes of batch norm and ReLU do not need what is overwritten.
+        hidden_states = batch_norm(self.norm1, self.conv1(hidden_states), mask).relu_()
+        hidden_states = batch_norm(self.norm2, self.conv2(zero_padding(hidden_states, mask)), mask)
+        return zero_padding(hidden_states.add_(residual).relu_(), mask)
 
 
 class MusicFMSubsampling(nn.Module):
