@@ -4,7 +4,7 @@ Measure exported encoders beside the encoder in PyTorch, at full size with rando
     python benchmarks/export.py
     python benchmarks/export.py --small --layers 1 2 --seconds 2 --output_file trial.json
 
-Each layer is exported to each format, in float32 and with int8 weights, and compared with PyTorch. The runtimes are
+Each layer is exported to each format, in float32 and in int8, and compared with PyTorch in both precisions. The runtimes are
 then timed in turn in one process, with the same number of threads and the same audio, and medians are reported.
 """
 
@@ -59,8 +59,11 @@ def main() -> None:
 
 
 def measure(folder: Path, layer: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for PyTorch, and one for each export of a layer."""
+    """Return a row for PyTorch in each precision, and one for each export of a layer."""
     rows: list[dict[str, Any]] = [{"way": "PyTorch", "precision": "float32", "layer": layer}]
+    if "int8" in arguments.quantize:
+        rows.append({"way": "PyTorch", "precision": "int8", "layer": layer})
+    count = len(rows)
     targets = []
     for kind in arguments.formats:
         for quantize in arguments.quantize:
@@ -81,8 +84,12 @@ def measure(folder: Path, layer: int, arguments: argparse.Namespace) -> list[dic
                 }
             )
     gc.collect()  # the exporters leave copies of the model behind
-    models: list[Any] = [AutoModel.from_pretrained(folder / "model", dtype=torch.float32).eval()]
-    for row, target in zip(rows[1:], targets, strict=True):
+    configs = [None, musicfm_hf.MusicFMInt8Config()][:count]
+    models: list[Any] = [
+        AutoModel.from_pretrained(folder / "model", dtype=torch.float32, quantization_config=config).eval()
+        for config in configs
+    ]
+    for row, target in zip(rows[count:], targets, strict=True):
         began = time.perf_counter()
         models.append(musicfm_hf.load_exported(target))
         row["load_seconds"] = time.perf_counter() - began

@@ -18,10 +18,11 @@ def test_rows_of_a_small_model(tmp_path):
     rows = json.loads((tmp_path / "export.json").read_text())["rows"]
     assert [(row["way"], row["precision"]) for row in rows] == [
         ("PyTorch", "float32"),
+        ("PyTorch", "int8"),
         ("onnx", "float32"),
         ("onnx", "int8"),
     ]
     assert rows[0]["ratio_to_pytorch"] == 1
     assert all(row["time"] == pytest.approx(row["ratio_to_pytorch"] * rows[0]["time"]) for row in rows)
-    assert rows[1]["check"]["largest_deviation"] < rows[2]["check"]["largest_deviation"]
+    assert rows[2]["check"]["largest_deviation"] < rows[3]["check"]["largest_deviation"]
     assert "| onnx, int8 | 1 |" in (tmp_path / "export.md").read_text()
