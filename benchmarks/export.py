@@ -4,8 +4,9 @@ Measure exported encoders beside the encoder in PyTorch, at full size with rando
     python benchmarks/export.py
     python benchmarks/export.py --small --layers 1 2 --seconds 2 --output_file trial.json
 
-Each layer is exported to each format, in float32 and in int8, and compared with PyTorch in both precisions. The runtimes are
-then timed in turn in one process, with the same number of threads and the same audio, and medians are reported.
+Each layer is exported to each format, in float32 and in int8, and compared with PyTorch in both precisions. The
+runtimes are then timed in turn in one process, with the same number of threads and the same audio, and medians are
+reported.
 """
 
 import argparse
