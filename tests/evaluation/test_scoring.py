@@ -13,8 +13,20 @@ from musicfm_hf import MusicFMForAudioClassification, MusicFMForAudioFrameClassi
 from musicfm_hf.data.examples import crop_targets
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
-from musicfm_hf.evaluation.bootstrap import bootstrap_interval
-from musicfm_hf.evaluation.scoring import average_scores, paired_difference, score_song, scores_with_intervals
+from musicfm_hf.evaluation.bootstrap import (
+    bootstrap_interval,
+    correct_intervals,
+    draw_runs,
+    percentile_interval,
+    two_sided_p,
+)
+from musicfm_hf.evaluation.scoring import (
+    average_scores,
+    difference_samples,
+    paired_difference,
+    score_song,
+    scores_with_intervals,
+)
 from musicfm_hf.inference.embedding import WindowSettings
 from musicfm_hf.inference.feature_cache import EncoderFeatures, FeatureCache
 from musicfm_hf.inference.logits import song_logits
@@ -261,7 +273,10 @@ def test_beats_without_positions(songs):
 
 
 def test_paired_difference():
-    """Of two seeds their mean; a song without a score on one side is left out; the same difference has no interval."""
+    """
+    A song without a score on one side is left out. The seeds differ from the other system by 0.1 and 0.3 on all songs,
+    so only the draw of seeds counts: a quarter of all samples has the first twice, another one the second.
+    """
     first = {"a": {"beat_f": 0.2}, "b": {"beat_f": 0.4}, "c": {"beat_f": NAN}}
     second = [
         {"a": {"beat_f": 0.3}, "b": {"beat_f": 0.5}, "c": {"beat_f": 0.9}},
@@ -269,10 +284,78 @@ def test_paired_difference():
     ]
     found = paired_difference("beat", [first], second, "beat_f")
     assert found["mean"] == pytest.approx(0.2)
-    assert found["interval"] == pytest.approx((0.2, 0.2))
+    assert found["interval"] == pytest.approx((0.1, 0.3))
+    assert paired_difference("beat", [first], second[:1], "beat_f")["interval"] == pytest.approx((0.1, 0.1))
+    paired = paired_difference("beat", [second[0], second[1]], [second[1], second[0]], "beat_f")
+    assert paired["mean"] == 0.0
+    assert paired["interval"] == pytest.approx((-0.2, 0.2))
+    same = paired_difference("beat", second, second, "beat_f")  # seed by seed
+    assert same == {"mean": 0.0, "interval": (0.0, 0.0)}
+    none = paired_difference("beat", [{"a": {"beat_f": NAN}}], [{"a": {"beat_f": 0.5}}], "beat_f")
+    assert all(math.isnan(value) for value in (none["mean"], *none["interval"]))
     chords = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.5, "seconds": 9.0}}
     better = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.75, "seconds": 9.0}}
     assert paired_difference("chord", [chords], [better], "majmin")["mean"] == pytest.approx(0.25)
+
+
+def test_songs_of_a_difference_are_drawn():
+    """Of one run, the samples of the difference are the bootstrap over songs; several runs widen them."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(0.1, 0.2, 40)
+    first = {str(song): {"beat_f": 0.0} for song in range(40)}
+    second = {str(song): {"beat_f": value} for song, value in enumerate(values)}
+    mean, samples = difference_samples("beat", [first], [second], "beat_f", draws=40_000)
+    assert mean == pytest.approx(values.mean())
+    assert samples.shape == (40_000,)
+    assert samples.std() == pytest.approx(values.std() / 40**0.5, rel=0.02)
+    assert percentile_interval(samples) == pytest.approx(bootstrap_interval(values, draws=40_000), abs=0.003)
+    shifted = [{song: {"beat_f": row["beat_f"] + shift} for song, row in second.items()} for shift in (-0.3, 0.0, 0.3)]
+    _, wide = difference_samples("beat", [first], shifted, "beat_f", draws=40_000)
+    # Three runs with a variance of 0.06 between them, drawn with replacement.
+    assert wide.var() == pytest.approx(samples.var() + 0.06 / 3, rel=0.03)
+
+
+def test_runs_are_drawn_in_pairs():
+    samples = [np.arange(1000.0), np.arange(1000.0) + 5000, np.arange(1000.0) + 9000]
+    ours, theirs = draw_runs(samples), draw_runs([of_run - 1 for of_run in samples])
+    np.testing.assert_allclose(ours - theirs, 1)
+    assert len(np.unique(np.round(ours - np.arange(1000)))) == 10  # sums of three of 0, 5000 and 9000
+    np.testing.assert_array_equal(draw_runs(samples[:1]), samples[0])
+    with_two = draw_runs([of_run - 1 for of_run in samples[:2]])
+    assert len(np.unique(ours - with_two)) > 10
+
+
+def evenly(low: float, high: float) -> np.ndarray:
+    return np.linspace(low, high, 100_001)
+
+
+def test_p_values():
+    assert two_sided_p(evenly(-1, 99)) == pytest.approx(0.02, abs=1e-4)
+    assert two_sided_p(evenly(-99, 1)) == pytest.approx(0.02, abs=1e-4)
+    assert two_sided_p(np.zeros(5)) == 1
+    assert two_sided_p(np.array([NAN])) == 1
+    assert two_sided_p(evenly(1, 2)) == 0
+
+
+def test_correction_for_many_comparisons():
+    """
+    Of three, with p = 0, 0.02 and 0.04, all hold: 0.02 is less than 0.05 / 2, and 0.04 less than 0.05. With a fourth,
+    0.02 is more than 0.05 / 3, and nothing after it holds, though 0.04 is less than 0.05.
+    """
+    differences = {"c": evenly(-2, 98), "a": evenly(5, 105), "b": evenly(-99, 1)}
+    found = correct_intervals(differences)
+    assert list(found) == list(differences)
+    assert [value["holds"] for value in found.values()] == [True, True, True]
+    assert found["a"]["corrected_interval"] == pytest.approx((5 + 5 / 6, 105 - 5 / 6), abs=0.01)
+    assert found["b"]["corrected_interval"] == pytest.approx((-99 + 1.25, 1 - 1.25), abs=0.01)
+    assert found["c"]["corrected_interval"] == pytest.approx((-2 + 2.5, 98 - 2.5), abs=0.01)
+    more = correct_intervals(differences | {"d": evenly(-3, 97)})
+    assert {name for name, value in more.items() if value["holds"]} == {"a"}
+    assert more["c"]["corrected_interval"] == pytest.approx((-2 + 5 / 6, 98 - 5 / 6), abs=0.01)
+    for value in [*found.values(), *more.values()]:
+        low, high = value["corrected_interval"]
+        assert value["holds"] == (not low <= 0 <= high)
+    assert not correct_intervals({"e": np.array([NAN, NAN])})["e"]["holds"]
 
 
 def test_paired_difference_of_tags():

@@ -9,7 +9,7 @@ from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task
 from ..tasks.averages import drop_nan
-from .bootstrap import bootstrap_interval, centered_interval
+from .bootstrap import bootstrap_interval, center, centered_interval, draw_runs, percentile_interval
 
 Scores = Mapping[str, Mapping[str, Any]]  # song id → the scores of the song
 
@@ -77,31 +77,76 @@ def paired_difference(task: str, first: Sequence[Scores], second: Sequence[Score
 
     Args:
         task (`str`): Task of both systems.
-        first, second: Runs of each system, for example with several seeds, which are averaged; each run maps song ids
-            to scores.
+        first, second: Runs of each system, for example with several seeds; each run maps song ids to scores.
         metric (`str`): Score to compare.
 
     Returns:
-        `mean` of the second system minus that of the first, and the 95 % `interval` of the paired bootstrap.
+        `mean` of the second system minus that of the first, and the 95 % `interval` of the paired bootstrap over songs
+        and runs; see [`difference_samples`].
 
     Raises:
         ValueError: if the systems predict different labels.
     """
-    spec, names = get_task(task), list(first[0])
-    systems = [[[run[name] for name in names] for run in runs] for runs in (first, second)]
-    if spec.set_scores is None:
-        values = [
-            [np.mean([spec.song_value(rows[index], metric) for rows in runs]) for index in range(len(names))]
-            for runs in systems
+    mean, samples = difference_samples(task, first, second, metric)
+    return {"mean": mean, "interval": percentile_interval(samples)}
+
+
+def difference_samples(
+    task: str, first: Sequence[Scores], second: Sequence[Scores], metric: str, draws: int = 10_000
+) -> tuple[float, np.ndarray]:
+    """
+    Draw bootstrap samples of the difference between two systems on the same songs. Each sample draws as many songs,
+    the same for both systems, and as many runs of each system; two systems with equally many runs stay paired run by
+    run (see [`draw_runs`]). With few runs, this underestimates how much another set of seeds would change.
+
+    Args:
+        task, first, second, metric: As for [`paired_difference`].
+        draws (`int`): Number of samples.
+
+    Returns:
+        The mean of the second system minus that of the first, and the samples `(draws,)`. Songs without the score in
+        any run are left out; without songs, both are nan.
+
+    Raises:
+        ValueError: if the systems predict different labels.
+    """
+    (before, drawn_before), (after, drawn_after) = _draw_scores(task, (first, second), metric, draws)
+    samples = drawn_after - drawn_before
+    mean = after - before
+    # Averages over sets of songs have a bias that need not cancel.
+    return mean, center(samples, mean) if get_task(task).set_scores is not None else samples
+
+
+def mean_over_runs(task: str, runs: Sequence[Scores], metric: str) -> dict[str, Any]:
+    """Return the `mean` of a score over runs, and its 95 % bootstrap `interval` over songs and runs."""
+    ((mean, samples),) = _draw_scores(task, (runs,), metric, 10_000)
+    is_set = get_task(task).set_scores is not None
+    return {"mean": mean, "interval": centered_interval(samples, mean) if is_set else percentile_interval(samples)}
+
+
+def _draw_scores(
+    task: str, systems: Sequence[Sequence[Scores]], metric: str, draws: int
+) -> list[tuple[float, np.ndarray]]:
+    """Return, for each system, its mean score over songs and runs, and the scores of bootstrap samples `(draws,)`."""
+    spec, names = get_task(task), list(systems[0][0])
+    rows_of = [[[run[name] for name in names] for run in runs] for runs in systems]
+    if spec.set_scores is not None:
+        labels = {spec.set_scores.labels(rows[0]) for runs in rows_of for rows in runs}
+        if len(labels) > 1:
+            lists = " or ".join(sorted(map(", ".join, labels)))
+            raise ValueError(f"The systems predict different labels: {lists}.")
+        return [
+            (
+                float(np.mean([spec.set_scores.average(rows)[metric] for rows in runs])),
+                draw_runs([spec.set_scores.draw(rows, draws)[metric] for rows in runs]),
+            )
+            for runs in rows_of
         ]
-        differences = drop_nan(np.subtract(values[1], values[0]))
-        mean = float(differences.mean()) if len(differences) else float("nan")
-        return {"mean": mean, "interval": bootstrap_interval(differences)}
-    labels = {spec.set_scores.labels(rows[0]) for runs in systems for rows in runs}
-    if len(labels) > 1:
-        lists = " or ".join(sorted(map(", ".join, labels)))
-        raise ValueError(f"The systems predict different labels: {lists}.")
-    means = [np.mean([spec.set_scores.average(rows)[metric] for rows in runs]) for runs in systems]
-    samples = [np.mean([spec.set_scores.draw(rows)[metric] for rows in runs], axis=0) for runs in systems]
-    mean = float(means[1] - means[0])
-    return {"mean": mean, "interval": centered_interval(samples[1] - samples[0], mean)}
+    values = [np.array([[spec.song_value(row, metric) for row in rows] for rows in runs]) for runs in rows_of]
+    valid = ~np.isnan(np.concatenate(values)).any(axis=0)
+    songs = int(valid.sum())
+    if not songs:
+        return [(float("nan"), np.full(draws, np.nan)) for _ in values]
+    weights = np.random.default_rng(0).multinomial(songs, np.full(songs, 1 / songs), size=draws) / songs
+    of_systems = [of_system[:, valid] for of_system in values]  # (runs, songs)
+    return [(float(scores.mean()), draw_runs(list(scores @ weights.T))) for scores in of_systems]

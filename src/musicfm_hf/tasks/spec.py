@@ -36,15 +36,15 @@ class SetScores:
 
     Attributes:
         average: Songs → `{score: value}`.
-        draw: Songs → `{score: (draws,)}`: scores of bootstrap samples, each with the same number of songs, drawn with
-            replacement. Calls with the same number of songs draw the same samples, so that systems can be compared
-            draw by draw.
+        draw: `(songs, draws=1000)` → `{score: (draws,)}`: scores of bootstrap samples, each with the same number of
+            songs, drawn with replacement. Calls with the same number of songs draw the same samples, so that systems
+            can be compared draw by draw.
         details: Songs → `{score: {…}}`: further entries of the results, such as the score of each tag.
         labels: A song → the labels that the system predicts. Systems with different labels cannot be compared.
     """
 
     average: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]]
-    draw: Callable[[Sequence[Mapping[str, Any]]], dict[str, np.ndarray]]
+    draw: Callable[..., dict[str, np.ndarray]]
     details: Callable[[Sequence[Mapping[str, Any]]], dict[str, dict[str, Any]]]
     labels: Callable[[Mapping[str, Any]], tuple[str, ...]]
 

@@ -209,7 +209,7 @@ TASK = TaskSpec(
     score=score_song,
     set_scores=SetScores(
         average=average,
-        draw=lambda rows: bootstrap(*_to_arrays(rows)),
+        draw=lambda rows, draws=1000: bootstrap(*_to_arrays(rows), draws),
         details=details,
         labels=lambda row: tuple(row["probabilities"]),
     ),
