@@ -127,7 +127,7 @@ def read_study(name: str) -> Study:
     studies = [known for known in recipe_names("") if re.fullmatch(r"study\w*", known)]
     if not name.endswith((".yaml", ".yml")) and name not in studies:
         raise ValueError(f"No study is called {name!r}. Studies: {', '.join(studies)}; or pass a path to a YAML file.")
-    entries = {"settings": {}, "probe": [], "probe_settings": {}, "quantizer": {}, "seeds": [0]}
+    entries: dict[str, Any] = {"settings": {}, "probe": [], "probe_settings": {}, "quantizer": {}, "seeds": [0]}
     entries |= {"findings": [], "paper": {}} | read_recipe(name, kind="")
     _check_names(entries, [field.name for field in fields(Study)], name, "entry")
     if missing := [entry for entry in ("pretrain", "tasks", "factors") if not entries.get(entry)]:
@@ -187,12 +187,12 @@ def plan_cells(study: Study, grid: bool = False, only: Mapping[str, Sequence[str
         _check_names([factor], study.factors, "--only", "factor")
         _check_names(levels, study.factors[factor], "--only", f"level of {factor}")
     if grid:
-        variants = [dict(zip(base, levels, strict=True)) for levels in product(*study.factors.values())]
+        variants = [dict(zip(base, names, strict=True)) for names in product(*study.factors.values())]
         variants.sort(key=lambda levels: sum(levels[factor] != base[factor] for factor in base))
     else:
         variants = [base]
-        for factor, levels in study.factors.items():
-            variants += [base | {factor: level} for level in list(levels)[1:]]
+        for factor, of_factor in study.factors.items():
+            variants += [base | {factor: level} for level in list(of_factor)[1:]]
     chosen = [levels for levels in variants if all(levels[factor] in names for factor, names in (only or {}).items())]
     return [_plan_cell(study, levels, seed) for seed in study.seeds for levels in chosen]
 
