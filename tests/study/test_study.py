@@ -40,6 +40,7 @@ TINY = {
         "save_steps": 4,
         "per_device_train_batch_size": 2,
         "head_size": 16,
+        "whiten": False,
         "window_seconds": 10,
         "use_cpu": True,
         "disable_tqdm": True,

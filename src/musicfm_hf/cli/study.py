@@ -101,6 +101,7 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
         _print_plan(study, of_process, places)
         return
     if not own.report and of_process:
+        places.require()
         prepare_process(parse_pretraining(of_process[0], places)[2])
         run_study(study, of_process, places, _print_scores)
     if own.report or any(places.results(cell).is_file() for cell in cells):

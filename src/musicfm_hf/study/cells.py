@@ -48,6 +48,12 @@ class Places(NamedTuple):
     data: str
     output_dir: Path
 
+    def require(self) -> None:
+        """Raise a `ValueError` if the music or the labeled data set is not given."""
+        for name in ("train", "data"):
+            if not getattr(self, name):
+                raise ValueError(f"`--{name}` is required.")
+
     def folder(self, cell: Cell) -> Path:
         """Folder of the model and the probes of a cell."""
         return self.output_dir / "cells" / cell.name
@@ -137,9 +143,7 @@ def check_study(study: Study, cells: Sequence[Cell], places: Places) -> None:
         ValueError: A setting is unknown or invalid, data are missing, or a cell was run with other settings or songs.
         FileNotFoundError: Music or labels do not exist.
     """
-    for name in ("train", "data"):
-        if not getattr(places, name):
-            raise ValueError(f"`--{name}` is required.")
+    places.require()
     sources = [open_source(source) for source in places.train]
     for source in places.validation:
         open_source(source)
