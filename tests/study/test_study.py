@@ -354,6 +354,12 @@ def test_missing_data(run, tmp_path):
         run("missing", "--data", str(tmp_path / "nothing"))
     with pytest.raises(SystemExit, match=r"No cell in .* is finished"):
         run("missing", "--report")
+    with pytest.raises(SystemExit, match="nothing"):
+        run("missing", "--data", f"key={tmp_path / 'nothing'}")
+    with pytest.raises(SystemExit, match="`--data keys=x` names no task of the study. Tasks: key"):
+        run("missing", "--data", "keys=x")
+    with pytest.raises(SystemExit, match="takes one data set for all tasks, got x, y"):
+        run("missing", "--data", "x", "y")
     wrong = TINY | {"settings": TINY["settings"] | {"learning_rates": 1}}
     with pytest.raises(SystemExit, match=r"Unknown setting --learning_rates. Did you mean --learning_rate\?"):
         run("missing", study=wrong)

@@ -44,7 +44,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("study", metavar="STUDY", help="name of a study, or path to its YAML file")
     parser.add_argument("--train", nargs="+", default=[], help="music to pretrain on, as for `musicfm pretrain`")
     parser.add_argument("--validation", nargs="+", default=[], help="music to validate on; by default a share of it")
-    parser.add_argument("--data", default="", help="labeled data set to probe on: a folder from `musicfm prepare`")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="labeled data set to probe on, a folder from `musicfm prepare`; TASK=FOLDER is for one task",
+    )
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the study")
     parser.add_argument("--grid", action="store_true", help="combine all levels of all factors")
     parser.add_argument(
@@ -95,7 +101,8 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
 
     study = read_study(own.study)
     cells = plan_cells(study, own.grid, {words[0]: words[1:] for words in own.only})
-    places = Places(own.train, own.validation, own.data, own.output_dir)
+    data, data_of_tasks = _labeled_data(own.data, study.tasks)
+    places = Places(own.train, own.validation, data, own.output_dir, data_of_tasks)
     of_process = divide_cells(cells, own.shard.job, own.shard.jobs, process, processes)
     if own.plan:
         _print_plan(study, of_process, places)
@@ -108,6 +115,28 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
         summary = write_report(study, cells, places)
         print("{finished} of {planned} cells are finished".format(**summary["cells"]), end=": ")
         print(places.output_dir / "study.md")
+
+
+def _labeled_data(words: Sequence[str], tasks: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """
+    Return the data set for all tasks, and those for single tasks, from the words `FOLDER` and `TASK=FOLDER`.
+
+    Raises:
+        ValueError: A word names a task that the study does not have, or there are several data sets for all tasks.
+    """
+    of_tasks: dict[str, str] = {}
+    common = []
+    for word in words:
+        task, equals, folder = word.partition("=")
+        if not equals:
+            common.append(word)
+        elif task in tasks:
+            of_tasks[task] = folder
+        else:
+            raise ValueError(f"`--data {word}` names no task of the study. Tasks: {', '.join(tasks)}.")
+    if len(common) > 1:
+        raise ValueError(f"`--data` takes one data set for all tasks, got {', '.join(common)}; write TASK=FOLDER.")
+    return (common[0] if common else ""), of_tasks
 
 
 def _print_plan(study: "Study", cells: "Sequence[Cell]", places: "Places") -> None:

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -41,17 +42,19 @@ class Places(NamedTuple):
         validation: Music to validate on; by default a share of `train`.
         data: Labeled data set to probe on, with the splits train, validation and test.
         output_dir: Folder of the study.
+        data_of_tasks: Task → labeled data set, for tasks that use another one than `data`.
     """
 
     train: Sequence[str]
     validation: Sequence[str]
     data: str
     output_dir: Path
+    data_of_tasks: Mapping[str, str] = MappingProxyType({})
 
     def require(self) -> None:
-        """Raise a `ValueError` if the music or the labeled data set is not given."""
-        for name in ("train", "data"):
-            if not getattr(self, name):
+        """Raise a `ValueError` if the music or the labeled data are not given."""
+        for name, value in (("train", self.train), ("data", self.data or self.data_of_tasks)):
+            if not value:
                 raise ValueError(f"`--{name}` is required.")
 
     def folder(self, cell: Cell) -> Path:
@@ -80,7 +83,12 @@ def probe_settings(study: Study, cell: Cell, task: str, places: Places) -> dict[
     """Return all settings of `musicfm layers` for the probes of a cell."""
     settings = merge_settings(read_recipe(f"{task}/probe", *study.probe, kind="finetune"), study.probe_settings)
     folder = places.folder(cell)
-    settings |= {"task": task, "model": str(folder), "data": places.data, "seed": cell.seed}
+    settings |= {
+        "task": task,
+        "model": str(folder),
+        "data": places.data_of_tasks.get(task, places.data),
+        "seed": cell.seed,
+    }
     return {"report_to": "none"} | settings | {"output_dir": str(folder / "probes"), "cache": str(folder / "features")}
 
 
