@@ -51,6 +51,8 @@ def estimate_minutes(study: Study, cells: Sequence[Cell], places: Places) -> lis
         path = places.results(cell)
         contents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         measured.append(None if contents is None else contents["pretraining"]["seconds"])
+    if not any(measured) and not study.gigaflops:
+        return [None] * len(cells)
     counts: dict[str, float] = {}
     for cell in cells:
         if cell.variant not in counts:
