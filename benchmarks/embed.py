@@ -6,8 +6,9 @@ Measure speed and memory of embedding, side by side with a plain implementation,
 
 The plain implementation is straightforward: it computes every layer, keeps all hidden states, predicts logits for all
 frames, uses channels-first convolutions, and applies batch norm separately. Both are timed in turn in one process, and
-medians are reported. Memory and growth are measured in separate processes. The share of the rate of matrix products
-counts the multiplications of direct convolutions; an algorithm with fewer multiplications can exceed 100 %.
+medians are reported. Int8, of linear layers on a CPU, takes turns with float32. Memory and growth are measured in
+separate processes. The share of the rate of matrix products counts the multiplications of direct convolutions; an
+algorithm with fewer multiplications can exceed 100 %.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import musicfm_hf
 
 SECONDS = 30
 LAYERS = (3, 7, 12)
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "subsampling_conv_channels": 8}
 CODES = 4096  # of the published checkpoints
 
 
@@ -59,7 +61,7 @@ def plain(model: musicfm_hf.MusicFMModel, head: nn.Linear, input_values: torch.T
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "int8", "bfloat16"], help="int8 needs float32")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--repeats", type=int, default=3, help="for float32; half precision is timed once on a CPU")
     parser.add_argument("--plain_half_seconds", type=float, help="clip for the plain way in half precision")
@@ -70,8 +72,11 @@ def main() -> None:
         type=Path,
         help="benchmarks/results/embed_DEVICE.json by default; without speed, the name also lists the sections",
     )
+    parser.add_argument("--small", action="store_true", help="a narrow model, for a trial")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.device != "cpu":
+        arguments.dtypes = [dtype for dtype in arguments.dtypes if dtype != "int8"]
     if arguments.measure:
         print(json.dumps(measure(**json.loads(arguments.measure))))
         return
@@ -79,7 +84,8 @@ def main() -> None:
     rates = {dtype: matrix_rate(arguments.device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
     machine = describe(arguments.device) | {"tflops": rates}
     with tempfile.TemporaryDirectory() as folder:
-        musicfm_hf.MusicFMModel(musicfm_hf.MusicFMConfig()).save_pretrained(folder)
+        config = musicfm_hf.MusicFMConfig(**SMALL if arguments.small else {})
+        musicfm_hf.MusicFMModel(config).save_pretrained(folder)
         results = {"machine": machine} | measure_sections(folder, rates, arguments)
     sections = [] if "speed" in arguments.sections else arguments.sections
     name = "_".join(["embed", arguments.device.split(":")[0], *sections])
@@ -93,10 +99,11 @@ def measure_sections(folder: str, tflops: dict[str, float], arguments: argparse.
     common = {"folder": folder, "device": arguments.device}
     for dtype in arguments.dtypes:
         for batch_size in arguments.batch_sizes:
-            if "speed" in arguments.sections:
+            if "speed" in arguments.sections and dtype != "int8":
                 results["speed"] += speed(folder, dtype, batch_size, tflops, arguments)
-            if "memory" in arguments.sections and (dtype == "float32" or arguments.device != "cpu"):
-                for way, layer in [("plain", None), *(("ours", layer) for layer in LAYERS)]:
+            if "memory" in arguments.sections and (dtype != "bfloat16" or arguments.device != "cpu"):
+                plain_ways = [] if dtype == "int8" else [("plain", None)]
+                for way, layer in [*plain_ways, *(("ours", layer) for layer in LAYERS)]:
                     case = {"way": way, "layer": layer, "dtype": dtype, "batch_size": batch_size}
                     results["memory"].append(separately(**common, **case))
     long = {"way": "embed", "dtype": "float32", "batch_size": 1}
@@ -111,19 +118,23 @@ def measure_sections(folder: str, tflops: dict[str, float], arguments: argparse.
 def speed(
     folder: str, dtype: str, batch_size: int, tflops: dict[str, float], arguments: argparse.Namespace
 ) -> list[dict]:
-    """Time a batch in both ways, with the ratio of their speeds."""
+    """Time a batch in both ways, with the ratio of their speeds; float32 also in int8."""
     device = arguments.device
-    model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
+    model = load(folder, dtype, device)
     head = nn.Linear(model.config.hidden_size, CODES).to(device, model.dtype)
     audio = 0.1 * torch.randn(batch_size, SECONDS * model.config.sampling_rate, device=device)
     slow = device == "cpu" and dtype != "float32"
     plain_seconds = (arguments.plain_half_seconds if slow else None) or SECONDS
     clip = audio[:, : round(plain_seconds * model.config.sampling_rate)]
-    ways: dict[tuple[str, int | None], tuple[Callable, float]] = {
-        ("plain", None): (lambda: plain(model, head, clip), plain_seconds)
+    ways: dict[tuple[str, str, int | None], tuple[Callable, float]] = {
+        ("plain", dtype, None): (lambda: plain(model, head, clip), plain_seconds)
     }
-    for layer in LAYERS:
-        ways["ours", layer] = ((lambda layer=layer: model(audio, layer=layer)), SECONDS)
+    models = {dtype: model}
+    if dtype == "float32" and "int8" in arguments.dtypes:
+        models["int8"] = load(folder, "int8", device)
+    for name, ours in models.items():
+        for layer in LAYERS:
+            ways["ours", name, layer] = ((lambda ours=ours, layer=layer: ours(audio, layer=layer)), SECONDS)
     times = {way: [] for way in ways}
     with torch.inference_mode():
         for repeat in range(1 if slow else arguments.repeats + 1):  # the first one is a warm-up
@@ -135,16 +146,23 @@ def speed(
         plain(model.to("meta"), head.to("meta"), audio[:1].to("meta"))
     rate_of_plain = None
     rows = []
-    for (way, layer), elapsed in times.items():
-        median, seconds = statistics.median(elapsed), ways[way, layer][1]
+    for (way, name, layer), elapsed in times.items():
+        median, seconds = statistics.median(elapsed), ways[way, name, layer][1]
         rate = batch_size * seconds / median
         rate_of_plain = rate_of_plain or rate
-        row = {"way": way, "layer": layer, "dtype": dtype, "batch_size": batch_size, "seconds": seconds}
+        row = {"way": way, "layer": layer, "dtype": name, "batch_size": batch_size, "seconds": seconds}
         row |= {"time": median, "audio_seconds_per_second": rate, "ratio_to_plain": rate_of_plain / rate}
-        if layer in (None, LAYERS[-1]):  # the arithmetic of a whole forward pass
+        if layer in (None, LAYERS[-1]) and name == dtype:  # the arithmetic of a whole forward pass
             row["share_of_matrix_rate"] = counter.get_total_flops() / SECONDS * rate / 1e12 / tflops[dtype]
         rows.append(row)
     return rows
+
+
+def load(folder: str, dtype: str, device: str) -> Any:
+    """Load the model in a dtype, or in float32 with the linear layers in int8."""
+    if dtype == "int8":
+        return AutoModel.from_pretrained(folder, quantization_config=musicfm_hf.MusicFMInt8Config()).eval()
+    return AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
 
 
 def separately(**case: Any) -> dict[str, Any]:
@@ -158,8 +176,8 @@ def measure(
 ) -> dict:
     """Measure the load time of the model, and the time and peak memory (MB beyond model and audio) of one method."""
     began = time.perf_counter()
-    model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
-    load = time.perf_counter() - began
+    model = load(folder, dtype, device)
+    load_seconds = time.perf_counter() - began
     head = nn.Linear(model.config.hidden_size, CODES).to(device, model.dtype)
     audio = 0.1 * torch.randn(batch_size, round(seconds * model.config.sampling_rate))
     with torch.inference_mode():
@@ -175,7 +193,7 @@ def measure(
             output = model(audio.to(device), layer=layer).last_hidden_state
         elapsed = time.perf_counter() - began
     output_mb = output.nbytes / 1e6
-    return {"load_seconds": load, "time": elapsed, "peak_mb": peak_mb(device) - before, "output_mb": output_mb}
+    return {"load_seconds": load_seconds, "time": elapsed, "peak_mb": peak_mb(device) - before, "output_mb": output_mb}
 
 
 def report(results: dict[str, Any]) -> str:

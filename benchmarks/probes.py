@@ -1,7 +1,8 @@
 """Settings for fine-tuning runs with a small encoder, and probes that are trained in this process."""
 
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
-from musicfm_hf.finetuning.run import Finetuned, Splits, cache_all_layers, finetune
+from musicfm_hf.finetuning.run import Finetuned, cache_all_layers, finetune
+from musicfm_hf.finetuning.starting_head import Splits
 from musicfm_hf.training.recipes import parse_recipe
 
 

@@ -7,8 +7,9 @@ Compare chroma, MFCCs, means over frames, probes, full fine-tuning and LoRA on t
 
 All settings are chosen on the validation songs: those of the baselines, and the layer and the normalization of the
 means over frames, whose statistics are those of training songs. Probes read a learned sum of all layers and have
-three seeds; full fine-tuning and LoRA continue from the first probe with the same loss, encoder included. They use
-`musicfm finetune`, and their commands are recorded with their scores.
+three seeds. Full fine-tuning and LoRA continue from the first probe with the same loss, encoder included. "Full, then
+probe" trains the second part of the head on the result, as in a probe. All use `musicfm finetune`, and their commands
+are recorded with their scores.
 
 Runs are recorded in `runs.json` and `songs.parquet` in `--store`, and not repeated, so an interrupted call can be
 repeated, and several processes can share the work (`--tasks`, `--rows`). The script writes `retrieval.json` and
@@ -28,7 +29,18 @@ import numpy as np
 import torch
 from processes import musicfm
 from reporting import RESULTS
-from retrieval_table import LOSSES, MEANS, METHODS, ON_PAIRS, PROBE, RANDOM_PROBE, ROWS, write_table
+from retrieval_table import (
+    FULL,
+    FULL_PROBE,
+    LOSSES,
+    MEANS,
+    METHODS,
+    ON_PAIRS,
+    PROBE,
+    RANDOM_PROBE,
+    ROWS,
+    write_table,
+)
 from run_store import RunStore
 from transformers import AutoConfig, AutoModel
 
@@ -48,6 +60,7 @@ from musicfm_hf.tasks.retrieval import METRIC, RETRIEVAL_TASKS, Search, get_retr
 from musicfm_hf.training.records import environment, strip_absolute_paths
 
 SEEDS = (1, 2, 3)
+SEVERAL_SEEDS = (PROBE, FULL_PROBE)  # in the others, an encoder is trained
 # The encoder learns from pairs too, as a control of the loss on pitch.
 ON_PAIRS_FLAGS = ["--pitch_loss", "false", "--encoder_learning_rate", "3e-4", "--warmup_steps", "10"]
 ON_PAIRS_FLAGS += [word for name in ("max", "eval", "save") for word in (f"--{name}_steps", "80")]
@@ -95,10 +108,9 @@ class Study:
         elif row == RANDOM_PROBE:
             self.train(task, row, "probe", "info_nce", SEEDS[0], ["--random_encoder", "true"])
         else:
-            method, loss = METHODS[row.split(",")[0]], LOSSES[row.split(", ")[1]]
-            flags = ON_PAIRS_FLAGS if row.startswith(ON_PAIRS) else []
-            for seed in SEEDS if method == "probe" else SEEDS[:1]:
-                self.train(task, row, method, loss, seed, flags)
+            name, loss = row.rsplit(", ", 1)
+            for seed in SEEDS if name in SEVERAL_SEEDS else SEEDS[:1]:
+                self.train(task, row, METHODS[name], LOSSES[loss], seed, ON_PAIRS_FLAGS if name == ON_PAIRS else [])
 
     def record(self, name: str, task: str, row: str, run: Callable[[], dict[str, Any]]) -> None:
         """Record the results of a run that the store does not have."""
@@ -112,12 +124,12 @@ class Study:
 
     def train(self, task: str, row: str, method: str, loss: str, seed: int, flags: Sequence[str] = ()) -> None:
         """Train a model with `musicfm finetune`, and record its results."""
-        arguments = self.arguments
-        name = f"{task}_{row}_{seed}".replace(", ", "_").replace(" ", "-")
+        arguments, name = self.arguments, run_name(task, row, seed)
         base = ["--model", arguments.model]
-        if method != "probe":
-            probe = f"{task}_{PROBE}, {row.split(', ')[1]}_{SEEDS[0]}".replace(", ", "_").replace(" ", "-")
-            base = ["--model", str(arguments.runs / probe)]
+        if method != "probe" or row.startswith(FULL_PROBE):
+            start, loss_name = FULL if method == "probe" else PROBE, row.rsplit(", ", 1)[1]
+            base = ["--model", str(arguments.runs / run_name(task, f"{start}, {loss_name}", SEEDS[0]))]
+            base += ["--keep_head", "true"]
         words = [*base, "--data", arguments.data, "--task", task, "--loss", loss, "--seed", str(seed), *flags]
         words += ["--output_dir", str(arguments.runs / name)]
         recipes = [f"retrieval/{method}", f"small/retrieval_{method}"]
@@ -178,6 +190,11 @@ class Study:
         all_layers = EncoderFeatures(encoder, range(config.num_hidden_layers + 1), settings)
         FeatureCache(self.arguments.cache, all_layers).fill(songs, 1)
         return FeatureCache(self.arguments.cache, EncoderFeatures(encoder, [layer], settings))
+
+
+def run_name(task: str, row: str, seed: int) -> str:
+    """Return the name of a run, which is that of its folder."""
+    return f"{task}_{row}_{seed}".replace(", ", "_").replace(" ", "-")
 
 
 def _score_means(

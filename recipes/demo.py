@@ -28,10 +28,9 @@ def main() -> None:
     musicfm("prepare", "synthetic", "--output_dir", data, "--songs", 48, "--seconds", 48)
     music = ["--train", data / "train.txt", "--validation", data / "valid.txt"]
     musicfm("pretrain", "demo", *music, "--output_dir", encoder)
-    places = ["--model", encoder, "--data", data, "--results", output / "results"]
+    places = ["--model", encoder, "--data", data, "--results", output / "results", "--cache", output / "features"]
     musicfm("finetune", "chord/lora", "demo/lora", *places, "--output_dir", chords)
-    cache = ["--cache", output / "features"]
-    musicfm("finetune", "beat/probe", "demo/probe", *places, *cache, "--output_dir", beats)
+    musicfm("finetune", "beat/probe", "demo/probe", *places, "--output_dir", beats)
     song = arguments.audio or data / (data / "test.txt").read_text(encoding="utf-8").splitlines()[-1]
     musicfm("annotate", song, "--models", chords, beats, "--output_dir", output, "--existing", "overwrite")
 

@@ -17,7 +17,7 @@ from musicfm_hf.data.synthetic import write_song
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "tests/fixtures/musicfm/pretrained.pt"
 QUICK = "--max_steps 2 --eval_steps 2 --save_steps 2 --warmup_steps 0 --per_device_train_batch_size 2"
-QUICK += " --dataloader_num_workers 0 --transpose false --use_cpu true --report_to none --head_size 8"
+QUICK += " --dataloader_num_workers 0 --transpose false --use_cpu true --report_to none --head_size 8 --probe_steps 2"
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ _EXPORTS = {
     ".inference.zero_shot": ("ZeroShotTagger",),
     ".model.configuration_musicfm": ("MusicFMConfig",),
     ".model.feature_extraction_musicfm": ("MusicFMFeatureExtractor",),
+    ".model.int8_musicfm": ("MusicFMInt8Config",),
     ".model.modeling_musicfm": (
         "MusicFMClassifierOutput",
         "MusicFMForAudioClassification",
@@ -100,6 +101,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .model.configuration_musicfm import MusicFMConfig as MusicFMConfig
     from .model.configuration_text_audio_musicfm import MusicFMTextAudioConfig as MusicFMTextAudioConfig
     from .model.feature_extraction_musicfm import MusicFMFeatureExtractor as MusicFMFeatureExtractor
+    from .model.int8_musicfm import MusicFMInt8Config as MusicFMInt8Config
     from .model.modeling_musicfm import MusicFMClassifierOutput as MusicFMClassifierOutput
     from .model.modeling_musicfm import MusicFMForAudioClassification as MusicFMForAudioClassification
     from .model.modeling_musicfm import MusicFMForAudioFrameClassification as MusicFMForAudioFrameClassification

@@ -1,7 +1,6 @@
 """Tables in benchmarks/results agree with the measurements beside them."""
 
 import json
-from functools import partial
 from importlib import import_module
 
 import architecture
@@ -10,11 +9,8 @@ import tasks_table
 import variants
 from reporting import RESULTS
 from run_store import RunStore
-from tasks_table import ROWS
 
 from musicfm_hf import MusicFMConfig
-from musicfm_hf.evaluation import scoring
-from musicfm_hf.evaluation.bootstrap import bootstrap_interval
 from musicfm_hf.evaluation.layer_map import layer_table
 from musicfm_hf.training.recipes import recipe_names
 
@@ -33,6 +29,7 @@ def table(name: str) -> str:
         ("embed_cpu", "embed"),
         ("embed_cpu_memory", "embed"),
         ("train_step_cpu", "train_step"),
+        ("precision", "precision"),
         ("pretraining_variants", "pretraining"),
         ("variants", "variants"),
     ],
@@ -51,9 +48,7 @@ def test_table_of_layers_is_that_of_its_json():
 
 
 def test_table_of_tasks_is_that_of_its_json():
-    results = measured("tasks")
-    scores = tasks_table.scores_table(results["table"], results["baselines"])
-    assert scores + "\n" + tasks_table.differences_table(results["differences"]) == table("tasks")
+    assert tasks_table.report(measured("tasks")) == table("tasks")
 
 
 def test_recipes_are_those_of_their_table():
@@ -68,56 +63,29 @@ def test_shares_of_the_architecture_are_those_of_the_model():
 
 def test_scores_of_tasks_are_means_over_recorded_songs():
     runs = RunStore(RESULTS).read()
-    assert len(runs) == 114
+    trained = [runs[name] for name in sorted(runs) if "about" not in runs[name]]
     for task, rows in measured("tasks")["table"].items():
         for row, cell in rows.items():
-            same_reader = [
-                run for run in runs.values()
-                if (run["task"], run["row"]) == (task, row) and tasks_table.reader(run) == cell["layer"]
-            ]  # fmt: skip
-            assert len(same_reader) == (3 if cell.get("seeds") else 1)
-            for run in same_reader:
+            _, chosen = tasks_table.cell_runs(trained, task, row)
+            assert bool(chosen) == bool(cell)
+            for index, run in enumerate(chosen):
                 songs = run["scores_of_songs"]["test"]
-                assert len(songs) == 50
+                assert len(songs) == cell["songs"]["test"] == 50
                 for name, score in run["scores"]["test"].items():
+                    assert cell["seeds"][name][index] == score["mean"]
                     if all(name in scores for scores in songs.values()) and score["songs"] == 50:
                         assert sum(scores[name] for scores in songs.values()) / 50 == pytest.approx(score["mean"])
 
 
-def test_claims_about_corrected_intervals(monkeypatch):
-    """
-    What docs/evaluation.md says of intervals that hold at once, for all scores of single songs (tags have none). Of
-    tags, the plain intervals that include 0 are in the table.
-    """
-    count = sum(len(values) for values in measured("tasks")["differences"].values())
-    assert count == 18
-    corrected = partial(bootstrap_interval, share=1 - 0.05 / count, draws=40_000)
-    monkeypatch.setattr(scoring, "bootstrap_interval", corrected)
-    runs = RunStore(RESULTS).read()
-    baselines = {name.removeprefix("baseline_"): run for name, run in runs.items() if "about" in run}
-    trained = [run for run in runs.values() if "about" not in run]
-    undecided = {}
-    for task in ("beat", "chord", "structure", "key"):
-        rows = {row: [run for run in trained if (run["task"], run["row"]) == (task, row)] for row in ROWS}
-        chosen = {row: tasks_table.best_runs(task, of_row) for row, of_row in rows.items()}
-        values = tasks_table.differences(task, chosen, baselines)
-        undecided |= {
-            name: value for name, value in values.items() if value["interval"][0] <= 0 <= value["interval"][1]
-        }
-    plain = {
-        name for of_task in measured("tasks")["differences"].values() for name, value in of_task.items()
-        if value["interval"][0] <= 0 <= value["interval"][1] and not name.startswith(("map", "roc_auc"))
-    }  # fmt: skip
-    assert undecided.keys() - plain == {"hr05_f: full − eight_bars"}
-    assert plain <= undecided.keys()
-    songs = [run["scores_of_songs"]["test"] for run in trained if (run["task"], run["row"]) == ("key", "full")]
-    monkeypatch.undo()
-    others = [baselines["key_profiles"], *(run for run in trained if run["task"] == "key" and run["row"] == "LoRA")]
-    for other in others:
-        low, high = scoring.paired_difference("key", [other["scores_of_songs"]["test"]], songs, "key_weighted")[
-            "interval"
-        ]
-        assert low <= 0 <= high
+def test_differences_hold_if_their_corrected_interval_excludes_0():
+    values = [value for of_task in measured("tasks")["differences"].values() for value in of_task.values()]
+    assert len(values) > 20
+    for value in values:
+        low, high = value["corrected_interval"]
+        assert value["holds"] == (not low <= 0 <= high)
+        assert low <= value["interval"][0] <= value["mean"] <= value["interval"][1] <= high
+    # No step of Holm's procedure is stricter than Bonferroni's.
+    assert all(value["holds"] for value in values if value["p"] < 0.05 / len(values))
 
 
 def test_claims_about_more_pretraining():

@@ -1,6 +1,7 @@
-"""`--shard` and `--dtype auto` of `musicfm embed`, `annotate` and `index`."""
+"""`--shard`, `--dtype auto` and `--quantize int8` of `musicfm embed`, `annotate` and `index`."""
 
 import json
+import shutil
 
 import pytest
 import soundfile
@@ -9,6 +10,7 @@ from helpers.audio import music
 from helpers.models import head
 from safetensors import safe_open
 
+from musicfm_hf import SearchIndex
 from musicfm_hf.cli.main import main
 from musicfm_hf.data.shares import Share
 from musicfm_hf.inference import precision
@@ -115,3 +117,35 @@ def test_the_dtype_is_chosen(run, tmp_path, monkeypatch):
         assert record["dtypes"] == {"chord": "torch.bfloat16"}
     else:
         assert json.loads((tmp_path / "index.json").read_text())["made"]["dtype"] == "bfloat16"
+
+
+def test_int8(run, tmp_path, folder):
+    """It is recorded, and songs that were embedded or annotated in float32 are not taken for its results."""
+    run("--quantize", "int8")
+    if run.name == "embed":
+        with safe_open(tmp_path / "0.wav.safetensors", "pt") as file:
+            assert file.metadata()["quantization"] == "int8"
+            rounded = file.get_tensor("embeddings")
+        run()
+        with safe_open(tmp_path / "0.wav.safetensors", "pt") as file:
+            assert "quantization" not in file.metadata()
+            exact = file.get_tensor("embeddings")
+        assert 1e-5 < (exact - rounded).abs().max() < 0.05
+    elif run.name == "annotate":
+        before = (tmp_path / ".0.made_from.json").read_text()
+        run()
+        assert (tmp_path / ".0.made_from.json").read_text() != before
+    else:
+        made = json.loads((tmp_path / "index.json").read_text())["made"]
+        assert made["quantization"] == "int8"
+        index = SearchIndex.load(tmp_path)
+        shutil.copy(folder / "songs/3.wav", tmp_path / "copy.wav")
+        (first, *_) = index.search(tmp_path / "copy.wav")
+        assert first.song == "3.wav"
+        with pytest.raises(SystemExit, match="--quantize: it was made with int8, now none"):
+            run()
+
+
+def test_int8_needs_a_processor(run):
+    with pytest.raises(SystemExit, match="is for processors, not for cuda"):
+        run("--quantize", "int8", "--device", "cuda")

@@ -54,8 +54,8 @@ def test_folder_is_complete(tmp_path):
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "README.md", "conversion.json", "config.json", "model.safetensors", "preprocessor_config.json",
         "adapters_musicfm.py", "configuration_musicfm.py", "contrastive_musicfm.py", "fast_inference_musicfm.py",
-        "feature_extraction_musicfm.py", "frames_musicfm.py", "heads_musicfm.py", "keywords_musicfm.py",
-        "losses_musicfm.py",
+        "feature_extraction_musicfm.py", "frames_musicfm.py", "heads_musicfm.py", "int8_musicfm.py",
+        "keywords_musicfm.py", "losses_musicfm.py",
         "masking_musicfm.py",
         "modeling_musicfm.py", "normalization_musicfm.py", "outputs_musicfm.py", "padding_musicfm.py",
         "pipeline_musicfm.py",

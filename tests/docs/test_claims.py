@@ -1,8 +1,10 @@
 """README, docs and recipes do not claim more than was run or measured."""
 
+import json
 import re
 
 import pytest
+from helpers.claims import SOURCES, check_claim, check_sentence, sentences
 from helpers.documents import DOCUMENTS
 from helpers.paths import ROOT
 
@@ -33,10 +35,67 @@ def test_scores_come_with_their_caveats():
         plain = re.sub(r"\s+", " ", text)
         for words in ("from random weights", "Chordino", "Essentia", "by a rule"):
             assert words in plain
-    for words in ("Bonferroni", "lacks full fine-tuning from random weights", "makes the probes worse"):
+    for words in ("Holm", "from random weights is not in the table yet", "makes the probes worse", "In domain"):
         assert words in re.sub(r"\s+", " ", EVALUATION)
     titles = re.findall(r"^#+ (.+)$", README + EVALUATION, re.MULTILINE)
     assert not [title for title in titles if "good for" in title or "pretraining adds" in title]
+
+
+def test_comparisons_are_those_that_hold_after_the_correction():
+    """Sentences of docs/evaluation.md that compare name their rows, and the recorded differences support them."""
+    results = {name: json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in SOURCES.values()}
+    found = sentences(EVALUATION)
+    assert sum("<!-- claim:" in sentence for sentence in found) >= 8
+    assert EVALUATION.count("<!-- claim:") == sum(sentence.count("<!-- claim:") for sentence in found)
+    assert [problem for sentence in found if (problem := check_sentence(sentence, results))] == []
+
+
+def difference(mean: float, low: float, high: float) -> dict:
+    return {"mean": mean, "corrected_interval": [low, high]}
+
+
+DIFFERENCES = {
+    "majmin: full (a) − probe (b)": difference(0.1, 0.05, 0.15),
+    "majmin, 24 songs: full (a) − probe (b)": difference(-0.1, -0.15, -0.05),
+    "majmin: full (a) − LoRA (a)": difference(0.1, -0.01, 0.21),
+}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "problem"),
+    [
+        ("Chords are better.<!-- claim: POP909 chord majmin: full (a) > probe (b) -->", None),
+        ("Chords are worse.<!-- claim: POP909 chord majmin: probe (b) < full (a) -->", None),
+        ("Few are worse.<!-- claim: POP909 chord majmin at 24 songs: full (a) < probe (b) -->", None),
+        ("No better one.<!-- claim: POP909 chord majmin: full (a) ~ LoRA (a) -->", None),
+        ("It is lower today.<!-- no claim: a trial -->", None),
+        ("Beats and downbeats, and true beats of the song.", None),
+        ("Chords are better.", "names no claim"),
+        ("Scores are\nhigher with it, .9 of them.", "compares .*higher"),
+        ("It beats the baseline.", "compares .*beats"),
+        ("Better.<!-- claim: POP909 chord majmin: full (a) > LoRA (a) -->", "interval of -0.010 to \\+0.210"),
+        ("Worse.<!-- claim: POP909 chord majmin: full (a) < probe (b) -->", "does not support it"),
+        ("Same.<!-- claim: POP909 chord majmin: full (a) ~ probe (b) -->", "interval of \\+0.050"),
+        ("Few.<!-- claim: POP909 chord majmin at 24 songs: full (a) > probe (b) -->", "does not support it"),
+        ("Eight.<!-- claim: POP909 chord majmin at 8 songs: full (a) > probe (b) -->", "not among the recorded"),
+        ("Keys.<!-- claim: POP909 key majmin: full (a) > probe (b) -->", "not among the recorded"),
+        ("Elsewhere.<!-- claim: GTZAN chord majmin: full (a) > probe (b) -->", "has another form"),
+        (
+            "Two.<!-- claim: POP909 chord majmin: full (a) > probe (b); POP909 chord majmin: full (a) > LoRA (a) -->",
+            "LoRA",
+        ),
+    ],
+)
+def test_a_comparison_that_is_not_supported_is_found(sentence, problem):
+    (found,) = sentences(f"# A better title\n\n```bash\necho better\n```\n\n{sentence}\n\n| better |\n| --- |\n")
+    message = check_sentence(found, {"tasks": {"differences": {"chord": DIFFERENCES}}})
+    assert message is None if problem is None else re.search(problem, message)
+
+
+def test_sentences_are_told_apart():
+    text = "- One is <!-- number: a/b -->.5<!-- end -->.<!-- claim: c -->\n  Two: 0.5. Three\n- Four!<!-- claim: d -->"
+    assert sentences(text) == ["- One is .5.<!-- claim: c -->", "Two: 0.5.", "Three", "- Four!<!-- claim: d -->"]
+    assert check_claim("POP909 chord", {}).startswith("has another form")
 
 
 def test_key_scores_say_which_fifths_count():

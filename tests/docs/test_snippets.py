@@ -63,6 +63,19 @@ def only_parse(monkeypatch):
     monkeypatch.setattr(HfArgumentParser, "parse_args_into_dataclasses", parse_recipes_and_stop)
 
 
+def stop_at_known_arguments(monkeypatch):
+    """Also stop scripts that pass the rest of their words on to a command."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_and_stop(self, *args, **kwargs):
+        parsed = parse(self, *args, **kwargs)
+        if sys._getframe(1).f_code.co_name == "parse_args":  # which rejects the rest
+            return parsed
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+
+
 def musicfm_lines() -> list[tuple[str, list[str]]]:
     """Arguments of every `musicfm` command in blocks, and in the text where it has flags; with their place."""
     lines = []
@@ -191,6 +204,7 @@ def test_other_commands_exist(place, words, monkeypatch, only_parse):
         script = ROOT / words[1]
         monkeypatch.setattr(sys, "argv", words[1:])
         monkeypatch.syspath_prepend(str(script.parent))
+        stop_at_known_arguments(monkeypatch)
         with pytest.raises(ParsedError):
             runpy.run_path(str(script), run_name="__main__")
     elif words[0] == "accelerate":

@@ -227,6 +227,43 @@ def data(tmp_path):
     return tmp_path
 
 
+def test_shift_of_beats_is_chosen_on_validation_songs():
+    """Tracked beats are 30 ms late in the validation songs, more than in the test song, which decides nothing."""
+    times = np.arange(20) * 0.5 + 0.25
+    validation = [song(str(number), beats=Beats(times, np.arange(20) % 4 + 1)) for number in range(3)]
+    late = {
+        str(number): AudioFeatures(times + 0.03 + jitter, None, 43.0)
+        for number, jitter in enumerate((-0.069, 0, 0.068))
+    }
+    shift = baselines.fit_beat_shift(validation, late)
+    assert shift == pytest.approx(-0.03)
+    priors = Priors("verse", {}, shift)
+    reference = song("t", beats=Beats(times, np.arange(20) % 4 + 1))
+    tested = {"t": AudioFeatures(times + 0.09, None, 43.0)}  # hits within 70 ms
+    plain = baselines.score_baseline("beat_track", [reference], tested, priors)
+    shifted = baselines.score_baseline("beat_track_shifted", [reference], tested, priors)
+    assert plain["songs"]["t"]["beat_f"] == 0
+    assert shifted["songs"]["t"]["beat_f"] == 1
+    assert shifted["chosen"] == {"shift_seconds": shift}
+    assert baselines.score_baseline("beat_track_shifted", [reference], tested, Priors("verse", {})) is None
+    early = baselines._shifted_beats(np.array([0.02, 0.52]), -0.03)  # none before the song
+    assert early.times.tolist() == pytest.approx([0.49])
+    assert early.positions.tolist() == [1]
+
+
+def test_shifted_beats_need_a_validation_split(data):
+    """With one, the command scores them; the songs of `test_recipe` have none."""
+    songs = load_songs(data / "data", "test")
+    splits = {"train": load_songs(data / "data", "train"), "test": songs}
+    splits["validation"] = [replace(songs[0], id="b", group="b")]
+    save(build(splits, Source("", "", "", "")), data / "data")
+    scored = baselines.score_data_set(data / "data", "test", ["beat"], num_workers=0)
+    assert list(scored) == ["beat_track", "beat_track_shifted"]
+    assert abs(scored["beat_track_shifted"]["chosen"]["shift_seconds"]) <= 0.1
+    better = [scored[name]["scores"]["beat_f"]["mean"] for name in scored]
+    assert better[1] >= better[0]
+
+
 def test_recipe(data, monkeypatch, capsys):
     run_recipe(
         monkeypatch, "baselines.py", "--data", data / "data", "--output", data / "out.json", "--num-workers", "1"

@@ -122,7 +122,7 @@ def test_results_have_the_scores_of_every_song(runs, labeled, method, split):
 def test_results_are_those_of_the_best_checkpoint(runs, method):
     found = results(runs / method)
     evaluated = {entry["step"]: entry["eval_majmin"] for entry in found["history"] if "eval_majmin" in entry}
-    assert list(evaluated) == [2, 4]
+    assert list(evaluated) == ([2, 4] if method == "probe" else [0, 2, 4])  # from the head of a probe
     best = found["steps"]["best"]
     assert evaluated[best] == max(evaluated.values())
     assert found["scores"]["validation"]["majmin"]["mean"] == pytest.approx(evaluated[best], abs=1e-9)
@@ -302,7 +302,8 @@ def run_and_die(arguments: list[str]) -> None:
 
         def dying(self, folder):
             save(self, folder)
-            calls.append(folder)
+            if ".probe" not in folder and not folder.endswith("checkpoint-0"):
+                calls.append(folder)
             if len(calls) == 2:
                 os.killpg(0, signal.SIGKILL)
 
@@ -338,7 +339,8 @@ def test_killed_while_a_checkpoint_is_written(server, encoder, labeled, tmp_path
     script = str(ROOT / "recipes/finetune.py")
     code, text = server.run(run_and_die, [script, *flags], log=tmp_path / "log", environment={"DIE_IN": "checkpoint"})
     assert code == -signal.SIGKILL, text
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    before = set() if method == "probe" else {"checkpoint-0"}  # the probe that the others start from
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == before | {"checkpoint-2"}
     code, text = server.run_script("finetune.py", *flags, log=tmp_path / "log")
     assert code == 0, text
     assert history(tmp_path / "run") == history(tmp_path / "whole")
@@ -358,6 +360,7 @@ def test_killed_while_a_checkpoint_is_written(server, encoder, labeled, tmp_path
 def test_two_processes_score_as_one(server, encoder, labeled, tmp_path, method):
     """With a learning rate of 0 the model is the same: songs are shared, and come together again in their order."""
     still = ["--learning_rate", "0", "--encoder_learning_rate", "0", "--max_steps", "2", "--limit", "3"]
+    still += ["--probe_steps", "0"]
     script = str(ROOT / "recipes/finetune.py")
     two = flags_of("chord", method, tmp_path / "two", encoder, labeled, *still)
     done = on_ranks(server, run_script, [script, *two], log=tmp_path / "log")
@@ -376,6 +379,16 @@ def test_two_processes_score_as_one(server, encoder, labeled, tmp_path, method):
         [entry["eval_majmin"] for entry in history(tmp_path / run) if "eval_majmin" in entry] for run in ("one", "two")
     )
     assert one == pytest.approx(two, abs=1e-6)
+
+
+def test_two_processes_train_a_probe_first(server, encoder, labeled, tmp_path):
+    """With a random encoder, whose batch statistics are the same on both."""
+    script, random = str(ROOT / "recipes/finetune.py"), ["--random_encoder", "true", "--max_steps", "2"]
+    flags = flags_of("chord", "full", tmp_path / "two", encoder, labeled, *random)
+    done = on_ranks(server, run_script, [script, *flags], log=tmp_path / "log")
+    assert [code for code, _ in done] == [0, 0], "\n".join(text for _, text in done)
+    assert [entry["step"] for entry in history(tmp_path / "two") if "eval_majmin" in entry] == [0, 2]
+    assert not (tmp_path / "two/.probe").exists()
 
 
 # Misuse

@@ -82,6 +82,23 @@ def test_saved_models_find_what_training_found(runs, versions, method):
     assert "mean average precision" in card
 
 
+def test_a_probe_may_be_trained_first_by_the_same_command(runs, versions, encoder, tmp_path):
+    """Its pitch maps are those of a probe of its own, and its model is scored before the first step."""
+    first = ["--probe_steps", "4", "--probe_batch_size", "4", "--max_steps", "2"]
+    places = ["--data", versions, "--cache", runs / "features", "--results", tmp_path / "results"]
+    words = ["retrieval/full", *FLAGS, *places, "--task", "same_material", "--model", encoder, *first]
+    train(*words, "--output_dir", tmp_path / "full")
+    history = results(tmp_path / "full")["history"]
+    assert [entry["step"] for entry in history if "eval_map" in entry] == [0, 2]
+    started = MusicFMForXVector.from_pretrained(tmp_path / "full/checkpoint-0").classifier
+    probe = MusicFMForXVector.from_pretrained(runs / "probe").classifier
+    assert started.projector.weight.equal(probe.projector.weight)
+    before = MusicFMModel.from_pretrained(encoder).state_dict()
+    trained = MusicFMForXVector.from_pretrained(tmp_path / "full").musicfm.state_dict()
+    best = results(tmp_path / "full")["steps"]["best"]
+    assert all(trained[name].equal(before[name]) for name in before) == (best == 0)
+
+
 def test_settings_of_the_head_leave_cached_features_valid(encoder, versions):
     """Features are named after the settings of the encoder, which those of the head and of the loss are not."""
     base = MusicFMConfig.from_pretrained(encoder)

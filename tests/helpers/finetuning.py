@@ -15,4 +15,4 @@ SHORT_RETRIEVAL += [
 # Heads and matrices that differ after a few steps, and no phase vocoder.
 SHORT_RETRIEVAL += ["--learning_rate", "0.01", "--encoder_learning_rate", "0.001", "--lora_r", "4"]
 SHORT = [*SHORT_RETRIEVAL, "--per_device_train_batch_size", "2", "--head_size", "16"]
-QUICK = ["--transpose", "false", "--tempo", "0"]
+QUICK = ["--transpose", "false", "--tempo", "0", "--probe_steps", "2", "--probe_batch_size", "2"]

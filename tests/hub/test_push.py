@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForAudioFrameClassification, TrainingArguments
 
-from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification
+from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMInt8Config
 from musicfm_hf.cli.flags import add_hub_flags, share_result
+from musicfm_hf.hub.cards import write_card
 from musicfm_hf.hub.commits import HubTarget
 from musicfm_hf.hub.push import hub_target, push, push_folder, push_result
 
@@ -42,6 +44,21 @@ def test_push_and_read_back(server, folder):
     expected = logits(AutoModelForAudioFrameClassification.from_pretrained(folder))
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=0)
     assert AutoModel.from_pretrained("alice/chord", local_files_only=True).config.hidden_size == 32
+
+
+def test_an_int8_model_is_pushed(server, folder, tmp_path):
+    int8 = {"quantization_config": MusicFMInt8Config()}
+    model = AutoModelForAudioFrameClassification.from_pretrained(folder, **int8)
+    shutil.copytree(folder, tmp_path / "int8")
+    model.save_pretrained(tmp_path / "int8")
+    push_folder(tmp_path / "int8", HubTarget("alice/int8"))
+    loaded = AutoModelForAudioFrameClassification.from_pretrained("alice/int8")
+    assert loaded.musicfm.layers[0].ffn1.output_dense.weight.dtype is torch.int8
+    with torch.no_grad():
+        assert torch.equal(logits(loaded), logits(model))
+    line = "**Precision:** the encoder is quantized to int8, and the model runs on processors only."
+    assert line in ModelCard.load("alice/int8").text
+    assert line not in write_card(folder).read_text()
 
 
 def test_unchanged_files_are_not_sent_again(server, folder):

@@ -8,7 +8,7 @@ from helpers.models import TINY, random_model
 from helpers.remote_code import run_without_the_package
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForAudioFrameClassification
+from transformers import AutoModel, AutoModelForAudioFrameClassification
 from transformers.dynamic_module_utils import custom_object_save
 
 from musicfm_hf import (
@@ -16,6 +16,7 @@ from musicfm_hf import (
     MusicFMFeatureExtractor,
     MusicFMForAudioClassification,
     MusicFMForAudioFrameClassification,
+    MusicFMInt8Config,
 )
 
 ENCODER = """
@@ -32,6 +33,20 @@ inputs = extractor(load_file(audio)["audio"], sampling_rate=24000, return_tensor
 save_file({"embeddings": model(**inputs, layer=2).last_hidden_state}, output)
 model.save_pretrained(again)
 extractor.save_pretrained(again)
+"""
+
+INT8 = """
+from transformers import AutoModel
+
+int8, plain, audio, output, again = sys.argv[1:]
+waveform = load_file(audio)["audio"][None]
+saved = AutoModel.from_pretrained(int8, trust_remote_code=True).eval()
+settings = {"quant_method": "musicfm_int8"}
+quantized = AutoModel.from_pretrained(plain, trust_remote_code=True, quantization_config=settings).eval()
+assert not any(name.startswith("musicfm_hf") for name in sys.modules)
+outputs = {name: model(waveform).last_hidden_state for name, model in (("saved", saved), ("quantized", quantized))}
+save_file(outputs, output)
+quantized.save_pretrained(again)
 """
 
 HEADS = """
@@ -84,6 +99,25 @@ def test_saved_model_loads_without_the_package(tmp_path):
             "AutoModelForAudioXVector": "modeling_musicfm.MusicFMForXVector",
             "AutoModelForPreTraining": "modeling_musicfm.MusicFMForPreTraining",
         }
+
+
+def test_int8_models_load_without_the_package(tmp_path):
+    random_model(MusicFMConfig(**TINY)).save_pretrained(tmp_path / "model")
+    model = AutoModel.from_pretrained(tmp_path / "model", quantization_config=MusicFMInt8Config()).eval()
+    model.save_pretrained(tmp_path / "int8")
+    audio = torch.from_numpy(music(2.0))
+    save_file({"audio": audio}, tmp_path / "audio")
+    with torch.no_grad():
+        expected = model(audio[None]).last_hidden_state
+    arguments = (tmp_path / name for name in ("int8", "model", "audio", "out", "again"))
+    run_without_the_package(tmp_path, "import torch; torch.set_grad_enabled(False)\n" + INT8, *arguments)
+    outputs = load_file(tmp_path / "out")
+    assert torch.equal(outputs["saved"], expected)
+    assert torch.equal(outputs["quantized"], expected)
+    assert (tmp_path / "again/int8_musicfm.py").is_file()
+    again = AutoModel.from_pretrained(tmp_path / "again").eval()
+    with torch.no_grad():
+        assert torch.equal(again(audio[None]).last_hidden_state, expected)
 
 
 def test_saved_heads_load_without_the_package(tmp_path):

@@ -30,6 +30,7 @@ from ..data.catalog import list_sources
 from ..inference.annotate_files import AnnotatedFiles, annotate_files
 from ..inference.annotators import has_text_tower, load_annotators
 from ..inference.embedding import HeadModel, WindowSettings
+from ..inference.precision import quantization_config
 from ..inference.song_annotation import FORMATS
 from ..inference.zero_shot import ZeroShotTagger
 from ..tasks import load_task_file
@@ -104,14 +105,17 @@ def _load_models(
             "OpenMuQ/MuQ-MuLan-large`."
         )
     device = arguments.device or state.device
-    dtype = model_dtype(arguments.dtype, device, arguments.shard, state)
-    models = load_annotators([name for name in arguments.models if name not in text_models], dtype=dtype)
+    precision = {
+        "dtype": model_dtype(arguments.dtype, device, arguments.shard, state),
+        "quantization_config": quantization_config(arguments.quantize, device),
+    }
+    models = load_annotators([name for name in arguments.models if name not in text_models], **precision)
     for model in models.values():
         model.to(device)
     if not text_models:
         return models, None
     tags = arguments.tags.split(",")
-    return models, ZeroShotTagger.from_pretrained(text_models[0], tags, arguments.template, device=device, dtype=dtype)
+    return models, ZeroShotTagger.from_pretrained(text_models[0], tags, arguments.template, device=device, **precision)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -30,6 +30,7 @@ from ..inference.embed_files import embed_files
 from ..inference.embedding import WindowSettings
 from ..inference.exported import load_encoder
 from ..inference.model_files import resolve_model
+from ..inference.precision import quantization_config
 from .flags import (
     add_catalog_flags,
     add_device_flags,
@@ -52,7 +53,8 @@ def main(argv: Sequence[str]) -> None:
         dtype = model_dtype(arguments.dtype, device, arguments.shard, state)
         folder, revision = resolve_model(arguments.model, arguments.revision)
         sources = list_sources(arguments.source, arguments.audio_column)
-        model = load_encoder(folder, dtype, arguments.device, state.device)
+        quantization = quantization_config(arguments.quantize, device)
+        model = load_encoder(folder, dtype, arguments.device, state.device, quantization)
         problems = embed_files(
             model,
             sources,

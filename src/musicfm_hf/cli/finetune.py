@@ -62,7 +62,7 @@ def _is_retrieval(argv: list[str]) -> bool:
 
 def _check_base_can_be_found(task: HeadArguments) -> None:
     """Raise a `ValueError` before pushing an adapter whose base model others cannot load."""
-    if task.method == "lora" and Path(task.model).is_dir():
+    if task.method == "lora" and not task.random_encoder and Path(task.model).is_dir():
         raise ValueError(
             f"Nobody else can use an adapter for {task.model}, a folder on this machine. Push that folder and pass "
             "its repository as `--model`, or push the adapter later, with `musicfm push` and `--base_model`."

@@ -164,6 +164,11 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="auto chooses what is fastest on the device, after a measurement of a second; float32 by default",
     )
+    parser.add_argument(
+        "--quantize",
+        choices=["int8"],
+        help="compute the encoder in int8, which is faster on a processor but rounds; off by default",
+    )
     parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
 
 

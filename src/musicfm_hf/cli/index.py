@@ -30,6 +30,7 @@ from accelerate.utils import gather_object
 from ..data.catalog import list_sources
 from ..data.shares import WHOLE, Share
 from ..inference.embedding import WindowSettings
+from ..inference.precision import quantization_config
 from ..search.build import INDEX_TYPES, BuildSettings, IndexSummary, build_index
 from ..search.embedders import Embedder, load_embedder
 from ..search.index_files import EmbeddedCatalog, embed_passages
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
             model_dtype(arguments.dtype, device, arguments.shard, state),
             device,
+            quantization_config(arguments.quantize, device),
         )
         seconds = arguments.passage_seconds or embedder.default_seconds
         outcome = run_index(

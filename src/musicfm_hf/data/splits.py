@@ -11,6 +11,8 @@ from .labeled import LabeledSong
 
 SPLITS = ("train", "validation", "test")
 
+_DRAW = 1  # distinguishes the hashes of `draw_songs` from those of splits
+
 FRACTIONS = (0.8, 0.1, 0.1)  # shares of the splits of a data set that does not define splits
 
 
@@ -78,3 +80,17 @@ def assign_splits(
     if is_drawn and empty:
         raise ValueError(f"No song was assigned to {', '.join(empty)}: choose another seed or other fractions.")
     return splits
+
+
+def draw_songs(songs: Sequence[LabeledSong], count: int | None, seed: int = 0) -> list[LabeledSong]:
+    """
+    Draw songs at random, with all their versions (the songs of a `group`), in the order of `songs`. The draw depends
+    only on the names of the groups and the seed, and fewer songs are always a part of more songs.
+
+    Args:
+        count (`int`, *optional*): Number of groups to draw; if there are fewer, or by default, all songs are returned.
+        seed (`int`): Seed of the draw.
+    """
+    groups = sorted({song.group for song in songs}, key=lambda group: hash_name(group, _DRAW, seed))
+    drawn = set(groups[:count])
+    return [song for song in songs if song.group in drawn]

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from ..data.decoding import SongLoader
 from ..data.examples import with_annotation
 from ..data.labeled import LabeledSong
-from ..data.labeled_dataset import load_songs
+from ..data.labeled_dataset import load_songs, split_names
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import TASKS, beat, chord, get_task, key, structure, tagging
-from ..tasks.annotations import Segment
+from ..tasks.annotations import Beats, Segment
 from .classical import (
     BARS_PER_SECTION,
     NO_FEATURES,
@@ -31,12 +31,15 @@ from .classical import (
 )
 from .scoring import scores_with_intervals
 
+_SHIFTS = [step / 200 for step in range(-20, 21)]
+
 
 class Priors(NamedTuple):
-    """Statistics of the annotations of training songs."""
+    """Statistics of the annotations of training songs, and what was chosen on validation songs."""
 
     function: str  # the section function with the longest total time
     tags: dict[str, float]  # the share of songs with each tag
+    beat_shift: float | None = None  # seconds to add to tracked beats; `None` without validation songs
 
 
 class Baseline(NamedTuple):
@@ -50,6 +53,7 @@ class Baseline(NamedTuple):
             the method needs.
         features (`tuple[str, …]`): Fields of [`AudioFeatures`] that the method needs; the others are empty.
         priors (`bool`): Whether the method needs [`Priors`] of training songs.
+        shifted (`bool`): Whether the method needs `beat_shift`, which is chosen on validation songs.
     """
 
     task: str
@@ -57,6 +61,7 @@ class Baseline(NamedTuple):
     estimate: Callable[[LabeledSong, AudioFeatures, Priors], Any]
     features: tuple[str, ...] = ()
     priors: bool = False
+    shifted: bool = False
 
 
 def features_of_songs(
@@ -102,6 +107,30 @@ def fit_priors(songs: Sequence[LabeledSong]) -> Priors:
     return Priors(max(seconds, key=seconds.__getitem__, default="verse"), shares)
 
 
+def fit_beat_shift(songs: Sequence[LabeledSong], features: dict[str, AudioFeatures]) -> float:
+    """
+    Return the time in seconds, from -0.1 to 0.1 in steps of 5 ms, that tracked beats have to be moved by to score best
+    on songs; the smallest one if several are equally good.
+
+    Args:
+        songs: Songs with beats.
+        features: Song id → features with tracked beats.
+    """
+
+    def mean_score(shift: float) -> float:
+        scores = [
+            beat.score(song.beats, _shifted_beats(features[song.id].beats, shift)) for song in songs if song.beats
+        ]
+        return float(np.mean([of_song[beat.TASK.metric] for of_song in scores]))
+
+    return max(sorted(_SHIFTS, key=abs), key=mean_score)
+
+
+def _shifted_beats(times: np.ndarray, shift: float) -> Beats:
+    """Return tracked beats that are moved by `shift` seconds, without those that begin before the song."""
+    return bars_of_four(times[times + shift >= 0] + shift)
+
+
 def _chords_on_true_beats(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
     """Estimate chords between annotated beats."""
     if song.beats is None:
@@ -144,6 +173,15 @@ BASELINES = {
         "librosa.beat.beat_track; every fourth beat from the first is a downbeat",
         lambda song, features, priors: bars_of_four(features.beats),
         features=("beats",),
+    ),
+    "beat_track_shifted": Baseline(
+        beat.TASK.name,
+        "as beat_track, with all beats moved by the time that scores best on validation songs",
+        lambda song, features, priors: (
+            None if priors.beat_shift is None else _shifted_beats(features.beats, priors.beat_shift)
+        ),
+        features=("beats",),
+        shifted=True,
     ),
     "templates_true_beats": Baseline(
         chord.TASK.name,
@@ -213,8 +251,9 @@ def score_baseline(
         features: Song id → features.
 
     Returns:
-        `task`, `metric`, `about`, `scores` (averages with intervals, see [`scores_with_intervals`]) and `songs` (id →
-        scores); `None` if no song has the data that the baseline needs.
+        `task`, `metric`, `about`, `scores` (averages with intervals, see [`scores_with_intervals`]), `songs` (id →
+        scores) and, if something was chosen on validation songs, `chosen`; `None` if no song has the data that the
+        baseline needs.
 
     Raises:
         ValueError: for tagging, if no training song has tags.
@@ -229,7 +268,8 @@ def score_baseline(
     if not scores:
         return None
     summary = scores_with_intervals(MusicFMConfig(task=spec.name), scores)
-    return {
+    chosen = {"chosen": {"shift_seconds": priors.beat_shift}} if baseline.shifted else {}
+    return chosen | {
         "task": spec.name,
         "metric": spec.metric,
         "about": baseline.about,
@@ -245,6 +285,7 @@ def score_baselines(
     where: str,
     num_workers: int = 0,
     limit: int | None = None,
+    validation_songs: Sequence[LabeledSong] = (),
 ) -> dict[str, dict[str, Any]]:
     """
     Score all baselines of some tasks.
@@ -255,6 +296,7 @@ def score_baselines(
         where (`str`): Name of the songs in error messages.
         num_workers (`int`): Number of processes that compute features.
         limit (`int`, *optional*): Maximum number of songs to score for each task.
+        validation_songs: Songs for [`fit_beat_shift`]; without them, the baselines that need it are left out.
 
     Returns:
         Name → output of [`score_baseline`], without baselines for which no song has the required data.
@@ -270,6 +312,10 @@ def score_baselines(
     needed = {feature for baseline in chosen.values() for feature in baseline.features}
     features = features_of_songs(list(analyzed.values()), "beats" in needed, "chroma" in needed, num_workers)
     priors = fit_priors(training_songs)
+    tracked = [song for song in validation_songs if song.beats is not None]
+    if tracked and any(baseline.shifted for baseline in chosen.values()):
+        shift = fit_beat_shift(tracked, features_of_songs(tracked, True, False, num_workers))
+        priors = priors._replace(beat_shift=shift)
     scores = {
         name: score_baseline(name, annotated[baseline.task], features, priors) for name, baseline in chosen.items()
     }
@@ -294,4 +340,8 @@ def score_data_set(
     songs = load_songs(data, split)
     tasks = tasks or [task for task in TASKS if any(get_task(task).annotation_of(song) is not None for song in songs)]
     training_songs = load_songs(data, "train") if need_training_songs(tasks) else []
-    return score_baselines(tasks, songs, training_songs, f"{data} ({split})", num_workers, limit)
+    needs_validation = any(baseline.shifted and baseline.task in tasks for baseline in BASELINES.values())
+    has_validation = needs_validation and "validation" in split_names(data)
+    validation_songs = load_songs(data, "validation")[:limit] if has_validation else []
+    where = f"{data} ({split})"
+    return score_baselines(tasks, songs, training_songs, where, num_workers, limit, validation_songs)

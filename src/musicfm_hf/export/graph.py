@@ -118,21 +118,6 @@ def truncate(encoder: MusicFMModel, layer: int) -> None:
             config.classifier_layer = None  # of a head that is left out
 
 
-def merge_adapters(model: nn.Module) -> None:
-    """Replace the layers of a PEFT adapter by plain layers with the sums of the weights, in place."""
-    for name, module in list(model.named_modules()):
-        layer: Any = module
-        if hasattr(layer, "merge") and hasattr(layer, "get_base_layer"):
-            layer.merge()
-            plain = layer.get_base_layer()
-        elif hasattr(layer, "modules_to_save") and hasattr(layer, "original_module"):
-            plain = layer.modules_to_save[layer.active_adapters[0]]
-        else:
-            continue
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, plain)
-
-
 class Batch(NamedTuple):
     """Padded waveforms `(batch, samples)`, their mask, and the length of each item in samples."""
 

@@ -10,10 +10,12 @@ from transformers import AutoModel
 
 from ..inference.annotators import group_by_encoder, load_annotators, load_config
 from ..inference.exported import HEAD_CLASSES, ExportedHead
+from ..model.adapters_musicfm import merge_adapters
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.int8_musicfm import check_float
 from ..model.modeling_musicfm import MusicFMForAudioFrameClassification, MusicFMModel, MusicFMQuantizerModel
 from .check import Counts, Reference
-from .graph import EncoderGraph, HeadsGraph, QuantizerGraph, head_result, merge_adapters, result_name, truncate
+from .graph import EncoderGraph, HeadsGraph, QuantizerGraph, head_result, result_name, truncate
 
 PARTS = ("model", "encoder", "quantizer")
 
@@ -54,6 +56,7 @@ def load_subject(folders: Sequence[str], part: str, layer: int | None) -> Subjec
                 f"{folder} holds a model of the type {config.model_type}; only encoders, models with a head "
                 "and quantizers can be exported."
             )
+        check_float(config, folder, "exported")
     kinds = {folder: _kind(config) if part == "model" else part for folder, config in configs.items()}
     if len(folders) > 1 and set(kinds.values()) != {"heads"}:
         raise ValueError(f"Several models in one export must all have a head; {', '.join(folders)} have not.")

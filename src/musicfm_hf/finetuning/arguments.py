@@ -48,8 +48,17 @@ class HeadArguments:
     )
     weighted_layer_sum: bool = field(default=False, metadata={"help": "Read a learned sum of all hidden states."})
     random_encoder: bool = field(
-        default=False, metadata={"help": "Baseline: a probe of an encoder with random weights."}
+        default=False, metadata={"help": "Control: start from random weights instead of those of `model`."}
     )
+    keep_head: bool = field(
+        default=False, metadata={"help": "Start from the head that `model` was saved with, such as a trained probe."}
+    )
+    probe_steps: int = field(
+        default=0,
+        metadata={"help": "full and lora: train a probe first, for this many steps, and start from its head."},
+    )
+    probe_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of that probe."})
+    probe_batch_size: int = field(default=64, metadata={"help": "Number of crops per device in a step of that probe."})
     window_seconds: float = field(default=30.0, metadata={"help": "Length of the windows for whole songs."})
     head_dropout: float = field(default=0.0, metadata={"help": "Dropout before the last layer of the head."})
     freeze_batch_norm: bool = field(
@@ -67,7 +76,17 @@ class HeadArguments:
         default_factory=lambda: list(LORA_TARGET_MODULES), metadata={"help": "Layers that LoRA adapts."}
     )
     limit: int | None = field(default=None, metadata={"help": "Maximum number of songs to use from each split."})
+    max_train_songs: int | None = field(
+        default=None,
+        metadata={"help": "Train on this many songs, drawn at random; fewer songs are a part of more songs."},
+    )
+    songs_seed: int = field(default=0, metadata={"help": "Seed of that draw."})
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
+
+    @property
+    def trains_probe_first(self) -> bool:
+        """Whether the run trains a probe before the encoder, to start from its head."""
+        return self.method != "probe" and self.probe_steps > 0 and not self.keep_head
 
     def annotation_of(self, song: LabeledSong) -> Any:
         """Return the annotations of a song that the task uses, as values with equal `repr` if they are equal."""
@@ -78,8 +97,15 @@ class HeadArguments:
         for name in ("model", "data"):
             if not getattr(self, name):
                 raise ValueError(f"`--{name}` is required.")
-        if self.random_encoder and self.method != "probe":
-            raise ValueError("`random_encoder` is a baseline of probes: use `--method probe`.")
+        if self.keep_head and self.random_encoder:
+            raise ValueError("`keep_head` starts from a trained head: it cannot be used with `random_encoder`.")
+        if self.method == "probe" and self.probe_steps:
+            raise ValueError("`probe_steps` is for full fine-tuning and LoRA: the steps of a probe are `--max_steps`.")
+        for name in ("probe_steps", "songs_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.max_train_songs is not None and self.max_train_songs < 1:
+            raise ValueError(f"`max_train_songs` must be at least 1, got {self.max_train_songs}.")
 
 
 @dataclass
@@ -154,9 +180,6 @@ class RetrievalArguments(HeadArguments):
     head_frames: int = field(default=32, metadata={"help": "Intervals into which the head divides a clip."})
     head_channels: int = field(default=16, metadata={"help": "Channels of the convolution over the pitch maps."})
     head_kernel: int = field(default=3, metadata={"help": "Its kernel, in intervals; odd."})
-    keep_head: bool = field(
-        default=False, metadata={"help": "Start from the head that `model` was saved with, such as a trained probe."}
-    )
     pitch_loss: bool = field(
         default=True,
         metadata={
@@ -183,13 +206,12 @@ class RetrievalArguments(HeadArguments):
                 "A probe reads features that were computed once: leave `speed` at its default, or prepare more "
                 "versions of the songs."
             )
-        if self.method != "probe" and not self.keep_head:
+        if self.method != "probe" and not (self.keep_head or self.trains_probe_first):
             raise ValueError(
-                f"`--method {self.method}` continues from a probe, whose head already finds pitch classes: train one "
-                "with retrieval/probe, and pass its folder as `--model`, with `--keep_head true`."
+                f"`--method {self.method}` continues from a probe, whose head already finds pitch classes: set "
+                "`--probe_steps`, or train one with retrieval/probe and pass its folder as `--model`, with "
+                "`--keep_head true`."
             )
-        if self.keep_head and self.random_encoder:
-            raise ValueError("`keep_head` starts from a trained head: it cannot be used with `random_encoder`.")
 
 
 def pin_revision(arguments: Arguments) -> Arguments:

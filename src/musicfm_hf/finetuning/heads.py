@@ -23,6 +23,7 @@ from ..tasks.retrieval import get_retrieval_task
 from ..training.files import complete_model
 from .arguments import HeadArguments, RetrievalArguments, TaskArguments
 from .pitch_maps import count_pitch_maps
+from .starting_head import check_kept_head
 
 AnyHeadModel = HeadModel | MusicFMForXVector
 
@@ -43,14 +44,27 @@ def build_model(arguments: HeadArguments, config: MusicFMConfig) -> AnyHeadModel
         return model_class(config)
     folder = Path(arguments.model)
     name = str(folder.resolve()) if folder.is_dir() else arguments.model  # recorded in adapters
-    keep_head = isinstance(arguments, RetrievalArguments) and arguments.keep_head
-    return model_class.from_encoder(name, config, keep_head, revision=arguments.revision)
+    return model_class.from_encoder(name, config, arguments.keep_head, revision=arguments.revision)
 
 
-def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[LabeledSong]) -> MusicFMConfig:
-    """Return the configuration of a model with a head for a task. Labels may come from the training songs."""
+def head_config(
+    arguments: TaskArguments,
+    base: MusicFMConfig,
+    songs: Sequence[LabeledSong],
+    vocabulary: Sequence[LabeledSong] | None = None,
+) -> MusicFMConfig:
+    """
+    Return the configuration of a model with a head for a task.
+
+    Args:
+        songs: Training songs; class weights depend on them.
+        vocabulary: Songs whose labels the head predicts if the task defines no labels; the training songs by default.
+
+    Raises:
+        ValueError: a setting of the decoder is wrong, or the head of the saved model cannot be kept.
+    """
     spec = get_task(arguments.task)
-    labels = spec.label_names(songs)
+    labels = spec.label_names(songs if vocabulary is None else vocabulary)
     outputs = spec.classifier_outputs(len(labels))
     rate = arguments.label_rate or spec.label_rate
     values = base.to_dict() | {
@@ -62,8 +76,7 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
         "label_rate": rate,
         "context_seconds": arguments.window_seconds,
         "label_centered": spec.centered,
-        "classifier_layer": arguments.layer,
-        "use_weighted_layer_sum": arguments.weighted_layer_sum,
+        **_layers_read(arguments, base),
         "classifier_proj_size": arguments.head_size,
         "classifier_dropout": arguments.head_dropout,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
@@ -71,6 +84,8 @@ def head_config(arguments: TaskArguments, base: MusicFMConfig, songs: Sequence[L
         "class_weights": None,
     }
     config = MusicFMConfig.from_dict(values)
+    if arguments.keep_head:
+        check_kept_head(config, base, arguments.model)
     check_decoding(config)
     if arguments.balance > 0:
         config.class_weights = class_weights(config, songs, arguments.balance)
@@ -104,8 +119,7 @@ def retrieval_config(
         "label_rate": None,
         "label_centered": False,
         "context_seconds": arguments.window_seconds,
-        "classifier_layer": arguments.layer,
-        "use_weighted_layer_sum": arguments.weighted_layer_sum,
+        **_layers_read(arguments, base),
         "classifier_dropout": arguments.head_dropout,
         "pitch_maps": base.pitch_maps if arguments.keep_head else pitch_maps,
         "pitch_frames": arguments.head_frames,
@@ -118,6 +132,13 @@ def retrieval_config(
         "decoding": {"passage_seconds": get_retrieval_task(arguments.task).passage_seconds},
     }
     return MusicFMConfig.from_dict(values)
+
+
+def _layers_read(arguments: HeadArguments, base: MusicFMConfig) -> dict[str, Any]:
+    """Return the configuration of the layers that the head reads: by default, those of the head that is kept."""
+    if arguments.keep_head and arguments.layer is None and not arguments.weighted_layer_sum:
+        return {name: getattr(base, name) for name in ("classifier_layer", "use_weighted_layer_sum")}
+    return {"classifier_layer": arguments.layer, "use_weighted_layer_sum": arguments.weighted_layer_sum}
 
 
 def decoder_settings(arguments: TaskArguments) -> dict[str, Any]:
@@ -197,15 +218,18 @@ def add_lora(model: AnyHeadModel, arguments: HeadArguments) -> Any:
     return get_peft_model(model, lora)
 
 
-def save_finetuned(model: AnyHeadModel, trained: Any, folder: str | Path) -> None:
+def save_finetuned(model: AnyHeadModel, trained: Any, folder: str | Path, is_random: bool = False) -> None:
     """
     Write the trained weights: the whole model, or a PEFT adapter together with the configuration of its model, so that
-    the folder can be loaded on its own.
+    the folder can be loaded on its own. With `is_random`, the adapter is merged into its encoder, whose random weights
+    are saved nowhere else.
     """
     from peft import PeftModel
 
     with complete_model(folder) as temporary:
-        if isinstance(trained, PeftModel):
+        if isinstance(trained, PeftModel) and is_random:
+            trained.merge_and_unload().save_pretrained(temporary)
+        elif isinstance(trained, PeftModel):
             trained.save_pretrained(str(temporary))
             model.config.save_pretrained(temporary)
             custom_object_save(trained.get_base_model(), temporary)  # the code, for users without the package

@@ -16,8 +16,9 @@ from ..model.modeling_musicfm import MusicFMClassifier
 from ..tasks import get_task
 from ..training.files import write_json, write_text
 from .arguments import FinetuningArguments, TaskArguments
-from .run import Splits, cache_all_layers, finetune, read_split
+from .run import cache_all_layers, finetune, read_split
 from .run_fingerprint import load_matching_results
+from .starting_head import Splits
 
 LayerSummary = dict[str, dict[str, dict[str, Any]]]
 

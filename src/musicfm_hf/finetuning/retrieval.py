@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from transformers import AutoConfig, TrainerCallback
 
@@ -23,9 +24,10 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
 from .arguments import FinetuningArguments, RetrievalArguments
-from .heads import add_lora, build_model, retrieval_config
+from .heads import add_lora, retrieval_config
 from .pitch_maps import ChromaFeatures, PitchMaps, PitchTargets, fit_pitch_maps, songs_to_fit
-from .run import Finetuned, Splits, collect_results, final_scores, start_run
+from .run import Finetuned, build_on_device, collect_results, draw_training_songs, final_scores, start_run
+from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer
 
 Embed = Callable[[Sequence[Excerpt]], np.ndarray]
@@ -111,9 +113,11 @@ def finetune_retrieval(
     task, fingerprint, checkpoint, earlier_seconds = start_run(task, arguments, splits)
     started -= earlier_seconds
     base_license = license_of(task.model, task.revision)
+    head = starting_head(finetune_retrieval, task, arguments, splits, checkpoint)
+    splits = draw_training_songs(task, splits)
     base = AutoConfig.from_pretrained(task.model, revision=task.revision)
     config = retrieval_config(task, base, splits["train"])
-    model, trained, maps = _build(task, arguments, config, splits)
+    model, trained, maps = _build(task, arguments, config, splits, head)
     crops = _crops(task, arguments, splits, config, maps)
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
@@ -136,13 +140,19 @@ def _windows(task: RetrievalArguments, arguments: FinetuningArguments) -> Window
 
 
 def _build(
-    task: RetrievalArguments, arguments: FinetuningArguments, config: MusicFMConfig, splits: Splits
+    task: RetrievalArguments,
+    arguments: FinetuningArguments,
+    config: MusicFMConfig,
+    splits: Splits,
+    starting_head: torch.nn.Module | None,
 ) -> tuple[MusicFMForXVector, Any, PitchMaps | None]:
     """Build the model with its head, its trained part and, for a probe, the pitch maps of all songs."""
     settings = _windows(task, arguments)
     settings.frames(config)  # raises if windows are too short
-    model: Any = build_model(task, config)
+    model = build_on_device(task, arguments, config, splits["train"])
     head = model.classifier
+    if starting_head is not None:
+        head.load_state_dict(starting_head.state_dict())
     if task.method != "probe":
         trained = add_lora(model, task) if task.method == "lora" else model
         for name, parameter in trained.named_parameters():
@@ -150,7 +160,6 @@ def _build(
                 parameter.requires_grad = False
         return model, trained, None
     model.freeze_base_model()
-    model.musicfm.to(arguments.device)
     cache = FeatureCache(task.cache, EncoderFeatures(model.musicfm, config.classifier_layers, settings))
     songs = [song for part in splits.values() for song in part]
     with arguments.main_process_first(desc="features"):

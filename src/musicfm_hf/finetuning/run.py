@@ -1,7 +1,8 @@
 """Train a head on an encoder: as a probe, with the whole encoder, or with LoRA."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from ..data.catalog import describe_source
 from ..data.examples import ReadWaveform, TaskCrops, with_annotation
 from ..data.labeled import LabeledSong
 from ..data.labeled_dataset import load_songs, split_names
+from ..data.splits import draw_songs
 from ..evaluation.scoring import scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
@@ -27,14 +29,21 @@ from ..training.files import complete_files, write_json
 from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import Arguments, FinetuningArguments, HeadArguments, TaskArguments, pin_revision
+from .batch_statistics import measure_batch_statistics
 from .heads import AnyHeadModel, add_lora, build_model, head_config, save_finetuned
-from .run_fingerprint import FREE_TO_CHANGE, Fingerprint, check_checkpoint, load_matching_results, run_fingerprint
+from .run_fingerprint import (
+    FREE_TO_CHANGE,
+    Fingerprint,
+    began_with_probe,
+    check_checkpoint,
+    load_matching_results,
+    run_fingerprint,
+)
+from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import WhitenedLinear, whitened_projector
 
 WHITENING_CROPS = 1024
-
-Splits = Mapping[str, Sequence[LabeledSong]]
 
 
 class Finetuned(NamedTuple):
@@ -75,13 +84,17 @@ def read_splits(arguments: TaskArguments) -> dict[str, list[LabeledSong]]:
     return {name: read_split(arguments, name) for name in names}
 
 
+def draw_training_songs(task: HeadArguments, splits: Splits) -> Splits:
+    """Return the splits with the training songs that `max_train_songs` and `songs_seed` select; see [`draw_songs`]."""
+    return {**splits, "train": draw_songs(splits["train"], task.max_train_songs, task.songs_seed)}
+
+
 def cache_all_layers(task: TaskArguments, arguments: FinetuningArguments, splits: Splits) -> None:
     """Compute all hidden states of all songs in one pass, and store them in the cache for probes of any layer."""
     set_seed(arguments.seed)
     task = pin_revision(task)
     config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
-    encoder = build_model(task, config).musicfm
-    encoder.to(arguments.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
+    encoder = build_on_device(task, arguments, config, draw_training_songs(task, splits)["train"]).musicfm
     settings = _window_settings(task, arguments)
     cache = FeatureCache(task.cache, EncoderFeatures(encoder, range(config.num_hidden_layers + 1), settings))
     cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
@@ -95,11 +108,13 @@ def finetune(
 ) -> Finetuned:
     """
     Train a head as the settings specify, and score validation and test songs with the model that scored best on
-    validation songs. A run that was interrupted resumes from its last checkpoint in the output folder, which holds
-    only checkpoints and curves until [`save_run`] writes the model and its results.
+    validation songs. A model that starts with a trained head is also scored before the first step. A run that was
+    interrupted resumes from its last checkpoint in the output folder, which holds only checkpoints and curves until
+    [`save_run`] writes the model and its results.
 
     Args:
         splits: Songs for `train`, `validation` and optionally `test`; by default those that [`read_splits`] returns.
+            `max_train_songs` applies to them.
         callbacks: Callbacks for the [`Trainer`].
 
     Raises:
@@ -111,8 +126,11 @@ def finetune(
     task, fingerprint, checkpoint, earlier_seconds = start_run(task, arguments, splits)
     started -= earlier_seconds
     base_license = license_of(task.model, task.revision)
-    config = head_config(task, AutoConfig.from_pretrained(task.model, revision=task.revision), splits["train"])
-    model, trainer, cache = _build_trainer(task, arguments, splits, config, fingerprint, started, callbacks)
+    head = starting_head(finetune, task, arguments, splits, checkpoint)
+    vocabulary, splits = splits["train"], draw_training_songs(task, splits)
+    base = AutoConfig.from_pretrained(task.model, revision=task.revision)
+    config = head_config(task, base, splits["train"], vocabulary)
+    model, trainer, cache = _build_trainer(task, arguments, splits, config, head, fingerprint, started, callbacks)
     trained = trainer.model
     trainer.train(resume_from_checkpoint=checkpoint)
     if isinstance(trained, MusicFMClassifier) and isinstance(trained.projector, WhitenedLinear):
@@ -138,13 +156,23 @@ def start_run(
         ValueError: if the checkpoint was made with other settings, another encoder or other songs.
     """
     task = pin_revision(task)
+    checkpoint = _find_checkpoint(arguments)
+    task = _as_it_began(task, checkpoint)
     fingerprint = run_fingerprint(task, arguments, splits)
-    checkpoint: Any = arguments.resume_from_checkpoint
-    if checkpoint in (None, True):
-        checkpoint = find_checkpoint(arguments.output_dir)
     seconds = check_checkpoint(Path(checkpoint), fingerprint) if checkpoint else 0.0
     set_seed(arguments.seed)
     return task, fingerprint, checkpoint, seconds
+
+
+def _find_checkpoint(arguments: FinetuningArguments) -> Any:
+    """Return the checkpoint from which a run resumes, or a false value."""
+    checkpoint: Any = arguments.resume_from_checkpoint
+    return find_checkpoint(arguments.output_dir) if checkpoint in (None, True) else checkpoint
+
+
+def _as_it_began(task: Arguments, checkpoint: Any) -> Arguments:
+    """Return the settings without a first probe if the run began without one, in an earlier version."""
+    return replace(task, probe_steps=0) if checkpoint and not began_with_probe(Path(checkpoint)) else task
 
 
 def collect_results(
@@ -191,7 +219,7 @@ def check_results_path(task: HeadArguments, arguments: FinetuningArguments, spli
     Raises:
         ValueError: The file for its scores exists, from a run with other settings, another encoder or other songs.
     """
-    path = results_path(task, arguments)
+    path, task = results_path(task, arguments), _as_it_began(task, _find_checkpoint(arguments))
     load_matching_results(path, task, arguments, splits, "--results", FREE_TO_CHANGE)
 
 
@@ -204,7 +232,7 @@ def save_run(run: Finetuned, task: HeadArguments, arguments: FinetuningArguments
     """Write the model or adapter with its feature extractor, and its results, which also go to [`results_path`]."""
     output = Path(arguments.output_dir)
     if run.model is not None:
-        save_finetuned(run.model, run.trained, output)
+        save_finetuned(run.model, run.trained, output, task.random_encoder)
         with complete_files(output) as temporary:
             MusicFMFeatureExtractor.from_model_config(run.model.config).save_pretrained(temporary)
     for path in (output / "results.json", results_path(task, arguments)):
@@ -220,14 +248,18 @@ def _build_trainer(
     arguments: FinetuningArguments,
     splits: Splits,
     config: MusicFMConfig,
+    head: torch.nn.Module | None,
     fingerprint: Fingerprint,
     started: float,
     callbacks: Iterable[TrainerCallback],
 ) -> tuple[HeadModel | None, FinetuningTrainer, FeatureCache | None]:
-    """Build the model with its head, the Trainer of its trained part and, for a probe, the cache of its features."""
+    """
+    Build the model with its head, which may be the copy of a trained one, the Trainer of its trained part and, for a
+    probe, the cache of its features.
+    """
     settings = _window_settings(task, arguments)
     settings.frames(config)  # raises if windows are too short
-    model, trained, cache = _build_trained(task, arguments, config, settings)
+    model, trained, cache = _build_trained(task, arguments, config, splits["train"], head, settings)
     if cache is not None:
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
@@ -237,7 +269,7 @@ def _build_trainer(
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     crops = crops_of(count=arguments.max_steps * per_step)
     crops[0]  # raises before training if the settings do not match the songs
-    if isinstance(trained, MusicFMClassifier) and task.whiten:
+    if isinstance(trained, MusicFMClassifier) and task.whiten and not task.keep_head:
         trained.float().projector = whitened_projector(trained, crops_of(count=WHITENING_CROPS))
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
@@ -249,17 +281,34 @@ def _build_trainer(
     return model, trainer, cache
 
 
+def build_on_device(
+    task: HeadArguments, arguments: FinetuningArguments, config: MusicFMConfig, songs: Sequence[LabeledSong]
+) -> Any:
+    """Build the model of a run, with its encoder on the device. A random one gets batch statistics of the songs."""
+    model: Any = build_model(task, config)
+    model.musicfm.to(arguments.device)
+    if task.random_encoder:
+        measure_batch_statistics(model.musicfm, songs, arguments.seed)
+    return model
+
+
 def _build_trained(
-    task: TaskArguments, arguments: FinetuningArguments, config: MusicFMConfig, settings: WindowSettings
+    task: TaskArguments,
+    arguments: FinetuningArguments,
+    config: MusicFMConfig,
+    songs: Sequence[LabeledSong],
+    head: torch.nn.Module | None,
+    settings: WindowSettings,
 ) -> tuple[HeadModel | None, HeadModel | MusicFMClassifier, FeatureCache | None]:
     """Build the model with its head, its trained part and, for a probe, the cache of its features."""
     if task.log_mel:
         log_mel = LogMelFeatures(config)
         return None, MusicFMClassifier(config, log_mel.width), FeatureCache(task.cache, log_mel)
-    model: Any = build_model(task, config)
+    model = build_on_device(task, arguments, config, songs)
+    if head is not None:
+        model.classifier.load_state_dict(head.state_dict())
     if task.method == "probe":
         model.freeze_base_model()
-        model.musicfm.to(arguments.device)
         features = EncoderFeatures(model.musicfm, config.classifier_layers, settings)
         return model, model.classifier, FeatureCache(task.cache, features)
     return model, add_lora(model, task) if task.method == "lora" else model, None

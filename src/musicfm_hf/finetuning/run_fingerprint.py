@@ -23,6 +23,8 @@ FINGERPRINT_ARGUMENTS = [
 
 PLACES = ("cache", "results")  # settings that results do not depend on
 
+PROBE_FIRST = ("probe_steps", "probe_learning_rate", "probe_batch_size")  # of no effect without such a probe
+
 FREE_TO_CHANGE = (*PLACES, "max_steps", "early_stopping_patience")  # settings that may change when a run resumes
 
 PROGRESS = "finetuning.json"
@@ -47,9 +49,12 @@ def run_fingerprint(
         `settings` and `training`, the settings under the names that have been used on disk since version 0.1; and
         `inputs`, digests of the files of the encoder and of the annotations.
     """
-    settings = {NAMES_ON_DISK.get(name, name): value for name, value in vars(task).items()}
+    unused = () if task.trains_probe_first else PROBE_FIRST
+    settings = {NAMES_ON_DISK.get(name, name): value for name, value in vars(task).items() if name not in unused}
     training = {name: getattr(arguments, name) for name in FINGERPRINT_ARGUMENTS}
     inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task, splits)}
+    if task.random_encoder:
+        inputs["batch_statistics"] = "measured"  # those of earlier versions were the initial ones
     if (task_file := settings.get("task_file")) is not None:
         inputs["task_digest"] = hashlib.blake2b(Path(task_file).read_bytes(), digest_size=8).hexdigest()
     return {"settings": strip_absolute_paths(settings), "training": training, "inputs": inputs}
@@ -72,6 +77,12 @@ def check_checkpoint(checkpoint: Path, fingerprint: Fingerprint) -> float:
         raise ValueError(f"{checkpoint} has already taken more than {max_steps} steps.")
     _require_same(checkpoint, progress, fingerprint, FREE_TO_CHANGE, "--output_dir")
     return progress["seconds"]
+
+
+def began_with_probe(checkpoint: Path) -> bool:
+    """Return whether a run started with the head of a probe; runs of earlier versions did not."""
+    path = checkpoint / PROGRESS
+    return path.is_file() and "probe_steps" in json.loads(path.read_text(encoding="utf-8"))["settings"]
 
 
 def load_matching_results(

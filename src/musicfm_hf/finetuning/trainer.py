@@ -105,6 +105,15 @@ class FinetuningTrainer(ResumableTrainer):
             )
         return self.optimizer
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Evaluate; before the first step (`eval_on_start`), also save the model, which may remain the best."""
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler and self.state.global_step == 0 and self.args.load_best_model_at_end:
+            self._determine_best_metric(metrics, trial)
+            self._save_checkpoint(self.model_wrapped, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        return metrics
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
+from ..model.int8_musicfm import is_int8
 from ..tasks import get_task, label_names
 from ..tasks.retrieval import RETRIEVAL_TASKS
 from ..training.files import write_text
@@ -63,7 +64,7 @@ def write_card(folder: str | Path, repo: str | None = None, license: str | None 
     fields, metadata = _CARDS[kind](folder, config, results)
     repo = repo or folder.resolve().name
     names = {"repo": repo, "title": repo.rpartition("/")[2]}
-    fields = _CARD_FIELDS | names | {"config": config, "results": results} | fields
+    fields = _CARD_FIELDS | names | {"config": config, "int8": is_int8(config), "results": results} | fields
     fields["sources"] = [_SOURCE_FIELDS | source for source in fields["sources"]]
     fields["license"] = license or _known_license(folder, results, fields["base"])
     text = _render(kind, fields, metadata)

@@ -20,7 +20,7 @@ from ..model.modeling_musicfm import (
 from ..tasks import known_tasks
 from .embedding import HeadModel
 from .encoder_digest import encoder_settings
-from .exported import is_exported, load_exported_heads
+from .exported import check_exported_precision, is_exported, load_exported_heads
 
 
 def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict[str, HeadModel]:
@@ -30,7 +30,7 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
 
     Args:
         folders: Folders or repositories of models, or of PEFT adapters; or folders that `musicfm export` wrote.
-        **kwargs: Arguments for `from_pretrained`, such as `dtype` or `revision`.
+        **kwargs: Arguments for `from_pretrained`, such as `dtype`, `quantization_config` or `revision`.
 
     Returns:
         The models in eval mode, by folder; those of an exported folder with several heads by `FOLDER/heads/NAME`.
@@ -40,6 +40,8 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
         OSError: if a model does not exist.
     """
     names = [str(folder) for folder in folders]
+    for name in filter(is_exported, names):
+        check_exported_precision(name, kwargs.get("quantization_config"))
     exported = [item for name in names if is_exported(name) for item in load_exported_heads(name).items()]
     models: dict[str, Any] = dict(exported)
     names = [name for name in names if not is_exported(name)]

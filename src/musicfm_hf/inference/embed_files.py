@@ -22,6 +22,7 @@ from ..training.files import write_safetensors
 from .embedding import FrameEmbeddings, WindowSettings, check_encoder, embed_songs
 from .encoder_digest import weights_digest
 from .exported import EncoderModel
+from .precision import quantization_of
 
 FORMAT = 1  # incremented when the embeddings of a model change
 
@@ -145,7 +146,7 @@ def _settings_metadata(model: EncoderModel, settings: WindowSettings, pool: str 
         "window_seconds": str(window_frames / model.config.frame_rate),
         "overlap_seconds": str(overlap_frames / model.config.frame_rate),
         "dtype": str(model.dtype).removeprefix("torch."),
-    }
+    } | quantization_of(model)
 
 
 def _check_names(names: list[str]) -> None:

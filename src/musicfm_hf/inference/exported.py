@@ -19,6 +19,7 @@ from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.int8_musicfm import MusicFMInt8Config
 from ..model.keywords_musicfm import check_keywords
 from ..model.modeling_musicfm import (
     MusicFMForAudioClassification,
@@ -198,7 +199,11 @@ def load_exported(
 
 
 def load_encoder(
-    folder: str | os.PathLike, dtype: torch.dtype, device: str | None, default_device: torch.device
+    folder: str | os.PathLike,
+    dtype: torch.dtype,
+    device: str | None,
+    default_device: torch.device,
+    quantization_config: MusicFMInt8Config | None = None,
 ) -> EncoderModel:
     """
     Load the encoder of a saved model in a dtype on a device, or of an exported model, which has its own precision and
@@ -206,17 +211,31 @@ def load_encoder(
 
     Raises:
         OSError: if the folder holds no model.
-        ValueError: if the folder holds an exported quantizer, or the runtime does not support the device.
+        ValueError: if the folder holds an exported quantizer, the runtime does not support the device, or an exported
+            model would have to be quantized.
     """
     if not is_exported(folder):
-        loaded: Any = AutoModel.from_pretrained(folder, dtype=dtype)
+        loaded: Any = AutoModel.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config)
         return loaded.to(device or default_device)
+    check_exported_precision(folder, quantization_config)
     model: Any = load_exported(folder, device or "cpu")
     if isinstance(model, ExportedQuantizer):
         raise ValueError(f"{folder} holds an exported quantizer. Export an encoder: `musicfm export MODEL`.")
     if isinstance(model, dict):
         model = next(iter(model.values()))
     return model if isinstance(model, ExportedEncoder) else model.musicfm
+
+
+def check_exported_precision(folder: str | os.PathLike, quantization_config: Any) -> None:
+    """
+    Raises:
+        ValueError: if an exported model would have to be quantized.
+    """
+    if quantization_config is not None:
+        raise ValueError(
+            f"The exported model in {folder} has a precision of its own: leave out `--quantize`, and export in int8 "
+            "with `musicfm export --quantize int8`."
+        )
 
 
 def load_exported_heads(folder: str | os.PathLike) -> dict[str, ExportedHead]:

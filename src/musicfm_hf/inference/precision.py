@@ -1,4 +1,4 @@
-"""Choice of the dtype in which a model runs fastest on a device."""
+"""Precision of a model: the dtype in which it runs fastest on a device, and int8."""
 
 import json
 import time
@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import constants
 from torch import nn
 
+from ..model.int8_musicfm import MusicFMInt8Config, is_int8
 from ..training.files import write_json
 from ..training.records import cpu_flags, processor_name
 
@@ -44,6 +45,34 @@ def fastest_dtype(device: str | torch.device | None = None) -> torch.dtype:
         return torch.float32
     seconds = _recorded_seconds()
     return torch.bfloat16 if seconds["float32"] >= LEAST_GAIN * seconds["bfloat16"] else torch.float32
+
+
+def quantization_config(name: str | None, device: str | torch.device) -> MusicFMInt8Config | None:
+    """
+    Return the `quantization_config` for `from_pretrained` that `--quantize` names.
+
+    Args:
+        name (`str`, *optional*): `"int8"`, or `None` for no quantization.
+        device: Device for the model.
+
+    Raises:
+        ValueError: if the device is not a processor.
+    """
+    if name is None:
+        return None
+    if name != "int8":
+        raise ValueError(f"Models can be quantized to int8, not to {name!r}.")
+    if torch.device(device).type != "cpu":
+        raise ValueError(
+            f"`--quantize int8` is for processors, not for {device}. Pass `--device cpu`, or leave out `--quantize` "
+            "and pass `--dtype auto`."
+        )
+    return MusicFMInt8Config()
+
+
+def quantization_of(model: Any) -> dict[str, str]:
+    """Return `{"quantization": "int8"}` for an int8 model, for records of how outputs were made, or `{}`."""
+    return {"quantization": "int8"} if is_int8(model.config) else {}
 
 
 def record_path() -> Path:

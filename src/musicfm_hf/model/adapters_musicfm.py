@@ -5,10 +5,12 @@ import os
 import re
 from typing import Any, Self
 
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from .configuration_musicfm import MusicFMConfig
+from .int8_musicfm import check_float, is_int8, quantize_to_int8
 
 logger = logging.get_logger(__name__)
 
@@ -125,10 +127,11 @@ def check_base(adapter: str | os.PathLike, config: MusicFMConfig, base_model: st
         kwargs: Arguments of the Hub, among [`HUB_ARGUMENTS`].
 
     Raises:
-        ValueError: if the base model has another shape.
+        ValueError: if the base model has another shape, or is an int8 model.
         OSError: if the base model cannot be loaded.
     """
     base = _base_config(adapter, base_model, **kwargs)
+    check_float(base, base_model, "adapted")
     differences = [
         f"{name} {getattr(config, name)} (it has {getattr(base, name)})"
         for name in _ENCODER_SHAPE
@@ -149,6 +152,21 @@ def _base_config(adapter: str | os.PathLike, base_model: str, **kwargs: Any) -> 
         ) from error
 
 
+def merge_adapters(model: nn.Module) -> None:
+    """Replace the layers of a PEFT adapter by plain layers with the sums of the weights, in place."""
+    for name, module in list(model.named_modules()):
+        layer: Any = module
+        if hasattr(layer, "merge") and hasattr(layer, "get_base_layer"):
+            layer.merge()
+            plain = layer.get_base_layer()
+        elif hasattr(layer, "modules_to_save") and hasattr(layer, "original_module"):
+            plain = layer.modules_to_save[layer.active_adapters[0]]
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, plain)
+
+
 class MusicFMWithAdapters(PreTrainedModel):
     """A [`PreTrainedModel`] that loads and saves PEFT adapters, and refuses an adapter that does not fit."""
 
@@ -164,10 +182,12 @@ class MusicFMWithAdapters(PreTrainedModel):
         """
         Load a model as [`PreTrainedModel`] does, or a PEFT adapter. The base model is loaded at the revision that the
         adapter names. The configuration is that in the folder or repository of the adapter, or, without one, that of
-        the base model. The head is that of the adapter, or, if it has none, that of the base model.
+        the base model. The head is that of the adapter, or, if it has none, that of the base model. With a
+        [`MusicFMInt8Config`] as `quantization_config`, the adapter is merged into the model, which is then quantized.
 
         Raises:
-            ValueError: if the base model does not fit the adapter, or neither of them has the head.
+            ValueError: if the base model does not fit the adapter, is an int8 model, or neither of them has the head;
+                or if the method of `quantization_config` does not support adapters.
             OSError: if the base model cannot be loaded.
         """
         adapter_kwargs = adapter_kwargs or {}
@@ -175,7 +195,10 @@ class MusicFMWithAdapters(PreTrainedModel):
         adapter: Any = adapter_kwargs.get("_adapter_model_path", pretrained_model_name_or_path)
         hub = {name: value for name, value in (kwargs | adapter_kwargs).items() if name in HUB_ARGUMENTS}
         base = find_base(adapter, **hub)
+        quantization = kwargs.get("quantization_config")
         if base is None:
+            if is_int8(config) and is_int8(quantization):
+                del kwargs["quantization_config"]  # the saved model is quantized already
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         base_model, revision = base
         given_hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
@@ -187,11 +210,19 @@ class MusicFMWithAdapters(PreTrainedModel):
         config, arguments = _change_config(adapter_config(adapter, **hub), config, loaded, kwargs)
         base_hub = {"revision": revision, "subfolder": ""}
         check_base(adapter, config, base_model, **hub | base_hub)
+        if is_int8(quantization):
+            del arguments["quantization_config"]
         with_info = arguments.pop("output_loading_info", False)
         model, has_head = cls._load_base(base_model, config, *model_args, **arguments | base_hub)
         loading = model.load_adapter(adapter, adapter_kwargs=hub)
         if not has_head:
             model._check_head(adapter, base_model, _has_config(adapter, **hub))
+        if is_int8(quantization):
+            merge_adapters(model)
+            model._hf_peft_config_loaded = False
+            del model.peft_config
+            vars(model).pop("_weight_conversions", None)  # the names of weights in the file of the adapter
+            quantize_to_int8(model)
         return (model, loading.to_dict()) if with_info else model  # type: ignore[return-value]  # as Transformers does
 
     @classmethod
@@ -262,4 +293,4 @@ class MusicFMWithAdapters(PreTrainedModel):
             )
 
 
-__all__ = ["HUB_ARGUMENTS", "MusicFMWithAdapters", "adapter_config", "check_base", "find_base"]
+__all__ = ["HUB_ARGUMENTS", "MusicFMWithAdapters", "adapter_config", "check_base", "find_base", "merge_adapters"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .int8_musicfm import Int8Convolution, MusicFMInt8Linear
 from .normalization_musicfm import running_statistics
 from .padding_musicfm import valid_frames
 
@@ -41,7 +42,7 @@ class FastSubsampling:
     Inference of [`MusicFMSubsampling`] in tiles of time, with batch norm folded into the convolutions.
 
     On a CPU, items are processed one by one, without their padding, and the convolutions run in float32, because
-    bfloat16 is many times slower on CPUs without instructions for it.
+    bfloat16 is many times slower on CPUs without instructions for it; in a model that is quantized to int8, in int8.
 
     Args:
         subsampling ([`MusicFMSubsampling`]): Modules and weights, which are not modified.
@@ -52,8 +53,9 @@ class FastSubsampling:
         self.projection = subsampling.projection
         self.dtype = subsampling.blocks[0].conv1.weight.dtype
         on_processor = subsampling.blocks[0].conv1.weight.device.type == "cpu"
+        is_int8 = isinstance(self.projection, MusicFMInt8Linear)
         self.blocks = [
-            _FoldedBlock(block, torch.float32 if on_processor else self.dtype) for block in subsampling.blocks
+            _FoldedBlock(block, torch.float32 if on_processor else self.dtype, is_int8) for block in subsampling.blocks
         ]
 
     @staticmethod
@@ -62,9 +64,9 @@ class FastSubsampling:
         Return whether this class can process `mel`: only in inference, with modules that nothing wraps or observes.
         """
         observed = any(_is_observed(module) for module in (subsampling.projection, *subsampling.blocks))
-        return not observed and _can_fold(
-            mel, *(module for block in subsampling.blocks for module in block.children())
-        )
+        modules = [module for block in subsampling.blocks for module in block.children()]
+        is_int8 = isinstance(subsampling.projection, MusicFMInt8Linear)
+        return not observed and _can_fold(mel, *modules, has_gradients=not is_int8)
 
     def __call__(self, mel: torch.Tensor, counts: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         """Log-mel `(batch, mel frames, bands)` → `(batch, frames, hidden_size)`, as [`MusicFMSubsampling`] does."""
@@ -97,38 +99,55 @@ class FastSubsampling:
 
 
 class FastDepthwiseConvolution:
-    """Inference of a depthwise convolution over time and the following batch norm, as one convolution."""
+    """
+    Inference of a depthwise convolution over time and of the following batch norm, if there is one, as one
+    convolution. On a CPU, it is a convolution in two dimensions with the channels last, which needs no copies from and
+    to the layout of the linear layers.
+    """
 
-    def __init__(self, conv: nn.Conv1d, norm: nn.BatchNorm1d):
+    def __init__(self, conv: nn.Conv1d, norm: nn.BatchNorm1d | None):
         self.conv = conv
         self.norm = norm
 
     @staticmethod
-    def applies(conv: nn.Module, norm: nn.Module, hidden_states: torch.Tensor) -> bool:
+    def applies(conv: nn.Module, norm: nn.Module | None, hidden_states: torch.Tensor) -> bool:
         """Return whether both can be merged: only in inference, with modules that nothing wraps or observes."""
-        return _can_fold(hidden_states, conv, norm)
+        return _can_fold(hidden_states, conv, *([] if norm is None else [norm]))
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(batch, channels, frames)` → the same shape."""
         conv = self.conv
-        weight, bias = fold_batch_norm(conv, self.norm, hidden_states.dtype)
-        return nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
+        weight, bias = conv.weight, conv.bias
+        if self.norm is not None:
+            weight, bias = fold_batch_norm(conv, self.norm, hidden_states.dtype)
+        if hidden_states.device.type != "cpu":
+            return nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
+        weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        padding = (0, int(conv.padding[0]))
+        return nn.functional.conv2d(hidden_states.unsqueeze(2), weight, bias, 1, padding, 1, conv.groups).squeeze(2)
 
 
 class _FoldedBlock:
     """A [`MusicFMSubsamplingBlock`] in eval mode, with batch norm folded in, that computes any range of frames."""
 
-    def __init__(self, block: Any, dtype: torch.dtype):
+    def __init__(self, block: Any, dtype: torch.dtype, is_int8: bool):
         self.stride = block.time_stride
         first_weight, first_bias = fold_batch_norm(block.conv1, block.norm1, dtype)
         weight, bias = fold_batch_norm(block.conv2, block.norm2, dtype)
-        self.conv2 = (weight, transform_filters(weight))
         shortcut_weight, shortcut_bias = fold_batch_norm(block.shortcut_conv, block.shortcut_norm, dtype)
         # The first convolution and the shortcut have the same input: one convolution with the outputs of both.
         self.channels = len(first_bias)
         self.strided = torch.cat([first_weight, shortcut_weight])
         self.strided_bias = torch.cat([first_bias, shortcut_bias + bias])
-        self.transformed = transform_strided_filters(self.strided) if self.stride == 2 else None
+        self.int8_strided = self.int8_conv2 = self.transformed = None
+        if is_int8 and Int8Convolution.applies(self.strided):
+            self.int8_strided = Int8Convolution(self.strided, self.strided_bias, (self.stride, 2))
+        elif self.stride == 2:
+            self.transformed = transform_strided_filters(self.strided)
+        if is_int8 and Int8Convolution.applies(weight):
+            self.int8_conv2 = Int8Convolution(weight, torch.zeros_like(bias), (1, 1))
+        else:
+            self.conv2 = (weight, transform_filters(weight))
 
     def input_range(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range of input frames for outputs `start` to `stop`. It may reach beyond both ends."""
@@ -141,16 +160,20 @@ class _FoldedBlock:
         """
         strided = self._strided(frames)
         hidden, shortcut = strided[..., : self.channels], strided[:, 1:-1, :, self.channels :]
-        padded = hidden.new_zeros(hidden.shape[0], hidden.shape[1], hidden.shape[2] + 2, hidden.shape[3])
-        torch.clamp(hidden, min=0, out=padded[:, :, 1:-1])
-        _zero_outside(padded, start - 1, counts)
-        output = conv3x3(padded, *self.conv2)
+        if self.int8_conv2 is not None:
+            output = self.int8_conv2(_zero_outside(hidden.clamp_(min=0), start - 1, counts))
+        else:
+            padded = hidden.new_zeros(hidden.shape[0], hidden.shape[1], hidden.shape[2] + 2, hidden.shape[3])
+            torch.clamp(hidden, min=0, out=padded[:, :, 1:-1])
+            output = conv3x3(_zero_outside(padded, start - 1, counts), *self.conv2)
         output += shortcut
         return _zero_outside(output.clamp_(min=0), start, counts)
 
     def _strided(self, frames: torch.Tensor) -> torch.Tensor:
         """Compute the first convolution and the shortcut, padded in frequency only."""
         weight, bias = self.strided, self.strided_bias
+        if self.int8_strided is not None:
+            return self.int8_strided(frames)
         if self.transformed is not None:
             return strided_conv3x3(frames, self.transformed).add_(bias)
         if frames.shape[-1] > 1:
@@ -177,12 +200,15 @@ def _is_observed(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
 
 
-def _can_fold(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
+def _can_fold(hidden_states: torch.Tensor, *modules: nn.Module, has_gradients: bool = True) -> bool:
     """
     Return whether these convolutions and batch norms can be merged: only in inference, and only if none is wrapped
-    (LoRA, quantization, synchronized batch norm), offloaded, or observed by hooks.
+    (LoRA, quantization, synchronized batch norm), offloaded, or observed by hooks. `has_gradients` is false for models
+    that cannot be trained.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if has_gradients and torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if hidden_states.is_meta or torch.is_autocast_enabled(hidden_states.device.type):
         return False

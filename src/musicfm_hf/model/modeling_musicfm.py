@@ -24,6 +24,7 @@ from .configuration_musicfm import MusicFMConfig
 from .fast_inference_musicfm import FastDepthwiseConvolution
 from .frames_musicfm import Count, count_averages, label_settings
 from .heads_musicfm import MusicFMClassifier, MusicFMEmbeddingHead, MusicFMHead
+from .int8_musicfm import check_float
 from .keywords_musicfm import check_keywords
 from .losses_musicfm import token_loss
 from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
@@ -180,9 +181,10 @@ class MusicFMConvolutionModule(nn.Module):
         self.pointwise_conv1 = nn.Linear(width, 2 * width, bias=False)
         self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
         if config.conformer_conv_norm == "batch_norm":
-            self.batch_norm = nn.BatchNorm1d(width)
-            self.inner_layer_norm = None
+            self.batch_norm: nn.BatchNorm1d | None = nn.BatchNorm1d(width)
+            self.inner_layer_norm: nn.LayerNorm | None = None
         else:
+            self.batch_norm = None
             self.inner_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.activation = ACT2FN[config.hidden_act]
         self.pointwise_conv2 = nn.Linear(width, width, bias=False)
@@ -193,13 +195,14 @@ class MusicFMConvolutionModule(nn.Module):
         mask = None if frames_mask is None else frames_mask[:, None]
         hidden_states = nn.functional.glu(self.pointwise_conv1(self.layer_norm(hidden_states)), dim=-1)
         hidden_states = zero_padding(hidden_states.transpose(1, 2), mask)  # (batch, hidden_size, frames)
-        if self.inner_layer_norm is not None:
-            hidden_states = self.depthwise_conv(hidden_states).transpose(1, 2)
-            hidden_states = self.inner_layer_norm(hidden_states).transpose(1, 2)
-        elif FastDepthwiseConvolution.applies(self.depthwise_conv, self.batch_norm, hidden_states):
+        if FastDepthwiseConvolution.applies(self.depthwise_conv, self.batch_norm, hidden_states):
             hidden_states = FastDepthwiseConvolution(self.depthwise_conv, self.batch_norm)(hidden_states)
         else:
-            hidden_states = batch_norm(self.batch_norm, self.depthwise_conv(hidden_states), mask)
+            hidden_states = self.depthwise_conv(hidden_states)
+            if self.batch_norm is not None:
+                hidden_states = batch_norm(self.batch_norm, hidden_states, mask)
+        if self.inner_layer_norm is not None:
+            hidden_states = self.inner_layer_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         hidden_states = self.activation(hidden_states).transpose(1, 2)
         return self.dropout(self.pointwise_conv2(hidden_states))
 
@@ -229,12 +232,12 @@ class MusicFMConformerLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """`(batch, frames, hidden_size)` → the same shape."""
-        hidden_states = hidden_states + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_states))
+        hidden_states = torch.add(hidden_states, self.ffn1(self.ffn1_layer_norm(hidden_states)), alpha=0.5)
         normalized = self.self_attn_layer_norm(hidden_states)
         attended, _ = self.self_attn(normalized, position_embeddings, attention_mask, **kwargs)
         hidden_states = hidden_states + self.self_attn_dropout(attended)
         hidden_states = hidden_states + self.conv_module(hidden_states, frames_mask)
-        hidden_states = hidden_states + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_states))
+        hidden_states = torch.add(hidden_states, self.ffn2(self.ffn2_layer_norm(hidden_states)), alpha=0.5)
         return self.final_layer_norm(hidden_states)
 
 
@@ -365,6 +368,7 @@ class MusicFMModel(MusicFMPreTrainedModel):
     _input_embed_layer = "subsampling"  # PEFT enables gradients at its output, for LoRA with reentrant checkpointing
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\.", r"^classifier\."]
     _is_pretrained = False  # true in MusicFMForPreTraining: batch statistics change in training
+    int8_modules = ("subsampling", "layers")  # with the linear layers that `MusicFMInt8Config` quantizes
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
@@ -671,8 +675,8 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
             kwargs: As in [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter; with
-                `keep_head`, also if it was not saved with this head.
+            ValueError: if weights of the encoder are missing or have other shapes, or the model is an adapter or an
+                int8 model; with `keep_head`, also if it was not saved with this head.
         """
         hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
         if find_base(pretrained_model_name_or_path, **hub) is not None:
@@ -680,6 +684,7 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
                 f"{pretrained_model_name_or_path} is an adapter: load it with `peft.PeftModel`, and pass the folder "
                 "to which `merge_and_unload().save_pretrained(…)` has written the whole model."
             )
+        check_float(config, pretrained_model_name_or_path, "trained")
         model, has_head = cls._load_base(pretrained_model_name_or_path, config, **kwargs)
         if keep_head and not has_head:
             raise ValueError(f"{pretrained_model_name_or_path} has no head of this shape: leave out `keep_head`.")

@@ -11,6 +11,7 @@ from ..data.catalog import digest_names
 from ..data.sources import ListedSource, StreamedSource
 from ..data.statistics import mel_statistics
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.int8_musicfm import check_float
 from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
 from ..training.files import write_json
 from .arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
@@ -75,6 +76,7 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
     if settings.model is not None:
         if settings.set:
             raise ValueError("`--set` applies to new models only: the model in `--model` already has a configuration.")
+        check_float(MusicFMConfig.from_pretrained(settings.model), settings.model, "trained")
         model = MusicFMForPreTraining.from_pretrained(settings.model, **extra)
     else:
         sources = open_music(data)[0] if settings.statistics != "config" else []

@@ -19,6 +19,8 @@ from ..inference.embedding import WindowSettings, embed_songs, eval_mode
 from ..inference.encoder_digest import weights_digest
 from ..inference.exported import EncoderModel, is_exported, load_encoder
 from ..inference.model_files import resolve_model
+from ..inference.precision import quantization_of
+from ..model.int8_musicfm import MusicFMInt8Config
 from ..model.modeling_musicfm import MusicFMModel
 from .passages import PassageSettings, cut_passages, mean_frames
 
@@ -67,7 +69,7 @@ class EncoderEmbedder:
             "window_seconds": window_frames / config.frame_rate,
             "overlap_seconds": overlap_frames / config.frame_rate,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-        }
+        } | quantization_of(self.model)
 
     def embed_songs(
         self, songs: Iterable[tuple[Any, np.ndarray]], settings: PassageSettings
@@ -115,7 +117,8 @@ class TextAudioEmbedder:
 
     def describe(self) -> dict[str, Any]:
         """Return everything but audio and passages that the vectors depend on, as values for JSON."""
-        return {"weights": weights_digest(self.model), "dtype": str(self.model.dtype).removeprefix("torch.")}
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return {"weights": weights_digest(self.model), "dtype": dtype} | quantization_of(self.model)
 
     def embed_songs(
         self, songs: Iterable[tuple[Any, np.ndarray]], settings: PassageSettings
@@ -156,6 +159,7 @@ def load_embedder(
     windows: WindowSettings = DEFAULT_WINDOWS,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
+    quantization_config: MusicFMInt8Config | None = None,
 ) -> tuple[Embedder, str]:
     """
     Load a model for an index.
@@ -166,6 +170,7 @@ def load_embedder(
         windows ([`WindowSettings`]): Layer and windows for encoders; batch size.
         dtype (`torch.dtype`): dtype of the weights.
         device (*optional*): Device of the model; the CPU by default.
+        quantization_config ([`MusicFMInt8Config`], *optional*): Quantizes the model while it is loaded.
 
     Returns:
         The embedder, and the revision of the weights; see [`musicfm_hf.inference.model_files.resolve_model`].
@@ -176,8 +181,10 @@ def load_embedder(
     """
     folder, commit = resolve_model(name, revision)
     if is_exported(folder):  # in its own precision, on the CPU
-        return EncoderEmbedder(load_encoder(folder, dtype, None, torch.device("cpu")), windows), commit
-    model = AutoModel.from_pretrained(folder, dtype=dtype).to(device or "cpu").eval()
+        encoder = load_encoder(folder, dtype, None, torch.device("cpu"), quantization_config)
+        return EncoderEmbedder(encoder, windows), commit
+    model = AutoModel.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config)
+    model = model.to(device or "cpu").eval()
     if isinstance(model, MusicFMModel):
         return EncoderEmbedder(model, windows), commit
     if not (hasattr(model, "get_audio_features") and hasattr(model, "get_text_features")):

@@ -21,6 +21,7 @@ EXACT, IVFPQ = "exact", "ivfpq"
 
 # Settings that vectors depend on → the flag of `musicfm index` that sets them.
 FLAGS = {
+    "quantization": "--quantize",
     "weights": "--model",
     "layer": "--layer",
     "passage_seconds": "--passage_seconds",

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from ..audio.reading import load_audio
 from ..data.identity import audio_place, audio_state
 from ..inference.embedding import WindowSettings
+from ..inference.precision import quantization_config
 from .duplicates import THRESHOLD, DuplicateGroup, find_duplicates
 from .embedders import Embedder, load_embedder
 from .faiss_index import FaissIndex
@@ -224,7 +225,9 @@ class SearchIndex:
         name = self._model or self.manifest.model
         revision = None if self._model or Path(name).is_dir() else self.manifest.revision
         try:
-            embedder, _ = load_embedder(name, revision, windows, getattr(torch, made["dtype"]), self._device)
+            quantization = quantization_config(made.get("quantization"), "cpu")
+            device = "cpu" if quantization else self._device
+            embedder, _ = load_embedder(name, revision, windows, getattr(torch, made["dtype"]), device, quantization)
         except (OSError, HFValidationError) as error:
             raise OSError(
                 f"The model {name} of the index cannot be loaded ({error}). If it has moved, pass it as `--model`."

@@ -9,6 +9,7 @@ from ..model.adapters_musicfm import find_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
+from ..model.int8_musicfm import check_float
 from ..model.modeling_musicfm import MusicFMModel
 from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 from ..model.processing_text_audio_musicfm import MusicFMTextAudioProcessor
@@ -83,6 +84,7 @@ def _load(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, MusicFM
             f"{name} is not a model of music and text. Pass an encoder of music as `--audio_model`, and an "
             "XLM-RoBERTa as `--text_model`."
         )
+    check_float(config, name, "trained")
     for key, value in arguments.model_settings().items():
         present = getattr(config, key)
         wanted = {**present, **value} if isinstance(value, dict) else value
@@ -107,6 +109,7 @@ def _build_new(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, Mu
         raise ValueError(f"`--audio_model` must be an encoder of this package, got a {audio_config.model_type} model.")
     if not isinstance(text_config, XLMRobertaConfig):
         raise ValueError(f"`--text_model` must be an XLM-RoBERTa, got a {text_config.model_type} model.")
+    check_float(audio_config, arguments.audio_model, "trained")
     config = MusicFMTextAudioConfig(
         audio_config=MusicFMConfig.from_dict(audio_config.to_dict()),
         text_config=XLMRobertaConfig.from_dict(text_config.to_dict()),

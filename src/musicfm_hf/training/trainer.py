@@ -123,7 +123,7 @@ class ResumableTrainer(Trainer):
 
     def _point_to_best(self, run_dir: Path, name: str) -> None:
         """Set the path of the best checkpoint in the state of the Trainer, on every process."""
-        if self.state.best_global_step:
+        if self.state.best_global_step is not None:  # 0 for a model that was best before the first step
             best = run_dir / f"checkpoint-{self.state.best_global_step}"
             if best.is_dir() or best.name == name:
                 self.state.best_model_checkpoint = str(best)
