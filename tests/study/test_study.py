@@ -135,6 +135,17 @@ def test_some_levels_only(small):
         plan_cells(small, only={"rate": ["25 Hz"]})
     with pytest.raises(ValueError, match=r"unknown level of encoder 'brt'. Did you mean 'bert'\?"):
         plan_cells(small, only={"encoder": ["brt"]})
+    with pytest.raises(ValueError, match=r"No cell of the plan has these levels.*`--grid` combines all levels"):
+        plan_cells(small, only={"encoder": ["bert"], "Rate of frames": ["50 Hz"]})
+    assert len(plan_cells(small, grid=True, only={"encoder": ["bert"], "Rate of frames": ["50 Hz"]})) == 1
+
+
+def test_names_of_cells_differ(small, tmp_path):
+    with pytest.raises(ValueError, match="Two cells are called encoder_bert-seed0"):
+        plan_cells(replace(small, factors={"encoder": {"conformer": {}, "bert": {}, "BERT": {}}}))
+    numbers = read_study(str(write(tmp_path, TINY | {"factors": {"size": {4: {}, 8: None}}})))
+    assert [cell.name for cell in plan_cells(numbers)] == ["base-seed0", "size_8-seed0"]
+    assert [cell.levels for cell in plan_cells(numbers, only={"size": ["8"]})] == [{"size": "8"}]
 
 
 def test_cells_with_the_same_tokens_share_a_quantizer(tmp_path):
@@ -179,6 +190,7 @@ def test_studies_of_the_package():
         ({"factor": {}}, r"unknown entry 'factor'. Did you mean 'factors'\?"),
         ({"factors": {}}, "has no `factors`"),
         ({"factors": {"encoder": {"bert": "big"}}}, "level 'bert' of 'encoder' .* must be a mapping"),
+        ({"factors": {"encoder": ["bert"]}}, "factor .encoder. .* must map levels to settings"),
         (
             {"findings": [{"factor": "coder", "level": "b", "claim": "", "expected": "worse"}]},
             "unknown factor 'coder'",
@@ -266,7 +278,7 @@ def test_study_is_interrupted_and_resumed(run, monkeypatch, capsys):
             run("resumed", *only)
     folder, steps = run("resumed", *only, "--only", "tokens", "random")
     assert steps == (0, 12)  # no pretraining, and three probes: two hidden states and their sum
-    assert "1 of 1 cells are finished" in capsys.readouterr().out
+    assert "1 of 3 cells are finished" in capsys.readouterr().out
     before = {path: path.read_bytes() for path in (folder / "results").iterdir()}
     original = PretrainingTrainer.training_step
 
@@ -287,7 +299,7 @@ def test_study_is_interrupted_and_resumed(run, monkeypatch, capsys):
     assert all(path.read_bytes() == content for path, content in before.items())
     assert len(list((folder / "quantizers").iterdir())) == 1
     summary = json.loads((folder / "study.json").read_text())
-    assert summary["cells"] == {"planned": 2, "finished": 2}
+    assert summary["cells"] == {"planned": 3, "finished": 2}
     for variant in ("base", "tokens_k_means"):
         contents = json.loads((results / f"{variant}-seed0.json").read_text())
         layers = contents["tasks"]["key"]["layers"]
@@ -334,7 +346,7 @@ def test_shards_run_different_cells(run):
         folder, steps = run("shared", *only, "--shard", shard)
         assert steps == (4, 12)
     assert run("shared", *only)[1] == (0, 0)
-    assert json.loads((folder / "study.json").read_text())["cells"] == {"planned": 2, "finished": 2}
+    assert json.loads((folder / "study.json").read_text())["cells"] == {"planned": 3, "finished": 2}
 
 
 def test_a_cell_that_another_process_runs_is_left_to_it(run, tmp_path_factory):

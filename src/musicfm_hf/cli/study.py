@@ -87,8 +87,8 @@ def leave_process_group() -> tuple[int, int]:
     for name in _OF_PROCESS_GROUP:
         os.environ.pop(name, None)
     if processes > 1 and local is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(local)] if visible else local
+        devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or local).split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(local) % len(devices)]
     return process, processes
 
 
@@ -100,6 +100,7 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
     from .training import prepare_process
 
     study = read_study(own.study)
+    planned = plan_cells(study, own.grid)
     cells = plan_cells(study, own.grid, {words[0]: words[1:] for words in own.only})
     data, data_of_tasks = _labeled_data(own.data, study.tasks)
     places = Places(own.train, own.validation, data, own.output_dir, data_of_tasks)
@@ -111,8 +112,8 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
         places.require()
         prepare_process(parse_pretraining(of_process[0], places)[2])
         run_study(study, of_process, places, _print_scores)
-    if own.report or any(places.results(cell).is_file() for cell in cells):
-        summary = write_report(study, cells, places)
+    if own.report or any(places.results(cell).is_file() for cell in planned):
+        summary = write_report(study, planned, places)
         print("{finished} of {planned} cells are finished".format(**summary["cells"]), end=": ")
         print(places.output_dir / "study.md")
 

@@ -170,7 +170,7 @@ def check_study(study: Study, cells: Sequence[Cell], places: Places) -> None:
     record = {"train": [source.identity for source in sources]} | songs
     path = places.output_dir / "inputs.json"
     if path.is_file():
-        require_same_settings(path, json.loads(path.read_text(encoding="utf-8")), record, "--output_dir")
+        require_same_settings(places.output_dir, json.loads(path.read_text(encoding="utf-8")), record, "--output_dir")
     elif cells:
         write_json(path, record)
 
@@ -214,7 +214,10 @@ def run_study(
 def _run_cell(study: Study, cell: Cell, places: Places) -> dict[str, Any]:
     """Pretrain and probe, and write the results of a cell."""
     folder, settings = places.folder(cell), recorded_settings(study, cell)
-    write_json(folder / "cell.json", {"settings": settings})
+    record = folder / "cell.json"
+    if not record.is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # a model without its record may have been made with other settings
+    write_json(record, {"settings": settings})
     prepare_inputs(study, cell, places)
     finished = folder / "results.json"  # written last
     if not finished.is_file():
@@ -251,26 +254,31 @@ def _task_results(folder: Path, layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare_inputs(study: Study, cell: Cell, places: Places) -> None:
     """Make what cells share, once for all processes: statistics of the music, lists of songs, and quantizers."""
+    sources = [open_source(source) for source in places.train]
+    statistics = places.output_dir / "stats.json"
     with FileLock(places.output_dir / ".inputs.lock"):
-        sources = [open_source(source) for source in places.train]
-        statistics = places.output_dir / "stats.json"
         if pretraining_settings(cell, places).get("stats") == str(statistics):
             measure_statistics(statistics, sources, STATISTICS_SEED)
         if cell.songs < 1:
             paths = _choose_songs(sources, cell.songs)
             write_text(_songs_file(cell, places), "".join(f"{path}\n" for path in paths), errors="surrogateescape")
-        if cell.quantizer is not None:
-            arguments = _quantizer_arguments(study, cell, places)
-            record = {"settings": dict(_flatten(study.quantizer))}
-            path = Path(arguments.output_dir) / "study.json"  # written last
-            if path.is_file():
-                recorded = json.loads(path.read_text(encoding="utf-8"))["settings"]
-                current = dict.fromkeys(recorded) | record["settings"]
-                require_same_settings(arguments.output_dir, recorded, current, "--output_dir")
-                return
+    if cell.quantizer is not None:
+        _prepare_quantizer(study, cell, places)
+
+
+def _prepare_quantizer(study: Study, cell: Cell, places: Places) -> None:
+    """Train the quantizer of a cell, or check the settings of the one that exists."""
+    arguments = _quantizer_arguments(study, cell, places)
+    folder, settings = Path(arguments.output_dir), dict(_flatten(study.quantizer))
+    path = folder / "study.json"  # written last
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # other processes wait for it
+        if not path.is_file():
             logger.info("training the quantizer %s", cell.quantizer)
             train_quantizer(arguments)
-            write_json(path, record)
+            write_json(path, {"settings": settings})
+        recorded = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        require_same_settings(folder, recorded, dict.fromkeys(recorded) | settings, "--output_dir")
 
 
 def _quantizer_arguments(study: Study, cell: Cell, places: Places) -> QuantizerArguments:

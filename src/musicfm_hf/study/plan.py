@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
@@ -132,16 +133,24 @@ def read_study(name: str) -> Study:
     _check_names(entries, [field.name for field in fields(Study)], name, "entry")
     if missing := [entry for entry in ("pretrain", "tasks", "factors") if not entries.get(entry)]:
         raise ValueError(f"{name} has no `{missing[0]}`.")
-    if not all(entries["factors"].values()):
-        raise ValueError(f"Each factor of {name} needs at least one level: the first is that of the base.")
-    for factor, levels in entries["factors"].items():
-        for level, settings in levels.items():
-            if not isinstance(settings or {}, dict):
-                raise ValueError(f"The level {level!r} of {factor!r} in {name} must be a mapping of settings.")
+    entries["factors"] = _read_factors(entries["factors"], name)
     for task in entries["tasks"]:
         get_task(task)  # raises for an unknown task
     findings = [_read_finding(finding, entries, name) for finding in entries["findings"]]
     return Study(**entries | {"findings": findings})
+
+
+def _read_factors(factors: Mapping[Any, Any], name: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the factors with names as text, because YAML reads some, such as 25, as numbers."""
+    named: dict[str, dict[str, dict[str, Any]]] = {}
+    for factor, levels in factors.items():
+        if not isinstance(levels, dict) or not levels:
+            raise ValueError(f"The factor {factor!r} in {name} must map levels to settings; the first is the base's.")
+        for level, settings in levels.items():
+            if not isinstance(settings or {}, dict):
+                raise ValueError(f"The level {level!r} of {factor!r} in {name} must be a mapping of settings.")
+        named[str(factor)] = {str(level): settings or {} for level, settings in levels.items()}
+    return named
 
 
 def _read_finding(entries: Mapping[str, Any], study: Mapping[str, Any], name: str) -> Finding:
@@ -180,7 +189,8 @@ def plan_cells(study: Study, grid: bool = False, only: Mapping[str, Sequence[str
         only: Factor → levels to which the plan is restricted.
 
     Raises:
-        ValueError: `only` names an unknown factor or level, or settings are not those of a configuration.
+        ValueError: `only` names an unknown factor or level or leaves no cell, two cells have the same name, or
+            settings are not those of a configuration.
     """
     base = study.base
     for factor, levels in (only or {}).items():
@@ -194,14 +204,25 @@ def plan_cells(study: Study, grid: bool = False, only: Mapping[str, Sequence[str
         for factor, of_factor in study.factors.items():
             variants += [base | {factor: level} for level in list(of_factor)[1:]]
     chosen = [levels for levels in variants if all(levels[factor] in names for factor, names in (only or {}).items())]
-    return [_plan_cell(study, levels, seed) for seed in study.seeds for levels in chosen]
+    if not chosen:
+        raise ValueError(
+            "No cell of the plan has these levels. Where one factor at a time differs from the base, `--only` must "
+            "allow the base's levels of the other factors; `--grid` combines all levels."
+        )
+    cells = [_plan_cell(study, levels, seed) for seed in study.seeds for levels in chosen]
+    if repeated := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
+        raise ValueError(
+            f"Two cells are called {repeated[0]}: list each seed once, and use names of levels that differ in letters "
+            "or digits."
+        )
+    return cells
 
 
 def _plan_cell(study: Study, levels: Mapping[str, str], seed: int) -> Cell:
     """Combine the settings of the recipes, of the study and of the levels."""
     settings = merge_settings(read_recipe(*study.pretrain, kind="pretrain"), study.settings)
     for factor, level in levels.items():
-        settings = merge_settings(settings, study.factors[factor][level] or {})
+        settings = merge_settings(settings, study.factors[factor][level])
     songs = settings.pop(SONGS, 1.0)
     if not 0 < songs <= 1:
         raise ValueError(f"`songs` must be a share of the training songs, greater than 0 and at most 1, got {songs}.")

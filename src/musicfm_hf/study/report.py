@@ -167,15 +167,17 @@ def _layers(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _restore_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Replace null with nan in the scores that [`summarize_layers`] returned."""
     weighted = entry["weighted_sum"]
+    validation, test = _number(weighted["validation"]), _restore_score(weighted["test"])
     return dict(entry) | {
         "validation": [_number(value) for value in entry["validation"]],
         "test": [_number(value) for value in entry["test"]],
-        "weighted_sum": weighted
-        | {
-            "validation": _number(weighted["validation"]),
-            "test": weighted["test"] | {"mean": _number(weighted["test"]["mean"])},
-        },
+        "test_of_best": None if entry["best"] is None else _restore_score(entry["test_of_best"]),
+        "weighted_sum": weighted | {"validation": validation, "test": test},
     }
+
+
+def _restore_score(score: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(score) | {"mean": _number(score["mean"])}
 
 
 def _number(value: float | None) -> float:

@@ -68,8 +68,8 @@ def _table(study: Study, summary: Mapping[str, Any]) -> str:
         shown = ["" if score is None else _score(score) for score in scores]
         lines.append(_line([variant, *row["levels"].values(), f"{row['parameters'] / 1e6:.1f}M", *shown]))
     note = (
-        "The rows of the paper come from other and far more music, larger models and other test songs: compare "
-        "differences between rows, not scores."
+        "The rows of the paper come from other training music and other test songs: compare differences between rows, "
+        "not scores."
     )
     return "\n".join(lines) + (f"\n\n{note}" if study.paper else "")
 
