@@ -8,6 +8,6 @@ STEPS = [
     {"inference", "pretraining", "conversion"},
     {"search", "evaluation", "integrations", "export"},
     {"finetuning"},
-    {"text_audio"},
+    {"text_audio", "study"},
     {"cli"},
 ]

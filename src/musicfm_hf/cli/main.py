@@ -26,6 +26,7 @@ SECTIONS = {
         "evaluate": "score saved models on whole songs",
         "baselines": "score classical and trivial methods on the same songs",
         "layers": "probe every layer of encoders and plot the scores",
+        "study": "pretrain variants of an encoder, probe them, and report what each choice changes",
     },
     "Share": {
         "push": "push a model, an adapter or a quantizer to the Hub, with its card",

@@ -18,7 +18,7 @@ from .arguments import DataArguments, ModelArguments, PretrainingArguments, Quan
 from .data import open_music
 
 # Settings that a quantizer depends on. A model that predicts its tokens must have the same values.
-_QUANTIZER_FIELDS = [
+QUANTIZER_FIELDS = [
     "quantizer_type",
     "num_codebooks",
     "codebook_size",
@@ -114,14 +114,14 @@ def values_with_statistics(
         return values
     path = Path(settings.stats or Path(output_dir) / "stats.json")
     if settings.stats is None:
-        _measure(path, sources, seed)
+        measure_statistics(path, sources, seed)
     elif not path.is_file():
         raise ValueError(f"The file {path} does not exist.")
     by_band = values.get("front_end") == "convnext" and settings.statistics == "band"
     return mel_values(settings.statistics, path, input_by_band=by_band) | values
 
 
-def _measure(path: Path, sources: Sequence[ListedSource | StreamedSource], seed: int) -> None:
+def measure_statistics(path: Path, sources: Sequence[ListedSource | StreamedSource], seed: int) -> None:
     """
     Measure an hour of the training music, unless the file exists and was measured on the same songs.
 
@@ -172,7 +172,7 @@ def load_quantizer(model: MusicFMForPreTraining, folder: str) -> None:
     config, source_config = model.config, source.config
     differences = [
         f"`{name}` is {getattr(source_config, name)} there and {getattr(config, name)} here"
-        for name in _QUANTIZER_FIELDS
+        for name in QUANTIZER_FIELDS
         if getattr(source_config, name) != getattr(config, name)
     ]
     if differences:

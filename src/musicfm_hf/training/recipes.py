@@ -105,7 +105,7 @@ def read_recipe(*names: str, kind: str | None = None, flags: Mapping[str, Any] |
     for layers in recipes:
         merged: dict[str, Any] = {}
         for layer in layers:
-            merged = _merge(merged, _resolve_sections(layer, known))
+            merged = merge_settings(merged, _resolve_sections(layer, known))
         settings |= {name: value for name, value in merged.items() if value is not None}
     return settings
 
@@ -152,7 +152,22 @@ def parse_recipe(
     settings = read_recipe(*names, kind=kind, flags=vars(parser.parse_known_args(argv)[0]))
     chosen = {name: value for name, value in settings.items() if keys is None or name in keys}
     from_recipes = [flag for name, value in chosen.items() for flag in _as_flags(_present_name(name, renamed), value)]
-    arguments = [*from_recipes, *argv]  # later flags win
+    return _parse_words(parser, [*from_recipes, *argv])  # later flags win
+
+
+def parse_settings(argument_classes: Sequence[type], settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """
+    Create instances of argument classes from settings, such as those that [`read_recipe`] returns.
+
+    Raises:
+        ValueError: A setting belongs to none of the classes, or a class rejects a value.
+    """
+    words = [word for name, value in settings.items() if value is not None for word in _as_flags(name, value)]
+    return _parse_words(_make_parser(argument_classes, None, None), words)
+
+
+def _parse_words(parser: "_Parser", arguments: Sequence[str]) -> tuple[Any, ...]:
+    """Parse flags into the argument classes of the parser."""
     _, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = next((word for word in unknown if word.startswith("--")), unknown[0]).partition("=")[0]
@@ -272,12 +287,12 @@ def _resolve_sections(layer: dict[str, Any], known: Mapping[str, Any]) -> dict[s
     return settings
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` overridden by `over`, with mappings merged key by key."""
+def merge_settings(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings `base` overridden by `over`, with mappings merged key by key."""
     merged = dict(base)
     for name, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merge(merged[name], value) if both else value
+        merged[name] = merge_settings(merged[name], value) if both else value
     return merged
 
 
