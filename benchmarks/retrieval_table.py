@@ -71,13 +71,18 @@ def cell(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def compared(cells: dict[str, Any]) -> list[tuple[str, str]]:
     """
     Return the pairs of rows whose difference is shown: the means and the best probe against the baselines and the
-    random encoder, and the other methods against the probe with the same loss. The best probe is that on the
-    validation songs.
+    random encoder, the best model with a trained encoder against the baselines, and the other methods against the probe
+    with the same loss. The best are those on the validation songs.
     """
-    probes = [row for row in cells if row.startswith(PROBE)]
-    best = max(probes, key=lambda row: cells[row]["validation_score"], default="")
+
+    def best(rows: list[str]) -> str:
+        return max(rows, key=lambda row: cells[row]["validation_score"], default="")
+
+    trained = [row for row in cells if row in TRAINED]
+    probe = best([row for row in trained if row.startswith(PROBE)])
     pairs = [(MEANS[1], row) for row in ("mfcc", "chroma_fourier", MEANS[0])]
-    pairs += [(best, row) for row in (*RETRIEVAL_BASELINES, RANDOM_PROBE, MEANS[1])]
+    pairs += [(probe, row) for row in (*RETRIEVAL_BASELINES, RANDOM_PROBE, MEANS[1])]
+    pairs += [(best([row for row in trained if not row.startswith(PROBE)]), row) for row in RETRIEVAL_BASELINES]
     pairs += [(f"{method}, {loss}", f"{PROBE}, {loss}") for method in METHODS if method != PROBE for loss in LOSSES]
     return [(ours, theirs) for ours, theirs in pairs if ours in cells and theirs in cells]
 
