@@ -71,8 +71,8 @@ def cell(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def compared(cells: dict[str, Any]) -> list[tuple[str, str]]:
     """
     Return the pairs of rows whose difference is shown: the means and the best probe against the baselines and the
-    random encoder, the best model with a trained encoder against the baselines, and the other methods against the probe
-    with the same loss. The best are those on the validation songs.
+    random encoder, the best model with a trained encoder against the baselines, and the other methods against the
+    probe with the same loss. The best are those on the validation songs.
     """
 
     def best(rows: list[str]) -> str:
