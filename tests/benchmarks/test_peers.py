@@ -330,7 +330,6 @@ def test_our_runs_are_read_from_folders_and_from_recorded_runs(tmp_path):
         peers.our_runs(arguments(tmp_path, tmp_path, ours=["no such run"]), "tunes")
 
 
-@pytest.mark.skipif(not (RESULTS / "peers.json").is_file(), reason="not recorded")
 def test_the_recorded_table_is_that_of_its_json():
     results = json.loads((RESULTS / "peers.json").read_text(encoding="utf-8"))
     assert report(results) == (RESULTS / "peers.md").read_text(encoding="utf-8")

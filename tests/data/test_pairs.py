@@ -8,7 +8,9 @@ import torch
 from helpers.models import TINY
 
 from musicfm_hf import MusicFMConfig
+from musicfm_hf.data.examples import collate_examples
 from musicfm_hf.data.pairs import PairCrops, limit_groups
+from musicfm_hf.model.losses_musicfm import IGNORED
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.retrieval import get_retrieval_task
 
@@ -108,3 +110,27 @@ def test_short_phrases_are_used_whole():
 def test_limit_counts_songs_with_all_versions():
     assert [song.id for song in limit_groups(songs_of(), 2)] == ["0", "0_v2", "1", "1_v2"]
     assert len(limit_groups(songs_of(), None)) == 6
+
+
+def test_pitch_labels_follow_the_changes_of_the_audio_and_end_with_it():
+    """Of a crop of 100 frames, 30 could be decoded."""
+    calls = []
+
+    def read_changed(song, start, frames, generator):
+        return {"input_values": torch.zeros(8), "tempo": 1.5, "semitones": -2, "audio_frames": 30}
+
+    def pitch_labels(song, start, frames, tempo, semitones):
+        calls.append((song.id, frames, tempo, semitones))
+        return torch.ones(frames, 24)
+
+    songs = songs_of()
+    crops = PairCrops(CONFIG, get_retrieval_task("same_material"), songs, read_changed, 4, 4.0, 0, 2, pitch_labels)
+    item = crops[0]
+    assert item.keys() == {"input_values", "pitch_labels", "labels"}
+    assert calls[0][1:] == (100, 1.5, -2)
+    assert (item["pitch_labels"][:30] == 1).all()
+    assert (item["pitch_labels"][30:] == IGNORED).all()
+    shorter = item | {"pitch_labels": item["pitch_labels"][:20]}
+    batch = collate_examples([item, shorter])["pitch_labels"]
+    assert batch.shape == (2, 100, 24)
+    assert (batch[1, 20:] == IGNORED).all()

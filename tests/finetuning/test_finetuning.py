@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
+from helpers.finetuning import InterruptAt, InterruptedRunError
 from helpers.models import TINY, config_of, random_model
 from helpers.runs import without_clock
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForAudioFrameClassification, TrainerCallback, TrainerControl, set_seed
+from transformers import AutoConfig, AutoModelForAudioFrameClassification, TrainerControl, set_seed
 
 from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, load_audio
 from musicfm_hf.data.labeled import LabeledSong
@@ -322,19 +323,6 @@ def test_the_same_seed_gives_the_same_run(places, finished, tmp_path, method):
 def test_another_seed_gives_another_run(places, finished, tmp_path):
     other = tune(places, tmp_path / "run", "probe", "--seed", "7")
     assert history(other)[0]["loss"] != history(finished("probe"))[0]["loss"]
-
-
-class InterruptedRunError(Exception):
-    """What ends a run."""
-
-
-class InterruptAt(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise InterruptedRunError
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,6 +22,7 @@ from musicfm_hf.finetuning.pitch_maps import (
 )
 from musicfm_hf.inference.feature_cache import FeatureCache
 from musicfm_hf.model.heads_musicfm import MusicFMEmbeddingHead
+from musicfm_hf.model.losses_musicfm import IGNORED
 from musicfm_hf.tasks.annotations import Segment
 
 CONFIG = MusicFMConfig(**TINY | {"pitch_maps": 2, "contrastive_loss": "info_nce"})
@@ -52,14 +53,14 @@ def targets_of(chroma, num_maps=2):
 def test_targets_are_the_root_of_chroma_and_the_chord():
     chroma = np.zeros((12, 40), dtype=np.float32)
     chroma[2, 10:], chroma[5, 0] = 0.25, 1.0
-    targets = targets_of({"a": chroma})(song_of("a"), 0, 200)  # 8 s, of which chroma covers the first 3.4
-    assert targets.shape == (200, 24)
+    targets = targets_of({"a": chroma})(song_of("a"), 0, 85)  # 3.4 s
+    assert targets.shape == (85, 24)
     assert targets.dtype == torch.float32
     assert targets[0].nonzero().flatten().tolist() == [5, 12, 16, 19, 23]  # F sounds, over C E G B
     second = round(10 / CHROMA_RATE * CONFIG.frame_rate)
     assert targets[second + 1, 2] == 0.5  # the root of a quarter
-    assert targets[-1].nonzero().flatten().tolist() == [2, 12, 16, 21]  # the last chroma; A C E
-    assert targets_of({"a": chroma}, 1)(song_of("a"), 0, 200).shape == (200, 12)
+    assert targets[80].nonzero().flatten().tolist() == [2, 12, 16, 21]  # D sounds, over A C E
+    assert targets_of({"a": chroma}, 1)(song_of("a"), 0, 80).shape == (80, 12)
 
 
 @pytest.mark.parametrize(("tempo", "semitones"), [(1.0, 0), (1.25, 3), (0.8, -2)])
@@ -79,6 +80,19 @@ def test_targets_of_a_crop_follow_its_tempo_and_transposition(tempo, semitones):
     last = 30 + 59 * tempo
     at_end = [0, 4, 7, 11] if last < 50 else [] if last < 75 else [0, 4, 9]
     assert chord == sorted((tone + semitones) % 12 for tone in at_end)
+
+
+def test_frames_after_the_end_of_the_audio_have_no_targets():
+    """A file may be truncated, while its annotations go on."""
+    chroma = np.ones((12, 40), dtype=np.float32)  # 3.4 s
+    song, targets = song_of("a"), targets_of({"a": chroma})
+    whole = int(40 / CHROMA_RATE * CONFIG.frame_rate) + 1
+    crop = targets(song, 70, 60)
+    assert (crop[: whole - 70] != IGNORED).all()
+    assert (crop[whole - 70 :] == IGNORED).all()
+    faster = targets(song, 70, 60, tempo=2.0, semitones=1)  # reaches the end in half of the frames
+    assert int((faster[:, 0] != IGNORED).sum()) == pytest.approx((whole - 70) / 2, abs=1)
+    assert (targets(song, 200, 10) == IGNORED).all()
 
 
 def test_chroma_of_audio_is_cached(tmp_path):

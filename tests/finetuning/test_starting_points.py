@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers.finetuning import SHORT, SHORT_RETRIEVAL
+from helpers.finetuning import SHORT, SHORT_RETRIEVAL, InterruptAt, InterruptedRunError
 from helpers.models import TINY
 from helpers.runs import without_clock
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForAudioFrameClassification, TrainerCallback
+from transformers import AutoModelForAudioFrameClassification
 
 from musicfm_hf import MusicFMConfig, MusicFMModel
 from musicfm_hf.data.labeled import LabeledSong
@@ -150,19 +150,6 @@ def test_the_model_before_the_first_step_may_be_the_best(places, tmp_path, monke
     assert all(head(run)[name].equal(tensor) for name, tensor in probe.trained.state_dict().items())
     matrices = [tensor for name, tensor in run.trained.named_parameters() if "lora_B" in name]
     assert not any(tensor.any() for tensor in matrices)
-
-
-class InterruptedRunError(Exception):
-    """Ends a run."""
-
-
-class InterruptAt(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise InterruptedRunError
 
 
 @pytest.mark.parametrize(("method", "step"), [("full", 1), ("full", 3), ("lora", 3)])

@@ -248,18 +248,19 @@ def test_pitch_loss_worked_out():
     config = MusicFMConfig(**TINY | SIZES | {"pitch_maps": 1})
     labels = torch.zeros(1, 2, 12)
     labels[0, 0], labels[0, 1] = 1.0, -1.0  # mean 0, variance 1
-    assert pitch_loss(config, labels, labels, None) == 0
-    assert pitch_loss(config, torch.zeros_like(labels), labels, None).item() == pytest.approx(1.0)
-    assert pitch_loss(config, 0.5 * labels, labels, None).item() == pytest.approx(0.25)
-    padded = torch.cat([labels, torch.full((1, 3, 12), 9.0)], dim=1)
+    assert pitch_loss(config, labels, labels) == 0
+    assert pitch_loss(config, torch.zeros_like(labels), labels).item() == pytest.approx(1.0)
+    assert pitch_loss(config, 0.5 * labels, labels).item() == pytest.approx(0.25)
+    padded = torch.cat([labels, torch.full((1, 3, 12), -100.0)], dim=1)
     maps = torch.cat([0.5 * labels, torch.full((1, 3, 12), -7.0)], dim=1)
-    assert pitch_loss(config, maps, padded, torch.tensor([2])).item() == pytest.approx(0.25)
+    assert pitch_loss(config, maps, padded).item() == pytest.approx(0.25)
+    assert pitch_loss(config, maps[:, 2:], padded[:, 2:]) == 0  # nothing to learn from
     two = MusicFMConfig(**TINY | SIZES | {"pitch_maps": 2})
     both = torch.cat([labels, 3 * labels], dim=-1)  # each map is compared with its own variance
     guess = torch.cat([0.5 * labels, torch.zeros_like(labels)], dim=-1)
-    assert pitch_loss(two, guess, both, None).item() == pytest.approx(1.25)
+    assert pitch_loss(two, guess, both).item() == pytest.approx(1.25)
     with pytest.raises(ValueError, match=r"must have shape \(1, 2, 24\).*got \(1, 2, 12\)"):
-        pitch_loss(two, both, labels, None)
+        pitch_loss(two, both, labels)
 
 
 def test_with_pitch_labels_pairs_train_only_the_part_after_the_maps():

@@ -209,7 +209,7 @@ def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
     Returns:
         `input_values` `(batch, samples)`, float32, with `attention_mask` if lengths differ, or `hidden_states`
         `(batch, frames, …)` with `counts` `(batch,)`; `labels`, float32 or int64, with -100 after the last label
-        frame of an item; and `pitch_labels`, float32, with zeros after the last frame.
+        frame of an item; and `pitch_labels`, float32, with -100 after the last frame.
 
     Raises:
         ValueError: if values are missing, or have other shapes.
@@ -227,7 +227,7 @@ def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
         if int(lengths.min()) < int(lengths.max()):
             batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     if "pitch_labels" in items[0]:
-        batch["pitch_labels"] = _stack([torch.as_tensor(item["pitch_labels"]).float() for item in items], 0)
+        batch["pitch_labels"] = _stack([torch.as_tensor(item["pitch_labels"]).float() for item in items], IGNORED)
     labels = [torch.as_tensor(item["labels"]) for item in items if "labels" in item]
     return batch | {"labels": _stack_labels(labels, len(items))} if labels else batch
 

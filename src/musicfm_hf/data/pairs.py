@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.losses_musicfm import IGNORED
 from ..tasks.retrieval import Excerpt, RetrievalTask
 from .labeled import LabeledSong
 
@@ -103,9 +104,10 @@ class PairCrops(Dataset):
         start = first + round(position * (frames - count))
         item = dict(self.read(region.song, start, count, generator))
         tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
-        item.pop("audio_frames", None)
+        audio_frames = item.pop("audio_frames", count)
         if self.pitch_labels is not None:
             item["pitch_labels"] = self.pitch_labels(region.song, start, count, tempo, semitones)
+            item["pitch_labels"][audio_frames:] = IGNORED
         return item
 
 

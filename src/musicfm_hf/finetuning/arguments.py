@@ -85,7 +85,7 @@ class HeadArguments:
 
     @property
     def trains_probe_first(self) -> bool:
-        """Whether the run trains a probe before the encoder, to start from its head."""
+        """True if the run trains a probe before the encoder, to start from its head."""
         return self.method != "probe" and self.probe_steps > 0 and not self.keep_head
 
     def annotation_of(self, song: LabeledSong) -> Any:
@@ -193,6 +193,11 @@ class RetrievalArguments(HeadArguments):
     classes_per_song: int = field(
         default=2, metadata={"help": "Kinds of phrases of a song in a row, which are hard negatives of each other."}
     )
+
+    @property
+    def learns_pitch(self) -> bool:
+        """True if the encoder and the pitch maps are trained on chroma and chords."""
+        return self.pitch_loss and self.method != "probe"
 
     def annotation_of(self, song: LabeledSong) -> Any:
         regions = [region[1:] for region in get_retrieval_task(self.task).regions(song)]

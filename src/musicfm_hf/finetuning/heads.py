@@ -103,8 +103,7 @@ def retrieval_config(
         ValueError: if the maps of a kept head have no targets in the songs, but are trained.
     """
     pitch_maps = base.pitch_maps
-    trains_maps = arguments.pitch_loss and arguments.method != "probe"
-    if trains_maps or not arguments.keep_head:
+    if arguments.learns_pitch or not arguments.keep_head:
         pitch_maps = count_pitch_maps(songs)
     if arguments.keep_head and pitch_maps < base.pitch_maps:
         raise ValueError(

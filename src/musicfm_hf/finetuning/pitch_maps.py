@@ -19,6 +19,7 @@ from ..evaluation.retrieval_baselines import HOP_LENGTH, extract_chroma
 from ..inference.feature_cache import FeatureCache, features_key, padded_crop
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.heads_musicfm import PITCH_CLASSES, MusicFMEmbeddingHead
+from ..model.losses_musicfm import IGNORED
 from ..tasks.annotations import Segment
 from ..tasks.chord_syntax import chord_tones
 
@@ -87,7 +88,7 @@ class PitchTargets:
         self, song: LabeledSong, start: int, frames: int, tempo: float = 1.0, semitones: int = 0
     ) -> torch.Tensor:
         """
-        Return the targets of a crop of a song, float32 `(frames, num_maps * 12)`.
+        Return the targets of a crop of a song, float32 `(frames, num_maps * 12)`; -100 after the end of the audio.
 
         Args:
             start (`int`): First frame, in the song at its own tempo.
@@ -97,11 +98,14 @@ class PitchTargets:
         offset = self.config.frame_offset
         place = start + (np.arange(frames) + offset) * tempo - offset  # frames of the song
         rows = self.cache.read(song, start, int(np.ceil(frames * tempo)) + 1).float().numpy()
-        targets = [rows[np.clip(np.round(place).astype(int) - start, 0, len(rows) - 1)]]
+        index = np.clip(np.round(place).astype(int) - start, 0, None)
+        count = int((index < len(rows)).sum())  # the others are after the end of the audio
+        targets = [rows[index[:count]]]
         if self.num_maps > 1:
-            targets.append(tones_at(song.chords or [], (place + offset) / self.config.frame_rate))
-        rolled = [np.roll(values, semitones, axis=1) for values in targets]
-        return torch.from_numpy(np.concatenate(rolled, axis=1, dtype=np.float32))
+            targets.append(tones_at(song.chords or [], (place[:count] + offset) / self.config.frame_rate))
+        output = np.full((frames, self.num_maps * PITCH_CLASSES), IGNORED, dtype=np.float32)
+        output[:count] = np.concatenate([np.roll(values, semitones, axis=1) for values in targets], axis=1)
+        return torch.from_numpy(output)
 
 
 def fit_pitch_maps(
@@ -123,6 +127,7 @@ def fit_pitch_maps(
             inputs = head.normalize(head.mix(cache.read(song).float()[None]))[0].double()
         ones = torch.ones(len(inputs), 1, dtype=torch.float64)
         rows = torch.cat([inputs, ones, targets(song, 0, len(inputs)).double()], dim=1)
+        rows = rows[rows[:, -1] != IGNORED]
         sums += rows.T @ rows
     moments = sums[: width + 1, : width + 1]
     ridge = RIDGE * moments.diagonal()[:width].mean() * torch.eye(width + 1, dtype=torch.float64)

@@ -156,7 +156,7 @@ def _build(
     if task.method != "probe":
         trained = add_lora(model, task) if task.method == "lora" else model
         for name, parameter in trained.named_parameters():
-            if not task.pitch_loss and "classifier." in name and ".embedding." not in name:
+            if not task.learns_pitch and "classifier." in name and ".embedding." not in name:
                 parameter.requires_grad = False
         return model, trained, None
     model.freeze_base_model()
@@ -190,7 +190,6 @@ def _crops(
     """Return the training crops of all steps."""
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     retrieval_task = get_retrieval_task(task.task)
-    learns_pitch = task.pitch_loss and task.method != "probe"
     crops = PairCrops(
         config,
         retrieval_task,
@@ -200,7 +199,7 @@ def _crops(
         task.crop_seconds or retrieval_task.passage_seconds,
         arguments.seed,
         task.classes_per_song,
-        _pitch_targets(task, arguments, config, splits["train"]) if learns_pitch else None,
+        _pitch_targets(task, arguments, config, splits["train"]) if task.learns_pitch else None,
     )
     crops[0]  # raises before training if the settings do not match the songs
     return crops

@@ -127,7 +127,7 @@ class MusicFMEmbeddingHead(MusicFMHead):
         if pitch_labels is None:
             return self.embedding(maps, counts, labels)
         result = self.embedding(maps.detach(), counts, labels)
-        loss = pitch_loss(self.config, maps, pitch_labels, counts)
+        loss = pitch_loss(self.config, maps, pitch_labels)
         result.loss = loss if result.loss is None else result.loss + loss
         return result
 

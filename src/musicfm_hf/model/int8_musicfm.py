@@ -348,17 +348,17 @@ class MusicFMInt8Quantizer(HfQuantizer):
         return model
 
     def is_serializable(self) -> bool:
-        """Whether the model can be saved."""
+        """True: int8 models can be saved."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Whether the model can be trained."""
+        """False: int8 models have no gradients."""
         return False
 
     @property
     def is_compileable(self) -> bool:
-        """Whether the model can be compiled; the result is not faster than float32."""
+        """True: int8 models can be compiled, but are then not faster than in float32."""
         return True
 
 

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from .configuration_musicfm import MusicFMConfig
-from .padding_musicfm import valid_frames
 
 IGNORED = -100  # label of frames and items without one, as in torch's cross-entropy
 
@@ -68,17 +67,14 @@ def classification_loss(config: MusicFMConfig, logits: torch.Tensor, labels: tor
     return loss
 
 
-def pitch_loss(
-    config: MusicFMConfig, maps: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor | None
-) -> torch.Tensor:
+def pitch_loss(config: MusicFMConfig, maps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     Compute the share of the variance of pitch classes that maps do not explain, summed over the maps: 0 if they equal
     the labels, and 1 for a map that is constant at their mean.
 
     Args:
         maps (`torch.Tensor` of shape `(batch, frames, config.pitch_maps * 12)`): Output of the first part of a head.
-        labels (`torch.Tensor`): Targets of the same shape.
-        counts (`torch.Tensor` of shape `(batch,)`, *optional*): Number of frames in each item that are not padding.
+        labels (`torch.Tensor`): Targets of the same shape. Frames with -100 are ignored.
 
     Raises:
         ValueError: if the labels have another shape.
@@ -88,13 +84,11 @@ def pitch_loss(
             f"`pitch_labels` must have shape {tuple(maps.shape)}: frames, and {config.pitch_maps} maps of 12 pitch "
             f"classes, got {tuple(labels.shape)}."
         )
-    maps, labels = maps.float().unflatten(-1, (config.pitch_maps, -1)), labels.float()
-    labels = labels.unflatten(-1, (config.pitch_maps, -1))  # (batch, frames, maps, 12)
-    mask = maps.new_ones(maps.shape[:2]) if counts is None else valid_frames(0, maps.shape[1], counts).float()
-    weights = mask[..., None, None] / mask.sum().clamp(min=1)
-    mean = (labels * weights).sum((0, 1), keepdim=True)
-    variance = ((labels - mean).square() * weights).sum((0, 1, 3))
-    errors = ((maps - labels).square() * weights).sum((0, 1, 3))
+    mask = (labels != IGNORED).all(-1).float()[..., None, None]  # (batch, frames, 1, 1)
+    maps, labels = (values.float().unflatten(-1, (config.pitch_maps, -1)) for values in (maps, labels))
+    mean = (labels * mask).sum((0, 1), keepdim=True) / mask.sum().clamp(min=1)  # (1, 1, maps, 12)
+    variance = ((labels - mean).square() * mask).sum((0, 1, 3)) / mask.sum().clamp(min=1)
+    errors = ((maps - labels).square() * mask).sum((0, 1, 3)) / mask.sum().clamp(min=1)
     return (errors / variance.clamp(min=1e-3)).sum()
 
 

@@ -902,6 +902,10 @@ class MusicFMForXVector(_MusicFMWithHead):
             labels (`torch.Tensor` of shape `(batch,)`, *optional*): Integers; clips with the same number are the same
                 music. The loss is that of `config.contrastive_loss`, over the clips of this batch, so clips of the
                 same music must be in one batch.
+            pitch_labels (`torch.Tensor` of shape `(batch, frames, config.pitch_maps * 12)`, *optional*): Targets of
+                the pitch maps of the head, from C; frames with -100 are ignored. The loss then includes the share of
+                their variance that the maps do not explain, and the contrastive loss, if `labels` are given, trains
+                only the part of the head after the maps.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
 
         Returns:
