@@ -67,6 +67,7 @@ _POSITIVE_NUMBERS = (
 _NUMBERS_FROM_ZERO = (
     "cqt_loss_weight",
     "mask_noise_std",
+    "unmasked_loss_weight",
     "vicreg_invariance_weight",
     "vicreg_variance_weight",
     "vicreg_covariance_weight",
@@ -189,6 +190,9 @@ class MusicFMConfig(PreTrainedConfig):
             masked frames if no spans overlapped.
         mask_seconds (`float`, defaults to 0.4): Length of a cell or a span.
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
+        unmasked_loss_weight (`float`, defaults to 0.0): Weight of a frame that is not masked in the pretraining loss,
+            where a masked frame has 1; `pred_nomask_weight` in HuBERT's code. Above 0, the encoder also learns to
+            describe the frames that it hears, as it does when it is used.
         mixup_prob (`float`, defaults to 0.0): Probability that excerpts of other items of the batch are added to an
             item in pretraining, as in MERT. Targets are those of the clean waveform, and evaluation is not affected.
         mixup_seconds (`list[float]`, defaults to `[0.5, 1.5]`): Shortest and longest duration of an excerpt, those of
@@ -296,6 +300,7 @@ class MusicFMConfig(PreTrainedConfig):
     mask_prob: float = 0.6
     mask_seconds: float = 0.4
     mask_noise_std: float = 0.1
+    unmasked_loss_weight: float = 0.0
     mixup_prob: float = 0.0
     mixup_seconds: list[float] | tuple[float, ...] = (0.5, 1.5)
     mixup_max_excerpts: int = 3
