@@ -466,8 +466,8 @@ def test_parts_of_a_step_add_up(unmasked_loss_weight, weight):
     total.loss.backward()
     loss = 0
     for rows in (slice(0, 1), slice(1, 3)):
-        own = generators(0, 1, 2)[rows]
-        part = parts(waveforms[rows], mask_time_indices=mask[rows], generator=own, num_items_in_batch=torch.tensor(weight))
+        own = {"generator": generators(0, 1, 2)[rows], "num_items_in_batch": torch.tensor(weight)}
+        part = parts(waveforms[rows], mask_time_indices=mask[rows], **own)
         part.loss.backward()
         loss += part.loss
     torch.testing.assert_close(loss, total.loss)

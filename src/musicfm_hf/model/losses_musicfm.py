@@ -10,8 +10,8 @@ IGNORED = -100  # label of frames and items without one, as in torch's cross-ent
 
 def frame_weight(config: MusicFMConfig, mask: torch.Tensor, has_target: torch.Tensor) -> torch.Tensor:
     """
-    Sum the weights that frames have in the pretraining loss: 1 for masked frames, and `config.unmasked_loss_weight` for
-    the others.
+    Sum the weights of frames in the pretraining loss: 1 for masked frames, and `config.unmasked_loss_weight` for the
+    others.
 
     Args:
         mask, has_target (`torch.Tensor` of shape `(batch, frames)`): Masked frames, and frames with a target.

@@ -155,7 +155,8 @@ def texture(mel: torch.Tensor, attention_mask: torch.Tensor | None, config: Musi
     texture window).
 
     Args:
-        mel (`torch.Tensor` of shape `(batch, mel frames, bands)`): Log-mel spectrogram in dB.
+        mel (`torch.Tensor` of shape `(batch, mel frames, bands)`): Log-mel spectrogram in dB; the frames of an item
+            come first.
         attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
 
     Returns:
@@ -166,7 +167,8 @@ def texture(mel: torch.Tensor, attention_mask: torch.Tensor | None, config: Musi
     mel = mel[:, :frames].float()
     audio = mel.new_ones(mel.shape[:2])
     if attention_mask is not None:
-        audio = attention_mask[:, :: config.hop_length][:, :frames].to(mel.dtype)
+        counts = attention_mask.bool().sum(-1) // config.hop_length
+        audio = valid_frames(0, frames, counts).to(mel.dtype)
     center = (mel * audio[..., None]).sum((1, 2), keepdim=True) / (audio.sum(1)[:, None, None] * mel.shape[2]).clamp(1)
     mel = (mel - center) * audio[..., None]  # small numbers keep their precision when squared
     moments = torch.cat([audio[..., None], mel, mel.square()], dim=-1).unflatten(1, (-1, step)).sum(2)
