@@ -151,7 +151,7 @@ def test_kmeans_features_are_decibels_of_wide_mel_and_chroma():
     audio = torch.from_numpy(music(1.0))[None]
     mel, texture, chroma = quantizer.split(quantizer.features(audio))
     assert (mel.shape, texture.shape, chroma.shape) == ((1, 25, 4 * 40), (1, 25, 2 * 40), (1, 25, 4 * 264))
-    frames = mel.view(100, 40)  # the window of 2 s around the middle token has all of them
+    frames = mel.reshape(100, 40)  # the window of 2 s around the middle token has all of them
     torch.testing.assert_close(texture[0, 12, :40], frames.mean(0), rtol=0, atol=1e-2)
     torch.testing.assert_close(texture[0, 12, 40:], frames.std(0, correction=0), rtol=0, atol=1e-2)
     torch.testing.assert_close(quantizer.features(10 * audio)[..., :160], mel + 20.0, rtol=0, atol=1e-2)
