@@ -5,13 +5,13 @@ The record of the song `a/song` is the hidden file `a/.song.made_from.json`. It 
 of the audio, digests of the models, the windows, and a digest of each file, or null while the files are replaced.
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.identity import audio_state, digest
+from ..data.written_files import read_record, record_path
 from ..training.files import complete_files, write_json
 from .annotators import by_task
 from .embedding import HeadModel, WindowSettings
@@ -59,8 +59,7 @@ class SongFiles:
     @property
     def record_path(self) -> Path:
         """Path of the record."""
-        base = self.folder / self.name
-        return base.with_name(f".{base.name}.made_from.json")
+        return record_path(self.folder / self.name)
 
     def path(self, ending: str) -> Path:
         """Return the path of a file."""
@@ -73,11 +72,8 @@ class SongFiles:
 
     def record(self) -> dict[str, Any]:
         """Return the record; empty if it does not exist or is not a record."""
-        try:
-            record = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) and {*_NOT_COMPARED} <= record.keys() else {}
+        record = read_record(self.folder / self.name)
+        return record if {*_NOT_COMPARED} <= record.keys() else {}
 
     def status(self, made_from: Mapping[str, Any], source: Any) -> str:
         """

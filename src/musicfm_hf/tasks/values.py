@@ -17,6 +17,11 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not text in UTF-8 ({error}).") from error
 
 
+def is_number(text: str) -> bool:
+    """Return whether [`to_number`] accepts a text."""
+    return _NUMBER.fullmatch(text) is not None
+
+
 def to_number(value: object, name: str, place: str) -> float:
     """Convert text or a JSON number to seconds. `name` is its name in error messages."""
     if isinstance(value, int | float) and not isinstance(value, bool):
