@@ -17,8 +17,9 @@ from ..tasks.jams import read_jams
 from ..tasks.label_rows import to_beats, to_segments
 from ..tasks.song_json import labeled_columns, parse_results, read_song_json
 from ..tasks.sonic_visualiser import read_layer
+from .identity import digest
 from .labeled import audio_seconds
-from .written_files import is_as_written, written_digest
+from .written_files import written_digest
 
 # Suffixes of files for one kind of annotation, first the format of the package. Labels of other programs may be points
 # in time, so that the last segment ends with the audio.
@@ -81,7 +82,7 @@ def choose(files: Sequence[AnnotationFile], audio: Any) -> dict[str, Chosen]:
             places[file.path, column] = place
     chosen = {}
     for column, candidates in by_column.items():
-        edited = [file for file in candidates if not is_as_written(file.path, file.song)]
+        edited = [file for file in candidates if not _is_as_written(file)]
         pool = edited or candidates
         pool = [file for file in pool if file.column is not None] or pool[:1]
         events = [_read(file, column, places[file.path, column], audio) for file in pool]
@@ -93,6 +94,11 @@ def choose(files: Sequence[AnnotationFile], audio: Any) -> dict[str, Chosen]:
                 )
         chosen[column] = Chosen(events[0], places[pool[0].path, column])
     return chosen
+
+
+def _is_as_written(file: AnnotationFile) -> bool:
+    """Return whether a file is exactly as `musicfm annotate` wrote it."""
+    return written_digest(file.path, file.song) == digest(file.path.read_bytes())
 
 
 def _columns(file: AnnotationFile) -> Mapping[str, str]:
@@ -151,10 +157,12 @@ def _read(file: AnnotationFile, column: str, place: str, audio: Any) -> Any:
 def _is_same(first: Any, second: Any) -> bool:
     """Return whether annotations are equal up to the rounding of their formats."""
     if isinstance(first, Beats):
-        first, second = ([(time, time, position) for time, position in zip(*beats)] for beats in (first, second))
+        first, second = (
+            list(zip(beats.times, beats.times, beats.positions, strict=True)) for beats in (first, second)
+        )
     elif first and isinstance(first[0], str):
         return list(first) == list(second)
     if [row[2] for row in first] != [row[2] for row in second]:
         return False
-    times = [np.array([row[:2] for row in rows], np.float64) for rows in (first, second)]
-    return bool(np.allclose(*times, rtol=0, atol=_SAME_SECONDS))
+    times, others = (np.array([row[:2] for row in rows], np.float64) for rows in (first, second))
+    return bool(np.allclose(times, others, rtol=0, atol=_SAME_SECONDS))

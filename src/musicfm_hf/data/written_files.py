@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .identity import digest
+CLICK_ENDING = "click.wav"
 
 
 def record_path(base: Path) -> Path:
@@ -38,7 +38,7 @@ def written_digest(path: Path, song: str) -> str | None:
     return files.get(ending) if isinstance(files, dict) else None
 
 
-def is_as_written(path: Path, song: str) -> bool:
-    """Return whether a file is exactly as `musicfm annotate` wrote it. For the arguments, see [`written_digest`]."""
-    written = written_digest(path, song)
-    return written is not None and written == digest(path.read_bytes())
+def is_click_track(path: Path) -> bool:
+    """Return whether a file is a click track that `musicfm annotate --click` wrote, and not a song."""
+    song = path.name.removesuffix(f".{CLICK_ENDING}")
+    return song != path.name and written_digest(path, song) is not None

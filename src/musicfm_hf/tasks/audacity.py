@@ -12,6 +12,8 @@ from .annotations import Beats, Segment, check_beats
 from .label_rows import LabelRow, check_labels, from_beats
 from .values import read_text, to_number
 
+_TIMES = ("the start", "the end")
+
 
 def read_label_track(path: str | os.PathLike) -> list[LabelRow]:
     """
@@ -34,7 +36,7 @@ def read_label_track(path: str | os.PathLike) -> list[LabelRow]:
                 f"{place}: a label of Audacity needs start, end and text, separated by tabs, got {line!r}. Files in "
                 "other formats need another name, such as song.beats or song.chords.lab."
             )
-        start, end = (to_number(field, name, place) for field, name in zip(fields, ("the start", "the end")))
+        start, end = (to_number(field, name, place) for field, name in zip(fields[:2], _TIMES, strict=True))
         if end < start:
             raise ValueError(f"{place}: a label must not end before its start, got {start:g} to {end:g} s.")
         rows.append(LabelRow(start, None if end == start else end, fields[2].strip() if fields[2:] else "", place))
@@ -51,8 +53,8 @@ def write_label_track(path: str | os.PathLike, events: Beats | Sequence[Segment]
     """
     if isinstance(events, Beats):
         check_beats(events, f"The beats for {Path(path).name}")
-        rows = [(time, time, label) for time, label in from_beats(events)]
+        rows: list[tuple[float, float, str]] = [(time, time, label) for time, label in from_beats(events)]
     else:
         check_labels(events, Path(path))
-        rows = [tuple(segment) for segment in events]
+        rows = [(start, end, label) for start, end, label in events]
     write_text(path, "".join(f"{start:.6f}\t{end:.6f}\t{label}\n" for start, end, label in rows))

@@ -102,7 +102,9 @@ def from_json(values: Any, place: str) -> tuple[Any, np.ndarray | None]:
     if isinstance(values, str):
         return values, None
     if isinstance(values, Mapping):
-        return {str(tag): to_number(number, f"the probability of {tag}", place) for tag, number in values.items()}, None
+        return {
+            str(tag): to_number(number, f"the probability of {tag}", place) for tag, number in values.items()
+        }, None
     if not isinstance(values, list) or not all(isinstance(row, Mapping) for row in values):
         raise ValueError(f"{place}: this entry must be a list of beats or segments, got {str(values)[:60]!r}.")
     places = [f"{place}, item {number}" for number in range(1, len(values) + 1)]

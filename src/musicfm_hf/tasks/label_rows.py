@@ -1,10 +1,11 @@
 """
-Labels that people draw in Audacity and Sonic Visualiser, and their conversion to beats and segments. Both programs know
-points in time and regions. Error messages begin with the place that a label was read from.
+Labels that people draw in Audacity and Sonic Visualiser, and their conversion to beats and segments. Both programs
+know points in time and regions. Error messages begin with the place that a label was read from.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,17 +59,17 @@ def to_segments(rows: Sequence[LabelRow], duration: float | None = None) -> list
     _check_order(rows)
     ends = [*(row.start for row in rows[1:]), duration]
     segments, places = [], []
-    for row, end in zip(rows, ends, strict=True):
+    for row, following in zip(rows, ends, strict=True):
         is_point = row.end is None or row.end == row.start
+        end = following if is_point else row.end
         if is_point and row is rows[-1] and row.text.lower() == _END:
             continue
-        if is_point and end is None:
+        if end is None:
             raise ValueError(
                 f"{row.place}: the last label is a point, so its end is not known: make it a region, or add a point "
                 f"labeled {_END!r} where it ends."
             )
-        text = "" if row.text.lower() in _UNNAMED else row.text
-        segments.append(Segment(row.start, end if is_point else row.end, text))
+        segments.append(Segment(row.start, end, "" if row.text.lower() in _UNNAMED else row.text))
         places.append(row.place)
     check_segments(segments, places.__getitem__)
     return segments
@@ -76,9 +77,8 @@ def to_segments(rows: Sequence[LabelRow], duration: float | None = None) -> list
 
 def from_beats(beats: Beats) -> Iterable[tuple[float, str]]:
     """Return the time and the label of each beat: its position, or an empty text if it is unknown."""
-    return [
-        (float(time), str(position) if position else "") for time, position in zip(beats.times, beats.positions)
-    ]
+    pairs = zip(beats.times.tolist(), beats.positions.tolist(), strict=True)
+    return [(time, str(position) if position else "") for time, position in pairs]
 
 
 def check_labels(segments: Sequence[Segment], path: Path) -> None:
@@ -103,7 +103,7 @@ def _position(row: LabelRow) -> int:
 
 def _check_order(rows: Sequence[LabelRow]) -> None:
     """Raise an error if labels do not ascend, which happens if a program exports several tracks into one file."""
-    for before, row in zip(rows, rows[1:], strict=False):
+    for before, row in pairwise(rows):
         if row.start < before.start:
             raise ValueError(
                 f"{row.place}: labels must ascend, got {row.start:g} s after {before.start:g} s. If the project has "

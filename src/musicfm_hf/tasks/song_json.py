@@ -48,9 +48,7 @@ def parse_results(content: dict[str, Any], path: Path) -> dict[str, tuple[Any, n
     Raises:
         ValueError: if an entry is malformed; the message names it.
     """
-    results = {
-        name: from_json(values, f"{path}, {name}") for name, values in content.items() if name not in _OTHERS
-    }
+    results = {name: from_json(values, f"{path}, {name}") for name, values in content.items() if name not in _OTHERS}
     if "beats" in results and not isinstance(results["beats"][0], Beats):
         results["beats"] = (Beats(np.empty(0), np.empty(0, np.int64)), None)  # no beats: an empty list
     return results

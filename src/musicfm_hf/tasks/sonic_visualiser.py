@@ -65,9 +65,7 @@ def _read_columns(path: Path) -> list[LabelRow]:
     """Read text with columns."""
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    reader = csv.reader(
-        io.StringIO(text), delimiter="," if "," in first else "\t", skipinitialspace=True, strict=True
-    )
+    reader = csv.reader(io.StringIO(text), delimiter="," if "," in first else "\t", skipinitialspace=True, strict=True)
     try:
         numbered = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
     except csv.Error as error:
@@ -105,8 +103,8 @@ def _guess_columns(lines: Sequence[tuple[str, Sequence[str]]]) -> dict[str, int]
         values = [to_number(fields[1], "the value", place) for place, fields in lines if len(fields) > 1]
         if len(values) == len(starts) and _may_be_ends(starts, values):
             raise ValueError(
-                f"{lines[0][0]}: the columns may be time,value,label or start,end,label: put one of these two lines at "
-                "the beginning of the file."
+                f"{lines[0][0]}: the columns may be time,value,label or start,end,label: put one of these two lines "
+                "at the beginning of the file."
             )
         return {"start": 0, "label": 2}
     raise ValueError(
@@ -125,9 +123,7 @@ def _guess_numbers(lines: Sequence[tuple[str, Sequence[str]]]) -> dict[str, int]
 def _may_be_ends(starts: Sequence[float], values: Sequence[float]) -> bool:
     """Return whether values could be the ends of segments with these starts."""
     limits = [*starts[1:], float("inf")]
-    return all(
-        start < value <= limit + TOLERANCE for start, value, limit in zip(starts, values, limits, strict=True)
-    )
+    return all(start < value <= limit + TOLERANCE for start, value, limit in zip(starts, values, limits, strict=True))
 
 
 def _to_row(place: str, fields: Sequence[str], columns: Mapping[str, int]) -> LabelRow:

@@ -20,7 +20,7 @@ from pathlib import Path
 from ...tasks import get_task, known_tasks
 from ...training.files import list_files
 from ..annotation_choice import LABEL_READERS, SONG_SUFFIXES, AnnotationFile, choose
-from ..catalog import AUDIO_EXTENSIONS
+from ..catalog import list_audio
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source, raising
 
@@ -60,10 +60,9 @@ def song_readers(
         raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
     songs: dict[str, Path] = {}
     faulty: SongReaders = {}
-    for path in list_files(audio_folder):
-        if path.suffix.lower() in AUDIO_EXTENSIONS:
-            name = _name(path.relative_to(audio_folder).with_suffix(""))
-            _put(songs, name, path, name, faulty)
+    for path in list_audio(audio_folder):
+        name = _name(path.relative_to(audio_folder).with_suffix(""))
+        _put(songs, name, path, name, faulty)
     columns = {*COLUMNS, "jams"} - {name.partition("/")[0] for name in songs if "/" in name}
     paths: dict[str, dict[str, Path]] = {}
     annotations: dict[str, list[AnnotationFile]] = {}
@@ -107,9 +106,7 @@ def _format(path: Path) -> str:
     return suffix if suffix in (*LABEL_READERS, *SONG_SUFFIXES) else ""
 
 
-def _kind(
-    path: Path, columns: Collection[str], lab_task: str | None, where: Path
-) -> tuple[str | None, str] | None:
+def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Path) -> tuple[str | None, str] | None:
     """
     Return the column and the song of an annotation file; `None` for other files. The column is `None` if the file has
     all annotations of the song. `path` is relative, and `columns` are the folders of annotations.
