@@ -330,7 +330,7 @@ def test_only_what_there_is_and_was_asked_for_is_written(tmp_path):
         "a.keys.lab",
     ]
     assert [path.name for path in SONG.save(tmp_path, "b", ["beats", "tags"])] == ["b.beats", "b.tags"]
-    with pytest.raises(ValueError, match="Formats are json, beats, lab, tags, got xml"):
+    with pytest.raises(ValueError, match=r"Formats are json, beats, .*, midi, got xml"):
         SONG.save(tmp_path, "c", ["xml"])
 
 
@@ -394,8 +394,8 @@ def test_long_audio_is_drawn_as_an_overview_of_bounded_size(tmp_path):
 
 def test_one_format(tmp_path):
     assert SONG.save(tmp_path, "song", "json") == [tmp_path / "song.json"]
-    with pytest.raises(ValueError, match="Formats are json, beats, lab, tags, got midi"):
-        SONG.save(tmp_path, "song", "midi")
+    with pytest.raises(ValueError, match=r"Formats are json, .* got mid"):
+        SONG.save(tmp_path, "song", "mid")
 
 
 def test_names():

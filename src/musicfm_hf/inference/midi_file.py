@@ -192,7 +192,7 @@ def _texts(grid: MidiGrid, segments: Sequence[Segment], end: int) -> Iterable[Ev
     """Return a text for each segment, and for the end of those that no other one follows."""
     from mido import MetaMessage
 
-    starts = [*(grid.ticks(segment.start) for segment in segments[1:]), end]
+    starts = [*(grid.ticks(segment.start) for segment in segments), end][1:]
     for segment, after in zip(segments, starts, strict=True):
         yield grid.ticks(segment.start), 0, MetaMessage("text", text=segment.label)
         if (stop := grid.ticks(segment.end)) < after - 1:

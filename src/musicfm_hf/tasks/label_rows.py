@@ -57,7 +57,7 @@ def to_segments(rows: Sequence[LabelRow], duration: float | None = None) -> list
             [`check_segments`].
     """
     _check_order(rows)
-    ends = [*(row.start for row in rows[1:]), duration]
+    ends = [*(row.start for row in rows), duration][1:]
     segments, places = [], []
     for row, following in zip(rows, ends, strict=True):
         is_point = row.end is None or row.end == row.start
