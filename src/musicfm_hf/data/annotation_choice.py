@@ -76,7 +76,7 @@ def choose(files: Sequence[AnnotationFile], audio: Any) -> dict[str, Chosen]:
     """
     by_column: dict[str, list[AnnotationFile]] = {}
     places: dict[tuple[Path, str], str] = {}
-    for file in files:
+    for file in sorted(files, key=lambda file: file.path.suffix.lower() in LABEL_READERS):  # own formats first
         for column, place in _columns(file).items():
             by_column.setdefault(column, []).append(file)
             places[file.path, column] = place

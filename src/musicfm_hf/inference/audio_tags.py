@@ -73,8 +73,9 @@ def write_audio_tags(path: str | os.PathLike, tempo: float | None, key: str | No
         shutil.copy2(path, temporary)
         try:
             tag(temporary, values)
-        except MutagenError as error:
-            raise ValueError(f"{path}: its tags cannot be written ({error}).") from error
+        except (MutagenError, ValueError) as error:
+            reason = str(error).replace(str(temporary), path.name)
+            raise ValueError(f"{path}: its tags cannot be written ({reason}).") from error
     return list(values.values())
 
 
@@ -87,7 +88,7 @@ def _tag_mp3(path: Path, values: dict[str, str]) -> None:
         ending = file.read()
     try:
         tags = ID3(path, **_AS_STORED)
-        version = _version(tags, path)
+        version = _version(tags)
     except ID3NoHeaderError:
         tags, version = ID3(), _NEW_VERSION
     _set_frames(tags, values)
@@ -110,7 +111,7 @@ def _tag_chunks(kind: str) -> Callable[[Path, dict[str, str]], None]:
             file.add_tags()
             version = _NEW_VERSION
         else:
-            version = _version(file.tags, path)
+            version = _version(file.tags)
         _set_frames(file.tags, values)
         file.tags.save(path, v2_version=version, v23_sep=None)
 
@@ -128,7 +129,7 @@ def _tag_comments(path: Path, values: dict[str, str]) -> None:
 
     file = File(path, options=[FLAC, OggFLAC, OggOpus, OggSpeex, OggVorbis])
     if file is None:
-        raise ValueError(f"{path} has no Vorbis comments: it is neither flac nor Ogg.")
+        raise ValueError("it is neither flac nor Ogg")
     if file.tags is None:
         file.add_tags()
     names = {"tempo": "BPM", "key": "INITIALKEY"}
@@ -160,13 +161,11 @@ def _set_frames(tags: Any, values: dict[str, str]) -> None:
         tags.setall(frames[name].__name__, [frames[name](encoding=Encoding.LATIN1, text=[value])])
 
 
-def _version(tags: Any, path: Path) -> int:
+def _version(tags: Any) -> int:
     """Return the version of the ID3 tags of a file."""
     version = int(tags.version[1])
     if version < 3:
-        raise ValueError(
-            f"{path} has tags in ID3v2.2, which would be converted: convert them with a tag editor first."
-        )
+        raise ValueError("they are in ID3v2.2, which would be converted: convert them with a tag editor first")
     return version
 
 

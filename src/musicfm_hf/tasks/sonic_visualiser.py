@@ -65,7 +65,9 @@ def _read_columns(path: Path) -> list[LabelRow]:
     """Read text with columns."""
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in first else ",", skipinitialspace=True, strict=True)
+    reader = csv.reader(
+        io.StringIO(text), delimiter="\t" if "\t" in first else ",", skipinitialspace=True, strict=True
+    )
     try:
         numbered = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
     except csv.Error as error:
