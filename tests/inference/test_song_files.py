@@ -1,6 +1,7 @@
 """Files of annotated songs for other programs: JAMS, MIDI, label tracks, and reading all of them back."""
 
 import json
+from types import SimpleNamespace
 
 import jams
 import mido
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from musicfm_hf import Beats, Segment, SongAnnotation
+from musicfm_hf.inference.jams_file import read_jams_song, write_jams
 from musicfm_hf.inference.midi_file import chord_notes
 from musicfm_hf.inference.midi_grid import TICKS_PER_BEAT, grid_of_beats
 from musicfm_hf.inference.song_annotation import FORMATS
@@ -163,13 +165,23 @@ def test_jams_is_valid(tmp_path):
 
 
 def test_jams_with_unknown_positions_and_a_tempo(tmp_path):
-    song = positions_at([1.0, 1.5, 2.0], [0, 1, 0])
-    song.more["tempo"] = 120.004  # as an attribute of the same name would be
-    (path,) = song.save(tmp_path, "song", "jams")
-    content = jams.load(str(path), validate=True, strict=True)
+    beats = positions_at([1.0, 1.5, 2.0], [0, 1, 0]).beats
+    curve = [[1.0, 120.0], [2.0, 121.5]]
+    song = SimpleNamespace(
+        duration=3.0,
+        probabilities={},
+        get={"beats": beats, "tempo": 120.004}.get,
+        to_dict=lambda: {"duration": 3.0, "tempo": 120.004, "tempo_curve": curve},
+    )
+    write_jams(tmp_path / "song.jams", song, "song")
+    content = jams.load(str(tmp_path / "song.jams"), validate=True, strict=True)
+    assert [annotation.namespace for annotation in content.annotations] == ["beat", "tempo"]
     assert [row.value for row in content.annotations[0].data] == [None, 1, None]
-    assert content.annotations.search(namespace="tempo")[0].data[0].value == 120.004
-    assert SongAnnotation.load(path).beats.positions.tolist() == [0, 1, 0]
+    (tempo,) = content.annotations[1].data
+    assert (tempo.time, tempo.duration, tempo.value) == (0.0, 3.0, 120.004)
+    found = read_jams_song(tmp_path / "song.jams")
+    assert (found["tempo"], found["tempo_curve"]) == (120.004, curve)
+    assert [beat["position"] for beat in found["beats"]] == [0, 1, 0]
 
 
 def test_jams_of_other_programs(tmp_path):

@@ -140,7 +140,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         choices=FORMATS,
         default=DEFAULT_FORMATS,
-        help=f"files to write; {' '.join(DEFAULT_FORMATS)} by default, see above",
+        metavar="FORMAT",
+        help=f"files to write: {', '.join(FORMATS)}; {' '.join(DEFAULT_FORMATS)} by default",
     )
     parser.add_argument(
         "--click",

@@ -73,6 +73,8 @@ def _load_file(path: Path) -> tuple[float, Results]:
 
 def _numbers(values: Any, place: str) -> Any:
     """Convert the tempo, or a curve of times and tempos."""
+    if isinstance(values, list) and all(isinstance(row, dict) for row in values):
+        values = [list(row.values()) for row in values]
     try:
         array = np.array(values, np.float64)
     except (TypeError, ValueError) as error:

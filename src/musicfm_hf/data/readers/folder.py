@@ -157,5 +157,9 @@ READER = DatasetReader(
         Option("lab_task", "column of files named NAME.lab", choices=SEGMENT_COLUMNS),
         Option("group_by_folder", "keep the songs of a folder in one split", type=bool, default=False),
     ),
+    details="Annotations have the names of the audio: NAME.beats, NAME.chords.lab, NAME.sections.lab, NAME.keys.lab, "
+    "NAME.tags, NAME.jams, the NAME.json of `musicfm annotate`, and labels that were corrected in Audacity "
+    "(NAME.chords.txt and so on) or Sonic Visualiser (NAME.chords.csv or .svl). If several files have the same kind "
+    "of label, those that were edited since `musicfm annotate` wrote them count.",
     is_own_data=True,
 )
