@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jams
 import mido
 import numpy as np
+import pretty_midi
 import pytest
 
 from musicfm_hf import Beats, Segment, SongAnnotation
@@ -275,6 +276,28 @@ def test_bars_of_midi(tmp_path, times, positions, expected):
     found = SongAnnotation.load(tmp_path / "bars.mid")
     np.testing.assert_allclose(found.beats.times, times, rtol=0, atol=2e-6)
     assert found.beats.positions.tolist() == list(positions)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pretty_midi_finds_beats_and_downbeats(tmp_path, seed):
+    """Songs with a pickup, changes of meter, and a tempo that drifts. Bars of six are left out: it halves them."""
+    rng = np.random.default_rng(seed)
+    first = rng.choice([2, 3, 4, 5])  # the bar before it is shorter
+    meters = [first, first, *rng.choice([2, 3, 4, 5, 7], 6).repeat(2)]
+    positions = [position for meter in meters for position in range(1, meter + 1)][rng.integers(0, 2) :]
+    tempo = rng.uniform(0.3, 0.8) * np.linspace(1, rng.uniform(0.8, 1.4), len(positions))
+    times = rng.choice([0, 0.07, 1.3]) + np.cumsum(tempo * rng.normal(1, 0.05, len(positions))) - tempo[0]
+    times -= min(times[0], 0)
+    (path,) = positions_at(times, positions).save(tmp_path, "song", "midi")
+    midi = pretty_midi.PrettyMIDI(str(path))
+    for expected, found in (
+        (times, midi.get_beats()),
+        (times[np.array(positions) == 1], midi.get_downbeats()),
+    ):
+        distances = np.abs(expected[:, None] - found).min(axis=1)
+        np.testing.assert_allclose(distances, 0, atol=1e-3)
+    tempos = midi.get_tempo_changes()[1]
+    assert 30 < tempos.min() < tempos.max() < 400
 
 
 def test_missing_beats_keep_their_place(tmp_path):
