@@ -102,7 +102,12 @@ def test_the_first_file_with_a_result_counts(tmp_path):
             "chords, item 1: the end",
         ),
         ("song.json", '{"duration": 1, "chords": [1]}', "chords: this entry must be a list of beats or segments"),
-        ("song.json", '{"duration": 1, "tempo": "fast"}', "tempo: this entry must have numbers"),
+        ("song.json", '{"duration": 1, "tempo": "fast"}', "tempo: the tempo must be a number"),
+        (
+            "song.json",
+            '{"duration": 1, "tempo_curve": [1, 2, 3]}',
+            "tempo_curve: this entry must have pairs of seconds",
+        ),
         ("song.jams", "{}", "song.jams is not JAMS"),
         ("song.mid", "MThd", "song.mid is not a MIDI file"),
         ("song.lab", "0 1 C\n", "the name does not specify an annotation: it must end like song.json"),

@@ -12,6 +12,7 @@ from ..tasks.audacity import read_label_track
 from ..tasks.label_rows import to_beats, to_segments
 from ..tasks.song_json import parse_numbers, parse_results, read_song_json
 from ..tasks.sonic_visualiser import read_layer
+from ..tasks.values import to_number
 from .jams_file import read_jams_song
 from .midi_file import read_midi_song
 
@@ -50,9 +51,10 @@ def _load_file(path: Path) -> tuple[float, Results]:
     if suffix in _SONG_READERS:
         content = _SONG_READERS[suffix](path)
         results: Results = dict(parse_results(content, path))
-        for name in ("tempo", "tempo_curve"):
-            if name in content:
-                results[name] = (_numbers(content[name], f"{path}, {name}"), None)
+        if "tempo" in content:
+            results["tempo"] = (to_number(content["tempo"], "the tempo", f"{path}, tempo", "a number"), None)
+        if "tempo_curve" in content:
+            results["tempo_curve"] = (_to_rows(content["tempo_curve"], f"{path}, tempo_curve"), None)
         if "similarities" in content:
             results["similarities"] = (parse_numbers(content["similarities"], f"{path}, similarities"), None)
         return float(content["duration"]), results
@@ -71,15 +73,14 @@ def _load_file(path: Path) -> tuple[float, Results]:
     return 0.0, {column: (events, None)}
 
 
-def _numbers(values: Any, place: str) -> Any:
-    """Convert the tempo, or a curve of times and tempos."""
-    if isinstance(values, list) and all(isinstance(row, dict) for row in values):
-        values = [list(row.values()) for row in values]
+def _to_rows(values: Any, place: str) -> np.ndarray:
+    """Convert pairs of seconds and beats per minute to float64 `(rows, 2)`."""
     try:
-        array = np.array(values, np.float64)
+        return np.array(values, np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}: this entry must have numbers, got {str(values)[:60]!r}.") from error
-    return array if array.ndim else float(array)
+        raise ValueError(
+            f"{place}: this entry must have pairs of seconds and beats per minute, got {str(values)[:60]!r}."
+        ) from error
 
 
 def _end(events: Any) -> float:

@@ -102,9 +102,7 @@ def from_json(values: Any, place: str) -> tuple[Any, np.ndarray | None]:
     if isinstance(values, str):
         return values, None
     if isinstance(values, Mapping):
-        return {
-            str(tag): to_number(number, f"the probability of {tag}", place) for tag, number in values.items()
-        }, None
+        return _to_tags(values, place), None
     if not isinstance(values, list) or not all(isinstance(row, Mapping) for row in values):
         raise ValueError(f"{place}: this entry must be a list of beats or segments, got {str(values)[:60]!r}.")
     places = [f"{place}, item {number}" for number in range(1, len(values) + 1)]
@@ -128,8 +126,13 @@ def from_json(values: Any, place: str) -> tuple[Any, np.ndarray | None]:
     probabilities = [row.get("probability") for row in values]
     if not values or None in probabilities:
         return events, None
-    numbers = [to_number(value, "the probability", where) for value, where in zip(probabilities, places, strict=True)]
-    return events, np.array(numbers)
+    pairs = zip(probabilities, places, strict=True)
+    return events, np.array([to_number(value, "the probability", where, "a number") for value, where in pairs])
+
+
+def _to_tags(values: Mapping[str, Any], place: str) -> dict[str, float]:
+    """Convert tags with probabilities."""
+    return {tag: to_number(value, f"the probability of {tag}", place, "a number") for tag, value in values.items()}
 
 
 def file_format(events: Any) -> str | None:

@@ -58,7 +58,7 @@ def parse_numbers(values: Any, place: str) -> dict[str, float]:
     """Convert similarities with tags."""
     if not isinstance(values, dict):
         raise ValueError(f"{place}: this entry must have tags with numbers, got {str(values)[:60]!r}.")
-    return {tag: to_number(number, f"the number of {tag}", place) for tag, number in values.items()}
+    return {tag: to_number(number, f"the similarity with {tag}", place, "a number") for tag, number in values.items()}
 
 
 def labeled_columns(path: Path) -> tuple[str, ...]:

@@ -157,12 +157,12 @@ def _read_xml(path: Path) -> list[LabelRow]:
     models = [model for model in root.iter("model") if model.get("type") == "sparse"]
     if len(models) != 1:
         raise ValueError(f"{path} must have one layer with points or regions, got {len(models)}: export one layer.")
-    rate = to_number(models[0].get("sampleRate"), "the sampling rate", str(path))
+    rate = to_number(models[0].get("sampleRate"), "the sampling rate", str(path), "a number")
     rows = []
     for number, point in enumerate(root.iter("point"), 1):
         place = f"{path}, item {number}"
-        start = to_number(point.get("frame"), "the frame", place)
-        length = to_number(point.get("duration", "0"), "the duration", place)
+        start = to_number(point.get("frame"), "the frame", place, "a number")
+        length = to_number(point.get("duration", "0"), "the duration", place, "a number")
         label = (point.get("label") or "").strip()
         rows.append(LabelRow(start / rate, (start + length) / rate if length else None, label, place))
     return rows
