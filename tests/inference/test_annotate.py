@@ -300,7 +300,7 @@ SONG = SongAnnotation(
     [Segment(0.0, 6.0, "pre-chorus")],
     [Segment(0.0, 6.0, "F#:min")],
     "F#:min",
-    {"fast": 0.9, "männlich": 0.5, "slow": 0.1},
+    tags={"fast": 0.9, "männlich": 0.5, "slow": 0.1},
 )
 
 

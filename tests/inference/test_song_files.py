@@ -26,8 +26,8 @@ SONG = SongAnnotation(
     [Segment(0.5, 12.0, "verse"), Segment(14.0, 24.0, "chorus")],
     [Segment(0.0, 12.0, "F#:min"), Segment(12.0, 25.0, "Eb:maj")],
     "F#:min",
-    {"fast": 0.9, "männlich": 0.5, "slow": 0.1},
-    {"happy": 0.25},
+    tags={"fast": 0.9, "männlich": 0.5, "slow": 0.1},
+    similarities={"happy": 0.25},
     probabilities={"beats": RNG.uniform(0.1, 1, 41), "chords": np.array([0.9, 0.00001, 0.7])},
     more={"meters": [Segment(0.0, 25.0, "3")], "mood": "calm"},
 )
@@ -130,7 +130,7 @@ def test_no_files(tmp_path):
 
 
 def test_results_without_events(tmp_path):
-    empty = SongAnnotation(2.0, Beats(np.empty(0), np.empty(0, np.int64)), [], [], [Segment(0.0, 2.0, "N")], "N", {})
+    empty = SongAnnotation(2.0, Beats(np.empty(0), np.empty(0, np.int64)), [], [], [Segment(0.0, 2.0, "N")], "N", tags={})
     for kind in ("json", "jams"):
         assert SongAnnotation.load(*empty.save(tmp_path, "empty", kind)).to_dict() == empty.to_dict()
     found = SongAnnotation.load(*empty.save(tmp_path, "empty", ["audacity", "sonic-visualiser", "midi"]))

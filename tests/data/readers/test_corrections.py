@@ -25,7 +25,7 @@ SONG = SongAnnotation(
     [Segment(0.0, 2.0, "verse")],
     [Segment(0.0, 2.0, "C:maj")],
     "C:maj",
-    {"piano": 0.9, "slow": 0.1},
+    tags={"piano": 0.9, "slow": 0.1},
     probabilities={"chords": np.array([0.5, 0.6])},
 )
 
