@@ -228,7 +228,7 @@ def chord_notes(label: str) -> list[int]:
 
     from ..tasks.chord_syntax import chord_tones, encode_chord
 
-    root, _ = encode_chord(label)
+    root = encode_chord(label)[0]
     if root < 0:
         return []
     bass = (root + encode(label)[2]) % 12
