@@ -131,7 +131,8 @@ def test_no_files(tmp_path):
 
 
 def test_results_without_events(tmp_path):
-    empty = SongAnnotation(2.0, Beats(np.empty(0), np.empty(0, np.int64)), [], [], [Segment(0.0, 2.0, "N")], "N", tags={})
+    no_beats = Beats(np.empty(0), np.empty(0, np.int64))
+    empty = SongAnnotation(2.0, no_beats, [], [], [Segment(0.0, 2.0, "N")], "N", tags={})
     for kind in ("json", "jams"):
         assert SongAnnotation.load(*empty.save(tmp_path, "empty", kind)).to_dict() == empty.to_dict()
     found = SongAnnotation.load(*empty.save(tmp_path, "empty", ["audacity", "sonic-visualiser", "midi"]))

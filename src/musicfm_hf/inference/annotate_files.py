@@ -99,10 +99,7 @@ def annotate_files(
     jobs = _share_of_songs(share, sources, Path(output_dir), endings, existing)
     annotated = [job.song.name for job in jobs if job.song.existing()]
     if annotated and existing == "refuse":
-        raise ValueError(
-            f"{output_dir} has files of {len(annotated)} of {len(jobs)} songs, such as {min(annotated)}: choose "
-            "another `--output_dir`, or pass `--existing skip` or `--existing overwrite`."
-        )
+        raise _exists(output_dir, annotated, len(jobs))
     made_from = describe_models(models, settings, tagger)
     statuses = [job.song.status(made_from, job.source) if existing == "skip" else ABSENT for job in jobs]
     pairs = list(zip(jobs, statuses, strict=True))
@@ -127,6 +124,14 @@ def annotate_files(
         bar.update(len(jobs) - bar.n)
     number = skipped if existing == "skip" else len(annotated)
     return AnnotatedFiles(number, problems + loader.problems, statuses.count(FOREIGN))
+
+
+def _exists(output_dir: str | Path, annotated: Sequence[str], count: int) -> ValueError:
+    """Return the error for songs that have files; `count` is the number of all songs."""
+    return ValueError(
+        f"{output_dir} has files of {len(annotated)} of {count} songs, such as {min(annotated)}: choose another "
+        "`--output_dir`, or pass `--existing skip` or `--existing overwrite`."
+    )
 
 
 def _sampling_rate(models: Mapping[str, HeadModel], tagger: ZeroShotTagger | None) -> int:

@@ -66,7 +66,7 @@ def write_audio_tags(path: str | os.PathLike, tempo: float | None, key: str | No
 
     values = {} if tempo is None else {"tempo": str(round(tempo))}
     if (name := None if key is None else parse_key(key)) not in (None, "N"):
-        values["key"] = name.replace(":maj", "").replace(":min", "m")
+        values["initial_key"] = name.replace(":maj", "").replace(":min", "m")
     if not values:
         return []
     with complete_file(path) as temporary:
@@ -132,7 +132,7 @@ def _tag_comments(path: Path, values: dict[str, str]) -> None:
         raise ValueError("it is neither flac nor Ogg")
     if file.tags is None:
         file.add_tags()
-    names = {"tempo": "BPM", "key": "INITIALKEY"}
+    names = {"tempo": "BPM", "initial_key": "INITIALKEY"}
     for name, value in values.items():
         file.tags[names[name]] = [value]
     file.save()
@@ -147,8 +147,8 @@ def _tag_mp4(path: Path, values: dict[str, str]) -> None:
         file.add_tags()
     if "tempo" in values:
         file.tags["tmpo"] = [int(values["tempo"])]
-    if "key" in values:
-        file.tags[_MP4_KEY] = [MP4FreeForm(values["key"].encode())]
+    if "initial_key" in values:
+        file.tags[_MP4_KEY] = [MP4FreeForm(values["initial_key"].encode())]
     file.save()
 
 
@@ -156,7 +156,7 @@ def _set_frames(tags: Any, values: dict[str, str]) -> None:
     """Set the frames of ID3, in Latin-1, which all programs read."""
     from mutagen.id3 import TBPM, TKEY, Encoding
 
-    frames = {"tempo": TBPM, "key": TKEY}
+    frames = {"tempo": TBPM, "initial_key": TKEY}
     for name, value in values.items():
         tags.setall(frames[name].__name__, [frames[name](encoding=Encoding.LATIN1, text=[value])])
 
