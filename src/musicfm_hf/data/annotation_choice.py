@@ -13,7 +13,7 @@ import numpy as np
 from ..tasks.annotations import Beats, read_beats, read_segments, read_tags
 from ..tasks.audacity import read_label_track
 from ..tasks.events import MIN_TAG_PROBABILITY
-from ..tasks.jams import read_jams
+from ..tasks.jams import NAMESPACES, read_jams
 from ..tasks.label_rows import to_beats, to_segments
 from ..tasks.song_json import labeled_columns, parse_results, read_song_json
 from ..tasks.sonic_visualiser import read_layer
@@ -26,13 +26,6 @@ from .written_files import written_digest
 LABEL_READERS = {".txt": read_label_track, ".csv": read_layer, ".svl": read_layer}
 SONG_SUFFIXES = (".jams", ".json")  # files that have all annotations of a song
 
-# JAMS namespaces by column; the first one with observations is read.
-_NAMESPACES = {
-    "beats": ("beat_position", "beat"),
-    "chords": ("chord", "chord_harte"),
-    "sections": ("segment_salami_function", "segment_open", "segment_tut", "segment_salami_upper"),
-    "keys": ("key_mode",),
-}
 _SAME_SECONDS = 1e-3  # by which equal annotations may differ, because formats round
 
 
@@ -124,7 +117,7 @@ def _jams_columns(path: Path) -> dict[str, str]:
         if annotation.observations or (annotation.num_listed and annotation.namespace.startswith("tag_"))
     }
     columns = {}
-    for column, names in _NAMESPACES.items():
+    for column, names in NAMESPACES.items():
         namespace = next(filter(namespaces.__contains__, names), None)
         if namespace is not None:
             columns[column] = f"{path}, {namespace}"

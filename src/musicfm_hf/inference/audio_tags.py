@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..tasks.key import parse_key
+from ..tasks.key_names import short_key
 from ..training.files import complete_file
 
 INSTALL = "pip install 'musicfm_hf[files]'"
@@ -65,8 +65,8 @@ def write_audio_tags(path: str | os.PathLike, tempo: float | None, key: str | No
     from mutagen import MutagenError
 
     values = {} if tempo is None else {"tempo": str(round(tempo))}
-    if (name := None if key is None else parse_key(key)) not in (None, "N"):
-        values["initial_key"] = name.replace(":maj", "").replace(":min", "m")
+    if key is not None and (name := short_key(key)) is not None:
+        values["initial_key"] = name
     if not values:
         return []
     with complete_file(path) as temporary:

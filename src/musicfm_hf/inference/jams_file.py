@@ -17,7 +17,7 @@ from .. import __version__
 from ..tasks.annotations import Beats, Segment, read_beats, read_segments
 from ..tasks.bar_positions import bar_lengths
 from ..tasks.events import MIN_TAG_PROBABILITY
-from ..tasks.jams import read_jams, read_sandbox
+from ..tasks.jams import NAMESPACES, read_jams, read_sandbox
 from ..training.files import write_json
 
 SANDBOX = "musicfm_hf"
@@ -87,24 +87,16 @@ def read_jams_song(path: Path) -> dict[str, Any]:
         ValueError: if the file is malformed.
     """
     annotations, duration = read_jams(path)
-    present = {annotation.namespace for annotation in annotations}
     content: dict[str, Any] = {**read_sandbox(path, SANDBOX)}
     content["duration"] = duration or 0.0
-    if present & {"beat", "beat_position"}:
-        beats = read_beats(path)
-        namespace = "beat_position" if "beat_position" in present else "beat"
-        rows = [
-            {"time": time, "position": position}
-            for time, position in zip(beats.times.tolist(), beats.positions.tolist(), strict=True)
-        ]
-        content["beats"] = _with_confidences(rows, annotations, namespace)
-    for column, namespace in _NAMESPACES.items():
-        namespace = "chord_harte" if namespace == "chord" and "chord" not in present else namespace
-        if namespace in present:
-            rows = [segment._asdict() for segment in read_segments(path, namespace)]
-            if column == "keys":
-                rows = [{**row, "label": _from_key_mode(row["label"])} for row in rows]
-            content[column] = _with_confidences(rows, annotations, namespace)
+    for column, names in NAMESPACES.items():
+        present = [name for name in names if any(annotation.namespace == name for annotation in annotations)]
+        if not present:
+            continue
+        filled = {annotation.namespace for annotation in annotations if annotation.observations}
+        namespace = next(filter(filled.__contains__, present), present[0])
+        rows = _read_rows(path, column, namespace)
+        content[column] = _with_confidences(rows, annotations, namespace)
     for annotation in annotations:
         values = [value for _, _, value in annotation.observations]
         if annotation.namespace.startswith("tag_"):
@@ -113,6 +105,16 @@ def read_jams_song(path: Path) -> dict[str, Any]:
         elif annotation.namespace == "tempo" and values:
             content.setdefault("tempo", values[0])
     return content
+
+
+def _read_rows(path: Path, column: str, namespace: str) -> list[dict[str, Any]]:
+    """Read beats or segments as the entry of a JSON file."""
+    if column == "beats":
+        beats = read_beats(path)
+        pairs = zip(beats.times.tolist(), beats.positions.tolist(), strict=True)
+        return [{"time": time, "position": position} for time, position in pairs]
+    rows = [segment._asdict() for segment in read_segments(path, namespace)]
+    return [{**row, "label": _from_key_mode(row["label"])} for row in rows] if column == "keys" else rows
 
 
 def _with_confidences(rows: list[dict[str, Any]], annotations: Sequence[Any], namespace: str) -> list[dict[str, Any]]:

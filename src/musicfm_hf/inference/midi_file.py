@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..tasks.annotations import Beats, Segment
-from ..tasks.key import parse_key
+from ..tasks.key_names import short_key
 from ..training.files import complete_file
 from .midi_grid import DEFAULT_TEMPO, TICKS_PER_BEAT, MidiGrid, grid_of_beats
 
@@ -168,8 +168,7 @@ def _markers(grid: MidiGrid, columns: dict[str, Sequence[Segment]], end: int) ->
         for tick, _, message in _texts(grid, columns.get("sections", []), end)
     ]
     for start, _, label in columns.get("keys", []):
-        if (key := parse_key(label)) not in (None, "N"):  # MIDI has major and minor keys
-            name = key.replace(":maj", "").replace(":min", "m")
+        if (name := short_key(label)) is not None:
             events.append((grid.ticks(start), 2, MetaMessage("key_signature", key=name)))
     return events
 

@@ -13,6 +13,14 @@ from typing import Any, NamedTuple
 
 from .values import read_text, to_confidence, to_number
 
+# Namespaces by column of labeled data; the first one with observations is read.
+NAMESPACES = {
+    "beats": ("beat_position", "beat"),
+    "chords": ("chord", "chord_harte"),
+    "sections": ("segment_salami_function", "segment_open", "segment_tut", "segment_salami_upper"),
+    "keys": ("key_mode",),
+}
+
 
 class JamsAnnotation(NamedTuple):
     """An annotation of a JAMS file."""
