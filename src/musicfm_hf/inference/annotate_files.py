@@ -12,7 +12,7 @@ from ..data.catalog import AUDIO_EXTENSIONS
 from ..data.decoding import DecodedSong, SongLoader
 from ..data.identity import audio_place, free_name
 from ..data.shares import WHOLE, Share
-from ..tasks import get_task
+from ..tasks import task_of
 from .annotation import annotate
 from .annotation_records import ABSENT, CHANGED, COMPLETE, FOREIGN, OUTDATED, SongFiles, describe_models
 from .embedding import HeadModel, WindowSettings
@@ -176,7 +176,7 @@ def song_names(paths: Sequence[str]) -> list[str]:
 
 def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool) -> list[str]:
     """Return the endings of the files that are written for a song."""
-    specs = [get_task(model.config.task) for model in models.values()]
+    specs = [task_of(model.config) for model in models.values()]
     endings = [("json", "json"), *((spec.file_format, spec.file_ending) for spec in specs)]
     return [ending for kind, ending in endings if kind in formats] + ["png"] * picture
 
