@@ -76,8 +76,8 @@ def events(
     kinds: Mapping[str, float] | None = None,
 ) -> list[Segment]:
     """
-    Decode the chords of a whole song. The probability of a chord in a frame is the product of those of its root, its
-    quality and its bass; X needs only its quality.
+    Decode the chords of a whole song. The score of a chord in a frame is the product of the probabilities of its root,
+    its quality and its bass; that of X, of the likeliest root and bass.
 
     Args:
         logits (`np.ndarray` of shape `(frames, 42)`): Scores before the three softmaxes.
@@ -166,7 +166,8 @@ def _flatten(parts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     pitches = (np.arange(12)[:, None] + np.arange(12)) % 12  # (root, semitones to the bass) → bass
     chords = (roots[:, :12, None] + basses[:, pitches])[:, :, None] + qualities[:, None, :-2, None]
     none = roots[:, 12] + qualities[:, -2] + basses[:, 12]
-    return np.concatenate([chords.reshape(len(roots), _NUM_CHORDS), none[:, None], qualities[:, -1:]], axis=1)
+    other = roots.max(axis=1) + qualities[:, -1] + basses.max(axis=1)
+    return np.concatenate([chords.reshape(len(roots), _NUM_CHORDS), none[:, None], other[:, None]], axis=1)
 
 
 @lru_cache(maxsize=1)
