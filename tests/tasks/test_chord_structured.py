@@ -55,7 +55,7 @@ def test_events_return_what_was_annotated():
         found = chord_structured.events(logits, 8.0, **settings)
         assert [segment.label for segment in found] == expected
         assert [segment.end for segment in found] == [2, 4, 5, 7, 9, 10]
-    np.testing.assert_allclose(task.event_probabilities(config, logits, found), 1, atol=1e-6)
+    np.testing.assert_allclose(task.event_probabilities(config, logits, found), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("vocabulary", ["triads", "sevenths", "full"])
