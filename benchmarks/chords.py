@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from chords_table import write_table
 from machine import describe
 from probes import parse, recipes
@@ -72,8 +73,8 @@ def main() -> None:
     for system in arguments.systems if arguments.only != "templates" else ():
         train(system, arguments)
         if arguments.only != "train":
-            for songs in (validation, test):
-                logits_of(arguments.runs / system, songs)
+            is_smoothed = get_task(TASK, system).learn_decoding is not None
+            logits_of(arguments.runs / system, [*(validation if is_smoothed else ()), *test])
     if arguments.only in ("train", "logits"):
         return
     templates = template_estimates(test, arguments.runs)
@@ -104,12 +105,12 @@ def train(vocabulary: str, arguments: argparse.Namespace) -> None:
 
 
 def logits_of(folder: Path, songs: Sequence[LabeledSong]) -> dict[str, np.ndarray]:
-    """Return the logits of songs, float32 `(label frames, labels)`, after computing those that are missing."""
+    """Return the logits of songs, float32 `(label frames, labels)`. Missing ones are computed in bfloat16."""
     paths = {song.id: folder / "logits" / f"{song.id.replace('/', '_')}.npy" for song in songs}
     missing = [song for song in songs if not paths[song.id].is_file()]
     if missing:
         (folder / "logits").mkdir(exist_ok=True)
-        (model,) = load_annotators([folder]).values()
+        (model,) = load_annotators([folder], dtype=torch.bfloat16).values()
         for song, values in song_logits(model, missing, WindowSettings(batch_size=8)):
             with complete_file(paths[song.id]) as path, open(path, "wb") as file:
                 np.save(file, values.astype(np.float32))
@@ -167,7 +168,12 @@ def collect(
 def choose_decoder(
     config: MusicFMConfig, folder: Path, songs: Sequence[LabeledSong]
 ) -> tuple[MusicFMConfig, dict[str, Any]]:
-    """Return the configuration with or without smoothing, whichever scores higher on songs, and both scores."""
+    """
+    Return the configuration with or without smoothing, whichever scores higher on songs, and both scores; without
+    learned settings, the configuration as it is.
+    """
+    if not config.decoding:
+        return config, {}
     logits, metric = logits_of(folder, songs), task_of(config).metric
     scores = {}
     for smoothing in (False, True):

@@ -184,8 +184,8 @@ BASELINES = {
     ),
     "templates_full": Baseline(
         chord.TASK.name,
-        "chroma templates of 11 qualities between annotated beats, with the bass as in templates_inversions (maj6, min6 "
-        "and sus4 are left out: they have the tones of min7, hdim7 and sus2)",
+        "chroma templates of 11 qualities between annotated beats, with the bass as in templates_inversions (no maj6, "
+        "min6 and sus4, which have the tones of min7, hdim7 and sus2)",
         partial(_chords_on_true_beats, qualities=_DISTINCT_QUALITIES, with_bass=True),
         features=("chroma", "bass"),
     ),

@@ -71,6 +71,8 @@ def extract_features(waveform: np.ndarray, beats: bool, chroma: bool, bass: bool
     if beats:
         times = librosa.beat.beat_track(**settings, units="time")[1]
         features = features._replace(beats=times.astype(np.float64))
+    if chroma or bass:
+        settings["tuning"] = librosa.estimate_tuning(y=waveform, sr=SAMPLING_RATE, bins_per_octave=36)
     if chroma:
         features = features._replace(chroma=librosa.feature.chroma_cqt(**settings, norm=None).astype(np.float32))
     if bass:
