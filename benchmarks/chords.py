@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from chords_table import write_table
 from machine import describe
 from probes import parse, recipes
@@ -105,12 +104,12 @@ def train(vocabulary: str, arguments: argparse.Namespace) -> None:
 
 
 def logits_of(folder: Path, songs: Sequence[LabeledSong]) -> dict[str, np.ndarray]:
-    """Return the logits of songs, float32 `(label frames, labels)`. Missing ones are computed in bfloat16."""
+    """Return the logits of songs, float32 `(label frames, labels)`. Missing ones are computed."""
     paths = {song.id: folder / "logits" / f"{song.id.replace('/', '_')}.npy" for song in songs}
     missing = [song for song in songs if not paths[song.id].is_file()]
     if missing:
         (folder / "logits").mkdir(exist_ok=True)
-        (model,) = load_annotators([folder], dtype=torch.bfloat16).values()
+        (model,) = load_annotators([folder]).values()
         for song, values in song_logits(model, missing, WindowSettings(batch_size=8)):
             with complete_file(paths[song.id]) as path, open(path, "wb") as file:
                 np.save(file, values.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Chords with root, quality and bass: targets, transposition, decoding, smoothing, and what is learned for it."""
+"""Chords with root, quality, bass and tones: targets, transposition, decoding, and what is learned for smoothing."""
 
 import itertools
 import pickle
@@ -8,7 +8,7 @@ import pytest
 from helpers.models import config_of
 
 from musicfm_hf.tasks import chord_smoothing, chord_structured, get_task, task_of
-from musicfm_hf.tasks.annotations import Segment
+from musicfm_hf.tasks.annotations import PITCH_NAMES, Segment
 from musicfm_hf.tasks.chord_scores import score_types
 
 SONG = [
@@ -33,16 +33,16 @@ def names(row):
 
 def test_targets_worked_out():
     targets = chord_structured.targets(SONG, 10, 1.0)
-    assert targets.shape == (10, 42)
+    assert targets.shape == (10, 54)
     assert targets.dtype == np.float32
-    assert names(targets[0]) == ["root C", "quality maj", "bass E"]
-    assert names(targets[2]) == ["root A", "quality min7", "bass C"]
+    assert names(targets[0]) == ["root C", "quality maj", "bass E", "tone C", "tone E", "tone G"]
+    assert names(targets[2]) == ["root A", "quality min7", "bass C", "tone C", "tone E", "tone G", "tone A"]
     assert names(targets[4]) == ["root N", "quality N", "bass N"]
-    assert names(targets[5]) == ["quality X"]  # root and bass are unknown
+    assert names(targets[5]) == ["quality X"]  # the rest is unknown
     assert (targets[5, :13] == -100).all()
     assert (targets[5, 29:] == -100).all()
-    assert names(targets[6]) == ["root G", "quality X", "bass D"]
-    assert names(targets[7]) == ["root C#", "quality 7", "bass B"]
+    assert names(targets[6]) == ["root G", "quality X", "bass D", "tone C", "tone D", "tone F", "tone G"]
+    assert names(targets[7]) == ["root C#", "quality 7", "bass B", "tone C#", "tone F", "tone Ab", "tone B"]
     assert (chord_structured.targets(SONG, 12, 1.0)[11] == -100).all()
 
 
@@ -74,7 +74,7 @@ def test_transposed_targets_are_those_of_transposed_chords(vocabulary, semitones
 
 
 def test_uneven_frames_have_a_likelier_root_quality_and_bass():
-    logits = np.zeros((1, 42))
+    logits = np.zeros((1, 54))
     logits[0, [9, 13 + 10, 29 + 0]] = 3  # A, min7, C
     (chord,) = chord_structured.events(logits, 8.0)
     assert chord == Segment(0.0, 0.125, "A:min7/b3")
@@ -84,6 +84,14 @@ def test_uneven_frames_have_a_likelier_root_quality_and_bass():
     total = (1 - rest[0]) * (1 - 2 * rest[1]) * (1 - rest[0]) + rest[0] * rest[1] * rest[0] + one[0] * rest[1] * one[2]
     found = chord_structured.probabilities(logits, [chord], (), 8.0)
     np.testing.assert_allclose(found, np.prod(one) / total, rtol=1e-5)
+
+
+def test_tones_decide_between_equal_qualities():
+    logits = np.zeros((1, 54))
+    logits[0, [0, 29 + 0]] = 3  # C in the bass
+    for tones, label in (("C Eb G", "C:min"), ("C F G", "C:sus4"), ("C E G Bb", "C:7"), ("C Eb F# A", "C:dim7")):
+        logits[0, 42:] = [2 if name in tones.split() else -2 for name in PITCH_NAMES]
+        assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, label)]
 
 
 def test_smoothing_is_the_best_of_all_sequences():
@@ -137,13 +145,13 @@ def test_what_is_learned_from_annotations():
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
-        chord_structured.events(np.zeros((4, 42)), 8.0, **settings)
+        chord_structured.events(np.zeros((4, 54)), 8.0, **settings)
 
 
 def test_logits_of_another_shape():
-    with pytest.raises(ValueError, match=r"\(frames, 42\), got \(4, 25\)"):
+    with pytest.raises(ValueError, match=r"\(frames, 54\), got \(4, 25\)"):
         chord_structured.events(np.zeros((4, 25)), 8.0)
-    assert chord_structured.events(np.zeros((0, 42)), 8.0, chord_seconds=2.0) == []
+    assert chord_structured.events(np.zeros((0, 54)), 8.0, chord_seconds=2.0) == []
 
 
 def test_vocabularies_of_the_task():
