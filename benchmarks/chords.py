@@ -160,7 +160,8 @@ def collect(
             runs = [of_songs[first]], [of_songs[name]]
             metrics = [score for score in system["scores"] if score != "majmin_by_duration"]
             system["differences"] = {metric: paired_difference(TASK, *runs, metric) for metric in metrics}
-    used = {"data": arguments.data, "songs": {"validation": len(validation), "test": len(test)}, "first": first}
+    used = {"steps": arguments.steps, "batch_size": arguments.batch_size, "seed": arguments.seed}
+    used |= {"data": arguments.data, "songs": {"validation": len(validation), "test": len(test)}, "first": first}
     return strip_absolute_paths(used) | {"systems": systems, "machine": describe("cpu")} | environment()
 
 
