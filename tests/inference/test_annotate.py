@@ -400,7 +400,10 @@ def test_one_format(tmp_path):
 
 def test_names():
     labels = ["C:maj", "A:min", "Bb:7/b3", "F#:min7", "B:hdim7", "D", "N", "X"]
-    assert [short_chord(label) for label in labels] == ["C", "Am", "B♭7/♭3", "F♯m7", "Bø7", "D", "N.C.", "?"]
+    assert [short_chord(label) for label in labels] == ["C", "Am", "B♭7/D♭", "F♯m7", "Bø7", "D", "N.C.", "?"]
+    inversions = ["Ab:min/b3", "F#:7/b7", "C:dim7/bb7", "E:aug/#5", "C/2", "G:minmaj7/b3", "C:maj6/9"]
+    expected = ["A♭m/C♭", "F♯7/E", "C°7/A", "E+/B♯", "C/D", "GmM7/B♭", "C6/D"]  # A, because B♭♭ is hard to read
+    assert [short_chord(label) for label in inversions] == expected
     assert [key_name(label) for label in ("Eb:maj", "F#:min", "N")] == ["E♭ major", "F♯ minor", "no key"]
     assert [clock(seconds) for seconds in (0, 59.6, 185, 3600)] == ["0:00", "1:00", "3:05", "1:00:00"]
 

@@ -20,7 +20,6 @@ from ..finetuning.arguments import FinetuningArguments, HeadArguments, Retrieval
 from ..finetuning.retrieval import finetune_retrieval, read_versions
 from ..finetuning.run import check_results_path, finetune, read_splits, save_run, training_curves
 from ..hub.push import hub_target
-from ..tasks import get_task
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS
 from ..training.recipes import read_recipe
 from .flags import share_result, user_errors
@@ -40,7 +39,7 @@ def main(argv: list[str]) -> None:
         check_results_path(task, arguments, splits)
         target = hub_target(arguments, arguments.output_dir)
         train = finetune_retrieval if is_retrieval else finetune
-        metric = METRIC if is_retrieval else get_task(task.task).metric
+        metric = METRIC if is_retrieval else task.spec.metric
         run = train(task, arguments, splits, [training_curves(metric)])
     if not arguments.should_save:
         return

@@ -68,7 +68,7 @@ def score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     tested = (results["data"], "test", results["scores"].get("test", {}))
     for data, split, scores in [tested, *_evaluations(folder, results)]:
-        for name, score in _listed_scores(results["task"]).items():
+        for name, score in _listed_scores(results["task"], results.get("settings", {}).get("vocabulary")).items():
             value = scores.get(name)
             if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
@@ -80,9 +80,9 @@ def score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _listed_scores(task: str) -> Mapping[str, Score]:
+def _listed_scores(task: str, vocabulary: str | None) -> Mapping[str, Score]:
     """Return the scores of a task that cards list."""
-    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task).scores
+    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task, vocabulary).scores
 
 
 def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from ..data.decoding import DecodedSong, SongLoader
 from ..data.identity import audio_place, free_name
 from ..data.shares import WHOLE, Share
 from ..data.written_files import CLICK_ENDING
-from ..tasks import get_task
+from ..tasks import task_of
 from . import audio_tags, midi_file
 from .annotation import annotate
 from .annotation_records import ABSENT, CHANGED, COMPLETE, FOREIGN, OUTDATED, SongFiles, describe_models
@@ -200,7 +200,7 @@ def song_names(paths: Sequence[str]) -> list[str]:
 
 def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool, click: str | None) -> list[str]:
     """Return the endings of the files that are written for a song."""
-    specs = [get_task(model.config.task) for model in models.values()]
+    specs = [task_of(model.config) for model in models.values()]
     endings = list(SONG_ENDINGS.items())
     endings += [pair for spec in specs for pair in label_endings(spec.column, spec.file_format)]
     extras = ["png"] * picture + [CLICK_ENDING] * (click is not None)
@@ -213,7 +213,7 @@ def _check_output(
     """Raise an error if files cannot be written that were asked for."""
     if click not in (None, *CLICKS):
         raise ValueError(f"`click` must be one of {', '.join(CLICKS)}, got {click!r}.")
-    if click is not None and not any(get_task(model.config.task).column == "beats" for model in models.values()):
+    if click is not None and not any(task_of(model.config).column == "beats" for model in models.values()):
         raise ValueError("`--click` needs beats: add a model for the task beat to `--models`.")
     if write_tags and "json" not in formats:
         raise ValueError("`--write_tags` reads tempo and key from the JSON files: add json to `--format`.")

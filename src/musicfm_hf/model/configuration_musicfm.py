@@ -208,6 +208,7 @@ class MusicFMConfig(PreTrainedConfig):
         cqt_fmin (`float`, defaults to 32.7): Lowest frequency of the constant-Q transform, in Hz.
         task (`str`, *optional*): Task of the head: `"beat"`, `"chord"`, `"structure"`, `"key"`, `"tagging"`, or a task
             of your own, so that a saved model decodes its own outputs.
+        vocabulary (`str`, *optional*): Set of labels of that task, if it has several, such as `"full"` for chords.
         decoding (`dict`, *optional*): Settings of the decoder of that task.
         label_rate (`float`, *optional*): Label frames per second. If not given, the model has one label for the whole
             clip.
@@ -314,6 +315,7 @@ class MusicFMConfig(PreTrainedConfig):
     cqt_bins_per_octave: int = 48
     cqt_fmin: float = 32.7
     task: str | None = None
+    vocabulary: str | None = None
     decoding: dict | None = None
     label_rate: float | None = None
     label_centered: bool = False
