@@ -14,7 +14,7 @@ import soundfile
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
 from ..training.files import complete_file
 from .labeled import LabeledSong, Source
-from .synthetic_meters import Meters, TempoMap, accented_bar, draw_tempo_map, grouping
+from .synthetic_meters import Meters, Note, TempoMap, accented_bar, draw_tempo_map, grouping
 
 SOURCE = Source("Songs that a program composed and synthesized from seeds.", "", "", "CC0-1.0")
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
@@ -77,8 +77,8 @@ def compose(seed: int, meters: Meters | None = None) -> SyntheticSong:
 
     Args:
         seed (`int`): Seed of the song.
-        meters ([`Meters`], *optional*): Meters, which are then audible in all sections, and changes of meter and tempo.
-            By default, the song has 3 or, in four of five songs, 4 beats in a bar, and one tempo.
+        meters ([`Meters`], *optional*): Meters, which are then audible in all sections, and changes of meter and
+            tempo. By default, the song has 3 or, in four of five songs, 4 beats in a bar, and one tempo.
     """
     rng = np.random.default_rng(seed)
     mode = str(rng.choice(["maj", "min"]))
@@ -91,7 +91,10 @@ def compose(seed: int, meters: Meters | None = None) -> SyntheticSong:
     orders = rng.permutation(len(_PROGRESSIONS[mode]))
     progressions = {"verse": _PROGRESSIONS[mode][orders[0]], "chorus": _PROGRESSIONS[mode][orders[1]]}
 
-    chords, sections, notes, beats = [], [], [], []
+    beats: list[np.ndarray] = []
+    chords: list[tuple[float, float, str]] = []
+    sections: list[tuple[float, float, str]] = []
+    notes: list[Note] = []
     origin, bar, before = 0.0, 0, section_meters[0]  # seconds where the meter began, and bars since then
     for (function, num_bars), meter in zip(_FORM, section_meters, strict=True):
         bar_seconds = 60.0 / tempo * meter

@@ -80,7 +80,7 @@ def head_config(
         "classifier_proj_size": arguments.head_size,
         "classifier_dropout": arguments.head_dropout,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
-        "decoding": decoder_settings(arguments),
+        "decoding": spec.measured_settings(songs) | decoder_settings(arguments),
         "class_weights": None,
     }
     config = MusicFMConfig.from_dict(values)

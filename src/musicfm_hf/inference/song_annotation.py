@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tasks.annotations import Beats, Segment
+from ..tasks.annotations import SONG_COLUMNS, Beats, Segment
 from ..tasks.events import file_format, to_json, write_events
 from ..training.files import complete_files, write_text
 
@@ -28,12 +28,17 @@ class SongAnnotation:
         sections (`list[Segment]`): Sections labeled with functions such as verse.
         keys (`list[Segment]`): Keys with labels such as `F#:min`, or `N` for none.
         key (`str`): Key of the whole song.
+        tempo (`float`): Tempo of the song, in beats per minute; see [`musicfm_hf.tasks.meter.global_tempo`].
+        tempo_curve (`np.ndarray` of shape `(beats, 2)`): Seconds and beats per minute at each beat; see
+            [`musicfm_hf.tasks.meter.tempo_curve`].
+        time_signatures (`list[Segment]`): Spans with a constant number of beats in a bar, with labels such as `3`; see
+            [`musicfm_hf.tasks.meter.time_signatures`].
         tags (`dict[str, float]`): Probabilities of tags, with the highest first.
         similarities (`dict[str, float]`): Similarities with tags in words, with the highest first; see
             [`ZeroShotTagger`].
-        probabilities (`dict[str, np.ndarray]`): Probability of each event, for `beats`, `chords`, `sections` and
-            `keys`; see [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the number of
-            events was changed later.
+        probabilities (`dict[str, np.ndarray]`): Probability of each event, for `beats`, `chords`, `sections`, `keys`
+            and `time_signatures`; see [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the
+            number of events was changed later.
         more (`dict[str, Any]`): Results of other tasks by column: beats, segments, probabilities of tags, or one
             label.
     """
@@ -44,6 +49,9 @@ class SongAnnotation:
     sections: list[Segment] | None = None
     keys: list[Segment] | None = None
     key: str | None = None
+    tempo: float | None = None
+    tempo_curve: np.ndarray | None = None
+    time_signatures: list[Segment] | None = None
     tags: dict[str, float] | None = None
     similarities: dict[str, float] | None = None
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
@@ -100,7 +108,7 @@ class SongAnnotation:
             if "json" in formats:
                 names.append(f"{base.name}.json")
                 write_text(temporary / names[0], json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
-            for column in (*_RESULTS, *self.more):
+            for column in (*SONG_COLUMNS, *self.more):
                 events = self.get(column)
                 if events is not None and (kind := file_format(events)) in formats:
                     names.append(f"{base.name}.{column if column == kind else f'{column}.{kind}'}")

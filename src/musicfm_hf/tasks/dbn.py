@@ -24,6 +24,7 @@ TOLERANCE = 0.01  # by which probabilities in half precision may exceed 1
 
 # Defaults of the settings.
 MIN_BPM, MAX_BPM = 55.0, 215.0
+BEATS_PER_BAR = (3, 4)
 TRANSITION_LAMBDA = 100
 OBSERVATION_LAMBDA = 16
 
@@ -75,7 +76,7 @@ class _Pointers(NamedTuple):
 def track_downbeats(
     activations: np.ndarray,
     fps: float,
-    beats_per_bar: int | Sequence[int] = (3, 4),
+    beats_per_bar: int | Sequence[int] = BEATS_PER_BAR,
     min_bpm: float = MIN_BPM,
     max_bpm: float = MAX_BPM,
     transition_lambda: float = TRANSITION_LAMBDA,
@@ -314,8 +315,8 @@ def _decode(log_beats: np.ndarray, log_rest: np.ndarray, bars: _Bars, tempi: _Te
     intervals, longest = tempi.intervals, tempi.intervals[-1]
     sums = [np.pad(log.cumsum(0), [(longest + 1, 0), (0, 0)][: log.ndim]) for log in (log_beats, log_rest)]
     emissions = _Emissions(*sums)
-    # Scores of beats that start in the last `longest` frames, by start. All states of a meter are equally likely before
-    # frame 0: a beat of each tempo may have started in any of the preceding frames that its interval covers.
+    # Scores of beats that start in the last `longest` frames, by start. All states of a meter are equally likely
+    # before frame 0: a beat of each tempo may have started in any of the preceding frames that its interval covers.
     begun = np.where(np.arange(-longest, 0)[:, None] >= -intervals, 0.0, -np.inf)
     recent = begun[:, None] + bars.log_starts[:, None]  # (longest, positions, tempi)
     pointers = _Pointers(

@@ -107,8 +107,12 @@ class TaskSpec:
             label, with the setting `min_seconds`.
         probabilities (`Callable`, *optional*): `(logits, events, labels, rate)` → probability of each event, float64
             `(events,)`. By default, the mean probability of the label of a segment.
-        song_label (`Callable`, *optional*): Logits of a song → one label for the whole song, which [`SongAnnotation`]
-            stores as `song_label_name` and `score` takes as its third argument.
+        decoder_settings (`Callable`, *optional*): Annotations of the training songs → settings of `events` that depend
+            on them. They are saved in `config.decoding`, and settings of the user take precedence.
+        song_results (`Callable`, *optional*): `(logits, events, rate, **settings)` → `{name: (value, probabilities or
+            None)}`: further results for the song, which [`SongAnnotation`] stores under these names. Silence has no
+            logits, `(0, labels)`.
+        scored_results (`tuple[str, …]`): Names of further results that `score` takes as keyword arguments.
         silence (`Callable`): Seconds of audio that is silent throughout → its events.
 
         metric (`str`): Score that selects checkpoints and layers; higher is better.
@@ -146,8 +150,9 @@ class TaskSpec:
 
     events: Callable[..., Any] | None = None
     probabilities: Callable[..., np.ndarray] | None = spans.label_probabilities
-    song_label: Callable[[np.ndarray], str] | None = None
-    song_label_name: str | None = None
+    decoder_settings: Callable[[Iterable[Any]], dict[str, Any]] | None = None
+    song_results: Callable[..., dict[str, tuple[Any, np.ndarray | None]]] | None = None
+    scored_results: tuple[str, ...] = ()
     silence: Callable[[float], Any] = spans.no_segments
 
     metric: str = "accuracy"
@@ -277,14 +282,39 @@ class TaskSpec:
         num_classes = self.outputs[0]["size"] if self.outputs else config.num_labels
         return self.probabilities(logits, events, label_names(config)[:num_classes], config.label_rate)
 
-    def score_song(self, annotation: Any, events: Any, song_label: str | None = None) -> dict[str, Any]:
+    def measured_settings(self, songs: Iterable[Any]) -> dict[str, Any]:
+        """Return the settings of the decoder that depend on the training songs."""
+        if self.decoder_settings is None:
+            return {}
+        return self.decoder_settings(self.annotation_of(song) for song in songs)
+
+    def further_results(
+        self, config: MusicFMConfig, logits: np.ndarray, events: Any
+    ) -> dict[str, tuple[Any, np.ndarray | None]]:
+        """
+        Return further results for a song, such as its key or its tempo.
+
+        Args:
+            config ([`MusicFMConfig`]): Configuration of the model with its head.
+            logits (`np.ndarray` of shape `(label frames, num_labels)`): Logits of the whole song; no frames for
+                silence.
+            events: Output of [`decode`].
+
+        Returns:
+            `{name: (value, probabilities)}`; the probabilities of the parts of the value may be `None`.
+        """
+        if self.song_results is None:
+            return {}
+        return self.song_results(logits, events, config.label_rate, **(config.decoding or {}))
+
+    def score_song(self, annotation: Any, events: Any, results: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
         Score the events of one song.
 
         Args:
             annotation: Annotation of the song; see [`annotation_of`].
             events: Output of [`decode`].
-            song_label (`str`, *optional*): Output of `song_label`, for tasks that have it.
+            results (`dict[str, Any]`, *optional*): Values of further results; those in `scored_results` are scored.
 
         Returns:
             `{score: value}`, with nan for scores that are undefined; for tasks with `set_scores`, the input of its
@@ -292,7 +322,8 @@ class TaskSpec:
         """
         if self.score is None:
             return {"accuracy": spans.share_of_time(annotation, events, self.parse or str)}
-        return self.score(annotation, events) if song_label is None else self.score(annotation, events, song_label)
+        scored = {name: value for name, value in (results or {}).items() if name in self.scored_results}
+        return self.score(annotation, events, **scored)
 
     def average_scores(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Average each score over the songs that have it."""
