@@ -13,6 +13,7 @@ import numpy as np
 
 from . import dbn, meter, spans
 from .annotations import Beats, check_beats
+from .dbn_states import BEATS_PER_BAR
 from .spec import Score, Strip, TaskSpec
 
 LABELS = ("beat", "downbeat", "neither")  # "beat" excludes downbeats
@@ -115,7 +116,7 @@ def song_results(
     logits: np.ndarray,
     beats: Beats,
     frame_rate: float,
-    beats_per_bar: int | Sequence[int] = dbn.BEATS_PER_BAR,
+    beats_per_bar: int | Sequence[int] = BEATS_PER_BAR,
     meter_change: float = 0.0,
     **settings: Any,
 ) -> dict[str, tuple[Any, np.ndarray | None]]:

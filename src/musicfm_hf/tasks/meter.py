@@ -12,7 +12,8 @@ import numpy as np
 
 from . import spans
 from .annotations import Beats, Segment
-from .dbn import EPSILON, check_meters, meter_transitions
+from .dbn import EPSILON
+from .dbn_states import check_meters, meter_transitions
 
 METERS = (2, 3, 4, 5, 6, 7)  # that songs are composed in, and that models decode if their training songs have them
 NEIGHBORS = 4  # beats on each side from which a local tempo is computed

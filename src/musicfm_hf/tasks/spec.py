@@ -292,16 +292,8 @@ class TaskSpec:
         self, config: MusicFMConfig, logits: np.ndarray, events: Any
     ) -> dict[str, tuple[Any, np.ndarray | None]]:
         """
-        Return further results for a song, such as its key or its tempo.
-
-        Args:
-            config ([`MusicFMConfig`]): Configuration of the model with its head.
-            logits (`np.ndarray` of shape `(label frames, num_labels)`): Logits of the whole song; no frames for
-                silence.
-            events: Output of [`decode`].
-
-        Returns:
-            `{name: (value, probabilities)}`; the probabilities of the parts of the value may be `None`.
+        Return further results for a song, such as its key or its tempo
+        (`{name: (value, probabilities or None)}`), from its logits, `(0, labels)` for silence, and its events.
         """
         if self.song_results is None:
             return {}
