@@ -54,10 +54,33 @@ def time_signatures(beats: Beats, duration: float = np.inf) -> list[Segment]:
 
 def main_time_signature(segments: Sequence[Segment]) -> str | None:
     """Return the label with the longest total time, the first one in a tie, or `None` without segments."""
+    seconds = _seconds_of(segments)
+    return max(seconds, key=seconds.__getitem__, default=None)
+
+
+def _seconds_of(segments: Sequence[Segment]) -> dict[str, float]:
+    """Return the total time of each label, in the order of the song."""
     seconds: dict[str, float] = {}
     for start, end, label in segments:
         seconds[label] = seconds.get(label, 0.0) + end - start
-    return max(seconds, key=seconds.__getitem__, default=None)
+    return seconds
+
+
+def describe_beats(beats: Beats | None) -> list[str]:
+    """
+    Return the tempo and the meters of a song in words, such as `118 beats a minute` and `4 and 3 beats in a bar`, with
+    the meter of the longest time first. Beats without a complete bar have no meter.
+    """
+    facts: list[str] = []
+    if beats is None:
+        return facts
+    if (tempo := global_tempo(tempo_curve(beats.times))) is not None:
+        facts.append(f"{tempo:.0f} beats a minute")
+    if seconds := _seconds_of(time_signatures(beats)):
+        *others, last = sorted(seconds, key=lambda label: -seconds[label])
+        names = f"{', '.join(others)} and {last}" if others else last
+        facts.append(f"{names} beats in a bar")
+    return facts
 
 
 def tempo_curve(times: np.ndarray) -> np.ndarray:
