@@ -244,7 +244,7 @@ def _draw_beats(axes: Any, row: _Row, beats: Beats) -> None:
     """Draw numbered bar lines, ticks for the other beats, and the meter where it changes, such as `in 3`."""
     times, positions = beats
     signatures = time_signatures(beats)
-    changes = {segment.start: f"in {segment.label}" for segment in signatures[: len(signatures) > 1 and None]}
+    changes = {segment.start: f"in {segment.label}" for segment in signatures if len(signatures) > 1}
     inside = (times >= row.start) & (times < row.end)
     down = positions == 1
     axes.vlines(times[inside & ~down], 0, 0.4, color="#999999", lw=0.9)

@@ -155,6 +155,8 @@ def meter_probabilities(
     Returns:
         float64 `(segments,)`; 0 for a meter that is not in `meters`.
     """
+    if not segments:
+        return np.empty(0)
     posteriors = meter_posteriors(probabilities, meters, change)
     columns = {str(meter): column for column, meter in enumerate(np.atleast_1d(meters))}
     starts = np.searchsorted(times, [segment.start for segment in segments])
