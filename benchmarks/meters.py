@@ -50,16 +50,15 @@ def main() -> None:
     for song in songs:
         for name in groups_of(song.beats):
             groups.setdefault(name, []).append(song.id)
+    trained = scores["trained"]
     results = {
         "model": strip_absolute_paths({"model": arguments.model})["model"],
         "music": describe_source(arguments.data),
         "split": arguments.split,
         "decoding": model.config.decoding,
-        "groups": {
-            name: average([scores["trained"][id] for id in groups[name]]) for name in sorted(groups, key=order)
-        },
+        "groups": {name: average([trained[song] for song in groups[name]]) for name in sorted(groups, key=order)},
         "decoders": {name: average(rows.values()) for name, rows in scores.items()},
-        "songs": scores["trained"],
+        "songs": trained,
     }
     write_report(arguments.output_file, results | environment(), report(results))
 
