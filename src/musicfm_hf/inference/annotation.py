@@ -96,6 +96,8 @@ def _set_silence(annotation: SongAnnotation, config: MusicFMConfig) -> None:
 
 
 def _set_further_results(annotation: SongAnnotation, config: MusicFMConfig, logits: np.ndarray, events: Any) -> None:
-    """Add the further results of a task to the annotation."""
+    """Add the further results of a task to the annotation. Segments end with the audio at the latest."""
     for name, (value, probabilities) in get_task(config.task).further_results(config, logits, events).items():
+        if isinstance(value, list):
+            value = [segment._replace(end=min(segment.end, annotation.duration)) for segment in value]
         annotation.set(name, value, probabilities)

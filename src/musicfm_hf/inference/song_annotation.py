@@ -28,11 +28,6 @@ class SongAnnotation:
         sections (`list[Segment]`): Sections labeled with functions such as verse.
         keys (`list[Segment]`): Keys with labels such as `F#:min`, or `N` for none.
         key (`str`): Key of the whole song.
-        tempo (`float`): Tempo of the song, in beats per minute; see [`musicfm_hf.tasks.meter.global_tempo`].
-        tempo_curve (`np.ndarray` of shape `(beats, 2)`): Seconds and beats per minute at each beat; see
-            [`musicfm_hf.tasks.meter.tempo_curve`].
-        time_signatures (`list[Segment]`): Spans with a constant number of beats in a bar, with labels such as `3`; see
-            [`musicfm_hf.tasks.meter.time_signatures`].
         tags (`dict[str, float]`): Probabilities of tags, with the highest first.
         similarities (`dict[str, float]`): Similarities with tags in words, with the highest first; see
             [`ZeroShotTagger`].
@@ -41,6 +36,11 @@ class SongAnnotation:
             number of events was changed later.
         more (`dict[str, Any]`): Results of other tasks by column: beats, segments, probabilities of tags, or one
             label.
+        tempo (`float`): Tempo of the song, in beats per minute; see [`musicfm_hf.tasks.meter.global_tempo`].
+        tempo_curve (`np.ndarray` of shape `(beats, 2)`): Seconds and beats per minute at each beat; see
+            [`musicfm_hf.tasks.meter.tempo_curve`].
+        time_signatures (`list[Segment]`): Spans with a constant number of beats in a bar, with labels such as `3`; see
+            [`musicfm_hf.tasks.meter.time_signatures`].
     """
 
     duration: float
@@ -49,13 +49,13 @@ class SongAnnotation:
     sections: list[Segment] | None = None
     keys: list[Segment] | None = None
     key: str | None = None
-    tempo: float | None = None
-    tempo_curve: np.ndarray | None = None
-    time_signatures: list[Segment] | None = None
     tags: dict[str, float] | None = None
     similarities: dict[str, float] | None = None
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+    tempo: float | None = None
+    tempo_curve: np.ndarray | None = None
+    time_signatures: list[Segment] | None = None
 
     def get(self, name: str) -> Any:
         """Return the result with this name, an attribute or an entry of `more`, or `None`."""

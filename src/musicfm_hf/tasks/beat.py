@@ -145,7 +145,7 @@ def song_results(
     return {
         "tempo": (meter.global_tempo(curve), None),
         "tempo_curve": (curve if len(curve) else None, None),
-        "time_signatures": (signatures, certain),
+        "time_signatures": (signatures, certain if signatures else None),
     }
 
 
