@@ -455,9 +455,10 @@ def test_nothing_masked_is_no_loss(settings):
     assert not any(gradient.any() for gradient in gradients)  # NaN would be true
 
 
-def test_parts_of_a_step_add_up():
+@pytest.mark.parametrize(("unmasked_loss_weight", "weight"), [(0.0, 34), (0.5, 34 + 0.5 * 41)])
+def test_parts_of_a_step_add_up(unmasked_loss_weight, weight):
     """Gradients with `num_items_in_batch` of two batches, of unequal counts, are those of one."""
-    settings = {"num_codebooks": 2, "cqt_loss_weight": 0.5}
+    settings = {"num_codebooks": 2, "cqt_loss_weight": 0.5, "unmasked_loss_weight": unmasked_loss_weight}
     whole, parts = build(**settings), build(**settings)
     waveforms = torch.stack(audio_of(24000, 24000, 24000))
     mask = torch.arange(25) < torch.tensor([5, 20, 9])[:, None]
@@ -465,8 +466,8 @@ def test_parts_of_a_step_add_up():
     total.loss.backward()
     loss = 0
     for rows in (slice(0, 1), slice(1, 3)):
-        own = generators(0, 1, 2)[rows]
-        part = parts(waveforms[rows], mask_time_indices=mask[rows], generator=own, num_items_in_batch=torch.tensor(34))
+        own = {"generator": generators(0, 1, 2)[rows], "num_items_in_batch": torch.tensor(weight)}
+        part = parts(waveforms[rows], mask_time_indices=mask[rows], **own)
         part.loss.backward()
         loss += part.loss
     torch.testing.assert_close(loss, total.loss)
@@ -489,6 +490,24 @@ def test_constant_q_loss():
     without = build(mask_type="embedding")
     assert without.cqt_head is None
     assert without(waveform[None], mask_time_indices=mask).cqt_loss is None
+
+
+def test_loss_of_frames_that_are_not_masked():
+    """A frame that is not masked has a quarter of the weight of a masked one; padding has none."""
+    model = build(mask_type="embedding", cqt_loss_weight=0.5, unmasked_loss_weight=0.25)
+    batch = pad(audio_of(48000, 24000))
+    mask = torch.arange(50)[None].expand(2, -1) < torch.tensor([[10], [40]])
+    output = model(**batch, mask_time_indices=mask, output_hidden_states=True)
+    hidden_states, tokens = output.hidden_states[-1], output.tokens[..., 0]
+    cross_entropy = nn.functional.cross_entropy(model.head(hidden_states).mT, tokens, reduction="none")
+    target = constant_q(batch["input_values"], batch["attention_mask"], model.config)
+    errors = (model.cqt_head(hidden_states) - target).square().mean(-1)
+    weights = torch.where(mask, 1.0, 0.25) * (torch.arange(50)[None] < torch.tensor([[50], [25]]))
+    assert weights.sum() == 10 + 0.25 * 40 + 25  # all 25 frames of the second item are masked
+    torch.testing.assert_close(output.cqt_loss, (weights * errors).sum() / 45)
+    torch.testing.assert_close(output.loss, (weights * cross_entropy).sum() / 45 + 0.5 * output.cqt_loss)
+    assert output.logits.shape == (35, 1, 32)  # of masked frames
+    assert model(**batch, mask_time_indices=mask & False).loss > 1
 
 
 def test_constant_q_target_of_noise_masking_is_the_clean_waveform():

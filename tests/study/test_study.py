@@ -163,11 +163,11 @@ def test_studies_of_the_package():
     small, full = read_study("study"), read_study("study_full")
     assert read_study(str(ROOT / "recipes/study.yaml")) == small
     variants = [cell.variant for cell in plan_cells(small)]
-    changes = ["encoder_bert", "input_short", "tokens_k_means", "tokens_residual_vq", "rate_50_hz", "size_large"]
-    assert variants == ["base", *changes, "data_half_of_the_songs"]
-    assert len(plan_cells(small, grid=True)) == 2 * 2 * 3 * 2 * 2 * 2
-    assert [cell.variant for cell in plan_cells(full)[:8]] == variants
-    assert len(plan_cells(full)) == 24
+    changes = ["encoder_bert", "input_short", "tokens_k_means", "tokens_residual_vq", "loss_all_frames", "rate_50_hz"]
+    assert variants == ["base", *changes, "size_large", "data_half_of_the_songs"]
+    assert len(plan_cells(small, grid=True)) == 2 * 2 * 3 * 2 * 2 * 2 * 2
+    assert [cell.variant for cell in plan_cells(full)[:9]] == variants
+    assert len(plan_cells(full)) == 27
     base, short = (plan_cells(full)[index].settings for index in (0, 2))
     assert base["config"]["codebook_size"] == 8192
     assert base["learning_rate"] == 1e-4

@@ -61,12 +61,14 @@ _POSITIVE_NUMBERS = (
     "initializer_range",
     "context_seconds",
     "mask_seconds",
+    "kmeans_texture_seconds",
     "cqt_fmin",
     "contrastive_temperature",
 )
 _NUMBERS_FROM_ZERO = (
     "cqt_loss_weight",
     "mask_noise_std",
+    "unmasked_loss_weight",
     "vicreg_invariance_weight",
     "vicreg_variance_weight",
     "vicreg_covariance_weight",
@@ -179,7 +181,9 @@ class MusicFMConfig(PreTrainedConfig):
         target_mel_mean, target_mel_std (`float` or `list[float]`, *optional*): Statistics that normalize the log-mel
             spectrogram for the targets; `mel_mean` and `mel_std` by default. With one value per band, many more codes
             are used.
-        kmeans_features (`list[str]`, defaults to `["mel"]`): Features to cluster: `"mel"`, `"chroma"` or both.
+        kmeans_features (`list[str]`, defaults to `["mel"]`): Features to cluster, one or several of `"mel"`,
+            `"chroma"`, and `"texture"` (means and deviations of mel bands around a frame).
+        kmeans_texture_seconds (`float`, defaults to 2.0): Length of the window of `"texture"`.
         kmeans_mel_bins, kmeans_chroma_bins (`int`, default to 229 and 264): Sizes of these features, by default those
             of MERT. MERT's normalization is not published; here, the features are power in dB, standardized over the
             data that the clusters are fitted to.
@@ -189,6 +193,9 @@ class MusicFMConfig(PreTrainedConfig):
             masked frames if no spans overlapped.
         mask_seconds (`float`, defaults to 0.4): Length of a cell or a span.
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
+        unmasked_loss_weight (`float`, defaults to 0.0): Weight of a frame that is not masked in the pretraining loss,
+            where a masked frame has 1; `pred_nomask_weight` in HuBERT's code. Above 0, the encoder also learns to
+            describe the frames that it hears, as it does when it is used.
         mixup_prob (`float`, defaults to 0.0): Probability that excerpts of other items of the batch are added to an
             item in pretraining, as in MERT. Targets are those of the clean waveform, and evaluation is not affected.
         mixup_seconds (`list[float]`, defaults to `[0.5, 1.5]`): Shortest and longest duration of an excerpt, those of
@@ -292,10 +299,12 @@ class MusicFMConfig(PreTrainedConfig):
     kmeans_features: list[str] | tuple[str, ...] = ("mel",)
     kmeans_mel_bins: int = 229
     kmeans_chroma_bins: int = 264
+    kmeans_texture_seconds: float = 2.0
     mask_type: str = "noise"
     mask_prob: float = 0.6
     mask_seconds: float = 0.4
     mask_noise_std: float = 0.1
+    unmasked_loss_weight: float = 0.0
     mixup_prob: float = 0.0
     mixup_seconds: list[float] | tuple[float, ...] = (0.5, 1.5)
     mixup_max_excerpts: int = 3
@@ -500,6 +509,11 @@ class MusicFMConfig(PreTrainedConfig):
         return list(sizes) if isinstance(sizes, list) else [sizes] * self.num_codebooks
 
     @property
+    def texture_frames(self) -> int:
+        """Number of frames in the window of the `"texture"` features of k-means."""
+        return max(1, round(self.kmeans_texture_seconds * self.frame_rate))
+
+    @property
     def mask_frames(self) -> int:
         """Number of frames in a mask cell or span."""
         return round(self.mask_seconds * self.frame_rate)
@@ -660,8 +674,8 @@ class MusicFMConfig(PreTrainedConfig):
             require(valid, "codebook_size", "a positive integer or a list of them")
         require(type(self.quantizer_seed) is int, "quantizer_seed", "an integer")
         features = self.kmeans_features
-        valid = isinstance(features, list) and len(features) > 0 and set(features) <= {"mel", "chroma"}
-        require(valid, "kmeans_features", "a list of `mel` and `chroma`")
+        valid = isinstance(features, list) and len(features) > 0 and set(features) <= {"mel", "chroma", "texture"}
+        require(valid, "kmeans_features", "a list of `mel`, `chroma` and `texture`")
         if self.quantizer_type == "kmeans":
             require(
                 len(features) == self.num_codebooks, "num_codebooks", f"{len(features)}, one for each of {features}"

@@ -8,16 +8,31 @@ from .configuration_musicfm import MusicFMConfig
 IGNORED = -100  # label of frames and items without one, as in torch's cross-entropy
 
 
-def token_loss(
-    config: MusicFMConfig, logits: torch.Tensor, tokens: torch.Tensor, count: torch.Tensor | int
-) -> torch.Tensor:
+def frame_weight(config: MusicFMConfig, mask: torch.Tensor, has_target: torch.Tensor) -> torch.Tensor:
     """
-    Compute the cross-entropy of masked token prediction in nats, averaged over codebooks and `count` frames.
+    Sum the weights of frames in the pretraining loss: 1 for masked frames, and `config.unmasked_loss_weight` for the
+    others.
 
     Args:
-        logits (`torch.Tensor` of shape `(masked frames, codebooks, codes)`): As the model returns them.
-        tokens (`torch.Tensor` of shape `(masked frames, codebooks)`): Targets.
-        count: Number of masked frames to average over, in this batch or in a whole optimizer step.
+        mask, has_target (`torch.Tensor` of shape `(batch, frames)`): Masked frames, and frames with a target.
+
+    Returns:
+        float32 scalar, above 0 even if no frame has a weight.
+    """
+    weight = (mask & has_target).sum() + config.unmasked_loss_weight * (~mask & has_target).sum()
+    return weight.float().clamp(min=1e-6)
+
+
+def token_loss(
+    config: MusicFMConfig, logits: torch.Tensor, tokens: torch.Tensor, count: torch.Tensor | float
+) -> torch.Tensor:
+    """
+    Compute the cross-entropy of token prediction in nats, averaged over codebooks and `count` frames.
+
+    Args:
+        logits (`torch.Tensor` of shape `(frames, codebooks, codes)`): As the model returns them.
+        tokens (`torch.Tensor` of shape `(frames, codebooks)`): Targets.
+        count: Number of frames to average over, in this batch or in a whole optimizer step.
     """
     loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="sum")
     return loss / (count * config.num_codebooks)
@@ -130,4 +145,4 @@ def _explain_shape(logits: torch.Tensor, labels: torch.Tensor, kinds: list[str])
     return f"`labels` must have shape {shapes}, got {labels.dtype} {tuple(labels.shape)}.{hint}"
 
 
-__all__ = ["IGNORED", "classification_loss", "pitch_loss", "token_loss"]
+__all__ = ["IGNORED", "classification_loss", "frame_weight", "pitch_loss", "token_loss"]

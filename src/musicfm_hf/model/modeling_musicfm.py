@@ -26,7 +26,7 @@ from .frames_musicfm import Count, count_averages, label_settings
 from .heads_musicfm import MusicFMClassifier, MusicFMEmbeddingHead, MusicFMHead
 from .int8_musicfm import check_float
 from .keywords_musicfm import check_keywords
-from .losses_musicfm import token_loss
+from .losses_musicfm import frame_weight, token_loss
 from .masking_musicfm import check_targets, fit_length, mix_in_batch, replace_by_noise, sample_mask, target_frames
 from .normalization_musicfm import batch_norm, normalize
 from .outputs_musicfm import MusicFMClassifierOutput, MusicFMForPreTrainingOutput, MusicFMQuantizerOutput
@@ -529,8 +529,9 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
 
 class MusicFMForPreTraining(MusicFMPreTrainedModel):
     """
-    Masked token prediction: the model predicts the tokens of the clean waveform where it is masked. The configuration
-    selects the method of MusicFM, BEST-RQ, MuQ or MERT.
+    Masked token prediction: the model predicts the tokens of the clean waveform where it is masked and, with
+    `config.unmasked_loss_weight`, also where it is not. The configuration selects the method of MusicFM, BEST-RQ, MuQ
+    or MERT.
     """
 
     accepts_loss_kwargs = True
@@ -571,8 +572,9 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
                 skip evaluation without labels.)
             generator (`torch.Generator` or a list with one for each item, *optional*): Generator of the mask, the
                 mix-up and the noise.
-            num_items_in_batch (`int`, *optional*): Number of masked frames in a whole optimizer step, over which the
-                loss is averaged if this batch is only a part of the step.
+            num_items_in_batch (`int` or `float`, *optional*): Sum of the weights of all frames in a whole optimizer
+                step, over which the loss is averaged if this batch is only a part of the step. The weight is 1 for
+                masked frames and `config.unmasked_loss_weight` for the others.
             return_loss (`bool`): Ignored. Its presence tells the [`Trainer`] that the model returns a loss without
                 labels.
             output_hidden_states, output_attentions, return_dict (*optional*): As in [`MusicFMModel`].
@@ -613,26 +615,45 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         tokens = fit_length(tokens, frames, value=-100)
         has_target = target_frames(config, lengths, input_values.shape[1])
         tokens = tokens.masked_fill(~has_target[..., None], -100)
-        mask = mask & (tokens >= 0).all(-1)
-        predicted = outputs.last_hidden_state[mask]  # (masked frames, hidden_size)
-        count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        logits, targets = self.predict_tokens(predicted), tokens[mask]
-        loss, cqt_loss = token_loss(config, logits, targets, count), None
+        has_target = (tokens >= 0).all(-1)
+        count = frame_weight(config, mask, has_target) if num_items_in_batch is None else num_items_in_batch
+        mask, clear = mask & has_target, ~mask & has_target
+        spectrum = None
         if self.cqt_head is not None:
-            target = fit_length(constant_q(input_values, attention_mask, config), frames)[mask]
-            errors = (self.cqt_head(predicted).float() - target).square().mean(-1)
-            cqt_loss = errors.sum() / count
-            loss = loss + config.cqt_loss_weight * cqt_loss
+            spectrum = fit_length(constant_q(input_values, attention_mask, config), frames)
+        hidden_states = outputs.last_hidden_state
+        logits, loss, cqt_loss = self._predict(hidden_states, tokens, spectrum, mask, count)
+        if (weight := config.unmasked_loss_weight) > 0:
+            _, clear_loss, clear_cqt_loss = self._predict(hidden_states, tokens, spectrum, clear, count)
+            loss = loss + weight * clear_loss
+            cqt_loss = None if cqt_loss is None else cqt_loss + weight * clear_cqt_loss
         return MusicFMForPreTrainingOutput(
             loss=loss,
             logits=logits,
-            accuracy=(logits.argmax(-1) == targets).sum() / max(targets.numel(), 1),
+            accuracy=(logits.argmax(-1) == tokens[mask]).sum() / max(tokens[mask].numel(), 1),
             tokens=tokens,
             mask_time_indices=mask,
             cqt_loss=cqt_loss,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _predict(
+        self,
+        hidden_states: torch.Tensor,
+        tokens: torch.Tensor,
+        spectrum: torch.Tensor | None,
+        selected: torch.Tensor,
+        count: torch.Tensor | float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return the logits of the selected frames, their loss per `count`, and its constant-Q part, if any."""
+        predicted = hidden_states[selected]  # (selected frames, hidden_size)
+        logits, cqt_loss = self.predict_tokens(predicted), None
+        loss = token_loss(self.config, logits, tokens[selected], count)
+        if self.cqt_head is not None and spectrum is not None:
+            cqt_loss = (self.cqt_head(predicted).float() - spectrum[selected]).square().mean(-1).sum() / count
+            loss = loss + self.config.cqt_loss_weight * cqt_loss
+        return logits, loss, cqt_loss
 
     def predict_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Compute the logits of tokens: `(n, hidden_size)` → `(n, codebooks, codes)`."""

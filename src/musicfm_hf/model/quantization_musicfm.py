@@ -1,7 +1,6 @@
 """Quantizers that compute the target tokens of masked pretraining: random projection, k-means, mel residual VQ."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Self
 
 import torch
@@ -10,7 +9,7 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_musicfm import MusicFMConfig
-from .spectrogram_musicfm import MusicFMLogMel, chroma, is_exporting, power_spectrum
+from .spectrogram_musicfm import MusicFMLogMel, chroma, is_exporting, power_spectrum, texture
 
 
 class MusicFMQuantizer(nn.Module):
@@ -110,16 +109,20 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
 
 class MusicFMKMeansQuantizer(MusicFMQuantizer):
     """
-    K-means clusters of log-mel and of chroma features (HuBERT; MERT's first targets), with one codebook for each.
-    `musicfm train-quantizer` fits the clusters; untrained clusters are random.
+    K-means clusters of log-mel, chroma and texture features (HuBERT; MERT's first targets are the first two), with one
+    codebook for each. `musicfm train-quantizer` fits the clusters; untrained clusters are random.
     """
 
     def __init__(self, config: MusicFMConfig):
         super().__init__(config)
         self.wide_mel = MusicFMLogMel(config, 0.0, 1.0, config.kmeans_mel_bins)
-        bins = {"mel": config.kmeans_mel_bins, "chroma": config.kmeans_chroma_bins}
+        widths = {
+            "mel": config.kmeans_mel_bins * self.mel_frames_per_token,
+            "chroma": config.kmeans_chroma_bins * self.mel_frames_per_token,
+            "texture": 2 * config.kmeans_mel_bins,
+        }
         for index, (name, size) in enumerate(zip(config.kmeans_features, config.codebook_sizes, strict=True)):
-            width = bins[name] * self.mel_frames_per_token
+            width = widths[name]
             self.register_buffer(f"feature_mean_{index}", torch.zeros(width, dtype=torch.float32))
             self.register_buffer(f"feature_std_{index}", torch.ones(width, dtype=torch.float32))
             self.register_buffer(f"centroids_{index}", torch.empty(size, width, dtype=torch.float32))
@@ -140,11 +143,15 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         """Concatenate the features of all codebooks: `(batch, samples)` → float32 `(batch, tokens, dim)`."""
         with maybe_autocast(input_values.device.type, enabled=False):
             power = power_spectrum(input_values, attention_mask, self.config)
-        frames = {
-            "mel": partial(self.wide_mel.from_power, power, attention_mask),
-            "chroma": partial(chroma, power, self.config),
-        }
-        return torch.cat([self._stack(frames[name]()) for name in self.config.kmeans_features], dim=-1)
+        features, names = {}, self.config.kmeans_features
+        if "chroma" in names:
+            features["chroma"] = self._stack(chroma(power, self.config))
+        if "mel" in names or "texture" in names:
+            mel = self.wide_mel.from_power(power, attention_mask)
+            features["mel"] = self._stack(mel)
+        if "texture" in names:
+            features["texture"] = texture(mel, attention_mask, self.config)
+        return torch.cat([features[name] for name in names], dim=-1)
 
     def split(self, features: torch.Tensor) -> list[torch.Tensor]:
         """Split the output of [`features`] into the features of each codebook."""

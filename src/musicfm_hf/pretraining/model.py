@@ -31,6 +31,7 @@ QUANTIZER_FIELDS = [
     "kmeans_features",
     "kmeans_mel_bins",
     "kmeans_chroma_bins",
+    "kmeans_texture_seconds",
 ]
 
 

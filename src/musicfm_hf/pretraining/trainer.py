@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..data.crop_reader import AudioProblem, ProblemLog
 from ..data.crops import CropLoader, FixedCrops
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.losses_musicfm import frame_weight
 from ..model.masking_musicfm import fit_length, target_frames
 from ..model.modeling_musicfm import MusicFMForPreTraining
 from ..training.files import write_json
@@ -110,13 +111,13 @@ class PretrainingTrainer(ResumableTrainer):
         return inputs | {"generator": noise_generators(seeds, inputs["input_values"].device)}
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        """Return the number of masked frames with a target over all processes, at least 1."""
-        count = torch.zeros((), dtype=torch.int64)
+        """Return the sum of the weights of all frames with a target, over all processes."""
+        config, weight = self.encoder_config, torch.zeros(())
         for batch in batch_samples:
-            samples = batch["input_values"].shape[1]
-            targets = target_frames(self.encoder_config, sample_counts(batch), samples)
-            count += (fit_length(batch["mask_time_indices"], targets.shape[1]) & targets).sum()
-        return self.accelerator.reduce(count.to(device)).clamp(min=1)
+            has_target = target_frames(config, sample_counts(batch), batch["input_values"].shape[1])
+            mask = fit_length(batch["mask_time_indices"], has_target.shape[1])
+            weight += frame_weight(config, mask, has_target)
+        return self.accelerator.reduce(weight.to(device))
 
     def compute_loss(
         self,
