@@ -134,7 +134,8 @@ def _sheet(annotation: SongAnnotation, keys: list[Segment], colors: dict[str, st
     if not (annotation.beats or annotation.chords or annotation.sections or keys):
         return []
     cells, section, chord = [], None, None
-    changes = {} if annotation.beats is None else {s.start: s.label for s in time_signatures(annotation.beats)[1:]}
+    signatures = [] if annotation.beats is None else time_signatures(annotation.beats)
+    changes = {segment.start: segment.label for segment in signatures if len(signatures) > 1}
     for start, end, name in bars(annotation):
         middle = (start + end) / 2
         before, section = section, next((s for s in annotation.sections or [] if s.start <= middle < s.end), None)

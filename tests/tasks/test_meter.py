@@ -181,11 +181,11 @@ def test_meters_of_songs():
     # One bar of 2 in 199 is too rare; one change at 1998 lines too.
     assert meter.measure_meters([in_bars([4] * 198 + [2, 4])]) == ([4], 0.0)
     assert meter.measure_meters([in_bars([4] * 1000 + [3] * 1000)]) == ([3, 4], 0.0)
-    assert beat.decoder_settings([in_bars([4] * 4 + [3] * 5)]) == {
+    assert beat.learn_decoding([in_bars([4] * 4 + [3] * 5)]) == {
         "beats_per_bar": [3, 4],
         "meter_change": pytest.approx(1 / 7, abs=1e-6),
     }
-    assert beat.decoder_settings([Beats(np.arange(9.0), np.zeros(9, dtype=int))]) == {}
+    assert beat.learn_decoding([Beats(np.arange(9.0), np.zeros(9, dtype=int))]) == {}
 
 
 # --- scores

@@ -57,7 +57,7 @@ def head_config(
     Return the configuration of a model with a head for a task.
 
     Args:
-        songs: Training songs; class weights depend on them.
+        songs: Training songs; class weights and learned settings of the decoder depend on them.
         vocabulary: Songs whose labels the head predicts if the task defines no labels; the training songs by default.
 
     Raises:
@@ -67,6 +67,7 @@ def head_config(
     labels = spec.label_names(songs if vocabulary is None else vocabulary)
     outputs = spec.classifier_outputs(len(labels))
     rate = arguments.label_rate or spec.label_rate
+    learned = {} if spec.learn_decoding is None else spec.learn_decoding([spec.annotation_of(song) for song in songs])
     values = base.to_dict() | {
         "task": arguments.task,
         "id2label": dict(enumerate(labels)),
@@ -80,7 +81,7 @@ def head_config(
         "classifier_proj_size": arguments.head_size,
         "classifier_dropout": arguments.head_dropout,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
-        "decoding": spec.measured_settings(songs) | decoder_settings(arguments),
+        "decoding": learned | decoder_settings(arguments),
         "class_weights": None,
     }
     config = MusicFMConfig.from_dict(values)

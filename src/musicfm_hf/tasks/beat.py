@@ -6,7 +6,7 @@ Scores are `mir_eval.beat.f_measure` over all beats (Davies, Degara, Plumbley, *
 Beat Tracking Algorithms*, 2009).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def event_probabilities(logits: np.ndarray, beats: Beats, labels: Sequence[str],
     return probabilities[frames, :2].sum(axis=1)
 
 
-def decoder_settings(annotations: Iterable[Beats]) -> dict[str, Any]:
+def learn_decoding(annotations: Sequence[Beats]) -> dict[str, Any]:
     """Return the meters of training songs, and how often the meter changes; see [`meter.measure_meters`]."""
     meters, change = meter.measure_meters(annotations)
     return {"beats_per_bar": meters, "meter_change": round(change, 6)} if meters else {}
@@ -202,7 +202,7 @@ TASK = TaskSpec(
     stretchable=True,
     resamplable=True,
     events=events,
-    decoder_settings=decoder_settings,
+    learn_decoding=learn_decoding,
     probabilities=event_probabilities,
     song_results=song_results,
     silence=no_beats,

@@ -105,10 +105,10 @@ class TaskSpec:
         events (`Callable`, *optional*): `(logits, rate, **settings)` → beats or segments of a song. If `label_rate` is
             `None`: `(logits (clips, labels), labels)` → `{label: probability}`. By default, runs of the most likely
             label, with the setting `min_seconds`.
+        learn_decoding (`Callable`, *optional*): Annotations of the training songs → settings of `events` that are
+            saved with the model.
         probabilities (`Callable`, *optional*): `(logits, events, labels, rate)` → probability of each event, float64
             `(events,)`. By default, the mean probability of the label of a segment.
-        decoder_settings (`Callable`, *optional*): Annotations of the training songs → settings of `events` that depend
-            on them. They are saved in `config.decoding`, and settings of the user take precedence.
         song_results (`Callable`, *optional*): `(logits, events, rate, **settings)` → `{name: (value, probabilities or
             None)}`: further results for the song, which [`SongAnnotation`] stores under these names. Silence has no
             logits, `(0, labels)`.
@@ -149,8 +149,8 @@ class TaskSpec:
     resamplable: bool = False
 
     events: Callable[..., Any] | None = None
+    learn_decoding: Callable[[Sequence[Any]], dict[str, Any]] | None = None
     probabilities: Callable[..., np.ndarray] | None = spans.label_probabilities
-    decoder_settings: Callable[[Iterable[Any]], dict[str, Any]] | None = None
     song_results: Callable[..., dict[str, tuple[Any, np.ndarray | None]]] | None = None
     scored_results: tuple[str, ...] = ()
     silence: Callable[[float], Any] = spans.no_segments
@@ -281,12 +281,6 @@ class TaskSpec:
             return None
         num_classes = self.outputs[0]["size"] if self.outputs else config.num_labels
         return self.probabilities(logits, events, label_names(config)[:num_classes], config.label_rate)
-
-    def measured_settings(self, songs: Iterable[Any]) -> dict[str, Any]:
-        """Return the settings of the decoder that depend on the training songs."""
-        if self.decoder_settings is None:
-            return {}
-        return self.decoder_settings(self.annotation_of(song) for song in songs)
 
     def further_results(
         self, config: MusicFMConfig, logits: np.ndarray, events: Any
