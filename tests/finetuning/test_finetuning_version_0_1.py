@@ -78,5 +78,5 @@ def test_runs_go_on(place, name, monkeypatch):
             assert {name: values[name] for name in scores} == pytest.approx(scores, abs=1e-5)
     for group in ("training", "inputs"):
         assert found[group] == expected[group]
-    new = {"task_file": None, "keep_head": False, "max_train_songs": None, "songs_seed": 0}
+    new = {"task_file": None, "keep_head": False, "max_train_songs": None, "songs_seed": 0, "vocabulary": None}
     assert found["settings"] == expected["settings"] | new
