@@ -208,6 +208,8 @@ class MusicFMConfig(PreTrainedConfig):
         task (`str`, *optional*): Task of the head: `"beat"`, `"chord"`, `"structure"`, `"key"`, `"tagging"`, or a task
             of your own, so that a saved model decodes its own outputs.
         decoding (`dict`, *optional*): Settings of the decoder of that task.
+        task_folders (`list[str]`, *optional*): Subfolders with the models for single tasks, in a folder of heads that
+            were trained together; each is named after its task.
         label_rate (`float`, *optional*): Label frames per second. If not given, the model has one label for the whole
             clip.
         label_centered (`bool`, defaults to `False`): Label frame j describes the time j / `label_rate` (beats), not
@@ -314,6 +316,7 @@ class MusicFMConfig(PreTrainedConfig):
     cqt_fmin: float = 32.7
     task: str | None = None
     decoding: dict | None = None
+    task_folders: list[str] | None = None
     label_rate: float | None = None
     label_centered: bool = False
     classifier_layer: int | None = None
@@ -641,6 +644,9 @@ class MusicFMConfig(PreTrainedConfig):
         """Check the values that matter only to a model with a head."""
         require = self._require
         require(self.task is None or (isinstance(self.task, str) and self.task != ""), "task", "the name of a task")
+        folders = self.task_folders
+        valid = folders is None or (isinstance(folders, list) and all(isinstance(name, str) for name in folders))
+        require(valid, "task_folders", "a list of the names of folders")
         require(self.label_rate is None or self.label_rate > 0, "label_rate", "a positive number of Hz")
         layer = self.classifier_layer
         valid = layer is None or (type(layer) is int and 0 <= layer <= self.num_hidden_layers)

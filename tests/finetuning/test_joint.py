@@ -1,0 +1,352 @@
+"""Joint fine-tuning: one encoder and several heads, their data, losses, checkpoints and files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import peft
+import pytest
+import torch
+from helpers.finetuning import InterruptAt, InterruptedRunError
+from helpers.models import config_of
+from helpers.runs import without_clock
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
+
+from musicfm_hf import annotate, load_annotators, load_audio
+from musicfm_hf.data.labeled import LabeledSong
+from musicfm_hf.data.labeled_dataset import load_songs
+from musicfm_hf.finetuning import joint as module
+from musicfm_hf.finetuning.arguments import FinetuningArguments
+from musicfm_hf.finetuning.heads import constant_loss
+from musicfm_hf.finetuning.joint import finetune_joint, read_joint_splits
+from musicfm_hf.finetuning.joint_arguments import JointArguments
+from musicfm_hf.finetuning.joint_files import save_joint_run
+from musicfm_hf.finetuning.run import Finetuned
+from musicfm_hf.inference.annotators import group_by_encoder
+from musicfm_hf.tasks.annotations import Segment
+from musicfm_hf.training.recipes import parse_recipe
+
+METHODS = ("probe", "full", "lora")
+TASKS = ["chord", "key", "tagging"]
+SHORT = ["--tasks", *TASKS, "--head_size", "16", "--learning_rate", "0.01", "--encoder_learning_rate", "0.001"]
+SHORT += ["--per_device_train_batch_size", "2", "--max_steps", "4", "--logging_steps", "1", "--eval_steps", "2"]
+SHORT += ["--save_steps", "2", "--save_total_limit", "9", "--report_to", "none", "--use_cpu", "true"]
+SHORT += ["--disable_tqdm", "true", "--dataloader_num_workers", "0", "--lora_r", "4"]
+CROPS = {"chord": {"crop_seconds": 2, "transpose": False}, "key": {"crop_seconds": 3, "transpose": False}}
+CROPS["tagging"] = {"crop_seconds": 4}
+SHORT += ["--task_settings", json.dumps(CROPS)]
+
+
+@pytest.fixture(autouse=True)
+def few_crops(monkeypatch):
+    monkeypatch.setattr(module, "WHITENING_CROPS", 8)
+
+
+@pytest.fixture(scope="session")
+def joint_places(labeled, encoder, tmp_path_factory) -> list[str]:
+    cache = tmp_path_factory.mktemp("features")
+    return ["--model", str(encoder), "--data", str(labeled), "--cache", str(cache)]
+
+
+def parse(places, output, method: str, *flags) -> tuple[JointArguments, FinetuningArguments]:
+    words = [*SHORT, *places, "--method", method, "--output_dir", str(output), "--results", f"{output}-results"]
+    return parse_recipe((JointArguments, FinetuningArguments), [*words, *flags])
+
+
+def tune(places, output, method: str, *flags, callbacks=()) -> Finetuned:
+    return finetune_joint(*parse(places, output, method, *flags), callbacks=callbacks)
+
+
+@pytest.fixture(scope="session")
+def finished(joint_places, tmp_path_factory):
+    """Method → a run and its saved folder; each is trained when it is first asked for."""
+    root, done = tmp_path_factory.mktemp("joint"), {}
+
+    def get(method: str):
+        if method not in done:
+            output = root / method
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, "WHITENING_CROPS", 8)
+                run = tune(joint_places, output, method)
+            save_joint_run(run, *parse(joint_places, output, method))
+            done[method] = run, output
+        return done[method]
+
+    return get
+
+
+def state(run: Finetuned) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in run.trained.state_dict().items()}
+
+
+def history(run: Finetuned) -> list[dict]:
+    return without_clock(run.trainer.state.log_history)
+
+
+# Settings
+
+
+def arguments_of(**settings) -> JointArguments:
+    return JointArguments(**{"tasks": ["beat", "chord"], "model": "model", "data": ["data"]} | settings)
+
+
+def test_settings_of_tasks_are_those_of_their_recipes():
+    arguments = arguments_of(method="full", task_settings='{"chord": {"label_rate": 16, "transpose": false}}')
+    beat, chord = arguments.of_task("beat"), arguments.of_task("chord")
+    assert (beat.label_rate, beat.crop_seconds, beat.tempo) == (20, 6, 0.2)
+    assert json.loads(beat.decoding) == {"beats_per_bar": [3, 4]}
+    assert (chord.label_rate, chord.crop_seconds, chord.transpose) == (16, 12, False)
+    assert arguments_of().of_task("beat").tempo == 0.0  # a probe has no augmentation
+    assert arguments_of(method="full", tasks=["tagging", "key"], speed=3).of_task("tagging").speed == 0
+    probe = replace(arguments, method="probe", **arguments.without_augmentation())
+    assert not probe.of_task("chord").transpose
+    assert probe.of_task("chord").label_rate == 16
+
+
+def test_data_of_tasks():
+    arguments = arguments_of(data=["songs", "chord=other"])
+    assert [arguments.data_of(task) for task in arguments.tasks] == ["songs", "other"]
+    assert arguments_of(data=["chord=a", "beat=b"]).data_of("beat") == "b"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": []}, "needs at least one task"),
+        ({"tasks": ["beat", "beat"]}, "each only once, got beat, beat"),
+        ({"data": ["beat=a"]}, "has nothing for chord"),
+        ({"data": ["a", "key=b"]}, "is for none of the tasks beat, chord"),
+        ({"loss_weights": '{"beat": 0}'}, "must be positive numbers"),
+        ({"loss_weights": '{"key": 1}'}, "has key, but `tasks` are beat, chord"),
+        ({"loss_weights": "beat"}, "must be JSON"),
+        ({"task_settings": '{"beat": {"method": "full"}}'}, "cannot set method for beat"),
+        ({"task_settings": '{"beat": {"tempo": 0.2}}'}, "A probe reads features"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        arguments_of(**settings)
+
+
+def test_weights_of_losses_sum_to_one():
+    arguments = arguments_of(tasks=["beat", "chord", "key"], loss_weights='{"chord": 2}')
+    assert [arguments.weight_of(task) for task in arguments.tasks] == [0.25, 0.5, 0.25]
+
+
+# Losses
+
+
+def test_loss_of_constants():
+    """C for 2 s and N for 6 s: the entropy of 1/4 and 3/4. Two tags: one of all songs, one of a quarter of them."""
+    song = LabeledSong(
+        "a", "a", "a", duration=9.0, chords=[Segment(0, 2, "C"), Segment(2, 8, "N"), Segment(8, 9, "X")]
+    )
+    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert constant_loss(config_of("chord"), [song]) == pytest.approx(entropy)
+    weighted = config_of("chord", class_weights=[3.0, *[1.0] * 24])  # as if both were equally frequent
+    assert constant_loss(weighted, [song]) == pytest.approx(np.log(2))
+    songs = [
+        LabeledSong(str(n), "a", "a", duration=8.0, tags=tags) for n, tags in enumerate([["a"]] * 3 + [["a", "b"]])
+    ]
+    assert constant_loss(config_of("tagging", None, ["a", "b"]), songs) == pytest.approx(entropy / 2)
+
+
+def test_loss_of_a_step_is_the_weighted_sum_of_single_losses(finished, joint_places, tmp_path):
+    """Each by the task's own model, on the crops that training for it alone would have."""
+    run, _ = finished("full")
+    trainer = run.trainer
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(2)])
+    assert {task: tuple(values["input_values"].shape) for task, values in batch.items()} == {
+        task: (2, trainer.configs[task].window_samples(25 * CROPS[task]["crop_seconds"])) for task in TASKS
+    }
+    run.trained.eval()
+    with torch.no_grad():
+        found = run.trained(**batch)
+        single = {task: float(run.trained.models[task](**batch[task]).loss) for task in TASKS}
+    songs = read_joint_splits(parse(joint_places, tmp_path, "full")[0])
+    constants = {task: constant_loss(trainer.configs[task], songs[f"{task}/train"]) for task in TASKS}
+    expected = sum(single[task] / constants[task] for task in TASKS) / 3
+    assert float(found["loss"]) == pytest.approx(expected, rel=1e-6)
+    assert {task: float(loss) for task, loss in found["losses"].items()} == pytest.approx(single)
+    first = next(entry for entry in history(run) if "loss" in entry)
+    logged = sum(first[f"loss_{task}"] / constants[task] for task in TASKS) / 3
+    assert first["loss"] == pytest.approx(logged, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_of_a_run(finished, method):
+    """The encoder counts once; a probe trains the heads alone, LoRA the matrices and the heads."""
+    run, _ = finished(method)
+    heads = sum(parameter.numel() for parameter in run.trained.classifier.parameters())
+    encoder = next(iter(run.model.models.values())).musicfm
+    matrices = sum(p.numel() for name, p in encoder.named_parameters() if "lora_" in name)
+    plain = sum(p.numel() for p in encoder.parameters()) - matrices
+    assert run.results["parameters"] == plain + matrices + heads
+    expected = {"probe": heads, "full": plain + heads, "lora": matrices + heads}[method]
+    assert run.results["trained_parameters"] == expected
+    assert (matrices > 0) == (method == "lora")
+
+
+# Data
+
+
+def test_songs_without_an_annotation_give_a_task_nothing(joint_places, labeled, tmp_path, monkeypatch):
+    """Song 0 has no chords, song 1 no key; chords of song 2 are not segments, but an empty list."""
+
+    def partly_annotated(path, split):
+        songs = load_songs(path, split)
+        if split == "train":
+            songs[0] = replace(songs[0], chords=None)
+            songs[1] = replace(songs[1], keys=None)
+            songs[2] = replace(songs[2], chords=[])
+        return songs
+
+    monkeypatch.setattr(module, "load_songs", partly_annotated)
+    task, _ = parse(joint_places, tmp_path, "full")
+    splits = read_joint_splits(task)
+    ids = {name: [song.id for song in songs] for name, songs in splits.items()}
+    assert ids["chord/train"] == ["song 3"]
+    assert ids["key/train"] == ["song 0", "song 2", "song 3"]
+    assert ids["tagging/train"] == ["song 0", "song 1", "song 2", "song 3"]
+    assert splits["key/train"][2] is splits["chord/train"][0]  # encoded once when scored
+    run = tune(joint_places, tmp_path / "run", "full", "--max_steps", "2")
+    crops = run.trainer.train_dataset
+    assert crops.crops["chord"].songs == splits["chord/train"]
+    monkeypatch.setattr(
+        module, "load_songs", lambda path, split: [replace(s, keys=None) for s in load_songs(path, split)]
+    )
+    with pytest.raises(ValueError, match=r"has keys, which key needs. Pass other data for it \(`--data key=FOLDER`\)"):
+        read_joint_splits(task)
+
+
+def test_a_song_is_encoded_once_for_all_tasks(finished, monkeypatch):
+    run, _ = finished("full")
+    encoder, calls = run.trained.musicfm, []
+    handle = encoder.register_forward_hook(lambda *inputs: calls.append(1))
+    scores = run.trainer.score_songs(run.trainer.eval_dataset)
+    handle.remove()
+    assert list(scores) == TASKS
+    assert [len(rows) for rows in scores.values()] == [2, 2, 2]
+    assert len(calls) <= 2
+
+
+def test_mean_score_selects_checkpoints(finished):
+    for entry in history(finished("full")[0]):
+        if "eval_mean" in entry:
+            main = [entry[f"eval_{name}"] for name in ("chord_majmin", "key_weighted_score", "tagging_map")]
+            assert entry["eval_mean"] == pytest.approx(np.nanmean(main))
+    assert finished("full")[0].trainer.args.metric_for_best_model == "eval_mean"
+
+
+# Runs that are repeated and interrupted
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_is_the_run(joint_places, finished, tmp_path, method):
+    """Interrupted in step 3, after the checkpoint of step 2."""
+    with pytest.raises(InterruptedRunError):
+        tune(joint_places, tmp_path / "run", method, callbacks=[InterruptAt(3)])
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed, whole = tune(joint_places, tmp_path / "run", method), finished(method)[0]
+    assert history(resumed) == history(whole)
+    found, expected = state(resumed), state(whole)
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+    assert resumed.scores == whole.scores
+    message = "was made with chord.label_rate 8, not 16"
+    with pytest.raises(ValueError, match=message):
+        settings = CROPS | {"chord": CROPS["chord"] | {"label_rate": 16}}
+        tune(joint_places, tmp_path / "run", method, "--task_settings", json.dumps(settings))
+
+
+def test_a_probe_of_all_tasks_comes_first(joint_places, tmp_path):
+    """Without a learning rate, training leaves its heads as they are; the first evaluation is of these."""
+    flags = ["--probe_steps", "3", "--probe_batch_size", "2", "--learning_rate", "0", "--encoder_learning_rate", "0"]
+    run = tune(joint_places, tmp_path / "run", "full", *flags, "--max_steps", "2")
+    probe = tune(joint_places, tmp_path / "probe", "probe", "--max_steps", "3", "--learning_rate", "1e-3",
+        "--eval_steps", "1", "--save_steps", "1", "--logging_steps", "1")  # fmt: skip
+    found, expected = run.trained.classifier.state_dict(), probe.trained.classifier.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+    assert not (tmp_path / "run/.probe").exists()
+    assert history(run)[0]["step"] == 0
+
+
+def test_accumulated_batches_and_bfloat16(joint_places, tmp_path):
+    """Two batches of one crop are as good as one of two, if no label is ignored; bfloat16 changes little."""
+
+    def losses(name, *flags):
+        return [e["loss"] for e in history(tune(joint_places, tmp_path / name, "full", *flags)) if "loss" in e]
+
+    one = losses("one", "--max_steps", "1")
+    two = losses("two", "--max_steps", "1", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2")
+    half = losses("half", "--max_steps", "1", "--bf16", "true")
+    assert two == pytest.approx(one, rel=1e-4)
+    assert half == pytest.approx(one, rel=0.05)
+
+
+# Files
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_head_alone_is_that_of_the_joint_model(finished, method, labeled):
+    run, folder = finished(method)
+    audio = torch.from_numpy(load_audio(load_songs(labeled, "test")[0].audio, 24000))[None]
+    for task in TASKS:
+        auto = AutoModelForAudioClassification if task == "tagging" else AutoModelForAudioFrameClassification
+        joint = run.model.models[task].eval()
+        joint.musicfm.eval()
+        joint.classifier.eval()
+        with torch.no_grad():
+            expected = joint(audio).logits
+            for place, options in ((folder, {"subfolder": task}), (folder / task, {})):
+                loaded = auto.from_pretrained(place, **options).eval()
+                torch.testing.assert_close(loaded(audio).logits, expected, rtol=1e-5, atol=1e-5)
+        assert loaded.config.task == task
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.task, config.task_folders) == (None, TASKS)
+
+
+@pytest.mark.parametrize("method", ["probe", "full"])
+def test_one_file_of_the_encoder(finished, method):
+    run, folder = finished(method)
+    files = [folder / "model.safetensors", *(folder / task / "model-00001-of-00002.safetensors" for task in TASKS)]
+    assert len({file.stat().st_ino for file in files}) == 1
+    encoder = AutoModel.from_pretrained(folder)
+    expected = run.model.models["chord"].musicfm.state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_an_adapter_loads_with_peft(finished, encoder, labeled):
+    run, folder = finished("lora")
+    audio = torch.from_numpy(load_audio(load_songs(labeled, "test")[0].audio, 24000))[None]
+    config = AutoConfig.from_pretrained(folder / "key")
+    base = AutoModelForAudioFrameClassification.from_pretrained(encoder, config=config)
+    adapted = peft.PeftModel.from_pretrained(base, folder / "key").eval()
+    model = run.model.models["key"].eval()
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(audio).logits, model(audio).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_annotating_runs_the_encoder_once(finished, method, labeled):
+    _, folder = finished(method)
+    models = load_annotators([folder])
+    assert list(models) == [f"{folder}/{task}" for task in TASKS]
+    assert len(group_by_encoder(list(models.values()))) == 1
+    song = load_songs(labeled, "test")[0].audio
+    single = load_annotators([folder / "chord"])
+    assert annotate(models, song).chords == annotate(single, song).chords
+
+
+def test_results(finished):
+    run, folder = finished("full")
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["task"], results["method"]) == ("joint", "full")
+    assert list(results["scores"]["test"]) == TASKS
+    assert results["settings"]["chord.crop_seconds"] == 2
+    chord = json.loads((folder / "chord/results.json").read_text())
+    assert chord["task"] == "chord"
+    assert chord["scores"]["test"] == results["scores"]["test"]["chord"]
+    assert chord["data"]["songs"] == {"train": 4, "validation": 2, "test": 2}
+    assert chord["scores_of_songs"]["test"] == results["scores_of_songs"]["test"]["chord"]
