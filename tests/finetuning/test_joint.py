@@ -10,7 +10,13 @@ import torch
 from helpers.finetuning import InterruptAt, InterruptedRunError
 from helpers.models import config_of
 from helpers.runs import without_clock
-from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForAudioFrameClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
+    pipeline,
+)
 
 from musicfm_hf import annotate, load_annotators, load_audio
 from musicfm_hf.data.labeled import LabeledSong
@@ -20,8 +26,10 @@ from musicfm_hf.finetuning.arguments import FinetuningArguments
 from musicfm_hf.finetuning.heads import constant_loss
 from musicfm_hf.finetuning.joint import finetune_joint, read_joint_splits
 from musicfm_hf.finetuning.joint_arguments import JointArguments
-from musicfm_hf.finetuning.joint_files import save_joint_run
+from musicfm_hf.finetuning.joint_files import ENCODER, HEAD, save_joint_run
 from musicfm_hf.finetuning.run import Finetuned
+from musicfm_hf.hub.cards import write_card
+from musicfm_hf.hub.files import published_files
 from musicfm_hf.inference.annotators import group_by_encoder
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.training.recipes import parse_recipe
@@ -145,9 +153,8 @@ def test_loss_of_constants():
     assert constant_loss(config_of("chord"), [song]) == pytest.approx(entropy)
     weighted = config_of("chord", class_weights=[3.0, *[1.0] * 24])  # as if both were equally frequent
     assert constant_loss(weighted, [song]) == pytest.approx(np.log(2))
-    songs = [
-        LabeledSong(str(n), "a", "a", duration=8.0, tags=tags) for n, tags in enumerate([["a"]] * 3 + [["a", "b"]])
-    ]
+    tags = [["a"], ["a"], ["a"], ["a", "b"]]
+    songs = [LabeledSong(str(n), "a", "a", duration=8.0, tags=of_song) for n, of_song in enumerate(tags)]
     assert constant_loss(config_of("tagging", None, ["a", "b"]), songs) == pytest.approx(entropy / 2)
 
 
@@ -205,16 +212,15 @@ def test_songs_without_an_annotation_give_a_task_nothing(joint_places, labeled, 
     task, _ = parse(joint_places, tmp_path, "full")
     splits = read_joint_splits(task)
     ids = {name: [song.id for song in songs] for name, songs in splits.items()}
-    assert ids["chord/train"] == ["song 3"]
+    assert ids["chord/train"] == ["song 1", "song 3"]
     assert ids["key/train"] == ["song 0", "song 2", "song 3"]
     assert ids["tagging/train"] == ["song 0", "song 1", "song 2", "song 3"]
-    assert splits["key/train"][2] is splits["chord/train"][0]  # encoded once when scored
+    assert splits["key/train"][2] is splits["chord/train"][1]  # encoded once when scored
     run = tune(joint_places, tmp_path / "run", "full", "--max_steps", "2")
     crops = run.trainer.train_dataset
     assert crops.crops["chord"].songs == splits["chord/train"]
-    monkeypatch.setattr(
-        module, "load_songs", lambda path, split: [replace(s, keys=None) for s in load_songs(path, split)]
-    )
+    without_keys = [replace(song, keys=None) for song in load_songs(labeled, "train")]
+    monkeypatch.setattr(module, "load_songs", lambda path, split: without_keys)
     with pytest.raises(ValueError, match=r"has keys, which key needs. Pass other data for it \(`--data key=FOLDER`\)"):
         read_joint_splits(task)
 
@@ -233,7 +239,7 @@ def test_a_song_is_encoded_once_for_all_tasks(finished, monkeypatch):
 def test_mean_score_selects_checkpoints(finished):
     for entry in history(finished("full")[0]):
         if "eval_mean" in entry:
-            main = [entry[f"eval_{name}"] for name in ("chord_majmin", "key_weighted_score", "tagging_map")]
+            main = [entry[f"eval_{name}"] for name in ("chord_majmin", "key_key_weighted", "tagging_map")]
             assert entry["eval_mean"] == pytest.approx(np.nanmean(main))
     assert finished("full")[0].trainer.args.metric_for_best_model == "eval_mean"
 
@@ -253,10 +259,9 @@ def test_a_resumed_run_is_the_run(joint_places, finished, tmp_path, method):
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
     assert resumed.scores == whole.scores
-    message = "was made with chord.label_rate 8, not 16"
-    with pytest.raises(ValueError, match=message):
-        settings = CROPS | {"chord": CROPS["chord"] | {"label_rate": 16}}
-        tune(joint_places, tmp_path / "run", method, "--task_settings", json.dumps(settings))
+    settings = json.dumps(CROPS | {"chord": CROPS["chord"] | {"label_rate": 16}})
+    with pytest.raises(ValueError, match=r"was made with chord.label_rate 8, not 16"):
+        tune(joint_places, tmp_path / "run", method, "--task_settings", settings)
 
 
 def test_a_probe_of_all_tasks_comes_first(joint_places, tmp_path):
@@ -340,7 +345,7 @@ def test_annotating_runs_the_encoder_once(finished, method, labeled):
 
 
 def test_results(finished):
-    run, folder = finished("full")
+    _, folder = finished("full")
     results = json.loads((folder / "results.json").read_text())
     assert (results["task"], results["method"]) == ("joint", "full")
     assert list(results["scores"]["test"]) == TASKS
@@ -350,3 +355,39 @@ def test_results(finished):
     assert chord["scores"]["test"] == results["scores"]["test"]["chord"]
     assert chord["data"]["songs"] == {"train": 4, "validation": 2, "test": 2}
     assert chord["scores_of_songs"]["test"] == results["scores_of_songs"]["test"]["chord"]
+
+
+def test_evaluation_of_all_tasks(finished, labeled):
+    """As in training, up to the batches of windows; a data set without an annotation of a task is fine."""
+    _, folder = finished("full")
+    results = json.loads((folder / "results.json").read_text())
+    report = evaluate_models([folder], labeled, "test")
+    assert list(report["models"]) == [f"{folder.name}/{task}" for task in TASKS]
+    for task in TASKS:
+        found = report["models"][f"{folder.name}/{task}"]
+        assert found["task"] == task
+        assert found["scores"][found["metric"]]["mean"] == pytest.approx(
+            results["scores"]["test"][task][found["metric"]]["mean"], abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_card_and_published_files(finished, method):
+    _, folder = finished(method)
+    card = write_card(folder, "someone/joint").read_text()
+    assert 'from_pretrained("someone/joint", subfolder="chord", trust_remote_code=True)' in card
+    assert "| key | " in card
+    names = {path.relative_to(folder).as_posix() for path in published_files(folder)}
+    weights = {"adapter_model.safetensors"} if method == "lora" else {ENCODER, HEAD, "model.safetensors.index.json"}
+    for task in TASKS:
+        assert {f"{task}/{name}" for name in (*weights, "config.json", "results.json")} <= names
+    assert ("model.safetensors" in names) == (method == "full")
+    assert "modeling_musicfm.py" in names
+    assert not any("checkpoint" in name for name in names)
+
+
+def test_pipeline_with_all_tasks(finished, labeled):
+    _, folder = finished("full")
+    song = load_songs(labeled, "test")[0].audio
+    found = pipeline("music-annotation", model=str(folder))(song)
+    assert found == annotate(load_annotators([folder]), song).to_dict()
