@@ -40,6 +40,7 @@ setup(
         "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
         "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9", "mir_eval>=0.8", "scikit-learn>=1.5"],
         "av": ["av>=14.0"],  # reads m4a, mp4, webm, wma and videos
+        "files": ["mido>=1.3", "mir_eval>=0.8", "mutagen>=1.47"],  # MIDI files, and tags of audio files
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
         "openvino": ["nncf>=2.17", "onnx>=1.18", "onnxscript>=0.5", "openvino>=2025.2"],
         "mirdata": ["mirdata>=1.0"],
@@ -58,7 +59,9 @@ setup(
             "faiss-cpu>=1.9",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
+            "jams>=0.3.4",  # checks our JAMS files
             "mido>=1.3",
+            "mutagen>=1.47",
             "mypy>=1.15",
             "nbclient>=0.10",
             "nncf>=2.17",

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from probes import parse, train_probe
 from reporting import RESULTS, markdown_table, write_report
 from run_store import RunStore
+from tasks_table import STUDY
 
 from musicfm_hf.evaluation.bootstrap import correct_intervals, percentile_interval
 from musicfm_hf.evaluation.scoring import difference_samples
@@ -35,14 +36,14 @@ from musicfm_hf.training.records import environment
 
 LOG_MEL = "log-mel with context"
 SUM = "learned sum"
-TASKS = ("beat", "chord", "structure", "key", "tagging")
+TASKS = list(STUDY)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of `musicfm pretrain`")
     parser.add_argument("--data", required=True, help="data set made by `musicfm prepare`")
-    parser.add_argument("--tasks", nargs="+", choices=known_tasks(), default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=known_tasks(), default=TASKS)
     parser.add_argument("--layers", type=int, nargs="*", default=[], help="hidden states; the learned sum by default")
     parser.add_argument("--steps", type=int, nargs="+", help="checkpoints to probe; all by default")
     parser.add_argument("--limit", type=int, default=60, help="number of songs in each split")

@@ -112,7 +112,8 @@ def test_python_blocks_run(page, stand_ins, monkeypatch):
         torch.testing.assert_close(scope["merged"](**scope["inputs"]).logits, scope["logits"], rtol=0, atol=1e-5)
     elif page == "docs/annotation.md":
         names = sorted(path.name for path in Path("annotations").iterdir())
-        assert names == ["song.beats", "song.chords.lab", "song.json"]
+        assert names == ["song.beats.txt", "song.chords.txt", "song.json"]
+        assert scope["annotation"].duration == pytest.approx(len(scope["audio"]) / 24000)
 
 
 def test_blocks_that_do_not_run_are_counted():

@@ -163,6 +163,21 @@ def test_chords_on_true_beats_need_beats():
     assert list(scored("templates_tracked_beats", songs, {"a": sound, "b": sound})["songs"]) == ["a", "b"]
 
 
+def test_templates_with_sevenths_and_basses():
+    """The bass is looked for among the tones of the chord: the F below C:maj is not one of them."""
+    chords = [Segment(0, 1, "C/3"), Segment(1, 2, "A:min7/b3"), Segment(2, 3, "G:7"), Segment(3, 4, "D:sus2")]
+    frames = [triad("C", "E", "G"), triad("A", "C", "E", "G"), triad("G", "B", "D", "F"), triad("D", "E", "A")]
+    basses = [triad("E") + 2 * triad("F"), triad("C"), triad("G"), triad("D")]
+    sound = AudioFeatures(np.empty(0), np.stack(frames, axis=1), 1.0, np.stack(basses, axis=1))
+    songs = [song(chords=chords, beats=Beats(np.arange(4.0), np.zeros(4, dtype=np.int64)), duration=4.0)]
+    found = {
+        name: scored(f"templates_{name}", songs, {"a": sound})["songs"]["a"]
+        for name in ("true_beats", "sevenths", "inversions", "full")
+    }
+    assert [scores["tetrads"] for scores in found.values()] == [0.25, 0.75, 0.25, 1.0]
+    assert [scores["tetrads_inv"] for scores in found.values()] == [0.0, 0.25, 0.25, 1.0]
+
+
 def test_sections():
     sections = [Segment(0, 10, "verse"), Segment(10, 16, "chorus"), Segment(16, 20, "verse")]
     other = [Segment(0, 10.4, "verse"), Segment(10.4, 20, "chorus")]
@@ -272,8 +287,9 @@ def test_recipe(data, monkeypatch, capsys):
     found = written["models"]
     means = {name: result["scores"][result["metric"]]["mean"] for name, result in found.items()}
     assert list(means) == [
-        "beat_track", "templates_true_beats", "templates_tracked_beats", "key_profiles", "start_and_end",
-        "eight_bars", "eight_bars_best_phase", "prevalence",
+        "beat_track", "templates_true_beats", "templates_sevenths", "templates_inversions", "templates_full",
+        "templates_tracked_beats", "key_profiles", "start_and_end", "eight_bars", "eight_bars_best_phase",
+        "prevalence",
     ]  # fmt: skip
     assert means["beat_track"] > 0.9
     assert means["templates_true_beats"] > 0.95

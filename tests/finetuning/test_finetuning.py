@@ -15,9 +15,10 @@ from helpers.runs import without_clock
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioFrameClassification, TrainerControl, set_seed
 
-from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, load_audio
+from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, annotate, load_annotators, load_audio
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
+from musicfm_hf.evaluation.evaluate import evaluate
 from musicfm_hf.finetuning import run as module
 from musicfm_hf.finetuning import trainer as finetuning_trainer
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
@@ -26,6 +27,7 @@ from musicfm_hf.finetuning.run import finetune, read_split
 from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
 from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Segment
+from musicfm_hf.tasks.chord_vocabularies import label_full
 from musicfm_hf.training.recipes import parse_recipe
 
 METHODS = ("probe", "full", "lora")
@@ -535,6 +537,28 @@ def test_fine_tuning(places, tmp_path, method, task, flags):
     assert loaded.task == task
 
 
+def test_a_vocabulary_stays_with_the_model(places, labeled, tmp_path):
+    """From the flag to the targets, the decoder with what it learned, scores and annotations of the saved model."""
+    run = tune(places, tmp_path / "run", "full", "--vocabulary", "full", "--balance", "0.3", "--speed", "2")
+    assert run.trainer.args.metric_for_best_model == "eval_tetrads_inv"
+    assert run.results["settings"]["vocabulary"] == "full"
+    save_finetuned(run.model, run.trained, tmp_path / "saved")
+    config = AutoConfig.from_pretrained(tmp_path / "saved")
+    assert config.vocabulary == "full"
+    assert [output["name"] for output in config.classifier_outputs] == ["root", "quality", "bass", "tones"]
+    assert len(config.class_weights) == config.num_labels == 54
+    songs = [song.chords for song in load_songs(labeled, "train")]
+    assert config.decoding == get_task("chord", "full").learn_decoding(songs)
+    found = evaluate(tmp_path / "saved", labeled)
+    assert found["metric"] == "tetrads_inv"
+    assert {"majmin", "sevenths_inv", "mirex"} <= found["scores"].keys()
+    models = load_annotators([tmp_path / "saved"])
+    song = load_songs(labeled, "test")[0]
+    annotation = annotate(models, song.audio)
+    assert all(label_full(chord.label) == chord.label for chord in annotation.chords)
+    assert len(annotation.probabilities["chords"]) == len(annotation.chords) > 0
+
+
 def test_accumulated_steps_are_those_of_a_larger_batch(places, tmp_path):
     """Two crops at once, and two after another; no frame of them is ignored."""
     flags = ["--task", "tagging", "--head_dropout", "0", "--lr_scheduler_type", "constant"]
@@ -619,6 +643,8 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--decoding", "[1]"], "`decoding` must be a mapping"),
         (["--decoding", "{"], "`decoding` must be a mapping"),
         (["--label_rate", "-1"], "rate"),
+        (["--vocabulary", "jazz"], "does not have the vocabulary 'jazz': it must be one of majmin, triads"),
+        (["--task", "beat", "--vocabulary", "full"], "leave it out, because the task has only one"),
     ],
 )
 def test_wrong_settings(places, tmp_path, flags, message):

@@ -54,7 +54,7 @@ def head(task: str, seed: int = 0, **changes):
 
 def config_of(task: str, label_rate: float | None = 25.0, labels=None, **settings) -> MusicFMConfig:
     """The configuration of a tiny model for the task, with the classifier outputs that the task needs."""
-    spec = get_task(task)
+    spec = get_task(task, settings.get("vocabulary"))
     labels = labels or spec.labels
     return MusicFMConfig(
         **TINY | settings,

@@ -21,14 +21,16 @@ from musicfm_hf.evaluation.layer_map import plot_layers
 from musicfm_hf.finetuning.heads import save_finetuned
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.inference.annotation_records import SongFiles
+from musicfm_hf.inference.audio_tags import write_audio_tags
 from musicfm_hf.inference.song_annotation import SongAnnotation
 from musicfm_hf.tasks.annotations import Beats, Segment, write_beats, write_segments
+from musicfm_hf.tasks.audacity import write_label_track
 from musicfm_hf.tasks.events import write_events
 from musicfm_hf.training.curves import CurveCallback
 from musicfm_hf.training.files import list_files, write_json, write_safetensors, write_table, write_text
 from musicfm_hf.training.trainer import ResumableTrainer
 
-from .audio import music
+from .audio import encode, music
 from .models import head
 
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.part")
@@ -92,6 +94,12 @@ def _picture(path: Path, annotation: SongAnnotation) -> None:
     annotation.draw(path, music(6.0, 8000), 8000, title="song")
 
 
+def _audio_tags(folder: Path, version: int) -> None:
+    if not (folder / "a.flac").is_file():
+        (folder / "a.flac").write_bytes(encode(music(0.2), 24000, "FLAC"))
+    write_audio_tags(folder / "a.flac", 100.0 + version, None)
+
+
 WRITERS: dict[str, Callable[[Path, int], object]] = {
     "json": lambda folder, version: write_json(folder / "a.json", {"values": [version] * 50}),
     "table": lambda folder, version: write_table(folder / "problems.tsv", [("a", version)] * 50),
@@ -103,6 +111,10 @@ WRITERS: dict[str, Callable[[Path, int], object]] = {
     "segments": lambda folder, version: write_segments(folder / "a.lab", _song(version).chords),
     "tags": lambda folder, version: write_events(folder / "a.tags", dict.fromkeys(map(str, range(version, 60)), 1.0)),
     "picture": lambda folder, version: _picture(folder / "a.png", _song(version)),
+    "label track": lambda folder, version: write_label_track(folder / "a.chords.txt", _song(version).chords),
+    "clicks": lambda folder, version: _song(version).write_clicks(folder / "a.wav", None, 8000),
+    "audio tags": _audio_tags,
+    "formats": lambda folder, version: _song(version).save(folder, "a", ["jams", "midi", "sonic-visualiser"]),
     "save": lambda folder, version: _song(version).save(folder, "a"),
     "curves": _curves,
     "layers": _layers,

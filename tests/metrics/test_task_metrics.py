@@ -25,6 +25,8 @@ METRICS = ROOT / "src/musicfm_hf/metrics"
 SEEDS = range(20)
 KINDS = """maj min 7 maj7 min7 maj6 min6 9 minmaj7 hdim7 dim dim7 aug sus2 sus4 5 1 maj/3 maj/5 min/b3 min/5 7/b7
     min7/b7 maj/2 min/3 sus4(b7)""".split()
+COMPARISONS = """root majmin majmin_inv thirds thirds_inv triads triads_inv tetrads tetrads_inv sevenths sevenths_inv
+    mirex""".split()
 MODES = {"maj": "major", "min": "minor"}
 FUNCTIONS = ("intro", "verse", "chorus", "bridge", "inst", "outro", "Verse 2", "Pre-Chorus", "guitar solo", "silence")
 
@@ -109,12 +111,13 @@ def chord_scores(reference, estimate):
     estimated = mir_eval.util.adjust_intervals(*split(estimate), *span, "N", "N")
     intervals, labels, names = mir_eval.util.merge_labeled_intervals(intervals, labels, *estimated)
     durations = mir_eval.util.intervals_to_durations(intervals)
-    majmin, root = (function(labels, names) for function in (mir_eval.chord.majmin, mir_eval.chord.root))
-    return {
-        "majmin": quietly(mir_eval.chord.weighted_accuracy, majmin, durations),
-        "root": quietly(mir_eval.chord.weighted_accuracy, root, durations),
-        "seconds": float(durations[majmin >= 0].sum()),
-    }
+    found = {}
+    for name in COMPARISONS:
+        right = getattr(mir_eval.chord, name)(labels, names)
+        found[name] = quietly(mir_eval.chord.weighted_accuracy, right, durations)
+        if name not in ("majmin", "root") and not durations[right >= 0].sum():
+            found[name] = float("nan")  # nothing can be compared
+    return found | {"seconds": float(durations[mir_eval.chord.majmin(labels, names) >= 0].sum())}
 
 
 def test_chords_as_mir_eval():
@@ -124,7 +127,7 @@ def test_chords_as_mir_eval():
         equal(song, chord_scores(reference, estimate))
         if index < len(SEEDS):
             expected = quietly(mir_eval.chord.evaluate, *split(reference), *split(estimate))
-            equal(song, {"majmin": expected["majmin"], "root": expected["root"]})
+            equal(song, {name: expected[name] for name in COMPARISONS})
     seconds = np.array([song["seconds"] for song in found["songs"]])
     scores = np.array([[song["majmin"], song["root"]] for song in found["songs"]])
     scored = seconds > 0
@@ -403,7 +406,7 @@ def test_loaded_by_path_offline_in_an_empty_cache(tmp_path):
     found = json.loads(done.stdout)
     assert found["beat"]["beat_f"] == found["beat"]["downbeat_f_trimmed"] == 1
     assert found["chord"]["majmin_by_duration"] == found["structure"]["hr05_f"] == found["key"]["key_frame"] == 1
-    assert found["chord"]["songs"] == [{"majmin": 1.0, "root": 1.0, "seconds": 9.0}]
+    assert found["chord"]["songs"] == [dict.fromkeys(COMPARISONS, 1.0) | {"seconds": 9.0}]
     assert found["tagging"] == {
         "map": 1.0,
         "roc_auc": 1.0,

@@ -40,7 +40,7 @@ def test_statistics_of_each_band_are_those_of_the_targets(quantizer_type):
     [
         {"num_codebooks": 2, "codebook_size": [4, 3]},
         {"quantizer_type": "residual_vq", "num_codebooks": 2},
-        {"quantizer_type": "kmeans", "kmeans_features": ["mel", "chroma", "texture"], "num_codebooks": 3},
+        {"quantizer_type": "kmeans", "kmeans_features": ["mel", "harmony"], "num_codebooks": 2},
     ],
 )
 def test_new_values_follow_the_seed_and_nothing_else(settings):
@@ -146,14 +146,17 @@ def test_kmeans_is_the_nearest_centroid():
 
 
 def test_kmeans_features_are_decibels_of_wide_mel_and_chroma():
-    settings = {"kmeans_features": ["mel", "texture", "chroma"], "num_codebooks": 3, "kmeans_mel_bins": 40}
+    settings = {"kmeans_features": ["mel", "harmony", "texture", "chroma"], "num_codebooks": 4}
+    settings |= {"kmeans_mel_bins": 40, "kmeans_window_seconds": 2.0}
     quantizer = build_quantizer(MusicFMConfig(**TINY, quantizer_type="kmeans", codebook_size=4, **settings))
     audio = torch.from_numpy(music(1.0))[None]
-    mel, texture, chroma = quantizer.split(quantizer.features(audio))
-    assert (mel.shape, texture.shape, chroma.shape) == ((1, 25, 4 * 40), (1, 25, 2 * 40), (1, 25, 4 * 264))
-    frames = mel.reshape(100, 40)  # the window of 2 s around the middle token has all of them
-    torch.testing.assert_close(texture[0, 12, :40], frames.mean(0), rtol=0, atol=1e-2)
-    torch.testing.assert_close(texture[0, 12, 40:], frames.std(0, correction=0), rtol=0, atol=1e-2)
+    mel, harmony, texture, chroma = quantizer.split(quantizer.features(audio))
+    assert (mel.shape, chroma.shape) == ((1, 25, 4 * 40), (1, 25, 4 * 264))
+    # The window around the middle token has all frames.
+    frames = mel.reshape(100, 40)
+    expected = torch.cat([frames.mean(0), frames.std(0, correction=0)])
+    torch.testing.assert_close(texture[0, 12], expected, rtol=0, atol=1e-2)
+    torch.testing.assert_close(harmony[0, 12], chroma.reshape(100, 264).mean(0), rtol=0, atol=1e-2)
     torch.testing.assert_close(quantizer.features(10 * audio)[..., :160], mel + 20.0, rtol=0, atol=1e-2)
     assert chroma.max() == 0
     assert chroma.min() >= -40

@@ -14,7 +14,7 @@ from musicfm_hf.model.spectrogram_musicfm import (
     chroma_filters,
     constant_q,
     power_spectrum,
-    texture,
+    window_statistics,
 )
 
 CONFIG = MusicFMConfig(**TINY)
@@ -157,30 +157,32 @@ def test_chroma_and_padding():
         torch.testing.assert_close(together[:1, :70], alone, rtol=0, atol=1e-3)
 
 
-def test_texture_of_a_step():
+def test_window_statistics_of_a_step():
     """A band that rises from -50 to -10 dB after 20 tokens, with windows of 5 tokens, and 3 at the ends."""
-    config = MusicFMConfig(**TINY, kmeans_texture_seconds=0.2)
+    config = MusicFMConfig(**TINY, kmeans_window_seconds=0.2)
     mel = torch.full((1, 163, 2), -50.0)  # 40 tokens, and a partial one
     mel[:, 80:, 1] = -10.0
-    features = texture(mel, None, config)
-    assert features.shape == (1, 40, 4)
-    mean, deviation = torch.full((40, 2), -50.0), torch.zeros(40, 2)
+    mean, deviation = window_statistics(mel, None, config)
+    assert mean.shape == deviation.shape == (1, 40, 2)
+    expected_mean, expected_deviation = torch.full((40, 2), -50.0), torch.zeros(40, 2)
     for token, share in {18: 0.2, 19: 0.4, 20: 0.6, 21: 0.8}.items():
-        mean[token, 1], deviation[token, 1] = -50 + 40 * share, 40 * math.sqrt(share * (1 - share))
-    mean[22:, 1] = -10.0
-    torch.testing.assert_close(features[0], torch.cat([mean, deviation], dim=1), rtol=0, atol=1e-2)
+        expected_mean[token, 1] = -50 + 40 * share
+        expected_deviation[token, 1] = 40 * math.sqrt(share * (1 - share))
+    expected_mean[22:, 1] = -10.0
+    torch.testing.assert_close(mean[0], expected_mean, rtol=0, atol=1e-2)
+    torch.testing.assert_close(deviation[0], expected_deviation, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_texture_and_padding(left):
+def test_window_statistics_and_padding(left):
     waveforms = [music(0.72), music(3.0, seed=1)]
 
-    def texture_of(waveform, attention_mask):
+    def statistics_of(waveform, attention_mask):
         mel = MusicFMLogMel(CONFIG, 0.0, 1.0)(waveform, attention_mask)
-        return texture(mel, attention_mask, CONFIG)
+        return torch.cat(window_statistics(mel, attention_mask, CONFIG), dim=-1)
 
-    together = texture_of(*padded_batch(waveforms, left, value=7.0))
+    together = statistics_of(*padded_batch(waveforms, left, value=7.0))
     for row, tokens in enumerate((18, 75)):
-        alone = texture_of(torch.from_numpy(waveforms[row])[None], None)
+        alone = statistics_of(torch.from_numpy(waveforms[row])[None], None)
         torch.testing.assert_close(together[row : row + 1, :tokens], alone, rtol=0, atol=1e-2)
-    assert (together[0, 18 + 25 :] == 0).all()  # more than a second after the end
+    assert (together[0, 18 + 13 :] == 0).all()  # more than half a second after the end

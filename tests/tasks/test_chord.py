@@ -35,6 +35,10 @@ def one_hot(*labels):
     return 9 * np.eye(25)[[chord.LABELS.index(label) for label in labels]]
 
 
+def main_scores(scores):
+    return {name: scores[name] for name in ("majmin", "root", "seconds")}
+
+
 def test_labels():
     assert chord.LABELS[:3] == ("C:maj", "C#:maj", "D:maj")
     assert chord.LABELS[12:15] == ("C:min", "C#:min", "D:min")
@@ -216,22 +220,26 @@ def test_events_refuse(logits, rate, seconds, message):
 def test_an_undecided_estimate_is_not_no_chord():
     """In the headline score; `mir_eval.chord.root` takes both for the same root."""
     found = chord.score([Segment(0.0, 4.0, "N")], [Segment(0.0, 3.0, "X"), Segment(3.0, 4.0, "N")])
-    assert found == {"majmin": 0.25, "root": 1.0, "seconds": 4.0}
+    assert main_scores(found) == {"majmin": 0.25, "root": 1.0, "seconds": 4.0}
 
 
 def test_score():
     reference = [Segment(0.0, 4.0, "C"), Segment(4.0, 6.0, "G:sus4"), Segment(6.0, 8.0, "X"), Segment(8.0, 10.0, "N")]
     estimate = [Segment(0.0, 3.0, "C:maj"), Segment(3.0, 5.0, "G:maj"), Segment(5.0, 9.0, "A:min")]
     # majmin: 3 of 4 s of C and, as time without an estimate is N, 1 of 2 s of N. root: also 1 of 2 s of G; X is out.
-    assert chord.score(reference, estimate) == {"majmin": 4 / 6, "root": 5 / 8, "seconds": 6.0}
+    assert main_scores(chord.score(reference, estimate)) == {"majmin": 4 / 6, "root": 5 / 8, "seconds": 6.0}
 
 
 def test_gaps_in_the_reference_are_not_scored():
     """mir_eval would prolong the chord before the gap."""
     reference = [Segment(1.0, 2.0, "C"), Segment(4.0, 5.0, "C")]
-    assert chord.score(reference, [Segment(0.0, 5.0, "C")]) == {"majmin": 1.0, "root": 1.0, "seconds": 2.0}
+    assert main_scores(chord.score(reference, [Segment(0.0, 5.0, "C")])) == {
+        "majmin": 1.0,
+        "root": 1.0,
+        "seconds": 2.0,
+    }
     estimate = [Segment(0.0, 1.5, "C"), Segment(4.5, 9.0, "C")]
-    assert chord.score(reference, estimate) == {"majmin": 0.5, "root": 0.5, "seconds": 2.0}
+    assert main_scores(chord.score(reference, estimate)) == {"majmin": 0.5, "root": 0.5, "seconds": 2.0}
 
 
 @pytest.mark.slow

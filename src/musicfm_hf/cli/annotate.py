@@ -3,11 +3,17 @@ Annotate songs with beats, chords, sections, keys and tags, and draw a picture o
 
     musicfm annotate song.mp3 --models runs/beat runs/chord --output_dir annotations
     musicfm annotate music/ more.txt --models runs/* --output_dir annotations --no_picture --format json lab
+    musicfm annotate song.mp3 --models runs/beat runs/chord --output_dir annotations --format midi audacity --click
     musicfm annotate song.mp3 --models muq-mulan --tags "piano, sad, 1980s" --output_dir annotations
 
 Models are folders or Hub repositories of models or adapters, one for each task. Models with the same encoder share one
 pass through it. One of them may be a model of music and text, such as MuQ-MuLan: it adds the similarity of each song
 with the words of `--tags` to the JSON file. Files that cannot be read are listed at the end; the exit code is then 1.
+
+Formats: json (all results, with probabilities), beats, lab and tags (text), jams, audacity (label tracks,
+NAME.chords.txt), sonic-visualiser (layers, NAME.chords.csv), and midi (tempo map that follows the recording, time
+signatures, chords and markers). Labels that you correct in these programs, or in a text editor, are training data for
+`musicfm prepare folder`. MIDI and --write_tags need the extra `files`: pip install 'musicfm_hf[files]'.
 
 Existing files, which may be annotations made by hand, are not overwritten by default. Choose another folder, pass
 `--existing skip` to continue an interrupted run and to annotate songs again whose audio or models have changed (files
@@ -27,11 +33,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.catalog import list_sources
-from ..inference.annotate_files import AnnotatedFiles, annotate_files
+from ..inference.annotate_files import CLICKS, AnnotatedFiles, annotate_files
 from ..inference.annotators import has_text_tower, load_annotators
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.precision import quantization_config
-from ..inference.song_annotation import FORMATS
+from ..inference.song_annotation import DEFAULT_FORMATS, FORMATS
 from ..inference.zero_shot import ZeroShotTagger
 from ..tasks import load_task_file
 from .flags import (
@@ -69,6 +75,8 @@ def main(argv: Sequence[str]) -> None:
             tagger=tagger,
             num_workers=arguments.num_workers,
             share=share_of_process(arguments.shard, state),
+            click=arguments.click,
+            write_tags=arguments.write_tags,
         )
     outcome = AnnotatedFiles(
         sum(gather_object([outcome.existing])),
@@ -126,7 +134,27 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--models", required=True, nargs="+", help="folders or repositories, one for each task")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the annotations")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="files to write; all by default")
+    parser.add_argument(
+        "--format",
+        "--formats",
+        nargs="+",
+        choices=FORMATS,
+        default=DEFAULT_FORMATS,
+        metavar="FORMAT",
+        help=f"files to write: {', '.join(FORMATS)}; {' '.join(DEFAULT_FORMATS)} by default",
+    )
+    parser.add_argument(
+        "--click",
+        nargs="?",
+        const="mix",
+        choices=CLICKS,
+        help="also write NAME.click.wav: the song with a click at each beat (the default), or the clicks alone",
+    )
+    parser.add_argument(
+        "--write_tags",
+        action="store_true",
+        help="write tempo and key into the tags of the audio files, and change nothing else in them",
+    )
     parser.add_argument(
         "--existing", choices=["refuse", "skip", "overwrite"], default="refuse", help="action for existing files"
     )

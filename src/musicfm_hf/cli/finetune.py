@@ -29,7 +29,6 @@ from ..finetuning.joint_files import save_joint_run
 from ..finetuning.retrieval import finetune_retrieval, read_versions
 from ..finetuning.run import Finetuned, check_results_path, finetune, read_splits, save_run, training_curves
 from ..hub.push import hub_target
-from ..tasks import get_task
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS
 from ..training.curves import CurveCallback
 from ..training.recipes import read_recipe
@@ -70,7 +69,7 @@ class _Kind(NamedTuple):
     save: Callable[..., None] = save_run
 
 
-_TASK = _Kind(TaskArguments, read_splits, finetune, lambda task: training_curves(get_task(task.task).metric))
+_TASK = _Kind(TaskArguments, read_splits, finetune, lambda task: training_curves(task.spec.metric))
 _RETRIEVAL = _Kind(RetrievalArguments, read_versions, finetune_retrieval, lambda task: training_curves(METRIC))
 _JOINT = _Kind(
     JointArguments, read_joint_splits, finetune_joint, lambda task: joint_curves(task.tasks), save_joint_run

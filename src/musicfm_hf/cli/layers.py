@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ..evaluation.layer_map import layer_table
 from ..finetuning.arguments import FinetuningArguments, TaskArguments
 from ..finetuning.layer_probes import LayerProbe, probe_layers
-from ..tasks import get_task, load_task_file
+from ..tasks import load_task_file
 from .flags import add_task_file_flag, command_parser, rename_flags, user_errors
 from .training import parse_command
 
@@ -69,6 +69,6 @@ def _settings(
 
 
 def _print_scores(probe: LayerProbe, results: dict[str, Any]) -> None:
-    metric = get_task(probe.task.task).metric
+    metric = probe.task.spec.metric
     scores = ", ".join(f"{split} {values[metric]['mean']:.3f}" for split, values in results["scores"].items())
     print(f"{probe.path.parent}/{probe.path.stem}: {scores}")

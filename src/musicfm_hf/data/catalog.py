@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.files import list_files
+from .written_files import is_click_track
 
 AUDIO_EXTENSIONS = frozenset(
     ".3gp .aac .aif .aifc .aiff .ape .au .avi .caf .flac .flv .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 .mpg .oga .ogg "
@@ -58,15 +59,23 @@ def digest_names(names: Iterable[str]) -> str:
     return f"{checksum:08x}"
 
 
+def list_audio(folder: str | os.PathLike) -> list[Path]:
+    """
+    List the audio files below a folder, searched recursively for the extensions in `AUDIO_EXTENSIONS`, sorted, without
+    [hidden files][musicfm_hf.training.files.is_hidden], click tracks of `musicfm annotate`, and links to folders.
+    """
+    paths = (path for path in list_files(folder) if path.suffix.lower() in AUDIO_EXTENSIONS)
+    return [path for path in paths if not is_click_track(path)]
+
+
 def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list[Song]:
     """
     List the songs of a catalog, as names and audio for [`musicfm_hf.embed_files`].
 
     Args:
-        source: An audio file; a folder of audio files (searched recursively for the extensions in `AUDIO_EXTENSIONS`,
-            without [hidden files][musicfm_hf.training.files.is_hidden] and without following links to folders); a
-            `.txt` file with one path per line (relative paths start at its folder); a folder saved by
-            `datasets.Dataset.save_to_disk`; or the ID of a data set on the Hub.
+        source: An audio file; a folder, with the files of [`list_audio`]; a `.txt` file with one path per line
+            (relative paths start at its folder); a folder saved by `datasets.Dataset.save_to_disk`; or the ID of a
+            data set on the Hub.
         audio_column (`str`): Column of a data set that holds the audio.
 
     Raises:
@@ -80,8 +89,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
-        root = path
-        paths = [file for file in list_files(path) if file.suffix.lower() in AUDIO_EXTENSIONS]
+        root, paths = path, list_audio(path)
     elif path.suffix.lower() == ".txt":
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]

@@ -13,7 +13,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
 from ..model.frames_musicfm import count_averages, label_settings
 from ..model.losses_musicfm import IGNORED
-from ..tasks import get_task
+from ..tasks import get_task, task_of
 from ..tasks.events import stretch
 from .labeled import LabeledSong
 
@@ -58,7 +58,7 @@ def crop_targets(
     Returns:
         float32 `(label frames, num_labels)`, or `(num_labels,)` if a clip has one label.
     """
-    spec = get_task(config.task)
+    spec = task_of(config)
     count = 0 if config.label_rate is None else count_averages(num_frames, *label_settings(config))
     annotation = stretch(spec.annotation_of(song), tempo)
     return torch.from_numpy(spec.make_targets(config, annotation, count, start / tempo))
@@ -123,7 +123,7 @@ class TaskCrops(Dataset):
         audio_frames = item.pop("audio_frames", frames)
         if tempo != 1.0:
             labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
-        transpose = get_task(config.task).transpose
+        transpose = task_of(config).transpose
         if semitones and transpose is not None:
             labels = torch.from_numpy(transpose(labels.numpy(), semitones))
         if audio_frames < frames:

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from ..audio.reading import audio_length, load_audio
 from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, check_beats, check_segments, line_of
-from ..training.files import list_files
-from .catalog import AUDIO_EXTENSIONS
+from .catalog import list_audio
 
 SEGMENT_COLUMNS = ("chords", "sections", "keys")
 
@@ -105,9 +104,8 @@ class AudioFolder:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"The folder {self.folder} does not exist")
         self._paths: dict[str, list[Path]] = {}
-        for path in list_files(self.folder):
-            if path.suffix.lower() in AUDIO_EXTENSIONS:
-                self._paths.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
+        for path in list_audio(self.folder):
+            self._paths.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
 
     def find(self, *names: str) -> Path:
         """

@@ -9,27 +9,28 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from ..data.decoding import SongLoader
 from ..data.examples import with_annotation
 from ..data.labeled import LabeledSong
 from ..data.labeled_dataset import load_songs, split_names
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import TASKS, beat, chord, get_task, key, structure, tagging
 from ..tasks.annotations import Beats, Segment
+from ..tasks.chord_vocabularies import QUALITIES
 from .classical import (
     BARS_PER_SECTION,
     NO_FEATURES,
-    SAMPLING_RATE,
     AudioFeatures,
     bar_grid,
     bars_of_four,
-    extract_features,
+    features_of_songs,
     match_chords,
     match_key,
 )
 from .scoring import scores_with_intervals
+
+# Without those that have the tones of another one on another root.
+_DISTINCT_QUALITIES = tuple(quality for quality in QUALITIES if quality not in ("maj6", "min6", "sus4"))
 
 _SHIFTS = [step / 200 for step in range(-20, 21)]
 
@@ -62,33 +63,6 @@ class Baseline(NamedTuple):
     features: tuple[str, ...] = ()
     priors: bool = False
     shifted: bool = False
-
-
-def features_of_songs(
-    songs: Sequence[LabeledSong], beats: bool, chroma: bool, num_workers: int = 0
-) -> dict[str, AudioFeatures]:
-    """
-    Compute the features of songs in `num_workers` processes (0: in this process); see [`extract_features`].
-
-    Returns:
-        Song id → features; empty if neither beats nor chroma are requested.
-
-    Raises:
-        ValueError: if audio cannot be read or is too short. The message names all such songs.
-    """
-    if not songs or not (beats or chroma):
-        return {}
-    # Compile the functions of librosa before starting workers, which would all compile them and write the same files.
-    extract_features(np.sin(np.arange(4 * SAMPLING_RATE, dtype=np.float32) / 10), beats, chroma)
-    loader = SongLoader(
-        [(song.id, song.audio) for song in songs],
-        SAMPLING_RATE,
-        num_workers=num_workers,
-        transform=partial(extract_features, beats=beats, chroma=chroma),
-    )
-    features = {song.name: song.content for song in tqdm(loader, total=len(songs), unit="song", desc="features")}
-    loader.raise_if_unusable()
-    return features
 
 
 def fit_priors(songs: Sequence[LabeledSong]) -> Priors:
@@ -131,11 +105,18 @@ def _shifted_beats(times: np.ndarray, shift: float) -> Beats:
     return bars_of_four(times[times + shift >= 0] + shift)
 
 
-def _chords_on_true_beats(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
+def _chords_on_true_beats(
+    song: LabeledSong,
+    features: AudioFeatures,
+    priors: Priors,
+    qualities: Sequence[str] = ("maj", "min"),
+    with_bass: bool = False,
+) -> list[Segment] | None:
     """Estimate chords between annotated beats."""
     if song.beats is None:
         return None
-    return match_chords(features.chroma, features.frame_rate, song.beats.times, song.duration)
+    bass = features.bass if with_bass else None
+    return match_chords(features.chroma, features.frame_rate, song.beats.times, song.duration, qualities, bass)
 
 
 def _grids(song: LabeledSong, priors: Priors) -> list[list[Segment]]:
@@ -188,6 +169,25 @@ BASELINES = {
         "chroma templates between annotated beats",
         _chords_on_true_beats,
         features=("chroma",),
+    ),
+    "templates_sevenths": Baseline(
+        chord.TASK.name,
+        "chroma templates of major and minor triads and their sevenths between annotated beats",
+        partial(_chords_on_true_beats, qualities=("maj", "min", "maj7", "7", "min7")),
+        features=("chroma",),
+    ),
+    "templates_inversions": Baseline(
+        chord.TASK.name,
+        "as templates_true_beats, with the strongest tone of the chord in the lowest three octaves as its bass",
+        partial(_chords_on_true_beats, with_bass=True),
+        features=("chroma", "bass"),
+    ),
+    "templates_full": Baseline(
+        chord.TASK.name,
+        "chroma templates of 11 qualities between annotated beats, with the bass as in templates_inversions (no maj6, "
+        "min6 and sus4, which have the tones of min7, hdim7 and sus2)",
+        partial(_chords_on_true_beats, qualities=_DISTINCT_QUALITIES, with_bass=True),
+        features=("chroma", "bass"),
     ),
     "templates_tracked_beats": Baseline(
         chord.TASK.name,
@@ -310,7 +310,8 @@ def score_baselines(
         song.id: song for baseline in chosen.values() if baseline.features for song in annotated[baseline.task]
     }
     needed = {feature for baseline in chosen.values() for feature in baseline.features}
-    features = features_of_songs(list(analyzed.values()), "beats" in needed, "chroma" in needed, num_workers)
+    wanted = {feature: feature in needed for feature in ("beats", "chroma", "bass")}
+    features = features_of_songs(list(analyzed.values()), num_workers=num_workers, **wanted)
     priors = fit_priors(training_songs)
     tracked = [song for song in validation_songs if song.beats is not None]
     if tracked and any(baseline.shifted for baseline in chosen.values()):

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import get_task
+from ..tasks import get_task, task_of
 from ..tasks.averages import drop_nan
 from .bootstrap import bootstrap_interval, center, centered_interval, draw_runs, percentile_interval
 
@@ -25,7 +25,7 @@ def score_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> 
     Returns:
         The scores of the task; for tagging, which is scored only on sets of songs, the probabilities and the tags.
     """
-    spec = get_task(config.task)
+    spec = task_of(config)
     song_label = None if spec.song_label is None else spec.song_label(logits)
     return spec.score_song(spec.annotation_of(song), spec.decode(config, logits), song_label)
 
@@ -37,7 +37,7 @@ def average_scores(config: MusicFMConfig, scores: Scores) -> dict[str, float]:
     Args:
         scores: Song id → output of [`score_song`].
     """
-    return get_task(config.task).average_scores(list(scores.values()))
+    return task_of(config).average_scores(list(scores.values()))
 
 
 def scores_with_intervals(config: MusicFMConfig, scores: Scores) -> dict[str, dict[str, Any]]:
@@ -53,7 +53,7 @@ def scores_with_intervals(config: MusicFMConfig, scores: Scores) -> dict[str, di
         duration, a 95 % bootstrap `interval` over songs. For tagging, also the score of each of the `tags`, and the
         tags that are `skipped` because all songs or no songs have them.
     """
-    spec, rows = get_task(config.task), list(scores.values())
+    spec, rows = task_of(config), list(scores.values())
     averages = spec.average_scores(rows)
     if spec.set_scores is not None:
         samples, details = spec.set_scores.draw(rows), spec.set_scores.details(rows)

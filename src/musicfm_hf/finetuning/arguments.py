@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from transformers.utils import cached_file
 
 from ..data.labeled import LabeledSong
-from ..tasks import get_task, load_task_file
+from ..tasks import TaskSpec, get_task, load_task_file
 from ..tasks.events import comparable
 from ..tasks.retrieval import RETRIEVAL_TASKS, get_retrieval_task
 from ..training.arguments import BestModelArguments
@@ -128,6 +128,10 @@ class TaskArguments(HeadArguments):
 
     task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
     task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
+    vocabulary: str | None = field(
+        default=None,
+        metadata={"help": "Chords: majmin, triads, sevenths or full (with bass); by default majmin."},
+    )
     head_size: int = field(default=512, metadata={"help": "Size of the hidden layer of the head."})
     whiten: bool = field(default=True, metadata={"help": "Train a probe on whitened features, which is faster."})
     log_mel: bool = field(default=False, metadata={"help": "Baseline: a probe of the log-mel spectrogram."})
@@ -150,8 +154,13 @@ class TaskArguments(HeadArguments):
         metadata={"help": "Time-stretch training crops, by up to this share faster or slower, such as 0.2."},
     )
 
+    @property
+    def spec(self) -> TaskSpec:
+        """The task with its vocabulary."""
+        return get_task(self.task, self.vocabulary)
+
     def annotation_of(self, song: LabeledSong) -> Any:
-        return comparable(get_task(self.task).annotation_of(song))
+        return comparable(self.spec.annotation_of(song))
 
     def __post_init__(self) -> None:
         if self.task_file is not None:
@@ -159,7 +168,7 @@ class TaskArguments(HeadArguments):
             if self.task not in ("", loaded.name):
                 raise ValueError(f"{self.task_file} defines the task {loaded.name}, not {self.task}.")
             self.task = loaded.name
-        spec = get_task(self.task)
+        spec = self.spec
         self.check_encoder()
         if self.log_mel and self.method != "probe":
             raise ValueError("`log_mel` is a baseline of probes: use `--method probe`.")

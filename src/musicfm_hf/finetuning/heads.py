@@ -18,7 +18,7 @@ from ..model.modeling_musicfm import (
     MusicFMForAudioFrameClassification,
     MusicFMForXVector,
 )
-from ..tasks import get_task, label_names
+from ..tasks import label_names, task_of
 from ..tasks.retrieval import get_retrieval_task
 from ..training.files import complete_model
 from .arguments import HeadArguments, RetrievalArguments, TaskArguments
@@ -60,18 +60,20 @@ def head_config(
     Return the configuration of a model with a head for a task.
 
     Args:
-        songs: Training songs; class weights depend on them.
+        songs: Training songs; class weights and learned settings of the decoder depend on them.
         vocabulary: Songs whose labels the head predicts if the task defines no labels; the training songs by default.
 
     Raises:
         ValueError: a setting of the decoder is wrong, or the head of the saved model cannot be kept.
     """
-    spec = get_task(arguments.task)
+    spec = arguments.spec
     labels = spec.label_names(songs if vocabulary is None else vocabulary)
     outputs = spec.classifier_outputs(len(labels))
     rate = arguments.label_rate or spec.label_rate
+    learned = {} if spec.learn_decoding is None else spec.learn_decoding([spec.annotation_of(song) for song in songs])
     values = base.to_dict() | {
         "task": arguments.task,
+        "vocabulary": arguments.vocabulary,
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": outputs[0]["problem_type"],
@@ -83,7 +85,7 @@ def head_config(
         "classifier_proj_size": arguments.head_size,
         "classifier_dropout": arguments.head_dropout,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
-        "decoding": decoder_settings(arguments),
+        "decoding": learned | decoder_settings(arguments),
         "class_weights": None,
         "task_folders": None,
     }
@@ -116,6 +118,7 @@ def retrieval_config(
         )
     values = base.to_dict() | {
         "task": arguments.task,
+        "vocabulary": None,
         "problem_type": None,
         "classifier_outputs": None,
         "class_weights": None,
@@ -169,7 +172,7 @@ def check_decoding(config: MusicFMConfig) -> None:
         ValueError: if the decoder of the task does not have a setting, or a value is out of range.
     """
     try:
-        get_task(config.task).decode(config, np.zeros((8, len(label_names(config)))))
+        task_of(config).decode(config, np.zeros((8, len(label_names(config)))))
     except TypeError as error:
         raise ValueError(f"`decoding` has a setting that does not exist or is invalid: {error}") from error
 

@@ -15,7 +15,16 @@ JOINT = "joint"  # `task` in the settings and the results of joint training
 
 # Settings of single tasks.
 _AUGMENTATIONS = ("transpose", "tempo", "speed")
-TASK_SETTINGS = ("label_rate", "crop_seconds", "decoding", "balance", "layer", "weighted_layer_sum", *_AUGMENTATIONS)
+TASK_SETTINGS = (
+    "vocabulary",
+    "label_rate",
+    "crop_seconds",
+    "decoding",
+    "balance",
+    "layer",
+    "weighted_layer_sum",
+    *_AUGMENTATIONS,
+)
 
 
 @dataclass

@@ -13,7 +13,6 @@ from transformers import AutoConfig
 
 from ..evaluation.layer_map import layer_table, plot_layers, summarize_layers
 from ..model.modeling_musicfm import MusicFMClassifier
-from ..tasks import get_task
 from ..training.files import write_json, write_text
 from .arguments import FinetuningArguments, TaskArguments
 from .run import cache_all_layers, finetune, read_split
@@ -125,7 +124,7 @@ def _run_probes(
         if report is not None:
             report(probe, results)
     *layers, weighted = [json.loads(probe.path.read_text(encoding="utf-8")) for probe in probes]
-    return summarize_layers(get_task(probes[0].task.task).metric, layers, weighted)
+    return summarize_layers(probes[0].task.spec.metric, layers, weighted)
 
 
 def _write_summary(summary: LayerSummary, output_dir: Path) -> None:

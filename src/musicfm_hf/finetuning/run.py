@@ -23,7 +23,6 @@ from ..inference.logits import song_logits
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..model.modeling_musicfm import MusicFMClassifier
-from ..tasks import get_task
 from ..training.curves import CurveCallback
 from ..training.files import complete_files, write_json
 from ..training.records import environment, strip_absolute_paths
@@ -264,7 +263,7 @@ def _build_trainer(
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
     read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
-    seconds = task.crop_seconds or get_task(task.task).crop_seconds
+    seconds = task.crop_seconds or task.spec.crop_seconds
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     crops = crops_of(count=arguments.max_steps * per_step)

@@ -15,7 +15,7 @@ from ..data.labeled import LabeledSong
 from ..data.pairs import PairCrops
 from ..evaluation.scoring import average_scores, score_song
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import get_task
+from ..tasks import task_of
 from ..training.files import write_json
 from ..training.optimizer import two_rate_optimizer
 from ..training.trainer import ResumableTrainer
@@ -73,7 +73,7 @@ class FinetuningTrainer(ResumableTrainer):
 
     def main_score(self, config: MusicFMConfig) -> str:
         """Return the score that selects checkpoints."""
-        return get_task(config.task).metric
+        return task_of(config).metric
 
     def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         """Average the output of [`score_songs`]."""

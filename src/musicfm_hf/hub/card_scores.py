@@ -71,7 +71,7 @@ def score_rows(folder: Path, results: dict[str, Any], name: str | None = None) -
     rows = []
     tested = (results["data"], "test", results["scores"].get("test", {}))
     for data, split, scores in [tested, *_evaluations(folder, results, name or folder.resolve().name)]:
-        for name, score in _listed_scores(results["task"]).items():
+        for name, score in _listed_scores(results["task"], results.get("settings", {}).get("vocabulary")).items():
             value = scores.get(name)
             if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
@@ -93,9 +93,9 @@ def joint_score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, An
     return rows
 
 
-def _listed_scores(task: str) -> Mapping[str, Score]:
+def _listed_scores(task: str, vocabulary: str | None) -> Mapping[str, Score]:
     """Return the scores of a task that cards list."""
-    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task).scores
+    return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task, vocabulary).scores
 
 
 def _evaluations(folder: Path, results: dict[str, Any], name: str) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:

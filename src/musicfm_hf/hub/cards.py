@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.int8_musicfm import is_int8
-from ..tasks import get_task, label_names
+from ..tasks import label_names, task_of
 from ..tasks.retrieval import RETRIEVAL_TASKS
 from ..training.files import write_text
 from ..training.records import strip_absolute_paths
@@ -206,7 +206,7 @@ def _quantizer(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
 
 
 def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    spec = get_task(results["task"])
+    spec = task_of(config)
     fields, metadata = _trained_head(folder, results)
     if config.label_rate is None:  # the pipeline that the tag names cannot decode label frames
         metadata["pipeline_tag"] = "audio-classification"

@@ -12,12 +12,16 @@ from ..data.catalog import AUDIO_EXTENSIONS
 from ..data.decoding import DecodedSong, SongLoader
 from ..data.identity import audio_place, free_name
 from ..data.shares import WHOLE, Share
-from ..tasks import get_task
+from ..data.written_files import CLICK_ENDING
+from ..tasks import task_of
+from . import audio_tags, midi_file
 from .annotation import annotate
 from .annotation_records import ABSENT, CHANGED, COMPLETE, FOREIGN, OUTDATED, SongFiles, describe_models
 from .embedding import HeadModel, WindowSettings
-from .song_annotation import FORMATS, SongAnnotation
+from .song_annotation import DEFAULT_FORMATS, SONG_ENDINGS, SongAnnotation, label_endings
 from .zero_shot import ZeroShotTagger
+
+CLICKS = ("mix", "alone")  # click tracks: over the song, or alone
 
 
 class AnnotatedFiles(NamedTuple):
@@ -41,13 +45,15 @@ def annotate_files(
     sources: Sequence[tuple[str, Any]],
     output_dir: str | Path,
     settings: WindowSettings,
-    formats: Iterable[str] = FORMATS,
+    formats: Iterable[str] = DEFAULT_FORMATS,
     existing: str = "refuse",
     picture: bool = True,
     progress: bool = True,
     tagger: ZeroShotTagger | None = None,
     num_workers: int = 1,
     share: Share = WHOLE,
+    click: str | None = None,
+    write_tags: bool = False,
 ) -> AnnotatedFiles:
     """
     Annotate a catalog: for every `(name, source)` the files of [`SongAnnotation.save`] and a picture, named after
@@ -71,27 +77,35 @@ def annotate_files(
         num_workers (`int`): Number of decoding processes; 0 decodes in this process.
         share ([`Share`]): Part of `sources` to annotate, if several processes annotate them, by default all. All of
             them pass the whole catalog, so that they agree on the names of the files.
+        click (`str`, *optional*): Also write `name.click.wav`: `"mix"` for the song with a click at each beat, at the
+            rate of the models, or `"alone"` for the clicks. It is not listed as a song of a catalog.
+        write_tags (`bool`): Also write tempo and key into the tags of the audio files, from the JSON files, and leave
+            everything else in them as it is. Problems are those of [`SongAnnotation.write_tags`], and audio that is
+            not a file.
 
     Returns:
         [`AnnotatedFiles`] of the share. Truncated files are annotated up to the truncation, and listed as problems.
 
     Raises:
-        ValueError: before any work, if a setting is out of range, or files exist and `existing` is `"refuse"`.
+        ValueError: before any work, if a setting is out of range, files exist and `existing` is `"refuse"`, `click`
+            has no model for beats, or `write_tags` has no JSON files.
+        ImportError: before any work, if a package is missing for a format or for tags.
     """
     for model in models.values():
         settings.frames(model.config)
     formats = list(formats)
-    jobs = _share_of_songs(share, sources, Path(output_dir), _endings(models, formats, picture), existing)
+    _check_output(models, formats, click, write_tags)
+    endings = _endings(models, formats, picture, click)
+    jobs = _share_of_songs(share, sources, Path(output_dir), endings, existing)
     annotated = [job.song.name for job in jobs if job.song.existing()]
     if annotated and existing == "refuse":
-        raise ValueError(
-            f"{output_dir} has files of {len(annotated)} of {len(jobs)} songs, such as {min(annotated)}: choose "
-            "another `--output_dir`, or pass `--existing skip` or `--existing overwrite`."
-        )
+        raise _exists(output_dir, annotated, len(jobs))
     made_from = describe_models(models, settings, tagger)
     statuses = [job.song.status(made_from, job.source) if existing == "skip" else ABSENT for job in jobs]
     pairs = list(zip(jobs, statuses, strict=True))
     problems = [(job.song.name, reason) for job, status in pairs for reason in _problems(job.song, status)]
+    if write_tags:
+        problems += _tag_complete_songs([job for job, status in pairs if status == COMPLETE])
     remaining = {job.song.name: job for job, status in pairs if status in (ABSENT, OUTDATED)}
     rate = _sampling_rate(models, tagger)
     contents = [(name, job.source) for name, job in remaining.items()]
@@ -101,13 +115,23 @@ def annotate_files(
         for number, decoded in enumerate(loader, 1):
             try:
                 annotation = annotate(models, decoded.content, rate, *settings[1:], tagger)  # all but the layer
-                _write(annotation, remaining[decoded.name], decoded, rate, made_from, formats, picture)
+                _write(annotation, remaining[decoded.name], decoded, rate, made_from, formats, picture, click)
+                if write_tags:
+                    remaining[decoded.name].song.tag_audio(remaining[decoded.name].source)
             except (ValueError, TypeError, OSError) as error:
                 problems.append((decoded.name, str(error)))
             bar.update(skipped + number + len(loader.unusable) - bar.n)
         bar.update(len(jobs) - bar.n)
     number = skipped if existing == "skip" else len(annotated)
     return AnnotatedFiles(number, problems + loader.problems, statuses.count(FOREIGN))
+
+
+def _exists(output_dir: str | Path, annotated: Sequence[str], count: int) -> ValueError:
+    """Return the error for songs that have files; `count` is the number of all songs."""
+    return ValueError(
+        f"{output_dir} has files of {len(annotated)} of {count} songs, such as {min(annotated)}: choose another "
+        "`--output_dir`, or pass `--existing skip` or `--existing overwrite`."
+    )
 
 
 def _sampling_rate(models: Mapping[str, HeadModel], tagger: ZeroShotTagger | None) -> int:
@@ -174,11 +198,40 @@ def song_names(paths: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool) -> list[str]:
+def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool, click: str | None) -> list[str]:
     """Return the endings of the files that are written for a song."""
-    specs = [get_task(model.config.task) for model in models.values()]
-    endings = [("json", "json"), *((spec.file_format, spec.file_ending) for spec in specs)]
-    return [ending for kind, ending in endings if kind in formats] + ["png"] * picture
+    specs = [task_of(model.config) for model in models.values()]
+    endings = list(SONG_ENDINGS.items())
+    endings += [pair for spec in specs for pair in label_endings(spec.column, spec.file_format)]
+    extras = ["png"] * picture + [CLICK_ENDING] * (click is not None)
+    return [ending for kind, ending in endings if kind in formats] + extras
+
+
+def _check_output(
+    models: Mapping[str, HeadModel], formats: Sequence[str], click: str | None, write_tags: bool
+) -> None:
+    """Raise an error if files cannot be written that were asked for."""
+    if click not in (None, *CLICKS):
+        raise ValueError(f"`click` must be one of {', '.join(CLICKS)}, got {click!r}.")
+    if click is not None and not any(task_of(model.config).column == "beats" for model in models.values()):
+        raise ValueError("`--click` needs beats: add a model for the task beat to `--models`.")
+    if write_tags and "json" not in formats:
+        raise ValueError("`--write_tags` reads tempo and key from the JSON files: add json to `--format`.")
+    if "midi" in formats:
+        midi_file.check_installed()
+    if write_tags:
+        audio_tags.check_installed()
+
+
+def _tag_complete_songs(jobs: Sequence[_Job]) -> list[tuple[str, str]]:
+    """Write tempo and key of songs that are skipped, because they were annotated before, and return the problems."""
+    problems = []
+    for job in jobs:
+        try:
+            job.song.tag_audio(job.source)
+        except (ValueError, OSError) as error:
+            problems.append((job.song.name, str(error)))
+    return problems
 
 
 def _write(
@@ -189,10 +242,13 @@ def _write(
     made_from: Mapping[str, Any],
     formats: Sequence[str],
     picture: bool,
+    click: str | None,
 ) -> None:
     """Write the files of a song; `rate` is that of the decoded audio."""
     title = PurePosixPath(job.song.name).name
     draw = partial(annotation.draw, waveform=decoded.content, sampling_rate=rate, title=title)
+    song = decoded.content if click == "mix" else None
+    write_clicks = partial(annotation.write_clicks, waveform=song, sampling_rate=rate)
     damage = [] if decoded.problem is None else [decoded.problem]
     record = {**made_from, "place": job.place, "state": decoded.state, "damage": damage}
-    job.song.write(annotation, record, draw if picture else None, formats)
+    job.song.write(annotation, record, draw if picture else None, formats, None if click is None else write_clicks)

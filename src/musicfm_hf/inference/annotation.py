@@ -7,7 +7,7 @@ import numpy as np
 
 from ..audio.waveform import to_waveform
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import get_task
+from ..tasks import get_task, task_of
 from ..tasks.events import fit_to_audio
 from .annotators import by_task, group_by_encoder
 from .embedding import HeadModel, WindowSettings
@@ -79,7 +79,7 @@ def annotate(
 
 def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.ndarray) -> None:
     """Decode the logits of a song and add the events to its annotation."""
-    spec = get_task(config.task)
+    spec = task_of(config)
     events = spec.decode(config, logits)
     probabilities = spec.event_probabilities(config, logits, events)
     annotation.set(spec.column, *fit_to_audio(events, probabilities, annotation.duration))

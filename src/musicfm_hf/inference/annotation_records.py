@@ -2,16 +2,18 @@
 Records of the annotation files of songs, so that songs are skipped only if their files are complete and current.
 
 The record of the song `a/song` is the hidden file `a/.song.made_from.json`. It has the place, the state and the damage
-of the audio, digests of the models, the windows, and a digest of each file, or null while the files are replaced.
+of the audio, digests of the models, the windows, and a digest of each file, or null while the files are replaced; and,
+if tempo and key were written into the tags of the audio, a digest of the JSON file from which they were read.
 """
 
-import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from ..data.identity import audio_state, digest
+from ..data.written_files import CLICK_ENDING, read_record, record_path
 from ..training.files import complete_files, write_json
 from .annotators import by_task
 from .embedding import HeadModel, WindowSettings
@@ -23,7 +25,8 @@ FORMAT = 1  # incremented when the annotations of a model change
 
 COMPLETE, ABSENT, OUTDATED, FOREIGN, CHANGED = "complete", "absent", "outdated", "foreign", "changed"
 
-_NOT_COMPARED = ("place", "files", "damage")
+_REQUIRED = ("place", "files", "damage")
+_NOT_COMPARED = (*_REQUIRED, "tagged")
 
 
 def describe_models(
@@ -59,8 +62,7 @@ class SongFiles:
     @property
     def record_path(self) -> Path:
         """Path of the record."""
-        base = self.folder / self.name
-        return base.with_name(f".{base.name}.made_from.json")
+        return record_path(self.folder / self.name)
 
     def path(self, ending: str) -> Path:
         """Return the path of a file."""
@@ -73,11 +75,8 @@ class SongFiles:
 
     def record(self) -> dict[str, Any]:
         """Return the record; empty if it does not exist or is not a record."""
-        try:
-            record = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) and {*_NOT_COMPARED} <= record.keys() else {}
+        record = read_record(self.folder / self.name)
+        return record if {*_REQUIRED} <= record.keys() else {}
 
     def status(self, made_from: Mapping[str, Any], source: Any) -> str:
         """
@@ -100,7 +99,12 @@ class SongFiles:
         return CHANGED if is_changed else OUTDATED
 
     def write(
-        self, annotation: SongAnnotation, made_from: Mapping[str, Any], draw: Any, formats: Iterable[str]
+        self,
+        annotation: SongAnnotation,
+        made_from: Mapping[str, Any],
+        draw: Callable[[Path], None] | None,
+        formats: Iterable[str],
+        click: Callable[[Path], None] | None = None,
     ) -> None:
         """
         Write the files and their record, and remove files of an earlier record that were made from something else.
@@ -110,6 +114,7 @@ class SongFiles:
             made_from: Output of [`describe_models`], with the `place`, the `state` and the `damage` of the audio.
             draw (`Callable`, *optional*): Function that draws the song to a path.
             formats: Formats for [`SongAnnotation.save`].
+            click (`Callable`, *optional*): Function that writes a click track to a path.
         """
         base = self.record_path.with_name(Path(self.name).name)
         earlier = self.record()
@@ -117,6 +122,8 @@ class SongFiles:
             annotation.save(temporary, base.name, formats)
             if draw is not None:
                 draw(temporary / f"{base.name}.png")
+            if click is not None:
+                click(temporary / f"{base.name}.{CLICK_ENDING}")
             written = {
                 path.name.removeprefix(f"{base.name}."): digest(path.read_bytes()) for path in temporary.iterdir()
             }
@@ -128,6 +135,24 @@ class SongFiles:
             write_json(self.record_path, {**made_from, "files": None})  # until all files have been moved
             for name in [] if is_current else others:
                 self.path(name).unlink()
+
+    def tag_audio(self, source: Any) -> None:
+        """
+        Write tempo and key from the JSON file into the tags of the audio, unless that was done before and the JSON
+        file is still the same. The record then has the new state of the audio, so that the song is not outdated.
+
+        Raises:
+            ValueError: if the audio is not a file, has changed since it was annotated, or cannot be tagged.
+        """
+        record, content = self.record(), self._digest("json")
+        if record.get("tagged") == content:
+            return
+        if not isinstance(source, str | PathLike):
+            raise ValueError("tags can be written into audio files only, and this audio is in a data set.")
+        if audio_state(source) != record.get("state"):
+            raise ValueError("its audio has changed since it was annotated, so no tags were written.")
+        SongAnnotation.load(self.path("json")).write_tags(source)
+        write_json(self.record_path, {**record, "state": audio_state(source), "tagged": content})
 
     def _digest(self, ending: str) -> str | None:
         """Return the digest of a file, or `None` if it does not exist."""

@@ -14,6 +14,7 @@ from ..tasks.annotations import Beats, Segment
 from ..tasks.events import file_format
 from ..tasks.spec import Strip
 from ..training.files import complete_file
+from .chord_names import short_chord, signs
 from .colors import pitch_color, section_colors
 from .sound_image import spectrograms
 
@@ -44,16 +45,7 @@ MOST_BAR_NUMBERS = 40  # in a row
 
 _MODES = {"maj": "major", "min": "minor"}
 
-_QUALITIES = {
-    "maj": "",
-    "min": "m",
-    "dim": "°",
-    "aug": "+",
-    "hdim7": "ø7",
-    "min7": "m7",
-    "dim7": "°7",
-    "minmaj7": "mM7",
-}
+SMALLEST_LINE = 7.0  # points; chord names that would be smaller are drawn on two lines, or vertically
 
 SMALLEST_NAME = 5.0  # points; chord names that would be smaller are omitted
 
@@ -125,32 +117,18 @@ def draw_annotation(
             canvas.print_png(os.fspath(temporary))
 
 
-def short_chord(label: str) -> str:
-    """Return a chord in lead-sheet notation: `C`, `F♯m`, `B♭7/3`, `N.C.` for `C:maj`, `F#:min`, `Bb:7/3`, `N`."""
-    if label in ("N", "X"):
-        return "N.C." if label == "N" else "?"
-    chord, slash, bass = label.partition("/")
-    root, _, quality = chord.partition(":")
-    return _signs(root) + _QUALITIES.get(quality, quality) + slash + bass.replace("#", "♯").replace("b", "♭")
-
-
 def key_name(label: str) -> str:
     """Return a key in words: `F♯ minor` for `F#:min`."""
     if label == "N":
         return "no key"
     tonic, _, mode = label.partition(":")
-    return f"{_signs(tonic)} {_MODES.get(mode, mode)}".strip()
+    return f"{signs(tonic)} {_MODES.get(mode, mode)}".strip()
 
 
 def clock(seconds: float) -> str:
     """Return minutes and seconds, with hours from one hour on: `3:05`, `1:00:00`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-def _signs(note: str) -> str:
-    """Replace `#` and `b` with musical signs."""
-    return note[:1] + note[1:].replace("#", "♯").replace("b", "♭")
 
 
 def _strips(annotation: AnnotatedSong) -> dict[str, Strip]:
@@ -274,16 +252,29 @@ def _draw_chords(axes: Any, row: _Row, chords: list[Segment]) -> None:
 
 
 def _draw_chord_name(axes: Any, row: _Row, start: float, end: float, name: str) -> None:
-    """Draw a name as large as possible; if it would be too small, draw it vertically and without its bass note."""
+    """
+    Draw a name as large as possible: on one line, or with the bass on a second line. If it would be too small, draw it
+    vertically, and without its bass if it would still be too small.
+    """
     strip = axes.get_position().height * axes.figure.get_figheight()  # inches
     width, height = 72 * row.inches(end - start), 72 * strip  # points
-    size = min(12.0, width / (0.68 * len(name) + 0.2))
-    if upright := size < 7:
-        name = name.partition("/")[0]
-        size = min(8.0, 0.8 * width, height / (0.68 * len(name) + 0.2))
+    chord, slash, bass = name.partition("/")
+    size, rotation = min(12.0, width / _width(name)), 0
+    if size < SMALLEST_LINE and bass:
+        name = f"{chord}\n/{bass}"
+        size = min(9.0, width / max(_width(chord), _width("/" + bass)), height / 2.4)
+    if size < SMALLEST_LINE:
+        whole = chord + slash + bass
+        name, rotation = whole if height / _width(whole) >= SMALLEST_NAME else chord, 90
+        size = min(8.0, 0.8 * width, height / _width(name))
     if size >= SMALLEST_NAME:
-        place = {"ha": "center", "va": "center", "rotation": 90 * upright, "parse_math": False}
+        place = {"ha": "center", "va": "center", "rotation": rotation, "parse_math": False, "linespacing": 0.95}
         axes.text((start + end) / 2, 0.47, name, fontsize=size, **place)
+
+
+def _width(text: str) -> float:
+    """Return the approximate width of a line of text, relative to its font size."""
+    return 0.68 * len(text) + 0.2
 
 
 def _draw_keys(axes: Any, row: _Row, keys: list[Segment]) -> None:

@@ -25,7 +25,7 @@ _HEADS: tuple[str, ...] = (
     "problem_type",
     "task",
 )
-_HEADS += ("use_weighted", "vicreg_", "xvector_")
+_HEADS += ("use_weighted", "vicreg_", "vocabulary", "xvector_")
 
 _PRETRAINING = ("codebook", "cqt_", "kmeans", "mask_", "mixup_", "num_codebooks", "quantizer_", "target_")
 

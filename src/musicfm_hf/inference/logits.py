@@ -9,7 +9,7 @@ from ..audio.reading import load_audio
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMClassifier, MusicFMForXVector
-from ..tasks import get_task
+from ..tasks import task_of
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
 from .feature_cache import FeatureCache
 
@@ -26,7 +26,7 @@ def layer_mix(model: HeadModel | MusicFMForXVector) -> torch.Tensor:
 
 def clip_sizes(config: MusicFMConfig, num_frames: int) -> list[int]:
     """Return the sizes of clips of equal length, about that of the training crops of the task."""
-    count = round(num_frames / config.frame_rate / get_task(config.task).crop_seconds)
+    count = round(num_frames / config.frame_rate / task_of(config).crop_seconds)
     return [len(clip) for clip in torch.arange(num_frames).tensor_split(max(1, count))]
 
 

@@ -2,18 +2,28 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..tasks.annotations import Beats, Segment
+from ..tasks.annotations import SONG_COLUMNS, Beats, Segment
+from ..tasks.audacity import write_label_track
 from ..tasks.events import file_format, to_json, write_events
+from ..tasks.sonic_visualiser import write_layer
 from ..training.files import complete_files, write_text
 
-FORMATS = ("json", "beats", "lab", "tags")
+FORMATS = ("json", "beats", "lab", "tags", "jams", "audacity", "sonic-visualiser", "midi")
+DEFAULT_FORMATS = FORMATS[:4]
+SONG_ENDINGS = {"json": "json", "jams": "jams", "midi": "mid"}  # format → ending of a file with all results
+
+# Formats of other programs with a file for each result that consists of beats or segments → ending and writer.
+_LABEL_FORMATS: dict[str, tuple[str, Callable[..., None]]] = {
+    "audacity": ("txt", write_label_track),
+    "sonic-visualiser": ("csv", write_layer),
+}
 
 
 @dataclass(eq=False)  # arrays do not compare to one truth value
@@ -72,24 +82,36 @@ class SongAnnotation:
             values["similarities"] = {tag: round(value, 4) for tag, value in self.similarities.items()}
         return values
 
-    def save(self, folder: str | os.PathLike, name: str, formats: Iterable[str] = FORMATS) -> list[Path]:
+    def save(self, folder: str | os.PathLike, name: str, formats: Iterable[str] = DEFAULT_FORMATS) -> list[Path]:
         """
-        Write the results that are not `None` to `name.json`, `name.beats`, `name.chords.lab`, `name.sections.lab`,
-        `name.keys.lab` and `name.tags`, and results in `more` to files that end with their name and format, such as
-        `name.meters.lab`. [`musicfm_hf.tasks.annotations`] reads these files. A `.tags` file contains only tags with a
-        probability of at least one half; the JSON file contains all tags, and the similarities. All files are written
-        under temporary names, and renamed when they are complete; the JSON file is the last one.
+        Write the results that are not `None`. All files are written under temporary names, and renamed when they are
+        complete; the JSON file is the last one.
+
+        | format | files |
+        | --- | --- |
+        | `json` | `name.json`, with all results |
+        | `beats`, `tags` | `name.beats`, `name.tags`: text, see [`musicfm_hf.tasks.annotations`] |
+        | `lab` | `name.chords.lab`, `name.sections.lab`, `name.keys.lab`: text |
+        | `jams` | `name.jams`, with all results |
+        | `audacity` | `name.beats.txt`, `name.chords.txt` and so on: label tracks |
+        | `sonic-visualiser` | `name.beats.csv`, `name.chords.csv` and so on: layers |
+        | `midi` | `name.mid`: tempo map, time signatures, chords, markers |
+
+        Results in `more` have files that end with their name, such as `name.meters.lab`. `.tags` and JAMS contain
+        only tags with a probability of at least one half. Tempo, time signatures and the key of the song are in the
+        JSON and JAMS files.
 
         Args:
             folder: Folder to write to; created if needed.
             name (`str`): Name of the song; may contain `/`.
-            formats: One or several of `FORMATS`.
+            formats: One or several of `FORMATS`; by default `json`, `beats`, `lab` and `tags`.
 
         Returns:
             The files that were written.
 
         Raises:
-            ValueError: if a format does not exist.
+            ValueError: if a format does not exist, or the results are not in order.
+            ImportError: if `midi` is one of the formats, and mido or mir_eval is not installed.
         """
         formats = {formats} if isinstance(formats, str) else set(formats)
         if unknown := formats - set(FORMATS):
@@ -97,15 +119,102 @@ class SongAnnotation:
         base = Path(folder) / name
         names = []
         with complete_files(base.parent, last=f"{base.name}.json") as temporary:
-            if "json" in formats:
-                names.append(f"{base.name}.json")
-                write_text(temporary / names[0], json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
-            for column in (*_RESULTS, *self.more):
+            for kind, ending in SONG_ENDINGS.items():
+                if kind in formats:
+                    names.append(f"{base.name}.{ending}")
+                    self._write_song(kind, temporary / names[-1], base.name)
+            for column in (*SONG_COLUMNS, *self.more):
                 events = self.get(column)
-                if events is not None and (kind := file_format(events)) in formats:
-                    names.append(f"{base.name}.{column if column == kind else f'{column}.{kind}'}")
-                    write_events(temporary / names[-1], events)
+                for kind, ending in [] if events is None else label_endings(column, file_format(events)):
+                    if kind in formats:
+                        names.append(f"{base.name}.{ending}")
+                        write = _LABEL_FORMATS[kind][1] if kind in _LABEL_FORMATS else write_events
+                        write(temporary / names[-1], events)
         return [base.with_name(file) for file in names]
+
+    def _write_song(self, kind: str, path: Path, title: str) -> None:
+        """Write a file with all results in a format of `SONG_ENDINGS`."""
+        from .jams_file import write_jams
+        from .midi_file import write_midi
+
+        if kind == "json":
+            write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
+        elif kind == "jams":
+            write_jams(path, self, title)
+        else:
+            write_midi(path, self)
+
+    @classmethod
+    def load(cls, *paths: str | os.PathLike) -> "SongAnnotation":
+        """
+        Read what [`save`] wrote, also after it was corrected in another program, from one file or from several files
+        of a song.
+
+        Args:
+            paths: Files with endings of [`save`], such as `song.json`, `song.mid`, or `song.beats` and
+                `song.chords.txt`; also `.svl` files of Sonic Visualiser. If several files have one result, it is read
+                from the first of them.
+
+        Returns:
+            The annotation, with the results that the format holds: probabilities are in JSON and JAMS files only. If
+            no file has the duration, it is the end of the last label.
+
+        Raises:
+            FileNotFoundError: if a file does not exist.
+            ValueError: if a file has another ending or is malformed. The message names the place.
+            ImportError: for MIDI, if mido or mir_eval is not installed.
+        """
+        from .annotation_loading import load_results
+
+        duration, results = load_results([Path(path) for path in paths])
+        similarities, _ = results.pop("similarities", (None, None))
+        annotation = cls(duration, similarities=similarities)
+        for name, (events, probabilities) in results.items():
+            annotation.set(name, events, probabilities)
+        return annotation
+
+    def write_tags(self, path: str | os.PathLike) -> list[str]:
+        """
+        Write the tempo and the key into the tags of an audio file, and leave everything else in it as it is; see
+        [`musicfm_hf.inference.audio_tags`]. The tempo is `tempo`, or else the median tempo of the beats.
+
+        Args:
+            path: An mp3, flac, ogg, opus, m4a, mp4, wav or aiff file.
+
+        Returns:
+            The values that were written.
+
+        Raises:
+            FileNotFoundError, ValueError, ImportError: see [`musicfm_hf.inference.audio_tags.write_audio_tags`].
+        """
+        from .audio_tags import write_audio_tags
+
+        tempo = self.get("tempo")
+        if tempo is None and self.beats is not None and len(self.beats.times) > 1:
+            tempo = 60 / float(np.median(np.diff(self.beats.times)))
+        return write_audio_tags(path, tempo, self.key)
+
+    def write_clicks(
+        self, path: str | os.PathLike, waveform: np.ndarray | None = None, sampling_rate: int = 44100
+    ) -> None:
+        """
+        Write a WAV file (16 bits, mono) with a click at each beat, higher at downbeats.
+
+        Args:
+            path: The file to write.
+            waveform (`np.ndarray` of shape `(samples,)`, *optional*): The song under the clicks; by default, the
+                clicks are alone.
+            sampling_rate (`int`): Rate in Hz of the waveform and of the file.
+
+        Raises:
+            ValueError: if the annotation has no beats.
+        """
+        from .clicks import write_click_track
+
+        if self.beats is None:
+            raise ValueError("A click track needs beats: annotate the song with a model for the task beat.")
+        samples = round(self.duration * sampling_rate) if waveform is None else len(waveform)
+        write_click_track(path, self.beats, samples, sampling_rate, waveform)
 
     def draw(self, path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, title: str = "") -> None:
         """
@@ -131,3 +240,19 @@ _RESULTS = tuple(
     for attribute in fields(SongAnnotation)
     if attribute.name not in ("duration", "similarities", "probabilities", "more")
 )
+
+
+def label_endings(column: str, kind: str | None) -> list[tuple[str, str]]:
+    """
+    Return the formats in which a result has a file of its own, each with the ending of the file.
+
+    Args:
+        column (`str`): Name of the result.
+        kind (`str`, *optional*): Its [`file_format`].
+    """
+    if kind is None:
+        return []
+    endings = [(kind, column if column == kind else f"{column}.{kind}")]
+    if kind in ("beats", "lab"):  # tags have no times
+        endings += [(name, f"{column}.{ending}") for name, (ending, _) in _LABEL_FORMATS.items()]
+    return endings

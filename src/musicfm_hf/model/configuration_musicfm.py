@@ -61,7 +61,7 @@ _POSITIVE_NUMBERS = (
     "initializer_range",
     "context_seconds",
     "mask_seconds",
-    "kmeans_texture_seconds",
+    "kmeans_window_seconds",
     "cqt_fmin",
     "contrastive_temperature",
 )
@@ -182,8 +182,9 @@ class MusicFMConfig(PreTrainedConfig):
             spectrogram for the targets; `mel_mean` and `mel_std` by default. With one value per band, many more codes
             are used.
         kmeans_features (`list[str]`, defaults to `["mel"]`): Features to cluster, one or several of `"mel"`,
-            `"chroma"`, and `"texture"` (means and deviations of mel bands around a frame).
-        kmeans_texture_seconds (`float`, defaults to 2.0): Length of the window of `"texture"`.
+            `"chroma"`, `"texture"` (means and deviations of mel bands around a frame) and `"harmony"` (means of pitch
+            classes).
+        kmeans_window_seconds (`float`, defaults to 1.0): Length of the window of `"texture"` and `"harmony"`.
         kmeans_mel_bins, kmeans_chroma_bins (`int`, default to 229 and 264): Sizes of these features, by default those
             of MERT. MERT's normalization is not published; here, the features are power in dB, standardized over the
             data that the clusters are fitted to.
@@ -207,6 +208,7 @@ class MusicFMConfig(PreTrainedConfig):
         cqt_fmin (`float`, defaults to 32.7): Lowest frequency of the constant-Q transform, in Hz.
         task (`str`, *optional*): Task of the head: `"beat"`, `"chord"`, `"structure"`, `"key"`, `"tagging"`, or a task
             of your own, so that a saved model decodes its own outputs.
+        vocabulary (`str`, *optional*): Set of labels of that task, if it has several, such as `"full"` for chords.
         decoding (`dict`, *optional*): Settings of the decoder of that task.
         task_folders (`list[str]`, *optional*): Subfolders with the models for single tasks, in a folder of heads that
             were trained together; each is named after its task.
@@ -301,7 +303,7 @@ class MusicFMConfig(PreTrainedConfig):
     kmeans_features: list[str] | tuple[str, ...] = ("mel",)
     kmeans_mel_bins: int = 229
     kmeans_chroma_bins: int = 264
-    kmeans_texture_seconds: float = 2.0
+    kmeans_window_seconds: float = 1.0
     mask_type: str = "noise"
     mask_prob: float = 0.6
     mask_seconds: float = 0.4
@@ -315,6 +317,7 @@ class MusicFMConfig(PreTrainedConfig):
     cqt_bins_per_octave: int = 48
     cqt_fmin: float = 32.7
     task: str | None = None
+    vocabulary: str | None = None
     decoding: dict | None = None
     task_folders: list[str] | None = None
     label_rate: float | None = None
@@ -512,9 +515,9 @@ class MusicFMConfig(PreTrainedConfig):
         return list(sizes) if isinstance(sizes, list) else [sizes] * self.num_codebooks
 
     @property
-    def texture_frames(self) -> int:
-        """Number of frames in the window of the `"texture"` features of k-means."""
-        return max(1, round(self.kmeans_texture_seconds * self.frame_rate))
+    def kmeans_window_frames(self) -> int:
+        """Number of frames in the window of the `"texture"` and `"harmony"` features."""
+        return max(1, round(self.kmeans_window_seconds * self.frame_rate))
 
     @property
     def mask_frames(self) -> int:
@@ -680,8 +683,12 @@ class MusicFMConfig(PreTrainedConfig):
             require(valid, "codebook_size", "a positive integer or a list of them")
         require(type(self.quantizer_seed) is int, "quantizer_seed", "an integer")
         features = self.kmeans_features
-        valid = isinstance(features, list) and len(features) > 0 and set(features) <= {"mel", "chroma", "texture"}
-        require(valid, "kmeans_features", "a list of `mel`, `chroma` and `texture`")
+        valid = (
+            isinstance(features, list)
+            and len(features) > 0
+            and set(features) <= {"mel", "chroma", "texture", "harmony"}
+        )
+        require(valid, "kmeans_features", "a list of `mel`, `chroma`, `texture` and `harmony`")
         if self.quantizer_type == "kmeans":
             require(
                 len(features) == self.num_codebooks, "num_codebooks", f"{len(features)}, one for each of {features}"

@@ -626,7 +626,8 @@ class MusicFMForPreTraining(MusicFMPreTrainedModel):
         if (weight := config.unmasked_loss_weight) > 0:
             _, clear_loss, clear_cqt_loss = self._predict(hidden_states, tokens, spectrum, clear, count)
             loss = loss + weight * clear_loss
-            cqt_loss = None if cqt_loss is None else cqt_loss + weight * clear_cqt_loss
+            if cqt_loss is not None and clear_cqt_loss is not None:
+                cqt_loss = cqt_loss + weight * clear_cqt_loss
         return MusicFMForPreTrainingOutput(
             loss=loss,
             logits=logits,

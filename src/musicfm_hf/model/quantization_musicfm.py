@@ -9,7 +9,7 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_musicfm import MusicFMConfig
-from .spectrogram_musicfm import MusicFMLogMel, chroma, is_exporting, power_spectrum, texture
+from .spectrogram_musicfm import MusicFMLogMel, chroma, is_exporting, power_spectrum, window_statistics
 
 
 class MusicFMQuantizer(nn.Module):
@@ -109,8 +109,9 @@ class MusicFMRandomProjectionQuantizer(MusicFMQuantizer):
 
 class MusicFMKMeansQuantizer(MusicFMQuantizer):
     """
-    K-means clusters of log-mel, chroma and texture features (HuBERT; MERT's first targets are the first two), with one
-    codebook for each. `musicfm train-quantizer` fits the clusters; untrained clusters are random.
+    K-means clusters of several kinds of features, with one codebook for each: log-mel and chroma (MERT's first
+    targets), and statistics of both in a window around the frame, called texture and harmony. `musicfm
+    train-quantizer` fits the clusters; untrained clusters are random.
     """
 
     def __init__(self, config: MusicFMConfig):
@@ -120,6 +121,7 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
             "mel": config.kmeans_mel_bins * self.mel_frames_per_token,
             "chroma": config.kmeans_chroma_bins * self.mel_frames_per_token,
             "texture": 2 * config.kmeans_mel_bins,
+            "harmony": config.kmeans_chroma_bins,
         }
         for index, (name, size) in enumerate(zip(config.kmeans_features, config.codebook_sizes, strict=True)):
             width = widths[name]
@@ -143,15 +145,16 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         """Concatenate the features of all codebooks: `(batch, samples)` → float32 `(batch, tokens, dim)`."""
         with maybe_autocast(input_values.device.type, enabled=False):
             power = power_spectrum(input_values, attention_mask, self.config)
-        features, names = {}, self.config.kmeans_features
-        if "chroma" in names:
-            features["chroma"] = self._stack(chroma(power, self.config))
-        if "mel" in names or "texture" in names:
+        features, names = {}, set(self.config.kmeans_features)
+        if names & {"chroma", "harmony"}:
+            classes = chroma(power, self.config)
+            features["chroma"] = self._stack(classes)
+            features["harmony"] = window_statistics(classes, attention_mask, self.config)[0]
+        if names & {"mel", "texture"}:
             mel = self.wide_mel.from_power(power, attention_mask)
             features["mel"] = self._stack(mel)
-        if "texture" in names:
-            features["texture"] = texture(mel, attention_mask, self.config)
-        return torch.cat([features[name] for name in names], dim=-1)
+            features["texture"] = torch.cat(window_statistics(mel, attention_mask, self.config), dim=-1)
+        return torch.cat([features[name] for name in self.config.kmeans_features], dim=-1)
 
     def split(self, features: torch.Tensor) -> list[torch.Tensor]:
         """Split the output of [`features`] into the features of each codebook."""

@@ -147,38 +147,37 @@ def chroma(power: torch.Tensor, config: MusicFMConfig) -> torch.Tensor:
         return (10.0 * torch.log10(energy / energy.amax(-1, keepdim=True))).clamp(min=-40.0)
 
 
-def texture(mel: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig) -> torch.Tensor:
+def window_statistics(
+    frames: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Compute the mean and the standard deviation of each mel band in a window of `config.kmeans_texture_seconds` around
-    each token, leaving out what lies beyond the audio. They describe instruments and dynamics, and hardly depend on
-    single notes (Tzanetakis and Cook, *Musical genre classification of audio signals*, 2002, call such a window a
-    texture window).
+    Compute the mean and the standard deviation of features in a window of `config.kmeans_window_seconds` around each
+    token, leaving out what lies beyond the audio. (Tzanetakis and Cook, *Musical genre classification of audio
+    signals*, 2002, describe music by such statistics of texture windows.)
 
     Args:
-        mel (`torch.Tensor` of shape `(batch, mel frames, bands)`): Log-mel spectrogram in dB; the frames of an item
-            come first.
+        frames (`torch.Tensor` of shape `(batch, mel frames, dim)`): Features; the frames of an item come first.
         attention_mask (`torch.Tensor` of shape `(batch, samples)`, *optional*): 1 for audio, 0 for padding.
 
     Returns:
-        float32 `(batch, tokens, 2 · bands)`: all means, then all deviations. Tokens of padding only are 0.
+        Means and deviations, float32 `(batch, tokens, dim)`. They are 0 if a window has no audio.
     """
     step = config.samples_per_frame // config.hop_length
-    frames = mel.shape[1] // step * step
-    mel = mel[:, :frames].float()
-    audio = mel.new_ones(mel.shape[:2])
+    count = frames.shape[1] // step * step
+    frames = frames[:, :count].float()
+    audio = frames.new_ones(frames.shape[:2])
     if attention_mask is not None:
-        counts = attention_mask.bool().sum(-1) // config.hop_length
-        audio = valid_frames(0, frames, counts).to(mel.dtype)
-    center = (mel * audio[..., None]).sum((1, 2), keepdim=True) / (audio.sum(1)[:, None, None] * mel.shape[2]).clamp(1)
-    mel = (mel - center) * audio[..., None]  # small numbers keep their precision when squared
-    moments = torch.cat([audio[..., None], mel, mel.square()], dim=-1).unflatten(1, (-1, step)).sum(2)
-    radius = config.texture_frames // 2
+        audio = valid_frames(0, count, attention_mask.bool().sum(-1) // config.hop_length).to(frames.dtype)
+    audio = audio[..., None]
+    center = (frames * audio).sum(1, keepdim=True) / audio.sum(1, keepdim=True).clamp(min=1)
+    frames = (frames - center) * audio  # small numbers keep their precision when squared
+    moments = torch.cat([audio, frames, frames.square()], dim=-1).unflatten(1, (-1, step)).sum(2)
+    radius = config.kmeans_window_frames // 2
     moments = nn.functional.avg_pool1d(moments.mT, 2 * radius + 1, stride=1, padding=radius).mT
-    count, mean, square = moments.split([1, mel.shape[2], mel.shape[2]], dim=-1)
-    share = 1 / count.clamp(min=1e-6)
-    mean, square = mean * share, square * share
+    share, mean, square = moments.split([1, frames.shape[2], frames.shape[2]], dim=-1)
+    mean, square = mean / share.clamp(min=1e-6), square / share.clamp(min=1e-6)
     deviation = (square - mean.square()).clamp(min=0).sqrt()
-    return torch.cat([mean + center, deviation], dim=-1) * (count > 0)
+    return (mean + center) * (share > 0), deviation
 
 
 def constant_q(input_values: torch.Tensor, attention_mask: torch.Tensor | None, config: MusicFMConfig) -> torch.Tensor:
@@ -226,5 +225,5 @@ __all__ = [
     "fourier_matrices",
     "is_exporting",
     "power_spectrum",
-    "texture",
+    "window_statistics",
 ]

@@ -31,7 +31,7 @@ QUANTIZER_FIELDS = [
     "kmeans_features",
     "kmeans_mel_bins",
     "kmeans_chroma_bins",
-    "kmeans_texture_seconds",
+    "kmeans_window_seconds",
 ]
 
 

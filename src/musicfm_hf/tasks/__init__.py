@@ -10,25 +10,36 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+from ..model.configuration_musicfm import MusicFMConfig
 from ..training.files import run_python_file
 from .spec import TaskSpec, label_names
 
 _SPECS: dict[str, TaskSpec] = {}
 
 
-def get_task(name: str | None) -> TaskSpec:
+def get_task(name: str | None, vocabulary: str | None = None) -> TaskSpec:
     """
-    Return the task with this name, such as `config.task` of a model.
+    Return the task with this name, such as `config.task` of a model, and with a vocabulary if the task has several.
 
     Raises:
-        ValueError: if it is `None`, or there is no such task; lists those that are known.
+        ValueError: if it is `None`, or there is no such task or vocabulary; lists those that are known.
     """
     if name is None or name not in _SPECS:
         raise ValueError(
             f"`task` must be one of {', '.join(known_tasks())}, got {name!r}. For a task of your own, pass the file "
             "that defines `TASK` as `--task_file`, or load it with `musicfm_hf.tasks.load_task_file`."
         )
-    return _SPECS[name]
+    return _SPECS[name].with_vocabulary(vocabulary)
+
+
+def task_of(config: MusicFMConfig) -> TaskSpec:
+    """
+    Return the task of a model with a head, with its vocabulary.
+
+    Raises:
+        ValueError: if the model has no task, or the task does not exist.
+    """
+    return get_task(config.task, config.vocabulary)
 
 
 def known_tasks() -> tuple[str, ...]:
@@ -68,10 +79,10 @@ def unregister_task(name: str) -> None:
     del _SPECS[name]
 
 
-def load_task_file(path: str | os.PathLike) -> TaskSpec:
+def load_task_file(path: str | os.PathLike, vocabulary: str | None = None) -> TaskSpec:
     """
-    Run a Python file that defines `TASK`, then register that task and return it. A file that is already loaded is
-    reloaded.
+    Run a Python file that defines `TASK`, then register that task and return it, with a vocabulary if it has several.
+    A file that is already loaded is reloaded.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -81,7 +92,7 @@ def load_task_file(path: str | os.PathLike) -> TaskSpec:
     task = getattr(run_python_file(path), "TASK", None)
     if not isinstance(task, TaskSpec):
         raise ValueError(f"{path} does not define a task: it needs `TASK = TaskSpec(...)`.")
-    return register_task(replace(task, source=path))
+    return register_task(replace(task, source=path)).with_vocabulary(vocabulary)
 
 
 for _module in pkgutil.iter_modules(__path__):
@@ -98,5 +109,6 @@ __all__ = [
     "label_names",
     "load_task_file",
     "register_task",
+    "task_of",
     "unregister_task",
 ]

@@ -17,6 +17,27 @@ EXPECTED = (
 )
 
 
+def bar_lengths(positions: np.ndarray) -> np.ndarray:
+    """
+    Return the number of beats in the bar of each beat: the highest position in the bar. The pickup and the last bar
+    may be incomplete, and count as at least as long as the bar beside them.
+
+    Args:
+        positions (`np.ndarray` of shape `(beats,)`): Positions in the bar from 1; 0 if unknown.
+
+    Returns:
+        int64 `(beats,)`.
+    """
+    bars = np.cumsum(positions == 1)
+    highest = np.zeros(bars[-1] + 1 if len(bars) else 0, np.int64)
+    np.maximum.at(highest, bars, positions)
+    if len(highest) > 2:
+        highest[-1] = max(highest[-1], highest[-2])
+    if len(highest) > 1:
+        highest[0] = max(highest[0], highest[1])
+    return highest[bars]
+
+
 def check_positions(positions: np.ndarray, place: Callable[[int], str]) -> None:
     """
     Raise an error if numbers cannot be positions in the bar, such as a count through the song, bar numbers, or

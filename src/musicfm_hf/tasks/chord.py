@@ -1,99 +1,70 @@
 """
-Chords: one of 12 major chords, 12 minor chords and none in each frame. Frame j covers [j, j + 1) / rate seconds.
+Chords: one chord in each frame. Frame j covers [j, j + 1) / rate seconds.
 
 Labels in annotations have the syntax of Harte et al., *Symbolic Representation of Musical Chords* (ISMIR 2005), as
-implemented in `mir_eval.chord`: `A:min7/b3`, `N`. Scores are those of `mir_eval.chord`.
+implemented in `mir_eval.chord`: `A:min7/b3`, `N`. Scores are those of `mir_eval.chord`. The task exists with four
+vocabularies; see [`chord_vocabularies`].
 """
 
-import warnings
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from . import spans
-from .annotations import PITCH_NAMES, Segment
-from .averages import mean_over_songs, value_or_nan
-from .chord_syntax import encode_chord
-from .spec import Score, Strip, TaskSpec
+from . import chord_structured, spans
+from .annotations import Segment
+from .chord_scores import SCORES, average, score, song_value
+from .chord_smoothing import kind_of, learn_changes, log_shares, smooth, to_segments
+from .chord_vocabularies import (
+    MAJMIN_LABELS,
+    SEVENTH_LABELS,
+    TRIAD_LABELS,
+    label_full,
+    parse_majmin,
+    parse_seventh,
+    parse_triad,
+)
+from .spec import Strip, TaskSpec
 
-LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in PITCH_NAMES), "N")
-# Semitones above the root, among the eight that `mir_eval.chord.majmin` compares.
-_TRIADS: dict[tuple[int, ...], str] = {(0, 4, 7): "maj", (0, 3, 7): "min"}
+LABELS = MAJMIN_LABELS
+parse_chord = parse_majmin
 
 
-@lru_cache(maxsize=4096)
-def parse_chord(text: str) -> str | None:
+def events(
+    logits: np.ndarray,
+    frame_rate: float,
+    labels: Sequence[str],
+    chord_seconds: float | None = None,
+    kinds: dict[str, float] | None = None,
+) -> list[Segment]:
     """
-    Map a chord to a major or minor chord, or to N, as `mir_eval.chord.majmin` does. The result depends only on the
-    root and on the intervals up to a fifth above it, including the bass. Further notes, such as sevenths, are ignored.
+    Decode the chords of a whole song from one softmax.
+
+    Args:
+        logits (`np.ndarray` of shape `(frames, len(labels))`): Scores before the softmax.
+        frame_rate (`float`): Frame rate in Hz.
+        labels (`tuple[str, …]`): Names of the columns.
+        chord_seconds, kinds: As in [`chord_structured.events`].
 
     Returns:
-        One of `LABELS`, or `None` for chords that are none of them: X, power chords, sus, dim, aug, and chords with a
-        bass below the fifth that is not in the triad.
+        Segments from 0 to the end of the last frame, without gaps.
 
     Raises:
-        ValueError: if the text is not a chord.
+        ValueError: if logits have another shape or are not finite, or settings are out of range.
     """
-    if text in ("N", "X"):
-        return "N" if text == "N" else None
-    root, semitones = encode_chord(text)
-    mode = _TRIADS.get(tuple(np.flatnonzero(semitones[:8]).tolist()))
-    return mode and f"{PITCH_NAMES[root % 12]}:{mode}"
+    frames = np.log(spans.softmax(logits, labels) + np.finfo(np.float64).tiny)
+    names = [kind_of(label) for label in labels]
+    changes = log_shares(kinds, names, [names.count(name) for name in names])
+    blocks = [frames] if len(frames) else []
+    return to_segments(smooth(blocks, frame_rate, chord_seconds, changes), frame_rate, labels.__getitem__)
 
 
-def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str, float]:
-    """
-    Compare the chords of one song, as `mir_eval.chord.evaluate` does. Time without an estimate counts as N. Gaps in
-    the reference count as X and are not scored.
-
-    Returns:
-        majmin (`float`): Share of the time with a major chord, a minor chord or N in which root and triad are right.
-        root (`float`): Share of the time with any chord except X in which the root is right. As in `mir_eval`, an
-            estimated X is right where there is no chord.
-        seconds (`float`): Time that majmin compares. If it is 0, the scores are 0.
-
-    Raises:
-        ValueError: if segments are not in order, or a label is not a chord.
-    """
-    from mir_eval import chord
-
-    for segment in (*reference, *estimate):
-        parse_chord(segment.label)
-    if not reference:
-        return {"majmin": 0.0, "root": 0.0, "seconds": 0.0}
-    seconds, names, estimated_names = spans.pair(reference, estimate, "X", "N")
-    majmin = chord.majmin(names, estimated_names)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No reference chords were comparable")
-        return {
-            "majmin": float(chord.weighted_accuracy(majmin, seconds)),
-            "root": float(chord.weighted_accuracy(chord.root(names, estimated_names), seconds)),
-            "seconds": float(seconds[majmin >= 0].sum()),
-        }
-
-
-def song_value(scores: Mapping[str, Any], name: str) -> float:
-    """Return a score of a song, or nan instead of 0 if the song has no chords to compare."""
-    return float("nan") if scores.get("seconds") == 0 else value_or_nan(scores, name)
-
-
-def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Average `majmin` and `root` over songs, and `majmin` over the time of all songs as `majmin_by_duration`."""
-    averages = mean_over_songs(rows, song_value)
-    seconds = np.array([row["seconds"] for row in rows])
-    values = np.array([row["majmin"] for row in rows])
-    total = seconds.sum()
-    averages["majmin_by_duration"] = float((values * seconds).sum() / total) if total else float("nan")
-    del averages["seconds"]
-    return averages
-
-
-TASK = TaskSpec(
+_MAJMIN = TaskSpec(
     name="chord",
     column="chords",
     order=1,
+    vocabulary="majmin",
     labels=LABELS,
     label_rate=8.0,
     crop_seconds=12.0,
@@ -102,14 +73,68 @@ TASK = TaskSpec(
     resamplable=True,
     silence=spans.whole_song("N"),
     metric="majmin",
-    scores={
-        "majmin": Score("accuracy", "major and minor chords (mir_eval majmin)"),
-        "root": Score("accuracy", "roots of chords (mir_eval root)"),
-    },
+    scores={name: SCORES[name] for name in ("majmin", "root")},
     score=score,
     song_value=song_value,
     average=average,
     about="Chords: 24 major and minor chords, and none",
     limits="It knows major and minor triads: sevenths, suspended and altered chords are labeled as one of them.",
     strip=Strip("chord", "chords", height=0.34, in_overview=False),
+)
+
+
+def _one_softmax(
+    vocabulary: str, labels: Sequence[str], parse: Callable[[str], str | None], about: str, limits: str
+) -> TaskSpec:
+    """Return the task with a vocabulary whose labels share one softmax."""
+    return replace(
+        _MAJMIN,
+        vocabulary=vocabulary,
+        labels=tuple(labels),
+        parse=parse,
+        events=partial(events, labels=labels),
+        learn_decoding=partial(learn_changes, parse=parse),
+        metric=vocabulary,  # the comparison of mir_eval has the same name
+        scores={name: SCORES[name] for name in ("majmin", "root", vocabulary)},
+        about=about,
+        limits=limits,
+    )
+
+
+TASK = replace(
+    _MAJMIN,
+    variants=(
+        _one_softmax(
+            "triads",
+            TRIAD_LABELS,
+            parse_triad,
+            "Chords: 72 major, minor, diminished, augmented and suspended triads, and none",
+            "It knows triads: sevenths and other additions are left out, and so is the bass.",
+        ),
+        _one_softmax(
+            "sevenths",
+            SEVENTH_LABELS,
+            parse_seventh,
+            "Chords: 60 major and minor triads, sevenths (maj7, min7, 7), and none",
+            "It knows triads and sevenths in major and minor: suspended, diminished and augmented chords are labeled "
+            "as one of them, and the bass is left out.",
+        ),
+        replace(
+            _MAJMIN,
+            vocabulary="full",
+            labels=chord_structured.LABELS,
+            outputs=chord_structured.OUTPUTS,
+            parse=label_full,
+            targets=chord_structured.targets,
+            transpose=chord_structured.transpose,
+            events=chord_structured.events,
+            probabilities=chord_structured.probabilities,
+            learn_decoding=chord_structured.learn_decoding,
+            metric="tetrads_inv",
+            scores=SCORES,
+            about="Chords: 168 triads, sixths and sevenths with their bass, none, and X for all others",
+            limits="Rare chords, such as diminished sevenths and third inversions, are found less often than frequent "
+            "ones. Chords beyond sevenths are labeled without their extensions, or as X.",
+        ),
+    ),
 )

@@ -5,10 +5,10 @@ from functools import lru_cache
 import numpy as np
 
 
-def encode_chord(text: str) -> tuple[int, np.ndarray]:
+def encode_chord(text: str) -> tuple[int, np.ndarray, int]:
     """
-    Return the root of a chord, negative for N and X, and 1 or 0 for each of the twelve semitones from it, including
-    its bass; see `mir_eval.chord.encode`.
+    Return the root of a chord, negative for N and X; 1 or 0 for each of the twelve semitones from it, including its
+    bass; and the semitones from the root to the bass. See `mir_eval.chord.encode`.
 
     Raises:
         ValueError: if the text is not a chord.
@@ -16,12 +16,11 @@ def encode_chord(text: str) -> tuple[int, np.ndarray]:
     from mir_eval.chord import InvalidChordException, encode
 
     try:
-        root, semitones, _ = encode(text)
+        return encode(text)
     except InvalidChordException as error:
         raise ValueError(
             f"{text!r} is not a chord ({error}). Chords are written like C, F#:min7 or Bb:maj/3."
         ) from error
-    return root, semitones
 
 
 @lru_cache(maxsize=4096)
@@ -32,5 +31,5 @@ def chord_tones(text: str) -> tuple[int, ...]:
     Raises:
         ValueError: if the text is not a chord.
     """
-    root, semitones = encode_chord(text)
+    root, semitones, _ = encode_chord(text)
     return () if root < 0 else tuple(sorted((root + interval) % 12 for interval in np.flatnonzero(semitones).tolist()))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..training.files import write_text
-from .annotations import Beats, Segment, write_beats, write_segments
+from .annotations import Beats, Segment, check_beats, check_segments, write_beats, write_segments
+from .values import to_label, to_number, to_position
 
 MIN_TAG_PROBABILITY = 0.5  # of the tags that are written to a `.tags` file
 
@@ -81,6 +82,57 @@ def to_json(events: Any, probabilities: np.ndarray | None = None) -> Any:
         for row, probability in zip(rows, probabilities, strict=True):
             row["probability"] = round(float(probability), 4)
     return rows
+
+
+def from_json(values: Any, place: str) -> tuple[Any, np.ndarray | None]:
+    """
+    Convert the output of [`to_json`] back to events.
+
+    Args:
+        values: Entry of a JSON file.
+        place (`str`): Name of the entry in error messages.
+
+    Returns:
+        The events, and the probability of each, or `None` if not all of them have one.
+
+    Raises:
+        ValueError: if the entry is not a text, tags with probabilities, beats or segments, or if beats or segments are
+            not in order.
+    """
+    if isinstance(values, str):
+        return values, None
+    if isinstance(values, Mapping):
+        return _to_tags(values, place), None
+    if not isinstance(values, list) or not all(isinstance(row, Mapping) for row in values):
+        raise ValueError(f"{place}: this entry must be a list of beats or segments, got {str(values)[:60]!r}.")
+    places = [f"{place}, item {number}" for number in range(1, len(values) + 1)]
+    rows = list(zip(values, places, strict=True))
+    events: Any
+    if any("time" in row for row in values):
+        times = [to_number(row.get("time"), "the time", where) for row, where in rows]
+        positions = [to_position(row.get("position"), where) for row, where in rows]
+        events = Beats(np.array(times, np.float64), np.array(positions, np.int64))
+        check_beats(events, places.__getitem__)
+    else:
+        events = [
+            Segment(
+                to_number(row.get("start"), "the start", where),
+                to_number(row.get("end"), "the end", where),
+                to_label(row.get("label"), where),
+            )
+            for row, where in rows
+        ]
+        check_segments(events, places.__getitem__)
+    probabilities = [row.get("probability") for row in values]
+    if not values or None in probabilities:
+        return events, None
+    pairs = zip(probabilities, places, strict=True)
+    return events, np.array([to_number(value, "the probability", where, "a number") for value, where in pairs])
+
+
+def _to_tags(values: Mapping[str, Any], place: str) -> dict[str, float]:
+    """Convert tags with probabilities."""
+    return {tag: to_number(value, f"the probability of {tag}", place, "a number") for tag, value in values.items()}
 
 
 def file_format(events: Any) -> str | None:

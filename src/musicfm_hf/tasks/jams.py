@@ -9,9 +9,17 @@ observation lists a tag that the song does not have. Without a confidence, or wi
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .values import read_text, to_confidence, to_number
+
+# Namespaces by column of labeled data; the first one with observations is read.
+NAMESPACES = {
+    "beats": ("beat_position", "beat"),
+    "chords": ("chord", "chord_harte"),
+    "sections": ("segment_salami_function", "segment_open", "segment_tut", "segment_salami_upper"),
+    "keys": ("key_mode",),
+}
 
 
 class JamsAnnotation(NamedTuple):
@@ -21,6 +29,7 @@ class JamsAnnotation(NamedTuple):
     observations: list[tuple]  # (time, duration, value) with a confidence above 0; times are checked
     places: list[str]  # name of each observation in error messages
     num_listed: int  # number of observations in the file, with any confidence
+    confidences: list[float | None]  # of the observations
 
 
 def read_jams(path: Path) -> tuple[list[JamsAnnotation], float | None]:
@@ -40,6 +49,13 @@ def read_jams(path: Path) -> tuple[list[JamsAnnotation], float | None]:
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not JAMS ({type(error).__name__}: {error}).") from error
     return annotations, duration if isinstance(duration, int | float) and duration > 0 else None
+
+
+def read_sandbox(path: Path, name: str) -> dict[str, Any]:
+    """Return an entry of the sandbox of a JAMS file that [`read_jams`] has read; empty if it does not exist."""
+    sandbox = json.loads(read_text(path)).get("sandbox")
+    entry = sandbox.get(name) if isinstance(sandbox, dict) else None
+    return entry if isinstance(entry, dict) else {}
 
 
 def pick_annotation(annotations: list[JamsAnnotation], namespaces: Sequence[str], path: Path) -> JamsAnnotation:
@@ -91,10 +107,11 @@ def _parse_annotation(annotation: dict, place: str) -> JamsAnnotation:
         rows = list(zip(data["time"], data["duration"], data["value"], confidences, strict=True))
     else:
         rows = [(row["time"], row["duration"], row["value"], row.get("confidence")) for row in data]
-    observations, places = [], []
+    observations, places, confidences = [], [], []
     for number, (time, duration, value, confidence) in enumerate(rows, 1):
         where = f"{place} ({namespace}), observation {number}"
         if to_confidence(confidence, where) > 0:
             observations.append((to_number(time, "the time", where), duration, value))
             places.append(where)
-    return JamsAnnotation(namespace, observations, places, len(rows))
+            confidences.append(confidence)
+    return JamsAnnotation(namespace, observations, places, len(rows), confidences)

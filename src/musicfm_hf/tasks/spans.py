@@ -92,9 +92,9 @@ def frame_targets(
 
 
 def transpose_targets(targets: np.ndarray, semitones: int) -> np.ndarray:
-    """Transpose targets of chords or keys `(…, 25)`: 12 major labels from C, 12 minor labels from C, and none."""
-    major, minor, none = np.split(targets, [12, 24], axis=-1)
-    return np.concatenate([np.roll(major, semitones, -1), np.roll(minor, semitones, -1), none], axis=-1)
+    """Transpose targets of chords or keys `(…, 12 n + 1)`: 12 labels from C for each of n modes, and none."""
+    *modes, none = np.split(targets, range(12, targets.shape[-1], 12), axis=-1)
+    return np.concatenate([*(np.roll(mode, semitones, -1) for mode in modes), none], axis=-1)
 
 
 def decode(logits: np.ndarray, labels: Sequence[str], frame_rate: float, min_seconds: float = 0.0) -> list[Segment]:

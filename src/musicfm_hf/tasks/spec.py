@@ -7,7 +7,7 @@ task needs only a name, a column, labels and rates.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,9 @@ class TaskSpec:
         column (`str`): Name of its annotations in a song and in a data set, and of its result in a
             [`SongAnnotation`].
         order (`int`): Position in lists of tasks. The tasks of the paper are in the order of its Table 1.
+        vocabulary (`str`, *optional*): Name of the set of labels, if the task exists with several: the value of
+            `config.vocabulary` and of the flag `--vocabulary`.
+        variants (`tuple[TaskSpec, …]`): The task with its other vocabularies; see [`with_vocabulary`].
 
         labels (`tuple[str, …]`, *optional*): Names of the logits. If `None`, they are collected from the songs of the
             data set.
@@ -105,6 +108,8 @@ class TaskSpec:
         events (`Callable`, *optional*): `(logits, rate, **settings)` → beats or segments of a song. If `label_rate` is
             `None`: `(logits (clips, labels), labels)` → `{label: probability}`. By default, runs of the most likely
             label, with the setting `min_seconds`.
+        learn_decoding (`Callable`, *optional*): Annotations of the training songs → settings of `events` that are
+            saved with the model.
         probabilities (`Callable`, *optional*): `(logits, events, labels, rate)` → probability of each event, float64
             `(events,)`. By default, the mean probability of the label of a segment.
         song_label (`Callable`, *optional*): Logits of a song → one label for the whole song, which [`SongAnnotation`]
@@ -129,6 +134,8 @@ class TaskSpec:
     name: str
     column: str
     order: int = 100
+    vocabulary: str | None = None
+    variants: "tuple[TaskSpec, ...]" = ()
 
     labels: tuple[str, ...] | None = None
     outputs: tuple[Mapping[str, Any], ...] = ()
@@ -145,6 +152,7 @@ class TaskSpec:
     resamplable: bool = False
 
     events: Callable[..., Any] | None = None
+    learn_decoding: Callable[[Sequence[Any]], dict[str, Any]] | None = None
     probabilities: Callable[..., np.ndarray] | None = spans.label_probabilities
     song_label: Callable[[np.ndarray], str] | None = None
     song_label_name: str | None = None
@@ -179,7 +187,24 @@ class TaskSpec:
         """Pickle by name or file, so that functions are not pickled for worker processes."""
         from . import get_task, load_task_file
 
-        return (get_task, (self.name,)) if self.source is None else (load_task_file, (self.source,))
+        load: Callable[..., TaskSpec] = get_task if self.source is None else load_task_file
+        return load, (self.source or self.name, self.vocabulary)
+
+    def with_vocabulary(self, vocabulary: str | None) -> "TaskSpec":
+        """
+        Return the task with another vocabulary; `None` for the one that the task has by default.
+
+        Raises:
+            ValueError: if the task does not exist with this vocabulary.
+        """
+        if vocabulary in (None, self.vocabulary):
+            return self
+        for variant in self.variants:
+            if variant.vocabulary == vocabulary:
+                return replace(variant, source=self.source)
+        names = [spec.vocabulary for spec in (self, *self.variants) if spec.vocabulary is not None]
+        known = f"it must be one of {', '.join(names)}" if names else "leave it out, because the task has only one"
+        raise ValueError(f"The task {self.name} does not have the vocabulary {vocabulary!r}: {known}.")
 
     @property
     def result_expression(self) -> str:

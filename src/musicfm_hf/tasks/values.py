@@ -17,14 +17,19 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not text in UTF-8 ({error}).") from error
 
 
-def to_number(value: object, name: str, place: str) -> float:
-    """Convert text or a JSON number to seconds. `name` is its name in error messages."""
+def is_number(text: str) -> bool:
+    """Return whether [`to_number`] accepts a text."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def to_number(value: object, name: str, place: str, kind: str = "a number of seconds") -> float:
+    """Convert text or a JSON number. `name` is its name in error messages, and `kind` the kind of number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)
     comma = " Write it with a decimal point." if isinstance(value, str) and "," in value else ""
-    raise ValueError(f"{place}: {name} must be a number of seconds, got {value!r}.{comma}")
+    raise ValueError(f"{place}: {name} must be {kind}, got {value!r}.{comma}")
 
 
 def to_position(value: Any, place: str) -> int:

@@ -4,21 +4,23 @@ A user's own folder: audio files, and annotation files with the same names.
 The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
 `a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where the
 suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. A folder with such a name that holds audio is
-like any other folder of songs. `tasks/annotations.py` describes the formats. A file for one kind of annotation takes
-precedence over a JAMS file.
+like any other folder of songs. `tasks/annotations.py` describes the formats.
+
+Files of `musicfm annotate` that were corrected in other programs are read too: `a/song.chords.txt` (and beats, keys,
+sections) of Audacity, `a/song.chords.csv` or `.svl` of Sonic Visualiser, and `a/song.json`. If several files have one
+kind of annotation, `annotation_choice.py` chooses.
 """
 
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ...tasks.annotations import read_beats, read_segments, read_tags
-from ...tasks.jams import read_jams
+from ...tasks import get_task, known_tasks
 from ...training.files import list_files
-from ..catalog import AUDIO_EXTENSIONS
+from ..annotation_choice import LABEL_READERS, SONG_SUFFIXES, AnnotationFile, choose
+from ..catalog import list_audio
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source, raising
 
@@ -26,15 +28,7 @@ SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
 
 COLUMNS = ("beats", *SEGMENT_COLUMNS, "tags")
 
-_SUFFIXES = {".beats": "beats", ".tags": "tags", ".jams": "jams"}
-
-# JAMS namespaces by column; the first one with observations is read.
-_NAMESPACES = {
-    "beats": ("beat_position", "beat"),
-    "chords": ("chord", "chord_harte"),
-    "sections": ("segment_salami_function", "segment_open", "segment_tut", "segment_salami_upper"),
-    "keys": ("key_mode",),
-}
+_SUFFIXES = {".beats": "beats", ".tags": "tags"} | dict.fromkeys(SONG_SUFFIXES)
 
 
 def song_readers(
@@ -66,25 +60,29 @@ def song_readers(
         raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
     songs: dict[str, Path] = {}
     faulty: SongReaders = {}
-    for path in list_files(audio_folder):
-        if path.suffix.lower() in AUDIO_EXTENSIONS:
-            name = _name(path.relative_to(audio_folder).with_suffix(""))
-            _put(songs, name, path, name, faulty)
+    for path in list_audio(audio_folder):
+        name = _name(path.relative_to(audio_folder).with_suffix(""))
+        _put(songs, name, path, name, faulty)
     columns = {*COLUMNS, "jams"} - {name.partition("/")[0] for name in songs if "/" in name}
-    annotations: dict[str, dict[str, Path]] = {}
+    paths: dict[str, dict[str, Path]] = {}
+    annotations: dict[str, list[AnnotationFile]] = {}
     for path in list_files(folder):
         try:
             kind = _kind(path.relative_to(folder), columns, lab_task, path)
         except ValueError as error:
             faulty[_name(path.relative_to(folder).with_suffix(""))] = raising(error)
             continue
-        if kind:
-            column, name = kind
-            _put(annotations.setdefault(_name(name), {}), column, path, _name(name), faulty)
+        if kind is None:
+            continue
+        column, name = kind[0], _name(kind[1])
+        if path.suffix.lower() == ".json" and name not in songs:
+            continue  # other JSON, such as the settings of a program
+        _put(paths.setdefault(name, {}), f"{column}{_format(path)}", path, name, faulty)
+        annotations.setdefault(name, []).append(AnnotationFile(path, Path(kind[1]).name, column))
     if not (songs or annotations or faulty):
         raise ValueError(f"{folder} and {audio_folder} have neither audio nor annotations.")
     readers = {
-        name: partial(_read_song, name, songs.get(name), audio_folder, annotations.get(name, {}), group_by_folder)
+        name: partial(_read_song, name, songs.get(name), audio_folder, annotations.get(name, []), group_by_folder)
         for name in sorted(songs.keys() | annotations.keys() | faulty.keys())
     }
     return readers | faulty
@@ -102,20 +100,31 @@ def _put(paths: dict[str, Path], key: str, path: Path, song: str, faulty: SongRe
     paths.setdefault(key, path)
 
 
-def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Path) -> tuple[str, str] | None:
+def _format(path: Path) -> str:
+    """Return the suffix of an annotation file, or an empty text for the formats of the package, which share it."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in (*LABEL_READERS, *SONG_SUFFIXES) else ""
+
+
+def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Path) -> tuple[str | None, str] | None:
     """
-    Return the column (or jams) and the song of an annotation file; `None` for other files. `path` is relative, and
-    `columns` are the folders of annotations.
+    Return the column and the song of an annotation file; `None` for other files. The column is `None` if the file has
+    all annotations of the song. `path` is relative, and `columns` are the folders of annotations.
     """
     suffix = path.suffix.lower()
     folder = path.parts[0] if len(path.parts) > 1 and path.parts[0] in columns else None
     if folder:
         path = path.relative_to(folder)
     name = path.with_suffix("")
+    ending = name.suffix[1:]
+    if suffix in LABEL_READERS:
+        return (ending, name.with_suffix("").as_posix()) if ending in ("beats", *SEGMENT_COLUMNS) else None
     if suffix != ".lab":
         return (_SUFFIXES[suffix], name.as_posix()) if suffix in _SUFFIXES else None
-    if name.suffix[1:] in SEGMENT_COLUMNS:
-        return name.suffix[1:], name.with_suffix("").as_posix()
+    if ending in SEGMENT_COLUMNS:
+        return ending, name.with_suffix("").as_posix()
+    if ending in {spec.column for spec in map(get_task, known_tasks())} - {*COLUMNS}:
+        return None  # of a task whose labels this reader does not read
     column = folder if folder in COLUMNS else lab_task
     if column is None:
         raise ValueError(
@@ -126,40 +135,17 @@ def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Pat
 
 
 def _read_song(
-    name: str, audio: Path | None, folder: Path, paths: Mapping[str, Path], group_by_folder: bool
+    name: str, audio: Path | None, folder: Path, files: list[AnnotationFile], group_by_folder: bool
 ) -> LabeledSong:
-    """Read a song from its annotation files, by column (or jams)."""
+    """Read a song from its annotation files."""
     if audio is None:
-        raise FileNotFoundError(f"No audio {name} exists in {folder}, for {', '.join(map(str, paths.values()))}")
-    readers: dict[str, Callable] = {"beats": read_beats, "tags": read_tags} | dict.fromkeys(
-        SEGMENT_COLUMNS, read_segments
-    )
-    annotations: dict[str, Any] = {column: readers[column](path) for column, path in paths.items() if column != "jams"}
-    files = {column: str(path) for column, path in paths.items()}
-    if jams := paths.get("jams"):
-        namespaces = _namespaces(jams)
-        for column, names in _NAMESPACES.items():
-            namespace = next(filter(namespaces.__contains__, names), None)
-            if namespace and column not in annotations:
-                annotations[column] = read_beats(jams) if column == "beats" else read_segments(jams, namespace)
-                files[column] = f"{jams}, {namespace}"
-        if "tags" not in annotations and any(namespace.startswith("tag_") for namespace in namespaces):
-            annotations["tags"] = read_tags(jams)
+        paths = ", ".join(str(file.path) for file in files)
+        raise FileNotFoundError(f"No audio {name} exists in {folder}, for {paths}")
+    chosen = choose(files, audio)
+    annotations = {column: choice.events for column, choice in chosen.items()}
+    places = {column: choice.place for column, choice in chosen.items()}
     group = Path(name).parent.as_posix() if group_by_folder else name
-    return LabeledSong(name, audio, group, files=files, **annotations)
-
-
-def _namespaces(path: Path) -> set[str]:
-    """
-    Return the namespaces of a JAMS file with at least one observation. If all have a confidence of 0, only tags count:
-    the song has none of them.
-    """
-    annotations, _ = read_jams(path)
-    return {
-        annotation.namespace
-        for annotation in annotations
-        if annotation.observations or (annotation.num_listed and annotation.namespace.startswith("tag_"))
-    }
+    return LabeledSong(name, audio, group, files=places, **annotations)
 
 
 READER = DatasetReader(
@@ -171,5 +157,9 @@ READER = DatasetReader(
         Option("lab_task", "column of files named NAME.lab", choices=SEGMENT_COLUMNS),
         Option("group_by_folder", "keep the songs of a folder in one split", type=bool, default=False),
     ),
+    details="Annotations have the names of the audio: NAME.beats, NAME.chords.lab, NAME.sections.lab, NAME.keys.lab, "
+    "NAME.tags, NAME.jams, the NAME.json of `musicfm annotate`, and labels that were corrected in Audacity "
+    "(NAME.chords.txt and so on) or Sonic Visualiser (NAME.chords.csv or .svl). If several files have the same kind "
+    "of label, those that were edited since `musicfm annotate` wrote them count.",
     is_own_data=True,
 )

@@ -1,0 +1,202 @@
+"""
+Compare chord vocabularies on the same songs: templates, and models that were fine-tuned alike but for the vocabulary.
+
+    python benchmarks/chords.py --model runs/small --data data/pop909 --runs runs/chords
+    python benchmarks/chords.py --model runs/small --data data/pop909 --runs runs/chords --only train --systems full
+
+Models are trained as `musicfm finetune chord/full small/full --vocabulary …` does, with the same seed, but only some
+validation songs are scored, once, at the end. Smoothing, with what was learned from training songs, is used for a
+model if it raises its score on these validation songs. Test songs are scored once.
+
+Models, logits and estimates are kept in `--runs`, and not computed again. With `--only`, a call computes the models
+(`train`), the logits (`logits`) or the estimates of templates (`templates`) of some systems and no table, so that
+processes can share the work.
+
+The table has all comparisons of `mir_eval.chord` over test songs, paired differences from the first model, and the
+share of the time that is right for each type of chord.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from chords_table import write_table
+from machine import describe
+from probes import parse, recipes
+from reporting import RESULTS
+from transformers import AutoConfig
+
+from musicfm_hf.data.labeled import LabeledSong
+from musicfm_hf.evaluation.baselines import BASELINES, fit_priors
+from musicfm_hf.evaluation.classical import features_of_songs
+from musicfm_hf.evaluation.scoring import Scores, average_scores, paired_difference, scores_with_intervals
+from musicfm_hf.finetuning.run import finetune, read_split, read_splits, save_run
+from musicfm_hf.inference.annotators import load_annotators
+from musicfm_hf.inference.embedding import WindowSettings
+from musicfm_hf.inference.logits import song_logits
+from musicfm_hf.model.configuration_musicfm import MusicFMConfig
+from musicfm_hf.tasks import get_task, task_of
+from musicfm_hf.tasks.annotations import Segment
+from musicfm_hf.tasks.chord_scores import score_types
+from musicfm_hf.training.files import complete_file, write_json
+from musicfm_hf.training.records import environment, strip_absolute_paths
+
+TASK = "chord"
+MODELS = ("majmin", "full")
+TEMPLATES = ("templates_true_beats", "templates_sevenths", "templates_inversions", "templates_full")
+SMOOTHING = ("chord_seconds", "kinds")  # settings of the decoder
+
+Estimates = Mapping[str, Sequence[Segment]]  # song id → chords
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="pretrained encoder")
+    parser.add_argument("--data", required=True, help="data set made by `musicfm prepare`")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for models, logits and estimates")
+    parser.add_argument("--systems", nargs="+", default=list(MODELS), choices=MODELS, help="models")
+    parser.add_argument("--steps", type=int, default=250, help="steps of training")
+    parser.add_argument("--batch_size", type=int, default=4, help="crops in a step")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--validation_songs", type=int, default=20, help="songs on which the decoder is chosen")
+    parser.add_argument("--limit", type=int, help="maximum number of test songs")
+    parser.add_argument("--only", choices=["train", "logits", "templates"], help="do only this, and no table")
+    parser.add_argument("--output_file", type=Path, default=RESULTS / "chords.json")
+    arguments = parser.parse_args()
+    settings, _ = parse(TASK, "full", flags_of(MODELS[0], arguments))
+    test = read_split(settings, "test")[: arguments.limit]
+    validation = read_split(settings, "validation")[: arguments.validation_songs]
+    for system in arguments.systems if arguments.only != "templates" else ():
+        train(system, arguments)
+        if arguments.only != "train":
+            is_smoothed = get_task(TASK, system).learn_decoding is not None
+            logits_of(arguments.runs / system, [*(validation if is_smoothed else ()), *test])
+    if arguments.only in ("train", "logits"):
+        return
+    templates = template_estimates(test, arguments.runs)
+    if arguments.only is None:
+        write_table(arguments.output_file, collect(arguments, validation, test, templates))
+
+
+def flags_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
+    """Return the flags of `musicfm finetune chord/full small/full` for a model."""
+    steps = str(arguments.steps)
+    flags = ["--model", arguments.model, "--data", arguments.data, "--vocabulary", vocabulary]
+    flags += ["--transpose", "false", "--speed", "5", "--probe_steps", "0", "--max_steps", steps]
+    flags += ["--eval_steps", steps, "--save_steps", steps, "--per_device_train_batch_size", str(arguments.batch_size)]
+    flags += ["--bf16", "true", "--use_cpu", "true", "--dataloader_num_workers", "0", "--report_to", "none"]
+    return [*flags, "--seed", str(arguments.seed), "--output_dir", str(arguments.runs / vocabulary)]
+
+
+def train(vocabulary: str, arguments: argparse.Namespace) -> None:
+    """Train a model unless it exists. Test songs are not read."""
+    folder = arguments.runs / vocabulary
+    if (folder / "results.json").is_file():
+        return
+    words = [*flags_of(vocabulary, arguments), "--results", str(arguments.runs / "results")]
+    settings, training = parse(TASK, "full", words)
+    splits = read_splits(settings)
+    songs = {"train": splits["train"], "validation": splits["validation"][: arguments.validation_songs]}
+    save_run(finetune(settings, training, songs), settings, training)
+
+
+def logits_of(folder: Path, songs: Sequence[LabeledSong]) -> dict[str, np.ndarray]:
+    """Return the logits of songs, float32 `(label frames, labels)`. Missing ones are computed."""
+    paths = {song.id: folder / "logits" / f"{song.id.replace('/', '_')}.npy" for song in songs}
+    missing = [song for song in songs if not paths[song.id].is_file()]
+    if missing:
+        (folder / "logits").mkdir(exist_ok=True)
+        (model,) = load_annotators([folder]).values()
+        for song, values in song_logits(model, missing, WindowSettings(batch_size=8)):
+            with complete_file(paths[song.id]) as path, open(path, "wb") as file:
+                np.save(file, values.astype(np.float32))
+    return {name: np.load(path) for name, path in paths.items()}
+
+
+def template_estimates(songs: Sequence[LabeledSong], runs: Path) -> dict[str, Estimates]:
+    """Return the chords of each template method, after computing them unless they are in the folder."""
+    path = runs / "templates.json"
+    if not path.is_file():
+        features = features_of_songs(songs, beats=False, chroma=True, num_workers=0, bass=True)
+        priors = fit_priors([])
+        estimates = {
+            name: {song.id: BASELINES[name].estimate(song, features[song.id], priors) for song in songs}
+            for name in TEMPLATES
+        }
+        write_json(path, estimates)
+    stored = json.loads(path.read_text())
+    return {name: {song.id: [Segment(*row) for row in stored[name][song.id]] for song in songs} for name in TEMPLATES}
+
+
+def collect(
+    arguments: argparse.Namespace,
+    validation: Sequence[LabeledSong],
+    test: Sequence[LabeledSong],
+    templates: Mapping[str, Estimates],
+) -> dict[str, Any]:
+    """Return the scores of all systems on test songs, and the paired differences from the first model."""
+    systems: dict[str, dict[str, Any]] = {}
+    estimates: dict[str, Estimates] = dict(templates)
+    for name in TEMPLATES:
+        systems[name] = {"about": BASELINES[name].about}
+    for name in arguments.systems:
+        folder = arguments.runs / name
+        config, chosen = choose_decoder(AutoConfig.from_pretrained(folder), folder, validation)
+        command = " ".join(["musicfm finetune", *recipes(TASK, "full"), *flags_of(name, arguments)[:-1]])
+        recorded = strip_absolute_paths({"words": [*command.split(), f"{arguments.runs.name}/{name}"]})["words"]
+        systems[name] = {"about": task_of(config).about, "command": " ".join(recorded), **chosen}
+        logits = logits_of(folder, test)
+        estimates[name] = {song.id: task_of(config).decode(config, logits[song.id]) for song in test}
+    of_songs = {name: score_songs(test, chords) for name, chords in estimates.items()}
+    first = arguments.systems[0]
+    for name, system in systems.items():
+        system["scores"] = scores_with_intervals(MusicFMConfig(task=TASK), of_songs[name])
+        pairs = [(song.chords or [], estimates[name][song.id]) for song in test]
+        system["types"] = score_types(pairs)
+        if name != first:
+            runs = [of_songs[first]], [of_songs[name]]
+            metrics = [score for score in system["scores"] if score != "majmin_by_duration"]
+            system["differences"] = {metric: paired_difference(TASK, *runs, metric) for metric in metrics}
+    used = {"steps": arguments.steps, "batch_size": arguments.batch_size, "seed": arguments.seed}
+    used |= {"data": arguments.data, "songs": {"validation": len(validation), "test": len(test)}, "first": first}
+    return strip_absolute_paths(used) | {"systems": systems, "machine": describe("cpu")} | environment()
+
+
+def choose_decoder(
+    config: MusicFMConfig, folder: Path, songs: Sequence[LabeledSong]
+) -> tuple[MusicFMConfig, dict[str, Any]]:
+    """
+    Return the configuration with or without smoothing, whichever scores higher on songs, and both scores; without
+    learned settings, the configuration as it is.
+    """
+    if not config.decoding:
+        return config, {}
+    logits, metric = logits_of(folder, songs), task_of(config).metric
+    scores = {}
+    for smoothing in (False, True):
+        candidate = with_smoothing(config, smoothing)
+        chords = {song.id: task_of(candidate).decode(candidate, logits[song.id]) for song in songs}
+        scores[smoothing] = average_scores(candidate, score_songs(songs, chords))[metric]
+    best = max(scores, key=scores.__getitem__)
+    learned = (config.decoding or {}).get("chord_seconds")
+    chosen = {"metric": metric, "validation": {"as it is": scores[False], "smoothed": scores[True]}}
+    return with_smoothing(config, best), chosen | {"smoothed": best, "chord_seconds": learned}
+
+
+def with_smoothing(config: MusicFMConfig, smoothing: bool) -> MusicFMConfig:
+    """Return a configuration whose decoder smooths with the learned settings, if it has any, or does not."""
+    decoding = {key: value for key, value in (config.decoding or {}).items() if smoothing or key not in SMOOTHING}
+    return MusicFMConfig.from_dict(config.to_dict() | {"decoding": decoding})
+
+
+def score_songs(songs: Sequence[LabeledSong], estimates: Estimates) -> Scores:
+    """Return the scores of each song."""
+    spec = get_task(TASK)
+    return {song.id: spec.score_song(spec.annotation_of(song), estimates[song.id]) for song in songs}
+
+
+if __name__ == "__main__":
+    main()
