@@ -15,7 +15,7 @@ from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
 from ..inference.logits import song_logits
 from ..model.modeling_musicfm import MusicFMForXVector
-from ..tasks import task_of
+from ..tasks import get_task, task_of
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS, get_retrieval_task
 from ..training.records import environment, strip_absolute_paths
 from .retrieval import score_vectors, search_difference, searches_with_intervals

@@ -19,7 +19,7 @@ from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import get_task
+from ..tasks import get_task, task_of
 from ..tasks.averages import drop_nan
 from ..training.curves import CurveCallback
 from .arguments import FinetuningArguments
@@ -57,7 +57,7 @@ class JointTrainer(FinetuningTrainer):
 
     def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         averages = {task: average_scores(self.configs[task], rows) for task, rows in scores.items()}
-        main = drop_nan(averages[task][get_task(task).metric] for task in averages)
+        main = drop_nan(averages[task][task_of(self.configs[task]).metric] for task in averages)
         named = {f"{task}_{name}": value for task, values in averages.items() for name, value in values.items()}
         return named | {MEAN: float(sum(main) / len(main)) if len(main) else float("nan")}
 

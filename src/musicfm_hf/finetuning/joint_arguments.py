@@ -15,16 +15,8 @@ JOINT = "joint"  # `task` in the settings and the results of joint training
 
 # Settings of single tasks.
 _AUGMENTATIONS = ("transpose", "tempo", "speed")
-TASK_SETTINGS = (
-    "vocabulary",
-    "label_rate",
-    "crop_seconds",
-    "decoding",
-    "balance",
-    "layer",
-    "weighted_layer_sum",
-    *_AUGMENTATIONS,
-)
+_OF_HEADS = ("vocabulary", "label_rate", "crop_seconds", "decoding", "balance", "layer", "weighted_layer_sum")
+TASK_SETTINGS = (*_OF_HEADS, *_AUGMENTATIONS)
 
 
 @dataclass

@@ -51,6 +51,8 @@ def save_joint_run(run: Finetuned, task: JointArguments, arguments: FinetuningAr
             for split, count in run.results["data"]["songs"].items()
             if split.startswith(f"{name}/")
         }
+        settings = {key.removeprefix(f"{name}."): value for key, value in run.results["settings"].items()}
+        single["settings"] = {key: value for key, value in settings.items() if "." not in key and key != "tasks"}
         write_json(output / name / "results.json", single | {"task": name, "data": source | {"songs": counts}})
 
 
@@ -124,7 +126,15 @@ def _save_config(model: HeadModel, place: Path) -> None:
 def _encoder_config(config: MusicFMConfig) -> MusicFMConfig:
     """Return the configuration without the settings of its head."""
     default = MusicFMConfig().to_dict()
-    names = ["task", "decoding", "label_rate", "label_centered", "classifier_layer", "use_weighted_layer_sum"]
+    names = [
+        "task",
+        "vocabulary",
+        "decoding",
+        "label_rate",
+        "label_centered",
+        "classifier_layer",
+        "use_weighted_layer_sum",
+    ]
     names += ["classifier_outputs", "class_weights", "problem_type", "id2label", "label2id"]
     values = config.to_dict() | {name: default[name] for name in names}
     return MusicFMConfig.from_dict(values | {"architectures": ["MusicFMModel"]})

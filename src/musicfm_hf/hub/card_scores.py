@@ -89,6 +89,7 @@ def joint_score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, An
     for task, source in results["data"]["tasks"].items():
         scores = {split: parts[task] for split, parts in results["scores"].items() if task in parts}
         of_task = results | {"task": task, "scores": scores, "data": source}
+        of_task["settings"] = {"vocabulary": results["settings"].get(f"{task}.vocabulary")}
         rows += [row | {"task": task} for row in score_rows(folder, of_task, f"{folder.resolve().name}/{task}")]
     return rows
 

@@ -239,8 +239,8 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
     heads = [
         {
             "task": task,
-            "about": get_task(task).about,
-            "limits": get_task(task).limits,
+            "about": task_of(configs[task]).about,
+            "limits": task_of(configs[task]).limits,
             "num_labels": configs[task].num_labels,
             "label_rate": configs[task].label_rate,
             "auto_class": configs[task].head_class.replace("MusicFM", "AutoModel"),
