@@ -1,5 +1,6 @@
 """
-Measure time and memory of beat and downbeat tracking on synthetic activations, for each length and frame rate.
+Measure time and memory of beat and downbeat tracking on synthetic activations, for each length and frame rate: with
+the default meters, and with six meters that may change.
 
     OMP_NUM_THREADS=1 python benchmarks/dbn.py
 """
@@ -9,6 +10,7 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,29 @@ import numpy as np
 from reporting import RESULTS, markdown_table, write_report
 
 from musicfm_hf.tasks.dbn import track_beats, track_downbeats
+from musicfm_hf.tasks.dbn_states import BEATS_PER_BAR
+from musicfm_hf.tasks.meter import METERS
 from musicfm_hf.training.records import environment
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0])
-    parser.add_argument("--fps", nargs="+", type=float, default=[20.0, 50.0, 100.0])
+    parser.add_argument("--fps", nargs="+", type=float, default=[40.0, 50.0, 100.0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output_file", type=Path, default=RESULTS / "dbn.json")
     arguments = parser.parse_args()
     rows = []
     for seconds, fps in product(arguments.seconds, arguments.fps):
         activations = synthetic_activations(seconds, fps)
-        rows.append(measure(track_downbeats, activations, seconds, fps, arguments.repeats))
-        rows.append(measure(track_beats, activations.sum(axis=1).clip(max=1), seconds, fps, arguments.repeats))
+        beats = activations.sum(axis=1).clip(max=1)
+        for track, values, settings in (
+            (track_downbeats, activations, {"beats_per_bar": BEATS_PER_BAR}),
+            (track_downbeats, activations, {"beats_per_bar": METERS, "meter_change": 0.01}),
+            (track_beats, beats, {}),
+        ):
+            row = {"function": track.__name__, "audio_seconds": seconds, "fps": fps, **settings}
+            rows.append(row | measure(partial(track, values, fps, **settings), arguments.repeats))
     write_report(arguments.output_file, {"rows": rows} | environment(), report(rows))
 
 
@@ -46,17 +56,14 @@ def synthetic_activations(seconds: float, fps: float) -> np.ndarray:
     return 0.5 * np.column_stack([near * ~downbeat, near * downbeat]) + noise
 
 
-def measure(track: Callable, activations: np.ndarray, seconds: float, fps: float, repeats: int) -> dict[str, Any]:
+def measure(track: Callable[[], Any], repeats: int) -> dict[str, float]:
     """Return the median and fastest time, the median processor time, and the peak memory in MB of a decoder."""
     tracemalloc.start()
-    track(activations, fps)
+    track()
     peak = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
-    wall, processor = zip(*(times_of(track, activations, fps) for _ in range(repeats)), strict=True)
+    wall, processor = zip(*(times_of(track) for _ in range(repeats)), strict=True)
     return {
-        "function": track.__name__,
-        "audio_seconds": seconds,
-        "fps": fps,
         "seconds": statistics.median(wall),
         "fastest": min(wall),
         "processor_seconds": statistics.median(processor),
@@ -64,10 +71,10 @@ def measure(track: Callable, activations: np.ndarray, seconds: float, fps: float
     }
 
 
-def times_of(function: Callable, *arguments: Any) -> tuple[float, float]:
+def times_of(function: Callable[[], Any]) -> tuple[float, float]:
     """Return the wall-clock time and the processor time in seconds, which differ on a busy machine."""
     wall, processor = time.perf_counter(), time.process_time()
-    function(*arguments)
+    function()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
@@ -76,6 +83,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     cells = [
         [
             f"`{row['function']}`",
+            ", ".join(map(str, row.get("beats_per_bar", ()))),
             f"{row['audio_seconds']:g} s",
             f"{row['fps']:g}",
             *(f"{row[key]:.3f} s" for key in ("seconds", "fastest", "processor_seconds")),
@@ -83,7 +91,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    header = ["", "audio", "frames a second", "median", "fastest", "processor time", "peak memory"]
+    header = ["", "meters", "audio", "frames a second", "median", "fastest", "processor time", "peak memory"]
     return markdown_table(header, cells)
 
 

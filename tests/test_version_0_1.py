@@ -112,8 +112,11 @@ def test_feature_extractor_loads(name, folders, expected):
 
 def test_annotation_is_that_of_version_0_1(folders, expected):
     models = load_annotators(folder for name, folder in folders.items() if name.endswith(("probe", "lora")))
-    annotation = annotate(models, expected["input_values"][0], 24000)
-    assert_close(annotation.to_dict(), json.loads((VERSION_0_1 / "annotation.json").read_text()))
+    values = annotate(models, expected["input_values"][0], 24000).to_dict()
+    added = {"tempo", "tempo_curve", "time_signatures"}
+    recorded = json.loads((VERSION_0_1 / "annotation.json").read_text())
+    assert added <= values.keys()
+    assert_close({name: value for name, value in values.items() if name not in added}, recorded)
 
 
 def assert_close(value: Any, expected: Any) -> None:

@@ -16,6 +16,7 @@ from musicfm_hf import SongAnnotation
 from musicfm_hf.inference.colors import pitch_color, section_colors
 from musicfm_hf.inference.drawing import clock, key_name, short_chord
 from musicfm_hf.tasks.annotations import Segment
+from musicfm_hf.tasks.meter import describe_beats, time_signatures
 
 CELL_SECONDS = 2.0  # length of a cell if bars are unknown
 MIN_SHARE = 0.1  # of a bar; shorter events are merged with their neighbors in the sheet
@@ -72,8 +73,8 @@ def timeline(annotation: SongAnnotation, waveform: np.ndarray, title: str, files
 
 def bars(annotation: SongAnnotation) -> list[Bar]:
     """
-    Cut a song into bars without gaps. An interval between downbeats that is as long as several median bars is divided
-    evenly. Without two downbeats, the song is cut into cells of `CELL_SECONDS`.
+    Cut a song into bars without gaps. An interval between downbeats that is as long as several median bars, and in
+    which beats are missing, is divided evenly. Without two downbeats, the song is cut into cells of `CELL_SECONDS`.
     """
     beats = annotation.beats
     downbeats = beats.times[beats.positions == 1] if beats is not None else np.empty(0)
@@ -88,9 +89,16 @@ def bars(annotation: SongAnnotation) -> list[Bar]:
         is_bar = 1 <= index <= len(downbeats)
         if not is_bar and end - start < MIN_SHARE * usual:
             continue
-        parts = np.linspace(start, end, max(1, round((end - start) / usual)) + 1).tolist()
+        count = 1 if is_bar and _has_all_beats(beats.times, start, end) else max(1, round((end - start) / usual))
+        parts = np.linspace(start, end, count + 1).tolist()
         cells += [Bar(*part, str(index) if is_bar and part[0] == start else "") for part in pairwise(parts)]
     return cells
+
+
+def _has_all_beats(times: np.ndarray, start: float, end: float) -> bool:
+    """Return whether no interval between the beats of a bar is as long as two median intervals of the song."""
+    inside = times[(times >= start) & (times < end)]
+    return bool(np.diff([*inside, end]).max() < 2 * np.median(np.diff(times)))
 
 
 def pieces(segments: list[Segment], start: float, end: float, min_share: float = 0.0) -> list[Segment]:
@@ -106,13 +114,8 @@ def pieces(segments: list[Segment], start: float, end: float, min_share: float =
 
 
 def _facts(annotation: SongAnnotation) -> list[str]:
-    """Return the duration, tempo and meter, for the line below the title."""
-    facts, beats = [clock(annotation.duration)], annotation.beats
-    if beats is not None and len(beats.times) > 1:
-        facts.append(f"{60 / np.median(np.diff(beats.times)):.0f} beats a minute")
-    if beats is not None and beats.positions.any():
-        facts.append(f"{beats.positions.max()} beats in a bar")
-    return facts
+    """Return the duration, tempo and meters, for the line below the title."""
+    return [clock(annotation.duration), *describe_beats(annotation.beats)]
 
 
 def _events(annotation: SongAnnotation, keys: list[Segment]) -> dict[str, list]:
@@ -131,6 +134,8 @@ def _sheet(annotation: SongAnnotation, keys: list[Segment], colors: dict[str, st
     if not (annotation.beats or annotation.chords or annotation.sections or keys):
         return []
     cells, section, chord = [], None, None
+    signatures = [] if annotation.beats is None else time_signatures(annotation.beats)
+    changes = {segment.start: segment.label for segment in signatures if len(signatures) > 1}
     for start, end, name in bars(annotation):
         middle = (start + end) / 2
         before, section = section, next((s for s in annotation.sections or [] if s.start <= middle < s.end), None)
@@ -140,6 +145,7 @@ def _sheet(annotation: SongAnnotation, keys: list[Segment], colors: dict[str, st
                 "start": round(start, 3),
                 "end": round(end, 3),
                 "name": name,
+                "meter": f"in {changes[start]}" if start in changes else None,
                 "section": section.label if section and section != before else None,
                 "color": colors[section.label] if section else "var(--border-color-primary)",
                 "chords": _spans(chords, start, end, pitch_color, short_chord, chord),

@@ -1,10 +1,15 @@
+import hashlib
 from itertools import pairwise
 
 import librosa
 import numpy as np
 import pytest
 
+from musicfm_hf.data.readers.synthetic import READER, song_readers
 from musicfm_hf.data.synthetic import PITCH_NAMES, compose, synthesize
+from musicfm_hf.data.synthetic_meters import Meters, TempoMap
+from musicfm_hf.tasks.annotations import Beats
+from musicfm_hf.tasks.meter import time_signatures
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -54,3 +59,111 @@ def test_audio_has_the_chords_and_the_beats_it_is_labeled_with():
         song.beats[(song.beats[:, 0] > 11) & (song.beats[:, 0] < seconds - 1), 0], sr=rate, hop_length=512
     )
     assert np.mean([onsets[beat - 2 : beat + 3].max() for beat in at_beats]) > 2 * onsets.mean()
+
+
+# Of the labels and notes, and of the audio at 8 kHz, recorded before songs could have other meters.
+RECORDED = {
+    0: ("db1a859625c1d633", "672d976b81f3e0c7"),
+    2: ("e414a84af0de6c11", "1270104200d2a2d9"),
+    4: ("8be57e40e9812443", "cbd4d37721c6ddf6"),
+}
+
+
+@pytest.mark.parametrize("seed", RECORDED)
+def test_default_songs_are_as_recorded(seed):
+    song = compose(seed)
+    notes = [tuple(note) for note in song.notes]
+    labels = (song.beats.tolist(), song.chords, song.sections, song.key, song.tempo, song.beats_per_bar, notes)
+    texts = repr((*labels, song.duration)).encode(), synthesize(song, 8000).tobytes()
+    assert tuple(hashlib.sha256(text).hexdigest()[:16] for text in texts) == RECORDED[seed]
+
+
+def test_a_tempo_map_integrates_the_tempo():
+    # Half the tempo between 4 and 6 s, after a ritardando of 2 s from 1 to 1/2: 2 s / (1/2 - 1) · ln(1/2) = 4 ln 2.
+    tempo_map = TempoMap([(0.0, 1.0), (2.0, 1.0), (4.0, 0.5), (6.0, 0.5), (6.0, 2.0)])
+    late = 2 + 4 * np.log(2)
+    expected = {0: 0, 1: 1, 2: 2, 3: 2 - 4 * np.log(0.75), 4: late, 5: late + 2, 6: late + 4, 8: late + 5}
+    assert [tempo_map(time) for time in expected] == pytest.approx(list(expected.values()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_songs_in_several_meters(seed):
+    meters = Meters((2, 3, 4, 5, 6, 7), change=0.5, tempo_change=0.5)
+    song = compose(seed, meters)
+    times, positions = song.beats.T
+    lengths = np.diff(np.flatnonzero(np.r_[positions, 1] == 1))
+    assert len(lengths) == len(song.chords) == 40
+    assert set(lengths) <= {2, 3, 4, 5, 6, 7}
+    assert positions.tolist() == [beat + 1 for length in lengths for beat in range(length)]
+    # The meter changes where a section begins, and nowhere else.
+    starts = [start for start, _, _ in song.sections]
+    changes = times[positions == 1][1:][np.diff(lengths) != 0]
+    assert all(min(abs(change - start) for start in starts) < 1e-6 for change in changes)
+    np.testing.assert_allclose([start for start, _, _ in song.chords], times[positions == 1])
+    assert 60 / np.diff(times).max() > 55
+    assert 60 / np.diff(times).min() < 215
+    kicks = [start for start, _, _, instrument, loudness in song.notes if instrument == "kick" and loudness == 0.5]
+    np.testing.assert_allclose(kicks, times[positions == 1][4:36])  # on the first beats of verses and choruses
+
+
+def test_settings_of_the_composer_have_their_effect():
+    def songs(**settings):
+        return [compose(seed, Meters((3, 5, 7), **settings)) for seed in range(30)]
+
+    def signatures(song):
+        return time_signatures(Beats(song.beats[:, 0], song.beats[:, 1].astype(np.int64)))
+
+    def is_steady(song):
+        return np.ptp(np.diff(song.beats[:, 0])) < 1e-9
+
+    steady = songs()
+    assert {song.beats_per_bar for song in steady} == {3, 5, 7}
+    assert all(len(signatures(song)) == 1 and is_steady(song) for song in steady)
+    changing = [len(signatures(song)) for song in songs(change=1.0)]
+    assert min(changing) == max(changing) == 6  # every section
+    assert sum(not is_steady(song) for song in songs(tempo_change=1.0)) == 30
+    halves = sum(not is_steady(song) for song in songs(tempo_change=0.1))
+    assert 5 < halves < 25  # 1 - 0.9 ** 6 of 30 songs is 14
+
+
+def test_a_ritardando_is_in_the_last_two_bars_of_a_section():
+    found = 0
+    for seed in range(20):
+        song = compose(seed, Meters((4,), tempo_change=0.2))
+        tempi = 60 / np.diff(song.beats[:, 0])
+        for start, end, _ in song.sections:
+            inside = tempi[(song.beats[:-1, 0] >= start - 1e-6) & (song.beats[:-1, 0] < end - 1e-6)]
+            if inside[0] == pytest.approx(inside[-9]) and inside[-1] < 0.95 * inside[0]:
+                found += 1
+                assert np.all(np.diff(inside[-8:]) < 0)
+                assert inside[-1] > 0.75 * inside[0]
+    assert found >= 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"meters": ()}, "from 2 to 7 beats, got none"),
+        ({"meters": (4, 9)}, "from 2 to 7 beats, got 4, 9"),
+        ({"meters": (4, 4)}, "different meters.*got 4, 4"),
+        ({"meters": (4,), "change": 0.5}, "only with several meters, got only 4"),
+        ({"meters": (3, 4), "change": 1.5}, "from 0 to 1, got 1.5 and 0.0"),
+        ({"meters": (3, 4), "tempo_change": -1}, "from 0 to 1, got 0.0 and -1"),
+    ],
+)
+def test_wrong_meters(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Meters(**settings)
+
+
+def test_prepared_songs_have_the_meters_that_were_asked_for(tmp_path):
+    readers = song_readers("", tmp_path, songs=3, seconds=12.0, num_workers=1, meters=[5, 7])
+    for read in readers.values():
+        song = read()
+        labels = {segment.label for segment in time_signatures(song.beats)}
+        assert labels <= {"5", "7"}
+        assert [tag for tag in song.tags if tag.endswith("/4")] == [f"{label}/4" for label in labels]
+    assert READER.info is not None
+    assert "composed" not in READER.info("", None, songs=3)
+    composed = READER.info("", None, songs=3, meter_change=0.2)["composed"]
+    assert composed == {"meters": (3, 4), "change": 0.2, "tempo_change": 0.0}

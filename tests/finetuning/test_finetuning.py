@@ -101,7 +101,11 @@ def test_configuration_of_the_head(songs):
     config = head_config(arguments_of("beat", layer=2, head_size=20, decoding='{"min_bpm": 60}'), base, songs)
     assert list(config.id2label.values()) == ["beat", "downbeat", "neither"]
     assert (config.label_rate, config.label_centered, config.classifier_layer) == (20.0, True, 2)
-    assert (config.classifier_proj_size, config.decoding, config.task) == (20, {"min_bpm": 60}, "beat")
+    assert (config.classifier_proj_size, config.task) == (20, "beat")
+    # The meters are those of the training songs, unless the user specifies them.
+    assert config.decoding == {"beats_per_bar": [3, 4], "meter_change": 0.0, "min_bpm": 60}
+    fixed = head_config(arguments_of("beat", decoding='{"beats_per_bar": 4}'), base, songs)
+    assert fixed.decoding == {"beats_per_bar": 4, "meter_change": 0.0}
     assert (config.hidden_size, config.num_hidden_layers) == (base.hidden_size, base.num_hidden_layers)
     assert config.classifier_layers == [2]
     structure = head_config(arguments_of("structure", label_rate=8.0, weighted_layer_sum=True), base, songs)

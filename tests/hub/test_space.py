@@ -132,6 +132,18 @@ def test_a_downbeat_at_the_very_end_begins_no_bar():
     assert "4 beats in a bar" in draw(found)
 
 
+def test_a_change_of_meter_is_named_and_long_bars_stay_whole():
+    positions = np.r_[np.tile([1, 2], 8), np.tile(np.arange(1, 7), 2), 1]  # bars of 1 s, then of 3 s
+    found = SongAnnotation(14.5, beats=Beats(np.arange(len(positions)) / 2, positions))
+    lengths = [bar.end - bar.start for bar in timeline.bars(found)]
+    assert lengths == [1.0] * 8 + [3.0] * 2 + [0.5]
+    html = draw(found)
+    assert [html.count(f">in {meter}<") for meter in (2, 6)] == [1, 1]
+    assert "2 and 6 beats in a bar" in html
+    constant = SongAnnotation(8.0, beats=Beats(np.arange(16) / 2, np.tile([1, 2, 3, 4], 4)))
+    assert ">in 4<" not in draw(constant)
+
+
 def test_without_beats_cells_have_two_seconds():
     found = timeline.bars(SongAnnotation(5.0, chords=[Segment(0, 5, "C:maj")]))
     assert [(bar.start, bar.end, bar.name) for bar in found] == [(0, 2, "0:00"), (2, 4, "0:02"), (4, 5, "0:04")]

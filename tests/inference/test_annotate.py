@@ -122,6 +122,9 @@ def test_made_up_logits_are_decoded():
     assert found.duration == 9.99
     np.testing.assert_allclose(found.beats.times, np.arange(0.25, 9.99, 0.5), atol=1e-9)
     assert found.beats.positions.tolist() == [1, 2, 3, 4] * 5
+    assert found.tempo == pytest.approx(120)
+    np.testing.assert_allclose(found.tempo_curve, np.column_stack([found.beats.times, np.full(20, 120)]))
+    assert found.time_signatures == [Segment(pytest.approx(0.25), 9.99, "4")]
     assert found.chords == [Segment(0.0, 2.0, "A:maj"), Segment(2.0, 4.5, "N"), Segment(4.5, 9.99, "C:min")]
     assert found.keys == [Segment(0.0, 6.0, "C:maj"), Segment(6.0, 9.99, "A:min")]
     assert found.key == "C:maj"
@@ -132,7 +135,8 @@ def test_made_up_logits_are_decoded():
     assert found.tags == pytest.approx({"slow": 0.75, "loud": 0.25})
     # The boundary is in the middle of frame 25, which is the chorus's; its half goes to the intro.
     expected = {"beats": [1] * 20, "chords": [1] * 3, "sections": [25 / 26, 1], "keys": [1] * 2}
-    assert list(found.probabilities) == ["sections", "beats", "chords", "keys"]
+    expected["time_signatures"] = [1]
+    assert list(found.probabilities) == ["sections", "beats", "time_signatures", "chords", "keys"]
     for name, values in expected.items():
         np.testing.assert_allclose(found.probabilities[name], values, atol=1e-7)
 

@@ -100,10 +100,13 @@ def test_wrong_arguments():
 def test_scores():
     reference = beats([1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4] * 2)
     assert set(beat.score(reference, reference).values()) == {1.0}
+    whole = {"tempo_acc1": 1, "tempo_acc2": 1, "meter_acc": 1, "meter_time": 1}  # tests/tasks/test_meter.py has others
     # 1 and 5 are missed by 0.08 s; 2 to 4 and 6 to 8 are hit. Of the downbeats none is; 2 beats of 4 lie from 5 s on.
     estimate = beats([1.08, 2.06, 3, 4, 5.08, 6, 7, 8], [1, 2, 3, 4] * 2)
     assert beat.score(reference, estimate) == pytest.approx(
         {"beat_f": 6 / 8, "beat_f_trimmed": 3 / 4, "downbeat_f": 0.0, "downbeat_f_trimmed": 0.0}
+        | whole
+        | {"meter_time": pytest.approx((9 - 1.08) / 8)}  # the estimate begins 0.08 s late
     )
     # Every second beat: precision 1, recall 1/2.
     assert beat.score(reference, beats([1, 3, 5, 7], [1, 2, 1, 2]))["beat_f"] == pytest.approx(2 / 3)

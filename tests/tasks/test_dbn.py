@@ -7,7 +7,8 @@ from helpers.paths import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicfm_hf.tasks.dbn import beat_intervals, track_beats, track_downbeats
+from musicfm_hf.tasks.dbn import track_beats, track_downbeats
+from musicfm_hf.tasks.dbn_states import beat_intervals
 
 CASES = json.loads((FIXTURES / "dbn/cases.json").read_text())
 
@@ -50,10 +51,17 @@ def grid(probabilities):
         return np.round(np.log(probabilities) * 2**30) / 2**30
 
 
-def frame_by_frame(activations, fps, meter, transition_lambda, observation_lambda):
+def frame_by_frame(activations, fps, meters, transition_lambda, observation_lambda, meter_change=0.0):
     """Log-likelihood and events (frame, position) by the book; activations (frames, 2)."""
+    meters = np.atleast_1d(meters).tolist()
     intervals = range(round(60 * fps / 215), round(60 * fps / 55) + 1)
-    states = [(beat, tempo, k) for beat in range(meter) for tempo in intervals for k in range(tempo)]
+    states = [
+        (meter, beat, tempo, k)
+        for meter in meters
+        for beat in range(meter)
+        for tempo in intervals
+        for k in range(tempo)
+    ]
     index = {state: number for number, state in enumerate(states)}
     weights = np.array([[np.exp(-transition_lambda * abs(b / a - 1)) for b in intervals] for a in intervals])
     weights[weights <= 2**-52] = 0
@@ -62,18 +70,34 @@ def frame_by_frame(activations, fps, meter, transition_lambda, observation_lambd
     rest = np.maximum(1 - given.sum(axis=1), 1e-5) / (observation_lambda - 1)
     densities = grid(np.column_stack([rest, given]))
     emits = np.array(
-        [0 if k / tempo >= 1 / observation_lambda else 2 if beat == 0 else 1 for beat, tempo, k in states]
+        [0 if k / tempo >= 1 / observation_lambda else 2 if beat == 0 else 1 for _, beat, tempo, k in states]
     )
-    begins = [number for number, (_, _, k) in enumerate(states) if k == 0]
-    ends = {beat: [index[(beat - 1) % meter, tempo, tempo - 1] for tempo in intervals] for beat in range(meter)}
-    scores, pointers = np.zeros(len(states)), []
+    begins = [number for number, (*_, k) in enumerate(states) if k == 0]
+    others = max(1, len(meters) - 1)
+    # The states at the end of the beats that may come before a beat, and the log-probabilities of the meters.
+    ends = {
+        (meter, beat): (
+            [
+                index[before, (beat - 1) % before, tempo, tempo - 1]
+                for before in (meters if beat == 0 else [meter])
+                for tempo in intervals
+            ],
+            grid(np.array([1 - meter_change if before == meter else meter_change / others for before in meters]))
+            if beat == 0
+            else np.zeros(1),
+        )
+        for meter in meters
+        for beat in range(meter)
+    }
+    scores, pointers = np.array([-grid(np.array(float(meter))) for meter, *_ in states]), []
     for density in densities:
         pointer = np.arange(len(states)) - 1
         updated = scores[pointer]
         for number in begins:
-            beat, tempo, _ = states[number]
-            candidates = scores[ends[beat]] + changes[:, tempo - intervals[0]]
-            pointer[number] = ends[beat][candidates.argmax()]
+            meter, beat, tempo, _ = states[number]
+            before, log_meters = ends[meter, beat]
+            candidates = scores[before] + (log_meters[:, None] + changes[:, tempo - intervals[0]]).ravel()
+            pointer[number] = before[candidates.argmax()]
             updated[number] = candidates.max()
         scores = updated + density[emits]
         pointers.append(pointer)
@@ -83,7 +107,7 @@ def frame_by_frame(activations, fps, meter, transition_lambda, observation_lambd
     path = np.array(path[::-1])
     regions = np.flatnonzero(np.diff(np.r_[0, emits[path] > 0, 0])).reshape(-1, 2)
     frames = [start + activations[start:stop].max(axis=1).argmax() for start, stop in regions]
-    return scores.max() - np.log(len(states)), [(frame, states[path[frame]][0] + 1) for frame in frames]
+    return scores.max() - np.log(sum(intervals)), [(frame, states[path[frame]][1] + 1) for frame in frames]
 
 
 # Few different values, so that paths tie.
@@ -95,16 +119,21 @@ PROBABILITIES = st.sampled_from([(0, 0), (0, 0), (0.1, 0.1), (0.3, 0.1), (0.5, 0
     rows=st.lists(PROBABILITIES, min_size=1, max_size=90),
     transition_lambda=st.sampled_from([0, 10, 100]),
     observation_lambda=st.sampled_from([4, 16]),
+    meters=st.sampled_from([(2, 3), (3, 2), (1, 2, 3)]),
+    meter_change=st.sampled_from([0.0, 0.02, 0.5]),
 )
-def test_same_as_frame_by_frame(rows, transition_lambda, observation_lambda):
+def test_same_as_frame_by_frame(rows, transition_lambda, observation_lambda, meters, meter_change):
     activations = np.array(rows, dtype=float)
     if not activations.any():
         activations[0] = 0.1
     lambdas = transition_lambda, observation_lambda
-    decoded = [frame_by_frame(activations, 8, meter, *lambdas) for meter in (2, 3)]
-    expected = max(decoded, key=lambda result: result[0])[1]
-    events = track_downbeats(activations, 8, (2, 3), 55, 215, *lambdas, threshold=0)
+    score, expected = frame_by_frame(activations, 8, meters, *lambdas, meter_change)
+    events = track_downbeats(activations, 8, meters, 55, 215, *lambdas, threshold=0, meter_change=meter_change)
     assert [(round(time * 8), position) for time, position in events] == expected
+    if meter_change == 0:  # the same as the best of the meters on their own
+        decoded = [frame_by_frame(activations, 8, meter, *lambdas) for meter in meters]
+        assert score == max(decoded, key=lambda result: result[0])[0]
+        assert expected == max(decoded, key=lambda result: result[0])[1]
 
 
 @settings(max_examples=20, deadline=None)
@@ -133,6 +162,46 @@ def test_three_or_four_beats_from_a_uniform_start(ratio, meter, meters):
     assert events[:, 1].tolist() in [positions.tolist() for positions in shifted]
     decoded = [frame_by_frame(activations, 10, candidate, 100, 16)[0] for candidate in (3, 4)]
     assert decoded[1] - decoded[0] == pytest.approx(np.log(ratio * 3 / 4), abs=1e-6)
+
+
+# --- changes of meter
+
+
+def in_meters(meters, interval=20, first=7):
+    """Frames and positions of bars of these meters, with beats `interval` frames apart."""
+    positions = np.concatenate([np.arange(1, meter + 1) for meter in meters])
+    return first + np.arange(len(positions)) * interval, positions
+
+
+@pytest.mark.parametrize("meter", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("meter_change", [0.0, 0.05])
+def test_one_of_six_meters(meter, meter_change):
+    frames, positions = in_meters([meter] * 6)
+    events = track_downbeats(perfect(frames, positions), 40, (2, 3, 4, 5, 6, 7), meter_change=meter_change)
+    np.testing.assert_allclose(events, np.column_stack([frames / 40, positions]))
+
+
+def test_meter_changes_where_the_downbeats_do():
+    frames, positions = in_meters([4] * 6 + [3] * 6 + [7] * 4 + [5] * 5)
+    activations = perfect(frames, positions)
+    events = track_downbeats(activations, 40, (2, 3, 4, 5, 6, 7), meter_change=0.02)
+    np.testing.assert_allclose(events, np.column_stack([frames / 40, positions]))
+    fixed = track_downbeats(activations, 40, (2, 3, 4, 5, 6, 7))
+    assert len(set(np.diff(np.flatnonzero(fixed[:, 1] == 1)))) == 1  # one meter
+
+
+def test_a_wrong_downbeat_does_not_change_the_meter():
+    frames, positions = in_meters([4] * 12)
+    activations = perfect(frames, positions)
+    activations[frames[22]] = (0.2, 0.6)  # beat 3 of a bar
+    events = track_downbeats(activations, 40, (2, 3, 4, 5, 6, 7), meter_change=0.001)
+    np.testing.assert_allclose(events, np.column_stack([frames / 40, positions]))
+
+
+@pytest.mark.parametrize("meter_change", [-0.1, 1, np.nan])
+def test_wrong_probability_of_change(meter_change):
+    with pytest.raises(ValueError, match="meter_change must be a probability, at least 0 and below 1"):
+        track_downbeats(np.zeros((10, 2)), 50, meter_change=meter_change)
 
 
 # --- perfect activations

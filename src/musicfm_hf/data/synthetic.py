@@ -14,6 +14,7 @@ import soundfile
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
 from ..training.files import complete_file
 from .labeled import LabeledSong, Source
+from .synthetic_meters import Meters, Note, TempoMap, accented_bar, draw_tempo_map, grouping
 
 SOURCE = Source("Songs that a program composed and synthesized from seeds.", "", "", "CC0-1.0")
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
@@ -33,6 +34,7 @@ _PROGRESSIONS = {
     ),
 }
 _FORM = (("intro", 4), ("verse", 8), ("chorus", 8), ("verse", 8), ("chorus", 8), ("outro", 4))
+_DECAY = 2.0  # seconds after the last bar
 # Strengths of the harmonics, and seconds of attack and decay.
 _INSTRUMENTS = {
     "organ": ((1.0, 0.6, 0.0, 0.4, 0.0, 0.0, 0.0, 0.2), 0.02, 4.0),
@@ -53,8 +55,8 @@ class SyntheticSong:
         chords (`list[tuple[float, float, str]]`): Start and end in seconds, and a label such as `"A:min"`.
         sections (`list[tuple[float, float, str]]`): Start, end, and function: intro, verse, chorus, outro.
         key (`str`): Key, such as `"F#:maj"`.
-        tempo (`float`): Beats per minute.
-        beats_per_bar (`int`): 3 or 4.
+        tempo (`float`): Beats per minute, before changes of tempo.
+        beats_per_bar (`int`): Beats in the bars of the first section.
         notes (`list[tuple[float, float, int, str, float]]`): Start, end, MIDI pitch, instrument, loudness.
         duration (`float`): Duration in seconds, including two seconds of decay after the last bar.
     """
@@ -69,33 +71,76 @@ class SyntheticSong:
     duration: float
 
 
-def compose(seed: int) -> SyntheticSong:
-    """Compose a song. The same seed gives the same song, and global generators are not used."""
+def compose(seed: int, meters: Meters | None = None) -> SyntheticSong:
+    """
+    Compose a song. The same arguments give the same song, and global generators are not used.
+
+    Args:
+        seed (`int`): Seed of the song.
+        meters ([`Meters`], *optional*): Meters, which are then audible in all sections, and changes of meter and
+            tempo. By default, the song has 3 or, in four of five songs, 4 beats in a bar, and one tempo.
+    """
     rng = np.random.default_rng(seed)
     mode = str(rng.choice(["maj", "min"]))
     tonic = int(rng.integers(12))
     tempo = float(rng.integers(84, 148))
-    beats_per_bar = int(rng.choice([3, 4], p=[0.2, 0.8]))
-    bar_seconds = 60.0 / tempo * beats_per_bar
+    if meters is None:
+        section_meters = [int(rng.choice([3, 4], p=[0.2, 0.8]))] * len(_FORM)
+    else:
+        section_meters = meters.draw(rng, len(_FORM))
     orders = rng.permutation(len(_PROGRESSIONS[mode]))
     progressions = {"verse": _PROGRESSIONS[mode][orders[0]], "chorus": _PROGRESSIONS[mode][orders[1]]}
 
-    chords, sections, notes = [], [], []
-    bar = 0
-    for function, num_bars in _FORM:
-        sections.append((bar * bar_seconds, (bar + num_bars) * bar_seconds, function))
+    beats: list[np.ndarray] = []
+    chords: list[tuple[float, float, str]] = []
+    sections: list[tuple[float, float, str]] = []
+    notes: list[Note] = []
+    origin, bar, before = 0.0, 0, section_meters[0]  # seconds where the meter began, and bars since then
+    for (function, num_bars), meter in zip(_FORM, section_meters, strict=True):
+        bar_seconds = 60.0 / tempo * meter
+        if meter != before:
+            origin, bar, before = sections[-1][1], 0, meter
+        groups = None if meters is None else grouping(rng, meter)
+        sections.append((origin + bar * bar_seconds, origin + (bar + num_bars) * bar_seconds, function))
         progression = progressions["chorus" if function == "chorus" else "verse"]
         for index in range(num_bars):
             degree, quality = progression[index % 4]
             root = (tonic + _SCALES[mode][degree]) % 12
-            start = (bar + index) * bar_seconds
+            start = origin + (bar + index) * bar_seconds
             chords.append((start, start + bar_seconds, f"{PITCH_NAMES[root]}:{quality}"))
-            notes += _bar_notes(rng, function, root, quality, start, 60.0 / tempo, beats_per_bar)
+            if groups is None:
+                notes += _bar_notes(rng, function, root, quality, start, 60.0 / tempo, meter)
+            else:
+                notes += accented_bar(rng, function, _triad(root, quality), start, 60.0 / tempo, groups)
+        counted = np.arange(bar * meter, (bar + num_bars) * meter)
+        beats.append(np.stack([origin + counted * 60.0 / tempo, counted % meter + 1], axis=1))
         bar += num_bars
-    beat = np.arange(bar * beats_per_bar)
-    beats = np.stack([beat * 60.0 / tempo, beat % beats_per_bar + 1], axis=1)
     key = f"{PITCH_NAMES[tonic]}:{mode}"
-    return SyntheticSong(beats, chords, sections, key, tempo, beats_per_bar, notes, bar * bar_seconds + 2.0)
+    duration = sections[-1][1] + _DECAY
+    song = SyntheticSong(np.concatenate(beats), chords, sections, key, tempo, section_meters[0], notes, duration)
+    return song if meters is None else _change_tempi(song, section_meters, meters.tempo_change, seed)
+
+
+def _change_tempi(song: SyntheticSong, section_meters: Sequence[int], probability: float, seed: int) -> SyntheticSong:
+    """Return the song with changes of tempo, which do not depend on the generator of the notes."""
+    bars = [60.0 / song.tempo * meter for meter in section_meters]
+    sections = [(start, end) for start, end, _ in song.sections]
+    tempo_map = draw_tempo_map(np.random.default_rng([seed, 1]), sections, bars, probability)
+    if tempo_map is None:
+        return song
+    return replace(
+        song,
+        beats=np.column_stack([[tempo_map(time) for time in song.beats[:, 0]], song.beats[:, 1]]),
+        chords=_mapped(song.chords, tempo_map),
+        sections=_mapped(song.sections, tempo_map),
+        notes=_mapped(song.notes, tempo_map),
+        duration=tempo_map(song.sections[-1][1]) + _DECAY,
+    )
+
+
+def _mapped(rows: Sequence[tuple], tempo_map: TempoMap) -> list:
+    """Return rows that begin with start and end in seconds, with mapped times."""
+    return [(tempo_map(start), tempo_map(end), *rest) for start, end, *rest in rows]
 
 
 def synthesize(song: SyntheticSong, sampling_rate: int = 44100, seed: int = 0) -> np.ndarray:
@@ -125,7 +170,9 @@ def synthesize(song: SyntheticSong, sampling_rate: int = 44100, seed: int = 0) -
     return (0.9 / np.abs(audio).max() * audio).astype(np.float32)
 
 
-def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = None) -> LabeledSong:
+def write_song(
+    seed: int, folder: str | os.PathLike, seconds: float | None = None, meters: Meters | None = None
+) -> LabeledSong:
     """
     Compose a song, write it as `folder/SEED.flac` at 24 kHz, and return it with all its labels.
 
@@ -133,8 +180,9 @@ def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = Non
         seed (`int`): Seed of the song.
         folder: Folder of the file; created if needed.
         seconds (`float`, *optional*): Keep only this duration from the start.
+        meters ([`Meters`], *optional*): As for [`compose`].
     """
-    song = compose(seed)
+    song = compose(seed, meters)
     duration = min(song.duration, seconds or song.duration)
     # Notes that start before the end sound as in the whole song, except for the overall level.
     song = replace(song, notes=[note for note in song.notes if note[0] < duration], duration=duration)
@@ -152,8 +200,14 @@ def write_song(seed: int, folder: str | os.PathLike, seconds: float | None = Non
         chords=_until(duration, song.chords),
         sections=_until(duration, song.sections),
         keys=[Segment(0.0, duration, song.key)],
-        tags=["major" if song.key.endswith("maj") else "minor", tempo, f"{song.beats_per_bar}/4"],
+        tags=["major" if song.key.endswith("maj") else "minor", tempo, *_meter_tags(song.beats_per_bar, beats[:, 1])],
     )
+
+
+def _meter_tags(first: int, positions: np.ndarray) -> list[str]:
+    """Return a tag such as `3/4` for the first meter, and for each other meter that has a whole bar."""
+    last = positions[:-1][positions[1:] == 1]
+    return [f"{int(meter)}/4" for meter in dict.fromkeys([first, *last])]
 
 
 def _until(duration: float, segments: Sequence[tuple[float, float, str]]) -> list[Segment]:
@@ -165,7 +219,7 @@ def _bar_notes(
     rng: np.random.Generator, function: str, root: int, quality: str, start: float, beat: float, beats_per_bar: int
 ) -> list:
     """Return the notes of one bar, in the instrumentation of its section."""
-    triad = [root, root + (4 if quality == "maj" else 3), root + 7]
+    triad = _triad(root, quality)
     bar = beat * beats_per_bar
     notes = []
     pad = {"intro": "organ", "verse": "organ", "chorus": "strings", "outro": "organ"}[function]
@@ -190,6 +244,11 @@ def _bar_notes(
                 (start + k * beat / 2, start + k * beat / 2 + 0.1, 0, "hat", 0.1) for k in range(2 * beats_per_bar)
             ]
     return notes
+
+
+def _triad(root: int, quality: str) -> list[int]:
+    """Return the root, third and fifth of a chord, in semitones."""
+    return [root, root + (4 if quality == "maj" else 3), root + 7]
 
 
 def _tone(pitch: int, seconds: float, instrument: str, sampling_rate: int) -> np.ndarray:

@@ -26,8 +26,10 @@ def score_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> 
         The scores of the task; for tagging, which is scored only on sets of songs, the probabilities and the tags.
     """
     spec = task_of(config)
-    song_label = None if spec.song_label is None else spec.song_label(logits)
-    return spec.score_song(spec.annotation_of(song), spec.decode(config, logits), song_label)
+    events = spec.decode(config, logits)
+    results = spec.further_results(config, logits, events) if spec.scored_results else {}
+    values = {name: value for name, (value, _) in results.items()}
+    return spec.score_song(spec.annotation_of(song), events, values)
 
 
 def average_scores(config: MusicFMConfig, scores: Scores) -> dict[str, float]:

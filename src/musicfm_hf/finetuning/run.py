@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from .heads import AnyHeadModel, add_lora, build_model, head_config, save_finetu
 from .run_fingerprint import (
     FREE_TO_CHANGE,
     Fingerprint,
-    began_with_probe,
+    as_it_began,
     check_checkpoint,
     load_matching_results,
     run_fingerprint,
@@ -170,8 +169,8 @@ def _find_checkpoint(arguments: FinetuningArguments) -> Any:
 
 
 def _as_it_began(task: Arguments, checkpoint: Any) -> Arguments:
-    """Return the settings without a first probe if the run began without one, in an earlier version."""
-    return replace(task, probe_steps=0) if checkpoint and not began_with_probe(Path(checkpoint)) else task
+    """Return the settings, as in an earlier version if the run began in one."""
+    return as_it_began(task, Path(checkpoint)) if checkpoint else task
 
 
 def collect_results(

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.labeled import LabeledSong
 from ..training.files import matching_files
 from ..training.records import OPTIMIZER_ARGUMENTS, RECORDED_ARGUMENTS, require_same_settings, strip_absolute_paths
-from .arguments import FinetuningArguments, HeadArguments, pin_revision
+from .arguments import Arguments, FinetuningArguments, HeadArguments, pin_revision
 
 # Fields of FinetuningArguments that results depend on.
 FINGERPRINT_ARGUMENTS = [
@@ -31,6 +32,8 @@ PROGRESS = "finetuning.json"
 
 # Settings whose names on disk are those of version 0.1; this list outlives the old flags.
 NAMES_ON_DISK = {"label_rate": "rate", "lora_r": "lora_rank", "lora_target_modules": "lora_targets"}
+
+EARLIER_DECODING = '{"beats_per_bar": [3, 4]}'  # of the recipe of version 0.1; now learned from the training songs
 
 Fingerprint = dict[str, dict[str, Any]]
 
@@ -82,10 +85,18 @@ def check_checkpoint(checkpoint: Path, fingerprint: Fingerprint) -> float:
     return progress["seconds"]
 
 
-def began_with_probe(checkpoint: Path) -> bool:
-    """Return whether a run started with the head of a probe; runs of earlier versions did not."""
+def as_it_began(task: Arguments, checkpoint: Path) -> Arguments:
+    """Return the settings as a run of an earlier version began: without a first probe, and with the meters of then."""
     path = checkpoint / PROGRESS
-    return path.is_file() and "probe_steps" in json.loads(path.read_text(encoding="utf-8"))["settings"]
+    settings = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
+    return _with_earlier_decoding(task if "probe_steps" in settings else replace(task, probe_steps=0), settings)
+
+
+def _with_earlier_decoding(task: Arguments, settings: Mapping[str, Any]) -> Arguments:
+    """Return the settings with the meters of the recipe of version 0.1, if they were recorded and none are given."""
+    if getattr(task, "decoding", None) == "{}" and settings.get("decoding") == EARLIER_DECODING:
+        return replace(task, decoding=EARLIER_DECODING)  # type: ignore[call-arg]  # of `TaskArguments`
+    return task
 
 
 def load_matching_results(
@@ -114,6 +125,7 @@ def load_matching_results(
     if not path.is_file():
         return None
     results = json.loads(path.read_text(encoding="utf-8"))
+    task = _with_earlier_decoding(task, results.get("settings", {}))
     _require_same(path, results, run_fingerprint(pin_revision(task), arguments, splits), free, flag)
     return results
 

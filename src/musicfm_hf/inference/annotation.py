@@ -7,7 +7,7 @@ import numpy as np
 
 from ..audio.waveform import to_waveform
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import get_task, task_of
+from ..tasks import get_task, label_names, task_of
 from ..tasks.events import fit_to_audio
 from .annotators import by_task, group_by_encoder
 from .embedding import HeadModel, WindowSettings
@@ -64,8 +64,8 @@ def annotate(
     rate, waveform = next(iter(waveforms.items()))
     annotation = SongAnnotation(len(waveform) / rate)
     if waveform.max() - waveform.min() < 2 * SILENCE:  # a constant offset is silent too
-        for task in heads:
-            _set_silence(annotation, task)
+        for model in heads.values():
+            _set_silence(annotation, model.config)
         annotation.similarities = None if tagger is None else {}
         return annotation
     if tagger is not None:
@@ -82,15 +82,22 @@ def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.nd
     spec = task_of(config)
     events = spec.decode(config, logits)
     probabilities = spec.event_probabilities(config, logits, events)
-    annotation.set(spec.column, *fit_to_audio(events, probabilities, annotation.duration))
-    if spec.song_label is not None and spec.song_label_name is not None:
-        annotation.set(spec.song_label_name, spec.song_label(logits))
+    events, probabilities = fit_to_audio(events, probabilities, annotation.duration)
+    annotation.set(spec.column, events, probabilities)
+    _set_further_results(annotation, config, logits, events)
 
 
-def _set_silence(annotation: SongAnnotation, task: str) -> None:
+def _set_silence(annotation: SongAnnotation, config: MusicFMConfig) -> None:
     """Add the events of a silent song to its annotation."""
-    spec = get_task(task)
+    spec = task_of(config)
     events = spec.silence(annotation.duration)
     annotation.set(spec.column, events)
-    if spec.song_label_name is not None and events:
-        annotation.set(spec.song_label_name, events[0].label)
+    _set_further_results(annotation, config, np.empty((0, len(label_names(config)))), events)
+
+
+def _set_further_results(annotation: SongAnnotation, config: MusicFMConfig, logits: np.ndarray, events: Any) -> None:
+    """Add the further results of a task to the annotation. Segments end with the audio at the latest."""
+    for name, (value, probabilities) in task_of(config).further_results(config, logits, events).items():
+        if isinstance(value, list):
+            value = [segment._replace(end=min(segment.end, annotation.duration)) for segment in value]
+        annotation.set(name, value, probabilities)

@@ -21,7 +21,7 @@ from .encoder_digest import head_digest, weights_digest
 from .song_annotation import SongAnnotation
 from .zero_shot import ZeroShotTagger
 
-FORMAT = 1  # incremented when the annotations of a model change
+FORMAT = 2  # incremented when the annotations of a model change
 
 COMPLETE, ABSENT, OUTDATED, FOREIGN, CHANGED = "complete", "absent", "outdated", "foreign", "changed"
 

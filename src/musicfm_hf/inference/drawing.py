@@ -12,6 +12,7 @@ import numpy as np
 from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment
 from ..tasks.events import file_format
+from ..tasks.meter import describe_beats, time_signatures
 from ..tasks.spec import Strip
 from ..training.files import complete_file
 from .chord_names import short_chord, signs
@@ -186,14 +187,8 @@ def _add_strips(figure: Any, strips: dict[str, Strip], row: _Row, top: float, he
 
 def _draw_header(figure: Any, annotation: AnnotatedSong, title: str, height: float) -> None:
     """Draw the title, facts about the whole song, and as bars its probabilities of tags, or else its similarities."""
-    facts = [clock(annotation.duration)]
-    if annotation.key is not None:
-        facts.append(key_name(annotation.key))
-    beats = annotation.beats
-    if beats is not None and len(beats.times) > 1:
-        facts.append(f"{60 / np.median(np.diff(beats.times)):.0f} beats a minute")
-        if beats.positions.any():
-            facts.append(f"{beats.positions.max()} beats in a bar")
+    names = [] if annotation.key is None else [key_name(annotation.key)]
+    facts = [clock(annotation.duration), *names, *describe_beats(annotation.beats)]
     title = title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
     figure.text(LEFT / WIDTH, 1 - 0.36 / height, title, fontsize=16, fontweight="bold", va="center", parse_math=False)
     figure.text(LEFT / WIDTH, 1 - 0.68 / height, "   ·   ".join(facts), fontsize=11, va="center", color="#444444")
@@ -224,8 +219,10 @@ def _draw_labels(axes: Any, row: _Row, segments: list[Segment]) -> None:
 
 
 def _draw_beats(axes: Any, row: _Row, beats: Beats) -> None:
-    """Draw numbered bar lines, and ticks for the other beats."""
+    """Draw numbered bar lines, ticks for the other beats, and the meter where it changes, such as `in 3`."""
     times, positions = beats
+    signatures = time_signatures(beats)
+    changes = {segment.start: f"in {segment.label}" for segment in signatures if len(signatures) > 1}
     inside = (times >= row.start) & (times < row.end)
     down = positions == 1
     axes.vlines(times[inside & ~down], 0, 0.4, color="#999999", lw=0.9)
@@ -233,8 +230,11 @@ def _draw_beats(axes: Any, row: _Row, beats: Beats) -> None:
     numbers = np.cumsum(down)[inside & down]
     every = max(1, int(np.ceil(len(numbers) / MOST_BAR_NUMBERS)))
     for time, number in zip(times[inside & down], numbers, strict=True):
-        if (number - 1) % every == 0:
-            place = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
+        place = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
+        if time in changes:
+            box = {"boxstyle": "square,pad=0.15", "facecolor": "#d1495b", "edgecolor": "none"}
+            axes.annotate(changes[time], (time, 0.58), fontsize=7.5, color="white", bbox=box, **place)
+        elif (number - 1) % every == 0:
             axes.annotate(str(number), (time, 0.58), fontsize=7.5, color="#333333", **place)
 
 

@@ -41,11 +41,16 @@ class SongAnnotation:
         tags (`dict[str, float]`): Probabilities of tags, with the highest first.
         similarities (`dict[str, float]`): Similarities with tags in words, with the highest first; see
             [`ZeroShotTagger`].
-        probabilities (`dict[str, np.ndarray]`): Probability of each event, for `beats`, `chords`, `sections` and
-            `keys`; see [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the number of
-            events was changed later.
+        probabilities (`dict[str, np.ndarray]`): Probability of each event, for `beats`, `chords`, `sections`, `keys`
+            and `time_signatures`; see [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the
+            number of events was changed later.
         more (`dict[str, Any]`): Results of other tasks by column: beats, segments, probabilities of tags, or one
             label.
+        tempo (`float`): Tempo of the song, in beats per minute; see [`musicfm_hf.tasks.meter.global_tempo`].
+        tempo_curve (`np.ndarray` of shape `(beats, 2)`): Seconds and beats per minute at each beat; see
+            [`musicfm_hf.tasks.meter.tempo_curve`].
+        time_signatures (`list[Segment]`): Spans with a constant number of beats in a bar, with labels such as `3`; see
+            [`musicfm_hf.tasks.meter.time_signatures`].
     """
 
     duration: float
@@ -58,6 +63,9 @@ class SongAnnotation:
     similarities: dict[str, float] | None = None
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+    tempo: float | None = None
+    tempo_curve: np.ndarray | None = None
+    time_signatures: list[Segment] | None = None
 
     def get(self, name: str) -> Any:
         """Return the result with this name, an attribute or an entry of `more`, or `None`."""

@@ -32,6 +32,7 @@ class Key(songs.SongMetric):
     def _compute(self, predictions: list, references: list, keys: list[str] | None = None) -> dict[str, Any]:
         if keys is not None and len(keys) != len(references):
             raise ValueError(f"`keys` must have one key for each of the {len(references)} songs, got {len(keys)}.")
+        results = None if keys is None else [{"key": key} for key in keys]
         return songs.score_songs(
-            TASK, map(songs.to_segments, references), map(songs.to_segments, predictions), song_labels=keys
+            TASK, map(songs.to_segments, references), map(songs.to_segments, predictions), results
         )

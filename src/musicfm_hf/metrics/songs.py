@@ -69,21 +69,25 @@ def to_segments(song: Mapping[str, Any]) -> list[Segment]:
 
 
 def score_songs(
-    task: TaskSpec, references: Iterable[Any], predictions: Iterable[Any], song_labels: Sequence[str] | None = None
+    task: TaskSpec,
+    references: Iterable[Any],
+    predictions: Iterable[Any],
+    results: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """
     Score songs and average their scores.
 
     Args:
         references, predictions: Annotations and events of songs.
-        song_labels (`list[str]`, *optional*): The predicted label of each whole song, for tasks that have one.
+        results (`list[dict[str, Any]]`, *optional*): Further results of each song, such as its `key`, for tasks that
+            score them.
 
     Returns:
         The averages of the task, and `songs`, the scores of each song.
     """
     pairs = list(zip(references, predictions, strict=True))
-    labels = [None] * len(pairs) if song_labels is None else song_labels
-    scores = [task.score_song(*pair, label) for pair, label in zip(pairs, labels, strict=True)]
+    values = [None] * len(pairs) if results is None else results
+    scores = [task.score_song(*pair, value) for pair, value in zip(pairs, values, strict=True)]
     return {**task.average_scores(scores), "songs": scores}
 
 

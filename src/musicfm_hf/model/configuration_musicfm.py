@@ -196,7 +196,7 @@ class MusicFMConfig(PreTrainedConfig):
         mask_noise_std (`float`, defaults to 0.1): Standard deviation of the noise.
         unmasked_loss_weight (`float`, defaults to 0.0): Weight of a frame that is not masked in the pretraining loss,
             where a masked frame has 1; `pred_nomask_weight` in HuBERT's code. Above 0, the encoder also learns to
-            describe the frames that it hears, as it does when it is used.
+            describe frames that it hears.
         mixup_prob (`float`, defaults to 0.0): Probability that excerpts of other items of the batch are added to an
             item in pretraining, as in MERT. Targets are those of the clean waveform, and evaluation is not affected.
         mixup_seconds (`list[float]`, defaults to `[0.5, 1.5]`): Shortest and longest duration of an excerpt, those of

@@ -145,16 +145,17 @@ class MusicFMKMeansQuantizer(MusicFMQuantizer):
         """Concatenate the features of all codebooks: `(batch, samples)` → float32 `(batch, tokens, dim)`."""
         with maybe_autocast(input_values.device.type, enabled=False):
             power = power_spectrum(input_values, attention_mask, self.config)
-        features, names = {}, set(self.config.kmeans_features)
-        if names & {"chroma", "harmony"}:
-            classes = chroma(power, self.config)
-            features["chroma"] = self._stack(classes)
-            features["harmony"] = window_statistics(classes, attention_mask, self.config)[0]
-        if names & {"mel", "texture"}:
-            mel = self.wide_mel.from_power(power, attention_mask)
-            features["mel"] = self._stack(mel)
-            features["texture"] = torch.cat(window_statistics(mel, attention_mask, self.config), dim=-1)
-        return torch.cat([features[name] for name in self.config.kmeans_features], dim=-1)
+        names = self.config.kmeans_features
+        # Only what a codebook needs is computed; otherwise, the name stands for something that is not used.
+        classes = chroma(power, self.config) if {"chroma", "harmony"} & set(names) else power
+        mel = self.wide_mel.from_power(power, attention_mask) if {"mel", "texture"} & set(names) else power
+        compute = {
+            "chroma": lambda: self._stack(classes),
+            "harmony": lambda: window_statistics(classes, attention_mask, self.config)[0],
+            "mel": lambda: self._stack(mel),
+            "texture": lambda: torch.cat(window_statistics(mel, attention_mask, self.config), dim=-1),
+        }
+        return torch.cat([compute[name]() for name in names], dim=-1)
 
     def split(self, features: torch.Tensor) -> list[torch.Tensor]:
         """Split the output of [`features`] into the features of each codebook."""

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from . import dbn, spans
+from . import dbn, meter, spans
 from .annotations import Beats, check_beats
+from .dbn_states import BEATS_PER_BAR
 from .spec import Score, Strip, TaskSpec
 
 LABELS = ("beat", "downbeat", "neither")  # "beat" excludes downbeats
@@ -69,8 +70,8 @@ def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **sett
         min_rate (`float`): If `frame_rate` is below this rate in Hz, probabilities are first interpolated linearly
             to a multiple of `frame_rate` that is high enough. In the network, beats last a whole number of frames, so
             at 20 Hz neighboring tempi differ by 5 to 17 %, and with weak activations decoding keeps a wrong tempo.
-        **settings: Settings of [`dbn.track_downbeats`]: `beats_per_bar`, `min_bpm`, `max_bpm`, `transition_lambda`,
-            `observation_lambda`, `threshold`, `num_tempi`.
+        **settings: Settings of [`dbn.track_downbeats`]: `beats_per_bar`, `meter_change`, `min_bpm`, `max_bpm`,
+            `transition_lambda`, `observation_lambda`, `threshold`, `num_tempi`.
 
     Returns:
         Beats with their positions in the bar; none if `logits` has fewer than two frames, or if no probability reaches
@@ -105,14 +106,59 @@ def event_probabilities(logits: np.ndarray, beats: Beats, labels: Sequence[str],
     return probabilities[frames, :2].sum(axis=1)
 
 
+def learn_decoding(annotations: Sequence[Beats]) -> dict[str, Any]:
+    """Return the meters of training songs, and how often the meter changes; see [`meter.measure_meters`]."""
+    meters, change = meter.measure_meters(annotations)
+    return {"beats_per_bar": meters, "meter_change": round(change, 6)} if meters else {}
+
+
+def song_results(
+    logits: np.ndarray,
+    beats: Beats,
+    frame_rate: float,
+    beats_per_bar: int | Sequence[int] = BEATS_PER_BAR,
+    meter_change: float = 0.0,
+    **settings: Any,
+) -> dict[str, tuple[Any, np.ndarray | None]]:
+    """
+    Compute the tempo and the time signatures of decoded beats.
+
+    Args:
+        logits (`np.ndarray` of shape `(frames, 3)`): Scores before the softmax.
+        beats ([`Beats`]): Output of [`events`].
+        frame_rate (`float`): Frame rate in Hz.
+        beats_per_bar, meter_change, settings: As for [`events`].
+
+    Returns:
+        `tempo` and `tempo_curve` (see [`meter.global_tempo`] and [`meter.tempo_curve`]), which are `None` with fewer
+        than two beats, and `time_signatures` (see [`meter.time_signatures`]) with the posterior probability of each
+        given the beats (see [`meter.meter_probabilities`]).
+    """
+    curve = meter.tempo_curve(beats.times)
+    signatures = meter.time_signatures(beats, len(logits) / frame_rate)
+    probabilities = spans.softmax(logits, LABELS)[:, :2]
+    at_beats = np.empty((0, 2))
+    if len(beats.times):
+        frames = np.arange(len(probabilities))
+        at_beats = np.column_stack([np.interp(beats.times * frame_rate, frames, column) for column in probabilities.T])
+    certain = meter.meter_probabilities(at_beats, signatures, beats.times, beats_per_bar, meter_change)
+    return {
+        "tempo": (meter.global_tempo(curve), None),
+        "tempo_curve": (curve if len(curve) else None, None),
+        "time_signatures": (signatures, certain if signatures else None),
+    }
+
+
 def score(reference: Beats, estimate: Beats) -> dict[str, float]:
     """
-    Compute the F-measures of one song, with hits within 0.07 s (`mir_eval.beat.f_measure`).
+    Compute the scores of one song: F-measures of beats, with hits within 0.07 s (`mir_eval.beat.f_measure`), and the
+    tempo and the time signatures that follow from the beats.
 
     Returns:
         `beat_f` over all beats and `downbeat_f` over all downbeats; `beat_f_trimmed` and `downbeat_f_trimmed` without
         the first 5 s, as in `mir_eval.beat.evaluate`. A score is 0 if the reference or the estimate is empty. Scores
-        of downbeats are nan if the reference has no positions.
+        of downbeats are nan if the reference has no positions. `tempo_acc1`, `tempo_acc2`, `meter_acc` and
+        `meter_time`: see [`meter.score_tempo`] and [`meter.score_meter`].
 
     Raises:
         ValueError: if beats are not in order.
@@ -132,7 +178,7 @@ def score(reference: Beats, estimate: Beats) -> dict[str, float]:
         scores[f"{name}_f"] = _f_measure(*pair) if known else float("nan")
         trimmed = [mir_eval.beat.trim_beats(side) for side in pair]
         scores[f"{name}_f_trimmed"] = _f_measure(*trimmed) if known else float("nan")
-    return scores
+    return scores | meter.score_tempo(reference.times, estimate.times) | meter.score_meter(reference, estimate)
 
 
 def _f_measure(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -156,16 +202,22 @@ TASK = TaskSpec(
     stretchable=True,
     resamplable=True,
     events=events,
+    learn_decoding=learn_decoding,
     probabilities=event_probabilities,
+    song_results=song_results,
     silence=no_beats,
     metric="beat_f",
     scores={
         "beat_f": Score("f1", "beat F-measure (mir_eval, 70 ms)"),
         "downbeat_f": Score("f1", "downbeat F-measure (mir_eval, 70 ms)"),
+        "tempo_acc1": Score("accuracy", "songs with the right tempo (within 4 %)"),
+        "tempo_acc2": Score("accuracy", "songs with the right tempo, or 2, 3, 1/2 or 1/3 times that"),
+        "meter_acc": Score("accuracy", "songs with the right time signature"),
+        "meter_time": Score("accuracy", "time with the right time signature"),
     },
     score=score,
     about="Beats and downbeats",
-    limits="It knows the meters of its training data, mostly three and four beats in a bar, and common tempi.",
+    limits="It knows the meters of its training data, from two to seven beats in a bar, and common tempi.",
     strip=Strip("bar", "beats", height=0.2, in_overview=False),
     file_format="beats",
 )

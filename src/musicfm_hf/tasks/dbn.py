@@ -2,12 +2,14 @@
 Dynamic Bayesian network that decodes beats and downbeats from framewise activations (a bar-pointer model).
 
 The state space is that of Krebs, Böck, Widmer, *An Efficient State-Space Model for Joint Tempo and Meter Tracking*
-(ISMIR 2015). Meters are decoded separately, as in Böck, Krebs, Widmer, *Joint Beat and Downbeat Tracking with
-Recurrent Neural Networks* (ISMIR 2016). Defaults are the settings of madmom's processors.
+(ISMIR 2015). Several meters share one state space, as in Böck, Krebs, Widmer, *Joint Beat and Downbeat Tracking with
+Recurrent Neural Networks* (ISMIR 2016), where the meter stays the same; here it may also change at a bar line.
+Defaults are the settings of madmom's processors.
 
 A beat with an interval of τ frames lasts τ frames, and the tempo changes only at its end. Viterbi decoding can
 therefore skip the states inside a beat and go from the start of one beat to the start of the next, with the same
-result. It processes many frames at once, because no beat starts and ends within the shortest interval.
+result. It processes many frames at once, because no beat starts and ends within the shortest interval, and compares
+only tempi between which a transition exists.
 
 Conventions: frame k is at k / fps seconds; tempi are in beats per minute and intervals in frames.
 """
@@ -17,52 +19,60 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .dbn_states import (
+    BEATS_PER_BAR,
+    MAX_BPM,
+    MIN_BPM,
+    OBSERVATION_LAMBDA,
+    TRANSITION_LAMBDA,
+    Bars,
+    Tempi,
+    make_bars,
+    make_tempi,
+    on_grid,
+)
+
 EPSILON = 1e-5  # probabilities are kept this far from 0 and 1
 TOLERANCE = 0.01  # by which probabilities in half precision may exceed 1
-BLOCK_SIZE = 2**16  # number of scores compared at once, small enough to stay in the cache
-
-# Defaults of the settings.
-MIN_BPM, MAX_BPM = 55.0, 215.0
-TRANSITION_LAMBDA = 100
-OBSERVATION_LAMBDA = 16
-
-
-class _Tempi(NamedTuple):
-    """Tempi of a beat, and the transitions between them."""
-
-    intervals: np.ndarray  # (tempi,) frames from beat to beat, ascending
-    beat_frames: np.ndarray  # (tempi,) frames at the start that emit the beat
-    log_transitions: np.ndarray  # (tempi before, tempi after)
 
 
 class _Emissions(NamedTuple):
     """Sums of the log-densities of all frames before an index. Index 0 is the longest interval before frame 0."""
 
-    beats_before: np.ndarray  # (frames + 1, beats of a bar)
+    beats_before: np.ndarray  # (frames + 1, columns of the activations)
     rest_before: np.ndarray  # (frames + 1,)
 
     def between(self, starts: np.ndarray, stops: np.ndarray, beat_frames: np.ndarray) -> np.ndarray:
-        """Return log-densities (…, beats of a bar, tempi) of beats from `starts` (…, tempi) to `stops`."""
+        """Return log-densities (…, columns of the activations, tempi) of beats from `starts` (…, tempi) to `stops`."""
         middles = np.minimum(starts + beat_frames, stops)
-        beats = self.beats_before[middles] - self.beats_before[starts]  # (…, tempi, beats)
+        beats = self.beats_before[middles] - self.beats_before[starts]  # (…, tempi, columns)
         rest = self.rest_before[stops] - self.rest_before[middles]
         return np.swapaxes(beats + rest[..., None], -1, -2)
+
+
+class _Pointers(NamedTuple):
+    """For each frame at which a beat may start, the best preceding beat."""
+
+    tempi: np.ndarray  # (frames, positions of the preceding beat, tempi): tempo of the preceding beat
+    meters: np.ndarray | None  # (frames, meters, tempi): meter before a downbeat; `None` if the meter does not change
 
 
 def track_downbeats(
     activations: np.ndarray,
     fps: float,
-    beats_per_bar: int | Sequence[int] = (3, 4),
+    beats_per_bar: int | Sequence[int] = BEATS_PER_BAR,
     min_bpm: float = MIN_BPM,
     max_bpm: float = MAX_BPM,
     transition_lambda: float = TRANSITION_LAMBDA,
     observation_lambda: float = OBSERVATION_LAMBDA,
     threshold: float = 0.05,
     num_tempi: int | None = 60,
+    meter_change: float = 0.0,
 ) -> np.ndarray:
     """
-    Decode beats and their positions in the bar. The whole song has one meter: each of `beats_per_bar` is decoded, and
-    the most likely one is kept. (Böck, Krebs, Widmer 2016, with the state space of Krebs, Böck, Widmer 2015.)
+    Decode beats and their positions in the bar: the most likely path through the bars of all meters in
+    `beats_per_bar`. By default the whole song has one meter. (Böck, Krebs, Widmer 2016, with the state space of Krebs,
+    Böck, Widmer 2015, and transitions between meters.)
 
     Args:
         activations (`np.ndarray` of shape `(frames, 2)`): Probabilities of a beat that is not a downbeat, and of a
@@ -77,6 +87,8 @@ def track_downbeats(
             value, including any silence in between.
         num_tempi (`int`, *optional*): Minimum number of tempi, spaced evenly on a log scale, if the tempo range has
             more intervals than that; `None` for every interval.
+        meter_change (`float`): Probability, at each bar line, that the next bar has another meter. All other meters
+            are equally likely, and so are all meters at the start.
 
     Returns:
         `np.ndarray` of shape `(beats, 2)`: seconds, ascending, and position in the bar from 1 (the downbeat).
@@ -86,20 +98,15 @@ def track_downbeats(
         ValueError: if activations are not probabilities of this shape, or a setting is out of range.
     """
     activations = _checked(activations, (2,), fps)
-    meters = np.atleast_1d(beats_per_bar)
-    if not (meters.ndim == 1 and meters.size and meters.dtype.kind in "iu" and meters.min() >= 1):
-        raise ValueError(f"beats_per_bar must be one or several positive integers, got {beats_per_bar!r}.")
-    tempi = _tempi(fps, min_bpm, max_bpm, transition_lambda, observation_lambda, num_tempi)
+    bars = make_bars(beats_per_bar, meter_change)
+    tempi = make_tempi(fps, min_bpm, max_bpm, transition_lambda, observation_lambda, num_tempi)
     activations, first = _cut(activations, threshold)
     if not len(activations):
         return np.empty((0, 2))
-    log_activations, log_rest = _log_densities(activations, observation_lambda)
-    # Beat 1 of a bar emits the downbeat, the others the beat.
-    columns = [np.r_[1, np.zeros(meter - 1, dtype=int)] for meter in meters]
-    decoded = [_decode(log_activations[:, column], log_rest, tempi) for column in columns]
-    _, beats = max(decoded, key=lambda result: result[0])
-    frames, positions = _place(beats, activations.max(axis=1))
-    return np.column_stack([(frames + first) / fps, positions + 1])
+    beats = _decode(*_log_densities(activations, observation_lambda), bars, tempi)
+    frames, places = _place(beats, activations.max(axis=1))
+    indices = np.arange(len(bars.columns)) - np.repeat(bars.firsts, bars.lasts - bars.firsts + 1)
+    return np.column_stack([(frames + first) / fps, indices[places] + 1])
 
 
 def track_beats(
@@ -126,11 +133,12 @@ def track_beats(
         ValueError: if activations are not probabilities of this shape, or a setting is out of range.
     """
     activations = _checked(activations, (), fps)
-    tempi = _tempi(fps, min_bpm, max_bpm, transition_lambda, observation_lambda, num_tempi=None)
+    tempi = make_tempi(fps, min_bpm, max_bpm, transition_lambda, observation_lambda, num_tempi=None)
+    bars = make_bars(1, 0.0)._replace(columns=np.zeros(1, dtype=int))  # a single column
     activations, first = _cut(activations[:, None], threshold)
     if not len(activations):
         return np.empty(0)
-    _, beats = _decode(*_log_densities(activations, observation_lambda), tempi)
+    beats = _decode(*_log_densities(activations, observation_lambda), bars, tempi)
     frames, _ = _place(beats, activations[:, 0])
     return (frames + first) / fps
 
@@ -162,64 +170,6 @@ def _checked(activations: np.ndarray, kinds: tuple[int, ...], fps: float) -> np.
     return activations
 
 
-def _tempi(
-    fps: float,
-    min_bpm: float,
-    max_bpm: float,
-    transition_lambda: float,
-    observation_lambda: float,
-    num_tempi: int | None,
-) -> _Tempi:
-    """Return the tempi from `min_bpm` to `max_bpm` and their transitions."""
-    if not 0 <= transition_lambda < np.inf:
-        raise ValueError(f"transition_lambda must be at least 0 and finite, got {transition_lambda}.")
-    if not 1 < observation_lambda < np.inf:
-        raise ValueError(f"observation_lambda must be greater than 1 and finite, got {observation_lambda}.")
-    intervals = beat_intervals(fps, min_bpm, max_bpm, num_tempi)
-    # The weight of a change depends on the ratio of the tempi; (before, after).
-    weights = np.exp(-transition_lambda * np.abs(intervals / intervals[:, None] - 1))
-    weights[weights <= np.finfo(np.float64).eps] = 0
-    with np.errstate(divide="ignore"):
-        log_transitions = np.log(weights / weights.sum(axis=1, keepdims=True))
-    beat_frames = np.ceil(intervals / observation_lambda).astype(int)
-    return _Tempi(intervals, beat_frames, _on_grid(log_transitions))
-
-
-def beat_intervals(
-    fps: float, min_bpm: float = MIN_BPM, max_bpm: float = MAX_BPM, num_tempi: int | None = 60
-) -> np.ndarray:
-    """
-    Return the intervals between beats in the state space.
-
-    Args:
-        fps, min_bpm, max_bpm, num_tempi: As for [`track_downbeats`].
-
-    Returns:
-        Intervals in frames, ascending, int64 `(intervals,)`: all from `max_bpm` to `min_bpm`, or at least `num_tempi`
-        on a log scale.
-
-    Raises:
-        ValueError: if a setting is out of range, or a beat at `max_bpm` is shorter than a frame.
-    """
-    if not 0 < min_bpm <= max_bpm < np.inf:
-        raise ValueError(f"Tempi need 0 < min_bpm <= max_bpm, got {min_bpm} and {max_bpm} BPM.")
-    if num_tempi is not None and num_tempi < 1:
-        raise ValueError(f"num_tempi must be at least 1, or None for every interval, got {num_tempi}.")
-    shortest, longest = 60 * fps / max_bpm, 60 * fps / min_bpm
-    if round(shortest) < 1:
-        raise ValueError(
-            f"A beat at max_bpm must last at least one frame: {max_bpm} BPM at {fps} frames per second are "
-            f"{shortest:.2g} frames. Lower max_bpm, or use a higher frame rate."
-        )
-    intervals = np.arange(round(shortest), round(longest) + 1)
-    if num_tempi is None or len(intervals) <= num_tempi:
-        return intervals
-    count = num_tempi
-    while len(intervals := np.unique(np.round(np.geomspace(shortest, longest, count)))) < num_tempi:
-        count += 1
-    return intervals.astype(int)
-
-
 def _cut(activations: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     """
     Cut activations (frames, kinds) to the range from the first to the last frame that reaches the threshold. Return
@@ -235,80 +185,120 @@ def _log_densities(activations: np.ndarray, observation_lambda: float) -> tuple[
     """Return log-densities (frames, kinds) at the start of a beat, and (frames,) in the rest of it."""
     activations = activations.clip(EPSILON, 1 - EPSILON)
     rest = (1 - activations.sum(axis=1)).clip(EPSILON)
-    return _on_grid(np.log(activations)), _on_grid(np.log(rest / (observation_lambda - 1)))
+    return on_grid(np.log(activations)), on_grid(np.log(rest / (observation_lambda - 1)))
 
 
-def _on_grid(logarithms: np.ndarray) -> np.ndarray:
-    """Round to multiples of 2⁻³⁰, so that sums are exact in any order and equal paths tie on every machine."""
-    return np.round(logarithms * 2**30) / 2**30
-
-
-def _decode(log_beats: np.ndarray, log_rest: np.ndarray, tempi: _Tempi) -> tuple[float, np.ndarray]:
+def _decode(log_beats: np.ndarray, log_rest: np.ndarray, bars: Bars, tempi: Tempi) -> np.ndarray:
     """
-    Find the best path, from log-densities (frames, beats of a bar) at the start of each beat and (frames,) in the rest
-    of it.
+    Find the best path, from log-densities (frames, columns of the activations) at the start of a beat and (frames,) in
+    the rest of it.
 
     Returns:
-        The log-likelihood of the path, and its beats in order, as rows of (start frame, index in the bar, frames that
-        emit the beat).
+        The beats of the path in order, as rows of (start frame, position among all meters, frames that emit the beat).
     """
-    num_frames, num_beats = log_beats.shape
+    num_frames, num_positions = len(log_beats), len(bars.columns)
     intervals, longest = tempi.intervals, tempi.intervals[-1]
     sums = [np.pad(log.cumsum(0), [(longest + 1, 0), (0, 0)][: log.ndim]) for log in (log_beats, log_rest)]
     emissions = _Emissions(*sums)
-    # Scores of beats that start in the last `longest` frames, by start. All states are equally likely before frame 0:
-    # a beat of each tempo may have started in any of the preceding frames that its interval covers.
+    # Scores of beats that start in the last `longest` frames, by start. All states of a meter are equally likely
+    # before frame 0: a beat of each tempo may have started in any of the preceding frames that its interval covers.
     begun = np.where(np.arange(-longest, 0)[:, None] >= -intervals, 0.0, -np.inf)
-    recent = np.repeat(begun[:, None], num_beats, axis=1)  # (longest, beats, tempi)
-    previous = np.empty((num_frames, num_beats, len(intervals)), dtype=np.min_scalar_type(len(intervals) - 1))
+    recent = begun[:, None] + bars.log_starts[:, None]  # (longest, positions, tempi)
+    pointers = _Pointers(
+        np.empty((num_frames, num_positions, len(intervals)), dtype=np.min_scalar_type(len(intervals) - 1)),
+        np.empty((num_frames, len(bars.firsts), len(intervals)), dtype=np.uint8) if bars.may_change else None,
+    )
     # Beats that start within one shortest interval do not depend on each other.
-    block = max(1, min(int(intervals[0]), BLOCK_SIZE // (num_beats * len(intervals) ** 2)))
-    buffer = np.empty((block, num_beats, len(intervals), len(intervals)))
+    block = int(intervals[0])
+    possible = _possible(tempi.log_transitions)
     begins = np.arange(block)[:, None] + longest - intervals  # (block, tempi), places in `recent`
     for first in range(0, num_frames, block):
         starts = begins[: num_frames - first]
-        scores = recent[starts[:, None], np.arange(num_beats)[:, None], np.arange(len(intervals))]
-        scores = scores + emissions.between(starts + first, starts + first + intervals, tempi.beat_frames)
-        scores = np.roll(scores, 1, axis=1)[:, :, None]  # the beat that ends → the beat that starts
-        # (block, beats, tempi after, tempi before)
-        scores = np.add(scores, tempi.log_transitions.T, out=buffer[: len(starts)])
-        best = scores.argmax(axis=-1, keepdims=True)
-        previous[first : first + block] = best[..., 0]
-        recent = np.concatenate([recent, np.take_along_axis(scores, best, axis=-1)[..., 0]])[-longest:]
-    score, last = _last_beat(recent, emissions, tempi, num_frames)
-    return score - np.log(num_beats * intervals.sum()), _trace(previous, *last, tempi)
+        densities = emissions.between(starts + first, starts + first + intervals, tempi.beat_frames)
+        scores = recent[starts[:, None], np.arange(num_positions)[:, None], np.arange(len(intervals))]
+        scores = (scores + densities[:, bars.columns]).transpose(2, 0, 1)  # (tempi, block, positions)
+        scores, before = _best_tempi(np.ascontiguousarray(scores), possible)
+        pointers.tempi[first : first + block] = before.transpose(1, 2, 0)
+        ended = scores.transpose(1, 2, 0)
+        after = np.roll(ended, 1, axis=1)  # (block, positions, tempi)
+        if pointers.meters is None:
+            after[:, bars.firsts] = ended[:, bars.lasts]
+        else:
+            changed = ended[:, bars.lasts, None] + bars.log_changes[:, :, None]  # (block, before, after, tempi)
+            pointers.meters[first : first + block] = changed.argmax(axis=1)
+            after[:, bars.firsts] = changed.max(axis=1)
+        recent = np.concatenate([recent, after])[-longest:]
+    return _trace(pointers, *_last_beat(recent, emissions, bars, tempi, num_frames), bars, tempi)
+
+
+def _possible(log_transitions: np.ndarray) -> list[tuple[slice, np.ndarray]]:
+    """Return, for each tempo, the range of tempi that may follow it, and the log-probabilities of the transitions."""
+    rows = []
+    for row in log_transitions:
+        possible = np.flatnonzero(np.isfinite(row))
+        after = slice(int(possible[0]), int(possible[-1]) + 1)
+        rows.append((after, row[after, None, None]))
+    return rows
+
+
+def _best_tempi(scores: np.ndarray, possible: Sequence[tuple[slice, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Compare the tempi of the beats that end.
+
+    Args:
+        scores: Scores (tempi before, frames, positions) of the beats.
+        possible: Output of [`_possible`].
+
+    Returns:
+        The scores (tempi after, frames, positions) of the best transitions, and the tempi before them.
+    """
+    best = np.full(scores.shape, -np.inf)
+    tempi = np.zeros(scores.shape, dtype=np.min_scalar_type(len(scores) - 1))
+    for before, (after, log_transitions) in enumerate(possible):
+        candidates = scores[before] + log_transitions
+        np.copyto(tempi[after], before, where=candidates > best[after])
+        np.maximum(best[after], candidates, out=best[after])
+    return best, tempi
 
 
 def _last_beat(
-    recent: np.ndarray, emissions: _Emissions, tempi: _Tempi, num_frames: int
-) -> tuple[float, tuple[int, int, int]]:
-    """Return the score of the best state in the last frame, and its beat: start frame, index in the bar and tempo."""
+    recent: np.ndarray, emissions: _Emissions, bars: Bars, tempi: Tempi, num_frames: int
+) -> tuple[int, int, int]:
+    """Return the beat of the best state in the last frame: start frame, position and tempo."""
     longest = tempi.intervals[-1]
     ages = np.arange(longest)[:, None]  # frames since the beat began, in the last frame
     starts = np.broadcast_to(num_frames + longest - 1 - ages, (longest, len(tempi.intervals)))
-    scores = recent[::-1] + emissions.between(starts, np.full_like(starts, num_frames + longest), tempi.beat_frames)
-    scores = np.where((ages < tempi.intervals)[:, None], scores, -np.inf)  # (ages, beats, tempi)
+    densities = emissions.between(starts, np.full_like(starts, num_frames + longest), tempi.beat_frames)
+    scores = recent[::-1] + densities[:, bars.columns]
+    scores = np.where((ages < tempi.intervals)[:, None], scores, -np.inf)  # (ages, positions, tempi)
     scores = scores.transpose(1, 2, 0)  # the order of the states
-    beat, tempo, last_age = np.unravel_index(scores.argmax(), scores.shape)
-    return float(scores[beat, tempo, last_age]), (num_frames - 1 - int(last_age), int(beat), int(tempo))
+    position, tempo, last_age = np.unravel_index(scores.argmax(), scores.shape)
+    return num_frames - 1 - int(last_age), int(position), int(tempo)
 
 
-def _trace(previous: np.ndarray, start: int, beat: int, tempo: int, tempi: _Tempi) -> np.ndarray:
+def _trace(pointers: _Pointers, start: int, position: int, tempo: int, bars: Bars, tempi: Tempi) -> np.ndarray:
     """Trace the beats back from the last one; the first may start before frame 0."""
-    beats = [(start, beat, tempi.beat_frames[tempo])]
+    beats = [(start, position, tempi.beat_frames[tempo])]
+    meters = {int(first): meter for meter, first in enumerate(bars.firsts)}
     while start >= 0:
-        tempo = previous[start, beat, tempo]
-        start, beat = start - int(tempi.intervals[tempo]), (beat - 1) % previous.shape[1]
-        beats.append((start, beat, tempi.beat_frames[tempo]))
+        if position in meters:
+            meter = meters[position]
+            position = bars.lasts[meter if pointers.meters is None else pointers.meters[start, meter, tempo]]
+        else:
+            position -= 1
+        tempo = pointers.tempi[start, position, tempo]
+        start -= int(tempi.intervals[tempo])
+        beats.append((start, int(position), tempi.beat_frames[tempo]))
+        position = int(position)
     return np.array(beats[::-1])
 
 
 def _place(beats: np.ndarray, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Move each beat to the highest activation among the frames that emit it; return frames and indices in the bar."""
+    """Move each beat to the highest activation among the frames that emit it; return frames and positions."""
     placed = []
-    for start, index, length in beats:
+    for start, position, length in beats:
         region = activations[max(0, start) : max(0, start + length)]
         if region.size:
-            placed.append((max(0, start) + region.argmax(), index))
-    frames, indices = np.array(placed, dtype=int).reshape(-1, 2).T
-    return frames, indices
+            placed.append((max(0, start) + region.argmax(), position))
+    frames, positions = np.array(placed, dtype=int).reshape(-1, 2).T
+    return frames, positions

@@ -1,6 +1,7 @@
 """
 Operations on annotations and predictions of every kind: [`Beats`], a list of [`Segment`], tags (annotated: a list of
-strings; predicted: a dictionary from tags to probabilities), or one label as a string.
+strings; predicted: a dictionary from tags to probabilities), or one label as a string; and, predicted only, one number
+or an array of numbers.
 """
 
 from collections.abc import Mapping
@@ -66,10 +67,15 @@ def fit_to_audio(events: Any, probabilities: np.ndarray | None, duration: float)
 def to_json(events: Any, probabilities: np.ndarray | None = None) -> Any:
     """
     Convert events to values for JSON, with times in seconds, rounded to microseconds. Each beat or segment also gets
-    its `probability` if `probabilities` has the same length.
+    its `probability` if `probabilities` has the same length. One number is rounded to thousandths, and an array is a
+    list of rows.
     """
     if isinstance(events, str):
         return events
+    if isinstance(events, float):
+        return round(events, 3)
+    if isinstance(events, np.ndarray):
+        return np.round(events, 6).tolist()
     if isinstance(events, Mapping):
         return dict(events)
     rows: list[dict[str, Any]]
@@ -137,7 +143,7 @@ def _to_tags(values: Mapping[str, Any], place: str) -> dict[str, float]:
 
 def file_format(events: Any) -> str | None:
     """Return the format in which events are written in addition to JSON: `beats`, `lab`, `tags`, or `None`."""
-    if isinstance(events, str):
+    if isinstance(events, str | float | np.ndarray):
         return None
     return "beats" if isinstance(events, Beats) else "tags" if isinstance(events, Mapping) else "lab"
 

@@ -9,6 +9,7 @@ Keys are written like `F#:min`; `parse_key` reads other spellings. The score of 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,13 @@ def song_key(logits: np.ndarray) -> str:
     """
     probabilities = spans.softmax(logits, LABELS)
     return LABELS[probabilities.mean(axis=0).argmax()] if len(probabilities) else "N"
+
+
+def song_results(
+    logits: np.ndarray, keys: Sequence[Segment], frame_rate: float, **settings: Any
+) -> dict[str, tuple[Any, np.ndarray | None]]:
+    """Return the `key` of a song from its logits; see [`song_key`]. The other arguments are not used."""
+    return {"key": (song_key(logits), None)}
 
 
 def main_key(keys: Sequence[Segment]) -> str | None:
@@ -160,8 +168,8 @@ TASK = TaskSpec(
     parse=parse_key,
     transpose=spans.transpose_targets,
     resamplable=True,
-    song_label=song_key,
-    song_label_name="key",
+    song_results=song_results,
+    scored_results=("key",),
     silence=spans.whole_song("N"),
     metric="key_weighted",
     scores={"key_weighted": Score("accuracy", "key (mir_eval weighted score, fifths above only)")},

@@ -18,55 +18,7 @@ from . import spans
 from .annotations import SONG_COLUMNS
 from .averages import mean_over_songs, value_or_nan
 from .events import is_empty
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score listed in model cards: its type on the Hub, and its label."""
-
-    kind: str
-    label: str
-
-
-@dataclass(frozen=True)
-class SetScores:
-    """
-    Scores that are defined only for a set of songs, such as averages over tags. All functions take the scores of songs
-    that [`TaskSpec.score_song`] returns.
-
-    Attributes:
-        average: Songs → `{score: value}`.
-        draw: `(songs, draws=1000)` → `{score: (draws,)}`: scores of bootstrap samples, each with the same number of
-            songs, drawn with replacement. Calls with the same number of songs draw the same samples, so that systems
-            can be compared draw by draw.
-        details: Songs → `{score: {…}}`: further entries of the results, such as the score of each tag.
-        labels: A song → the labels that the system predicts. Systems with different labels cannot be compared.
-    """
-
-    average: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]]
-    draw: Callable[..., dict[str, np.ndarray]]
-    details: Callable[[Sequence[Mapping[str, Any]]], dict[str, dict[str, Any]]]
-    labels: Callable[[Mapping[str, Any]], tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Strip:
-    """
-    The strip of a task in the picture of a song.
-
-    Attributes:
-        label (`str`, *optional*): Text to the left of the strip; the name of the task by default.
-        drawing (`str`): A kind of drawing in `inference/drawing.py`: `labels`, `beats`, `chords` or `keys`.
-        height (`float`): Height in inches.
-        above (`bool`): Draw the strip above the spectrogram instead of below it.
-        in_overview (`bool`): Also draw the strip in the overview of audio that is too long to be drawn in detail.
-    """
-
-    label: str | None = None
-    drawing: str = "labels"
-    height: float = 0.24
-    above: bool = False
-    in_overview: bool = True
+from .spec_parts import Score, SetScores, Strip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +64,10 @@ class TaskSpec:
             saved with the model.
         probabilities (`Callable`, *optional*): `(logits, events, labels, rate)` → probability of each event, float64
             `(events,)`. By default, the mean probability of the label of a segment.
-        song_label (`Callable`, *optional*): Logits of a song → one label for the whole song, which [`SongAnnotation`]
-            stores as `song_label_name` and `score` takes as its third argument.
+        song_results (`Callable`, *optional*): `(logits, events, rate, **settings)` → `{name: (value, probabilities or
+            None)}`: further results for the song, which [`SongAnnotation`] stores under these names. Silence has no
+            logits, `(0, labels)`.
+        scored_results (`tuple[str, …]`): Names of further results that `score` takes as keyword arguments.
         silence (`Callable`): Seconds of audio that is silent throughout → its events.
 
         metric (`str`): Score that selects checkpoints and layers; higher is better.
@@ -154,8 +108,8 @@ class TaskSpec:
     events: Callable[..., Any] | None = None
     learn_decoding: Callable[[Sequence[Any]], dict[str, Any]] | None = None
     probabilities: Callable[..., np.ndarray] | None = spans.label_probabilities
-    song_label: Callable[[np.ndarray], str] | None = None
-    song_label_name: str | None = None
+    song_results: Callable[..., dict[str, tuple[Any, np.ndarray | None]]] | None = None
+    scored_results: tuple[str, ...] = ()
     silence: Callable[[float], Any] = spans.no_segments
 
     metric: str = "accuracy"
@@ -169,7 +123,7 @@ class TaskSpec:
 
     about: str = ""
     limits: str = ""
-    strip: Strip | None = Strip()
+    strip: Strip | None = field(default_factory=Strip)
     file_format: str = "lab"
 
     source: Path | None = None
@@ -302,14 +256,25 @@ class TaskSpec:
         num_classes = self.outputs[0]["size"] if self.outputs else config.num_labels
         return self.probabilities(logits, events, label_names(config)[:num_classes], config.label_rate)
 
-    def score_song(self, annotation: Any, events: Any, song_label: str | None = None) -> dict[str, Any]:
+    def further_results(
+        self, config: MusicFMConfig, logits: np.ndarray, events: Any
+    ) -> dict[str, tuple[Any, np.ndarray | None]]:
+        """
+        Return further results for a song, such as its key or its tempo
+        (`{name: (value, probabilities or None)}`), from its logits, `(0, labels)` for silence, and its events.
+        """
+        if self.song_results is None:
+            return {}
+        return self.song_results(logits, events, config.label_rate, **(config.decoding or {}))
+
+    def score_song(self, annotation: Any, events: Any, results: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
         Score the events of one song.
 
         Args:
             annotation: Annotation of the song; see [`annotation_of`].
             events: Output of [`decode`].
-            song_label (`str`, *optional*): Output of `song_label`, for tasks that have it.
+            results (`dict[str, Any]`, *optional*): Values of further results; those in `scored_results` are scored.
 
         Returns:
             `{score: value}`, with nan for scores that are undefined; for tasks with `set_scores`, the input of its
@@ -317,7 +282,8 @@ class TaskSpec:
         """
         if self.score is None:
             return {"accuracy": spans.share_of_time(annotation, events, self.parse or str)}
-        return self.score(annotation, events) if song_label is None else self.score(annotation, events, song_label)
+        scored = {name: value for name, value in (results or {}).items() if name in self.scored_results}
+        return self.score(annotation, events, **scored)
 
     def average_scores(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Average each score over the songs that have it."""
