@@ -19,19 +19,22 @@ from transformers import (
 )
 
 from musicfm_hf import WindowSettings, annotate, load_annotators, load_audio
-from musicfm_hf.data.labeled import LabeledSong
-from musicfm_hf.data.labeled_dataset import load_songs
+from musicfm_hf.data.labeled import LabeledSong, Source
+from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.evaluation.evaluate import evaluate_models
 from musicfm_hf.finetuning import joint as module
+from musicfm_hf.finetuning import joint_data
 from musicfm_hf.finetuning.arguments import FinetuningArguments
 from musicfm_hf.finetuning.heads import constant_loss
-from musicfm_hf.finetuning.joint import finetune_joint, read_joint_splits
+from musicfm_hf.finetuning.joint import finetune_joint
 from musicfm_hf.finetuning.joint_arguments import JointArguments
+from musicfm_hf.finetuning.joint_data import describe_data, draw_joint_songs, read_joint_splits
 from musicfm_hf.finetuning.joint_files import ENCODER, HEAD, save_joint_run
 from musicfm_hf.finetuning.run import Finetuned
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.hub.files import published_files
 from musicfm_hf.inference.annotators import group_by_encoder
+from musicfm_hf.tasks import known_tasks
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.training.recipes import parse_recipe
 
@@ -41,9 +44,7 @@ SHORT = ["--tasks", *TASKS, "--head_size", "16", "--learning_rate", "0.01", "--e
 SHORT += ["--per_device_train_batch_size", "2", "--max_steps", "4", "--logging_steps", "1", "--eval_steps", "2"]
 SHORT += ["--save_steps", "2", "--save_total_limit", "9", "--report_to", "none", "--use_cpu", "true"]
 SHORT += ["--disable_tqdm", "true", "--dataloader_num_workers", "0", "--lora_r", "4"]
-CROPS = {"chord": {"crop_seconds": 2, "transpose": False}, "key": {"crop_seconds": 3, "transpose": False}}
-CROPS["tagging"] = {"crop_seconds": 4}
-SHORT += ["--task_settings", json.dumps(CROPS)]
+SHORT += ["--crop_seconds", "4"]
 
 
 @pytest.fixture(autouse=True)
@@ -100,36 +101,45 @@ def arguments_of(**settings) -> JointArguments:
 
 
 def test_settings_of_tasks_are_those_of_their_recipes():
-    arguments = arguments_of(method="full", task_settings='{"chord": {"label_rate": 16, "transpose": false}}')
-    beat, chord = arguments.of_task("beat"), arguments.of_task("chord")
-    assert (beat.label_rate, beat.crop_seconds, beat.tempo) == (20, 6, 0.2)
-    assert json.loads(beat.decoding) == {"beats_per_bar": [3, 4]}
-    assert (chord.label_rate, chord.crop_seconds, chord.transpose) == (16, 12, False)
-    assert arguments_of().of_task("beat").tempo == 0.0  # a probe has no augmentation
-    assert arguments_of(method="full", tasks=["tagging", "key"], speed=3).of_task("tagging").speed == 0
+    arguments = arguments_of(
+        tasks=["beat", "structure"], task_settings='{"beat": {"label_rate": 50}}', speed=3, method="full"
+    )
+    beat, structure = arguments.of_task("beat"), arguments.of_task("structure")
+    assert (beat.label_rate, structure.label_rate) == (50, 5)
+    assert structure.balance == 0.5
+    assert beat.speed == 0  # changes crops, which belong to all tasks
     probe = replace(arguments, method="probe", **arguments.without_augmentation())
-    assert not probe.of_task("chord").transpose
-    assert probe.of_task("chord").label_rate == 16
+    assert probe.speed == 0
+    assert probe.of_task("beat").label_rate == 50
 
 
 def test_data_of_tasks():
-    arguments = arguments_of(data=["songs", "chord=other"])
-    assert [arguments.data_of(task) for task in arguments.tasks] == ["songs", "other"]
-    assert arguments_of(data=["chord=a", "beat=b"]).data_of("beat") == "b"
+    arguments = arguments_of(data=["songs", "chord=other", "more"])
+    assert [arguments.data_of(task) for task in arguments.tasks] == [["songs", "more"], ["other"]]
+    assert arguments_of(data=["chord=a", "beat=b", "beat=c"]).data_of("beat") == ["b", "c"]
+
+
+def test_tasks_are_by_default_those_with_labels(labeled, tmp_path):
+    assert arguments_of(tasks=[], data=[str(labeled)]).tasks == list(known_tasks())
+    songs = {"train": [replace(song, keys=None, tags=None, beats=None) for song in load_songs(labeled, "train")]}
+    save(build(songs, Source("", "", "", "")), tmp_path)
+    assert arguments_of(tasks=[], data=[str(tmp_path)]).tasks == ["chord", "structure"]
+    assert arguments_of(tasks=[], data=[str(tmp_path), f"key={labeled}"]).tasks == ["chord", "structure", "key"]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tasks": []}, "needs at least one task"),
-        ({"tasks": ["beat", "beat"]}, "each only once, got beat, beat"),
+        ({"tasks": ["beat", "beat"]}, "each task only once, got beat, beat"),
         ({"data": ["beat=a"]}, "has nothing for chord"),
         ({"data": ["a", "key=b"]}, "is for none of the tasks beat, chord"),
         ({"loss_weights": '{"beat": 0}'}, "must be positive numbers"),
         ({"loss_weights": '{"key": 1}'}, "has key, but `tasks` are beat, chord"),
         ({"loss_weights": "beat"}, "must be JSON"),
         ({"task_settings": '{"beat": {"method": "full"}}'}, "cannot set method for beat"),
-        ({"task_settings": '{"beat": {"tempo": 0.2}}'}, "A probe reads features"),
+        ({"task_settings": '{"beat": {"crop_seconds": 6}}'}, "cannot set crop_seconds for beat"),
+        ({"speed": 3}, "A probe reads features"),
+        ({"validation_songs": 0}, "must be at least 1"),
     ],
 )
 def test_wrong_settings(settings, message):
@@ -160,25 +170,72 @@ def test_loss_of_constants():
 
 
 def test_loss_of_a_step_is_the_weighted_sum_of_single_losses(finished, joint_places, tmp_path):
-    """Each by the task's own model, on the crops that training for it alone would have."""
+    """Each by the task's own model on the same crops, one of which is shorter."""
     run, _ = finished("full")
     trainer = run.trainer
-    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(2)])
-    assert {task: tuple(values["input_values"].shape) for task, values in batch.items()} == {
-        task: (2, trainer.configs[task].window_samples(25 * CROPS[task]["crop_seconds"])) for task in TASKS
-    }
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
+    assert batch["input_values"].shape == (4, trainer.config.window_samples(100))
+    assert "attention_mask" in batch
+    labels = batch.pop("labels")
     run.trained.eval()
     with torch.no_grad():
-        found = run.trained(**batch)
-        single = {task: float(run.trained.models[task](**batch[task]).loss) for task in TASKS}
+        joint = run.trained(labels=labels, **batch)
+        single = {task: float(run.trained.models[task](labels=labels[task], **batch).loss) for task in TASKS}
     songs = read_joint_splits(parse(joint_places, tmp_path, "full")[0])
     constants = {task: constant_loss(trainer.configs[task], songs[f"{task}/train"]) for task in TASKS}
     expected = sum(single[task] / constants[task] for task in TASKS) / 3
-    assert float(found["loss"]) == pytest.approx(expected, rel=1e-6)
-    assert {task: float(loss) for task, loss in found["losses"].items()} == pytest.approx(single)
+    assert float(joint["loss"]) == pytest.approx(expected, rel=1e-6)
+    assert {task: float(loss) for task, loss in joint["losses"].items()} == pytest.approx(single)
     first = next(entry for entry in history(run) if "loss" in entry)
     logged = sum(first[f"loss_{task}"] / constants[task] for task in TASKS) / 3
     assert first["loss"] == pytest.approx(logged, rel=1e-3)
+
+
+def test_every_labeled_crop_counts_the_same(finished, monkeypatch):
+    """
+    Crops with key labels are half of all crops. In a batch of four crops, one of which has them, its loss counts
+    1/4 / 1/2; in the mean over this batch and one without any, half of that.
+    """
+    run, _ = finished("full")
+    trainer, joint = run.trainer, run.trained.eval()
+    monkeypatch.setattr(joint, "shares", {"chord": 1.0, "key": 0.5, "tagging": 1.0})
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
+    key = batch["labels"]["key"].clone()
+    batch["labels"]["key"][1:] = -100
+    with torch.no_grad():
+        losses = joint(**batch)["losses"]
+        expected = joint.models["key"](
+            labels=key[:1], input_values=batch["input_values"][:1], attention_mask=batch["attention_mask"][:1]
+        ).loss
+    assert float(losses["key"]) == pytest.approx(float(expected) / 2, rel=1e-5)
+    batch["labels"]["key"][:] = -100
+    outputs = joint(**batch)
+    assert outputs["losses"]["key"].item() == 0
+    outputs["loss"].backward()
+    assert all(parameter.grad is not None for parameter in joint.parameters() if parameter.requires_grad)
+    joint.zero_grad()
+
+
+def test_heads_may_read_other_layers(joint_places, finished, tmp_path):
+    """The stored features of a probe give the losses of the whole models."""
+    settings = json.dumps({"key": {"layer": 1}, "tagging": {"weighted_layer_sum": True}})
+    for method in ("full", "probe"):
+        run = tune(joint_places, tmp_path / method, method, "--task_settings", settings, "--max_steps", "2")
+        trainer, joint = run.trainer, run.trained.eval()
+        assert joint.layers == [0, 1, 2]
+        batch = trainer.data_collator([trainer.train_dataset[index] for index in range(2)])
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            losses = joint(labels=labels, **batch)["losses"]
+            for task in TASKS:
+                model = joint.models[task].eval()
+                if method == "full":
+                    expected = model(labels=labels[task], **batch).loss
+                else:
+                    layers = joint.head_input(task, batch["hidden_states"])
+                    assert layers.ndim == (4 if task == "tagging" else 3)
+                    expected = model.classifier(layers, batch["counts"], labels[task]).loss
+                torch.testing.assert_close(losses[task], expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,7 +266,7 @@ def test_songs_without_an_annotation_give_a_task_nothing(joint_places, labeled, 
             songs[2] = replace(songs[2], chords=[])
         return songs
 
-    monkeypatch.setattr(module, "load_songs", partly_annotated)
+    monkeypatch.setattr(joint_data, "load_songs", partly_annotated)
     task, _ = parse(joint_places, tmp_path, "full")
     splits = read_joint_splits(task)
     ids = {name: [song.id for song in songs] for name, songs in splits.items()}
@@ -219,11 +276,43 @@ def test_songs_without_an_annotation_give_a_task_nothing(joint_places, labeled, 
     assert splits["key/train"][2] is splits["chord/train"][1]  # encoded once when scored
     run = tune(joint_places, tmp_path / "run", "full", "--max_steps", "2")
     crops = run.trainer.train_dataset
-    assert [song.id for song in crops.crops["chord"].songs] == ["song 1", "song 3"]
+    assert [song.id for song in crops.songs] == ["song 1", "song 3", "song 0", "song 2"]
+    assert crops.label_shares() == {"chord": 0.5, "key": 0.75, "tagging": 1.0}
+    assert crops.label_shares(speed=3) == {"chord": 0.5, "key": 0.75, "tagging": pytest.approx(1 / 7)}
+    batch = run.trainer.data_collator([crops[index] for index in range(4)])
+    labeled_crops = {task: (labels >= 0).flatten(1).any(1).sum() for task, labels in batch["labels"].items()}
+    assert labeled_crops == {"chord": 2, "key": 3, "tagging": 4}
     without_keys = [replace(song, keys=None) for song in load_songs(labeled, "train")]
-    monkeypatch.setattr(module, "load_songs", lambda path, split: without_keys)
+    monkeypatch.setattr(joint_data, "load_songs", lambda path, split: without_keys)
     with pytest.raises(ValueError, match=r"has keys, which key needs. Pass other data for it \(`--data key=FOLDER`\)"):
         read_joint_splits(task)
+
+
+def test_several_data_sets(joint_places, labeled, tmp_path):
+    """Songs with equal ids stay apart, a data set without chords adds none, and that of one task replaces the others."""
+    songs = {split: load_songs(labeled, split) for split in ("train", "validation")}
+    songs["train"] = [replace(song, chords=None) for song in songs["train"]]
+    songs["validation"][0] = replace(songs["validation"][0], id="song 99")
+    save(build(songs, Source("", "", "", "")), tmp_path / "more")
+    flags = ["--data", str(labeled), str(tmp_path / "more"), f"tagging={labeled}", "--validation_songs", "1"]
+    task, _ = parse(joint_places, tmp_path, "full", *flags)
+    splits = read_joint_splits(task)
+    names = [f"{folder}/song {number}" for folder in (labeled.name, "more") for number in range(4)]
+    assert [song.id for song in splits["key/train"]] == names
+    assert [song.id for song in splits["chord/train"]] == names[:4]
+    assert [song.id for song in splits["tagging/train"]] == names[:4]
+    assert [song.id for song in splits["key/validation"]][1:3] == [f"{labeled.name}/song 5", "song 99"]
+    assert len(splits["key/test"]) == 2
+    drawn = draw_joint_songs(task, splits)
+    assert {name: len(songs) for name, songs in drawn.items() if name.startswith("key/")} == {
+        "key/train": 8,
+        "key/validation": 2,  # both versions of one song
+        "key/test": 2,
+    }
+    assert describe_data(task)["key"] == {"name": f"{labeled.name}, more"}
+    run = tune(joint_places, tmp_path / "run", "full", *flags, "--max_steps", "1")
+    assert run.results["data"]["songs"]["key/train"] == 8
+    assert run.trainer.train_dataset.label_shares()["chord"] == 0.5
 
 
 def test_a_song_is_encoded_once_for_all_tasks(finished, labeled):
@@ -264,7 +353,7 @@ def test_a_resumed_run_is_the_run(joint_places, finished, tmp_path, method):
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
     assert resumed.scores == whole.scores
-    settings = json.dumps(CROPS | {"chord": CROPS["chord"] | {"label_rate": 16}})
+    settings = json.dumps({"chord": {"label_rate": 16}})
     with pytest.raises(ValueError, match=r"was made with chord.label_rate 8, not 16"):
         tune(joint_places, tmp_path / "run", method, "--task_settings", settings)
 
@@ -354,7 +443,7 @@ def test_results(finished):
     results = json.loads((folder / "results.json").read_text())
     assert (results["task"], results["method"]) == ("joint", "full")
     assert list(results["scores"]["test"]) == TASKS
-    assert results["settings"]["chord.crop_seconds"] == 2
+    assert results["settings"]["chord.label_rate"] == 8
     chord = json.loads((folder / "chord/results.json").read_text())
     assert chord["task"] == "chord"
     assert chord["scores"]["test"] == results["scores"]["test"]["chord"]

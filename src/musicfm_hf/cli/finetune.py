@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..finetuning.arguments import FinetuningArguments, HeadArguments, RetrievalArguments, TaskArguments
-from ..finetuning.joint import finetune_joint, joint_curves, read_joint_splits
+from ..finetuning.joint import finetune_joint, joint_curves
 from ..finetuning.joint_arguments import JOINT, JointArguments
+from ..finetuning.joint_data import read_joint_splits
 from ..finetuning.joint_files import save_joint_run
 from ..finetuning.retrieval import finetune_retrieval, read_versions
 from ..finetuning.run import Finetuned, check_results_path, finetune, read_splits, save_run, training_curves

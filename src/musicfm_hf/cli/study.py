@@ -94,7 +94,7 @@ def leave_process_group() -> tuple[int, int]:
 
 def _run(own: argparse.Namespace, process: int, processes: int) -> None:
     """Plan the cells, run those of this process, and write the report."""
-    from ..data.task_data import data_by_task
+    from ..data.task_data import one_data_set
     from ..study.cells import Places, parse_pretraining, run_study
     from ..study.plan import divide_cells, plan_cells, read_study
     from ..study.report import write_report
@@ -103,7 +103,7 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
     study = read_study(own.study)
     planned = plan_cells(study, own.grid)
     cells = plan_cells(study, own.grid, {words[0]: words[1:] for words in own.only})
-    data, data_of_tasks = data_by_task(own.data, study.tasks)
+    data, data_of_tasks = one_data_set(own.data, study.tasks)
     places = Places(own.train, own.validation, data, own.output_dir, data_of_tasks)
     of_process = divide_cells(cells, own.shard.job, own.shard.jobs, process, processes)
     if own.plan:

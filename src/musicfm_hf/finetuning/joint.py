@@ -9,11 +9,9 @@ import torch
 from accelerate.utils import gather_object
 from transformers import AutoConfig, TrainerCallback
 
-from ..data.catalog import describe_source
-from ..data.examples import ReadWaveform, TaskCrops, with_annotation
+from ..data.examples import ReadWaveform
 from ..data.labeled import LabeledSong
-from ..data.labeled_dataset import load_songs, split_names
-from ..data.splits import draw_songs
+from ..data.splits import SPLITS
 from ..evaluation.scoring import average_scores, score_song, scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
@@ -25,7 +23,16 @@ from ..training.curves import CurveCallback
 from .arguments import FinetuningArguments
 from .heads import constant_loss, head_config, lora_config
 from .joint_arguments import JointArguments
-from .joint_model import JointCrops, JointModel, attach_head, collate_tasks
+from .joint_data import (
+    HeadInputs,
+    JointCrops,
+    collate_joint,
+    describe_data,
+    draw_joint_songs,
+    read_joint_splits,
+    songs_of,
+)
+from .joint_model import JointModel, attach_head, layers_read
 from .run import WHITENING_CROPS, Finetuned, build_on_device, collect_results, final_scores, start_run
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer
@@ -33,13 +40,14 @@ from .whitening import WhitenedLinear, whitened_projector
 
 MEAN = "mean"  # over tasks, of the main score of each
 
+SMALLEST_LOSS = 1e-2  # of a head that ignores the music; smaller ones would give their task a huge weight
+
 TaskSong = tuple[str, LabeledSong]
 
 
 class JointTrainer(FinetuningTrainer):
     """
-    A [`FinetuningTrainer`] for a [`JointModel`]. Every batch has crops of every task, and the loss is the weighted sum
-    of the losses of the tasks. Checkpoints are selected by the mean, over tasks, of the main score of the task.
+    A [`FinetuningTrainer`] for a [`JointModel`]. Checkpoints are selected by the mean, over tasks, of the main scores.
 
     Validation songs are pairs of a task and a song, and scores are task → song id → scores.
     """
@@ -49,7 +57,7 @@ class JointTrainer(FinetuningTrainer):
     def __init__(self, *args: Any, configs: Mapping[str, MusicFMConfig], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.configs = configs
-        self.data_collator = collate_tasks
+        self.data_collator = collate_joint
         self._losses: dict[str, list[torch.Tensor]] = {}  # since the last log entry
 
     def main_score(self, config: MusicFMConfig) -> str:
@@ -85,9 +93,9 @@ class JointTrainer(FinetuningTrainer):
         Returns:
             Task → song id → scores, in the order of `songs`, on every process.
         """
-        tasks_of: dict[int, tuple[LabeledSong, list[str]]] = {}
+        tasks_of: dict[str, tuple[LabeledSong, list[str]]] = {}
         for task, song in songs:
-            tasks_of.setdefault(id(song), (song, []))[1].append(task)
+            tasks_of.setdefault(song.id, (song, []))[1].append(task)
         share = list(tasks_of.values())[self.args.process_index :: self.args.world_size]
         self.model.eval()
         with self.accelerator.autocast():
@@ -102,36 +110,6 @@ class JointTrainer(FinetuningTrainer):
         return ordered
 
 
-def read_joint_splits(arguments: JointArguments) -> dict[str, list[LabeledSong]]:
-    """
-    Read the songs of each task, under the names `TASK/train`, `TASK/validation` and, for tasks whose data set has
-    annotated test songs, `TASK/test`. A song that several tasks use is the same object in all of them; a song without
-    the annotation of a task is not among its songs.
-
-    Raises:
-        ValueError: A data set has no such split, or none of its training or validation songs is annotated for a task.
-        FileNotFoundError: A data set does not exist.
-    """
-    loaded: dict[str, dict[str, list[LabeledSong]]] = {}
-    splits: dict[str, list[LabeledSong]] = {}
-    for task in arguments.tasks:
-        data = arguments.data_of(task)
-        if data not in loaded:
-            names = ["train", "validation", *(["test"] if "test" in split_names(data) else [])]
-            loaded[data] = {name: load_songs(data, name) for name in names}
-        for name, songs in loaded[data].items():
-            if name == "test" and not any(map(get_task(task).is_annotated, songs)):
-                continue
-            try:
-                annotated = with_annotation(songs, task, f"{data} ({name})")
-            except ValueError as error:
-                raise ValueError(
-                    f"{error} Pass other data for it (`--data {task}=FOLDER`), or leave it out of `--tasks`."
-                ) from error
-            splits[f"{task}/{name}"] = annotated[: arguments.limit]
-    return splits
-
-
 def finetune_joint(
     task: JointArguments,
     arguments: FinetuningArguments,
@@ -143,15 +121,15 @@ def finetune_joint(
     the model whose mean score over tasks was best on validation songs. As [`finetune`], it starts from the heads of
     probes, which are trained first, and resumes from its last checkpoint.
 
-    A step has `per_device_train_batch_size` crops of each task on each device: those that training for this task alone
-    would have. The loss of each task is divided by its [`constant_loss`] on the training songs, so that losses of
-    different kinds are comparable: 1 means that the head knows only the frequencies of the labels. (For one softmax,
-    this is the normalized entropy of He et al., *Practical Lessons from Predicting Clicks on Ads at Facebook*, ADKDD
-    2014.) The loss of a step is their mean, weighted by `loss_weights`.
+    All heads learn from the same crops, which the encoder encodes once; see [`JointCrops`]. The loss of each task is
+    divided by its [`constant_loss`] on the training songs, so that losses of different kinds are comparable: 1 means
+    that the head knows only the frequencies of the labels. (For one softmax, this is the normalized entropy of He et
+    al., *Practical Lessons from Predicting Clicks on Ads at Facebook*, ADKDD 2014.) The loss of a step is their mean,
+    weighted by `loss_weights`; see [`JointModel.forward`].
 
     Args:
         splits: Songs for `TASK/train`, `TASK/validation` and optionally `TASK/test`; by default those that
-            [`read_joint_splits`] returns. `max_train_songs` applies to each task.
+            [`read_joint_splits`] returns. `max_train_songs` and `validation_songs` apply to each task.
         callbacks: Callbacks for the [`Trainer`].
 
     Returns:
@@ -162,20 +140,20 @@ def finetune_joint(
             the checkpoint in the output folder.
     """
     started = time.perf_counter()
-    sources = {name: describe_source(task.data_of(name)) for name in task.tasks}
+    sources = describe_data(task)
     splits = read_joint_splits(task) if splits is None else splits
     task, fingerprint, checkpoint, earlier_seconds = start_run(task, arguments, splits)
     started -= earlier_seconds
     base_license = license_of(task.model, task.revision)
     heads = starting_head(finetune_joint, task, arguments, splits, checkpoint)
     models = _build_models(task, arguments, splits, heads)
-    splits = _draw_training_songs(task, splits)
-    trainer, caches = _build_trainer(task, arguments, splits, models, fingerprint, started, callbacks)
+    splits = draw_joint_songs(task, splits)
+    trainer, cache = _build_trainer(task, arguments, splits, models, fingerprint, started, callbacks)
     trainer.train(resume_from_checkpoint=checkpoint)
     for model in models.values():
         if isinstance(model.classifier.projector, WhitenedLinear):
             model.classifier.projector = model.classifier.projector.folded()
-    scores: Any = final_scores(trainer, _pairs(task, splits), is_cached=caches is not None)  # type: ignore[arg-type]
+    scores: Any = final_scores(trainer, _pairs(task, splits), is_cached=cache is not None)  # type: ignore[arg-type]
     summary = {
         split: {name: scores_with_intervals(models[name].config, rows) for name, rows in of_tasks.items()}
         for split, of_tasks in scores.items()
@@ -194,14 +172,6 @@ def joint_curves(tasks: Sequence[str]) -> CurveCallback:
     return CurveCallback({"loss": ["loss"], "validation songs": [f"eval_{MEAN}", *scores]})
 
 
-def _draw_training_songs(task: JointArguments, splits: Splits) -> dict[str, Sequence[LabeledSong]]:
-    """Return the splits with the training songs that `max_train_songs` and `songs_seed` select for each task."""
-    return {
-        name: draw_songs(songs, task.max_train_songs, task.songs_seed) if name.endswith("/train") else songs
-        for name, songs in splits.items()
-    }
-
-
 def _pairs(task: JointArguments, splits: Splits) -> dict[str, list[TaskSong]]:
     """Return the validation songs and, if a task has them, the test songs, as pairs of a task and a song."""
     pairs = {
@@ -215,7 +185,7 @@ def _build_models(
     task: JointArguments, arguments: FinetuningArguments, splits: Splits, heads: torch.nn.Module | None
 ) -> dict[str, HeadModel]:
     """Build the model of each task, on one encoder, with new heads, with `heads`, or with those that are kept."""
-    drawn = _draw_training_songs(task, splits)
+    drawn = draw_joint_songs(task, splits)
     models: dict[str, HeadModel] = {}
     for name in task.tasks:
         settings = task.of_task(name)
@@ -223,8 +193,8 @@ def _build_models(
         base = AutoConfig.from_pretrained(task.model, **hub)
         config = head_config(settings, base, drawn[f"{name}/train"], splits[f"{name}/train"])
         if not models or task.keep_head:
-            songs = list({id(song): song for other in task.tasks for song in drawn[f"{other}/train"]}.values())
-            built = build_on_device(settings, arguments, config, songs, name if task.keep_head else "")
+            subfolder = name if task.keep_head else ""
+            built = build_on_device(settings, arguments, config, songs_of(drawn, "train"), subfolder)
             built.musicfm = next(iter(models.values())).musicfm if models else built.musicfm
             models[name] = built
         else:
@@ -252,64 +222,46 @@ def _build_trainer(
     fingerprint: Any,
     started: float,
     callbacks: Iterable[TrainerCallback],
-) -> tuple[JointTrainer, dict[str, FeatureCache] | None]:
-    """Build the Trainer of all tasks and, for probes, the caches of their features."""
+) -> tuple[JointTrainer, FeatureCache | None]:
+    """Build the Trainer of all tasks and, for probes, the cache of their features."""
     settings = WindowSettings(window_seconds=task.window_seconds, batch_size=arguments.per_device_eval_batch_size)
     configs = {name: model.config for name, model in models.items()}
-    settings.frames(configs[task.tasks[0]])  # raises if windows are too short
-    caches = _fill_caches(task, arguments, splits, models, settings) if task.method == "probe" else None
+    encoder = next(iter(models.values())).musicfm
+    settings.frames(encoder.config)  # raises if windows are too short
+    cache = None
+    if task.method == "probe":
+        cache = FeatureCache(task.cache, EncoderFeatures(encoder, layers_read(models), settings))
+        with arguments.main_process_first(desc="features"):
+            songs = [song for split in SPLITS for song in songs_of(splits, split)]
+            cache.fill(songs, arguments.dataloader_num_workers)
+    read = cache or ReadWaveform(encoder.config, speed=task.speed)
+    crops_of = partial(JointCrops, configs, splits, read, crop_seconds=task.crop_seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    crops = {}
-    for name, config in configs.items():
-        of_task, songs = task.of_task(name), splits[f"{name}/train"]
-        augmented = ReadWaveform(config, of_task.transpose, of_task.tempo, of_task.speed)
-        read = augmented if caches is None else caches[name]
-        seconds = of_task.crop_seconds or get_task(name).crop_seconds
-        crops_of = partial(TaskCrops, config, songs, read, crop_seconds=seconds, seed=arguments.seed)
-        crops[name] = crops_of(count=arguments.max_steps * per_step)
-        crops[name][0]  # raises before training if the settings do not match the songs
-        head = models[name].classifier
-        if caches is not None and task.whiten and not task.keep_head:
-            head.float().projector = whitened_projector(head, crops_of(count=WHITENING_CROPS))
+    crops = crops_of(count=arguments.max_steps * per_step)
+    crops[0]  # raises before training if the settings do not match the songs
     weights = {
-        name: task.weight_of(name) / max(constant_loss(config, splits[f"{name}/train"]), 1e-6)
+        name: task.weight_of(name) / max(constant_loss(config, splits[f"{name}/train"]), SMALLEST_LOSS)
         for name, config in configs.items()
     }
-    joint = JointModel(models, weights, has_encoder=caches is None)
+    joint = JointModel(models, weights, crops.label_shares(task.speed), has_encoder=cache is None)
+    if cache is not None and task.whiten and not task.keep_head:
+        for name, model in models.items():
+            head = model.classifier
+            inputs = HeadInputs(crops_of(count=WHITENING_CROPS), partial(joint.head_input, name))
+            head.float().projector = whitened_projector(head, inputs)
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))
     trainer = JointTrainer(
         joint,
         arguments,
-        JointCrops(crops),
+        crops,
         _pairs(task, splits)["validation"],
-        partial(joint.song_logits, settings=settings, caches=caches),
+        partial(joint.song_logits, settings=settings, cache=cache),
         configs[task.tasks[0]],
         fingerprint,
         started,
         configs=configs,
         callbacks=callbacks,
     )
-    return trainer, caches
-
-
-def _fill_caches(
-    task: JointArguments,
-    arguments: FinetuningArguments,
-    splits: Splits,
-    models: Mapping[str, HeadModel],
-    settings: WindowSettings,
-) -> dict[str, FeatureCache]:
-    """Compute the features that the heads read, once for heads that read the same layers."""
-    of_layers: dict[tuple[int, ...], FeatureCache] = {}
-    caches: dict[str, FeatureCache] = {}
-    for name, model in models.items():
-        layers = tuple(model.config.classifier_layers)
-        if layers not in of_layers:
-            of_layers[layers] = FeatureCache(task.cache, EncoderFeatures(model.musicfm, layers, settings))
-        caches[name] = of_layers[layers]
-        songs = [song for split, part in splits.items() if split.startswith(f"{name}/") for song in part]
-        with arguments.main_process_first(desc="features"):
-            caches[name].fill(songs, arguments.dataloader_num_workers)
-    return caches
+    return trainer, cache

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..data.labeled import LabeledSong
+from ..data.labeled_dataset import load_songs
 from ..data.task_data import data_by_task
-from ..tasks import get_task, load_task_file
+from ..tasks import get_task, known_tasks, load_task_file
 from ..tasks.events import comparable
 from ..training.recipes import read_recipe, recipe_names
 from .arguments import HeadArguments, TaskArguments
@@ -14,9 +15,7 @@ from .arguments import HeadArguments, TaskArguments
 JOINT = "joint"  # `task` in the settings and the results of joint training
 
 # Settings of single tasks.
-_AUGMENTATIONS = ("transpose", "tempo", "speed")
-_OF_HEADS = ("vocabulary", "label_rate", "crop_seconds", "decoding", "balance", "layer", "weighted_layer_sum")
-TASK_SETTINGS = (*_OF_HEADS, *_AUGMENTATIONS)
+TASK_SETTINGS = ("vocabulary", "label_rate", "decoding", "balance", "layer", "weighted_layer_sum")
 
 
 @dataclass
@@ -24,11 +23,15 @@ class JointArguments(HeadArguments):
     """Tasks, encoder, data and method of joint fine-tuning."""
 
     task: str = field(default=JOINT, metadata={"help": "Must be joint.", "choices": [JOINT]})
-    tasks: list[str] = field(default_factory=list, metadata={"help": "Tasks, each of which gets a head."})
+    tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Tasks, each of which gets a head; by default all that the data has labels for."},
+    )
     data: list[str] = field(  # type: ignore[assignment]  # of single tasks, one data set
         default_factory=list,
         metadata={
-            "help": "Labeled data set: a folder from `musicfm prepare`, or a repository; TASK=FOLDER is for one task."
+            "help": "Labeled data sets: folders from `musicfm prepare`, or repositories. TASK=FOLDER is for one task, "
+            "instead of those for all tasks."
         },
     )
     task_file: list[str] = field(
@@ -47,23 +50,34 @@ class JointArguments(HeadArguments):
             "help": 'Weights of the losses of tasks, 1 by default, such as {"beat": 2}: a mapping in YAML, JSON here.'
         },
     )
+    crop_seconds: float = field(default=30.0, metadata={"help": "Length of a training crop."})
+    validation_songs: int | None = field(
+        default=None,
+        metadata={"help": "Score this many validation songs of each task, drawn at random; by default all of them."},
+    )
     head_size: int = field(default=512, metadata={"help": "Size of the hidden layers of the heads."})
     whiten: bool = field(default=True, metadata={"help": "Train probes on whitened features, which is faster."})
 
     def __post_init__(self) -> None:
         added = [load_task_file(path).name for path in self.task_file]
-        self.tasks = [*self.tasks, *(name for name in added if name not in self.tasks)]
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"`--tasks` needs at least one task, and each only once, got {', '.join(self.tasks)}.")
+        self.check_encoder()
+        if self.tasks:
+            self.tasks = [*self.tasks, *(name for name in added if name not in self.tasks)]
+        else:
+            self.tasks = _annotated_tasks(self.data)
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"`--tasks` needs each task only once, got {', '.join(self.tasks)}.")
         for task in self.tasks:
             get_task(task)
-        self.check_encoder()
-        common, own = data_by_task(self.data, self.tasks)
-        if missing := [task for task in self.tasks if not (common or task in own)]:
+        if missing := [task for task in self.tasks if not self.data_of(task)]:
             raise ValueError(
                 f"`--data` has nothing for {', '.join(missing)}: pass a data set for all tasks, write TASK=FOLDER, or "
                 "leave tasks out of `--tasks`."
             )
+        if self.validation_songs is not None and self.validation_songs < 1:
+            raise ValueError(f"`validation_songs` must be at least 1, got {self.validation_songs}.")
+        if self.speed and self.method == "probe":
+            raise ValueError("A probe reads features that were computed once: leave `speed` at its default.")
         weights = self._mapping("loss_weights")
         if not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
             raise ValueError(f"`loss_weights` must be positive numbers, got {self.loss_weights}.")
@@ -78,9 +92,8 @@ class JointArguments(HeadArguments):
             ValueError: if a setting does not exist, cannot be set for single tasks, or does not fit the task.
         """
         values = {item.name: getattr(self, item.name) for item in fields(HeadArguments)}
-        values |= {"head_size": self.head_size, "whiten": self.whiten, "task": task, "data": self.data_of(task)}
-        if not get_task(task).resamplable:
-            values["speed"] = 0
+        values |= {"head_size": self.head_size, "whiten": self.whiten, "task": task, "speed": 0}
+        values["data"] = " ".join(self.data_of(task))
         if task in recipe_names("finetune"):
             recipe = read_recipe(task, kind="finetune", flags={"method": self.method})
             values |= {name: value for name, value in recipe.items() if name in TASK_SETTINGS}
@@ -95,8 +108,8 @@ class JointArguments(HeadArguments):
             values["decoding"] = json.dumps(values["decoding"])
         return TaskArguments(**values)
 
-    def data_of(self, task: str) -> str:
-        """Return the data set of a task."""
+    def data_of(self, task: str) -> list[str]:
+        """Return the data sets of a task."""
         common, own = data_by_task(self.data, self.tasks)
         return own.get(task, common)
 
@@ -115,13 +128,6 @@ class JointArguments(HeadArguments):
             settings |= {f"{task}.{name}": of_task[name] for name in ("data", *TASK_SETTINGS)}
         return settings
 
-    def without_augmentation(self) -> dict[str, Any]:
-        settings = {
-            task: {name: value for name, value in own.items() if name not in _AUGMENTATIONS}
-            for task, own in self._mapping("task_settings").items()
-        }
-        return {"speed": 0, "task_settings": json.dumps(settings)}
-
     def _mapping(self, name: str) -> dict[str, Any]:
         """Parse a setting that maps tasks to values."""
         try:
@@ -133,3 +139,20 @@ class JointArguments(HeadArguments):
         if unknown := [task for task in values if task not in self.tasks]:
             raise ValueError(f"`{name}` has {', '.join(unknown)}, but `tasks` are {', '.join(self.tasks)}.")
         return values
+
+
+def _annotated_tasks(words: list[str]) -> list[str]:
+    """Return the tasks that some training songs of their data sets, such as `--data` names them, are annotated for."""
+    common, own = data_by_task(words, known_tasks())
+    songs = {
+        folder: load_songs(folder, "train")
+        for folder in {*common, *(name for names in own.values() for name in names)}
+    }
+    tasks = [
+        task
+        for task in known_tasks()
+        if any(get_task(task).is_annotated(song) for folder in own.get(task, common) for song in songs[folder])
+    ]
+    if not tasks:
+        raise ValueError(f"The training songs of {', '.join(words)} have no annotations.")
+    return tasks

@@ -1,4 +1,4 @@
-"""One encoder with several heads, as a single module for the Trainer, and the training crops of all tasks."""
+"""One encoder with several heads, as a single module for the Trainer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -6,49 +6,98 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from ..audio.reading import load_audio
-from ..data.examples import TaskCrops, collate_examples
 from ..data.labeled import LabeledSong
 from ..inference.embedding import HeadModel, WindowSettings, embed_songs
 from ..inference.feature_cache import FeatureCache
-from ..inference.logits import head_logits, layer_mix, song_logits
+from ..inference.logits import head_logits, layer_mix
 from ..model.configuration_musicfm import MusicFMConfig
+from ..model.losses_musicfm import IGNORED
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
+from ..model.padding_musicfm import item_lengths
 
 
 class JointModel(nn.Module):
     """
     Models of several tasks that share an encoder, as one module: `musicfm`, the encoder, and `classifier`, the heads
-    by task. With several processes, one call of this module computes all losses of a step.
+    by task. The encoder runs once for all heads.
 
     Args:
         models: Task → model; all with the same encoder.
         weights: Task → weight of its loss.
+        shares: Task → expected share of crops with labels of the task; see [`forward`].
         has_encoder (`bool`): If false, the heads are trained alone, on stored hidden states.
     """
 
-    def __init__(self, models: Mapping[str, HeadModel], weights: Mapping[str, float], has_encoder: bool = True):
+    def __init__(
+        self,
+        models: Mapping[str, HeadModel],
+        weights: Mapping[str, float],
+        shares: Mapping[str, float],
+        has_encoder: bool = True,
+    ):
         super().__init__()
         self.classifier = nn.ModuleDict({task: model.classifier for task, model in models.items()})
         if has_encoder:
             self.musicfm = next(iter(models.values())).musicfm
-        self.models, self.weights, self.has_encoder = dict(models), dict(weights), has_encoder
+        self.models, self.weights, self.shares = dict(models), dict(weights), dict(shares)
+        self.has_encoder = has_encoder
+        self.layers = layers_read(models)
 
-    def forward(self, **batches: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    def forward(self, labels: Mapping[str, torch.Tensor], **inputs: torch.Tensor) -> dict[str, Any]:
         """
         Compute the weighted sum of the losses of all tasks.
 
+        The loss of a task is the mean over crops with labels of this task. It is multiplied by the share of such crops
+        in the batch and divided by their expected share, so that every labeled crop counts the same, whatever else is
+        in its batch. The mean over the batches of a step is then the loss of the step.
+
         Args:
-            batches: Task → batch with `labels`, as the model of the task takes it, or its head if it is trained alone.
+            labels: Task → labels, as the model of the task takes them.
+            inputs: `input_values` and, for padded batches, `attention_mask`; or, without an encoder, `hidden_states`
+                `(batch, frames, width)`, or `(batch, frames, layers, width)` if heads read several layers, and
+                `counts`.
 
         Returns:
             `loss`, and `losses`, the loss of each task without its weight.
         """
-        parts: Mapping[str, Any] = self.models if self.has_encoder else self.classifier  # type: ignore[assignment]
-        losses = {task: parts[task](**batch).loss for task, batch in batches.items()}
+        hidden_states, counts = (
+            self._encode(**inputs) if self.has_encoder else (inputs["hidden_states"], inputs["counts"])
+        )
+        losses = {}
+        for task, head in self.classifier.items():
+            loss = head(self.head_input(task, hidden_states), counts, labels[task]).loss
+            labeled = (labels[task] != IGNORED).flatten(1).any(1).float().mean()
+            losses[task] = loss * labeled / self.shares[task]
         return {"loss": sum(self.weights[task] * loss for task, loss in losses.items()), "losses": losses}
+
+    def head_input(self, task: str, hidden_states: torch.Tensor) -> torch.Tensor:
+        """
+        Select the hidden states that a head reads, from those of `layers`.
+
+        Args:
+            hidden_states: `(…, frames, width)` if there is one layer, else `(…, frames, layers, width)`.
+        """
+        if len(self.layers) == 1:
+            return hidden_states
+        places = [self.layers.index(layer) for layer in self.models[task].config.classifier_layers]
+        return hidden_states[..., places[0], :] if len(places) == 1 else hidden_states[..., places, :]
+
+    def _encode(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the hidden states of `layers`, and the number of frames of each item of a padded batch."""
+        last, several = self.layers[-1], len(self.layers) > 1
+        kept = {"output_hidden_states": self.layers} if several else {}
+        outputs = self.musicfm(input_values, attention_mask, layer=last, return_dict=True, **kept)
+        hidden_states = outputs.last_hidden_state
+        if several:
+            hidden_states = torch.stack([outputs.hidden_states[layer] for layer in self.layers], dim=2)
+        if attention_mask is None:
+            return hidden_states, None
+        lengths = item_lengths(input_values, attention_mask.bool())
+        return hidden_states, self.musicfm.config.frame_counts(lengths)[-1]
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Enable gradient checkpointing in the encoder, as `PreTrainedModel.gradient_checkpointing_enable` does."""
@@ -59,7 +108,7 @@ class JointModel(nn.Module):
         self,
         songs: Sequence[tuple[LabeledSong, Sequence[str]]],
         settings: WindowSettings,
-        caches: Mapping[str, FeatureCache] | None = None,
+        cache: FeatureCache | None = None,
     ) -> Iterator[tuple[str, LabeledSong, np.ndarray]]:
         """
         Compute the logits of whole songs for several tasks, with one pass through the encoder for each song.
@@ -67,16 +116,17 @@ class JointModel(nn.Module):
         Args:
             songs: Songs, each with the tasks to compute logits for.
             settings ([`WindowSettings`]): Windows and batch size.
-            caches (*optional*): Task → cache with the input of its head.
+            cache ([`FeatureCache`], *optional*): Cache with the hidden states of `layers`.
 
         Yields:
             Task, song and logits; see [`head_logits`].
         """
-        if caches is not None:
+        if cache is not None:
             for song, tasks in songs:
+                hidden_states = cache.read(song).float()
                 for task in tasks:
-                    for _, logits in song_logits(self.models[task], [song], settings, caches[task]):
-                        yield task, song, logits
+                    head, frames = self.models[task].classifier, self.head_input(task, hidden_states)
+                    yield task, song, head_logits(head, frames if frames.ndim == 2 else head.mix(frames[None])[0])
             return
         mixes = torch.stack([layer_mix(model) for model in self.models.values()])
         distinct, rows = torch.unique(mixes, dim=0, return_inverse=True)
@@ -101,22 +151,6 @@ def attach_head(encoder: MusicFMModel, config: MusicFMConfig) -> HeadModel:
     return model
 
 
-class JointCrops(Dataset):
-    """
-    Training crops of several tasks. Item i has crop i of each task, with the length, targets and augmentation of the
-    task; it is the crop that training for this task alone would use.
-    """
-
-    def __init__(self, crops: Mapping[str, TaskCrops]):
-        self.crops = dict(crops)
-
-    def __len__(self) -> int:
-        return min(len(crops) for crops in self.crops.values())
-
-    def __getitem__(self, number: int) -> dict[str, dict[str, Any]]:
-        return {task: crops[number] for task, crops in self.crops.items()}
-
-
-def collate_tasks(items: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, torch.Tensor]]:
-    """Collate items of [`JointCrops`] into a batch of each task; see [`collate_examples`]."""
-    return {task: collate_examples([item[task] for item in items]) for task in items[0]}
+def layers_read(models: Mapping[str, HeadModel]) -> list[int]:
+    """Return the hidden states that the heads of models read, in ascending order."""
+    return sorted({layer for model in models.values() for layer in model.config.classifier_layers})
