@@ -1,6 +1,7 @@
 """Joint fine-tuning: one encoder and several heads, their data, losses, checkpoints and files."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from helpers.finetuning import InterruptAt, InterruptedRunError
 from helpers.models import config_of
+from helpers.paths import ROOT
+from helpers.processes import on_ranks, run_script
 from helpers.runs import without_clock
 from transformers import (
     AutoConfig,
@@ -289,7 +292,7 @@ def test_songs_without_an_annotation_give_a_task_nothing(joint_places, labeled, 
 
 
 def test_several_data_sets(joint_places, labeled, tmp_path):
-    """Songs with equal ids stay apart, a data set without chords adds none, and that of one task replaces the others."""
+    """Songs with equal ids stay apart, a data set without chords adds none, and that of one task replaces others."""
     songs = {split: load_songs(labeled, split) for split in ("train", "validation")}
     songs["train"] = [replace(song, chords=None) for song in songs["train"]]
     songs["validation"][0] = replace(songs["validation"][0], id="song 99")
@@ -382,6 +385,46 @@ def test_accumulated_batches_and_bfloat16(joint_places, tmp_path):
     half = losses("half", "--max_steps", "1", "--bf16", "true")
     assert two == pytest.approx(one, rel=1e-4)
     assert half == pytest.approx(one, rel=0.05)
+
+
+def test_early_stopping(joint_places, tmp_path):
+    """Nothing is learned, so the second evaluation is not better than the first."""
+    still = ["--learning_rate", "0", "--encoder_learning_rate", "0", "--early_stopping_patience", "1"]
+    still += ["--eval_steps", "1", "--save_steps", "1"]
+    run = tune(joint_places, tmp_path / "run", "full", *still)
+    assert run.results["steps"] == {"run": 2, "best": 1}
+
+
+def test_a_random_encoder(joint_places, tmp_path):
+    """Without a first probe; its adapter is merged, because its weights are saved nowhere else."""
+    run = tune(joint_places, tmp_path / "run", "lora", "--random_encoder", "true", "--max_steps", "1")
+    save_joint_run(run, *parse(joint_places, tmp_path / "run", "lora", "--random_encoder", "true"))
+    assert len(group_by_encoder(list(load_annotators([tmp_path / "run"]).values()))) == 1
+
+
+def test_the_command_in_two_processes(server, joint_places, tmp_path):
+    """Two processes with batches of one crop do what one process does with batches of two."""
+
+    def flags(name: str, batch: str) -> list[str]:
+        words = ["joint/full", *SHORT, *joint_places, "--max_steps", "1", "--probe_steps", "2", "--warmup_steps", "0"]
+        words += ["--per_device_train_batch_size", batch, "--probe_batch_size", batch]
+        return [*words, "--output_dir", str(tmp_path / name), "--results", str(tmp_path / "results")]
+
+    script = str(ROOT / "recipes/finetune.py")
+    done = on_ranks(server, run_script, [script, *flags("two", "1")], log=tmp_path / "log")
+    assert [code for code, _ in done] == [0, 0], "\n".join(text for _, text in done)
+    code, text = server.run_script("finetune.py", *flags("one", "2"), log=tmp_path / "log")
+    assert code == 0, text
+    assert re.search(r"^test tagging: map \d", text, re.MULTILINE)
+    assert (tmp_path / "one/curves.png").is_file()
+    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("two", "one"))
+    assert (found["training"]["world_size"], expected["training"]["world_size"]) == (2, 1)
+    assert [entry["step"] for entry in found["history"] if "eval_mean" in entry] == [0, 1]
+    losses = [next(e["loss"] for e in results["history"] if "loss" in e) for results in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for split in ("validation", "test"):
+        for task, rows in expected["scores_of_songs"][split].items():
+            assert list(found["scores_of_songs"][split][task]) == list(rows)
 
 
 # Files
