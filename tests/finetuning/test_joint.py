@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -137,11 +138,13 @@ def test_tasks_are_by_default_those_with_labels(labeled, tmp_path):
         ({"data": ["beat=a"]}, "has nothing for chord"),
         ({"data": ["a", "key=b"]}, "is for none of the tasks beat, chord"),
         ({"loss_weights": '{"beat": 0}'}, "must be positive numbers"),
-        ({"loss_weights": '{"key": 1}'}, "has key, but `tasks` are beat, chord"),
+        ({"loss_weights": '{"key": 1}'}, "has key, which is none of beat, chord"),
         ({"loss_weights": "beat"}, "must be JSON"),
         ({"task_settings": '{"beat": {"method": "full"}}'}, "cannot set method for beat"),
         ({"task_settings": '{"beat": {"crop_seconds": 6}}'}, "cannot set crop_seconds for beat"),
         ({"speed": 3}, "A probe reads features"),
+        ({"data_repeats": '{"other": 2}'}, "has other, which is none of data"),
+        ({"data_repeats": '{"data": 0.5}'}, "must be positive integers"),
         ({"validation_songs": 0}, "must be at least 1"),
     ],
 )
@@ -313,9 +316,12 @@ def test_several_data_sets(joint_places, labeled, tmp_path):
         "key/test": 2,
     }
     assert describe_data(task)["key"] == {"name": f"{labeled.name}, more"}
-    run = tune(joint_places, tmp_path / "run", "full", *flags, "--max_steps", "1")
+    repeats = json.dumps({str(tmp_path / "more"): 3})
+    run = tune(joint_places, tmp_path / "run", "full", *flags, "--max_steps", "1", "--data_repeats", repeats)
     assert run.results["data"]["songs"]["key/train"] == 8
-    assert run.trainer.train_dataset.label_shares()["chord"] == 0.5
+    crops = run.trainer.train_dataset
+    assert Counter(song.id for song in crops.songs) == Counter(names) + Counter(names[4:]) + Counter(names[4:])
+    assert crops.label_shares() == {"chord": 0.25, "key": 1.0, "tagging": 0.25}
 
 
 def test_a_song_is_encoded_once_for_all_tasks(finished, labeled):

@@ -161,7 +161,8 @@ def finetune_joint(
     names = ", ".join(dict.fromkeys(source["name"] for source in sources.values()))
     about = {"base_licence": base_license, "data": {"name": names, "tasks": sources}}
     whole = torch.nn.ModuleDict(dict(models))  # parameters of the shared encoder count once
-    results = collect_results(task, trainer, whole, splits, summary, about) | {"scores_of_songs": scores}
+    distinct = {name: list({song.id: song for song in songs}.values()) for name, songs in splits.items()}
+    results = collect_results(task, trainer, whole, distinct, summary, about) | {"scores_of_songs": scores}
     joint: Any = trainer.model
     return Finetuned(joint, joint, trainer, scores, results | {"loss_weights": joint.weights})
 

@@ -1,6 +1,7 @@
 """Settings of joint fine-tuning: one encoder, and a head for each of several tasks."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -32,6 +33,13 @@ class JointArguments(HeadArguments):
         metadata={
             "help": "Labeled data sets: folders from `musicfm prepare`, or repositories. TASK=FOLDER is for one task, "
             "instead of those for all tasks."
+        },
+    )
+    data_repeats: str = field(
+        default="{}",
+        metadata={
+            "help": "Number of times that training songs of a data set are used before all songs are used again, such "
+            'as {"data/pop909": 4}, and 1 by default: a mapping in YAML, JSON here.'
         },
     )
     task_file: list[str] = field(
@@ -78,7 +86,9 @@ class JointArguments(HeadArguments):
             raise ValueError(f"`validation_songs` must be at least 1, got {self.validation_songs}.")
         if self.speed and self.method == "probe":
             raise ValueError("A probe reads features that were computed once: leave `speed` at its default.")
-        weights = self._mapping("loss_weights")
+        if not all(type(count) is int and count > 0 for count in self.repeats.values()):
+            raise ValueError(f"`data_repeats` must be positive integers, got {self.data_repeats}.")
+        weights = self._mapping("loss_weights", self.tasks)
         if not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
             raise ValueError(f"`loss_weights` must be positive numbers, got {self.loss_weights}.")
         for task in self.tasks:
@@ -93,11 +103,11 @@ class JointArguments(HeadArguments):
         """
         values = {item.name: getattr(self, item.name) for item in fields(HeadArguments)}
         values |= {"head_size": self.head_size, "whiten": self.whiten, "task": task, "speed": 0}
-        values["data"] = " ".join(self.data_of(task))
+        values["data"] = self.data_of(task)[0]
         if task in recipe_names("finetune"):
             recipe = read_recipe(task, kind="finetune", flags={"method": self.method})
             values |= {name: value for name, value in recipe.items() if name in TASK_SETTINGS}
-        settings = self._mapping("task_settings").get(task, {})
+        settings = self._mapping("task_settings", self.tasks).get(task, {})
         if unknown := [name for name in settings if name not in TASK_SETTINGS]:
             raise ValueError(
                 f"`task_settings` cannot set {', '.join(unknown)} for {task}. For single tasks, it sets "
@@ -115,29 +125,38 @@ class JointArguments(HeadArguments):
 
     def weight_of(self, task: str) -> float:
         """Return the weight of the loss of a task; those of all tasks sum to 1."""
-        weights = self._mapping("loss_weights")
+        weights = self._mapping("loss_weights", self.tasks)
         return weights.get(task, 1.0) / sum(weights.get(other, 1.0) for other in self.tasks)
 
     def annotation_of(self, song: LabeledSong) -> Any:
         return [comparable(get_task(task).annotation_of(song)) for task in self.tasks]
 
     def recorded_settings(self) -> dict[str, Any]:
-        settings = {name: value for name, value in vars(self).items() if name not in ("data", "task_settings")}
+        mappings = ("data", "data_repeats", "task_settings")  # which are recorded for single tasks
+        settings = {name: value for name, value in vars(self).items() if name not in mappings}
         for task in self.tasks:
-            of_task = vars(self.of_task(task))
-            settings |= {f"{task}.{name}": of_task[name] for name in ("data", *TASK_SETTINGS)}
+            of_task, data = vars(self.of_task(task)), self.data_of(task)
+            settings |= {f"{task}.{name}": of_task[name] for name in TASK_SETTINGS}
+            settings[f"{task}.data"] = data[0] if len(data) == 1 else data
+            settings[f"{task}.data_repeats"] = [self.repeats.get(folder, 1) for folder in data]
         return settings
 
-    def _mapping(self, name: str) -> dict[str, Any]:
-        """Parse a setting that maps tasks to values."""
+    @property
+    def repeats(self) -> dict[str, int]:
+        """Data set → number of times that its training songs are used before all songs are used again."""
+        return self._mapping("data_repeats", [folder for task in self.tasks for folder in self.data_of(task)])
+
+    def _mapping(self, name: str, keys: Collection[str]) -> dict[str, Any]:
+        """Parse a setting that maps tasks or data sets to values."""
         try:
             values = json.loads(getattr(self, name))
         except json.JSONDecodeError as error:
             raise ValueError(f"`{name}` must be JSON, got {getattr(self, name)!r}: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"`{name}` must map tasks to values, got {getattr(self, name)!r}.")
-        if unknown := [task for task in values if task not in self.tasks]:
-            raise ValueError(f"`{name}` has {', '.join(unknown)}, but `tasks` are {', '.join(self.tasks)}.")
+            raise ValueError(f"`{name}` must be a mapping, got {getattr(self, name)!r}.")
+        if unknown := [key for key in values if key not in keys]:
+            known = ", ".join(dict.fromkeys(keys))
+            raise ValueError(f"`{name}` has {', '.join(unknown)}, which is none of {known}.")
         return values
 
 

@@ -24,8 +24,8 @@ def read_joint_splits(arguments: JointArguments) -> dict[str, list[LabeledSong]]
     """
     Read the songs of each task, under the names `TASK/train`, `TASK/validation` and, if some test songs are annotated
     for it, `TASK/test`. A song that several tasks use is the same object in all of them; a song without the annotation
-    of a task is not among its songs. Songs of different data sets that have the same id get the name of their data set
-    as a prefix.
+    of a task is not among its songs. Training songs are repeated as `data_repeats` specifies. Songs of different data
+    sets that have the same id get the name of their data set as a prefix.
 
     Raises:
         ValueError: No training or no validation song is annotated for a task.
@@ -43,7 +43,8 @@ def read_joint_splits(arguments: JointArguments) -> dict[str, list[LabeledSong]]
             songs: list[LabeledSong] = []
             for folder in folders:
                 annotated = [song for song in loaded[folder].get(name, []) if spec.is_annotated(song)]
-                songs += annotated[: arguments.limit]
+                repeats = arguments.repeats.get(folder, 1) if name == "train" else 1
+                songs += annotated[: arguments.limit] * repeats
             if songs:
                 splits[f"{task}/{name}"] = songs
             elif name != "test":
@@ -91,9 +92,9 @@ def describe_data(arguments: JointArguments) -> dict[str, dict[str, str]]:
 
 class JointCrops(TaskCrops):
     """
-    Training crops with the labels of several tasks. Every song of the training songs of a task is used once before a
-    song is used again; a song that several tasks use counts once. A crop has labels of each task that its song is
-    annotated for, if such a place is found in a hundred attempts.
+    Training crops with the labels of several tasks. All training songs are used before a song is used again; a song
+    that several tasks have is not used more often, but one that a task has several times is. A crop has labels of each
+    task that its song is annotated for, if such a place is found in a hundred attempts.
 
     Items have `labels`, task → targets, with -100 throughout for tasks that the song has no annotation for, or whose
     labels are not those of music that is played faster or slower; see [`TaskSpec`].
@@ -113,7 +114,11 @@ class JointCrops(TaskCrops):
         crop_seconds: float,
         seed: int,
     ):
-        super().__init__(next(iter(configs.values())), songs_of(splits, "train"), read, count, crop_seconds, seed)
+        repeats: Counter[str] = Counter()
+        for task in configs:
+            repeats |= Counter(song.id for song in splits[f"{task}/train"])  # the larger count of each song
+        songs = [song for song in songs_of(splits, "train") for _ in range(repeats[song.id])]
+        super().__init__(next(iter(configs.values())), songs, read, count, crop_seconds, seed)
         self.configs = dict(configs)
         self.ids = {task: {song.id for song in splits[f"{task}/train"]} for task in configs}
 
@@ -130,9 +135,11 @@ class JointCrops(TaskCrops):
 
     def label_shares(self, speed: int = 0) -> dict[str, float]:
         """Return the expected share of crops with labels of each task, if `speed` is that of [`ReadWaveform`]."""
-        changed = 1 / (2 * speed + 1)  # share of the crops that are not resampled
+        unchanged = 1 / (2 * speed + 1)  # share of the crops that are not resampled
         return {
-            task: len(self.ids[task]) / len(self.songs) * (1.0 if task_of(config).resamplable else changed)
+            task: sum(song.id in self.ids[task] for song in self.songs)
+            / len(self.songs)
+            * (1.0 if task_of(config).resamplable else unchanged)
             for task, config in self.configs.items()
         }
 
