@@ -280,10 +280,17 @@ def _build_trainer(
 
 
 def build_on_device(
-    task: HeadArguments, arguments: FinetuningArguments, config: MusicFMConfig, songs: Sequence[LabeledSong]
+    task: HeadArguments,
+    arguments: FinetuningArguments,
+    config: MusicFMConfig,
+    songs: Sequence[LabeledSong],
+    subfolder: str = "",
 ) -> Any:
-    """Build the model of a run, with its encoder on the device. A random one gets batch statistics of the songs."""
-    model: Any = build_model(task, config)
+    """
+    Build the model of a run, with its encoder on the device. A random one gets batch statistics of the songs. A saved
+    one may be in a `subfolder` of `task.model`.
+    """
+    model: Any = build_model(task, config, subfolder)
     model.musicfm.to(arguments.device)
     if task.random_encoder:
         measure_batch_statistics(model.musicfm, songs, arguments.seed)
