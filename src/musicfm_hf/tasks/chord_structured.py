@@ -49,8 +49,8 @@ _BLOCK = 512  # frames whose chords are scored at once
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
     Compute the root, the quality, the bass, the chord without its bass, and the tones that have the most time in a
-    frame. Chords with a quality that the vocabulary does not have are X, with their root, bass and tones; for X itself,
-    these are ignored.
+    frame. Chords with a quality that the vocabulary does not have are X, with their root, bass and tones; for X
+    itself, these are ignored.
 
     Args:
         annotation (`list[Segment]`): Chords in Harte's syntax.
