@@ -109,7 +109,9 @@ class AptArchive:
             raise UnknownPackageError(
                 f"apt: {reason}. Run `apt-get update`, choose another name, or choose an archive with `--mirror URL`."
             )
-        raise OSError(f"apt-get {arguments[0]} failed: {reason}. Check the network, then repeat the command to resume.")
+        raise OSError(
+            f"apt-get {arguments[0]} failed: {reason}. Check the network, then repeat the command to resume."
+        )
 
     def download(self, package: str) -> Path:
         """
@@ -237,13 +239,12 @@ class FileLicense:
 def parse_copyright(text: str) -> list[FileLicense]:
     """
     Read the licenses of a machine-readable copyright file (DEP-5,
-    www.debian.org/doc/packaging-manuals/copyright-format/1.0), in the order of the file. Of other files, return the
-    licenses in `/usr/share/common-licenses` that they name, for all files of the package; the list is empty if they
-    name none.
+    www.debian.org/doc/packaging-manuals/copyright-format/1.0), in the order of the file. For another file that names
+    one license in `/usr/share/common-licenses`, return this one for all files of the package; otherwise nothing.
     """
     if not re.match(r"\s*Format(-Specification)?:", text):
-        names = sorted(set(re.findall(r"/usr/share/common-licenses/([A-Z][\w.-]*\w)", text)))
-        return [FileLicense(("*",), " or ".join(names), "")] if names else []
+        names = set(re.findall(r"/usr/share/common-licenses/([A-Z][\w.-]*\w)", text))
+        return [FileLicense(("*",), names.pop(), "")] if len(names) == 1 else []
     licenses = []
     for paragraph in re.split(r"\n[ \t]*\n", text):
         fields = dict(re.findall(r"^([\w-]+):(.*(?:\n[ \t].*)*)", paragraph, re.MULTILINE))
@@ -257,4 +258,4 @@ def parse_copyright(text: str) -> list[FileLicense]:
 
 def find_license(licenses: Sequence[FileLicense], path: str) -> FileLicense | None:
     """Return the license of a file: as the format demands, that of the last paragraph that covers it."""
-    return next((license for license in reversed(licenses) if license.covers(path)), None)
+    return next((entry for entry in reversed(licenses) if entry.covers(path)), None)

@@ -10,6 +10,7 @@ from ..data.catalog import describe_source
 from ..data.examples import with_annotation
 from ..data.labeled_dataset import load_songs
 from ..data.pairs import limit_groups
+from ..data.song_effects import SongEffects
 from ..inference.annotators import load_annotators, load_config
 from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
@@ -29,6 +30,8 @@ def evaluate(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    effects: float = 0.0,
+    effects_seed: int = 0,
 ) -> dict[str, Any]:
     """
     Score a saved model or adapter on whole songs.
@@ -41,23 +44,29 @@ def evaluate(
             the model's context, in batches of 8.
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
+        effects (`float`): Share of the songs that get audio effects; see [`SongEffects`].
+        effects_seed (`int`): Seed of the effects.
 
     Returns:
         `task`, `metric` (the name of the main score of the task), `window_seconds`, `scores` (averages with
         intervals, see [`scores_with_intervals`]) and `songs` (id → scores).
 
     Raises:
-        ValueError: the model has no task, or no song is annotated for its task.
+        ValueError: the model has no task, no song is annotated for its task, or effects are asked for a model that
+            searches songs.
         OSError: the model or the data set does not exist.
     """
     if getattr(load_config(str(model)), "head_class", None) == MusicFMForXVector.__name__:
+        if effects:
+            raise ValueError(f"{model} searches songs, and is scored without effects: leave `effects` at 0.")
         return evaluate_retrieval(model, data, split, settings, device, limit)
     (head,) = load_annotators([model]).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)
-    logits = tqdm(song_logits(head, songs, settings), total=len(songs), unit="song", desc=str(model))
+    change = SongEffects(effects, config.sampling_rate, effects_seed) if effects else None
+    logits = tqdm(song_logits(head, songs, settings, change=change), total=len(songs), unit="song", desc=str(model))
     scores = {song.id: score_song(config, song, values) for song, values in logits}
     scores = {song.id: scores[song.id] for song in songs}
     return {
@@ -104,6 +113,8 @@ def evaluate_models(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    effects: float = 0.0,
+    effects_seed: int = 0,
 ) -> dict[str, Any]:
     """
     Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
@@ -121,7 +132,8 @@ def evaluate_models(
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
     settings = settings or WindowSettings(batch_size=8)
     results = {
-        name: evaluate(model, data, split, settings, device, limit) for name, model in zip(names, models, strict=True)
+        name: evaluate(model, data, split, settings, device, limit, effects, effects_seed)
+        for name, model in zip(names, models, strict=True)
     }
     first, *others = results.values()
     for result in others:
@@ -135,5 +147,7 @@ def evaluate_models(
                 )
             except ValueError as error:
                 result["not_compared"] = str(error)
-    used = {"data": str(data), "split": split}
+    used: dict[str, Any] = {"data": str(data), "split": split}
+    if effects:
+        used |= {"effects": effects, "effects_seed": effects_seed}
     return strip_absolute_paths(used) | {"music": describe_source(data), "models": results} | environment()

@@ -61,7 +61,7 @@ def probe_settings(
     task: Arguments, arguments: FinetuningArguments, folder: Path
 ) -> tuple[Arguments, FinetuningArguments]:
     """Return the settings of the probe that precedes full fine-tuning or LoRA."""
-    changes: dict[str, Any] = {"method": "probe", "probe_steps": 0, "speed": 0}
+    changes: dict[str, Any] = {"method": "probe", "probe_steps": 0, "speed": 0, "effects": 0.0}
     changes |= {name: 0 for name in ("transpose", "tempo") if hasattr(task, name)}
     training = copy(arguments)
     training.output_dir, training.resume_from_checkpoint = str(folder), None

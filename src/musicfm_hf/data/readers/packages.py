@@ -48,11 +48,13 @@ class Kind(NamedTuple):
     Attributes:
         packages (`tuple[str, ...]`): Packages that are downloaded by default, without those that the archive lacks:
             the name of a package may depend on the release of Debian.
+        other_folders (`frozenset[str]`): Names of folders of packages that hold other kinds of recordings.
         min_seconds (`float`): Duration below which a file is left out by default.
         test_files, valid_files (`int`): Numbers of files to hold out by default.
     """
 
     packages: tuple[str, ...]
+    other_folders: frozenset[str]
     min_seconds: float
     test_files: int
     valid_files: int
@@ -61,10 +63,7 @@ class Kind(NamedTuple):
 KINDS = {
     "music": Kind(
         (
-            "boswars-data",
             "colobot-common-sounds",
-            "fretsonfire-songs-muldjord",
-            "fretsonfire-songs-sectoid",
             "hyperrogue-music",
             "nexuiz-music",
             "planetblupi-music-ogg",
@@ -77,6 +76,7 @@ KINDS = {
             "wesnoth-1.18-music",
             "widelands-data",
         ),
+        frozenset(["sound", "sounds", "sfx", "speech", "voice", "voices"]),
         min_seconds=60.0,
         test_files=60,
         valid_files=20,
@@ -91,12 +91,14 @@ KINDS = {
             "fillets-ng-data-cs",
             "fillets-ng-data-nl",
         ),
+        frozenset(["music", "silence"]),
         min_seconds=2.0,
         test_files=200,
         valid_files=100,
     ),
     "sounds": Kind(
         ("blobwars-data", "bucklespring-data", "hedgewars-data", "sound-theme-freedesktop", "starfighter-data"),
+        frozenset(["music", "Music", "voice", "voices", "Voices"]),
         min_seconds=0.5,
         test_files=100,
         valid_files=50,
@@ -119,9 +121,9 @@ def list_tracks(
     Download packages, extract their audio to `audio/PACKAGE`, and list the files. Packages that an earlier call
     extracted are not downloaded again.
 
-    Files of a package whose names differ only in numbers and in words such as *intro* or *loop* are kept in one split.
-    Songs to hold out are the first in an order by hashes of names: a song that was used for training is not held out
-    when packages are added.
+    Files of a package whose titles differ only in numbers and in words such as *intro* or *loop* are kept in one
+    split. Songs to hold out are the first in an order by hashes of names: a song that was used for training is not
+    held out when packages are added.
 
     Args:
         source: Folder of the data set.
@@ -152,7 +154,8 @@ def list_tracks(
     names = list(dict.fromkeys(packages or defaults.packages))
     tracks: list[ListedTrack] = []
     for package in _collect(folder, names, mirror, suite, is_strict=packages is not None):
-        tracks += [package] if isinstance(package, ListedTrack) else _read_package(folder, package, min_seconds)
+        is_missing = isinstance(package, ListedTrack)
+        tracks += [package] if is_missing else _read_package(folder, package, min_seconds, defaults.other_folders)
     return _split(_drop_copies(folder, tracks), held_out, seed)
 
 
@@ -179,23 +182,28 @@ def _collect(
         yield package
 
 
-def _read_package(folder: Path, package: ExtractedPackage, min_seconds: float) -> list[ListedTrack]:
+def _read_package(
+    folder: Path, package: ExtractedPackage, min_seconds: float, other_folders: frozenset[str]
+) -> list[ListedTrack]:
     """Return the tracks of a package, with paths relative to `folder`."""
     licenses = parse_copyright(package.copyright_text)
     tracks = []
     for path in list_audio(package.folder):
-        license = find_license(licenses, path.relative_to(package.folder).as_posix())
+        terms = find_license(licenses, path.relative_to(package.folder).as_posix())
         seconds, title, artist, problem = 0.0, "", "", ""
         try:
             seconds = audio_seconds(path)
             title, artist = _read_tags(path)
         except UnusableSongError as error:
             problem = str(error)
-        if not problem and seconds < min_seconds:
+        others = other_folders.intersection(path.relative_to(package.folder).parts)
+        if not problem and others:
+            problem = f"is in the folder {min(others)}, which has recordings of another kind"
+        elif not problem and seconds < min_seconds:
             problem = f"has {seconds:.1f} s, fewer than {min_seconds:g}"
         origin = (package.name, package.version, package.source, package.homepage, f"{seconds:.2f}")
-        details = (title or path.stem.replace("_", " "), artist, license.holders if license else "", *origin)
-        name = (license.name if license else "") or f"see audio/{package.name}/copyright.txt"
+        details = (title or path.stem.replace("_", " "), artist, terms.holders if terms else "", *origin)
+        name = (terms.name if terms else "") or f"see audio/{package.name}/copyright.txt"
         tracks.append(ListedTrack(path.relative_to(folder), "", name, problem, details=details))
     return tracks
 
@@ -227,10 +235,11 @@ def _drop_copies(folder: Path, tracks: Sequence[ListedTrack]) -> list[ListedTrac
 
 
 def _group(track: ListedTrack) -> str:
-    """Return a name that similar files of a package share: the file name without numbers and words for versions."""
-    words = re.findall(r"[^\W\d_]+", track.path.stem.lower())
+    """Return a name that similar files of a package share: the title without numbers and words for versions."""
+    title = track.details[COLUMNS.index("title")]
+    words = re.findall(r"[^\W\d_]+", title.lower())
     versions = {"intro", "loop", "part", "full", "short", "long", "remix", "mix", "fast", "slow", "epic", "calm"}
-    stem = " ".join(word for word in words if word not in versions) or track.path.stem
+    stem = " ".join(word for word in words if word not in versions) or title
     return f"{track.details[COLUMNS.index('package')]}/{stem}"
 
 
@@ -278,7 +287,7 @@ READER = ListReader(
         Option("suite", "release of Debian to download from the mirror; stable by default", default="stable"),
     ),
     details=(
-        "apt-get downloads the packages, about 1.9 GB for music; nothing is installed. The audio of each package is "
+        "apt-get downloads the packages, about 1.8 GB for music; nothing is installed. The audio of each package is "
         "written to audio/PACKAGE with its copyright file, and tracks.tsv lists title, artist, license and source of "
         "every file. Repeat the command to resume."
     ),
