@@ -1,6 +1,7 @@
 """Audio effects: what they change, by how much, and that they move nothing in time."""
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from helpers.audio import music
 from scipy import signal
 
 from musicfm_hf.audio import effects
-from musicfm_hf.audio.effects import CHAIN, EffectChain
+from musicfm_hf.audio.effect_chain import EffectChain
+from musicfm_hf.audio.effects import CHAIN
 
 RATE = 24000
 EFFECTS = [effect for effect, _ in CHAIN]
@@ -163,4 +165,8 @@ def test_errors(monkeypatch):
     monkeypatch.setattr("soundfile.available_formats", lambda: {"WAV": "", "OGG": ""})
     EffectChain(0.0, RATE)
     with pytest.raises(ImportError, match="cannot encode MP3 and Ogg, which `effects` needs: `pip install -U"):
+        EffectChain(0.5, RATE)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "musicfm_hf.audio.effects", None)
+    with pytest.raises(ImportError, match=r"`effects` needs scipy: pip install 'musicfm_hf\[effects\]'"):
         EffectChain(0.5, RATE)

@@ -1,8 +1,9 @@
 """
-A random chain of audio effects, for training on sound that varies more than the recordings, and for robustness tests.
+Audio effects with random settings; see [`musicfm_hf.audio.effect_chain`].
 
-Effects do not move events: filters are causal and short, and codecs are decoded without their delay. All random
-numbers come from a given generator, unlike those of audiomentations, which come from global generators.
+An effect maps a mono waveform, float32 `(samples,)`, its sampling rate in Hz and a generator to a changed waveform of
+the same shape. Effects do not move events: filters are causal and short, and codecs are decoded without their delay.
+All random numbers come from the generator, unlike those of audiomentations, which come from global generators.
 """
 
 import io
@@ -20,49 +21,6 @@ _BLOCK_SAMPLES = 1 << 16  # libsndfile overflows its stack if it encodes minutes
 
 # Bands of devices in Hz: telephone, AM radio, small loudspeaker, vinyl, low-rate stream.
 _BANDS = ((300, 3400), (80, 5000), (200, 10000), (45, 11000), (20, 7500))
-
-
-class EffectChain:
-    """
-    A chain of effects in the order of a recording: equalizer, compression, reverberation, noise, the band of a device,
-    clipping, lossy coding, level. Each is used at random, with random settings.
-
-    Args:
-        probability (`float`): Share of the waveforms that are changed.
-        sampling_rate (`int`): Rate of the waveforms, in Hz.
-
-    Raises:
-        ValueError: `probability` is not from 0 to 1.
-        ImportError: libsndfile cannot encode MP3.
-    """
-
-    def __init__(self, probability: float, sampling_rate: int):
-        if not 0 <= probability <= 1:
-            raise ValueError(f"`effects` must be a probability from 0 to 1, got {probability}.")
-        if probability and not {"MP3", "OGG"} <= soundfile.available_formats().keys():
-            raise ImportError(
-                f"libsndfile {soundfile.__libsndfile_version__} cannot encode MP3 and Ogg, which `effects` needs: "
-                "`pip install -U soundfile` installs a version that can."
-            )
-        self.probability, self.sampling_rate = probability, sampling_rate
-
-    def __call__(self, waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """
-        Apply effects to a waveform.
-
-        Args:
-            waveform (`np.ndarray` of shape `(samples,)`): Mono audio; it is not modified.
-            generator: Generator of all random numbers. With the same state, it gives the same effects.
-
-        Returns:
-            float32 `(samples,)`; silence, and waveforms that are not drawn, are returned as given.
-        """
-        if not self.probability or generator.random() >= self.probability or _rms(waveform) < _SILENCE_RMS:
-            return waveform
-        for effect, share in CHAIN:
-            if generator.random() < share:
-                waveform = effect(waveform, self.sampling_rate, generator)
-        return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
 def equalize(waveform: np.ndarray, rate: int, generator: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..audio.effects import EffectChain
+from ..audio.effect_chain import EffectChain
 from ..audio.reading import open_recording, read_part
 from ..training.files import write_table
 from .catalog import Song, StreamedSong, fetch_audio

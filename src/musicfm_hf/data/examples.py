@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..audio.effects import EffectChain
+from ..audio.effect_chain import EffectChain
 from ..audio.reading import load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..audio.effects import EffectChain
+from ..audio.effect_chain import EffectChain
 from .labeled import LabeledSong
 from .splits import hash_name
 

@@ -38,6 +38,9 @@ SOURCE = Source(
     license="Each file has a free license, which its package states; see licences.tsv and tracks.tsv.",
 )
 
+# Words of titles that name versions and parts of a piece, or any piece.
+_VERSION_WORDS = frozenset("intro loop part full short long remix mix fast slow epic calm track song ingame".split())
+
 COLUMNS = ("title", "artist", "copyright", "package", "version", "source_package", "homepage", "seconds")
 
 
@@ -48,12 +51,14 @@ class Kind(NamedTuple):
     Attributes:
         packages (`tuple[str, ...]`): Packages that are downloaded by default, without those that the archive lacks:
             the name of a package may depend on the release of Debian.
-        other_folders (`frozenset[str]`): Names of folders of packages that hold other kinds of recordings.
+        folders (`frozenset[str]`): Names of folders of packages that hold recordings of the kind, in lower case.
+        other_folders (`frozenset[str]`): Names of folders that hold other recordings. The innermost name decides.
         min_seconds (`float`): Duration below which a file is left out by default.
         test_files, valid_files (`int`): Numbers of files to hold out by default.
     """
 
     packages: tuple[str, ...]
+    folders: frozenset[str]
     other_folders: frozenset[str]
     min_seconds: float
     test_files: int
@@ -76,7 +81,8 @@ KINDS = {
             "wesnoth-1.18-music",
             "widelands-data",
         ),
-        frozenset(["sound", "sounds", "sfx", "speech", "voice", "voices"]),
+        folders=frozenset(["music", "cdtracks"]),
+        other_folders=frozenset(["sound", "sounds", "sfx", "speech", "voice", "voices"]),
         min_seconds=60.0,
         test_files=60,
         valid_files=20,
@@ -91,17 +97,26 @@ KINDS = {
             "fillets-ng-data-cs",
             "fillets-ng-data-nl",
         ),
-        frozenset(["music", "silence"]),
+        folders=frozenset(["sound", "sounds", "speech", "voice", "voices"]),
+        other_folders=frozenset(["music", "silence"]),
         min_seconds=2.0,
         test_files=200,
         valid_files=100,
     ),
     "sounds": Kind(
-        ("blobwars-data", "bucklespring-data", "hedgewars-data", "sound-theme-freedesktop", "starfighter-data"),
-        frozenset(["music", "Music", "voice", "voices", "Voices"]),
+        (
+            "colobot-common-sounds",
+            "hedgewars-data",
+            "sound-theme-freedesktop",
+            "starfighter-data",
+            "supertuxkart-data",
+            "widelands-data",
+        ),
+        folders=frozenset(["sound", "sounds", "sfx"]),
+        other_folders=frozenset(["music", "speech", "voice", "voices"]),
         min_seconds=0.5,
-        test_files=100,
-        valid_files=50,
+        test_files=60,
+        valid_files=30,
     ),
 }
 
@@ -154,8 +169,10 @@ def list_tracks(
     names = list(dict.fromkeys(packages or defaults.packages))
     tracks: list[ListedTrack] = []
     for package in _collect(folder, names, mirror, suite, is_strict=packages is not None):
-        is_missing = isinstance(package, ListedTrack)
-        tracks += [package] if is_missing else _read_package(folder, package, min_seconds, defaults.other_folders)
+        if isinstance(package, ListedTrack):
+            tracks.append(package)
+        else:
+            tracks += _read_package(folder, package, defaults, min_seconds)
     return _split(_drop_copies(folder, tracks), held_out, seed)
 
 
@@ -182,9 +199,7 @@ def _collect(
         yield package
 
 
-def _read_package(
-    folder: Path, package: ExtractedPackage, min_seconds: float, other_folders: frozenset[str]
-) -> list[ListedTrack]:
+def _read_package(folder: Path, package: ExtractedPackage, kind: Kind, min_seconds: float) -> list[ListedTrack]:
     """Return the tracks of a package, with paths relative to `folder`."""
     licenses = parse_copyright(package.copyright_text)
     tracks = []
@@ -196,9 +211,10 @@ def _read_package(
             title, artist = _read_tags(path)
         except UnusableSongError as error:
             problem = str(error)
-        others = other_folders.intersection(path.relative_to(package.folder).parts)
-        if not problem and others:
-            problem = f"is in the folder {min(others)}, which has recordings of another kind"
+        names = [name.lower() for name in path.relative_to(package.folder).parts[:-1]]
+        known = [name for name in names if name in kind.folders | kind.other_folders]
+        if not problem and known and known[-1] in kind.other_folders:
+            problem = f"is in the folder {known[-1]}, which has recordings of another kind"
         elif not problem and seconds < min_seconds:
             problem = f"has {seconds:.1f} s, fewer than {min_seconds:g}"
         origin = (package.name, package.version, package.source, package.homepage, f"{seconds:.2f}")
@@ -238,8 +254,7 @@ def _group(track: ListedTrack) -> str:
     """Return a name that similar files of a package share: the title without numbers and words for versions."""
     title = track.details[COLUMNS.index("title")]
     words = re.findall(r"[^\W\d_]+", title.lower())
-    versions = {"intro", "loop", "part", "full", "short", "long", "remix", "mix", "fast", "slow", "epic", "calm"}
-    stem = " ".join(word for word in words if word not in versions) or title
+    stem = " ".join(word for word in words if word not in _VERSION_WORDS) or title
     return f"{track.details[COLUMNS.index('package')]}/{stem}"
 
 
@@ -280,8 +295,8 @@ READER = ListReader(
         Option("kind", "kind of recordings; music by default", default="music", choices=tuple(KINDS)),
         Option("packages", "packages to use instead of those of the kind", nargs="+", metavar="NAME"),
         Option("min_seconds", "leave out shorter files; 60 for music, 2 for speech, 0.5 for sounds", type=float),
-        Option("test_songs", "files to hold out for test; 60 for music, 200 for speech, 100 for sounds", type=int),
-        Option("valid_songs", "files to hold out for validation; 20, 100 and 50", type=int),
+        Option("test_songs", "files to hold out for test; 60 for music, 200 for speech, 60 for sounds", type=int),
+        Option("valid_songs", "files to hold out for validation; 20, 100 and 30", type=int),
         Option("seed", "seed of the split; 0 by default", type=int, default=0),
         Option("mirror", "URL of a Debian archive, instead of those that apt is configured to use", metavar="URL"),
         Option("suite", "release of Debian to download from the mirror; stable by default", default="stable"),
