@@ -9,13 +9,12 @@ notes are made from them.
 
 import numpy as np
 
-from .composing_material import GridNote
 from .composing_phrase import Material, compose_material
 from .composing_plan import ComposerSettings, Plan, draw_plan
 from .composing_statistics import CompositionStatistics
 from .composing_variation import ended, shortened, vary
 from .composing_writing import Composition, Grid, write_score
-from .score import BASS, BRIDGE, MELODY, PIANO, Score
+from .score import BASS, PIANO, Score
 
 _VARIED = 0.7  # probability that a repeated section is varied
 _OTHER_PATTERN = 0.3  # probability that a varied section has another accompaniment
@@ -69,10 +68,10 @@ def _place(
             pattern = int(rng.random() < _OTHER_PATTERN)
         played.add(letter)
         material = shortened(material, bars * len(material.meter.sources))
-        notes = {MELODY: material.notes(material.melody), BRIDGE: material.notes(material.bridge)}
-        notes[PIANO] = material.piano(pattern)
-        if number == len(plan.form) - 1:
-            material, notes = ended(material, notes)
+        if number < len(plan.form) - 1:
+            notes = material.parts(pattern)
+        else:
+            material, notes = ended(material, pattern)
         notes[BASS] = material.bass(notes[PIANO])
         semitones = plan.modulation if number >= modulation else 0
         grid.append(material, notes, letter, function, semitones)

@@ -18,6 +18,8 @@ from .composing_meters import Meter
 _BASS = 43  # height of bass notes of the piano, where a pattern has none
 _MIDDLE = 60  # height of tones that a pattern does not play
 _BASS_RANGE = (28, 40)  # lowest note of the bass, and the lowest one of its highest octave
+_VELOCITY = 72  # of an accompaniment without notes
+_SOFTER = 6  # by which tones are softer that a pattern does not play
 _ACCENT = 3  # velocity for each degree of strength
 PatternNote = tuple[int, ...]  # step in the bar, length, height, velocity, and 1 for a bass note
 Pattern = list[list[PatternNote]]
@@ -92,13 +94,10 @@ def accompany(pattern: Pattern, harmony: Harmony, bars: int, meter: Meter) -> li
             classes = _bass_classes(harmony, start) if is_bass else chord_tones(label)
             pitch = nearest(height, classes, onset)
             onset.append(pitch)
-            stop = min(start + length, end)
-            change = harmony.next_change(start, end)
-            if change < stop and pitch % 12 not in harmony.tones(change):
-                stop = change
+            stop = harmony.leaves(pitch, start, min(start + length, end))
             loud = velocity + (0 if meter.beats == 4 else _ACCENT * (harmony.strength(start) - 2))
             notes.append(GridNote(start, stop - start, pitch, int(np.clip(loud, 20, 120))))
-    return sorted(set(_completed(notes, harmony, end)))
+    return _apart(_completed(notes, harmony, end))
 
 
 def _bass_classes(harmony: Harmony, step: int) -> tuple[int, ...]:
@@ -113,23 +112,38 @@ def _bass_classes(harmony: Harmony, step: int) -> tuple[int, ...]:
 
 
 def _completed(notes: list[GridNote], harmony: Harmony, end: int) -> list[GridNote]:
-    """Add the bass at the start of each chord and the tones that would not sound."""
+    """Add the bass at the start of each chord, and above it the tones that would not sound."""
     added: list[GridNote] = []
-    velocity = round(float(np.median([note.velocity for note in notes]))) if notes else 72
+    velocity = round(float(np.median([note.velocity for note in notes]))) if notes else _VELOCITY
     for start, label in harmony.chords:
         stop = harmony.next_change(start, end)
         inside = [note for note in notes if start <= note.step < stop]
-        bass = nearest(_BASS, (chord_bass(label),))
         onset = [note.pitch for note in inside if note.step == start]
-        if not onset or min(onset) % 12 != chord_bass(label):
+        bass = min(onset, default=-1)
+        if bass < 0 or bass % 12 != chord_bass(label):
+            bass = nearest(_BASS, (chord_bass(label),))
             while onset and bass >= min(onset):
                 bass -= 12
             added.append(GridNote(start, stop - start, bass, velocity))
         sounding = {note.pitch % 12 for note in inside} | {bass % 12}
-        missing = [tone for tone in chord_tones(label) if tone not in sounding]
-        used = [note.pitch for note in inside if note.step == start]
-        added += [GridNote(start, stop - start, nearest(_MIDDLE, (tone,), used), velocity - 6) for tone in missing]
+        for tone in chord_tones(label):
+            if tone not in sounding:
+                pitch = nearest(max(_MIDDLE, bass + 7), (tone,))
+                pitch += 12 * (pitch < bass)
+                added.append(GridNote(start, stop - start, pitch, velocity - _SOFTER))
     return notes + added
+
+
+def _apart(notes: list[GridNote]) -> list[GridNote]:
+    """Return notes in order, where a note ends when its pitch begins again, and of equal ones the longest is left."""
+    apart: list[GridNote] = []
+    following: dict[int, int] = {}  # step at which a pitch begins next
+    for note in sorted(notes, reverse=True):
+        step = following.get(note.pitch)
+        if step != note.step:
+            apart.append(note if step is None else note._replace(length=min(note.length, step - note.step)))
+            following[note.pitch] = note.step
+    return sorted(apart)
 
 
 def bass_line(piano: Sequence[GridNote], harmony: Harmony, end: int) -> list[GridNote]:

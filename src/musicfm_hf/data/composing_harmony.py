@@ -28,8 +28,8 @@ def draw_progression(
     weights: Mapping[str, float] | None = None,
 ) -> Progression:
     """
-    Draw the chords of a phrase: first the beats at which they begin, bar by bar, then the chords, of which each depends
-    on the two before it, and the last one also on its being the last. In phrases of eight bars or more, bars 5 to 8
+    Draw the chords of a phrase: first the beats at which they begin, bar by bar, then the chords. Each depends on the
+    two before it, and the last one also on the cadences of the songs. In phrases of eight bars or more, bars 5 to 8
     repeat bars 1 to 4 up to their last chord as often as in the songs.
 
     Args:
@@ -92,9 +92,7 @@ class _Chain:
         names = ["|".join(before[-2:]), *before[-1:], ""]
         counts = next(self.transitions[name] for name in names if name in self.transitions)
         weights = {
-            chord: count * self.weights.get(chord, 1.0)
-            for chord, count in counts.items()
-            if chord not in before[-1:]
+            chord: count * self.weights.get(chord, 1.0) for chord, count in counts.items() if chord not in before[-1:]
         } or {chord: float(count) for chord, count in self.transitions[""].items()}
         if is_last:
             every = self.transitions[""]

@@ -1,9 +1,9 @@
 """
 Melodies: their statistics, and pitches for a rhythm over chords.
 
-A phrase gets the form of its rhythm, then rhythms for its bars, then the contour of the means of its bars, and last the
-pitches, each drawn by the interval to the one before, by whether chord tones are usual at its place in the bar, by its
-degree, and by the contour.
+A phrase gets the form of its rhythm, then rhythms for its bars, then a contour, the mean pitch of each bar, and last
+the pitches. They are drawn by the interval to the one before, by whether chord tones are usual at this place in the
+bar, by the degree of the scale, and by the contour.
 """
 
 from collections import Counter
@@ -153,6 +153,11 @@ class Harmony:
         """Return the step of the first chord that begins after a step, or the end of the phrase."""
         return next((start for start, _ in self.chords if start > step), end)
 
+    def leaves(self, pitch: int, start: int, end: int) -> int:
+        """Return the step after `start` at which a chord without a pitch begins, at most `end`."""
+        changes = (step for step, label in self.chords if start < step and pitch % 12 not in chord_tones(label))
+        return min(next(changes, end), end)
+
     def scale(self) -> set[int]:
         """Return the pitch classes of the key."""
         return {(self.tonic + interval) % 12 for interval in SCALES[self.mode]}
@@ -211,9 +216,7 @@ def draw_pitches(
     return pitches
 
 
-def _role_logs(
-    statistics: MelodyStatistics, harmony: Harmony, step: int, candidates: np.ndarray
-) -> np.ndarray:
+def _role_logs(statistics: MelodyStatistics, harmony: Harmony, step: int, candidates: np.ndarray) -> np.ndarray:
     """Return log probabilities of pitches from the shares of their roles at this place in the bar."""
     chord, scale = harmony.tones(step), harmony.scale()
     roles = [pitch_role(pitch % 12, chord, tuple(scale)) for pitch in candidates.tolist()]

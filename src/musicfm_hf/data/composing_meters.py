@@ -1,9 +1,9 @@
 """
 Bars of 2 to 7 beats, into which patterns of four beats are brought, and their accents.
 
-A bar of 2 takes one half of a bar of 4, so that a phrase has twice as many bars. In 3, one of the inner or last beats is
-left out. In 5 and 7, beats are repeated. In 6, which has the accents 3 + 3, an eighth note becomes a beat, and each half
-of the bar loses one of its four eighths.
+A bar of 2 takes one half of a bar of 4, so that a phrase has twice as many bars. In 3, one of the beats after the first
+is left out. In 5 and 7, beats are repeated. In 6, which has the accents 3 + 3, an eighth note becomes a beat, and each
+half of the bar loses one of its four eighths.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ import numpy as np
 
 from .composing_material import BAR, STEPS
 
-# Beats in a bar → the ways of bringing a bar of 4 into it: beats between the accents, steps of the bar of 4 that a beat
-# takes, and where they start.
+# Beats in a bar → the ways of bringing a bar of 4 into it: beats between the accents, steps of the bar of 4 that a
+# beat takes, and where they start.
 _WAYS: dict[int, tuple[tuple[tuple[int, ...], int, tuple[tuple[int, ...], ...]], ...]] = {
     2: (((2,), 4, ((0, 4), (8, 12))),),
     3: (((3,), 4, ((0, 4, 8),)), ((3,), 4, ((0, 8, 12),)), ((3,), 4, ((0, 4, 12),))),

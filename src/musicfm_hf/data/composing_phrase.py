@@ -13,7 +13,9 @@ from .composing_melody import Harmony, MelodyStatistics, draw_pitches
 from .composing_meters import Meter
 from .composing_plan import Plan
 from .composing_statistics import CompositionStatistics
+from .score import BRIDGE, MELODY, PIANO
 
+Notes = dict[str, list[GridNote]]  # by the name of the part
 SUNG = ("verse", "chorus", "bridge")
 _METRIC_PATTERN = 0.5  # probability of a pattern of the meter, in other meters than four
 _ACCENT = 4  # velocity of a melody for each degree of strength
@@ -69,15 +71,17 @@ class Material:
     bridge: Line | None
     patterns: list[Pattern]
 
-    def piano(self, number: int) -> list[GridNote]:
-        """Return the accompaniment with one of the patterns."""
-        return accompany(self.patterns[number % len(self.patterns)], self.harmony, self.bars, self.meter)
+    def parts(self, pattern: int) -> Notes:
+        """Return the notes of the melody, the counter melody, and the accompaniment with one of the patterns."""
+        chosen = self.patterns[pattern % len(self.patterns)]
+        piano = accompany(chosen, self.harmony, self.bars, self.meter)
+        return {MELODY: self._notes(self.melody), BRIDGE: self._notes(self.bridge), PIANO: piano}
 
     def bass(self, piano: Sequence[GridNote]) -> list[GridNote]:
         """Return the bass below an accompaniment."""
         return bass_line(piano, self.harmony, self.bars * self.meter.bar)
 
-    def notes(self, line: Line | None) -> list[GridNote]:
+    def _notes(self, line: Line | None) -> list[GridNote]:
         """Return the notes of a melody."""
         if line is None or not any(line.rhythm):
             return []
@@ -173,7 +177,9 @@ def _copied(pitches: Sequence[int], steps: Sequence[int], harmony: Harmony) -> l
     for pitch, step in zip(pitches, steps, strict=True):
         tones = set(harmony.tones(step))
         allowed = tones if harmony.strength(step) >= 3 else tones | scale
-        copied.append(min(range(pitch - 6, pitch + 7), key=lambda other: (other % 12 not in allowed, abs(other - pitch))))
+        copied.append(
+            min(range(pitch - 6, pitch + 7), key=lambda other: (other % 12 not in allowed, abs(other - pitch)))
+        )
     return copied
 
 

@@ -11,10 +11,11 @@ from .composing_meters import METERS, Meter, draw_meter
 from .composing_statistics import CompositionStatistics
 
 _METER_SHARES = {2: 0.1, 3: 0.2, 4: 0.5, 5: 0.03, 6: 0.14, 7: 0.03}
-_TEMPI = (56.0, 190.0)  # slowest and fastest
+_TEMPI = (58.0, 180.0)  # slowest and fastest
 _TEMPO_SPREAD = 0.06  # standard deviation of the tempo relative to that of the song whose manner is taken
-_COMPOUND_TEMPI = (96.0, 205.0)  # of eighth notes, in a meter of 6
+_COMPOUND_TEMPI = (100.0, 190.0)  # of eighth notes, in a meter of 6
 _OTHER_CHORDS = 0.2  # factor of chords that the song whose chords are preferred does not have
+_NO_INTRO = 0.15  # probability that a song begins without the intro of its form, and so perhaps with a pickup
 _MODULATIONS = (1, 2)  # semitones
 
 
@@ -36,7 +37,7 @@ class ComposerSettings:
     """
 
     meters: Mapping[int, float] = field(default_factory=_METER_SHARES.copy)
-    meter_change: float = 0.06
+    meter_change: float = 0.03
     tempo_change: float = 0.08
     modulation: float = 0.12
     swing: float = 0.1
@@ -84,8 +85,10 @@ class Plan:
 
 
 def draw_plan(rng: np.random.Generator, statistics: CompositionStatistics, settings: ComposerSettings) -> Plan:
-    """Draw the plan of a song: all keys and both modes are equally likely, the form is that of a song."""
+    """Draw the plan of a song: all keys and both modes are equally likely."""
     form = list(statistics.forms[int(rng.integers(len(statistics.forms)))])
+    if len(form) > 2 and form[0][1] == "intro" and rng.random() < _NO_INTRO:
+        form = form[1:]
     mode = str(rng.choice(sorted(statistics.transitions)))
     shares = np.array(list(settings.meters.values()), dtype=np.float64)
     beats = int(rng.choice(list(settings.meters), p=shares / shares.sum()))
@@ -108,8 +111,8 @@ def draw_plan(rng: np.random.Generator, statistics: CompositionStatistics, setti
 
 def _draw_chords(rng: np.random.Generator, statistics: CompositionStatistics, mode: str) -> dict[str, float]:
     """
-    Draw a song with a mode, and return factors that prefer its chords. The mean of the factor of a chord over all songs
-    is 1, so that rare chords are not rarer in new songs.
+    Draw a song with a mode, and return factors that prefer its chords. The mean of the factor of a chord over all
+    songs is 1, so that rare chords are not rarer in new songs.
     """
     palettes = [set(manner["chords"]) for manner in statistics.manners if manner["mode"] == mode]
     if not palettes:

@@ -8,11 +8,10 @@ from ..tasks.annotations import PITCH_NAMES
 from .composing_accompaniment import accompany, held_pattern
 from .composing_material import GridNote
 from .composing_melody import MelodyStatistics, draw_pitches
-from .composing_phrase import Line, Material
-from .score import MELODY, PIANO
+from .composing_phrase import Line, Material, Notes
+from .score import BRIDGE, MELODY, PIANO
 
 _LAST_VELOCITY = 88
-Notes = dict[str, list[GridNote]]
 
 
 def vary(rng: np.random.Generator, statistics: MelodyStatistics, material: Material, share: float) -> Material:
@@ -58,22 +57,24 @@ def _shortened_line(line: Line | None, end: int) -> Line | None:
     return replace(line, rhythm=rhythm, pitches=pitches)
 
 
-def ended(material: Material, notes: Notes) -> tuple[Material, Notes]:
-    """Return the last section of a song, whose last bar holds the tonic chord and, in the melody, the tonic."""
+def ended(material: Material, pattern: int) -> tuple[Material, Notes]:
+    """
+    Return the last section of a song and its notes. Its last bar holds the tonic chord and, in the melody, the tonic.
+    """
     harmony, meter = material.harmony, material.meter
     last = (material.bars - 1) * meter.bar
     label = f"{PITCH_NAMES[harmony.tonic]}:{harmony.mode}"
-    chords = [(step, chord) for step, chord in harmony.chords if step < last]
+    chords: list[tuple[int, str]] = []
+    notes: Notes = {MELODY: [], BRIDGE: [], PIANO: []}
+    if last:
+        body = shortened(material, material.bars - 1)
+        chords, notes = list(body.harmony.chords), body.parts(pattern)
     if not chords or chords[-1][1] != label:
         chords.append((last, label))
-    before = {
-        name: [note._replace(length=min(note.length, last - note.step)) for note in part if note.step < last]
-        for name, part in notes.items()
-    }
     held = accompany(held_pattern(meter), replace(harmony, chords=[(0, label)]), 1, meter)
-    before[PIANO] += [note._replace(step=note.step + last) for note in held]
-    if before[MELODY]:
-        pitch = before[MELODY][-1].pitch
+    notes[PIANO] += [note._replace(step=note.step + last) for note in held]
+    if notes[MELODY]:
+        pitch = notes[MELODY][-1].pitch
         tonic = min(range(pitch - 6, pitch + 6), key=lambda other: (other - harmony.tonic) % 12)
-        before[MELODY].append(GridNote(last, meter.bar, tonic, _LAST_VELOCITY))
-    return replace(material, harmony=replace(harmony, chords=chords)), before
+        notes[MELODY].append(GridNote(last, meter.bar, tonic, _LAST_VELOCITY))
+    return replace(material, harmony=replace(harmony, chords=chords)), notes
