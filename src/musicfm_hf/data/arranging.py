@@ -1,0 +1,237 @@
+"""
+Random arrangements of a score: instruments for its parts, parts left out or doubled, a bass line, drums, pads,
+arpeggios and comping on its beats and chords, in another key and tempo. Labels stay exact.
+
+Validation and test songs get programs, drum styles, fills, bass lines and accompaniments that training songs do not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..tasks.annotations import Beats
+from .arranging_bars import Bar, Chords, find_bars
+from .arranging_bass import bass_part
+from .arranging_chords import arpeggio_part, comping_part, pad_part
+from .arranging_drums import draw_style, drum_part
+from .arranging_instruments import draw_instrument, play_on
+from .score import BRIDGE, MELODY, PIANO, Part, Score, ScoreNote
+from .synthetic_meters import TempoMap
+
+TRANSPOSITIONS = tuple(range(-6, 6))
+
+TEMPOS = (0.8, 1.25)  # slowest and fastest, relative to the score
+
+TEMPO_CLASSES = (67.0, 90.0)  # beats per minute: slow below the first, fast from the second
+
+# Intensity of a section by its label; others have 0.6.
+_INTENSITIES = {"intro": 0.3, "verse": 0.5, "chorus": 0.9, "bridge": 0.65, "inst": 0.6, "outro": 0.35, "": 0.3}
+
+_ROLES = {MELODY: "melody", BRIDGE: "counter", PIANO: "piano"}
+
+_DECIBELS = {
+    "melody": 2.0,
+    "counter": -3.0,
+    "piano": 0.0,
+    "double": -6.0,
+    "bass": -1.0,
+    "drums": 0.0,
+    "pad": -5.0,
+    "arpeggio": -5.0,
+    "comping": -4.0,
+}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """
+    Key and tempo of a version of a song.
+
+    Attributes:
+        semitones (`int`): Transposition.
+        tempo (`float`): Factor by which it is faster.
+        rubato (`float`): Standard deviation of the tempo from bar to bar, relative to the tempo.
+    """
+
+    semitones: int = 0
+    tempo: float = 1.0
+    rubato: float = 0.0
+
+
+def draw_variation(rng: np.random.Generator) -> Variation:
+    """
+    Draw a transposition from -6 to 5 semitones, a tempo from 0.8 to 1.25 that is evenly distributed on a logarithmic
+    scale, and in half of the versions a rubato of up to 4 percent.
+    """
+    low, high = np.log(TEMPOS)
+    return Variation(
+        int(rng.choice(TRANSPOSITIONS)),
+        round(float(np.exp(rng.uniform(low, high))), 4),
+        round(float(rng.uniform(0.005, 0.04)), 4) if rng.random() < 0.5 else 0.0,
+    )
+
+
+def vary(score: Score, variation: Variation, rng: np.random.Generator) -> Score:
+    """
+    Return the score in another key and tempo. With rubato, the tempo is linear between downbeats, where it is drawn
+    around the tempo of the song and stays within two standard deviations.
+
+    Raises:
+        ValueError: a transposed note is outside 0 to 127.
+    """
+    downbeats = score.beats.times[score.beats.positions == 1]
+    points = [(0.0, variation.tempo)]
+    if variation.rubato and len(downbeats):
+        drift = np.clip(rng.normal(0.0, variation.rubato, len(downbeats)), -2 * variation.rubato, 2 * variation.rubato)
+        points = list(zip(downbeats.tolist(), (variation.tempo * (1 + drift)).tolist(), strict=True))
+        if points[0][0] > 0:
+            points.insert(0, (0.0, points[0][1]))
+    score = score.transposed(variation.semitones)
+    return score if points == [(0.0, 1.0)] else score.mapped(TempoMap(points))
+
+
+def arrange(score: Score, rng: np.random.Generator, drums: float = 0.5, held_out: bool = False) -> Score:
+    """
+    Return a random arrangement of a score.
+
+    Args:
+        score ([`Score`]): Its parts MELODY, BRIDGE and PIANO get instruments of these roles, other parts keep their
+            program. If it has drums or a bass already, none is added.
+        drums (`float`): Probability of a band with drums; a band nearly always has a bass, others rarely.
+        held_out (`bool`): Use the instruments and patterns for validation and test.
+
+    Raises:
+        ValueError: the score has no notes.
+    """
+    if not any(part.notes for part in score.parts):
+        raise ValueError(f"Score {score.id} has no notes to arrange.")
+    bars, chords = find_bars(score), Chords(score.chords)
+    intensity = _draw_intensity(rng, bars)
+    parts, used = _own_parts(score, rng, held_out)
+    has_piano = any(part.name == PIANO for part in parts)
+    is_band = rng.random() < drums
+    names = {part.name for part in score.parts}
+    if rng.random() < (0.9 if is_band else 0.25) and "BASS" not in names:
+        _, program = draw_instrument(rng, "bass", held_out)
+        bass = _leveled(rng, bass_part(rng, bars, chords, intensity, program, held_out), "bass")
+        parts = [_without_low_notes(part) if part.name == PIANO and rng.random() < 0.6 else part for part in parts]
+        parts.append(bass)
+    shares = {"pad": 0.35, "arpeggio": 0.25, "comping": 0.3}
+    added = [role for role, share in shares.items() if rng.random() < share]
+    if not has_piano and not added:
+        added = [list(shares)[int(rng.integers(len(shares)))]]
+    for role in added:
+        instrument, program = draw_instrument(rng, role, held_out, used)
+        used.add(instrument.name)
+        if role == "pad":
+            part = pad_part(rng, bars, chords, intensity, program)
+        else:
+            compose = arpeggio_part if role == "arpeggio" else comping_part
+            part = compose(rng, bars, chords, intensity, program, held_out)
+        part = play_on(part, instrument, program) if part.notes else part
+        if has_piano or len(added) > 1:
+            part = _in_sections(part, bars, intensity, float(rng.choice([0.0, 0.0, 0.4, 0.7])))
+        parts.append(_leveled(rng, part, role))
+    if is_band and not any(part.is_drums for part in score.parts):
+        drawn = draw_style(rng, {bar.meter for bar in bars}, held_out) if bars else None
+        if drawn is not None:
+            parts.append(_leveled(rng, drum_part(rng, bars, drawn[1], intensity, held_out), "drums"))
+    return _within(score.with_parts([part for part in parts if part.notes]))
+
+
+def tempo_class(beats: Beats) -> str | None:
+    """Return `slow`, `medium` or `fast` by the median tempo, or `None` for fewer than two beats."""
+    if len(beats.times) < 2:
+        return None
+    tempo = 60 / float(np.median(np.diff(beats.times)))
+    return "slow" if tempo < TEMPO_CLASSES[0] else "fast" if tempo >= TEMPO_CLASSES[1] else "medium"
+
+
+def _own_parts(score: Score, rng: np.random.Generator, held_out: bool) -> tuple[list[Part], set[str]]:
+    """Return the parts of the score that play, on drawn instruments, and the names of the instruments."""
+    parts: list[Part] = []
+    used: set[str] = set()
+    keep = {MELODY: 0.97, BRIDGE: 0.75, PIANO: 0.8}
+    for part in score.parts:
+        role = _ROLES.get(part.name)
+        if not part.notes or rng.random() > keep.get(part.name, 1.0):
+            continue
+        if role is None:
+            parts.append(part)
+            continue
+        instrument, program = draw_instrument(rng, role, held_out, used)
+        used.add(instrument.name)
+        played = play_on(part, instrument, program)
+        parts += [_leveled(rng, piece, role) for piece in _two_instruments(score, rng, played, role, held_out, used)]
+        if role == "melody" and rng.random() < 0.15:
+            other, program = draw_instrument(rng, role, held_out, used)
+            used.add(other.name)
+            shift = int(rng.choice([-12, 12]))
+            notes = tuple(
+                replace(note, pitch=note.pitch + shift) for note in part.notes if 0 <= note.pitch + shift <= 127
+            )
+            doubled = replace(part, notes=notes, name="DOUBLE")
+            parts.append(_leveled(rng, play_on(doubled, other, program), "double"))
+    return parts, used
+
+
+def _two_instruments(
+    score: Score, rng: np.random.Generator, part: Part, role: str, held_out: bool, used: set[str]
+) -> list[Part]:
+    """Return a part, in a quarter of the arrangements divided between two instruments by the label of the section."""
+    labels = sorted({section.label for section in score.sections})
+    if len(labels) < 2 or rng.random() > 0.25:
+        return [part]
+    chosen = set(rng.permutation(labels)[: len(labels) // 2].tolist())
+    spans = [(section.start, section.end) for section in score.sections if section.label in chosen]
+    inside = [any(start - 0.05 <= note.start < end - 0.05 for start, end in spans) for note in part.notes]
+    moved = tuple(note for note, is_inside in zip(part.notes, inside, strict=True) if is_inside)
+    if not moved or len(moved) == len(part.notes):
+        return [part]
+    instrument, program = draw_instrument(rng, role, held_out, used)
+    used.add(instrument.name)
+    rest = tuple(note for note, is_inside in zip(part.notes, inside, strict=True) if not is_inside)
+    return [replace(part, notes=rest), play_on(replace(part, notes=moved), instrument, program)]
+
+
+def _draw_intensity(rng: np.random.Generator, bars: Sequence[Bar]) -> Callable[[Bar], float]:
+    """Return a function from bars to intensities: of their section's label, with a random deviation for each label."""
+    labels = sorted({bar.section for bar in bars})
+    values = {
+        label: float(np.clip(_INTENSITIES.get(label, 0.6) + rng.normal(0.0, 0.2), 0.05, 1.0)) for label in labels
+    }
+    return lambda bar: values[bar.section]
+
+
+def _in_sections(part: Part, bars: Sequence[Bar], intensity: Callable[[Bar], float], least: float) -> Part:
+    """Return a part that rests in bars whose intensity is below `least`."""
+    resting = [(bar.times[0] - 0.05, bar.times[-1] - 0.05) for bar in bars if intensity(bar) < least]
+    notes = tuple(note for note in part.notes if not any(start <= note.start < end for start, end in resting))
+    return replace(part, notes=notes)
+
+
+def _without_low_notes(part: Part) -> Part:
+    """Return a part without its notes below C3, which the bass plays."""
+    return replace(part, notes=tuple(note for note in part.notes if note.pitch >= 48))
+
+
+def _leveled(rng: np.random.Generator, part: Part, role: str) -> Part:
+    """Return a part with a random level around that of its role, and a random pan."""
+    pan = 0.0 if role in ("bass", "drums") else round(float(np.clip(rng.normal(0.0, 0.3), -1, 1)), 2)
+    return replace(part, decibels=round(_DECIBELS[role] + float(rng.normal(0.0, 2.0)), 2), pan=pan)
+
+
+def _within(score: Score) -> Score:
+    """Return a score whose duration covers all notes."""
+    last = max((note.end for part in score.parts for note in part.notes), default=score.duration)
+    return replace(score, duration=max(score.duration, last))
+
+
+def sounding_seconds(notes: Sequence[ScoreNote]) -> float:
+    """Return the time for which at least one of the notes lasts, in seconds."""
+    total, until = 0.0, 0.0
+    for note in sorted(notes, key=lambda note: note.start):
+        total += max(0.0, note.end - max(note.start, until))
+        until = max(until, note.end)
+    return total
