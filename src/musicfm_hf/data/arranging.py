@@ -16,7 +16,7 @@ from .arranging_bass import bass_part
 from .arranging_chords import arpeggio_part, comping_part, pad_part
 from .arranging_drums import draw_style, drum_part
 from .arranging_instruments import draw_instrument, play_on
-from .score import BRIDGE, MELODY, PIANO, Part, Score, ScoreNote
+from .score import BASS, BRIDGE, MELODY, PIANO, Part, Score, ScoreNote
 from .synthetic_meters import TempoMap
 
 TRANSPOSITIONS = tuple(range(-6, 6))
@@ -28,7 +28,7 @@ TEMPO_CLASSES = (67.0, 90.0)  # beats per minute: slow below the first, fast fro
 # Intensity of a section by its label; others have 0.6.
 _INTENSITIES = {"intro": 0.3, "verse": 0.5, "chorus": 0.9, "bridge": 0.65, "inst": 0.6, "outro": 0.35, "": 0.3}
 
-_ROLES = {MELODY: "melody", BRIDGE: "counter", PIANO: "piano"}
+_ROLES = {MELODY: "melody", BRIDGE: "counter", PIANO: "piano", BASS: "bass"}
 
 _DECIBELS = {
     "melody": 2.0,
@@ -96,8 +96,8 @@ def arrange(score: Score, rng: np.random.Generator, drums: float = 0.5, held_out
     Return a random arrangement of a score.
 
     Args:
-        score ([`Score`]): Its parts MELODY, BRIDGE and PIANO get instruments of these roles, other parts keep their
-            program. If it has drums or a bass already, none is added.
+        score ([`Score`]): Its parts MELODY, BRIDGE, PIANO and BASS get instruments of these roles, other parts keep
+            their program. If it has drums or a bass already, none is added.
         drums (`float`): Probability of a band with drums; a band nearly always has a bass, others rarely.
         held_out (`bool`): Use the instruments and patterns for validation and test.
 
@@ -112,7 +112,7 @@ def arrange(score: Score, rng: np.random.Generator, drums: float = 0.5, held_out
     has_piano = any(part.name == PIANO for part in parts)
     is_band = rng.random() < drums
     names = {part.name for part in score.parts}
-    if rng.random() < (0.9 if is_band else 0.25) and "BASS" not in names:
+    if rng.random() < (0.9 if is_band else 0.25) and BASS not in names:
         _, program = draw_instrument(rng, "bass", held_out)
         bass = _leveled(rng, bass_part(rng, bars, chords, intensity, program, held_out), "bass")
         parts = [_without_low_notes(part) if part.name == PIANO and rng.random() < 0.6 else part for part in parts]

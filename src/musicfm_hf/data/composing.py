@@ -33,7 +33,7 @@ def compose_score(
         id (`str`, *optional*): Name and group of the song; `composed_` and the seed by default.
 
     Returns:
-        [`Score`] with the parts MELODY, BRIDGE, PIANO and BASS.
+        [`Score`] with the parts PIANO and, except in a few songs, MELODY and BRIDGE, and BASS if `settings` have one.
     """
     return compose_song(statistics, seed, settings, id).score
 
@@ -72,7 +72,8 @@ def _place(
             notes = material.parts(pattern)
         else:
             material, notes = ended(material, pattern)
-        notes[BASS] = material.bass(notes[PIANO])
+        if plan.bass:
+            notes[BASS] = material.bass(notes[PIANO])
         semitones = plan.modulation if number >= modulation else 0
         grid.append(material, notes, letter, function, semitones)
     return grid

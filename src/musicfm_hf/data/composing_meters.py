@@ -1,8 +1,8 @@
 """
 Bars of 2 to 7 beats, into which patterns of four beats are brought, and their accents.
 
-A bar of 2 takes one half of a bar of 4, so that a phrase has twice as many bars. In 3, one of the beats after the first
-is left out. In 5 and 7, beats are repeated. In 6, which has the accents 3 + 3, an eighth note becomes a beat, and each
+A bar of 2 takes one half of a bar of 4, so that a phrase has twice as many bars. In 3, one of the last three beats is
+left out. In 5 and 7, beats are repeated. In 6, which has the accents 3 + 3, an eighth note becomes a beat, and each
 half of the bar loses one of its four eighths.
 """
 

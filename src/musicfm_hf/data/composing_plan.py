@@ -30,6 +30,7 @@ class ComposerSettings:
         tempo_change (`float`): Probability of a ritardando or a gradual change of tempo in a section; see
             [`draw_tempo_map`].
         modulation (`float`): Probability that the song goes up by a semitone or a tone at the last chorus.
+        bass (`float`): Probability of a bass.
         swing (`float`): Probability that the second eighth note of a beat comes late, at two thirds of it; not in 6.
 
     Raises:
@@ -40,6 +41,7 @@ class ComposerSettings:
     meter_change: float = 0.03
     tempo_change: float = 0.08
     modulation: float = 0.12
+    bass: float = 1.0
     swing: float = 0.1
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class ComposerSettings:
             )
         if min(self.meters.values()) < 0 or sum(self.meters.values()) <= 0:
             raise ValueError(f"Shares of meters must not be negative, and not all 0, got {dict(self.meters)}.")
-        for name in ("meter_change", "tempo_change", "modulation", "swing"):
+        for name in ("meter_change", "tempo_change", "modulation", "bass", "swing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a probability from 0 to 1, got {getattr(self, name)}.")
 
@@ -65,6 +67,7 @@ class Plan:
         form (`list[tuple[str, str, int]]`): Sections: letter, function, and length in bars of four beats.
         meters (`dict[str, Meter]`): Meter of each letter.
         tempo (`float`): Beats per minute.
+        bass (`bool`): Whether it has a bass.
         swing (`bool`): Whether eighth notes swing.
         modulation (`int`): Semitones by which the song goes up at the last chorus.
         chords (`dict[str, float]`): Factors by which chords, relative to the tonic, are more likely than in all songs.
@@ -77,6 +80,7 @@ class Plan:
     meters: dict[str, Meter]
     tempo: float
     swing: bool
+    bass: bool
     modulation: int
     chords: dict[str, float]
     melody: dict[str, Any]
@@ -101,6 +105,7 @@ def draw_plan(rng: np.random.Generator, statistics: CompositionStatistics, setti
         meters=meters,
         tempo=_draw_tempo(rng, piano["tempo"], beats),
         swing=bool(rng.random() < settings.swing) and all(meter.width != 2 for meter in meters.values()),
+        bass=bool(rng.random() < settings.bass),
         modulation=int(rng.choice(_MODULATIONS)) if rng.random() < settings.modulation else 0,
         chords=_draw_chords(rng, statistics, mode),
         melody=melody,

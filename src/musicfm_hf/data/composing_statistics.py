@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..tasks.annotations import Segment
-from ..training.files import write_json
+from ..training.files import write_text
 from .composing_manner import learn_manner
 from .composing_material import BAR, BEATS, Phrase, split_phrases
 from .composing_melody import MelodyStatistics
@@ -62,7 +62,7 @@ class CompositionStatistics:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the statistics as JSON."""
-        write_json(Path(path), asdict(self), indent=None, ascii_only=True)
+        write_text(path, json.dumps(asdict(self), separators=(",", ":")) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "CompositionStatistics":
