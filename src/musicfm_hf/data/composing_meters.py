@@ -68,15 +68,21 @@ class Meter:
         scale = STEPS // self.width
         brought = []
         for beat, source in enumerate(sources):
-            following = sources[beat + 1] if beat + 1 < len(sources) else source + self.width
-            gap = max(0, following - source - self.width)  # that is left out after this beat
             for step, length, *rest in events:
                 if source <= step < source + self.width:
-                    end = step + length
-                    kept = length - min(gap, max(0, end - source - self.width)) if end <= BAR else length
                     start = beat * STEPS + (step - source) * scale
-                    brought.append((start, max(1, kept) * scale, *rest))
+                    brought.append((start, self._end(beat, step + length, sources) - start, *rest))
         return sorted(brought)
+
+    def _end(self, beat: int, end: int, sources: tuple[int, ...]) -> int:
+        """Return the step at which a note ends that begins in a beat of this meter, from its end in the bar of 4."""
+        scale = STEPS // self.width
+        step = beat * STEPS + min(self.width, end - sources[beat]) * scale
+        for later in range(beat + 1, len(sources)):
+            if not sources[later - 1] < sources[later] < end:  # a beat is repeated, or the note has ended
+                return step
+            step = later * STEPS + min(self.width, end - sources[later]) * scale
+        return step + max(0, end - BAR) * scale
 
     def bring_chords(self, chords: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
         """
