@@ -23,10 +23,12 @@ CHORD, SCALE, OUTSIDE = range(3)  # roles of a pitch
 _WIDEST = 12  # semitones of an interval
 _MOST_CONTOURS = 100  # of each number of bars
 _SPREAD = 3.5  # standard deviation of pitches around the contour, in semitones
-_DEGREE_WEIGHT = 0.3
-# A note that is repeated fits the chord, the degree and the contour as well as the one before it did. Without this log
-# weight, melodies would repeat twice as many notes as the songs.
-_REPEATED = -1.1
+_DEGREE_WEIGHT = 0.1
+_FILL = 2.0  # notes of a context that are counted without regard to their degree
+_UNSEEN = 0.02  # the same for intervals that are not in the songs
+# A repeated note fits the chord, the degree and the contour as well as the one before it did. Without this log weight,
+# melodies would repeat more notes than the songs.
+_REPEATED = -0.6
 
 
 @dataclass
@@ -35,7 +37,8 @@ class MelodyStatistics:
     Pitches of melodies.
 
     Attributes:
-        intervals (`dict`): Class of the interval before (see [`interval_class`]) → counts of intervals in semitones.
+        intervals (`dict`): Context → counts of intervals in semitones. A context is the class of the interval before
+            (see [`interval_class`]), alone or after the mode and the degree of the note, such as `maj 7 step up`.
         roles (`dict`): Strength of the step in the bar (see [`Meter.strengths`]) → numbers of notes in the chord, of
             others in the scale, and of others.
         degrees, finals (`dict`): Mode → numbers of notes, and of last notes, on the twelve semitones from the tonic.
@@ -91,8 +94,9 @@ class MelodyStatistics:
         for first, second in pairwise(melody):
             interval = second.pitch - first.pitch
             if abs(interval) <= _WIDEST:
-                table = self.intervals.setdefault(before, {})
-                table[str(interval)] = table.get(str(interval), 0) + 1
+                for context in (before, f"{phrase.mode} {(first.pitch - phrase.tonic) % 12} {before}"):
+                    table = self.intervals.setdefault(context, {})
+                    table[str(interval)] = table.get(str(interval), 0) + 1
             before = interval_class(interval)
 
 
@@ -203,8 +207,7 @@ def draw_pitches(
         counts = np.array(table.get(harmony.mode, [1] * 12)) + 0.5
         logs += _DEGREE_WEIGHT * np.log(counts / counts.sum())[degrees]
         if previous is not None:
-            usual = statistics.intervals.get(before) or statistics.intervals["start"]
-            logs += np.log([usual.get(str(interval), 0) + 0.1 for interval in candidates - previous])
+            logs += _interval_logs(statistics, harmony, previous, before, candidates - previous)
             logs += _REPEATED * (candidates == previous)
         if other and step in other:
             logs -= 4.0 * (np.abs(candidates - other[step]) < 3)
@@ -214,6 +217,19 @@ def draw_pitches(
         pitches.append(pitch)
         previous = pitch
     return pitches
+
+
+def _interval_logs(
+    statistics: MelodyStatistics, harmony: Harmony, previous: int, before: str, intervals: np.ndarray
+) -> np.ndarray:
+    """Return log probabilities of intervals after a pitch that was reached by a class of interval."""
+    contexts = (f"{harmony.mode} {(previous - harmony.tonic) % 12} {before}", before, "start")
+    usual, *others = [statistics.intervals.get(context, {}) for context in contexts]
+    rare = next((table for table in others if table), {})
+    # Contexts with few notes are filled up with what is usual without the degree.
+    share = _FILL / max(1, sum(rare.values()))
+    counts = [usual.get(str(n), 0) + share * rare.get(str(n), 0) + _UNSEEN for n in intervals.tolist()]
+    return np.log(np.array(counts) / sum(counts))
 
 
 def _role_logs(statistics: MelodyStatistics, harmony: Harmony, step: int, candidates: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """
 Statistics of songs from which new songs are composed: harmony, forms, and the manner of each song.
 
-Structure, rhythm and pitch are learned apart and combined from the top down, as in MusicFrameworks (Dai, Jin, Gomes,
-Dannenberg, *Controllable Deep Melody Generation via Hierarchical Music Structure Representation*, ISMIR 2021). Rhythms
-and accompaniments are kept by song, so that a new song takes its manner from a few songs instead of from the average
-of all (Dai, Ma, Wang, Dannenberg, *Personalised Popular Music Generation Using Imitation and Structure*, 2022).
+Structure, rhythm and pitch are learned separately and combined from the top down, as in MusicFrameworks (Dai, Jin,
+Gomes, Dannenberg, *Controllable Deep Melody Generation via Hierarchical Music Structure Representation*, ISMIR 2021).
+Rhythms and accompaniments are kept by song, so that a new song imitates a few songs instead of the average of all (Dai,
+Ma, Wang, Dannenberg, *Personalized Popular Music Generation Using Imitation and Structure*, arXiv 2105.04709, 2021).
 Everything is counted; nothing is trained.
 """
 
