@@ -15,7 +15,7 @@ from ..tasks.annotations import Beats
 from .arranging_bars import Bar, Chords, find_bars
 from .arranging_bass import bass_part
 from .arranging_chords import arpeggio_part, comping_part, pad_part
-from .arranging_drums import draw_style, drum_part
+from .arranging_drums import draw_style, drum_part, shifted
 from .arranging_instruments import Instrument, draw_instrument, play_on
 from .score import BASS, BRIDGE, MELODY, PIANO, Part, Score, ScoreNote
 from .synthetic_meters import TempoMap
@@ -151,8 +151,9 @@ class _Band(NamedTuple):
 
 
 def _own_parts(band: _Band, score: Score) -> list[Part]:
-    """Return the parts of the score that play, on drawn instruments, without its bass."""
+    """Return the parts of the score that play, on drawn instruments, up to 10 ms early or late, without its bass."""
     parts: list[Part] = []
+    spread = band.rng.uniform(0.0, 0.004)
     for part in score.parts:
         role, share = _ROLES.get(part.name, ("", 1.0))
         if not part.notes or part.name == BASS or band.rng.random() > share:
@@ -160,11 +161,19 @@ def _own_parts(band: _Band, score: Score) -> list[Part]:
         if not role:
             parts.append(part)
             continue
+        part = _humanized(band.rng, part, spread)
         pieces = _two_instruments(band, score, play_on(part, *band.draw(role)), role)
         parts += [_leveled(band.rng, piece, role) for piece in pieces]
         if role == "melody" and band.rng.random() < 0.15:
             parts.append(_leveled(band.rng, _doubled(band, part, role), "double"))
     return parts
+
+
+def _humanized(rng: np.random.Generator, part: Part, spread: float) -> Part:
+    """Return a part whose notes start up to 10 ms early or late; chords stay together."""
+    starts = {start: shifted(rng, start, spread) for start in dict.fromkeys(note.start for note in part.notes)}
+    notes = [replace(note, start=max(0.0, min(starts[note.start], note.end - 0.005))) for note in part.notes]
+    return replace(part, notes=tuple(sorted(notes, key=lambda note: note.start)))
 
 
 def _doubled(band: _Band, part: Part, role: str) -> Part:
