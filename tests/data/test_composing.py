@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers.scores import learned_songs
+from helpers.learned_songs import learned_songs
 
 from musicfm_hf.data.composing import compose_score, compose_song
 from musicfm_hf.data.composing_material import split_phrases

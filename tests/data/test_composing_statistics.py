@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers.scores import learned_song, learned_songs
+from helpers.learned_songs import learned_song, learned_songs
 
 from musicfm_hf.data.composing_accompaniment import accompany, bass_line
 from musicfm_hf.data.composing_harmony import draw_progression

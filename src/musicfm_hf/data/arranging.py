@@ -7,6 +7,7 @@ Validation and test songs get programs, drum styles, fills, bass lines and accom
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from ..tasks.annotations import Beats
 from .arranging_bars import Bar, Chords, find_bars
 from .arranging_bass import bass_part
 from .arranging_chords import arpeggio_part, comping_part, pad_part
-from .arranging_drums import draw_style, drum_part
-from .arranging_instruments import draw_instrument, play_on
+from .arranging_drums import draw_style, drum_part, shifted
+from .arranging_instruments import Instrument, draw_instrument, play_on
 from .score import BASS, BRIDGE, MELODY, PIANO, Part, Score, ScoreNote
 from .synthetic_meters import TempoMap
 
@@ -28,7 +29,10 @@ TEMPO_CLASSES = (67.0, 90.0)  # beats per minute: slow below the first, fast fro
 # Intensity of a section by its label; others have 0.6.
 _INTENSITIES = {"intro": 0.3, "verse": 0.5, "chorus": 0.9, "bridge": 0.65, "inst": 0.6, "outro": 0.35, "": 0.3}
 
-_ROLES = {MELODY: "melody", BRIDGE: "counter", PIANO: "piano", BASS: "bass"}
+# Part of a score → its role, and the probability that it plays.
+_ROLES = {MELODY: ("melody", 0.97), BRIDGE: ("counter", 0.75), PIANO: ("piano", 0.8)}
+
+_ACCOMPANIMENTS = {"pad": 0.35, "arpeggio": 0.25, "comping": 0.3}
 
 _DECIBELS = {
     "melody": 2.0,
@@ -96,8 +100,8 @@ def arrange(score: Score, rng: np.random.Generator, drums: float = 0.5, held_out
     Return a random arrangement of a score.
 
     Args:
-        score ([`Score`]): Its parts MELODY, BRIDGE, PIANO and BASS get instruments of these roles, other parts keep
-            their program. If it has drums or a bass already, none is added.
+        score ([`Score`]): Its parts MELODY, BRIDGE, PIANO and BASS get instruments of these roles, or are left out;
+            other parts keep their program. If it has drums, none are added.
         drums (`float`): Probability of a band with drums; a band nearly always has a bass, others rarely.
         held_out (`bool`): Use the instruments and patterns for validation and test.
 
@@ -106,37 +110,18 @@ def arrange(score: Score, rng: np.random.Generator, drums: float = 0.5, held_out
     """
     if not any(part.notes for part in score.parts):
         raise ValueError(f"Score {score.id} has no notes to arrange.")
-    bars, chords = find_bars(score), Chords(score.chords)
-    intensity = _draw_intensity(rng, bars)
-    parts, used = _own_parts(score, rng, held_out)
-    has_piano = any(part.name == PIANO for part in parts)
+    bars = find_bars(score)
+    band = _Band(rng, bars, Chords(score.chords), _draw_intensity(rng, bars), held_out, set())
     is_band = rng.random() < drums
-    names = {part.name for part in score.parts}
-    if rng.random() < (0.9 if is_band else 0.25) and BASS not in names:
-        _, program = draw_instrument(rng, "bass", held_out)
-        bass = _leveled(rng, bass_part(rng, bars, chords, intensity, program, held_out), "bass")
+    parts = _own_parts(band, score)
+    if rng.random() < (0.9 if is_band else 0.25):
         parts = [_without_low_notes(part) if part.name == PIANO and rng.random() < 0.6 else part for part in parts]
-        parts.append(bass)
-    shares = {"pad": 0.35, "arpeggio": 0.25, "comping": 0.3}
-    added = [role for role, share in shares.items() if rng.random() < share]
-    if not has_piano and not added:
-        added = [list(shares)[int(rng.integers(len(shares)))]]
-    for role in added:
-        instrument, program = draw_instrument(rng, role, held_out, used)
-        used.add(instrument.name)
-        if role == "pad":
-            part = pad_part(rng, bars, chords, intensity, program)
-        else:
-            compose = arpeggio_part if role == "arpeggio" else comping_part
-            part = compose(rng, bars, chords, intensity, program, held_out)
-        part = play_on(part, instrument, program) if part.notes else part
-        if has_piano or len(added) > 1:
-            part = _in_sections(part, bars, intensity, float(rng.choice([0.0, 0.0, 0.4, 0.7])))
-        parts.append(_leveled(rng, part, role))
-    if is_band and not any(part.is_drums for part in score.parts):
-        drawn = draw_style(rng, {bar.meter for bar in bars}, held_out) if bars else None
-        if drawn is not None:
-            parts.append(_leveled(rng, drum_part(rng, bars, drawn[1], intensity, held_out), "drums"))
+        parts.append(_bass(band, score))
+    parts += _accompaniments(band, has_piano=any(part.name == PIANO for part in parts))
+    has_drums = any(part.is_drums for part in score.parts)
+    style = draw_style(rng, {bar.meter for bar in bars}, held_out) if is_band and bars and not has_drums else None
+    if style is not None:
+        parts.append(_leveled(rng, drum_part(rng, bars, style[1], band.intensity, held_out), "drums"))
     return _within(score.with_parts([part for part in parts if part.notes]))
 
 
@@ -148,51 +133,100 @@ def tempo_class(beats: Beats) -> str | None:
     return "slow" if tempo < TEMPO_CLASSES[0] else "fast" if tempo >= TEMPO_CLASSES[1] else "medium"
 
 
-def _own_parts(score: Score, rng: np.random.Generator, held_out: bool) -> tuple[list[Part], set[str]]:
-    """Return the parts of the score that play, on drawn instruments, and the names of the instruments."""
+class _Band(NamedTuple):
+    """Random generator, bars, chords and intensity of an arrangement, and the instruments that play already."""
+
+    rng: np.random.Generator
+    bars: list[Bar]
+    chords: Chords
+    intensity: Callable[[Bar], float]
+    held_out: bool
+    used: set[str]
+
+    def draw(self, role: str) -> tuple[Instrument, int]:
+        """Draw an instrument for a role that does not play already, and its program."""
+        instrument, program = draw_instrument(self.rng, role, self.held_out, self.used)
+        self.used.add(instrument.name)
+        return instrument, program
+
+
+def _own_parts(band: _Band, score: Score) -> list[Part]:
+    """Return the parts of the score that play, on drawn instruments, up to 10 ms early or late, without its bass."""
     parts: list[Part] = []
-    used: set[str] = set()
-    keep = {MELODY: 0.97, BRIDGE: 0.75, PIANO: 0.8}
+    spread = band.rng.uniform(0.0, 0.004)
     for part in score.parts:
-        role = _ROLES.get(part.name)
-        if not part.notes or rng.random() > keep.get(part.name, 1.0):
+        role, share = _ROLES.get(part.name, ("", 1.0))
+        if not part.notes or part.name == BASS or band.rng.random() > share:
             continue
-        if role is None:
+        if not role:
             parts.append(part)
             continue
-        instrument, program = draw_instrument(rng, role, held_out, used)
-        used.add(instrument.name)
-        played = play_on(part, instrument, program)
-        parts += [_leveled(rng, piece, role) for piece in _two_instruments(score, rng, played, role, held_out, used)]
-        if role == "melody" and rng.random() < 0.15:
-            other, program = draw_instrument(rng, role, held_out, used)
-            used.add(other.name)
-            shift = int(rng.choice([-12, 12]))
-            notes = tuple(
-                replace(note, pitch=note.pitch + shift) for note in part.notes if 0 <= note.pitch + shift <= 127
-            )
-            doubled = replace(part, notes=notes, name="DOUBLE")
-            parts.append(_leveled(rng, play_on(doubled, other, program), "double"))
-    return parts, used
+        part = _humanized(band.rng, part, spread)
+        pieces = _two_instruments(band, score, play_on(part, *band.draw(role)), role)
+        parts += [_leveled(band.rng, piece, role) for piece in pieces]
+        if role == "melody" and band.rng.random() < 0.15:
+            parts.append(_leveled(band.rng, _doubled(band, part, role), "double"))
+    return parts
 
 
-def _two_instruments(
-    score: Score, rng: np.random.Generator, part: Part, role: str, held_out: bool, used: set[str]
-) -> list[Part]:
+def _humanized(rng: np.random.Generator, part: Part, spread: float) -> Part:
+    """Return a part whose notes start up to 10 ms early or late; chords stay together."""
+    starts = {start: shifted(rng, start, spread) for start in dict.fromkeys(note.start for note in part.notes)}
+    notes = [replace(note, start=max(0.0, min(starts[note.start], note.end - 0.005))) for note in part.notes]
+    return replace(part, notes=tuple(sorted(notes, key=lambda note: note.start)))
+
+
+def _doubled(band: _Band, part: Part, role: str) -> Part:
+    """Return a part an octave higher or lower, on another instrument."""
+    shift = int(band.rng.choice([-12, 12]))
+    notes = tuple(replace(note, pitch=note.pitch + shift) for note in part.notes if 0 <= note.pitch + shift <= 127)
+    return play_on(replace(part, notes=notes, name="DOUBLE"), *band.draw(role))
+
+
+def _two_instruments(band: _Band, score: Score, part: Part, role: str) -> list[Part]:
     """Return a part, in a quarter of the arrangements divided between two instruments by the label of the section."""
     labels = sorted({section.label for section in score.sections})
-    if len(labels) < 2 or rng.random() > 0.25:
+    if len(labels) < 2 or band.rng.random() > 0.25:
         return [part]
-    chosen = set(rng.permutation(labels)[: len(labels) // 2].tolist())
-    spans = [(section.start, section.end) for section in score.sections if section.label in chosen]
-    inside = [any(start - 0.05 <= note.start < end - 0.05 for start, end in spans) for note in part.notes]
-    moved = tuple(note for note, is_inside in zip(part.notes, inside, strict=True) if is_inside)
-    if not moved or len(moved) == len(part.notes):
+    chosen = set(band.rng.permutation(labels)[: len(labels) // 2].tolist())
+    spans = [(section.start - 0.05, section.end - 0.05) for section in score.sections if section.label in chosen]
+    inside = [note for note in part.notes if any(start <= note.start < end for start, end in spans)]
+    outside = [note for note in part.notes if not any(start <= note.start < end for start, end in spans)]
+    if not inside or not outside:
         return [part]
-    instrument, program = draw_instrument(rng, role, held_out, used)
-    used.add(instrument.name)
-    rest = tuple(note for note, is_inside in zip(part.notes, inside, strict=True) if not is_inside)
-    return [replace(part, notes=rest), play_on(replace(part, notes=moved), instrument, program)]
+    other = play_on(replace(part, notes=tuple(inside)), *band.draw(role))
+    return [replace(part, notes=tuple(outside)), other]
+
+
+def _bass(band: _Band, score: Score) -> Part:
+    """Return the bass of the score, or a composed one if it has none, and in half of the arrangements."""
+    own = [part for part in score.parts if part.name == BASS and part.notes]
+    instrument, program = draw_instrument(band.rng, "bass", band.held_out)
+    if own and band.rng.random() < 0.5:
+        part = play_on(own[0], instrument, program)
+    else:
+        part = bass_part(band.rng, band.bars, band.chords, band.intensity, program, band.held_out)
+    return _leveled(band.rng, part, "bass")
+
+
+def _accompaniments(band: _Band, has_piano: bool) -> list[Part]:
+    """Return the drawn pads, arpeggios and comping: at least one of them if there is no piano part."""
+    rng, parts = band.rng, []
+    roles = [role for role, share in _ACCOMPANIMENTS.items() if rng.random() < share]
+    if not roles and not has_piano:
+        roles = [list(_ACCOMPANIMENTS)[int(rng.integers(len(_ACCOMPANIMENTS)))]]
+    for role in roles:
+        instrument, program = band.draw(role)
+        music = rng, band.bars, band.chords, band.intensity, program
+        if role == "pad":
+            part = pad_part(*music)
+        else:
+            part = (arpeggio_part if role == "arpeggio" else comping_part)(*music, band.held_out)
+        if has_piano or parts:  # without a piano, one part plays everywhere
+            part = _in_sections(part, band.bars, band.intensity, float(rng.choice([0.0, 0.0, 0.4, 0.7])))
+        if part.notes:
+            parts.append(_leveled(rng, play_on(part, instrument, program), role))
+    return parts
 
 
 def _draw_intensity(rng: np.random.Generator, bars: Sequence[Bar]) -> Callable[[Bar], float]:

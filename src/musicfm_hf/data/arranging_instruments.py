@@ -5,6 +5,7 @@ Some programs are held out: songs for validation and test are played on them whe
 and songs for training never are.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,10 +93,7 @@ HELD_OUT_DRUM_KITS = (25, 48)
 
 
 def draw_instrument(
-    rng: np.random.Generator,
-    role: str,
-    held_out: bool,
-    excluded: set[str] = frozenset(),  # type: ignore[assignment]
+    rng: np.random.Generator, role: str, held_out: bool, excluded: Collection[str] = ()
 ) -> tuple[Instrument, int]:
     """
     Draw an instrument for a role, and a program of it.
@@ -122,11 +120,11 @@ def tag_of(program: int) -> str | None:
 
 def play_on(part: Part, instrument: Instrument, program: int) -> Part:
     """
-    Return a part for an instrument: the whole part is shifted by the number of octaves that brings the most notes into
-    its range, and single notes beyond the range by octaves. Instruments that do not decay are played without pedal.
+    Return a part for an instrument: the whole part is shifted by up to two octaves, as brings most notes into its
+    range, and single notes beyond the range by octaves. Instruments that do not decay are played without pedal.
     """
     pitches = np.array([note.pitch for note in part.notes])
-    shifts = sorted(range(-36, 37, 12), key=abs)
+    shifts = sorted(range(-24, 25, 12), key=abs)
     inside = [
         int(((pitches + shift >= instrument.low) & (pitches + shift <= instrument.high)).sum()) for shift in shifts
     ]

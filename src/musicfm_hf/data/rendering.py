@@ -168,7 +168,8 @@ def draw_version(version: Version, settings: Settings) -> tuple[Score, Score, di
         start = round(float(rng.uniform(0, end - settings.seconds)), 3)
         end = start + settings.seconds
     lead = max(0.0, start - LEAD_SECONDS)
-    details = {"variation": asdict(variation), "start": start, "lead": start - lead}
+    tail = TAIL_SECONDS if end == score.duration else 0.0
+    details = {"variation": asdict(variation), "start": start, "lead": start - lead, "tail": tail}
     return score.excerpt(lead, end), score.excerpt(start, end), details, rng
 
 
@@ -240,8 +241,7 @@ def _render_job(job: tuple[Version, Path, Settings]) -> Exception | None:
 def _render(version: Version, settings: Settings) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the audio of a version and its labels."""
     played, labeled, details, rng = draw_version(version, settings)
-    is_whole = version.split != "train" or settings.seconds is None
-    seconds = played.duration + (TAIL_SECONDS if is_whole else 0.0)
+    seconds = played.duration + details["tail"]
     room = _draw_room(rng)
     fonts = settings.soundfonts if version.split == "train" else settings.test_soundfonts
     has_one = rng.random() < ONE_SOUNDFONT

@@ -134,7 +134,8 @@ def synthesize_parts(
         options += [word for setting in _settings(room) for word in ("-o", setting)]
         command = [program, *options, str(soundfont), str(midi)]
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if result.returncode or not audio.is_file():
+        # FluidSynth returns 0 and plays silence if it cannot load the soundfont.
+        if result.returncode or "Failed to load" in result.stderr or not audio.is_file():
             raise ValueError(f"FluidSynth failed with {soundfont}: {(result.stderr or result.stdout).strip()[-500:]}")
         with soundfile.SoundFile(audio) as file:
             for index in range(len(parts)):

@@ -28,7 +28,11 @@ from ..score import Score
 from .pop909 import SOURCE as POP909
 from .pop909 import chosen_songs, read_score, read_song
 
-SOUNDFONTS = (PACKAGES["fluid-soundfont-gm"], PACKAGES["opl3-soundfont"])
+SOUNDFONTS = (
+    PACKAGES["fluid-soundfont-gm"],
+    PACKAGES["musescore-general-soundfont-small"],
+    PACKAGES["opl3-soundfont"],
+)
 TEST_SOUNDFONTS = (PACKAGES["timgm6mb-soundfont"],)
 
 SOURCE = POP909._replace(
@@ -185,7 +189,7 @@ READER = DatasetReader(
     (
         Option(
             "soundfonts",
-            "soundfonts of training songs, .sf2 or .sf3; two of Debian by default",
+            "soundfonts of training songs, .sf2 or .sf3; three of Debian by default",
             nargs="+",
             default=SOUNDFONTS,
             metavar="FILE",
@@ -217,8 +221,8 @@ READER = DatasetReader(
     ),
     details="SOURCE is the folder of POP909, as for `musicfm prepare pop909`. Validation and test songs are whole, "
     "keep their key and tempo, and have soundfonts, instruments and patterns that training songs do not. It needs the "
-    "program fluidsynth and soundfonts: `apt-get install fluidsynth fluid-soundfont-gm opl3-soundfont "
-    "timgm6mb-soundfont`.",
+    "program fluidsynth and soundfonts: `apt-get install fluidsynth fluid-soundfont-gm "
+    "musescore-general-soundfont-small opl3-soundfont timgm6mb-soundfont`.",
     makes_audio=True,
     has_splits=True,
     info=_info,
