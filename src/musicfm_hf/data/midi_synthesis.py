@@ -84,7 +84,7 @@ def render(
         raise ValueError(f"`tempo` must be above 0, got {tempo}.")
     soundfont = find_soundfont(soundfont)
     tracks = _read_events(Path(midi_path), transpose, tempo)
-    end = max(seconds for events in tracks.values() for seconds, message in events if _is_note_off(message))
+    end = max(seconds for events in tracks.values() for seconds, message in events if is_note_off(message))
     length = round((end + tail_seconds) * sampling_rate)
     if programs is None:
         events = sorted((event for events in tracks.values() for event in events), key=lambda event: event[0])
@@ -109,11 +109,11 @@ def find_soundfont(soundfont: str | os.PathLike | None) -> Path:
 
 def _read_events(path: Path, transpose: int, tempo: float) -> dict[str | int, list[Event]]:
     """Return the events to send to the synthesizer, keyed by the name of the track, or its index without a name."""
-    midi = _open_midi(path)
+    midi = open_midi(path)
     names = [track.name for track in midi.tracks]
     keys = [name if name and names.count(name) == 1 else number for number, name in enumerate(names)]
     tracks: dict[str | int, list[Event]] = {key: [] for key in keys}
-    for seconds, number, message in _timed_messages(midi):
+    for seconds, number, message in timed_messages(midi):
         if message.is_meta or not hasattr(message, "channel"):
             continue
         if hasattr(message, "note"):
@@ -121,12 +121,12 @@ def _read_events(path: Path, transpose: int, tempo: float) -> dict[str | int, li
                 raise ValueError(f"{path} has note {message.note}: shifted by {transpose}, it is outside 0 to 127.")
             message = message.copy(note=message.note + transpose)
         tracks[keys[number]].append((seconds / tempo, message))
-    if not any(_is_note_off(message) for events in tracks.values() for _, message in events):
+    if not any(is_note_off(message) for events in tracks.values() for _, message in events):
         raise ValueError(f"{path} has no notes.")
     return tracks
 
 
-def _open_midi(path: Path) -> Any:
+def open_midi(path: Path) -> Any:
     """Open a file as `mido.MidiFile`."""
     try:
         import mido
@@ -143,7 +143,7 @@ def _open_midi(path: Path) -> Any:
     return midi
 
 
-def _timed_messages(midi: Any) -> Iterator[tuple[float, int, Any]]:
+def timed_messages(midi: Any) -> Iterator[tuple[float, int, Any]]:
     """Yield the time in seconds, the index of the track, and the message, in order of time."""
     from mido import tick2second
 
@@ -163,7 +163,7 @@ def _timed_messages(midi: Any) -> Iterator[tuple[float, int, Any]]:
         yield seconds, number, message
 
 
-def _is_note_off(message: Any) -> bool:
+def is_note_off(message: Any) -> bool:
     """Return whether a message ends a note: a note-off, or a note-on without velocity."""
     return message.type == "note_off" or (message.type == "note_on" and message.velocity == 0)
 
@@ -214,7 +214,7 @@ def _advance(synth: Any, audio: np.ndarray, position: int, to: int) -> int:
 
 def _send(synth: Any, message: Any) -> None:
     """Send a MIDI message to the synthesizer."""
-    if _is_note_off(message):
+    if is_note_off(message):
         synth.noteoff(message.channel, message.note)
     elif message.type == "note_on":
         synth.noteon(message.channel, message.note, message.velocity)
@@ -241,13 +241,13 @@ def _arrange(
     mix = np.zeros(length, dtype=np.float32)
     for name, program, decibels in zip(PARTS, programs, PART_DECIBELS, strict=True):
         part = _synthesize(tracks[name], end, length, sampling_rate, soundfont, program)
-        level = _sounding_rms(part, sampling_rate)
+        level = sounding_rms(part, sampling_rate)
         if level > 0:  # a part may have no notes
             mix += part * np.float32(10 ** (decibels / 20) / level)
     return mix
 
 
-def _sounding_rms(audio: np.ndarray, sampling_rate: int) -> float:
+def sounding_rms(audio: np.ndarray, sampling_rate: int) -> float:
     """Return the RMS over frames less than 40 dB below the loudest one, ignoring an incomplete last frame."""
     size = round(_FRAME_SECONDS * sampling_rate)
     frames = audio[: len(audio) // size * size].reshape(-1, size)

@@ -14,15 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
-from ...tasks.annotations import PITCH_NAMES, read_beats, read_segments
+from ...tasks.annotations import Beats, read_beats, read_segments
 from ...tasks.events import stretch
-from ...tasks.key import parse_key
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import LabeledSong, SongReaders, Source, raising
+from ..midi_parts import read_parts
 from ..pop909_rendering import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
 from ..pop909_versions import add_versions
+from ..score import Score
+from ..transposition import transpose_chord, transpose_key
 
 SOURCE = Source(
     description="470 pop songs, played by hand as MIDI in three parts and rendered to audio, with beats, chords, "
@@ -85,7 +88,7 @@ def song_readers(
         raise ValueError("`audio` must be the folder to which songs are rendered.")
     if versions > 1 and not arranged:
         raise ValueError("`versions` differ in their instruments: they need `arranged` (`--arranged`).")
-    splits = _chosen_songs(source, limit, split_size, versions)
+    splits = chosen_songs(source, limit, split_size, versions)
     songs = [song for part in splits.values() for song in part]
     transpositions = sorted(set(transpositions) - {0})
     failures: dict[Path, Exception] = {}
@@ -101,7 +104,7 @@ def song_readers(
     return readers | {path.stem: raising(error) for path, error in failures.items()}
 
 
-def _chosen_songs(
+def chosen_songs(
     source: str | os.PathLike, limit: int | None, split_size: str, versions: int = 1
 ) -> dict[str, list[Song]]:
     """Return the songs by split, with the split names of the source, and all versions of each."""
@@ -163,41 +166,35 @@ def read_song(
     )
 
 
-def transpose_chord(label: str, semitones: int) -> str:
+def read_score(source: str | os.PathLike, song: Song) -> Score:
     """
-    Transpose a chord in the syntax of `mir_eval.chord`: `C:maj/3` and 2 give `D:maj/3`. N and X are unchanged.
+    Read a song as notes and labels, at the key and tempo of its MIDI file. The parts are MELODY, BRIDGE and PIANO, and
+    the only tag is the mode of the first key, because other tags depend on the rendering.
+
+    Args:
+        source: Folder of POP909.
+        song ([`Song`]): Song from [`read_songs`].
 
     Raises:
-        ValueError: the root is not a pitch.
+        FileNotFoundError: the MIDI file or a file of labels is missing.
+        ValueError: a file is malformed.
+        ImportError: mido is not installed.
     """
-    if label in ("N", "X"):
-        return label
-    length = 1 + len(label[1:]) - len(label[1:].lstrip("#b"))
-    return _transposed_pitch(label[:length], semitones) + label[length:]
-
-
-def transpose_key(label: str, semitones: int) -> str:
-    """
-    Transpose a key: `C:min` and -1 give `B:min`. N is unchanged.
-
-    Raises:
-        ValueError: the label is not a key.
-    """
-    key = parse_key(label)
-    if key in (None, "N"):
-        return label
-    tonic, mode = key.split(":")
-    return f"{_transposed_pitch(tonic, semitones)}:{mode}"
-
-
-def _transposed_pitch(name: str, semitones: int) -> str:
-    """Return the name of a pitch, shifted by a number of semitones."""
-    from mir_eval.chord import InvalidChordException, pitch_class_to_semitone
-
-    try:
-        return PITCH_NAMES[(pitch_class_to_semitone(name) + semitones) % 12]
-    except (InvalidChordException, TypeError) as error:  # TypeError for another letter
-        raise ValueError(f"{name!r} is not a pitch.") from error
+    parts = read_parts(song.midi)
+    labels = read_song(source, song, "", with_tags=False)
+    last = max(note.end for part in parts for note in part.notes)
+    mode = "major" if song.first_key.endswith("maj") else "minor"
+    return Score(
+        song.id,
+        song.id,
+        parts,
+        last,
+        labels.beats or Beats(np.zeros(0), np.zeros(0, np.int64)),
+        labels.chords or [],
+        labels.sections or [],
+        labels.keys or [],
+        (mode,),
+    )
 
 
 def _info(
@@ -212,7 +209,7 @@ def _info(
 ) -> dict[str, Any]:
     """Return entries of `info.json`."""
     return {
-        "ids": {name: [song.id for song in part] for name, part in _chosen_songs(source, limit, split_size).items()},
+        "ids": {name: [song.id for song in part] for name, part in chosen_songs(source, limit, split_size).items()},
         "rendering": rendering_settings(soundfont, arranged),
         **({"versions_of_songs": versions} if versions > 1 else {}),
         "versions": {name: version(name) for name in ("mido", "tinysoundfont")},
