@@ -5,7 +5,7 @@ Compare chord vocabularies on the same songs: templates, and models that were fi
     python benchmarks/chords.py --model runs/small --data data/pop909 --runs runs/chords --only train --systems full
 
 Models are trained as `musicfm finetune chord/full small/full --vocabulary …` does, with the same seed, but only some
-validation songs are scored, once, at the end. Smoothing, with what was learned from training songs, is used for a
+validation songs are scored. Smoothing, with what was learned from training songs, is used for a
 model if it raises its score on these validation songs. Test songs are scored once.
 
 Models, logits and estimates are kept in `--runs`, and not computed again. With `--only`, a call computes the models
@@ -47,6 +47,7 @@ from musicfm_hf.training.records import environment, strip_absolute_paths
 TASK = "chord"
 MODELS = ("majmin", "full")
 TEMPLATES = ("templates_true_beats", "templates_sevenths", "templates_inversions", "templates_full")
+SCORED_STEPS = 400  # steps between scores of validation songs, which choose the checkpoint
 SMOOTHING = ("chord_seconds", "kinds")  # settings of the decoder
 
 Estimates = Mapping[str, Sequence[Segment]]  # song id → chords
@@ -83,10 +84,11 @@ def main() -> None:
 
 def flags_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
     """Return the flags of `musicfm finetune chord/full small/full` for a model."""
-    steps = str(arguments.steps)
+    steps, scored = str(arguments.steps), str(min(arguments.steps, SCORED_STEPS))
     flags = ["--model", arguments.model, "--data", arguments.data, "--vocabulary", vocabulary]
     flags += ["--transpose", "false", "--speed", "5", "--probe_steps", "0", "--max_steps", steps]
-    flags += ["--eval_steps", steps, "--save_steps", steps, "--per_device_train_batch_size", str(arguments.batch_size)]
+    flags += ["--eval_steps", scored, "--save_steps", scored]
+    flags += ["--per_device_train_batch_size", str(arguments.batch_size)]
     flags += ["--bf16", "true", "--use_cpu", "true", "--dataloader_num_workers", "0", "--report_to", "none"]
     return [*flags, "--seed", str(arguments.seed), "--output_dir", str(arguments.runs / vocabulary)]
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.models import config_of
 
 from musicfm_hf.tasks import chord_smoothing, chord_structured, get_task, task_of
-from musicfm_hf.tasks.annotations import PITCH_NAMES, Segment
+from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.chord_scores import score_types
 
 SONG = [
@@ -92,35 +92,23 @@ def test_transposed_targets_are_those_of_transposed_chords(vocabulary, semitones
     np.testing.assert_array_equal(moved, task.make_targets(config, song(semitones), 18))
 
 
-def test_uneven_frames_have_a_likelier_root_quality_and_bass():
+def test_a_chord_and_its_bass_are_decoded_together():
     logits = np.zeros((1, 224))
-    logits[0, [9, 13 + 10, 29 + 0]] = 3  # A, min7, C
+    logits[0, [42 + 9 * 14 + 10, 29 + 0]] = 3  # A:min7, and C in the bass
+    assert chord_structured.LABELS[42 + 9 * 14 + 10] == "chord A:min7"
     (chord,) = chord_structured.events(logits, 8.0)
     assert chord == Segment(0.0, 0.125, "A:min7/b3")
-    # Relative to a chord with another root, quality and bass; root and quality have half the weight of the bass.
-    root = quality = np.exp(1.5)
-    bass = np.exp(3)
-    no_chord, other_chord = 1, root * bass
-    total = (root + 11) * (quality + 13) * (bass + 11) + no_chord + other_chord
+    likely = np.exp(3)
+    # Relative to a chord with another root or quality, and another bass: 168 chords with 12 basses each, N and X.
+    total = (likely + 167) * (likely + 11) + 1 + likely
     found = chord_structured.probabilities(logits, [chord], (), 8.0)
-    np.testing.assert_allclose(found, root * quality * bass / total, rtol=1e-5)
+    np.testing.assert_allclose(found, likely**2 / total, rtol=1e-5)
 
 
-def test_the_chord_itself_counts_most():
+def test_other_outputs_do_not_change_the_chord():
     logits = np.zeros((1, 224))
-    logits[0, [0, 13, 29, 42 + 10]] = [2, 2, 2, 3]  # C, maj, C in the bass, and the chord C:min7
-    assert chord_structured.LABELS[42 + 10] == "chord C:min7"
-    assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, "C:min7")]
-    logits[0, 42 + 10] = 0.5
-    assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, "C:maj")]
-
-
-def test_tones_decide_between_equal_qualities():
-    logits = np.zeros((1, 224))
-    logits[0, [0, 29 + 0]] = 3  # C in the bass
-    for tones, label in (("C Eb G", "C:min"), ("C F G", "C:sus4"), ("C E G Bb", "C:7"), ("C Eb F# A", "C:dim7")):
-        logits[0, 212:] = [2 if name in tones.split() else -2 for name in PITCH_NAMES]
-        assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, label)]
+    logits[0, [0, 13, 42 + 9 * 14 + 10, 29 + 9, 212]] = [9, 9, 1, 1, 9]  # root C, quality maj, A:min7, bass A, tone C
+    assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, "A:min7")]
 
 
 def test_smoothing_is_the_best_of_all_sequences():
