@@ -1,7 +1,9 @@
 """Evaluation of saved models on whole songs of a data set."""
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -17,9 +19,11 @@ from ..inference.logits import song_logits
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks import task_of
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS, get_retrieval_task
+from ..training.files import write_json
 from ..training.records import environment, strip_absolute_paths
+from .calibration import fit_calibration, summarize_calibration, summarize_items
 from .retrieval import score_vectors, search_difference, searches_with_intervals
-from .scoring import paired_difference, score_song, scores_with_intervals
+from .scoring import paired_difference, rate_song, scores_with_intervals
 
 
 def evaluate(
@@ -29,6 +33,7 @@ def evaluate(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    calibrate: float | None = None,
 ) -> dict[str, Any]:
     """
     Score a saved model or adapter on whole songs.
@@ -41,30 +46,50 @@ def evaluate(
             the model's context, in batches of 8.
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
+        calibrate (`float`, *optional*): Calibrate the model on these songs and save the calibration in its
+            `config.json`. Items are uncertain below the highest probability below which less than this share is right;
+            0.5 when models are fine-tuned. See [`fit_calibration`].
 
     Returns:
         `task`, `metric` (the name of the main score of the task), `window_seconds`, `scores` (averages with
-        intervals, see [`scores_with_intervals`]) and `songs` (id → scores).
+        intervals, see [`scores_with_intervals`]), `calibration` (the calibration error of the probabilities of each
+        result, see [`summarize_items`] and, with `calibrate`, [`summarize_calibration`]) and `songs` (id → scores).
 
     Raises:
-        ValueError: the model has no task, or no song is annotated for its task.
+        ValueError: the model has no task, or no song is annotated for its task; or a model is to be calibrated that
+            is not a folder, or that embeds clips for retrieval.
         OSError: the model or the data set does not exist.
     """
     if getattr(load_config(str(model)), "head_class", None) == MusicFMForXVector.__name__:
+        if calibrate is not None:
+            raise ValueError(f"{model} embeds clips for retrieval: it gives no probabilities to calibrate.")
         return evaluate_retrieval(model, data, split, settings, device, limit)
+    config_file = Path(model) / "config.json"
+    if calibrate is not None and not config_file.is_file():
+        raise ValueError(f"{model} is not a folder with a model: download it to calibrate it.")
     (head,) = load_annotators([model]).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
+    config.calibration = config.calibration if calibrate is None else None
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)
     logits = tqdm(song_logits(head, songs, settings), total=len(songs), unit="song", desc=str(model))
-    scores = {song.id: score_song(config, song, values) for song, values in logits}
-    scores = {song.id: scores[song.id] for song in songs}
+    rated = {song.id: rate_song(config, song, values) for song, values in logits}
+    scores = {song.id: rated[song.id].scores for song in songs}
+    items = {song.id: rated[song.id].items for song in songs}
+    if calibrate is None:
+        calibration = summarize_items(items, config.calibration)
+    else:
+        config.calibration = fit_calibration(items, calibrate)
+        calibration = summarize_calibration(items, config.calibration)
+        saved = json.loads(config_file.read_text(encoding="utf-8"))
+        write_json(config_file, saved | {"calibration": config.calibration}, indent=2)
     return {
         "task": config.task,
         "metric": task_of(config).metric,
         "window_seconds": settings.seconds(config),
         "scores": scores_with_intervals(config, scores),
+        "calibration": calibration,
         "songs": scores,
     }
 
@@ -104,6 +129,7 @@ def evaluate_models(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    calibrate: float | None = None,
 ) -> dict[str, Any]:
     """
     Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
@@ -121,7 +147,8 @@ def evaluate_models(
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
     settings = settings or WindowSettings(batch_size=8)
     results = {
-        name: evaluate(model, data, split, settings, device, limit) for name, model in zip(names, models, strict=True)
+        name: evaluate(model, data, split, settings, device, limit, calibrate)
+        for name, model in zip(names, models, strict=True)
     }
     first, *others = results.values()
     for result in others:

@@ -83,6 +83,7 @@ def head_config(
         "classifier_dropout": arguments.head_dropout,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
         "decoding": learned | decoder_settings(arguments),
+        "calibration": None,
         "class_weights": None,
     }
     config = MusicFMConfig.from_dict(values)
@@ -131,6 +132,7 @@ def retrieval_config(
         "contrastive_loss": arguments.loss,
         "contrastive_temperature": arguments.temperature,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
+        "calibration": None,
         "decoding": {"passage_seconds": get_retrieval_task(arguments.task).passage_seconds},
     }
     return MusicFMConfig.from_dict(values)

@@ -8,6 +8,7 @@ import numpy as np
 from ..audio.waveform import to_waveform
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, label_names, task_of
+from ..tasks.calibration import is_uncertain
 from ..tasks.events import fit_to_audio
 from .annotators import by_task, group_by_encoder
 from .embedding import HeadModel, WindowSettings
@@ -83,7 +84,7 @@ def _set_events(annotation: SongAnnotation, config: MusicFMConfig, logits: np.nd
     events = spec.decode(config, logits)
     probabilities = spec.event_probabilities(config, logits, events)
     events, probabilities = fit_to_audio(events, probabilities, annotation.duration)
-    annotation.set(spec.column, events, probabilities)
+    _set_result(annotation, config, spec.column, events, probabilities)
     _set_further_results(annotation, config, logits, events)
 
 
@@ -100,4 +101,13 @@ def _set_further_results(annotation: SongAnnotation, config: MusicFMConfig, logi
     for name, (value, probabilities) in task_of(config).further_results(config, logits, events).items():
         if isinstance(value, list):
             value = [segment._replace(end=min(segment.end, annotation.duration)) for segment in value]
-        annotation.set(name, value, probabilities)
+        _set_result(annotation, config, name, value, probabilities)
+
+
+def _set_result(
+    annotation: SongAnnotation, config: MusicFMConfig, name: str, events: Any, probabilities: np.ndarray | None
+) -> None:
+    """Add a result to the annotation, and mark its uncertain events."""
+    scaling = task_of(config).scaling(config, name)
+    uncertain = None if probabilities is None else is_uncertain(probabilities, scaling)
+    annotation.set(name, events, probabilities, uncertain)
