@@ -103,14 +103,22 @@ def test_probabilities_keep_their_order():
 
 
 def test_the_threshold_by_hand():
-    """Right from the lowest on: 0/1, 1/2, 1/3, 2/4, 3/5. Less than half of the lowest three are right."""
-    found = items([0.1, 0.2, 0.3, 0.4, 0.5], [0, 1, 0, 1, 1])
-    assert uncertainty_threshold(found) == pytest.approx(0.35)
+    """Right or wrong minus 1/2, summed from the lowest on: −1/2, 0, −1/2, −1, −1/2, 0. The minimum is below 0.5."""
+    found = items([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0, 1, 0, 0, 1, 1])
+    assert uncertainty_threshold(found) == pytest.approx(0.45)
     assert uncertainty_threshold(found, 0.3) == pytest.approx(0.15)
-    assert uncertainty_threshold(found, 0.55) == pytest.approx(0.45)
-    assert uncertainty_threshold(found, 0.9) == 1.0
     assert uncertainty_threshold(items([0.1, 0.2], [1, 1])) == 0.0
+    assert uncertainty_threshold(items([0.1, 0.2], [0, 0])) == 1.0
     assert uncertainty_threshold(items([], [])) == 0.0
+
+
+def test_the_threshold_is_where_half_of_the_items_are_right():
+    """Items are right with their probability, so that the threshold is 1/2, and of those below it, 1/4 are right."""
+    generator = np.random.default_rng(4)
+    probabilities = generator.random(100_000)
+    found = items(probabilities, generator.random(len(probabilities)) < probabilities)
+    assert uncertainty_threshold(found) == pytest.approx(0.5, abs=0.02)
+    assert uncertainty_threshold(found, 0.8) == pytest.approx(0.8, abs=0.02)
 
 
 def test_equal_probabilities_stay_together():

@@ -65,8 +65,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=float,
         const=UNCERTAIN_SHARE,
         metavar="SHARE",
-        help="fit the probabilities of the models to these songs, and save that in their config.json; items are "
-        "uncertain below the probability below which less than this share of them is right (0.5 by default)",
+        help="fit the probabilities of the models to these songs, and save that in their config.json; items that are "
+        "right less often than this share (0.5 by default) are marked as uncertain",
     )
     parser.add_argument("--output_file", type=Path, help="JSON file for the scores")
     parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")

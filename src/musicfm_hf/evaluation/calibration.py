@@ -50,7 +50,7 @@ def fit_calibration(items: SongItems, share: float = UNCERTAIN_SHARE) -> dict[st
 
     Args:
         items: Items of songs, from a model that is not calibrated.
-        share (`float`): Items are uncertain below the highest probability below which less than this share is right.
+        share (`float`): Items that are right less often are uncertain; see [`uncertainty_threshold`].
 
     Returns:
         Result → output of [`fit_scaling`], for the results whose items can be compared.

@@ -47,8 +47,8 @@ def evaluate(
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
         calibrate (`float`, *optional*): Calibrate the model on these songs and save the calibration in its
-            `config.json`. Items are uncertain below the highest probability below which less than this share is right;
-            0.5 when models are fine-tuned. See [`fit_calibration`].
+            `config.json`. Items that are right less often than this share are uncertain, 0.5 when models are
+            fine-tuned; see [`fit_calibration`].
 
     Returns:
         `task`, `metric` (the name of the main score of the task), `window_seconds`, `scores` (averages with

@@ -56,7 +56,7 @@ def fit_scaling(items: Items, share: float = UNCERTAIN_SHARE) -> dict[str, float
 
     Args:
         items ([`Items`]): Items of validation songs, with the probabilities of the model.
-        share (`float`): See [`uncertainty_threshold`].
+        share (`float`): Items below `uncertain_below` are right less often; see [`uncertainty_threshold`].
 
     Returns:
         `slope`, `offset` and `uncertain_below`; an empty mapping if no item can be compared.
@@ -106,22 +106,22 @@ def is_uncertain(probabilities: np.ndarray, scaling: Mapping[str, float] | None)
 
 def uncertainty_threshold(items: Items, share: float = UNCERTAIN_SHARE) -> float:
     """
-    Return the highest threshold such that of the items with a lower probability, less than `share` are right.
+    Return the probability at which the share of right items passes `share`: items with a lower probability are right
+    less often, and items with a higher probability more often. It is the threshold that minimizes the sum of
+    `weight · (right − share)` over the items below it, where the isotonic regression of right items passes `share`.
 
     Returns:
-        A probability halfway between two items, or 1 if less than `share` of all items are right, and 0 if there is no
-        such threshold.
+        A probability halfway between two items, 0 if no items are right less often than `share`, and 1 if all are.
     """
     items = _comparable(items)
     order = np.argsort(items.probabilities, kind="stable")
     probabilities, right, weights = (column[order] for column in items)
-    last = np.r_[np.diff(probabilities) > 0, True][: len(order)]  # items with equal probabilities stay together
-    shares = (right * weights).cumsum() / np.maximum(weights.cumsum(), np.finfo(float).tiny)
-    below = np.flatnonzero(last & (shares < share))
-    if not len(below):
-        return 0.0
-    index = below[-1]
-    return 1.0 if index == len(order) - 1 else float(probabilities[index : index + 2].mean())
+    sums = np.r_[0.0, (weights * (right - share)).cumsum()]  # of no item, one item, …
+    sums[1:-1][np.diff(probabilities) == 0] = np.inf  # items with equal probabilities stay together
+    below = int(np.flatnonzero(sums <= sums.min() + 1e-9)[0])
+    if below in (0, len(order)):
+        return float(below > 0)
+    return float(probabilities[below - 1 : below + 1].mean())
 
 
 def bin_errors(items: Items, bins: int = BINS) -> tuple[np.ndarray, float]:

@@ -71,6 +71,7 @@ class TaskSpec:
         right (`Callable`, *optional*): `(annotation, events, further results)` → `{name: (right, weights)}`: for each
             result with probabilities, the share of each item that is right, and its weight; see [`Items`]. By default,
             the share of the time of each segment with the right label.
+        music_parts (`Callable`, *optional*): Segments → whether each is music. Other tasks have results only there.
         scored_results (`tuple[str, …]`): Names of further results that `score` takes as keyword arguments.
         silence (`Callable`): Seconds of audio that is silent throughout → its events.
 
@@ -114,6 +115,7 @@ class TaskSpec:
     probabilities: Callable[..., np.ndarray] | None = spans.label_probabilities
     song_results: Callable[..., dict[str, tuple[Any, np.ndarray | None]]] | None = None
     right: Callable[[Any, Any, Mapping[str, Any]], dict[str, Rightness]] | None = None
+    music_parts: Callable[[Sequence[Any]], list[bool]] | None = None
     scored_results: tuple[str, ...] = ()
     silence: Callable[[float], Any] = spans.no_segments
 
