@@ -47,8 +47,8 @@ def load_results(paths: Sequence[Path]) -> tuple[float, Results, Marks]:
         uncertain |= {name: values for name, values in marks.items() if name in found.keys() - results.keys()}
         results = found | results
     known = [duration for duration in durations if duration]
-    end = max((_end(events) for events, _ in results.values()), default=0.0)
-    return known[0] if known else end, results, uncertain
+    end = known[0] if known else max((_end(events) for events, _ in results.values()), default=0.0)
+    return end, results, uncertain
 
 
 def _load_file(path: Path) -> tuple[float, Results, Marks]:

@@ -294,8 +294,9 @@ def _mark_uncertain(axes: Any, row: _Row, events: Any, uncertain: np.ndarray | N
     if uncertain is None or len(uncertain) != len(events.times if isinstance(events, Beats) else events):
         return
     if isinstance(events, Beats):
-        times = events.times[uncertain]
-        axes.vlines(times[(times >= row.start) & (times < row.end)], 0, 1, color="#dddddd", lw=1.2)
+        inside = uncertain & (events.times >= row.start) & (events.times < row.end)
+        heights = np.where(events.positions[inside] == 1, 1.0, 0.4)
+        axes.vlines(events.times[inside], 0, heights, color="#dddddd", lw=1.2)
         return
     marked = [segment for segment, is_marked in zip(events, uncertain, strict=True) if is_marked]
     for start, end, _ in _visible(marked, row):
