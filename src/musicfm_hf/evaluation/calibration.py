@@ -44,18 +44,25 @@ def collect_items(
     return {name: Items(values[name], *right[name]) for name in right if values[name] is not None}
 
 
-def fit_calibration(items: SongItems, share: float = UNCERTAIN_SHARE) -> dict[str, dict[str, float]]:
+def fit_calibration(
+    config: MusicFMConfig, items: SongItems, share: float = UNCERTAIN_SHARE
+) -> dict[str, dict[str, float]]:
     """
     Fit `config.calibration` on validation songs.
 
     Args:
+        config ([`MusicFMConfig`]): Configuration of the model with its head.
         items: Items of songs, from a model that is not calibrated.
         share (`float`): Items that are right less often are uncertain; see [`uncertainty_threshold`].
 
     Returns:
-        Result → output of [`fit_scaling`], for the results whose items can be compared.
+        Result → output of [`fit_scaling`], for the results whose items can be compared. Results that are
+        probabilities, such as tags, have no threshold: an improbable tag is not uncertain.
     """
+    spec = task_of(config)
     fitted = {name: fit_scaling(join_items(parts), share) for name, parts in _by_result(items).items()}
+    if spec.probabilities is None:
+        fitted.get(spec.column, {}).pop("uncertain_below", None)
     return {name: scaling for name, scaling in fitted.items() if scaling}
 
 

@@ -80,7 +80,7 @@ def evaluate(
     if calibrate is None:
         calibration = summarize_items(items, config.calibration)
     else:
-        config.calibration = fit_calibration(items, calibrate)
+        config.calibration = fit_calibration(config, items, calibrate)
         calibration = summarize_calibration(items, config.calibration)
         saved = json.loads(config_file.read_text(encoding="utf-8"))
         write_json(config_file, saved | {"calibration": config.calibration}, indent=2)

@@ -137,7 +137,7 @@ def finetune(
     rated = final_ratings(trainer, splits, is_cached=cache is not None)
     scores = {name: of_songs for name, (of_songs, _) in rated.items()}
     summary = {name: scores_with_intervals(config, rows) for name, rows in scores.items()}
-    config.calibration = fit_calibration(rated["validation"][1])
+    config.calibration = fit_calibration(config, rated["validation"][1])
     if model is not None:
         model.config.calibration = config.calibration
     calibrated = {name: summarize_calibration(items, config.calibration) for name, (_, items) in rated.items()}

@@ -99,9 +99,10 @@ def scale(probabilities: np.ndarray, scaling: Mapping[str, float] | None) -> np.
 
 def is_uncertain(probabilities: np.ndarray, scaling: Mapping[str, float] | None) -> np.ndarray | None:
     """
-    Return which of the probabilities, after [`scale`], are below the threshold; `None` without a scaling.
+    Return which of the probabilities, after [`scale`], are below the threshold; `None` without a threshold.
     """
-    return np.asarray(probabilities) < scaling["uncertain_below"] if scaling else None
+    threshold = (scaling or {}).get("uncertain_below")
+    return None if threshold is None else np.asarray(probabilities) < threshold
 
 
 def uncertainty_threshold(items: Items, share: float = UNCERTAIN_SHARE) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ...audio.reading import audio_length
 from ..catalog import Song, list_sources
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SongReaders, Source
@@ -47,7 +48,7 @@ def song_readers(
         music: Catalogs of music, for [`list_sources`]. Folders with lists of files by split, as `musicfm prepare`
             writes them, keep their splits; other catalogs are divided by [`divide_sources`].
         speech, sounds (*optional*): Catalogs of speech and of other sounds without music, divided by
-            [`divide_sources`]. Without them, no part is of this kind.
+            [`divide_sources`]; files that cannot be read are left out. Without catalogs, no part is of this kind.
         songs (`int`): Number of recordings; 70 % are for training, 10 % for validation, 20 % for tests.
         seconds (`float`): Duration of each.
         seed (`int`): Seed of the recordings and of the division of sources.
@@ -83,8 +84,7 @@ def collect_material(
     songs: dict[str, list[Song]] = {split: [] for split in SPLITS}
     divided = []
     for catalog in music:
-        lists = {split: Path(catalog) / name for split, name in _LISTS.items()}
-        if all(path.is_file() for path in lists.values()):
+        if lists := _lists(catalog):
             for split, path in lists.items():
                 songs[split] += list_sources(path)
         else:
@@ -97,9 +97,27 @@ def collect_material(
 
 
 def _divided(catalogs: Sequence[str], flag: str, seed: int) -> dict[str, dict[str, list[Song]]]:
-    """Return the recordings of catalogs by split and source; empty without catalogs."""
-    songs = [song for catalog in catalogs for song in list_sources(catalog)]
-    return divide_sources(songs, flag, seed) if songs else {}
+    """
+    Return the recordings of catalogs by split and source; empty without catalogs. Of prepared data, these are the
+    files in its lists, whatever their split.
+    """
+    places = [place for catalog in catalogs for place in _lists(catalog).values() or [catalog]]
+    songs = [song for place in places for song in list_sources(place) if _is_readable(song)]
+    return divide_sources(songs, flag, seed) if places else {}
+
+
+def _lists(catalog: str) -> dict[str, Path]:
+    """Return the list of files of each split, if the catalog is a folder that `musicfm prepare` wrote."""
+    lists = {split: Path(catalog) / name for split, name in _LISTS.items()}
+    return lists if all(path.is_file() for path in lists.values()) else {}
+
+
+def _is_readable(song: Song) -> bool:
+    """Return whether the file of a recording has a header and samples."""
+    try:
+        return audio_length(song[1])[0] > 0
+    except (ValueError, OSError):
+        return False
 
 
 def _info(
