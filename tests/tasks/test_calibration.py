@@ -186,7 +186,9 @@ def test_probabilities_of_a_calibrated_model():
 def test_tags_of_a_calibrated_model():
     config = config_of("tagging", None, ["loud", "slow"])
     config.calibration = {"tags": {"slope": 1.0, "offset": -math.log(3), "uncertain_below": 0.5}}
-    tags = get_task("tagging").decode(config, np.array([[0.0, math.log(3)]]))
+    decoded = get_task("tagging").decode(config, np.array([[0.0, math.log(3)]]))
+    assert list(decoded.values()) == pytest.approx([0.75, 0.5])  # these are scored
+    tags = get_task("tagging").calibrate(config, decoded)
     assert list(tags) == ["slow", "loud"]
     assert list(tags.values()) == pytest.approx([0.5, 0.25])
 

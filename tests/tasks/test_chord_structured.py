@@ -36,14 +36,32 @@ def test_targets_worked_out():
     assert targets.shape == (10, 224)
     assert targets.dtype == np.float32
     assert names(targets[0]) == ["root C", "quality maj", "bass E", "chord C:maj", "tone C", "tone E", "tone G"]
-    assert names(targets[2]) == ["root A", "quality min7", "bass C", "chord A:min7", "tone C", "tone E", "tone G", "tone A"]
+    assert names(targets[2]) == [
+        "root A",
+        "quality min7",
+        "bass C",
+        "chord A:min7",
+        "tone C",
+        "tone E",
+        "tone G",
+        "tone A",
+    ]
     assert names(targets[4]) == ["root N", "quality N", "bass N", "chord N"]
     assert names(targets[5]) == ["quality X", "chord X"]  # the rest is unknown
     assert (targets[5, :13] == -100).all()
     assert (targets[5, 29:42] == -100).all()
     assert (targets[5, 212:] == -100).all()
     assert names(targets[6]) == ["root G", "quality X", "bass D", "chord X", "tone C", "tone D", "tone F", "tone G"]
-    assert names(targets[7]) == ["root C#", "quality 7", "bass B", "chord C#:7", "tone C#", "tone F", "tone Ab", "tone B"]
+    assert names(targets[7]) == [
+        "root C#",
+        "quality 7",
+        "bass B",
+        "chord C#:7",
+        "tone C#",
+        "tone F",
+        "tone Ab",
+        "tone B",
+    ]
     assert (chord_structured.targets(SONG, 12, 1.0)[11] == -100).all()
 
 

@@ -38,7 +38,7 @@ def collect_items(
     right = spec.right_items(spec.annotation_of(song), events, {name: value for name, (value, _) in results.items()})
     values = {name: items for name, (_, items) in results.items()}
     if isinstance(events, Mapping):
-        values[spec.column] = np.array(list(events.values()))
+        values[spec.column] = np.array(list(spec.calibrate(config, events).values()))
     else:
         values[spec.column] = spec.event_probabilities(config, logits, events)
     return {name: Items(values[name], *right[name]) for name in right if values[name] is not None}
@@ -113,7 +113,7 @@ def summarize_items(
     return summary
 
 
-def summarize_calibration(items: SongItems, calibration: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def summarize_calibration(items: SongItems, calibration: Mapping[str, Mapping[str, float]] | None) -> dict[str, Any]:
     """
     Summarize the items of songs with calibrated probabilities; see [`summarize_items`].
 

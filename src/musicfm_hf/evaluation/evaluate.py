@@ -17,7 +17,7 @@ from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
 from ..inference.logits import song_logits
 from ..model.modeling_musicfm import MusicFMForXVector
-from ..tasks import task_of
+from ..tasks import get_task, task_of
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS, get_retrieval_task
 from ..training.files import write_json
 from ..training.records import environment, strip_absolute_paths
@@ -33,6 +33,7 @@ def evaluate(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    task: str | None = None,
     calibrate: float | None = None,
 ) -> dict[str, Any]:
     """
@@ -46,6 +47,7 @@ def evaluate(
             the model's context, in batches of 8.
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
+        task (`str`, *optional*): Task to score, if `model` holds several models that were trained jointly.
         calibrate (`float`, *optional*): Calibrate the model on these songs and save the calibration in its
             `config.json`. Items that are right less often than this share are uncertain, 0.5 when models are
             fine-tuned; see [`fit_calibration`].
@@ -56,18 +58,24 @@ def evaluate(
         result, see [`summarize_items`] and, with `calibrate`, [`summarize_calibration`]) and `songs` (id → scores).
 
     Raises:
-        ValueError: the model has no task, or no song is annotated for its task; or a model is to be calibrated that
-            is not a folder, or that embeds clips for retrieval.
+        ValueError: the model has no task, no song is annotated for its task, or there are several models and no
+            `task`; or a model is to be calibrated that is not a folder, or that embeds clips for retrieval.
         OSError: the model or the data set does not exist.
     """
-    if getattr(load_config(str(model)), "head_class", None) == MusicFMForXVector.__name__:
+    subfolder = {} if task is None else {"subfolder": task}
+    saved = load_config(str(model), **subfolder)
+    if getattr(saved, "task_folders", None):
+        raise ValueError(
+            f"{model} has models for {', '.join(saved.task_folders)}: pass `task`, or use `evaluate_models`."
+        )
+    if getattr(saved, "head_class", None) == MusicFMForXVector.__name__:
         if calibrate is not None:
             raise ValueError(f"{model} embeds clips for retrieval: it gives no probabilities to calibrate.")
         return evaluate_retrieval(model, data, split, settings, device, limit)
-    config_file = Path(model) / "config.json"
+    config_file = Path(model, task or "", "config.json")
     if calibrate is not None and not config_file.is_file():
         raise ValueError(f"{model} is not a folder with a model: download it to calibrate it.")
-    (head,) = load_annotators([model]).values()
+    (head,) = load_annotators([model], **subfolder).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
     config.calibration = config.calibration if calibrate is None else None
@@ -133,6 +141,8 @@ def evaluate_models(
 ) -> dict[str, Any]:
     """
     Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
+    Models that were trained jointly are evaluated one by one, as `NAME/TASK`, for the tasks that the songs have
+    annotations for.
 
     Returns:
         `models` (name → output of [`evaluate`], with `difference`, the paired difference from the first model, or
@@ -146,10 +156,18 @@ def evaluate_models(
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
     settings = settings or WindowSettings(batch_size=8)
-    results = {
-        name: evaluate(model, data, split, settings, device, limit, calibrate)
-        for name, model in zip(names, models, strict=True)
-    }
+    results = {}
+    for name, model in zip(names, models, strict=True):
+        tasks = getattr(load_config(str(model)), "task_folders", None)
+        if not tasks:
+            results[name] = evaluate(model, data, split, settings, device, limit, None, calibrate)
+            continue
+        songs = load_songs(data, split)
+        scored = [task for task in tasks if any(map(get_task(task).is_annotated, songs))]
+        if not scored:
+            raise ValueError(f"None of the {len(songs)} songs of {data} ({split}) is annotated for a task of {model}.")
+        for task in scored:
+            results[f"{name}/{task}"] = evaluate(model, data, split, settings, device, limit, task, calibrate)
     first, *others = results.values()
     for result in others:
         if result["task"] == first["task"]:

@@ -92,6 +92,14 @@ class HeadArguments:
         """Return the annotations of a song that the task uses, as values with equal `repr` if they are equal."""
         raise NotImplementedError
 
+    def recorded_settings(self) -> dict[str, Any]:
+        """Return all settings, for the record of a run."""
+        return dict(vars(self))
+
+    def without_augmentation(self) -> dict[str, Any]:
+        """Return the settings to change so that training crops are not augmented."""
+        return {"speed": 0} | {name: 0 for name in ("transpose", "tempo") if hasattr(self, name)}
+
     def check_encoder(self) -> None:
         """Raise a `ValueError` if the encoder or the data is missing, or the method does not fit the encoder."""
         for name in ("model", "data"):

@@ -287,10 +287,17 @@ def _build_trainer(
 
 
 def build_on_device(
-    task: HeadArguments, arguments: FinetuningArguments, config: MusicFMConfig, songs: Sequence[LabeledSong]
+    task: HeadArguments,
+    arguments: FinetuningArguments,
+    config: MusicFMConfig,
+    songs: Sequence[LabeledSong],
+    subfolder: str = "",
 ) -> Any:
-    """Build the model of a run, with its encoder on the device. A random one gets batch statistics of the songs."""
-    model: Any = build_model(task, config)
+    """
+    Build the model of a run, with its encoder on the device. A random one gets batch statistics of the songs. A saved
+    one may be in a `subfolder` of `task.model`.
+    """
+    model: Any = build_model(task, config, subfolder)
     model.musicfm.to(arguments.device)
     if task.random_encoder:
         measure_batch_statistics(model.musicfm, songs, arguments.seed)
@@ -332,11 +339,6 @@ def final_ratings(
     if "test" in splits:
         rated["test"] = (trainer.score_songs(splits["test"]), trainer.items)
     return rated
-
-
-def final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the scores of validation and test songs with the final model."""
-    return {name: scores for name, (scores, _) in final_ratings(trainer, splits, is_cached).items()}
 
 
 def count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:

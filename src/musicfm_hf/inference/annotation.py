@@ -109,7 +109,7 @@ def _set_events(
         probabilities = spec.event_probabilities(config, logits, events)
     else:
         events, probabilities, logits = decode_music(config, logits, parts)
-    events, probabilities = fit_to_audio(events, probabilities, annotation.duration)
+    events, probabilities = fit_to_audio(spec.calibrate(config, events), probabilities, annotation.duration)
     _set_result(annotation, config, spec.column, events, probabilities)
     _set_further_results(annotation, config, logits, events)
 

@@ -233,8 +233,7 @@ class TaskSpec:
             logits (`np.ndarray` of shape `(label frames or clips, num_labels)`): Scores before softmax or sigmoid.
 
         Returns:
-            [`Beats`], a list of [`Segment`], or a dictionary from tags to calibrated probabilities, with the highest
-            first.
+            [`Beats`], a list of [`Segment`], or a dictionary from tags to probabilities, with the highest first.
 
         Raises:
             ValueError: if logits have another shape or are not finite, or a setting is out of range.
@@ -244,11 +243,14 @@ class TaskSpec:
         if self.events is None:
             return spans.decode(logits, label_names(config), self._label_rate(config), **settings)
         labels_or_rate = label_names(config) if self.label_rate is None else config.label_rate
-        events = self.events(logits, labels_or_rate, **settings)
-        if isinstance(events, Mapping):
-            values = calibration.scale(np.array(list(events.values())), self.scaling(config, self.column))
-            return dict(zip(events, values.tolist(), strict=True))
-        return events
+        return self.events(logits, labels_or_rate, **settings)
+
+    def calibrate(self, config: MusicFMConfig, events: Any) -> Any:
+        """Return decoded events; tags with their calibrated probabilities."""
+        if not isinstance(events, Mapping):
+            return events
+        values = calibration.scale(np.array(list(events.values())), self.scaling(config, self.column))
+        return dict(zip(events, values.tolist(), strict=True))
 
     def event_probabilities(self, config: MusicFMConfig, logits: np.ndarray, events: Any) -> np.ndarray | None:
         """
