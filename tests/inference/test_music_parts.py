@@ -13,7 +13,7 @@ from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.music_parts import Part, _clips_with_music
 from musicfm_hf.inference.song_annotation import SongAnnotation
 from musicfm_hf.tasks.annotations import Segment
-from musicfm_hf.tasks.music import LABELS
+from musicfm_hf.tasks.presence import LABELS
 
 RATE = 24000
 
@@ -28,7 +28,7 @@ def with_logits(model, logits):
 def detector(is_music):
     """A model that detects music in these frames of 0.2 s, with a probability of 0.9."""
     logits = np.log(np.where(np.array(is_music)[:, None], [0.9, 0.1], [0.1, 0.9]))
-    return with_logits(head("music", labels=LABELS, label_rate=5.0), logits)
+    return with_logits(head("presence", labels=LABELS, label_rate=5.0), logits)
 
 
 def one_hot(classes, count):
@@ -47,7 +47,7 @@ def models_of_ten_seconds(is_music):
         # The key of the applause is clearer than that of the music, which is C.
         "key": with_logits(head("key"), [[2.0, *[0.0] * 24]] * 2 + [[0.0] * 7 + [9.0] + [0.0] * 17] * 3),
         "tagging": with_logits(head("tagging"), [[-np.log(3), np.log(3)]]),
-        "music": detector(is_music),
+        "presence": detector(is_music),
     }
 
 
@@ -94,12 +94,12 @@ def test_music_throughout_changes_nothing():
     found = annotate(models, music(9.99), RATE).to_dict()
     assert found.pop("music") == [{"start": 0.0, "end": 9.99, "label": "music", "probability": 0.9}]
     models = models_of_ten_seconds([True] * 51)
-    del models["music"]
+    del models["presence"]
     assert found == annotate(models, music(9.99), RATE).to_dict()
 
 
 def test_silence_is_no_music():
-    found = annotate([head("chord"), head("music", labels=LABELS, label_rate=5.0)], np.zeros(RATE), RATE)
+    found = annotate([head("chord"), head("presence", labels=LABELS, label_rate=5.0)], np.zeros(RATE), RATE)
     assert found.more["music"] == [Segment(0.0, 1.0, "no music")]
 
 

@@ -6,7 +6,7 @@ from helpers.models import config_of
 
 from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Segment
-from musicfm_hf.tasks.music import average, events, label_of, music_parts, score
+from musicfm_hf.tasks.presence import average, events, label_of, music_parts, score
 
 
 def test_kinds_of_sounds():
@@ -18,9 +18,9 @@ def test_kinds_of_sounds():
 
 
 def test_targets_are_those_of_most_of_a_frame():
-    config = config_of("music", 1.0)
+    config = config_of("presence", 1.0)
     annotation = [Segment(0, 1.6, "music and speech"), Segment(1.6, 3, "applause")]
-    targets = get_task("music").make_targets(config, annotation, 4)
+    targets = get_task("presence").make_targets(config, annotation, 4)
     assert targets.tolist() == [[1, 0], [1, 0], [0, 1], [-100, -100]]
 
 

@@ -1,5 +1,5 @@
 """
-Music detection: music, with or without speech over it, or no music. Frame j covers [j, j + 1) / rate seconds.
+Presence of music: music, with or without speech over it, or no music. Frame j covers [j, j + 1) / rate seconds.
 
 Annotations may name the sound: `speech`, `noise`, `applause`, `sounds` and `silence` are no music, and
 `music and speech` is music. Scores are shares of time, and F-measures over the time of all songs, as in the
@@ -92,7 +92,7 @@ def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 TASK = TaskSpec(
-    name="music",
+    name="presence",
     column="music",
     order=5,
     labels=LABELS,
