@@ -41,6 +41,6 @@ def one_data_set(words: Sequence[str], tasks: Sequence[str]) -> tuple[str, dict[
     for folders in (common, *of_tasks.values()):
         if len(folders) > 1:
             raise ValueError(
-                f"`--data` takes one data set for all tasks, and TASK=FOLDER for one task, got {', '.join(folders)}."
+                f"`--data` takes one data set for all tasks, got {', '.join(folders)}; write TASK=FOLDER for one task."
             )
     return "".join(common), {task: folder for task, (folder,) in of_tasks.items()}
