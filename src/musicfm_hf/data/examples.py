@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..audio.effect_chain import EffectChain
 from ..audio.reading import load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
@@ -183,17 +184,27 @@ class ReadWaveform:
             (`librosa.effects`).
         speed (`int`): Play faster or slower by up to this number of semitones in pitch, which only needs one
             resampling (Ko et al., *Audio Augmentation for Speech Recognition*, Interspeech 2015).
+        effects (`float`): Share of the crops that get audio effects; see [`EffectChain`].
 
     Raises:
-        ValueError: if `tempo` is not in [0, 1), or `speed` not in [0, 12].
+        ValueError: if `tempo` is not in [0, 1), `speed` not in [0, 12], or `effects` not in [0, 1].
+        ImportError: see [`EffectChain`].
     """
 
-    def __init__(self, config: MusicFMConfig, transpose: bool = False, tempo: float = 0.0, speed: int = 0):
+    def __init__(
+        self,
+        config: MusicFMConfig,
+        transpose: bool = False,
+        tempo: float = 0.0,
+        speed: int = 0,
+        effects: float = 0.0,
+    ):
         if not 0 <= tempo < 1:
             raise ValueError(f"`tempo` must be at least 0 and less than 1, got {tempo}.")
         if not 0 <= speed <= 12:
             raise ValueError(f"`speed` must be 0 to 12 semitones, got {speed}.")
         self.config, self.transpose, self.tempo, self.speed = config, transpose, tempo, speed
+        self.effects = EffectChain(effects, config.sampling_rate)
 
     def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
         config = self.config
@@ -216,7 +227,7 @@ class ReadWaveform:
             if tempo != 1.0:
                 # Windows of 43 ms, because librosa's default of 85 ms moves single drum hits by up to 40 ms.
                 waveform = librosa.effects.time_stretch(waveform, rate=tempo, n_fft=1024)
-        waveform = waveform[:samples].astype(np.float32)
+        waveform = self.effects(waveform[:samples].astype(np.float32), generator)
         changes: dict[str, Any] = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
         if len(waveform) < samples:  # the song ends within the last frame, or the file is truncated
             if len(waveform) < samples - config.samples_per_frame:

@@ -12,16 +12,18 @@ from ..data.catalog import describe_source
 from ..data.examples import with_annotation
 from ..data.labeled_dataset import load_songs
 from ..data.pairs import limit_groups
+from ..data.song_effects import SongEffects
 from ..inference.annotators import load_annotators, load_config
 from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
 from ..inference.logits import song_logits
+from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks import get_task, task_of
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS, get_retrieval_task
 from ..training.files import write_json
 from ..training.records import environment, strip_absolute_paths
-from .calibration import fit_calibration, summarize_calibration, summarize_items
+from .calibration import SongItems, fit_calibration, summarize_calibration, summarize_items
 from .retrieval import score_vectors, search_difference, searches_with_intervals
 from .scoring import paired_difference, rate_song, scores_with_intervals
 
@@ -34,6 +36,8 @@ def evaluate(
     device: str = "cpu",
     limit: int | None = None,
     task: str | None = None,
+    effects: float = 0.0,
+    effects_seed: int = 0,
     calibrate: float | None = None,
 ) -> dict[str, Any]:
     """
@@ -48,6 +52,8 @@ def evaluate(
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
         task (`str`, *optional*): Task to score, if `model` holds several models that were trained jointly.
+        effects (`float`): Share of the songs that get audio effects; see [`SongEffects`].
+        effects_seed (`int`): Seed of the effects.
         calibrate (`float`, *optional*): Calibrate the model on these songs and save the calibration in its
             `config.json`. Items that are right less often than this share are uncertain, 0.5 when models are
             fine-tuned; see [`fit_calibration`].
@@ -58,8 +64,9 @@ def evaluate(
         result, see [`summarize_items`] and, with `calibrate`, [`summarize_calibration`]) and `songs` (id → scores).
 
     Raises:
-        ValueError: the model has no task, no song is annotated for its task, or there are several models and no
-            `task`; or a model is to be calibrated that is not a folder, or that embeds clips for retrieval.
+        ValueError: the model has no task, no song is annotated for its task, there are several models and no `task`,
+            effects are asked for a model that searches songs, or a model is to be calibrated that searches songs or
+            is not a folder.
         OSError: the model or the data set does not exist.
     """
     subfolder = {} if task is None else {"subfolder": task}
@@ -69,8 +76,11 @@ def evaluate(
             f"{model} has models for {', '.join(saved.task_folders)}: pass `task`, or use `evaluate_models`."
         )
     if getattr(saved, "head_class", None) == MusicFMForXVector.__name__:
-        if calibrate is not None:
-            raise ValueError(f"{model} embeds clips for retrieval: it gives no probabilities to calibrate.")
+        if effects or calibrate is not None:
+            raise ValueError(
+                f"{model} searches songs: it is scored without effects, and has no probabilities to calibrate. Leave "
+                "`effects` at 0, and `calibrate` out."
+            )
         return evaluate_retrieval(model, data, split, settings, device, limit)
     config_file = Path(model, task or "", "config.json")
     if calibrate is not None and not config_file.is_file():
@@ -81,17 +91,15 @@ def evaluate(
     config.calibration = config.calibration if calibrate is None else None
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)
-    logits = tqdm(song_logits(head, songs, settings), total=len(songs), unit="song", desc=str(model))
+    change = SongEffects(effects, config.sampling_rate, effects_seed) if effects else None
+    logits = tqdm(song_logits(head, songs, settings, change=change), total=len(songs), unit="song", desc=str(model))
     rated = {song.id: rate_song(config, song, values) for song, values in logits}
     scores = {song.id: rated[song.id].scores for song in songs}
     items = {song.id: rated[song.id].items for song in songs}
     if calibrate is None:
         calibration = summarize_items(items, config.calibration)
     else:
-        config.calibration = fit_calibration(config, items, calibrate)
-        calibration = summarize_calibration(items, config.calibration)
-        saved = json.loads(config_file.read_text(encoding="utf-8"))
-        write_json(config_file, saved | {"calibration": config.calibration}, indent=2)
+        calibration = _calibrate(config, items, calibrate, config_file)
     return {
         "task": config.task,
         "metric": task_of(config).metric,
@@ -100,6 +108,14 @@ def evaluate(
         "calibration": calibration,
         "songs": scores,
     }
+
+
+def _calibrate(config: MusicFMConfig, items: SongItems, share: float, config_file: Path) -> dict[str, Any]:
+    """Calibrate a model on items of songs, save that in its configuration, and return the summary of the items."""
+    config.calibration = fit_calibration(config, items, share)
+    saved = json.loads(config_file.read_text(encoding="utf-8"))
+    write_json(config_file, saved | {"calibration": config.calibration}, indent=2)
+    return summarize_calibration(items, config.calibration)
 
 
 def evaluate_retrieval(
@@ -137,6 +153,8 @@ def evaluate_models(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    effects: float = 0.0,
+    effects_seed: int = 0,
     calibrate: float | None = None,
 ) -> dict[str, Any]:
     """
@@ -156,18 +174,20 @@ def evaluate_models(
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
     settings = settings or WindowSettings(batch_size=8)
+    options: dict[str, Any] = {"settings": settings, "device": device, "limit": limit}
+    options |= {"effects": effects, "effects_seed": effects_seed, "calibrate": calibrate}
     results = {}
     for name, model in zip(names, models, strict=True):
         tasks = getattr(load_config(str(model)), "task_folders", None)
         if not tasks:
-            results[name] = evaluate(model, data, split, settings, device, limit, None, calibrate)
+            results[name] = evaluate(model, data, split, **options)
             continue
         songs = load_songs(data, split)
         scored = [task for task in tasks if any(map(get_task(task).is_annotated, songs))]
         if not scored:
             raise ValueError(f"None of the {len(songs)} songs of {data} ({split}) is annotated for a task of {model}.")
         for task in scored:
-            results[f"{name}/{task}"] = evaluate(model, data, split, settings, device, limit, task, calibrate)
+            results[f"{name}/{task}"] = evaluate(model, data, split, task=task, **options)
     first, *others = results.values()
     for result in others:
         if result["task"] == first["task"]:
@@ -180,5 +200,7 @@ def evaluate_models(
                 )
             except ValueError as error:
                 result["not_compared"] = str(error)
-    used = {"data": str(data), "split": split}
+    used: dict[str, Any] = {"data": str(data), "split": split}
+    if effects:
+        used |= {"effects": effects, "effects_seed": effects_seed}
     return strip_absolute_paths(used) | {"music": describe_source(data), "models": results} | environment()

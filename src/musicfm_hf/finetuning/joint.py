@@ -251,7 +251,7 @@ def _build_trainer(
         with arguments.main_process_first(desc="features"):
             songs = [song for split in SPLITS for song in songs_of(splits, split)]
             cache.fill(songs, arguments.dataloader_num_workers)
-    read = cache or ReadWaveform(encoder.config, speed=task.speed)
+    read = cache or ReadWaveform(encoder.config, speed=task.speed, effects=task.effects)
     crops_of = partial(JointCrops, configs, splits, read, crop_seconds=task.crop_seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     crops = crops_of(count=arguments.max_steps * per_step)

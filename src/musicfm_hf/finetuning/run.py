@@ -268,7 +268,7 @@ def _build_trainer(
     if cache is not None:
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
-    read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
+    read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed, task.effects)
     seconds = task.crop_seconds or task.spec.crop_seconds
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size

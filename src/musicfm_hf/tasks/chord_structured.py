@@ -1,8 +1,8 @@
 """
 Chords of the vocabulary `full`, after McFee and Bello, *Structured Training for Large-Vocabulary Chord Recognition*,
 ISMIR 2017: the model predicts the root, the bass and the tones in separate outputs, and here also the quality, so that
-a rare chord shares what is learned about its parts with frequent ones, and the chord itself, because a quality can only
-be told relative to a root. They are decoded together.
+a rare chord shares what is learned about its parts with frequent ones; and the chord itself, because a quality depends
+on the root. They are decoded together.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,9 +48,9 @@ _BLOCK = 512  # frames whose chords are scored at once
 
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    Compute the root, the quality, the bass, the chord without its bass, and the tones with the most time in each frame.
-    Chords with a quality that the vocabulary does not have are X, with their root, bass and tones; for X itself, these
-    are ignored.
+    Compute the root, the quality, the bass, the chord without its bass, and the tones that have the most time in a
+    frame. Chords with a quality that the vocabulary does not have are X, with their root, bass and tones; for X
+    itself, these are ignored.
 
     Args:
         annotation (`list[Segment]`): Chords in Harte's syntax.
@@ -178,8 +178,8 @@ def _tone_names(text: str) -> str | None:
 
 def _scores(logits: np.ndarray) -> Iterator[list[np.ndarray]]:
     """
-    Yield the log-probabilities of roots, qualities, basses and chords, and the logits of tones, float32 `(frames, …)`, of
-    blocks of frames.
+    Yield the log-probabilities of roots, qualities, basses and chords, and the logits of tones, float32
+    `(frames, …)`, of blocks of frames.
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != len(LABELS):
