@@ -180,6 +180,38 @@ def test_evaluation_of_saved_models(runs, labeled, tmp_path, monkeypatch, capsys
     assert "song 7" in text
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_models_are_calibrated_on_validation_songs(runs, labeled, method, tmp_path, monkeypatch, capsys):
+    """By training, and again by an evaluation of a copy; the probabilities of test songs then have the same error."""
+    saved = json.loads((runs / method / "config.json").read_text())["calibration"]
+    assert saved["chords"].keys() == {"slope", "offset", "uncertain_below"}
+    trained = results(runs / method)["calibration"]
+    assert trained["validation"]["chords"]["ece"] != trained["validation"]["chords"]["ece_before"]
+    shutil.copytree(runs / method, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = tmp_path / "model/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"calibration": None}))
+    places = ["--data", labeled, "--output_file", tmp_path / "scores.json", "--device", "cpu"]
+
+    def evaluated(*flags) -> dict:
+        text = run_here(monkeypatch, capsys, "evaluate.py", tmp_path / "model", *places, *flags)
+        assert "chords:" in text
+        (found,) = json.loads((tmp_path / "scores.json").read_text())["models"].values()
+        return found["calibration"]["chords"]
+
+    tolerance = {"abs": 0.02 if method == "probe" else 1e-4}  # the features of a probe are cached in half precision
+    before = evaluated("--split", "test")
+    assert before["ece"]["mean"] == pytest.approx(trained["test"]["chords"]["ece_before"]["mean"], **tolerance)
+    assert "uncertain" not in before
+    again = evaluated("--calibrate")
+    assert again["ece_before"]["mean"] == pytest.approx(
+        trained["validation"]["chords"]["ece_before"]["mean"], **tolerance
+    )
+    assert json.loads(config.read_text())["calibration"]["chords"] == pytest.approx(saved["chords"], abs=0.1)
+    after = evaluated("--split", "test")
+    assert after["ece"]["mean"] == pytest.approx(trained["test"]["chords"]["ece"]["mean"], **tolerance)
+    assert after["uncertain"]["share"] == pytest.approx(trained["test"]["chords"]["uncertain"]["share"], **tolerance)
+
+
 def test_scores_with_effects(runs, labeled, tmp_path, monkeypatch, capsys):
     """They depend on the seed, and on the songs alone: the first of two has the same scores without the second."""
     scores = {}

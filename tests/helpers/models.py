@@ -44,7 +44,7 @@ def random_model(config: MusicFMConfig, seed: int = 0) -> MusicFMModel:
 
 def head(task: str, seed: int = 0, **changes):
     """A tiny model with a head for the task and random weights; equal seeds give equal encoders."""
-    settings = HEADS[task] | changes
+    settings = HEADS.get(task, {}) | changes
     config = MusicFMConfig(**TINY, task=task, id2label=dict(enumerate(settings.pop("labels"))), **settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

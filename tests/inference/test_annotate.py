@@ -136,7 +136,7 @@ def test_made_up_logits_are_decoded():
     # The boundary is in the middle of frame 25, which is the chorus's; its half goes to the intro.
     expected = {"beats": [1] * 20, "chords": [1] * 3, "sections": [25 / 26, 1], "keys": [1] * 2}
     expected["time_signatures"] = [1]
-    assert list(found.probabilities) == ["sections", "beats", "time_signatures", "chords", "keys"]
+    assert list(found.probabilities) == ["sections", "beats", "time_signatures", "downbeats", "chords", "keys"]
     for name, values in expected.items():
         np.testing.assert_allclose(found.probabilities[name], values, atol=1e-7)
 

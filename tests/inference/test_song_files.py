@@ -74,6 +74,56 @@ def test_every_format_is_read_back(tmp_path, kind):
     assert sorted(path.name for path in tmp_path.glob("album/*")) == sorted(path.name for path in paths)
 
 
+def test_marks_of_uncertain_items(tmp_path):
+    """In JSON, at the item; downbeats have a probability and a mark of their own."""
+    beats = Beats(np.array([0.0, 0.5, 1.0]), np.array([1, 2, 1]))
+    song = SongAnnotation(2.0, beats, [Segment(0.0, 1.0, "C:maj"), Segment(1.0, 2.0, "N")])
+    song.set("beats", beats, np.array([0.9, 0.8, 0.3]), np.array([False, False, True]))
+    song.set("downbeats", None, np.array([0.7, 0.2]), np.array([False, True]))
+    song.set("chords", song.chords, np.array([0.4, 0.6]), np.array([True, False]))
+    assert song.more == {}
+    content = song.to_dict()
+    assert content["beats"] == [
+        {"time": 0.0, "position": 1, "probability": 0.9, "downbeat_probability": 0.7},
+        {"time": 0.5, "position": 2, "probability": 0.8},
+        {
+            "time": 1.0,
+            "position": 1,
+            "probability": 0.3,
+            "uncertain": True,
+            "downbeat_probability": 0.2,
+            "downbeat_uncertain": True,
+        },
+    ]
+    assert [row.get("uncertain") for row in content["chords"]] == [True, None]
+    song.save(tmp_path, "song", ["json", "lab", "jams"])
+    found = SongAnnotation.load(tmp_path / "song.json")
+    assert found.to_dict() == content
+    assert found.uncertain["chords"].tolist() == [True, False]
+    song.draw(tmp_path / "song.png", np.zeros(16000), 8000)
+    # The chords of another file have no marks, and corrected chords that are more or fewer lose them.
+    other = SongAnnotation.load(tmp_path / "song.chords.lab", tmp_path / "song.json")
+    assert "chords" not in other.uncertain
+    found.chords = found.chords[:1]
+    assert found.to_dict()["chords"] == [{"start": 0.0, "end": 1.0, "label": "C:maj"}]
+    assert "uncertain" not in str(SongAnnotation.load(tmp_path / "song.jams").to_dict())
+    (tmp_path / "song.json").write_text(json.dumps(content | {"keys": [{"uncertain": "yes"}]}))
+    with pytest.raises(ValueError, match=r"song.json, keys"):
+        SongAnnotation.load(tmp_path / "song.json")
+
+
+def test_uncertain_chords_are_hatched(tmp_path):
+    """A line through the strip of chords has one color in the first chord, and several in the second one."""
+    from matplotlib.image import imread
+
+    song = SongAnnotation(8.0, chords=[Segment(0.0, 4.0, "C:maj"), Segment(4.0, 8.0, "C:maj")])
+    song.uncertain["chords"] = np.array([False, True])
+    song.draw(tmp_path / "song.png", np.zeros(64000), 8000)
+    pixels = imread(tmp_path / "song.png")[..., :3]
+    rows = [row for row in pixels if len(np.unique(row[150:600], axis=0)) == 1 and row[300].std() > 0.05]
+    assert max(len(np.unique(row[1000:1500], axis=0)) for row in rows) > 2
+
+
 def test_names_of_files(tmp_path):
     names = {kind: [path.name for path in SONG.save(tmp_path, "a.b", kind)] for kind in FORMATS}
     columns = ["beats", "chords", "sections", "keys", "meters"]

@@ -1,7 +1,9 @@
 """Evaluation of saved models on whole songs of a data set."""
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -15,12 +17,15 @@ from ..inference.annotators import load_annotators, load_config
 from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
 from ..inference.logits import song_logits
+from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks import get_task, task_of
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS, get_retrieval_task
+from ..training.files import write_json
 from ..training.records import environment, strip_absolute_paths
+from .calibration import SongItems, fit_calibration, summarize_calibration, summarize_items
 from .retrieval import score_vectors, search_difference, searches_with_intervals
-from .scoring import paired_difference, score_song, scores_with_intervals
+from .scoring import paired_difference, rate_song, scores_with_intervals
 
 
 def evaluate(
@@ -33,6 +38,7 @@ def evaluate(
     task: str | None = None,
     effects: float = 0.0,
     effects_seed: int = 0,
+    calibrate: float | None = None,
 ) -> dict[str, Any]:
     """
     Score a saved model or adapter on whole songs.
@@ -48,14 +54,19 @@ def evaluate(
         task (`str`, *optional*): Task to score, if `model` holds several models that were trained jointly.
         effects (`float`): Share of the songs that get audio effects; see [`SongEffects`].
         effects_seed (`int`): Seed of the effects.
+        calibrate (`float`, *optional*): Calibrate the model on these songs and save the calibration in its
+            `config.json`. Items that are right less often than this share are uncertain, 0.5 when models are
+            fine-tuned; see [`fit_calibration`].
 
     Returns:
         `task`, `metric` (the name of the main score of the task), `window_seconds`, `scores` (averages with
-        intervals, see [`scores_with_intervals`]) and `songs` (id → scores).
+        intervals, see [`scores_with_intervals`]), `calibration` (the calibration error of the probabilities of each
+        result, see [`summarize_items`] and, with `calibrate`, [`summarize_calibration`]) and `songs` (id → scores).
 
     Raises:
         ValueError: the model has no task, no song is annotated for its task, there are several models and no `task`,
-            or effects are asked for a model that searches songs.
+            effects are asked for a model that searches songs, or a model is to be calibrated that searches songs or
+            is not a folder.
         OSError: the model or the data set does not exist.
     """
     subfolder = {} if task is None else {"subfolder": task}
@@ -65,25 +76,46 @@ def evaluate(
             f"{model} has models for {', '.join(saved.task_folders)}: pass `task`, or use `evaluate_models`."
         )
     if getattr(saved, "head_class", None) == MusicFMForXVector.__name__:
-        if effects:
-            raise ValueError(f"{model} searches songs, and is scored without effects: leave `effects` at 0.")
+        if effects or calibrate is not None:
+            raise ValueError(
+                f"{model} searches songs: it is scored without effects, and has no probabilities to calibrate. Leave "
+                "`effects` at 0, and `calibrate` out."
+            )
         return evaluate_retrieval(model, data, split, settings, device, limit)
+    config_file = Path(model, task or "", "config.json")
+    if calibrate is not None and not config_file.is_file():
+        raise ValueError(f"{model} is not a folder with a model: download it to calibrate it.")
     (head,) = load_annotators([model], **subfolder).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
+    config.calibration = config.calibration if calibrate is None else None
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)
     change = SongEffects(effects, config.sampling_rate, effects_seed) if effects else None
     logits = tqdm(song_logits(head, songs, settings, change=change), total=len(songs), unit="song", desc=str(model))
-    scores = {song.id: score_song(config, song, values) for song, values in logits}
-    scores = {song.id: scores[song.id] for song in songs}
+    rated = {song.id: rate_song(config, song, values) for song, values in logits}
+    scores = {song.id: rated[song.id].scores for song in songs}
+    items = {song.id: rated[song.id].items for song in songs}
+    if calibrate is None:
+        calibration = summarize_items(items, config.calibration)
+    else:
+        calibration = _calibrate(config, items, calibrate, config_file)
     return {
         "task": config.task,
         "metric": task_of(config).metric,
         "window_seconds": settings.seconds(config),
         "scores": scores_with_intervals(config, scores),
+        "calibration": calibration,
         "songs": scores,
     }
+
+
+def _calibrate(config: MusicFMConfig, items: SongItems, share: float, config_file: Path) -> dict[str, Any]:
+    """Calibrate a model on items of songs, save that in its configuration, and return the summary of the items."""
+    config.calibration = fit_calibration(config, items, share)
+    saved = json.loads(config_file.read_text(encoding="utf-8"))
+    write_json(config_file, saved | {"calibration": config.calibration}, indent=2)
+    return summarize_calibration(items, config.calibration)
 
 
 def evaluate_retrieval(
@@ -123,6 +155,7 @@ def evaluate_models(
     limit: int | None = None,
     effects: float = 0.0,
     effects_seed: int = 0,
+    calibrate: float | None = None,
 ) -> dict[str, Any]:
     """
     Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
@@ -142,7 +175,7 @@ def evaluate_models(
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
     settings = settings or WindowSettings(batch_size=8)
     options: dict[str, Any] = {"settings": settings, "device": device, "limit": limit}
-    options |= {"effects": effects, "effects_seed": effects_seed}
+    options |= {"effects": effects, "effects_seed": effects_seed, "calibrate": calibrate}
     results = {}
     for name, model in zip(names, models, strict=True):
         tasks = getattr(load_config(str(model)), "task_folders", None)

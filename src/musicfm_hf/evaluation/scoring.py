@@ -1,7 +1,7 @@
 """Scores of whole songs, their averages with bootstrap intervals, and differences between systems."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,7 +9,9 @@ from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, task_of
 from ..tasks.averages import drop_nan
+from ..tasks.calibration import Items
 from .bootstrap import bootstrap_interval, center, centered_interval, draw_runs, percentile_interval
+from .calibration import collect_items
 
 Scores = Mapping[str, Mapping[str, Any]]  # song id → the scores of the song
 
@@ -30,6 +32,22 @@ def score_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> 
     results = spec.further_results(config, logits, events) if spec.scored_results else {}
     values = {name: value for name, (value, _) in results.items()}
     return spec.score_song(spec.annotation_of(song), events, values)
+
+
+class Rated(NamedTuple):
+    """The scores of a song, and its items by result; see [`collect_items`]."""
+
+    scores: dict[str, Any]
+    items: dict[str, Items]
+
+
+def rate_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> Rated:
+    """Score a song as [`score_song`] does, and compare the probabilities of its items with what is right."""
+    spec = task_of(config)
+    events = spec.decode(config, logits)
+    results = spec.further_results(config, logits, events)
+    scores = spec.score_song(spec.annotation_of(song), events, {name: value for name, (value, _) in results.items()})
+    return Rated(scores, collect_items(config, song, logits, events, results))
 
 
 def average_scores(config: MusicFMConfig, scores: Scores) -> dict[str, float]:

@@ -86,6 +86,7 @@ def head_config(
         "classifier_dropout": arguments.head_dropout,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
         "decoding": learned | decoder_settings(arguments),
+        "calibration": None,
         "class_weights": None,
         "task_folders": None,
     }
@@ -135,6 +136,7 @@ def retrieval_config(
         "contrastive_loss": arguments.loss,
         "contrastive_temperature": arguments.temperature,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
+        "calibration": None,
         "decoding": {"passage_seconds": get_retrieval_task(arguments.task).passage_seconds},
         "task_folders": None,
     }

@@ -12,7 +12,8 @@ from transformers import AutoConfig, TrainerCallback
 from ..data.examples import ReadWaveform
 from ..data.labeled import LabeledSong
 from ..data.splits import SPLITS
-from ..evaluation.scoring import average_scores, score_song, scores_with_intervals
+from ..evaluation.calibration import fit_calibration, summarize_calibration
+from ..evaluation.scoring import average_scores, rate_song, scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache
@@ -33,7 +34,7 @@ from .joint_data import (
     songs_of,
 )
 from .joint_model import JointModel, attach_head, layers_read
-from .run import WHITENING_CROPS, Finetuned, build_on_device, collect_results, final_scores, start_run
+from .run import WHITENING_CROPS, Finetuned, build_on_device, collect_results, final_ratings, start_run
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer
 from .whitening import WhitenedLinear, whitened_projector
@@ -100,13 +101,15 @@ class JointTrainer(FinetuningTrainer):
         self.model.eval()
         with self.accelerator.autocast():
             found = [
-                ((task, song.id), score_song(self.configs[task], song, logits))
+                ((task, song.id), rate_song(self.configs[task], song, logits))
                 for task, song, logits in self.logits(share)
             ]
-        scores = dict(gather_object(found) if self.args.world_size > 1 else found)
+        rated = dict(gather_object(found) if self.args.world_size > 1 else found)
+        self.items = {}  # task → song id → items
         ordered: dict[str, dict[str, Any]] = {}
         for task, song in songs:
-            ordered.setdefault(task, {})[song.id] = scores[task, song.id]
+            scores, self.items.setdefault(task, {})[song.id] = rated[task, song.id]
+            ordered.setdefault(task, {})[song.id] = scores
         return ordered
 
 
@@ -153,18 +156,31 @@ def finetune_joint(
     for model in models.values():
         if isinstance(model.classifier.projector, WhitenedLinear):
             model.classifier.projector = model.classifier.projector.folded()
-    scores: Any = final_scores(trainer, _pairs(task, splits), is_cached=cache is not None)  # type: ignore[arg-type]
+    rated: Any = final_ratings(trainer, _pairs(task, splits), is_cached=cache is not None)  # type: ignore[arg-type]
+    scores = {split: of_tasks for split, (of_tasks, _) in rated.items()}
     summary = {
         split: {name: scores_with_intervals(models[name].config, rows) for name, rows in of_tasks.items()}
         for split, of_tasks in scores.items()
     }
+    calibrated = _calibrate(models, {split: items for split, (_, items) in rated.items()})
     names = ", ".join(dict.fromkeys(source["name"] for source in sources.values()))
     about = {"base_licence": base_license, "data": {"name": names, "tasks": sources}}
     whole = torch.nn.ModuleDict(dict(models))  # parameters of the shared encoder count once
     distinct = {name: list({song.id: song for song in songs}.values()) for name, songs in splits.items()}
-    results = collect_results(task, trainer, whole, distinct, summary, about) | {"scores_of_songs": scores}
+    results = collect_results(task, trainer, whole, distinct, summary, about)
+    results |= {"calibration": calibrated, "scores_of_songs": scores}
     joint: Any = trainer.model
     return Finetuned(joint, joint, trainer, scores, results | {"loss_weights": joint.weights})
+
+
+def _calibrate(models: Mapping[str, HeadModel], items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Calibrate each model on its validation songs; return, for each split and task, [`summarize_calibration`]."""
+    for name, model in models.items():
+        model.config.calibration = fit_calibration(model.config, items["validation"][name])
+    return {
+        split: {name: summarize_calibration(rows, models[name].config.calibration) for name, rows in of_tasks.items()}
+        for split, of_tasks in items.items()
+    }
 
 
 def joint_curves(tasks: Sequence[str]) -> CurveCallback:

@@ -44,7 +44,7 @@ def save_joint_run(run: Finetuned, task: JointArguments, arguments: FinetuningAr
         write_json(path, run.results)
     for name, source in run.results["data"]["tasks"].items():
         single = {key: value for key, value in run.results.items() if key not in ("history", "scores_of_songs")}
-        for key in ("scores", "scores_of_songs"):
+        for key in ("scores", "calibration", "scores_of_songs"):
             single[key] = {split: parts[name] for split, parts in run.results[key].items() if name in parts}
         counts = {
             split.removeprefix(f"{name}/"): count
@@ -130,6 +130,7 @@ def _encoder_config(config: MusicFMConfig) -> MusicFMConfig:
         "task",
         "vocabulary",
         "decoding",
+        "calibration",
         "label_rate",
         "label_centered",
         "classifier_layer",

@@ -26,7 +26,7 @@ from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
 from .arguments import FinetuningArguments, RetrievalArguments
 from .heads import add_lora, retrieval_config
 from .pitch_maps import ChromaFeatures, PitchMaps, PitchTargets, fit_pitch_maps, songs_to_fit
-from .run import Finetuned, build_on_device, collect_results, draw_training_songs, final_scores, start_run
+from .run import Finetuned, build_on_device, collect_results, draw_training_songs, final_ratings, start_run
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer
 
@@ -128,7 +128,8 @@ def finetune_retrieval(
         trained, arguments, crops, splits["validation"], embed, config, fingerprint, started, callbacks=callbacks
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    scores = final_scores(trainer, splits, is_cached=maps is not None)
+    rated = final_ratings(trainer, splits, is_cached=maps is not None)
+    scores = {name: of_songs for name, (of_songs, _) in rated.items()}
     summary = {name: searches_with_intervals(rows) for name, rows in scores.items()}
     about = {"base_licence": base_license, "data": source}
     results = collect_results(task, trainer, model, splits, summary, about) | {"scores_of_songs": scores}

@@ -14,6 +14,7 @@ from ..data.examples import ReadWaveform, TaskCrops, with_annotation
 from ..data.labeled import LabeledSong
 from ..data.labeled_dataset import load_songs, split_names
 from ..data.splits import draw_songs
+from ..evaluation.calibration import fit_calibration, summarize_calibration
 from ..evaluation.scoring import scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
@@ -133,10 +134,16 @@ def finetune(
     trainer.train(resume_from_checkpoint=checkpoint)
     if isinstance(trained, MusicFMClassifier) and isinstance(trained.projector, WhitenedLinear):
         trained.projector = trained.projector.folded()
-    scores = final_scores(trainer, splits, is_cached=cache is not None)
+    rated = final_ratings(trainer, splits, is_cached=cache is not None)
+    scores = {name: of_songs for name, (of_songs, _) in rated.items()}
     summary = {name: scores_with_intervals(config, rows) for name, rows in scores.items()}
+    config.calibration = fit_calibration(config, rated["validation"][1])
+    if model is not None:
+        model.config.calibration = config.calibration
+    calibrated = {name: summarize_calibration(items, config.calibration) for name, (_, items) in rated.items()}
     about = {"base_licence": base_license, "data": source}
-    results = collect_results(task, trainer, model or trained, splits, summary, about) | {"scores_of_songs": scores}
+    results = collect_results(task, trainer, model or trained, splits, summary, about)
+    results |= {"calibration": calibrated, "scores_of_songs": scores}
     return Finetuned(model, trained, trainer, scores, results)
 
 
@@ -319,17 +326,19 @@ def _build_trained(
     return model, add_lora(model, task) if task.method == "lora" else model, None
 
 
-def final_scores(trainer: FinetuningTrainer, splits: Splits, is_cached: bool) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the scores of validation and test songs with the final model."""
+def final_ratings(
+    trainer: FinetuningTrainer, splits: Splits, is_cached: bool
+) -> dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
+    """Return the scores and the items of validation and test songs with the final model."""
     validation = None
     if not is_cached and trainer.args.load_best_model_at_end:
         # The final model may already have been scored. (The head of a probe was folded, and rounds differently.)
         best = trainer.state.best_global_step
         validation = None if best is None else trainer.evaluated.get(best)
-    scores = {"validation": validation or trainer.score_songs(splits["validation"])}
+    rated = {"validation": validation or (trainer.score_songs(splits["validation"]), trainer.items)}
     if "test" in splits:
-        scores["test"] = trainer.score_songs(splits["test"])
-    return scores
+        rated["test"] = (trainer.score_songs(splits["test"]), trainer.items)
+    return rated
 
 
 def count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:

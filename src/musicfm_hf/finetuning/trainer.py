@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..data.examples import TaskCrops, collate_examples
 from ..data.labeled import LabeledSong
 from ..data.pairs import PairCrops
-from ..evaluation.scoring import average_scores, score_song
+from ..evaluation.scoring import average_scores, rate_song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import task_of
 from ..training.files import write_json
@@ -68,7 +68,8 @@ class FinetuningTrainer(ResumableTrainer):
         self.logits, self.config = logits, config
         self.fingerprint = {"settings": {}, "training": {}, "inputs": {}} if fingerprint is None else fingerprint
         self.started = time.perf_counter() if started is None else started
-        self.evaluated: dict[int, dict[str, dict[str, Any]]] = {}  # step → song id → scores
+        self.evaluated: dict[int, tuple[dict[str, dict[str, Any]], dict[str, Any]]] = {}  # step → scores and items
+        self.items: dict[str, Any] = {}  # of the songs that were scored last: song id → result → `Items`
         self.model_accepts_loss_kwargs = False
 
     def main_score(self, config: MusicFMConfig) -> str:
@@ -120,7 +121,7 @@ class FinetuningTrainer(ResumableTrainer):
         """Average the scores of whole songs, which are divided among processes."""
         scores = self.score_songs(self.eval_dataset if eval_dataset is None else eval_dataset)
         if eval_dataset is None:
-            self.evaluated[self.state.global_step] = scores
+            self.evaluated[self.state.global_step] = (scores, self.items)
         averages = self.average(scores)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in averages.items()}
         self.log(metrics)
@@ -129,7 +130,7 @@ class FinetuningTrainer(ResumableTrainer):
 
     def score_songs(self, songs: Sequence[LabeledSong]) -> dict[str, dict[str, Any]]:
         """
-        Score whole songs, in the precision of training.
+        Score whole songs, in the precision of training, and set `items`.
 
         Returns:
             Song id → scores, in the order of `songs`, on every process.
@@ -137,9 +138,10 @@ class FinetuningTrainer(ResumableTrainer):
         share = list(songs)[self.args.process_index :: self.args.world_size]
         self.model.eval()
         with self.accelerator.autocast():
-            pairs = [(song.id, score_song(self.config, song, logits)) for song, logits in self.logits(share)]
-        scores = dict(gather_object(pairs) if self.args.world_size > 1 else pairs)
-        return {song.id: scores[song.id] for song in songs}
+            pairs = [(song.id, rate_song(self.config, song, logits)) for song, logits in self.logits(share)]
+        rated = dict(gather_object(pairs) if self.args.world_size > 1 else pairs)
+        self.items = {song.id: rated[song.id].items for song in songs}
+        return {song.id: rated[song.id].scores for song in songs}
 
 
 class EarlyStopping(TrainerCallback):

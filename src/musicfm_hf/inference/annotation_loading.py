@@ -10,7 +10,7 @@ from ..tasks import get_task, known_tasks
 from ..tasks.annotations import Beats, Segment, read_beats, read_segments, read_tags
 from ..tasks.audacity import read_label_track
 from ..tasks.label_rows import to_beats, to_segments
-from ..tasks.song_json import parse_numbers, parse_results, read_song_json
+from ..tasks.song_json import parse_confidence, parse_numbers, parse_results, read_song_json
 from ..tasks.sonic_visualiser import read_layer
 from ..tasks.values import to_number
 from .jams_file import read_jams_song
@@ -23,12 +23,15 @@ _LABEL_READERS = {".txt": read_label_track, ".csv": read_layer, ".svl": read_lay
 _ENDINGS = "song.json, song.jams, song.mid, song.beats, song.chords.lab, song.tags, song.chords.txt or song.chords.csv"
 
 
-def load_results(paths: Sequence[Path]) -> tuple[float, Results]:
+Marks = dict[str, np.ndarray]  # name → whether each event is uncertain
+
+
+def load_results(paths: Sequence[Path]) -> tuple[float, Results, Marks]:
     """
     Read the results of a song from files; from the first one that has each of them.
 
     Returns:
-        Seconds of audio, and the results by name.
+        Seconds of audio, the results by name, and the marks of uncertain events.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: see [`SongAnnotation.load`].
@@ -37,27 +40,32 @@ def load_results(paths: Sequence[Path]) -> tuple[float, Results]:
         raise ValueError(f"`load` needs at least one file, such as {_ENDINGS}.")
     durations: list[float] = []
     results: Results = {}
+    uncertain: Marks = {}
     for path in paths:
-        duration, found = _load_file(path)
+        duration, found, marks = _load_file(path)
         durations.append(duration)
+        uncertain |= {name: values for name, values in marks.items() if name in found.keys() - results.keys()}
         results = found | results
     known = [duration for duration in durations if duration]
-    return known[0] if known else max((_end(events) for events, _ in results.values()), default=0.0), results
+    end = known[0] if known else max((_end(events) for events, _ in results.values()), default=0.0)
+    return end, results, uncertain
 
 
-def _load_file(path: Path) -> tuple[float, Results]:
-    """Return the seconds of audio, or 0 if the file does not have them, and the results."""
+def _load_file(path: Path) -> tuple[float, Results, Marks]:
+    """Return the seconds of audio, or 0 if the file does not have them, the results, and the marks."""
     suffix = path.suffix.lower()
     if suffix in _SONG_READERS:
         content = _SONG_READERS[suffix](path)
         results: Results = dict(parse_results(content, path))
+        downbeats, uncertain = parse_confidence(content, path)
+        results |= {name: (None, probabilities) for name, probabilities in downbeats.items()}
         if "tempo" in content:
             results["tempo"] = (to_number(content["tempo"], "the tempo", f"{path}, tempo", "a number"), None)
         if "tempo_curve" in content:
             results["tempo_curve"] = (_to_rows(content["tempo_curve"], f"{path}, tempo_curve"), None)
         if "similarities" in content:
             results["similarities"] = (parse_numbers(content["similarities"], f"{path}, similarities"), None)
-        return float(content["duration"]), results
+        return float(content["duration"]), results, uncertain
     column = path.stem.rpartition(".")[2] if "." in path.stem else ""
     if suffix in (".beats", ".tags"):  # of another task, or else the word belongs to the name of the song
         columns = {spec.column for spec in map(get_task, known_tasks())}
@@ -70,7 +78,7 @@ def _load_file(path: Path) -> tuple[float, Results]:
         events = to_beats(rows) if column == "beats" else to_segments(rows)
     else:
         raise ValueError(f"{path}: the name does not specify an annotation: it must end like {_ENDINGS}.")
-    return 0.0, {column: (events, None)}
+    return 0.0, {column: (events, None)}, {}
 
 
 def _to_rows(values: Any, place: str) -> np.ndarray:

@@ -13,6 +13,8 @@ SECTION_COLORS = {
     "inst": "#e8d27c",
     "outro": "#a9b8c9",
     "silence": "#eeeeee",
+    "music": "#b9d7e8",
+    "no music": "#eeeeee",
 }
 
 OTHER_COLORS = ("#e3a6ad", "#9fd0c8", "#d8c3a5", "#b5c98e", "#a7a9d6", "#e6b8d5")  # of labels not listed above

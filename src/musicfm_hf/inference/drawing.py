@@ -20,34 +20,20 @@ from .colors import pitch_color, section_colors
 from .sound_image import spectrograms
 
 LONGEST_ROW_SECONDS = 40.0
-
 LONGEST_SECONDS = 900.0  # longer audio is drawn as an overview
-
 MOST_OVERVIEW_ROWS = 8
-
 OVERVIEW_ROW_SECONDS = 600.0
-
 MOST_TAGS = 8
-
 LONGEST_TITLE = 60  # letters
-
 DPI = 110
-
 # Inches.
 WIDTH, LEFT, RIGHT = 15.0, 0.75, 0.3
-
 HEADER, GAP = 0.95, 0.42
-
 SOUND = "sound"  # name of the strip of the spectrogram or waveform
-
 SOUND_HEIGHT = 0.78
-
 MOST_BAR_NUMBERS = 40  # in a row
-
 _MODES = {"maj": "major", "min": "minor"}
-
 SMALLEST_LINE = 7.0  # points; chord names that would be smaller are drawn on two lines, or vertically
-
 SMALLEST_NAME = 5.0  # points; chord names that would be smaller are omitted
 
 
@@ -71,6 +57,7 @@ class AnnotatedSong(Protocol):
     key: str | None
     tags: dict[str, float] | None
     similarities: dict[str, float] | None
+    uncertain: dict[str, np.ndarray]
     more: dict[str, Any]
 
     def get(self, name: str) -> Any:
@@ -110,6 +97,7 @@ def draw_annotation(
         for name, strip in strips.items():
             if name != SOUND:
                 _DRAWINGS[strip.drawing](axes[name], row, annotation.get(name))
+                _mark_uncertain(axes[name], row, annotation.get(name), annotation.uncertain.get(name))
         _draw_boundaries(axes, row, annotation, "#aaaaaa" if overview else "white")
         _draw_time(axes[list(strips)[-1]], row)
     with warnings.catch_warnings():
@@ -299,6 +287,21 @@ _DRAWINGS: dict[str, Callable[[Any, _Row, Any], None]] = {
     "chords": _draw_chords,
     "keys": _draw_keys,
 }
+
+
+def _mark_uncertain(axes: Any, row: _Row, events: Any, uncertain: np.ndarray | None) -> None:
+    """Hatch uncertain segments, and draw uncertain beats in light gray."""
+    if uncertain is None or len(uncertain) != len(events.times if isinstance(events, Beats) else events):
+        return
+    if isinstance(events, Beats):
+        inside = uncertain & (events.times >= row.start) & (events.times < row.end)
+        heights = np.where(events.positions[inside] == 1, 1.0, 0.4)
+        axes.vlines(events.times[inside], 0, heights, color="#dddddd", lw=1.2)
+        return
+    marked = [segment for segment, is_marked in zip(events, uncertain, strict=True) if is_marked]
+    for start, end, _ in _visible(marked, row):
+        style = {"facecolor": "#ffffff60", "edgecolor": "#00000050", "hatch": "/////", "linewidth": 0, "zorder": 2}
+        axes.axvspan(start, end, **style)
 
 
 def _draw_boundaries(axes: dict[str, Any], row: _Row, annotation: AnnotatedSong, sound_color: str) -> None:

@@ -15,6 +15,7 @@ from .exported import EncoderModel
 # Prefixes of settings that do not affect the output of an encoder in eval mode: those of heads, of pretraining, and of
 # Transformers. The dtype is that of the weights.
 _HEADS: tuple[str, ...] = (
+    "calibration",
     "class",
     "contrastive_",
     "decoding",

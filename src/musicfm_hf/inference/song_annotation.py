@@ -11,7 +11,7 @@ import numpy as np
 
 from ..tasks.annotations import SONG_COLUMNS, Beats, Segment
 from ..tasks.audacity import write_label_track
-from ..tasks.events import file_format, to_json, write_events
+from ..tasks.events import add_confidence, file_format, to_json, write_events
 from ..tasks.sonic_visualiser import write_layer
 from ..training.files import complete_files, write_text
 
@@ -42,8 +42,11 @@ class SongAnnotation:
         similarities (`dict[str, float]`): Similarities with tags in words, with the highest first; see
             [`ZeroShotTagger`].
         probabilities (`dict[str, np.ndarray]`): Probability of each event, for `beats`, `chords`, `sections`, `keys`
-            and `time_signatures`; see [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the
-            number of events was changed later.
+            and `time_signatures`, and of a downbeat at each beat at position 1, for `downbeats`; see
+            [`TaskSpec.event_probabilities`]. Silence has none, and they are ignored if the number of events was
+            changed later.
+        uncertain (`dict[str, np.ndarray]`): For the same names, whether each event is uncertain: its probability is
+            below the threshold that was chosen when the model was calibrated. Without an entry, no event is marked.
         more (`dict[str, Any]`): Results of other tasks by column: beats, segments, probabilities of tags, or one
             label.
         tempo (`float`): Tempo of the song, in beats per minute; see [`musicfm_hf.tasks.meter.global_tempo`].
@@ -66,26 +69,43 @@ class SongAnnotation:
     tempo: float | None = None
     tempo_curve: np.ndarray | None = None
     time_signatures: list[Segment] | None = None
+    uncertain: dict[str, np.ndarray] = field(default_factory=dict)
 
     def get(self, name: str) -> Any:
         """Return the result with this name, an attribute or an entry of `more`, or `None`."""
         return getattr(self, name) if name in _RESULTS else self.more.get(name)
 
-    def set(self, name: str, events: Any, probabilities: np.ndarray | None = None) -> None:
-        """Set the result with this name, an attribute or an entry of `more`, and the probability of each event."""
+    def set(
+        self,
+        name: str,
+        events: Any,
+        probabilities: np.ndarray | None = None,
+        uncertain: np.ndarray | None = None,
+    ) -> None:
+        """
+        Set the result with this name, an attribute or an entry of `more`, the probability of each event, and whether
+        it is uncertain. Without a result of its own, only these are set, as for `downbeats`.
+        """
         if name in _RESULTS:
             setattr(self, name, events)
-        else:
+        elif events is not None:
             self.more[name] = events
         if probabilities is not None:
             self.probabilities[name] = probabilities
+        if uncertain is not None and uncertain.any():
+            self.uncertain[name] = uncertain
 
     def to_dict(self) -> dict[str, Any]:
         """Return all results that are not `None` as values for JSON; see [`musicfm_hf.tasks.events.to_json`]."""
         results = {name: events for name in (*_RESULTS, *self.more) if (events := self.get(name)) is not None}
         values = {"duration": round(self.duration, 6)} | {
-            name: to_json(events, self.probabilities.get(name)) for name, events in results.items()
+            name: to_json(events, self.probabilities.get(name), self.uncertain.get(name))
+            for name, events in results.items()
         }
+        downbeats = [row for row in values.get("beats", []) if row["position"] == 1]
+        add_confidence(
+            downbeats, self.probabilities.get("downbeats"), self.uncertain.get("downbeats"), prefix="downbeat_"
+        )
         if self.similarities is not None:
             values["similarities"] = {tag: round(value, 4) for tag, value in self.similarities.items()}
         return values
@@ -164,8 +184,8 @@ class SongAnnotation:
                 from the first of them.
 
         Returns:
-            The annotation, with the results that the format holds: probabilities are in JSON and JAMS files only. If
-            no file has the duration, it is the end of the last label.
+            The annotation, with the results that the format holds: probabilities are in JSON and JAMS files only, and
+            marks of uncertain events in JSON files. If no file has the duration, it is the end of the last label.
 
         Raises:
             FileNotFoundError: if a file does not exist.
@@ -174,11 +194,11 @@ class SongAnnotation:
         """
         from .annotation_loading import load_results
 
-        duration, results = load_results([Path(path) for path in paths])
+        duration, results, uncertain = load_results([Path(path) for path in paths])
         similarities, _ = results.pop("similarities", (None, None))
         annotation = cls(duration, similarities=similarities)
         for name, (events, probabilities) in results.items():
-            annotation.set(name, events, probabilities)
+            annotation.set(name, events, probabilities, uncertain.get(name))
         return annotation
 
     def write_tags(self, path: str | os.PathLike) -> list[str]:
@@ -246,7 +266,7 @@ class SongAnnotation:
 _RESULTS = tuple(
     attribute.name
     for attribute in fields(SongAnnotation)
-    if attribute.name not in ("duration", "similarities", "probabilities", "more")
+    if attribute.name not in ("duration", "similarities", "probabilities", "uncertain", "more")
 )
 
 

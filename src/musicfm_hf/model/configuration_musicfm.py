@@ -210,6 +210,8 @@ class MusicFMConfig(PreTrainedConfig):
             of your own, so that a saved model decodes its own outputs.
         vocabulary (`str`, *optional*): Set of labels of that task, if it has several, such as `"full"` for chords.
         decoding (`dict`, *optional*): Settings of the decoder of that task.
+        calibration (`dict`, *optional*): Result of that task → `slope` and `offset`, with which the log-odds of its
+            probabilities are scaled, and `uncertain_below`, the probability below which an item is uncertain.
         task_folders (`list[str]`, *optional*): Subfolders with the models for single tasks, in a folder of heads that
             were trained together; each is named after its task.
         label_rate (`float`, *optional*): Label frames per second. If not given, the model has one label for the whole
@@ -319,6 +321,7 @@ class MusicFMConfig(PreTrainedConfig):
     task: str | None = None
     vocabulary: str | None = None
     decoding: dict | None = None
+    calibration: dict | None = None
     task_folders: list[str] | None = None
     label_rate: float | None = None
     label_centered: bool = False

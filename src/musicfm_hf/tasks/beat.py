@@ -6,12 +6,12 @@ Scores are `mir_eval.beat.f_measure` over all beats (Davies, Degara, Plumbley, *
 Beat Tracking Algorithms*, 2009).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import dbn, meter, spans
+from . import calibration, dbn, meter, spans
 from .annotations import Beats, check_beats
 from .dbn_states import BEATS_PER_BAR
 from .spec import Score, Strip, TaskSpec
@@ -102,7 +102,7 @@ def no_beats(duration: float = 0.0) -> Beats:
 def event_probabilities(logits: np.ndarray, beats: Beats, labels: Sequence[str], frame_rate: float) -> np.ndarray:
     """Return the probability of a beat, downbeat or not, in the nearest frame of each beat, float64 `(beats,)`."""
     probabilities = spans.softmax(logits, labels)
-    frames = np.round(beats.times * frame_rate).astype(int).clip(0, len(probabilities) - 1)
+    frames = _nearest_frames(beats.times, frame_rate, len(probabilities))
     return probabilities[frames, :2].sum(axis=1)
 
 
@@ -131,8 +131,9 @@ def song_results(
 
     Returns:
         `tempo` and `tempo_curve` (see [`meter.global_tempo`] and [`meter.tempo_curve`]), which are `None` with fewer
-        than two beats, and `time_signatures` (see [`meter.time_signatures`]) with the posterior probability of each
-        given the beats (see [`meter.meter_probabilities`]).
+        than two beats; `time_signatures` (see [`meter.time_signatures`]) with the posterior probability of each
+        given the beats (see [`meter.meter_probabilities`]); and `downbeats`, without a value of its own, with the
+        probability of a downbeat in the nearest frame of each beat at position 1.
     """
     curve = meter.tempo_curve(beats.times)
     signatures = meter.time_signatures(beats, len(logits) / frame_rate)
@@ -141,12 +142,44 @@ def song_results(
     if len(beats.times):
         frames = np.arange(len(probabilities))
         at_beats = np.column_stack([np.interp(beats.times * frame_rate, frames, column) for column in probabilities.T])
+    downbeats = np.empty(0)
+    if len(probabilities):
+        times = beats.times[beats.positions == 1]
+        downbeats = probabilities[_nearest_frames(times, frame_rate, len(probabilities)), 1]
     certain = meter.meter_probabilities(at_beats, signatures, beats.times, beats_per_bar, meter_change)
     return {
         "tempo": (meter.global_tempo(curve), None),
         "tempo_curve": (curve if len(curve) else None, None),
         "time_signatures": (signatures, certain if signatures else None),
+        "downbeats": (None, downbeats if len(downbeats) else None),
     }
+
+
+def _nearest_frames(times: np.ndarray, frame_rate: float, num_frames: int) -> np.ndarray:
+    """Return the frames whose centers are nearest to times in seconds."""
+    return np.round(times * frame_rate).astype(int).clip(0, num_frames - 1)
+
+
+def right(reference: Beats, estimate: Beats, results: Mapping[str, Any]) -> dict[str, calibration.Rightness]:
+    """
+    Return which beats and downbeats are right, as `mir_eval.beat.f_measure` counts them: those that are matched with
+    different beats of the reference within 0.07 s; and the share of the time of each of the `time_signatures` that is
+    right. Downbeats are not compared if the reference has no positions.
+    """
+    import mir_eval
+
+    sides = {"beats": (reference.times, estimate.times)}
+    sides["downbeats"] = (reference.times[reference.positions == 1], estimate.times[estimate.positions == 1])
+    found = {}
+    for name, (expected, times) in sides.items():
+        matched = np.zeros(len(times))
+        if len(expected) and len(times):
+            pairs = mir_eval.util.match_events(expected, times, TOLERANCE)
+            matched[[ours for _, ours in pairs]] = 1
+        known = name == "beats" or reference.positions.any()
+        found[name] = (matched, np.full(len(times), float(known)))
+    signatures = meter.time_signatures(reference), results.get("time_signatures") or []
+    return found | {"time_signatures": calibration.time_right(*signatures, calibration.equal_labels(str))}
 
 
 def score(reference: Beats, estimate: Beats) -> dict[str, float]:
@@ -205,6 +238,7 @@ TASK = TaskSpec(
     learn_decoding=learn_decoding,
     probabilities=event_probabilities,
     song_results=song_results,
+    right=right,
     silence=no_beats,
     metric="beat_f",
     scores={

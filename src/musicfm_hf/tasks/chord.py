@@ -14,7 +14,7 @@ import numpy as np
 
 from . import chord_structured, spans
 from .annotations import Segment
-from .chord_scores import SCORES, average, score, song_value
+from .chord_scores import SCORES, average, right, score, song_value
 from .chord_smoothing import kind_of, learn_changes, log_shares, smooth, to_segments
 from .chord_vocabularies import (
     MAJMIN_LABELS,
@@ -71,6 +71,7 @@ _MAJMIN = TaskSpec(
     parse=parse_chord,
     transpose=spans.transpose_targets,
     resamplable=True,
+    right=right,
     silence=spans.whole_song("N"),
     metric="majmin",
     scores={name: SCORES[name] for name in ("majmin", "root")},
@@ -94,6 +95,7 @@ def _one_softmax(
         parse=parse,
         events=partial(events, labels=labels),
         learn_decoding=partial(learn_changes, parse=parse),
+        right=partial(right, comparison=vocabulary),
         metric=vocabulary,  # the comparison of mir_eval has the same name
         scores={name: SCORES[name] for name in ("majmin", "root", vocabulary)},
         about=about,
@@ -130,6 +132,7 @@ TASK = replace(
             events=chord_structured.events,
             probabilities=chord_structured.probabilities,
             learn_decoding=chord_structured.learn_decoding,
+            right=partial(right, comparison="tetrads_inv"),
             metric="tetrads_inv",
             scores=SCORES,
             about="Chords: 168 triads, sixths and sevenths with their bass, none, and X for all others",

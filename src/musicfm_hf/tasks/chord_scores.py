@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import spans
+from . import calibration, spans
 from .annotations import Segment
 from .averages import mean_over_songs, value_or_nan
 from .chord_syntax import encode_chord
@@ -69,6 +69,15 @@ def score(reference: Sequence[Segment], estimate: Sequence[Segment]) -> dict[str
             if not compared[name] and name not in ("majmin", "root"):
                 scores[name] = float("nan")
     return scores | {"seconds": compared["majmin"]}
+
+
+def right(
+    reference: Sequence[Segment], estimate: Sequence[Segment], results: Mapping[str, Any], comparison: str = "majmin"
+) -> dict[str, calibration.Rightness]:
+    """Return the share of the time of each chord that a comparison of `mir_eval.chord` finds right."""
+    from mir_eval import chord
+
+    return {"chords": calibration.time_right(reference, estimate, getattr(chord, comparison))}
 
 
 def song_value(scores: Mapping[str, Any], name: str) -> float:

@@ -4,7 +4,7 @@ strings; predicted: a dictionary from tags to probabilities), or one label as a 
 or an array of numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,11 @@ def fit_to_audio(events: Any, probabilities: np.ndarray | None, duration: float)
     return segments, None if probabilities is None else probabilities[: len(segments)]
 
 
-def to_json(events: Any, probabilities: np.ndarray | None = None) -> Any:
+def to_json(events: Any, probabilities: np.ndarray | None = None, uncertain: np.ndarray | None = None) -> Any:
     """
     Convert events to values for JSON, with times in seconds, rounded to microseconds. Each beat or segment also gets
-    its `probability` if `probabilities` has the same length. One number is rounded to thousandths, and an array is a
-    list of rows.
+    its `probability` if `probabilities` has the same length, and `uncertain: true` if it is marked in `uncertain`. One
+    number is rounded to thousandths, and an array is a list of rows.
     """
     if isinstance(events, str):
         return events
@@ -84,10 +84,29 @@ def to_json(events: Any, probabilities: np.ndarray | None = None) -> Any:
         rows = [{"time": round(float(time), 6), "position": int(position)} for time, position in pairs]
     else:
         rows = [{"start": round(start, 6), "end": round(end, 6), "label": label} for start, end, label in events]
+    add_confidence(rows, probabilities, uncertain)
+    return rows
+
+
+def add_confidence(
+    rows: Sequence[dict[str, Any]],
+    probabilities: np.ndarray | None,
+    uncertain: np.ndarray | None,
+    prefix: str = "",
+) -> None:
+    """
+    Add probabilities and marks to rows for JSON, unless there are more or fewer of them than rows.
+
+    Args:
+        prefix (`str`): Beginning of the keys, such as `downbeat_`.
+    """
     if probabilities is not None and len(probabilities) == len(rows):
         for row, probability in zip(rows, probabilities, strict=True):
-            row["probability"] = round(float(probability), 4)
-    return rows
+            row[f"{prefix}probability"] = round(float(probability), 4)
+    if uncertain is not None and len(uncertain) == len(rows):
+        for row, is_uncertain in zip(rows, uncertain, strict=True):
+            if is_uncertain:
+                row[f"{prefix}uncertain"] = True
 
 
 def from_json(values: Any, place: str) -> tuple[Any, np.ndarray | None]:

@@ -78,3 +78,31 @@ def labeled_columns(path: Path) -> tuple[str, ...]:
 def _has_events(values: Any) -> bool:
     """Return whether an entry has the shape of tags with probabilities, or of at least one beat or segment."""
     return isinstance(values, dict) or (isinstance(values, list) and bool(values) and isinstance(values[0], dict))
+
+
+def parse_confidence(content: dict[str, Any], path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """
+    Read the probabilities of downbeats, which have no entry of their own, and the marks of uncertain items.
+
+    Returns:
+        Probabilities and marks by result; of results that have any.
+
+    Raises:
+        ValueError: if a probability is not a number, or a mark not true or false.
+    """
+    probabilities, uncertain = {}, {}
+    lists = {name: values for name, values in content.items() if name not in _OTHERS and isinstance(values, list)}
+    rows_of = {name: [(row, "") for row in values] for name, values in lists.items()}
+    rows_of["downbeats"] = [(row, "downbeat_") for row in lists.get("beats", []) if row.get("position") == 1]
+    for name, rows in rows_of.items():
+        marks = [row.get(f"{prefix}uncertain", False) for row, prefix in rows]
+        if not all(isinstance(mark, bool) for mark in marks):
+            raise ValueError(f"{path}, {name}: `uncertain` must be true or false.")
+        if any(marks):
+            uncertain[name] = np.array(marks)
+    values = [row.get("downbeat_probability") for row, _ in rows_of["downbeats"]]
+    if values and None not in values:
+        place = f"{path}, beats"
+        numbers = [to_number(value, "the probability of a downbeat", place, "a number") for value in values]
+        probabilities["downbeats"] = np.array(numbers)
+    return probabilities, uncertain

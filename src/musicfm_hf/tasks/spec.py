@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..model.configuration_musicfm import MusicFMConfig
-from . import spans
+from . import calibration, spans
 from .annotations import SONG_COLUMNS
 from .averages import mean_over_songs, value_or_nan
+from .calibration import Rightness
 from .events import is_empty
 from .spec_parts import Score, SetScores, Strip
 
@@ -67,6 +68,10 @@ class TaskSpec:
         song_results (`Callable`, *optional*): `(logits, events, rate, **settings)` → `{name: (value, probabilities or
             None)}`: further results for the song, which [`SongAnnotation`] stores under these names. Silence has no
             logits, `(0, labels)`.
+        right (`Callable`, *optional*): `(annotation, events, further results)` → `{name: (right, weights)}`: for each
+            result with probabilities, the share of each item that is right, and its weight; see [`Items`]. By default,
+            the share of the time of each segment with the right label.
+        music_parts (`Callable`, *optional*): Segments → whether each is music. Other tasks have results only there.
         scored_results (`tuple[str, …]`): Names of further results that `score` takes as keyword arguments.
         silence (`Callable`): Seconds of audio that is silent throughout → its events.
 
@@ -109,6 +114,8 @@ class TaskSpec:
     learn_decoding: Callable[[Sequence[Any]], dict[str, Any]] | None = None
     probabilities: Callable[..., np.ndarray] | None = spans.label_probabilities
     song_results: Callable[..., dict[str, tuple[Any, np.ndarray | None]]] | None = None
+    right: Callable[[Any, Any, Mapping[str, Any]], dict[str, Rightness]] | None = None
+    music_parts: Callable[[Sequence[Any]], list[bool]] | None = None
     scored_results: tuple[str, ...] = ()
     silence: Callable[[float], Any] = spans.no_segments
 
@@ -238,10 +245,18 @@ class TaskSpec:
         labels_or_rate = label_names(config) if self.label_rate is None else config.label_rate
         return self.events(logits, labels_or_rate, **settings)
 
+    def calibrate(self, config: MusicFMConfig, events: Any) -> Any:
+        """Return decoded events; tags with their calibrated probabilities."""
+        if not isinstance(events, Mapping):
+            return events
+        values = calibration.scale(np.array(list(events.values())), self.scaling(config, self.column))
+        return dict(zip(events, values.tolist(), strict=True))
+
     def event_probabilities(self, config: MusicFMConfig, logits: np.ndarray, events: Any) -> np.ndarray | None:
         """
         Return the probability of each event that [`decode`] returned. For a beat, this is the probability of a beat or
-        downbeat in the nearest frame; for a segment, the mean probability of its label over its frames.
+        downbeat in the nearest frame; for a segment, the mean probability of its label over its frames. If the model
+        is calibrated (`config.calibration`), it is scaled; see [`musicfm_hf.tasks.calibration`].
 
         Args:
             config ([`MusicFMConfig`]): Configuration of the model with its head.
@@ -254,7 +269,12 @@ class TaskSpec:
         if self.probabilities is None:
             return None
         num_classes = self.outputs[0]["size"] if self.outputs else config.num_labels
-        return self.probabilities(logits, events, label_names(config)[:num_classes], config.label_rate)
+        values = self.probabilities(logits, events, label_names(config)[:num_classes], config.label_rate)
+        return calibration.scale(values, self.scaling(config, self.column))
+
+    def scaling(self, config: MusicFMConfig, name: str) -> dict[str, float] | None:
+        """Return the scaling of the probabilities of a result, and its threshold; `None` if it is not calibrated."""
+        return (config.calibration or {}).get(name)
 
     def further_results(
         self, config: MusicFMConfig, logits: np.ndarray, events: Any
@@ -265,7 +285,18 @@ class TaskSpec:
         """
         if self.song_results is None:
             return {}
-        return self.song_results(logits, events, config.label_rate, **(config.decoding or {}))
+        results = self.song_results(logits, events, config.label_rate, **(config.decoding or {}))
+        return {
+            name: (value, None if items is None else calibration.scale(items, self.scaling(config, name)))
+            for name, (value, items) in results.items()
+        }
+
+    def right_items(self, annotation: Any, events: Any, results: Mapping[str, Any]) -> dict[str, Rightness]:
+        """Compare the events of a song, and its further results, with its annotation; see `right`."""
+        if self.right is not None:
+            return self.right(annotation, events, results)
+        compare = calibration.equal_labels(self.parse or str)
+        return {self.column: calibration.time_right(annotation, events, compare)}
 
     def score_song(self, annotation: Any, events: Any, results: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """

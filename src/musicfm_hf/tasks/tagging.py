@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .calibration import Rightness
 from .spec import Score, SetScores, TaskSpec
 
 
@@ -166,6 +167,12 @@ def score_song(tags: Sequence[str], probabilities: Mapping[str, float]) -> dict[
     return {"probabilities": dict(sorted(probabilities.items())), "tags": list(tags)}
 
 
+def right(tags: Sequence[str], probabilities: Mapping[str, float], results: Mapping[str, Any]) -> dict[str, Rightness]:
+    """Return which tags a song has, in the order of `probabilities`."""
+    has = np.array([float(tag in tags) for tag in probabilities])
+    return {"tags": (has, np.ones(len(has)))}
+
+
 def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Average over tags: `map` and `roc_auc` of [`score`]."""
     scores = score(*_to_arrays(rows))
@@ -200,6 +207,7 @@ TASK = TaskSpec(
     targets=known_targets,
     events=events,
     probabilities=None,
+    right=right,
     silence=lambda duration: {},
     metric="map",
     scores={
