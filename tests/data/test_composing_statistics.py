@@ -90,6 +90,16 @@ def test_statistics_count_what_the_songs_have():
     assert manner["piano"]["verse"][0][0] == [0, 16, 36, 70, 1, 2, 14, 55, 60, 0, 2, 14, 62, 60, 0]
 
 
+def test_notes_of_a_pickup_that_begin_together_count_once():
+    score, letters = learned_song()
+    doubled = [
+        dataclasses.replace(part, notes=tuple(note for note in part.notes for _ in range(2))) for part in score.parts
+    ]
+    manner = fit_statistics([(score.with_parts(doubled), letters)]).manners[0]
+    assert manner["melody"]["verse"] == fit_statistics([(score, letters)]).manners[0]["melody"]["verse"]
+    assert manner["melody"]["verse"]["pickup"] == [[-4, 2, -2, 2]] * 2
+
+
 def test_statistics_are_saved_and_loaded(tmp_path):
     statistics = fit_statistics(learned_songs())
     statistics.save(tmp_path / "s.json")

@@ -77,7 +77,8 @@ def _rhythms(phrases: Sequence[Phrase], part: str) -> dict[str, list[Rhythm]]:
         rhythms = [bar_rhythm(notes, bar) for bar in range(phrase.bars)]
         result["inner"] += rhythms[:-1] or rhythms
         result["last"] += rhythms[-1:]
-        result["pickup"].append([value for note in notes if note.step < 0 for value in (note.step, note.length)])
+        pickup = {note.step: note.length for note in notes if note.step < 0}  # of notes that begin together, one
+        result["pickup"].append([value for pair in sorted(pickup.items()) for value in pair])
     bars = result["inner"] + result["last"]
     if sum(map(bool, bars)) < 0.25 * len(bars):
         return {"inner": [], "last": [], "pickup": []}
