@@ -39,6 +39,7 @@ setup(
     extras_require={
         "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
         "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9", "mir_eval>=0.8", "scikit-learn>=1.5"],
+        "effects": ["scipy>=1.12"],  # `--effects` of pretraining and fine-tuning; "tasks" installs it too
         "av": ["av>=14.0"],  # reads m4a, mp4, webm, wma and videos
         "files": ["mido>=1.3", "mir_eval>=0.8", "mutagen>=1.47"],  # MIDI files, and tags of audio files
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],

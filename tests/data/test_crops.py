@@ -611,11 +611,35 @@ def test_states_of_other_runs_are_refused(data, listed, tmp_path):
         ([listed], {"batch_size": 3}, "with `batch_size` 2, but here it is 3"),
         ([listed], {"crop_seconds": 1.5}, "with `crop_seconds` .*, but here it is 1.5"),
         ([listed], {"seed": 2}, "with `seed` 1, but here it is 2"),
+        ([listed], {"effects": 0.5}, "with `effects` 0.0, but here it is 0.5"),
         ([fewer], {}, r"with `sources` \[\['listed', 12, '.*here it is \[\['listed', 11, "),
     ]:
         other = CropLoader(sources, **CROP | {"seed": 1, "world_size": 2} | changes)
         with pytest.raises(ValueError, match=message):
             other.load_state_dict(state)
+
+
+def test_states_of_versions_without_effects(listed):
+    loader = CropLoader([listed], **CROP)
+    take(loader, 1)
+    state = loader.state_dict()
+    del state["settings"]["effects"]
+    CropLoader([listed], **CROP).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"with `effects` 0\.0, but here it is 0\.5"):
+        CropLoader([listed], **CROP, effects=0.5).load_state_dict(state)
+
+
+def test_effects_depend_on_the_seed_of_a_crop(listed):
+    plain = take(CropLoader([listed], **CROP, seed=3), 6)
+    changed = take(CropLoader([listed], **CROP, seed=3, effects=0.6), 6)
+    assert_equal(take(CropLoader([listed], **CROP, seed=3, effects=0.6, num_workers=1), 6), changed)
+    rows = [
+        first.equal(second)
+        for batch, other in zip(plain, changed, strict=True)
+        for first, second in zip(batch["input_values"], other["input_values"], strict=True)
+    ]
+    assert 1 <= sum(rows) <= 9  # of 12 crops
+    assert all(batch["seeds"].equal(other["seeds"]) for batch, other in zip(plain, changed, strict=True))
 
 
 def test_wrong_arguments(data, listed, sources):
@@ -624,6 +648,7 @@ def test_wrong_arguments(data, listed, sources):
         ([listed], None, {"seed": -1}, "`seed` must be at least 0"),
         ([listed], None, {"rank": 2, "world_size": 2}, "`rank` must be at least 0 and less than `world_size`"),
         ([listed], None, {"crop_seconds": 0.04}, r"got 1025 and 0\.04 s, which is 960 samples at 24000 Hz"),
+        ([listed], None, {"effects": -0.1}, "`effects` must be a probability from 0 to 1"),
         ([listed], [1.0, 1.0], {}, r"one number for each source \(1\), got 2"),
         ([listed], [-1.0], {}, "0 or more and not all 0"),
         ([listed, *sources["tar"][0]], None, {}, "Pass `weights`"),

@@ -93,6 +93,19 @@ def test_a_crop_is_a_function_of_seed_and_number(songs):
     assert differ >= 5
 
 
+def test_effects_change_the_audio_and_no_labels(songs):
+    config = config_of("chord")
+    plain, changed, again = (
+        TaskCrops(config, songs, ReadWaveform(config, effects=effects), 12, 1.0, 5) for effects in (0.0, 0.6, 0.6)
+    )
+    pairs = [(plain[number], changed[number]) for number in range(12)]
+    assert all(first["labels"].equal(second["labels"]) for first, second in pairs)
+    assert all(first["input_values"].shape == second["input_values"].shape for first, second in pairs)
+    differ = [not first["input_values"].equal(second["input_values"]) for first, second in pairs]
+    assert 3 <= sum(differ) <= 11
+    assert all(again[number]["input_values"].equal(pairs[number][1]["input_values"]) for number in (7, 0, 11))
+
+
 @pytest.mark.parametrize("task", FRAME_TASKS)
 def test_targets_of_a_crop_are_those_of_the_song(songs, task):
     config = config_of(task)

@@ -69,6 +69,15 @@ RECORDED = {
 }
 
 
+def test_first_seed_gives_the_songs_of_later_seeds(tmp_path):
+    songs = song_readers("", tmp_path, songs=2, seconds=3.0, num_workers=1, first_seed=4)
+    assert list(songs) == ["4", "5"]
+    assert songs["4"]().keys[0].label == compose(4).key
+    assert READER.info("", "", songs=2, first_seed=4)["source"] == "seeds 4 to 5"
+    with pytest.raises(ValueError, match="`first_seed` must be at least 0, got -1"):
+        song_readers("", tmp_path, first_seed=-1)
+
+
 @pytest.mark.parametrize("seed", RECORDED)
 def test_default_songs_are_as_recorded(seed):
     song = compose(seed)

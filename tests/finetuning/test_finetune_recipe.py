@@ -180,6 +180,30 @@ def test_evaluation_of_saved_models(runs, labeled, tmp_path, monkeypatch, capsys
     assert "song 7" in text
 
 
+def test_scores_with_effects(runs, labeled, tmp_path, monkeypatch, capsys):
+    """They depend on the seed, and on the songs alone: the first of two has the same scores without the second."""
+    scores = {}
+    for name, flags in {
+        "plain": [],
+        "changed": ["--effects", "1.0"],
+        "one": ["--effects", "1.0", "--limit", "1"],
+        "seed": ["--effects", "1.0", "--effects_seed", "5"],
+    }.items():
+        output = tmp_path / f"{name}.json"
+        arguments = [runs / "full", "--data", labeled, "--output_file", output, "--device", "cpu", *flags]
+        run_here(monkeypatch, capsys, "evaluate.py", *arguments)
+        scores[name] = json.loads(output.read_text())
+    songs = {name: report["models"]["full"]["songs"] for name, report in scores.items()}
+    assert (scores["changed"]["effects"], scores["changed"]["effects_seed"]) == (1.0, 0)
+    assert "effects" not in scores["plain"]
+    first = next(iter(songs["plain"]))
+    assert songs["one"] == {first: songs["changed"][first]}
+    assert songs["changed"] != songs["plain"]
+    assert songs["seed"] != songs["changed"]
+    with pytest.raises(SystemExit, match=r"`effects` must be a probability from 0 to 1, got 3\.0"):
+        run_here(monkeypatch, capsys, "evaluate.py", *arguments[:-4], "--effects", "3")
+
+
 def test_systems_that_cannot_be_compared(labeled, monkeypatch):
     """They are scored all the same."""
 

@@ -622,6 +622,8 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--transpose"], "A probe reads features that were computed once"),
         (["--tempo", "0.2"], "A probe reads features that were computed once"),
         (["--speed", "3"], "A probe reads features that were computed once"),
+        (["--effects", "0.5"], "A probe reads features that were computed once: leave `effects` at 0"),
+        (["--method", "full", "--effects", "2"], "`effects` must be a probability from 0 to 1, got 2.0"),
         (
             ["--method", "full", "--task", "tagging", "--speed", "3"],
             "`speed` is not an augmentation for the task tagging",

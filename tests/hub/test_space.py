@@ -168,6 +168,15 @@ def test_a_change_of_key_is_drawn_in_its_bar():
     assert re.findall(r"left:([\d.]+)%;width:([\d.]+)%", third)[:2] == [("0.0", "50.0"), ("50.0", "50.0")]
 
 
+def test_the_size_of_a_name_follows_its_length():
+    shown = draw(SongAnnotation(4.0, chords=[Segment(0, 3, "C:maj"), Segment(3, 4, "E:maj7/7")]))
+    assert re.findall(r'--letters:(\d+)" title="(.*?)"><b>(.*?)</b>', shown) == [
+        ("1", "C", "C"),
+        ("1", "C", "C"),
+        ("8", "Emaj7/D♯", "Emaj7/D♯"),
+    ]
+
+
 def test_names_are_escaped():
     shown = draw(SongAnnotation(3.0, sections=[Segment(0, 3, "<script>")], tags={"<i>": 0.9}), title="<b>&")
     assert "<h2>&lt;b&gt;&amp;</h2>" in shown
@@ -317,6 +326,18 @@ class TestInChromium:
         # What sounds now stays in sight.
         window.execute_script("scrollTo(0, document.body.scrollHeight)")
         assert window.execute_script("return document.querySelector('.now').getBoundingClientRect().top") >= 0
+
+    def test_long_names_of_chords_fit_in_a_beat(self, browsers, served):
+        labels = ["C:maj", "E:maj7/7", "Ab:min7/5", "F#:hdim7/b3", "C:maj", "Bb:sus4", "C#:minmaj7", "Eb:dim7/b3"]
+        beats = Beats(np.arange(16.0) / 2, np.arange(16) % 4 + 1)
+        chords = [Segment(k / 2, (k + 1) / 2, label) for k, label in enumerate(labels * 2)]
+        window = browsers(served[0])
+        styled = f"<style>{(SPACE / 'timeline.css').read_text()}</style>"
+        content = styled + draw(SongAnnotation(8.0, beats=beats, chords=chords))
+        window.execute_script("document.body.innerHTML = arguments[0]", content)
+        wide = "[...document.querySelectorAll('.chords b')].filter(b => b.offsetWidth > b.parentNode.clientWidth)"
+        assert window.execute_script("return document.querySelectorAll('.chords b').length") == 16
+        assert window.execute_script(f"return {wide}.map(b => b.textContent)") == []
 
     def test_a_text_file_says_what_is_wrong(self, served, browsers, tmp_path):
         window = browsers(served[0])

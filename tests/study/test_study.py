@@ -368,7 +368,7 @@ def test_missing_data(run, tmp_path):
         run("missing", "--report")
     with pytest.raises(SystemExit, match="nothing"):
         run("missing", "--data", f"key={tmp_path / 'nothing'}")
-    with pytest.raises(SystemExit, match=r"`--data keys=x` names no task of the study. Tasks: key"):
+    with pytest.raises(SystemExit, match=r"`--data keys=x` is for none of the tasks key"):
         run("missing", "--data", "keys=x")
     with pytest.raises(SystemExit, match="takes one data set for all tasks, got x, y"):
         run("missing", "--data", "x", "y")

@@ -33,16 +33,35 @@ def names(row):
 
 def test_targets_worked_out():
     targets = chord_structured.targets(SONG, 10, 1.0)
-    assert targets.shape == (10, 54)
+    assert targets.shape == (10, 224)
     assert targets.dtype == np.float32
-    assert names(targets[0]) == ["root C", "quality maj", "bass E", "tone C", "tone E", "tone G"]
-    assert names(targets[2]) == ["root A", "quality min7", "bass C", "tone C", "tone E", "tone G", "tone A"]
-    assert names(targets[4]) == ["root N", "quality N", "bass N"]
-    assert names(targets[5]) == ["quality X"]  # the rest is unknown
+    assert names(targets[0]) == ["root C", "quality maj", "bass E", "chord C:maj", "tone C", "tone E", "tone G"]
+    assert names(targets[2]) == [
+        "root A",
+        "quality min7",
+        "bass C",
+        "chord A:min7",
+        "tone C",
+        "tone E",
+        "tone G",
+        "tone A",
+    ]
+    assert names(targets[4]) == ["root N", "quality N", "bass N", "chord N"]
+    assert names(targets[5]) == ["quality X", "chord X"]  # the rest is unknown
     assert (targets[5, :13] == -100).all()
-    assert (targets[5, 29:] == -100).all()
-    assert names(targets[6]) == ["root G", "quality X", "bass D", "tone C", "tone D", "tone F", "tone G"]
-    assert names(targets[7]) == ["root C#", "quality 7", "bass B", "tone C#", "tone F", "tone Ab", "tone B"]
+    assert (targets[5, 29:42] == -100).all()
+    assert (targets[5, 212:] == -100).all()
+    assert names(targets[6]) == ["root G", "quality X", "bass D", "chord X", "tone C", "tone D", "tone F", "tone G"]
+    assert names(targets[7]) == [
+        "root C#",
+        "quality 7",
+        "bass B",
+        "chord C#:7",
+        "tone C#",
+        "tone F",
+        "tone Ab",
+        "tone B",
+    ]
     assert (chord_structured.targets(SONG, 12, 1.0)[11] == -100).all()
 
 
@@ -74,23 +93,33 @@ def test_transposed_targets_are_those_of_transposed_chords(vocabulary, semitones
 
 
 def test_uneven_frames_have_a_likelier_root_quality_and_bass():
-    logits = np.zeros((1, 54))
+    logits = np.zeros((1, 224))
     logits[0, [9, 13 + 10, 29 + 0]] = 3  # A, min7, C
     (chord,) = chord_structured.events(logits, 8.0)
     assert chord == Segment(0.0, 0.125, "A:min7/b3")
-    one = np.exp(3) / (np.exp(3) + 12), np.exp(3) / (np.exp(3) + 15), np.exp(3) / (np.exp(3) + 12)
-    # The sum over all chords: roots, qualities and basses are independent, except for N and X.
-    rest = 1 / (np.exp(3) + 12), 1 / (np.exp(3) + 15)
-    total = (1 - rest[0]) * (1 - 2 * rest[1]) * (1 - rest[0]) + rest[0] * rest[1] * rest[0] + one[0] * rest[1] * one[2]
+    # Relative to a chord with another root, quality and bass; root and quality have half the weight of the bass.
+    root = quality = np.exp(1.5)
+    bass = np.exp(3)
+    no_chord, other_chord = 1, root * bass
+    total = (root + 11) * (quality + 13) * (bass + 11) + no_chord + other_chord
     found = chord_structured.probabilities(logits, [chord], (), 8.0)
-    np.testing.assert_allclose(found, np.prod(one) / total, rtol=1e-5)
+    np.testing.assert_allclose(found, root * quality * bass / total, rtol=1e-5)
+
+
+def test_the_chord_itself_counts_most():
+    logits = np.zeros((1, 224))
+    logits[0, [0, 13, 29, 42 + 10]] = [2, 2, 2, 3]  # C, maj, C in the bass, and the chord C:min7
+    assert chord_structured.LABELS[42 + 10] == "chord C:min7"
+    assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, "C:min7")]
+    logits[0, 42 + 10] = 0.5
+    assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, "C:maj")]
 
 
 def test_tones_decide_between_equal_qualities():
-    logits = np.zeros((1, 54))
+    logits = np.zeros((1, 224))
     logits[0, [0, 29 + 0]] = 3  # C in the bass
     for tones, label in (("C Eb G", "C:min"), ("C F G", "C:sus4"), ("C E G Bb", "C:7"), ("C Eb F# A", "C:dim7")):
-        logits[0, 42:] = [2 if name in tones.split() else -2 for name in PITCH_NAMES]
+        logits[0, 212:] = [2 if name in tones.split() else -2 for name in PITCH_NAMES]
         assert chord_structured.events(logits, 8.0) == [Segment(0.0, 0.125, label)]
 
 
@@ -145,13 +174,13 @@ def test_what_is_learned_from_annotations():
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
-        chord_structured.events(np.zeros((4, 54)), 8.0, **settings)
+        chord_structured.events(np.zeros((4, 224)), 8.0, **settings)
 
 
 def test_logits_of_another_shape():
-    with pytest.raises(ValueError, match=r"\(frames, 54\), got \(4, 25\)"):
+    with pytest.raises(ValueError, match=r"\(frames, 224\), got \(4, 25\)"):
         chord_structured.events(np.zeros((4, 25)), 8.0)
-    assert chord_structured.events(np.zeros((0, 54)), 8.0, chord_seconds=2.0) == []
+    assert chord_structured.events(np.zeros((0, 224)), 8.0, chord_seconds=2.0) == []
 
 
 def test_vocabularies_of_the_task():

@@ -2,6 +2,7 @@
 Score saved models or adapters on whole songs of a prepared data set.
 
     musicfm evaluate runs/chord runs/chord-lora --data data/pop909 --split test
+    musicfm evaluate runs/chord --data data/pop909 --effects 1.0
     musicfm evaluate runs/beat --data data/gtzan --output_file results/beat_gtzan.json --window_seconds 12
 
 The command prints the scores of each song, and averages with 95 % bootstrap intervals over songs. For each further
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> None:
             settings,
             arguments.device or str(PartialState().device),
             arguments.limit,
+            arguments.effects,
+            arguments.effects_seed,
         )
     for name, result in report["models"].items():
         print_scores(name, result)
@@ -51,6 +54,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="data set that `musicfm prepare` wrote, or a Hub repository")
     parser.add_argument("--split", default="test", help="train, validation or test")
     parser.add_argument("--limit", type=positive, help="maximum number of songs to score")
+    effects = "share of the songs that get random audio effects, to test robustness, such as 1.0; 0 by default"
+    parser.add_argument("--effects", type=float, default=0.0, help=effects)
+    parser.add_argument("--effects_seed", type=int, default=0, help="seed of the effects; 0 by default")
     parser.add_argument("--output_file", type=Path, help="JSON file for the scores")
     parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
     add_task_file_flag(parser)

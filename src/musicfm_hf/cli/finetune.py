@@ -10,17 +10,28 @@ fine-tuning, or LoRA. A later recipe overrides the ones before it, and flags ove
 interrupted run from its last checkpoint, repeat the command. The output folder holds the model or the adapter,
 `curves.png`, TensorBoard logs and checkpoints; the scores are in `results/<name of the folder>.json`. Retrieval has
 flags of its own: `musicfm finetune retrieval --help`.
+
+Several tasks are trained at once, on one encoder, with a head for each (`musicfm finetune joint --help`):
+
+  musicfm finetune joint/full --model musicfm-msd --data data/pop909 tagging=data/mtat --output_dir runs/joint
 """
 
 import argparse
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..finetuning.arguments import FinetuningArguments, HeadArguments, RetrievalArguments, TaskArguments
+from ..finetuning.joint import finetune_joint, joint_curves
+from ..finetuning.joint_arguments import JOINT, JointArguments
+from ..finetuning.joint_data import read_joint_splits
+from ..finetuning.joint_files import save_joint_run
 from ..finetuning.retrieval import finetune_retrieval, read_versions
-from ..finetuning.run import check_results_path, finetune, read_splits, save_run, training_curves
+from ..finetuning.run import Finetuned, check_results_path, finetune, read_splits, save_run, training_curves
 from ..hub.push import hub_target
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS
+from ..training.curves import CurveCallback
 from ..training.recipes import read_recipe
 from .flags import share_result, user_errors
 from .training import parse_command, prepare_process
@@ -29,34 +40,52 @@ from .training import parse_command, prepare_process
 def main(argv: list[str]) -> None:
     """Run `musicfm finetune`."""
     with user_errors("Not trained"):
-        is_retrieval = _is_retrieval(argv)
-        classes = (RetrievalArguments if is_retrieval else TaskArguments, FinetuningArguments)
-        task, arguments = parse_command("finetune", "finetune", classes, argv, __doc__)
+        kind = _kind(argv)
+        task, arguments = parse_command("finetune", "finetune", (kind.arguments, FinetuningArguments), argv, __doc__)
         prepare_process(arguments)
         if arguments.push_to_hub:
             _check_base_can_be_found(task)
-        splits = read_versions(task) if is_retrieval else read_splits(task)
+        splits = kind.read(task)
         check_results_path(task, arguments, splits)
         target = hub_target(arguments, arguments.output_dir)
-        train = finetune_retrieval if is_retrieval else finetune
-        metric = METRIC if is_retrieval else task.spec.metric
-        run = train(task, arguments, splits, [training_curves(metric)])
+        run = kind.train(task, arguments, splits, [kind.curves(task)])
     if not arguments.should_save:
         return
-    save_run(run, task, arguments)
+    kind.save(run, task, arguments)
     for split, scores in run.results["scores"].items():
-        print(f"{split}: " + ", ".join(f"{name} {value['mean']:.3f}" for name, value in scores.items()))
+        for name, values in scores.items() if kind is _JOINT else [("", scores)]:
+            shown = ", ".join(f"{score} {value['mean']:.3f}" for score, value in values.items())
+            print(f"{split} {name}".rstrip() + f": {shown}")
     if run.model is not None:
         share_result(arguments.output_dir, target)
 
 
-def _is_retrieval(argv: list[str]) -> bool:
-    """Return whether a flag or a recipe names a retrieval task."""
+class _Kind(NamedTuple):
+    """A kind of training: the class of its settings, and functions that read songs, train, plot and save."""
+
+    arguments: type[HeadArguments]
+    read: Callable[[Any], dict[str, Any]]
+    train: Callable[..., Finetuned]
+    curves: Callable[[Any], CurveCallback]
+    save: Callable[..., None] = save_run
+
+
+_TASK = _Kind(TaskArguments, read_splits, finetune, lambda task: training_curves(task.spec.metric))
+_RETRIEVAL = _Kind(RetrievalArguments, read_versions, finetune_retrieval, lambda task: training_curves(METRIC))
+_JOINT = _Kind(
+    JointArguments, read_joint_splits, finetune_joint, lambda task: joint_curves(task.tasks), save_joint_run
+)
+
+
+def _kind(argv: list[str]) -> _Kind:
+    """Return the kind of training that a flag or a recipe names by its task."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--task")
     recipes = list(takewhile(lambda word: not word.startswith("-"), argv))
     tasks = {parser.parse_known_args(argv)[0].task, read_recipe(*recipes, kind="finetune").get("task")}
-    return bool(tasks & RETRIEVAL_TASKS.keys())
+    if JOINT in tasks:
+        return _JOINT
+    return _RETRIEVAL if tasks & RETRIEVAL_TASKS.keys() else _TASK
 
 
 def _check_base_can_be_found(task: HeadArguments) -> None:

@@ -6,6 +6,7 @@ Prepare data: labeled data sets, lists of audio files for each split, or the sta
     musicfm prepare folder --source my_annotations --audio my_music --output_dir data/mine
     musicfm prepare synthetic --output_dir data/synthetic
     musicfm prepare fma --source fma_large --metadata fma_metadata --output_dir data/fma --subset large
+    musicfm prepare packages --output_dir data/packages
     musicfm prepare stats music/ --output_file stats.json --max_hours 20
 
 `train.txt`, `valid.txt` and `test.txt` list the files, one path per line; `info.json` describes the data. Labeled data
@@ -71,7 +72,7 @@ def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.Argument
 
 def _add_reader_flags(parser: argparse.ArgumentParser, reader: DatasetReader | ListReader) -> None:
     """Add the flags of a data set: those that all data sets have, and its own."""
-    if isinstance(reader, ListReader) or reader.needs_source:
+    if reader.needs_source:
         parser.add_argument("--source", required=True, help="the data set as downloaded: a folder or a file")
     if isinstance(reader, DatasetReader) and not reader.makes_audio:
         parser.add_argument("--audio", help=reader.audio_help)
@@ -98,7 +99,7 @@ def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namesp
     values: dict[str, Any] = vars(arguments)
     options = {option.name: values[option.name] for option in reader.options}
     if isinstance(reader, ListReader):
-        prepared = prepare_lists(reader, arguments.output_dir, arguments.source, options)
+        prepared = prepare_lists(reader, arguments.output_dir, values.get("source"), options)
     else:
         if arguments.skip_faulty:
             warnings.warn(

@@ -94,6 +94,7 @@ def leave_process_group() -> tuple[int, int]:
 
 def _run(own: argparse.Namespace, process: int, processes: int) -> None:
     """Plan the cells, run those of this process, and write the report."""
+    from ..data.task_data import one_data_set
     from ..study.cells import Places, parse_pretraining, run_study
     from ..study.plan import divide_cells, plan_cells, read_study
     from ..study.report import write_report
@@ -102,7 +103,7 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
     study = read_study(own.study)
     planned = plan_cells(study, own.grid)
     cells = plan_cells(study, own.grid, {words[0]: words[1:] for words in own.only})
-    data, data_of_tasks = _labeled_data(own.data, study.tasks)
+    data, data_of_tasks = one_data_set(own.data, study.tasks)
     places = Places(own.train, own.validation, data, own.output_dir, data_of_tasks)
     of_process = divide_cells(cells, own.shard.job, own.shard.jobs, process, processes)
     if own.plan:
@@ -116,28 +117,6 @@ def _run(own: argparse.Namespace, process: int, processes: int) -> None:
         summary = write_report(study, planned, places)
         print("{finished} of {planned} cells are finished".format(**summary["cells"]), end=": ")
         print(places.output_dir / "study.md")
-
-
-def _labeled_data(words: Sequence[str], tasks: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """
-    Return the data set for all tasks, and those for single tasks, from the words `FOLDER` and `TASK=FOLDER`.
-
-    Raises:
-        ValueError: A word names a task that the study does not have, or there are several data sets for all tasks.
-    """
-    of_tasks: dict[str, str] = {}
-    common = []
-    for word in words:
-        task, equals, folder = word.partition("=")
-        if not equals:
-            common.append(word)
-        elif task in tasks:
-            of_tasks[task] = folder
-        else:
-            raise ValueError(f"`--data {word}` names no task of the study. Tasks: {', '.join(tasks)}.")
-    if len(common) > 1:
-        raise ValueError(f"`--data` takes one data set for all tasks, got {', '.join(common)}; write TASK=FOLDER.")
-    return (common[0] if common else ""), of_tasks
 
 
 def _print_plan(study: "Study", cells: "Sequence[Cell]", places: "Places") -> None:

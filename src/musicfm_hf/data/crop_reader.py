@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..audio.effect_chain import EffectChain
 from ..audio.reading import open_recording, read_part
 from ..training.files import write_table
 from .catalog import Song, StreamedSong, fetch_audio
@@ -21,7 +22,9 @@ _TRIES = 3  # number of silent crops after which a song counts as silent
 _SILENCE_RMS = 1e-4
 _PLACEHOLDER_STD = 0.1
 _MAX_RECORDS = 10_000
-_POSITION, _PLACEHOLDER = range(2)  # purposes of random numbers: the second of the integers that seed a generator
+_POSITION, _PLACEHOLDER, _EFFECTS = range(
+    3
+)  # purposes of random numbers: the second of the integers that seed a generator
 
 Batch = dict[str, torch.Tensor]
 
@@ -114,9 +117,11 @@ class CropReader(Dataset):
         crop_seconds (`float`): Length of a crop.
         sampling_rate (`int`): Rate of the crops, in Hz.
         min_samples (`int`): Length of the noise.
+        effects (`float`): Share of the crops that get audio effects, drawn with their seed; see [`EffectChain`].
 
     Raises:
-        ValueError: a crop is shorter than `min_samples`, or `min_samples` is less than 1.
+        ValueError: a crop is shorter than `min_samples`, `min_samples` is less than 1, or `effects` not in [0, 1].
+        ImportError: see [`EffectChain`].
         TypeError: a source is neither listed nor streamed.
     """
 
@@ -126,6 +131,7 @@ class CropReader(Dataset):
         crop_seconds: float,
         sampling_rate: int,
         min_samples: int,
+        effects: float = 0.0,
     ):
         for source in sources:
             if not isinstance(source, (ListedSource, StreamedSource)):
@@ -138,6 +144,7 @@ class CropReader(Dataset):
         self.sampling_rate = sampling_rate
         self.samples = round(crop_seconds * sampling_rate) if math.isfinite(crop_seconds) else 0
         self.min_samples = min_samples
+        self.effects = EffectChain(effects, sampling_rate)
         if not 1 <= min_samples <= self.samples:
             raise ValueError(
                 f"`min_samples` must be at least 1, and `crop_seconds` no shorter than that, got {min_samples} and "
@@ -155,6 +162,7 @@ class CropReader(Dataset):
         except (ValueError, TypeError, OSError) as error:
             problem = ("unreadable", str(error))
         else:
+            crop = self.effects(crop, np.random.default_rng([seed, _EFFECTS]))
             item = {"input_values": torch.from_numpy(crop), "seeds": seed}
             if remarks:
                 name = _name_of(name, audio)

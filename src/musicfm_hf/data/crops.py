@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 
 _CHUNK = 4096  # number of crops whose sources and seeds are drawn at once
 _CHECKED_SONGS = 1000  # number of songs of a stream that `CropLoader.check` tries
+_EARLIER_SETTINGS = {"effects": 0.0}  # of states that lack them
 _DRAWS, _ORDER, _STREAM = range(3)  # purposes of random numbers; the second of the integers that seed a generator
 
 
@@ -154,6 +155,7 @@ class CropLoader:
         prefetch (`int`): Number of batches that each worker prepares in advance.
         collate (`Callable`, *optional*): Function that is called with each batch, in the worker, and returns its
             replacement.
+        effects (`float`): Share of the crops that get audio effects; see [`EffectChain`].
 
     Attributes:
         problems ([`ProblemLog`]): Songs that this rank has found unusable so far.
@@ -177,6 +179,7 @@ class CropLoader:
         num_workers: int = 0,
         prefetch: int = 2,
         collate: Callable[[Batch], Batch] | None = None,
+        effects: float = 0.0,
     ):
         _check_at_least(("len(sources)", len(sources), 1), ("batch_size", batch_size, 1), ("seed", seed, 0))
         _check_at_least(("num_workers", num_workers, 0), ("prefetch", prefetch, 1))
@@ -186,7 +189,7 @@ class CropLoader:
         self.crop_seconds = crop_seconds
         self.rank = rank
         self.problems = ProblemLog()
-        self._reader = CropReader(self.sources, crop_seconds, sampling_rate, min_samples)
+        self._reader = CropReader(self.sources, crop_seconds, sampling_rate, min_samples, effects)
         for source in self.sources:
             if isinstance(source, StreamedSource):
                 source.split(rank, world_size)
@@ -197,6 +200,7 @@ class CropLoader:
             "seed": seed,
             "sources": [source.identity for source in self.sources],
             "weights": _checked_weights(self.sources, weights),
+            "effects": effects,
         }
         self._state: dict[str, Any] = {"position": 0, "drawn": [0] * len(sources), "streams": [None] * len(sources)}
         self._options: dict[str, Any] = {"num_workers": num_workers, "collate_fn": _Collate(collate)}
@@ -236,11 +240,11 @@ class CropLoader:
         Continue from a state in the next iteration.
 
         Raises:
-            ValueError: the state has other sources, weights, seed, crop length, batch size or number of ranks; or,
-                with streams, belongs to another rank.
+            ValueError: the state has other sources, weights, seed, crop length, effects, batch size or number of
+                ranks; or, with streams, belongs to another rank.
         """
         for name, expected in self._settings.items():
-            recorded = state["settings"].get(name)
+            recorded = (_EARLIER_SETTINGS | state["settings"]).get(name)
             if recorded != expected:
                 raise ValueError(
                     f"The state is from a run with `{name}` {recorded}, but here it is {expected}; they must be equal."

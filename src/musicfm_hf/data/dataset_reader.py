@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +114,14 @@ class ListedTrack:
         split (`str`): train, validation or test.
         license (`str`): License of the track, or an empty string if it is not known.
         problem (`str`): Reason not to use the track, or an empty string.
+        details (`tuple[str, ...]`): Further facts about the track, in the order of the `columns` of the reader.
     """
 
     path: Path
     split: str
     license: str
     problem: str
+    details: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ class ListReader:
     Attributes:
         name, summary, source, options, details, info: As in [`DatasetReader`], without `audio`.
         list_tracks (`Callable`): `(source, **options)` → [`ListedTrack`]s.
+        columns (`tuple[str, ...]`): Names of the `details` of tracks. With them, a table `tracks.tsv` is written.
+        needs_source (`bool`): False for a reader that downloads its files; `source` is then the folder of the output,
+            and paths of tracks are relative to it.
     """
 
     name: str
@@ -139,3 +144,5 @@ class ListReader:
     options: tuple[Option, ...] = ()
     details: str = ""
     info: Callable[..., dict[str, Any]] | None = None
+    columns: tuple[str, ...] = ()
+    needs_source: bool = True

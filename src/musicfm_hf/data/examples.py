@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..audio.effect_chain import EffectChain
 from ..audio.reading import load_audio
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.feature_extraction_musicfm import normalize_waveform
 from ..model.frames_musicfm import count_averages, label_settings
 from ..model.losses_musicfm import IGNORED
-from ..tasks import get_task, task_of
+from ..tasks import get_task, label_names, task_of
 from ..tasks.events import stretch
 from .labeled import LabeledSong
 
@@ -115,20 +116,51 @@ class TaskCrops(Dataset):
         frames = min(self.crop_frames, whole)
         for _ in range(_TRIES):
             start = int(generator.integers(whole - frames + 1))
-            labels = crop_targets(config, song, start / config.frame_rate, frames)
-            if (labels[..., 0] >= 0).any():
+            labels, is_labeled = self.labels_of(song, start, frames)
+            if is_labeled:
                 break
         item = dict(self.read(song, start, frames, generator))
-        tempo, semitones = item.pop("tempo", 1.0), item.pop("semitones", 0)
-        audio_frames = item.pop("audio_frames", frames)
-        if tempo != 1.0:
-            labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
-        transpose = task_of(config).transpose
-        if semitones and transpose is not None:
-            labels = torch.from_numpy(transpose(labels.numpy(), semitones))
-        if audio_frames < frames:
-            labels[_label_frames(config, audio_frames) :] = IGNORED
+        changes = {name: item.pop(name) for name in ("tempo", "semitones", "audio_frames") if name in item}
+        if changes.get("tempo", 1.0) != 1.0 or changes.get("semitones") or "audio_frames" in changes:
+            labels, _ = self.labels_of(song, start, frames, **changes)
         return item | {"labels": labels}
+
+    def labels_of(self, song: LabeledSong, start: int, frames: int, **changes: Any) -> tuple[Any, bool]:
+        """Return the `labels` of a crop, as [`read_labels`] does, and whether it has a label."""
+        labels = read_labels(self.config, song, start, frames, **changes)
+        return labels, bool((labels[..., 0] >= 0).any())
+
+
+def read_labels(
+    config: MusicFMConfig,
+    song: LabeledSong,
+    start: int,
+    frames: int,
+    tempo: float = 1.0,
+    semitones: int = 0,
+    audio_frames: int | None = None,
+) -> torch.Tensor:
+    """
+    Compute the labels of a crop that may have been augmented; see [`crop_targets`].
+
+    Args:
+        start, frames (`int`): First encoder frame in the song, and number of frames.
+        tempo (`float`), semitones (`int`): Changes of the crop.
+        audio_frames (`int`, *optional*): Number of frames before the end of truncated audio. Later labels are ignored.
+    """
+    labels = crop_targets(config, song, start / config.frame_rate, frames, tempo)
+    transpose = task_of(config).transpose
+    if semitones and transpose is not None:
+        labels = torch.from_numpy(transpose(labels.numpy(), semitones))
+    if audio_frames is not None and audio_frames < frames:
+        labels[_label_frames(config, audio_frames) :] = IGNORED
+    return labels
+
+
+def no_labels(config: MusicFMConfig, frames: int) -> torch.Tensor:
+    """Return the labels of a crop without an annotation: -100 throughout, in the shape of [`read_labels`]."""
+    count, num_labels = _label_frames(config, frames), len(label_names(config))
+    return torch.full((num_labels,) if config.label_rate is None else (count, num_labels), float(IGNORED))
 
 
 def _label_frames(config: MusicFMConfig, frames: int) -> int:
@@ -152,17 +184,27 @@ class ReadWaveform:
             (`librosa.effects`).
         speed (`int`): Play faster or slower by up to this number of semitones in pitch, which only needs one
             resampling (Ko et al., *Audio Augmentation for Speech Recognition*, Interspeech 2015).
+        effects (`float`): Share of the crops that get audio effects; see [`EffectChain`].
 
     Raises:
-        ValueError: if `tempo` is not in [0, 1), or `speed` not in [0, 12].
+        ValueError: if `tempo` is not in [0, 1), `speed` not in [0, 12], or `effects` not in [0, 1].
+        ImportError: see [`EffectChain`].
     """
 
-    def __init__(self, config: MusicFMConfig, transpose: bool = False, tempo: float = 0.0, speed: int = 0):
+    def __init__(
+        self,
+        config: MusicFMConfig,
+        transpose: bool = False,
+        tempo: float = 0.0,
+        speed: int = 0,
+        effects: float = 0.0,
+    ):
         if not 0 <= tempo < 1:
             raise ValueError(f"`tempo` must be at least 0 and less than 1, got {tempo}.")
         if not 0 <= speed <= 12:
             raise ValueError(f"`speed` must be 0 to 12 semitones, got {speed}.")
         self.config, self.transpose, self.tempo, self.speed = config, transpose, tempo, speed
+        self.effects = EffectChain(effects, config.sampling_rate)
 
     def __call__(self, song: LabeledSong, start: int, frames: int, generator: np.random.Generator) -> dict[str, Any]:
         config = self.config
@@ -185,7 +227,7 @@ class ReadWaveform:
             if tempo != 1.0:
                 # Windows of 43 ms, because librosa's default of 85 ms moves single drum hits by up to 40 ms.
                 waveform = librosa.effects.time_stretch(waveform, rate=tempo, n_fft=1024)
-        waveform = waveform[:samples].astype(np.float32)
+        waveform = self.effects(waveform[:samples].astype(np.float32), generator)
         changes: dict[str, Any] = {"semitones": semitones + speed_semitones, "tempo": tempo * rate / read_rate}
         if len(waveform) < samples:  # the song ends within the last frame, or the file is truncated
             if len(waveform) < samples - config.samples_per_frame:
@@ -229,7 +271,7 @@ def collate_examples(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tens
     if "pitch_labels" in items[0]:
         batch["pitch_labels"] = _stack([torch.as_tensor(item["pitch_labels"]).float() for item in items], IGNORED)
     labels = [torch.as_tensor(item["labels"]) for item in items if "labels" in item]
-    return batch | {"labels": _stack_labels(labels, len(items))} if labels else batch
+    return batch | {"labels": stack_labels(labels, len(items))} if labels else batch
 
 
 def _waveform(item: Mapping[str, Any]) -> torch.Tensor:
@@ -243,7 +285,7 @@ def _waveform(item: Mapping[str, Any]) -> torch.Tensor:
     return waveform if mask is None else waveform[torch.as_tensor(mask).bool()]
 
 
-def _stack_labels(labels: Sequence[torch.Tensor], num_items: int) -> torch.Tensor:
+def stack_labels(labels: Sequence[torch.Tensor], num_items: int) -> torch.Tensor:
     """Pad labels and stack them, in float32 or int64: most other types do not have the value that pads them."""
     if len(labels) < num_items:
         raise ValueError(f"Some items have `labels`, others do not: {len(labels)} of {num_items} have them.")

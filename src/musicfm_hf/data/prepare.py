@@ -123,22 +123,24 @@ def prepare_dataset(
 def prepare_lists(
     reader: ListReader,
     output_dir: str | os.PathLike,
-    source: str | os.PathLike,
+    source: str | os.PathLike | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> PreparedData:
     """
     List the files of a collection without labels: `train.txt`, `valid.txt` and `test.txt`, `problems.tsv` with the
-    files that are left out, `licences.tsv` with the license of each file, and `info.json`.
+    files that are left out, `licences.tsv` with the license of each file, `tracks.tsv` with what else the reader
+    knows of the files, and `info.json`.
 
     Args:
         reader ([`ListReader`]): Reader of the collection.
         output_dir: Folder to write to.
-        source, options: Arguments of the function of the reader.
+        source, options: Arguments of the function of the reader. The source is the output folder by default.
 
     Raises:
         FileNotFoundError, ValueError: the reader raises it.
     """
     output, options = Path(output_dir), dict(options or {})
+    source = output if source is None else source
     tracks = reader.list_tracks(source, **options)
     usable = [track for track in tracks if not track.problem]
     problems = [Problem(str(track.path), track.problem) for track in tracks if track.problem]
@@ -154,6 +156,9 @@ def prepare_lists(
     with complete_files(output, last="info.json") as temporary:
         _write_problems(temporary, problems)
         write_table(temporary / "licences.tsv", [(track.path, track.license) for track in usable])
+        if reader.columns:
+            rows = [(track.path, track.split, track.license, *track.details) for track in usable]
+            write_table(temporary / "tracks.tsv", [("path", "split", "license", *reader.columns), *rows])
         _write_files(temporary, lists, info)
         for path in temporary.iterdir():  # so that lists of two preparations never mix
             (output / path.name).unlink(missing_ok=True)

@@ -10,12 +10,13 @@ from ..data.catalog import describe_source
 from ..data.examples import with_annotation
 from ..data.labeled_dataset import load_songs
 from ..data.pairs import limit_groups
+from ..data.song_effects import SongEffects
 from ..inference.annotators import load_annotators, load_config
 from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
 from ..inference.logits import song_logits
 from ..model.modeling_musicfm import MusicFMForXVector
-from ..tasks import task_of
+from ..tasks import get_task, task_of
 from ..tasks.retrieval import METRIC, RETRIEVAL_TASKS, get_retrieval_task
 from ..training.records import environment, strip_absolute_paths
 from .retrieval import score_vectors, search_difference, searches_with_intervals
@@ -29,6 +30,9 @@ def evaluate(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    task: str | None = None,
+    effects: float = 0.0,
+    effects_seed: int = 0,
 ) -> dict[str, Any]:
     """
     Score a saved model or adapter on whole songs.
@@ -41,23 +45,36 @@ def evaluate(
             the model's context, in batches of 8.
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
+        task (`str`, *optional*): Task to score, if `model` holds several models that were trained jointly.
+        effects (`float`): Share of the songs that get audio effects; see [`SongEffects`].
+        effects_seed (`int`): Seed of the effects.
 
     Returns:
         `task`, `metric` (the name of the main score of the task), `window_seconds`, `scores` (averages with
         intervals, see [`scores_with_intervals`]) and `songs` (id → scores).
 
     Raises:
-        ValueError: the model has no task, or no song is annotated for its task.
+        ValueError: the model has no task, no song is annotated for its task, there are several models and no `task`,
+            or effects are asked for a model that searches songs.
         OSError: the model or the data set does not exist.
     """
-    if getattr(load_config(str(model)), "head_class", None) == MusicFMForXVector.__name__:
+    subfolder = {} if task is None else {"subfolder": task}
+    saved = load_config(str(model), **subfolder)
+    if getattr(saved, "task_folders", None):
+        raise ValueError(
+            f"{model} has models for {', '.join(saved.task_folders)}: pass `task`, or use `evaluate_models`."
+        )
+    if getattr(saved, "head_class", None) == MusicFMForXVector.__name__:
+        if effects:
+            raise ValueError(f"{model} searches songs, and is scored without effects: leave `effects` at 0.")
         return evaluate_retrieval(model, data, split, settings, device, limit)
-    (head,) = load_annotators([model]).values()
+    (head,) = load_annotators([model], **subfolder).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
     songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)
-    logits = tqdm(song_logits(head, songs, settings), total=len(songs), unit="song", desc=str(model))
+    change = SongEffects(effects, config.sampling_rate, effects_seed) if effects else None
+    logits = tqdm(song_logits(head, songs, settings, change=change), total=len(songs), unit="song", desc=str(model))
     scores = {song.id: score_song(config, song, values) for song, values in logits}
     scores = {song.id: scores[song.id] for song in songs}
     return {
@@ -104,9 +121,13 @@ def evaluate_models(
     settings: WindowSettings | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    effects: float = 0.0,
+    effects_seed: int = 0,
 ) -> dict[str, Any]:
     """
     Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
+    Models that were trained jointly are evaluated one by one, as `NAME/TASK`, for the tasks that the songs have
+    annotations for.
 
     Returns:
         `models` (name → output of [`evaluate`], with `difference`, the paired difference from the first model, or
@@ -120,9 +141,20 @@ def evaluate_models(
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
     settings = settings or WindowSettings(batch_size=8)
-    results = {
-        name: evaluate(model, data, split, settings, device, limit) for name, model in zip(names, models, strict=True)
-    }
+    options: dict[str, Any] = {"settings": settings, "device": device, "limit": limit}
+    options |= {"effects": effects, "effects_seed": effects_seed}
+    results = {}
+    for name, model in zip(names, models, strict=True):
+        tasks = getattr(load_config(str(model)), "task_folders", None)
+        if not tasks:
+            results[name] = evaluate(model, data, split, **options)
+            continue
+        songs = load_songs(data, split)
+        scored = [task for task in tasks if any(map(get_task(task).is_annotated, songs))]
+        if not scored:
+            raise ValueError(f"None of the {len(songs)} songs of {data} ({split}) is annotated for a task of {model}.")
+        for task in scored:
+            results[f"{name}/{task}"] = evaluate(model, data, split, task=task, **options)
     first, *others = results.values()
     for result in others:
         if result["task"] == first["task"]:
@@ -135,5 +167,7 @@ def evaluate_models(
                 )
             except ValueError as error:
                 result["not_compared"] = str(error)
-    used = {"data": str(data), "split": split}
+    used: dict[str, Any] = {"data": str(data), "split": split}
+    if effects:
+        used |= {"effects": effects, "effects_seed": effects_seed}
     return strip_absolute_paths(used) | {"music": describe_source(data), "models": results} | environment()

@@ -68,6 +68,13 @@ class HeadArguments:
         default=0,
         metadata={"help": "Play training crops faster or slower by up to this many semitones, such as 3."},
     )
+    effects: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the training crops that get random audio effects, such as 0.7: equalizer, compression, "
+            "reverberation, noise, band limits, clipping, lossy coding, level."
+        },
+    )
     cache: str = field(default=".features", metadata={"help": "Folder that keeps the features of frozen encoders."})
     lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: float = field(default=16, metadata={"help": "LoRA updates are scaled by this value / `lora_r`."})
@@ -92,6 +99,14 @@ class HeadArguments:
         """Return the annotations of a song that the task uses, as values with equal `repr` if they are equal."""
         raise NotImplementedError
 
+    def recorded_settings(self) -> dict[str, Any]:
+        """Return all settings, for the record of a run."""
+        return dict(vars(self))
+
+    def without_augmentation(self) -> dict[str, Any]:
+        """Return the settings to change so that training crops are not augmented."""
+        return {"speed": 0, "effects": 0.0} | {name: 0 for name in ("transpose", "tempo") if hasattr(self, name)}
+
     def check_encoder(self) -> None:
         """Raise a `ValueError` if the encoder or the data is missing, or the method does not fit the encoder."""
         for name in ("model", "data"):
@@ -104,6 +119,12 @@ class HeadArguments:
         for name in ("probe_steps", "songs_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.effects <= 1:
+            raise ValueError(f"`effects` must be a probability from 0 to 1, got {self.effects}.")
+        if self.effects and self.method == "probe":
+            raise ValueError(
+                "A probe reads features that were computed once: leave `effects` at 0, or use `--method full` or lora."
+            )
         if self.max_train_songs is not None and self.max_train_songs < 1:
             raise ValueError(f"`max_train_songs` must be at least 1, got {self.max_train_songs}.")
 

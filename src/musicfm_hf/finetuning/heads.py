@@ -28,12 +28,13 @@ from .starting_head import check_kept_head
 AnyHeadModel = HeadModel | MusicFMForXVector
 
 
-def build_model(arguments: HeadArguments, config: MusicFMConfig) -> AnyHeadModel:
+def build_model(arguments: HeadArguments, config: MusicFMConfig, subfolder: str = "") -> AnyHeadModel:
     """
     Build the encoder of `arguments.model` with its head, which is new unless the arguments keep it.
 
     Args:
         config ([`MusicFMConfig`]): Configuration from [`head_config`] or [`retrieval_config`].
+        subfolder (`str`): Folder of the saved model inside `arguments.model`.
 
     Raises:
         ValueError: if `arguments.model` lacks weights of the encoder.
@@ -44,7 +45,9 @@ def build_model(arguments: HeadArguments, config: MusicFMConfig) -> AnyHeadModel
         return model_class(config)
     folder = Path(arguments.model)
     name = str(folder.resolve()) if folder.is_dir() else arguments.model  # recorded in adapters
-    return model_class.from_encoder(name, config, arguments.keep_head, revision=arguments.revision)
+    return model_class.from_encoder(
+        name, config, arguments.keep_head, revision=arguments.revision, subfolder=subfolder
+    )
 
 
 def head_config(
@@ -84,6 +87,7 @@ def head_config(
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
         "decoding": learned | decoder_settings(arguments),
         "class_weights": None,
+        "task_folders": None,
     }
     config = MusicFMConfig.from_dict(values)
     if arguments.keep_head:
@@ -132,6 +136,7 @@ def retrieval_config(
         "contrastive_temperature": arguments.temperature,
         "freeze_batch_norm": arguments.freeze_batch_norm or arguments.method == "lora",
         "decoding": {"passage_seconds": get_retrieval_task(arguments.task).passage_seconds},
+        "task_folders": None,
     }
     return MusicFMConfig.from_dict(values)
 
@@ -177,14 +182,7 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabeledSong], balance: 
     Compute label weights that increase with the rarity of a label in songs: (1 / (classes · share))^`balance` for the
     classes of a softmax, and ((1 - share) / share)^`balance` for independent labels.
     """
-    num_labels = len(label_names(config))
-    total, sums = torch.zeros(2, num_labels, dtype=torch.float64)
-    for song in songs:
-        frames = config.frame_counts(round(song.duration * config.sampling_rate))[-1]
-        targets = crop_targets(config, song, 0.0, frames).double().view(-1, num_labels)
-        valid = (targets >= 0).double()
-        total += (targets * valid).sum(0)
-        sums += valid.sum(0)
+    total, sums = _label_sums(config, songs)
     shares = (total / sums.clamp(min=1)).clamp(min=1e-4, max=1 - 1e-4)
     weights, start = [], 0
     for output in config.classifier_slices:
@@ -195,6 +193,45 @@ def class_weights(config: MusicFMConfig, songs: Sequence[LabeledSong], balance: 
     return weights
 
 
+def constant_loss(config: MusicFMConfig, songs: Sequence[LabeledSong]) -> float:
+    """
+    Compute the loss, over whole songs, of the best head that ignores the music: it predicts the frequency of each
+    label in these songs. Without class weights, this is the entropy of the labels, summed over the outputs of the
+    head.
+    """
+    total, sums = _label_sums(config, songs)
+    shares = total / sums.clamp(min=1)
+    weights = torch.tensor(config.class_weights or [1.0] * len(shares), dtype=torch.float64)
+    loss, start = 0.0, 0
+    for output in config.classifier_slices:
+        part = slice(start, start + output["size"])
+        start = part.stop
+        share, weight = shares[part], weights[part]
+        positive = share * weight
+        if output["problem_type"] == "single_label_classification":
+            predicted = positive / positive.sum().clamp(min=1e-12)
+            output_loss = -torch.xlogy(predicted, predicted).sum()
+        else:
+            predicted = positive / (positive + 1 - share).clamp(min=1e-12)
+            losses = -torch.xlogy(positive, predicted) - torch.xlogy(1 - share, 1 - predicted)
+            output_loss = (losses * sums[part]).sum() / sums[part].sum().clamp(min=1)
+        loss += output.get("loss_weight", 1.0) * float(output_loss)
+    return loss
+
+
+def _label_sums(config: MusicFMConfig, songs: Sequence[LabeledSong]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum of the targets of each label over songs, and the number of frames or clips that have it."""
+    num_labels = len(label_names(config))
+    total, sums = torch.zeros(2, num_labels, dtype=torch.float64)
+    for song in songs:
+        frames = config.frame_counts(round(song.duration * config.sampling_rate))[-1]
+        targets = crop_targets(config, song, 0.0, frames).double().view(-1, num_labels)
+        valid = (targets >= 0).double()
+        total += (targets * valid).sum(0)
+        sums += valid.sum(0)
+    return total, sums
+
+
 def add_lora(model: AnyHeadModel, arguments: HeadArguments) -> Any:
     """
     Add LoRA matrices to the layers that `arguments.lora_target_modules` names, and return the model. All weights of
@@ -203,12 +240,23 @@ def add_lora(model: AnyHeadModel, arguments: HeadArguments) -> Any:
     Raises:
         ValueError: if the encoder has no layer with one of these names.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    names = {name.rpartition(".")[2] for name, module in model.musicfm.named_modules() if not list(module.children())}
+    return get_peft_model(model, lora_config(model.musicfm, arguments))
+
+
+def lora_config(encoder: torch.nn.Module, arguments: HeadArguments) -> Any:
+    """Return PEFT's configuration of the LoRA matrices. For errors, see [`add_lora`]."""
+    from peft import LoraConfig
+
+    names = {
+        name.rpartition(".")[2]
+        for name, module in encoder.named_modules()
+        if not list(module.children()) or hasattr(module, "base_layer")  # the latter is already adapted
+    }
     if missing := sorted(set(arguments.lora_target_modules) - names):
         raise ValueError(f"The encoder has no layers {', '.join(missing)}; it has {', '.join(sorted(names))}.")
-    lora = LoraConfig(
+    return LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by `r`
         lora_dropout=arguments.lora_dropout,
@@ -217,7 +265,6 @@ def add_lora(model: AnyHeadModel, arguments: HeadArguments) -> Any:
         modules_to_save=["classifier"],
         revision=arguments.revision,
     )
-    return get_peft_model(model, lora)
 
 
 def save_finetuned(model: AnyHeadModel, trained: Any, folder: str | Path, is_random: bool = False) -> None:

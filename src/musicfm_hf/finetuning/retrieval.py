@@ -194,7 +194,7 @@ def _crops(
         config,
         retrieval_task,
         splits["train"],
-        maps or ReadWaveform(config, speed=task.speed),
+        maps or ReadWaveform(config, speed=task.speed, effects=task.effects),
         arguments.max_steps * per_step,
         task.crop_seconds or retrieval_task.passage_seconds,
         arguments.seed,

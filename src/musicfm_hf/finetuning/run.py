@@ -261,7 +261,7 @@ def _build_trainer(
     if cache is not None:
         with arguments.main_process_first(desc="features"):
             cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
-    read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed)
+    read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed, task.effects)
     seconds = task.crop_seconds or task.spec.crop_seconds
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
@@ -280,10 +280,17 @@ def _build_trainer(
 
 
 def build_on_device(
-    task: HeadArguments, arguments: FinetuningArguments, config: MusicFMConfig, songs: Sequence[LabeledSong]
+    task: HeadArguments,
+    arguments: FinetuningArguments,
+    config: MusicFMConfig,
+    songs: Sequence[LabeledSong],
+    subfolder: str = "",
 ) -> Any:
-    """Build the model of a run, with its encoder on the device. A random one gets batch statistics of the songs."""
-    model: Any = build_model(task, config)
+    """
+    Build the model of a run, with its encoder on the device. A random one gets batch statistics of the songs. A saved
+    one may be in a `subfolder` of `task.model`.
+    """
+    model: Any = build_model(task, config, subfolder)
     model.musicfm.to(arguments.device)
     if task.random_encoder:
         measure_batch_statistics(model.musicfm, songs, arguments.seed)

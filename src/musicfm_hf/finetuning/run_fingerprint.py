@@ -53,13 +53,16 @@ def run_fingerprint(
         `inputs`, digests of the files of the encoder and of the annotations.
     """
     unused = () if task.trains_probe_first else PROBE_FIRST
-    settings = {NAMES_ON_DISK.get(name, name): value for name, value in vars(task).items() if name not in unused}
+    recorded = task.recorded_settings().items()
+    settings = {NAMES_ON_DISK.get(name, name): value for name, value in recorded if name not in unused}
     training = {name: getattr(arguments, name) for name in FINGERPRINT_ARGUMENTS}
     inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task, splits)}
     if task.random_encoder:
         inputs["batch_statistics"] = "measured"  # those of earlier versions were the initial ones
-    if (task_file := settings.get("task_file")) is not None:
-        inputs["task_digest"] = hashlib.blake2b(Path(task_file).read_bytes(), digest_size=8).hexdigest()
+    if task_files := settings.get("task_file"):
+        files = [task_files] if isinstance(task_files, str) else task_files
+        content = b"".join(Path(file).read_bytes() for file in files)
+        inputs["task_digest"] = hashlib.blake2b(content, digest_size=8).hexdigest()
     return {"settings": strip_absolute_paths(settings), "training": training, "inputs": inputs}
 
 

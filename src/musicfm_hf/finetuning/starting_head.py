@@ -42,14 +42,14 @@ def starting_head(
 
     Args:
         train: Function that trains and returns a model, such as [`finetune`].
-        splits: Songs for `train` and `validation`.
+        splits: Songs for `train` and `validation`; in joint training, for `TASK/train` and `TASK/validation`.
     """
     is_trained = task.trains_probe_first or task.keep_head
     arguments.eval_on_start = is_trained and not checkpoint and arguments.load_best_model_at_end
     if checkpoint or not task.trains_probe_first:
         return None
     folder = Path(arguments.output_dir) / FOLDER
-    songs = {name: splits[name] for name in ("train", "validation")}
+    songs = {name: part for name, part in splits.items() if name.rpartition("/")[2] in ("train", "validation")}
     head = train(*probe_settings(task, arguments, folder), songs).model.classifier
     if arguments.should_save:
         shutil.rmtree(folder, ignore_errors=True)
@@ -61,8 +61,7 @@ def probe_settings(
     task: Arguments, arguments: FinetuningArguments, folder: Path
 ) -> tuple[Arguments, FinetuningArguments]:
     """Return the settings of the probe that precedes full fine-tuning or LoRA."""
-    changes: dict[str, Any] = {"method": "probe", "probe_steps": 0, "speed": 0}
-    changes |= {name: 0 for name in ("transpose", "tempo") if hasattr(task, name)}
+    changes: dict[str, Any] = {"method": "probe", "probe_steps": 0} | task.without_augmentation()
     training = copy(arguments)
     training.output_dir, training.resume_from_checkpoint = str(folder), None
     training.report_to, training.push_to_hub, training.eval_on_start = "none", False, False

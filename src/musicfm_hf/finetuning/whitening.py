@@ -15,6 +15,7 @@ from torch import nn
 from ..data.examples import TaskCrops
 from ..data.pairs import PairCrops
 from ..model.heads_musicfm import MusicFMHead
+from .joint_data import HeadInputs
 
 # Share of the mean variance that is added to each variance, so that directions with a smaller variance, which may be
 # rounding errors, are not amplified to unit variance.
@@ -73,7 +74,7 @@ class WhitenedLinear(nn.Linear):
         return linear
 
 
-def whitened_projector(head: MusicFMHead, crops: TaskCrops | PairCrops) -> WhitenedLinear:
+def whitened_projector(head: MusicFMHead, crops: TaskCrops | PairCrops | HeadInputs) -> WhitenedLinear:
     """Create the first layer of a head, with whitening estimated from the features of the crops."""
     examples = (crops[number]["hidden_states"][None].float() for number in range(len(crops)))
     with torch.no_grad():

@@ -63,11 +63,14 @@ def eval_results(task: str, rows: list[dict[str, Any]]) -> list[EvalResult]:
     ]
 
 
-def score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return rows of scores on test songs, from the training run and from evaluations on other data."""
+def score_rows(folder: Path, results: dict[str, Any], name: str | None = None) -> list[dict[str, Any]]:
+    """
+    Return rows of scores on test songs, from the training run and from evaluations on other data. There, the model has
+    the name of the folder, or `name`, the last parts of its path.
+    """
     rows = []
     tested = (results["data"], "test", results["scores"].get("test", {}))
-    for data, split, scores in [tested, *_evaluations(folder, results)]:
+    for data, split, scores in [tested, *_evaluations(folder, results, name or folder.resolve().name)]:
         for name, score in _listed_scores(results["task"], results.get("settings", {}).get("vocabulary")).items():
             value = scores.get(name)
             if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
@@ -80,22 +83,39 @@ def score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def joint_score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of the scores of models that were trained jointly, each with its `task`."""
+    rows = []
+    for task, source in results["data"]["tasks"].items():
+        scores = {split: parts[task] for split, parts in results["scores"].items() if task in parts}
+        of_task = results | {"task": task, "scores": scores, "data": source}
+        of_task["settings"] = {"vocabulary": results["settings"].get(f"{task}.vocabulary")}
+        rows += [row | {"task": task} for row in score_rows(folder, of_task, f"{folder.resolve().name}/{task}")]
+    return rows
+
+
 def _listed_scores(task: str, vocabulary: str | None) -> Mapping[str, Score]:
     """Return the scores of a task that cards list."""
     return RETRIEVAL_SCORES if task in RETRIEVAL_TASKS else get_task(task, vocabulary).scores
 
 
-def _evaluations(folder: Path, results: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
+def _evaluations(folder: Path, results: dict[str, Any], name: str) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
     """
     Return the data, split and scores of each file in `evaluations`.
 
     Raises:
         ValueError: an evaluation is for another model, or for songs that this model was trained on.
     """
-    evaluations, name = [], folder.resolve().name
+    evaluations, last = [], len(Path(name).parts)
     for path in matching_files(folder / "evaluations", "*.json"):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        scores = [entry["scores"] for model, entry in evaluation["models"].items() if Path(model).name == name]
+        scores = [
+            entry["scores"]
+            for model, entry in evaluation["models"].items()
+            if Path(*Path(model).parts[-last:]) == Path(name)
+        ]
+        if not scores and last > 1:
+            continue  # of other tasks
         if not scores:
             raise ValueError(
                 f"{path} has scores of {', '.join(evaluation['models'])}, but not of {name}. Remove the file."

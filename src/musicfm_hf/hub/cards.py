@@ -18,7 +18,7 @@ from ..tasks import label_names, task_of
 from ..tasks.retrieval import RETRIEVAL_TASKS
 from ..training.files import write_text
 from ..training.records import strip_absolute_paths
-from .card_scores import MUSIC_AND_TEXT, eval_results, score_rows, text_audio_rows
+from .card_scores import MUSIC_AND_TEXT, eval_results, joint_score_rows, score_rows, text_audio_rows
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
@@ -89,6 +89,12 @@ def license_of(name: str | Path, revision: str | None = None) -> str | None:
 def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
     """Return the scores in a folder for data sets on the Hub, as entries of `.eval_results`."""
     kind, results = _read_results(Path(folder))
+    if kind == "joint":
+        return [
+            EvalResultEntry(dataset_id=row["hub_id"], task_id=row["task"], value=row["value"], notes=row["label"])
+            for row in joint_score_rows(Path(folder), results)
+            if row["hub_id"]
+        ]
     if kind not in ("finetuned", "retrieval"):
         return []
     return [
@@ -116,6 +122,8 @@ def _read_results(folder: Path) -> tuple[str, dict[str, Any]]:
                 return "trained_text_audio", results
             if kind is None and results.get("task") in RETRIEVAL_TASKS:
                 kind = "retrieval"
+            if kind is None and results.get("task") == "joint":
+                kind = "joint"
             return kind or ("finetuned" if "method" in results else "pretrained"), results
     raise FileNotFoundError(
         f"{folder} has none of {', '.join(RESULTS_FILES)}, which a card is generated from. Pass the output folder of "
@@ -217,6 +225,32 @@ def _retrieval(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     return fields | {"task_about": RETRIEVAL_TASKS[results["task"]].about}, metadata
 
 
+def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    tasks = list(results["data"]["tasks"])
+    configs = {task: MusicFMConfig.from_pretrained(folder / task) for task in tasks}
+    base, metadata = _base_of(folder / tasks[0], results)
+    rows, sources = joint_score_rows(folder, results), list(results["data"]["tasks"].values())
+    sources = list({source["name"]: source for source in sources}.values())
+    metadata |= {"datasets": _hub_ids(sources), "pipeline_tag": "audio-classification"}
+    if rows:
+        metadata["eval_results"] = [
+            entry for task in tasks for entry in eval_results(task, [row for row in rows if row["task"] == task])
+        ]
+    heads = [
+        {
+            "task": task,
+            "about": task_of(configs[task]).about,
+            "limits": task_of(configs[task]).limits,
+            "num_labels": configs[task].num_labels,
+            "label_rate": configs[task].label_rate,
+            "auto_class": configs[task].head_class.replace("MusicFM", "AutoModel"),
+        }
+        for task in tasks
+    ]
+    fields = {"method": results["method"], "base": base, "scores": rows, "sources": sources, "tags": tasks}
+    return _training_fields(folder, results) | fields | {"heads": heads}, metadata
+
+
 def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the fields and the metadata of the card of every model with a trained head."""
     task = results["task"]
@@ -258,6 +292,7 @@ _CARDS: dict[str, Callable] = {
     "finetuned": _finetuned,
     "trained_text_audio": _trained_text_audio,
     "retrieval": _retrieval,
+    "joint": _joint,
 }
 
 

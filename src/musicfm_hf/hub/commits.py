@@ -85,6 +85,10 @@ def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], me
     where: dict[str, Any] = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
     is_ours = is_published if target.kind == "model" else re.compile(r"musicfm_hf/").match
     others = [name for name in api.list_repo_files(**where) if name not in contents]
-    operations: list[Any] = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    distinct = {addition.upload_info.sha256: addition for addition in additions}
+    if len(distinct) < len(additions):  # once sent, large files are not sent again under another name
+        api.preupload_lfs_files(additions=distinct.values(), free_memory=False, **where)
+    operations: list[Any] = [*additions]
     operations += [CommitOperationDelete(name) for name in others if is_ours(name)]
     return str(api.create_commit(operations=operations, commit_message=message, **where).commit_url)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
+from ..tasks import known_tasks
 from ..training.files import is_hidden, list_files
 
 # Optimizer states, logs and lists of files are left out, because they may identify the user and the machine.
@@ -45,7 +46,13 @@ def published_files(folder: Path) -> list[Path]:
 
 
 def is_published(name: str) -> bool:
-    """Return whether a file belongs in a repository, by its path relative to the folder."""
+    """
+    Return whether a file belongs in a repository, by its path relative to the folder. Models that were trained jointly
+    are in subfolders named after their tasks.
+    """
+    folder, _, rest = name.partition("/")
+    if folder in known_tasks() and "/" not in rest:
+        name = rest
     return not is_hidden(name) and any(
         fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in PUBLISHED
     )

@@ -16,7 +16,7 @@ from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..training.files import complete_file, write_json
 from .cards import eval_result_entries, write_card
 from .commits import HubTarget, commit_with_retries
-from .files import check_nothing_private, published_files
+from .files import check_nothing_private, is_published, published_files
 
 EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"
 
@@ -156,8 +156,9 @@ def push_folder(
     folder = Path(folder)
     target = target.create()
     api = HfApi(token=target.token)
-    if (folder / "adapter_config.json").is_file():
-        _pin_base_model(folder, api, base_model)
+    for adapter in sorted([*folder.glob("adapter_config.json"), *folder.glob("*/adapter_config.json")]):
+        if is_published(adapter.relative_to(folder).as_posix()):
+            _pin_base_model(adapter.parent, api, base_model)
     write_card(folder, target.repo, license)
     paths = {path.relative_to(folder).as_posix(): path for path in published_files(folder)}
     check_nothing_private(folder, paths.values(), target.token)

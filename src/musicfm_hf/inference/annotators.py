@@ -19,7 +19,7 @@ from ..model.modeling_musicfm import (
 )
 from ..tasks import known_tasks
 from .embedding import HeadModel
-from .encoder_digest import encoder_settings
+from .encoder_digest import adapter_states, encoder_settings
 from .exported import check_exported_precision, is_exported, load_exported_heads
 
 
@@ -29,11 +29,13 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     in memory only once.
 
     Args:
-        folders: Folders or repositories of models, or of PEFT adapters; or folders that `musicfm export` wrote.
+        folders: Folders or repositories of models, of PEFT adapters, or of models that were trained jointly; or
+            folders that `musicfm export` wrote.
         **kwargs: Arguments for `from_pretrained`, such as `dtype`, `quantization_config` or `revision`.
 
     Returns:
-        The models in eval mode, by folder; those of an exported folder with several heads by `FOLDER/heads/NAME`.
+        The models in eval mode, by folder; those of an exported folder with several heads by `FOLDER/heads/NAME`, and
+        those that were trained jointly by `FOLDER/TASK`.
 
     Raises:
         ValueError: if a model has no task, two models have the same task, or a model embeds clips for retrieval.
@@ -46,7 +48,9 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     models: dict[str, Any] = dict(exported)
     names = [name for name in names if not is_exported(name)]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-    configs = {name: load_config(name, **hub) for name in names}
+    places = {label: place for name in names for label, place in joint_places(name, **hub).items()}
+    names = list(places)
+    configs = {label: load_config(place, **hub | subfolder) for label, (place, subfolder) in places.items()}
     configs |= {name: model.config for name, model in exported}
     for name, config in configs.items():
         if getattr(config, "head_class", None) == MusicFMForXVector.__name__:
@@ -56,10 +60,28 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
             )
     _check_tasks([(name, configs[name]) for name in (*names, *(name for name, _ in exported))])
     for name in names:
-        model = _auto_class(configs[name]).from_pretrained(name, **kwargs).eval()
+        place, subfolder = places[name]
+        model = _auto_class(configs[name]).from_pretrained(place, **kwargs | subfolder).eval()
         _share_encoder(model, models.values())
         models[name] = model
     return models
+
+
+def joint_places(name: str, **hub: Any) -> dict[str, tuple[str, dict[str, str]]]:
+    """
+    Find the models in a folder or a repository, which are several if they were trained jointly.
+
+    Args:
+        name (`str`): Folder or repository.
+        hub: Arguments of the Hub, such as `revision`.
+
+    Returns:
+        `NAME` or, for several models, `NAME/TASK` → the folder or repository, and `{"subfolder": TASK}` if needed.
+    """
+    tasks = None if "subfolder" in hub else getattr(load_config(name, **hub), "task_folders", None)
+    if not tasks:
+        return {name: (name, {})}
+    return {f"{name.rstrip('/')}/{task}": (name, {"subfolder": task}) for task in tasks}
 
 
 def has_text_tower(name: str | os.PathLike, **kwargs: Any) -> bool:
@@ -89,10 +111,12 @@ def add_annotators(model: HeadModel, others: Iterable[HeadModel | str | os.PathL
     models = [_without_peft(model)]
     for other in others:
         if not isinstance(other, torch.nn.Module):
-            loaded: Any = load_annotators([other], dtype=model.dtype)[str(other)]
-            other = loaded.to(model.device)
-            _share_encoder(other, models)
-        models.append(other)
+            for loaded in load_annotators([other], dtype=model.dtype).values():
+                moved: Any = torch.nn.Module.to(loaded, model.device)
+                _share_encoder(moved, models)
+                models.append(moved)
+        else:
+            models.append(other)
     return by_task(models)
 
 
@@ -184,10 +208,22 @@ def _same_encoder(first: MusicFMModel, second: MusicFMModel) -> bool:
     if encoder_settings(first.config) != encoder_settings(second.config):
         return False
     # Equal weights of adapters are not enough: adapters have a scale, and may be switched off.
-    if any(type(module).__module__.startswith("peft.") for model in (first, second) for module in model.modules()):
+    if (
+        _has_unknown_adapters(first)
+        or _has_unknown_adapters(second)
+        or adapter_states(first) != adapter_states(second)
+    ):
         return False
     ours, theirs = first.state_dict(), second.state_dict()
     return ours.keys() == theirs.keys() and all(_same_tensor(ours[name], theirs[name]) for name in ours)
+
+
+def _has_unknown_adapters(model: MusicFMModel) -> bool:
+    """Return whether a model has adapters other than LoRA, whose output may depend on more than weights and scales."""
+    kinds = {type(module).__module__ for module in model.modules()}
+    return any(
+        kind.startswith("peft.") and not kind.startswith(("peft.tuners.lora.", "peft.utils.")) for kind in kinds
+    )
 
 
 def _same_tensor(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -69,11 +69,19 @@ def _digest(module: torch.nn.Module, settings: dict[str, Any]) -> str:
     for name, tensor in sorted(_state_dict(module).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    for name, part in module.named_modules():
-        if hasattr(part, "scaling") and hasattr(part, "active_adapters"):  # adapters have a scale, and may be off
-            digest.update(f"{name} {part.scaling} {part.active_adapters} {part.disable_adapters}".encode())
+    for adapter in adapter_states(module):
+        digest.update(adapter.encode())
     digest.update(as_json(settings).encode())
     return digest.hexdigest()
+
+
+def adapter_states(module: torch.nn.Module) -> list[str]:
+    """Return the name of each layer with a LoRA adapter, with its scale, and which adapters are active."""
+    return [
+        f"{name} {part.scaling} {part.active_adapters} {part.disable_adapters}"
+        for name, part in module.named_modules()
+        if hasattr(part, "scaling") and hasattr(part, "active_adapters")
+    ]
 
 
 def _state_dict(module: torch.nn.Module) -> dict[str, torch.Tensor]:

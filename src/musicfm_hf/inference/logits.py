@@ -1,6 +1,6 @@
 """Logits of whole songs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ def song_logits(
     songs: Sequence[LabeledSong],
     settings: WindowSettings,
     cache: FeatureCache | None = None,
+    change: Callable[[LabeledSong, np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[LabeledSong, np.ndarray]]:
     """
     Compute the logits of whole songs; see [`head_logits`].
@@ -60,10 +61,14 @@ def song_logits(
     Args:
         model: A model with a head or, with a `cache`, the head alone (`model.classifier`).
         cache ([`FeatureCache`], *optional*): Cache with the input of the head.
+        change (`Callable`, *optional*): Function that maps a song and its waveform `(samples,)` to the waveform to
+            encode, such as [`musicfm_hf.data.song_effects.SongEffects`].
 
     Raises:
-        ValueError: if a head is given alone and without a cache.
+        ValueError: if a head is given alone and without a cache, or with a cache and `change`.
     """
+    if cache is not None and change is not None:
+        raise ValueError("A cache has the features of the songs as they are: pass the model without it.")
     if cache is not None:
         classifier = model if isinstance(model, MusicFMClassifier) else model.classifier
         for song in songs:
@@ -74,5 +79,7 @@ def song_logits(
         raise ValueError("A head alone has no encoder: give the whole model, or a cache of features.")
     rate = model.config.sampling_rate
     waveforms = ((song, load_audio(song.audio, rate)) for song in songs)
+    if change is not None:
+        waveforms = ((song, change(song, waveform)) for song, waveform in waveforms)
     for song, (frames, _) in embed_songs(model.musicfm, waveforms, settings, layer_mix(model)[None]):
         yield song, head_logits(model.classifier, frames[:, 0])

@@ -76,7 +76,8 @@ class MusicAnnotationPipeline(MusicFMPipeline):
     annotated one by one.
 
     Args:
-        model: A model with a head whose `config.task` is set, or its folder or repository, which may hold an adapter.
+        model: A model with a head whose `config.task` is set, or its folder or repository, which may hold an adapter,
+            or several models that were trained jointly.
         heads (*optional*): Further models, or their folders or repositories, one for each further task. Equal
             encoders run once.
         sampling_rate (`int`, *optional*): Rate of arrays, in Hz; that of the model by default.
@@ -98,7 +99,8 @@ class MusicAnnotationPipeline(MusicFMPipeline):
     def __init__(self, model: Any, *args: Any, heads: Sequence[Any] = (), **kwargs: Any):
         from .annotators import add_annotators
 
-        self.models: dict[str, Any] = add_annotators(model, [heads] if isinstance(heads, str) else heads)
+        heads = [*getattr(model, "joint_models", []), *([heads] if isinstance(heads, str) else heads)]
+        self.models: dict[str, Any] = add_annotators(model, heads)
         super().__init__(model, *args, **kwargs)
         for other in self.models.values():
             torch.nn.Module.to(other, self.device)
@@ -139,10 +141,15 @@ class _AutoModelForAnnotation:
 
     @classmethod
     def from_pretrained(cls, name: str, **kwargs: Any) -> torch.nn.Module:
-        """Load a model, or an adapter with its base model."""
+        """
+        Load a model, or an adapter with its base model. If several models were trained jointly, the first one has the
+        others in the list `joint_models`.
+        """
         from .annotators import load_annotators
 
-        return load_annotators([name], **kwargs)[name]
+        model, *others = load_annotators([name], **kwargs).values()
+        model.joint_models = others  # a list, so that they are not modules of this one
+        return model
 
 
 def register_pipelines() -> None:

@@ -210,6 +210,8 @@ class MusicFMConfig(PreTrainedConfig):
             of your own, so that a saved model decodes its own outputs.
         vocabulary (`str`, *optional*): Set of labels of that task, if it has several, such as `"full"` for chords.
         decoding (`dict`, *optional*): Settings of the decoder of that task.
+        task_folders (`list[str]`, *optional*): Subfolders with the models for single tasks, in a folder of heads that
+            were trained together; each is named after its task.
         label_rate (`float`, *optional*): Label frames per second. If not given, the model has one label for the whole
             clip.
         label_centered (`bool`, defaults to `False`): Label frame j describes the time j / `label_rate` (beats), not
@@ -317,6 +319,7 @@ class MusicFMConfig(PreTrainedConfig):
     task: str | None = None
     vocabulary: str | None = None
     decoding: dict | None = None
+    task_folders: list[str] | None = None
     label_rate: float | None = None
     label_centered: bool = False
     classifier_layer: int | None = None
@@ -644,6 +647,9 @@ class MusicFMConfig(PreTrainedConfig):
         """Check the values that matter only to a model with a head."""
         require = self._require
         require(self.task is None or (isinstance(self.task, str) and self.task != ""), "task", "the name of a task")
+        folders = self.task_folders
+        valid = folders is None or (isinstance(folders, list) and all(isinstance(name, str) for name in folders))
+        require(valid, "task_folders", "a list of the names of folders")
         require(self.label_rate is None or self.label_rate > 0, "label_rate", "a positive number of Hz")
         layer = self.classifier_layer
         valid = layer is None or (type(layer) is int and 0 <= layer <= self.num_hidden_layers)

@@ -82,6 +82,14 @@ class DataArguments:
     )
     validation_crops: int = field(default=256, metadata={"help": "Number of fixed crops to evaluate on."})
     crop_seconds: float = field(default=30.0, metadata={"help": "Length of a crop."})
+    effects: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the training crops that get random audio effects, such as 0.5: equalizer, compression, "
+            "reverberation, noise, band limits, clipping, lossy coding, level. The targets are those of the changed "
+            "crops."
+        },
+    )
     streaming: bool = field(default=False, metadata={"help": "Stream data sets on the Hub."})
     audio_column: str = field(default="audio", metadata={"help": "Column that holds the audio."})
 

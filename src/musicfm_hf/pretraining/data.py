@@ -49,6 +49,7 @@ def build_data(
         num_workers=args.dataloader_num_workers,
         prefetch=args.dataloader_prefetch_factor or 2,
         collate=MaskCrops(config),
+        effects=data.effects,
         **requirements,
     )
     loader.check()

@@ -1,7 +1,8 @@
 """
 Chords of the vocabulary `full`, after McFee and Bello, *Structured Training for Large-Vocabulary Chord Recognition*,
 ISMIR 2017: the model predicts the root, the bass and the tones in separate outputs, and here also the quality, so that
-a rare chord shares what is learned about its parts with frequent ones. They are decoded together.
+a rare chord shares what is learned about its parts with frequent ones; and the chord itself, because a quality depends
+on the root. They are decoded together.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,17 +21,19 @@ from .chord_vocabularies import QUALITIES, label_full, parse_full, spell_chord, 
 
 _ROOTS = (*PITCH_NAMES, "N")  # of roots and basses, which are pitch classes
 _NAMES = (*QUALITIES, "N", "X")
-_SIZES = (len(_ROOTS), len(_NAMES), len(_ROOTS), len(PITCH_NAMES))
+_CHORDS = (*(f"{root}:{quality}" for root in PITCH_NAMES for quality in QUALITIES), "N", "X")
+_SIZES = (len(_ROOTS), len(_NAMES), len(_ROOTS), len(_CHORDS), len(PITCH_NAMES))
 LABELS = (
     *(f"root {name}" for name in _ROOTS),
     *(f"quality {name}" for name in _NAMES),
     *(f"bass {name}" for name in _ROOTS),
+    *(f"chord {name}" for name in _CHORDS),
     *(f"tone {name}" for name in PITCH_NAMES),
 )
 OUTPUTS = (
     *(
         {"name": name, "size": size, "problem_type": "single_label_classification", "loss_weight": 1.0}
-        for name, size in zip(("root", "quality", "bass"), _SIZES, strict=False)
+        for name, size in zip(("root", "quality", "bass", "chord"), _SIZES, strict=False)
     ),
     # The loss of a tone is averaged over twelve of them.
     {"name": "tones", "size": 12, "problem_type": "multi_label_classification", "loss_weight": 6.0},
@@ -39,13 +42,15 @@ OUTPUTS = (
 _SHAPE = (12, len(QUALITIES), 12)
 _NUM_CHORDS = 12 * len(QUALITIES) * 12
 _N, _X = _NUM_CHORDS, _NUM_CHORDS + 1
+_PARTS_WEIGHT = 0.5  # of log-probabilities of root, quality and tones beside those of chord and bass
 _BLOCK = 512  # frames whose chords are scored at once
 
 
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
     """
-    Compute the root, the quality, the bass and the tones with the most time in each frame. Chords with a quality that
-    the vocabulary does not have are X, with their root, bass and tones; for X itself, these are ignored.
+    Compute the root, the quality, the bass, the chord without its bass, and the tones that have the most time in a
+    frame. Chords with a quality that the vocabulary does not have are X, with their root, bass and tones; for X
+    itself, these are ignored.
 
     Args:
         annotation (`list[Segment]`): Chords in Harte's syntax.
@@ -54,13 +59,13 @@ def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, s
         start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 54)`: one-hot roots from C, qualities and basses from C, each with N, and 1 for the pitch
-        classes of the tones, including the bass; -100 where most of a frame has no chord.
+        float32 `(num_frames, 224)`: one-hot roots from C, qualities, basses from C and chords, each with N, and 1 for
+        the pitch classes of the tones, including the bass; -100 where most of a frame has no chord.
 
     Raises:
         ValueError: if segments are not in order, a label is not a chord, or a number is out of range.
     """
-    outputs = ((_root_name, _ROOTS), (_quality_name, _NAMES), (_bass_name, _ROOTS))
+    outputs = ((_root_name, _ROOTS), (_quality_name, _NAMES), (_bass_name, _ROOTS), (_chord_name, _CHORDS))
     parts = [spans.frame_targets(annotation, parse, names, num_frames, frame_rate, start) for parse, names in outputs]
     sets = list(dict.fromkeys(_tone_names(segment.label) or "" for segment in annotation))
     most = spans.frame_targets(annotation, _tone_names, sets, num_frames, frame_rate, start)
@@ -71,13 +76,13 @@ def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, s
 
 
 def transpose(frames: np.ndarray, semitones: int) -> np.ndarray:
-    """Transpose targets `(…, 54)`: roots, basses and tones move, qualities stay."""
-    roots, qualities, basses, tones = np.split(frames, np.cumsum(_SIZES)[:-1], axis=-1)
+    """Transpose targets `(…, 224)`: roots, basses, chords and tones move, qualities stay."""
+    roots, qualities, basses, chords, tones = np.split(frames, np.cumsum(_SIZES)[:-1], axis=-1)
 
-    def move(part: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.roll(part[..., :12], semitones, -1), part[..., 12:]], axis=-1)
+    def move(part: np.ndarray, size: int = 1) -> np.ndarray:
+        return np.concatenate([np.roll(part[..., : 12 * size], semitones * size, -1), part[..., 12 * size :]], axis=-1)
 
-    return np.concatenate([move(roots), qualities, move(basses), move(tones)], axis=-1)
+    return np.concatenate([move(roots), qualities, move(basses), move(chords, len(QUALITIES)), move(tones)], axis=-1)
 
 
 def events(
@@ -87,12 +92,12 @@ def events(
     kinds: Mapping[str, float] | None = None,
 ) -> list[Segment]:
     """
-    Decode the chords of a whole song. The score of a chord in a frame is the product of the probabilities of its root,
-    its quality, its bass, its tones, and the absence of other tones. X has the score of the likeliest root, bass and
-    tones, with the probability of X as quality.
+    Decode the chords of a whole song. The score of a chord in a frame is the product of its probability, that of its
+    bass and, with a lower weight, those of its root, its quality, its tones, and the absence of other tones. X has the
+    score of the likeliest root, bass and tones.
 
     Args:
-        logits (`np.ndarray` of shape `(frames, 54)`): Scores before three softmaxes and twelve sigmoids.
+        logits (`np.ndarray` of shape `(frames, 224)`): Scores before four softmaxes and twelve sigmoids.
         frame_rate (`float`): Frame rate in Hz.
         chord_seconds (`float`, *optional*): Mean duration of a chord, for smoothing; see [`chord_smoothing.smooth`].
             By default, chords are not smoothed.
@@ -116,7 +121,7 @@ def probabilities(
     Return the probability of each chord among all chords, averaged over its frames, float64 `(segments,)`.
 
     Args:
-        logits (`np.ndarray` of shape `(frames, 54)`): Logits of the whole song.
+        logits (`np.ndarray` of shape `(frames, 224)`): Logits of the whole song.
         segments (`list[Segment]`): Output of [`events`].
         labels: Not used.
         frame_rate (`float`): Frame rate in Hz.
@@ -154,6 +159,11 @@ def _quality_name(text: str) -> str:
     return parse_full(text)[1]
 
 
+def _chord_name(text: str) -> str:
+    root, quality, _ = parse_full(text)
+    return quality if quality in ("N", "X") else f"{PITCH_NAMES[root]}:{quality}"
+
+
 def _bass_name(text: str) -> str | None:
     root, quality, bass = parse_full(text)
     if root < 0:
@@ -168,8 +178,8 @@ def _tone_names(text: str) -> str | None:
 
 def _scores(logits: np.ndarray) -> Iterator[list[np.ndarray]]:
     """
-    Yield the log-probabilities of roots, qualities and basses, and the logits of tones, float32 `(frames, …)`, of
-    blocks of frames.
+    Yield the log-probabilities of roots, qualities, basses and chords, and the logits of tones, float32
+    `(frames, …)`, of blocks of frames.
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != len(LABELS):
@@ -185,14 +195,16 @@ def _scores(logits: np.ndarray) -> Iterator[list[np.ndarray]]:
 
 def _flatten(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return the log-score of all chords, float32 `(frames, 2018)`, up to a constant for each frame."""
-    roots, qualities, basses, tones = parts
+    roots, qualities, basses, chords, tones = parts
     pitches = (np.arange(12)[:, None] + np.arange(12)) % 12  # (root, semitones to the bass) → bass
-    chords = (tones @ _tone_sets().T).reshape(-1, *_SHAPE)  # relative to the absence of all tones
-    chords += (roots[:, :12, None] + basses[:, pitches])[:, :, None]
-    other = chords.max(axis=(1, 2, 3)) + qualities[:, -1]
-    chords += qualities[:, None, :-2, None]
-    none = roots[:, 12] + qualities[:, -2] + basses[:, 12]
-    return np.concatenate([chords.reshape(-1, _NUM_CHORDS), none[:, None], other[:, None]], axis=1)
+    scores = (tones @ _tone_sets().T).reshape(-1, *_SHAPE)  # relative to the absence of all tones
+    scores += roots[:, :12, None, None] + qualities[:, None, :-2, None]
+    scores *= _PARTS_WEIGHT
+    scores += chords[:, :-2].reshape(-1, 12, len(QUALITIES), 1) + basses[:, pitches][:, :, None]
+    none = chords[:, -2] + basses[:, 12] + _PARTS_WEIGHT * (roots[:, 12] + qualities[:, -2])
+    likeliest = roots.max(axis=1) + qualities[:, -1] + np.maximum(tones, 0).sum(axis=1)
+    other = chords[:, -1] + basses.max(axis=1) + _PARTS_WEIGHT * likeliest
+    return np.concatenate([scores.reshape(-1, _NUM_CHORDS), none[:, None], other[:, None]], axis=1)
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,8 @@ used for training.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...tasks.annotations import Beats
+from ...tasks.annotations import Beats, Segment
 from ...tasks.events import from_json
+from ..composing_songs import COMPOSER, composed_versions
 from ..dataset_reader import DatasetReader, Option
 from ..identity import digest
 from ..labeled import LabeledSong, SongReaders, raising
 from ..pop909_rendering import SPLITS, Song
 from ..rendering import Settings, Version, check_settings, render_versions
 from ..rendering_fluidsynth import PACKAGES
+from ..score import Score
 from .pop909 import SOURCE as POP909
-from .pop909 import chosen_songs, read_score
+from .pop909 import chosen_songs, read_score, read_song
 
 SOUNDFONTS = (
     PACKAGES["fluid-soundfont-gm"],
@@ -52,6 +55,7 @@ def song_readers(
     num_workers: int = 2,
     limit: int | None = None,
     split_size: str = "full",
+    composed: int = 0,
 ) -> SongReaders:
     """
     Render the versions that are not rendered yet, and return the readers of all versions, keyed by id: `001_v1`. The
@@ -71,6 +75,8 @@ def song_readers(
         num_workers (`int`): Number of rendering processes.
         limit (`int`, *optional*): Maximum number of songs in each split; all by default.
         split_size (`str`): full, or mini for the small selection.
+        composed (`int`): Number of further training songs, composed in the manner of the training songs; see
+            [`compose_score`].
 
     Raises:
         ValueError, FileNotFoundError: an argument is out of range, or a file or FluidSynth is missing; see
@@ -89,12 +95,22 @@ def song_readers(
         for song in songs
         for number in range(1, numbers[song.split] + 1)
     ]
+    training = [song for song in songs if song.split == "train"]
+    origin = " ".join(_digest(source, song) for song in training)
+    rendered += composed_versions(partial(_learned_songs, source, training), origin, composed, audio, seed)
     readers: SongReaders = {}
     progress = tqdm(render_versions(rendered, audio, settings, num_workers), total=len(rendered), unit="song")
     for version, error in progress:
         path = Path(audio) / f"{version.id}.flac"
         readers[version.id] = partial(read_rendered, path) if error is None else raising(error)
     return readers
+
+
+def _learned_songs(source: str | os.PathLike, songs: Sequence[Song]) -> Iterator[tuple[Score, Sequence[Segment]]]:
+    """Yield the songs to learn composing from, with their letters; those that cannot be read are left out."""
+    for song in tqdm(songs, desc="learning to compose", unit="song"):
+        with suppress(ValueError, FileNotFoundError):
+            yield read_score(source, song), read_song(source, song, "", with_tags=False).more["phrases"] or []
 
 
 def read_rendered(path: str | os.PathLike) -> LabeledSong:
@@ -152,6 +168,7 @@ def _info(
     seed: int = 0,
     limit: int | None = None,
     split_size: str = "full",
+    composed: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
     """Return entries of `info.json`."""
@@ -160,6 +177,7 @@ def _info(
         "ids": {name: [song.id for song in part] for name, part in chosen_songs(source, limit, split_size).items()},
         "rendering": settings.to_dict(),
         "versions_of_songs": {"train": versions, "validation": test_versions, "test": test_versions},
+        **({"composed_songs": composed, "composer": COMPOSER} if composed else {}),
     }
 
 
@@ -193,6 +211,13 @@ READER = DatasetReader(
         Option("num_workers", "number of rendering processes; 2 by default", type=int, default=2),
         Option("limit", "maximum number of songs in each split; all by default", type=int),
         Option("split_size", "all songs, or a small selection", choices=["full", "mini"], default="full"),
+        Option(
+            "composed",
+            "further training songs that are composed in the manner of the training songs, in 2 to 7 beats; none by "
+            "default",
+            type=int,
+            default=0,
+        ),
     ),
     details="SOURCE is the folder of POP909, as for `musicfm prepare pop909`. Validation and test songs are whole, "
     "keep their key and tempo, and have soundfonts, instruments and patterns that training songs do not. It needs the "

@@ -24,6 +24,7 @@ def song_readers(
     meters: Sequence[int] | None = None,
     meter_change: float = 0.0,
     tempo_change: float = 0.0,
+    first_seed: int = 0,
 ) -> SongReaders:
     """
     Compose songs, write them as `audio/SEED.flac`, and return their readers, keyed by seed.
@@ -31,13 +32,14 @@ def song_readers(
     Args:
         source: Not used.
         audio: Folder to write the songs to.
-        songs (`int`): Number of songs; seeds start at 0.
+        songs (`int`): Number of songs.
         seconds (`float`, *optional*): Keep only this duration from the start of each song.
         num_workers (`int`): Number of processes.
         meters (`Sequence[int]`, *optional*): Numbers of beats in a bar, from 2 to 7, with audible accents.
         meter_change (`float`): Probability that a section has another meter than the one before it; if `meters` is not
             given, they are 3 and 4.
         tempo_change (`float`): Probability of a ritardando or a gradual change of tempo in a section; see [`Meters`].
+        first_seed (`int`): Seed of the first song; the seeds of the others follow it.
 
     Raises:
         ValueError: no folder is given, or an argument is out of range.
@@ -46,9 +48,11 @@ def song_readers(
         raise ValueError("`audio` must be the folder to which the songs are written.")
     if songs < 1 or num_workers < 1:
         raise ValueError(f"`songs` and `num_workers` must be at least 1, got {songs} and {num_workers}.")
+    if first_seed < 0:
+        raise ValueError(f"`first_seed` must be at least 0, got {first_seed}.")
     write = partial(write_song, folder=audio, seconds=seconds, meters=_meters(meters, meter_change, tempo_change))
     with ProcessPoolExecutor(num_workers) as pool:
-        written = list(tqdm(pool.map(write, range(songs)), total=songs, unit="song"))
+        written = list(tqdm(pool.map(write, range(first_seed, first_seed + songs)), total=songs, unit="song"))
     return {song.id: partial(replace, song) for song in written}
 
 
@@ -66,11 +70,14 @@ def _info(
     meters: Sequence[int] | None = None,
     meter_change: float = 0.0,
     tempo_change: float = 0.0,
+    first_seed: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
     """Return entries of `info.json`."""
     composed = _meters(meters, meter_change, tempo_change)
-    return {"source": f"seeds 0 to {songs - 1}"} | ({} if composed is None else {"composed": asdict(composed)})
+    return {"source": f"seeds {first_seed} to {first_seed + songs - 1}"} | (
+        {} if composed is None else {"composed": asdict(composed)}
+    )
 
 
 READER = DatasetReader(
@@ -101,6 +108,12 @@ READER = DatasetReader(
             "probability of a ritardando or a gradual change of tempo in a section, such as 0.3; 0 by default",
             type=float,
             default=0.0,
+        ),
+        Option(
+            "first_seed",
+            "seed of the first song; songs of other seeds are other songs; 0 by default",
+            type=int,
+            default=0,
         ),
     ),
     needs_source=False,
