@@ -4,8 +4,8 @@ Statistics of songs from which new songs are composed: harmony, forms, and the m
 Structure, rhythm and pitch are learned separately and combined from the top down, as in MusicFrameworks (Dai, Jin,
 Gomes, Dannenberg, *Controllable Deep Melody Generation via Hierarchical Music Structure Representation*, ISMIR 2021).
 Rhythms and accompaniments are kept by song, so that a new song imitates a few songs instead of the average of all
-(Dai, Ma, Wang, Dannenberg, *Personalized Popular Music Generation Using Imitation and Structure*, arXiv 2105.04709, 2021).
-Everything is counted; nothing is trained.
+(Dai, Ma, Wang, Dannenberg, *Personalized Popular Music Generation Using Imitation and Structure*, arXiv
+2105.04709, 2021). Everything is counted; nothing is trained.
 """
 
 import json
