@@ -5,6 +5,7 @@ import pytest
 from helpers.scores import SECTIONS, make_score
 
 from musicfm_hf.data import arranging_drum_styles as drum_styles
+from musicfm_hf.data import arranging_drum_styles_held_out as held_out_drums
 from musicfm_hf.data.arranging import (
     TEMPOS,
     Variation,
@@ -55,14 +56,14 @@ def test_tones_of_chords():
 
 
 def test_no_style_fill_or_program_of_training_is_held_out():
-    assert not set(drum_styles.TRAINING) & set(drum_styles.HELD_OUT)
+    assert not set(drum_styles.TRAINING) & set(held_out_drums.STYLES)
     assert not set(TRAINING_BASS) & set(HELD_OUT_BASS)
     patterns = {
         name: [tuple(sorted(rows.items())) for style in styles.values() for rows in sum(style.patterns.values(), ())]
-        for name, styles in (("training", drum_styles.TRAINING), ("held out", drum_styles.HELD_OUT))
+        for name, styles in (("training", drum_styles.TRAINING), ("held out", held_out_drums.STYLES))
     }
     assert not set(patterns["training"]) & set(patterns["held out"])
-    assert not any(fill in drum_styles.FILLS for fill in drum_styles.HELD_OUT_FILLS)
+    assert not any(fill in drum_styles.FILLS for fill in held_out_drums.FILLS)
     for instrument in INSTRUMENTS.values():
         assert not set(instrument.programs) & set(instrument.held_out)
     alternatives = {instrument.name for instrument in INSTRUMENTS.values() if instrument.held_out}
@@ -72,7 +73,7 @@ def test_no_style_fill_or_program_of_training_is_held_out():
         assert not programs[0] & programs[1]
 
 
-@pytest.mark.parametrize("styles", [drum_styles.TRAINING, drum_styles.HELD_OUT])
+@pytest.mark.parametrize("styles", [drum_styles.TRAINING, held_out_drums.STYLES])
 def test_patterns_fill_their_bars(styles):
     for style in styles.values():
         for meter, options in style.patterns.items():
@@ -84,7 +85,7 @@ def test_patterns_fill_their_bars(styles):
         assert sum(drum_styles.pattern(style, meter, 0) is not None for style in styles.values()) >= 2
     seven = drum_styles.pattern(styles[next(iter(styles))], 7, 0)
     assert {len(row) for row in seven.values()} == {28}
-    for fill in (*drum_styles.FILLS, *drum_styles.HELD_OUT_FILLS):
+    for fill in (*drum_styles.FILLS, *held_out_drums.FILLS):
         assert len({len(row) for row in fill.values()}) == 1
 
 
@@ -96,7 +97,7 @@ def test_drums_are_on_the_steps_of_the_true_beats(meter, held_out):
     for seed in range(20):
         name, style = draw_style(rng(seed), {meter}, held_out)
         part = drum_part(rng(seed), bars, style, lambda bar: 0.6, held_out)
-        assert name in (drum_styles.HELD_OUT if held_out else drum_styles.TRAINING)
+        assert name in (held_out_drums.STYLES if held_out else drum_styles.TRAINING)
         assert part.is_drums
         steps = {bar.at(step / style.steps) for bar in bars for step in range(style.steps * meter)}
         steps |= {bar.at(step / 4) for bar in bars for step in range(4 * meter)}  # of fills

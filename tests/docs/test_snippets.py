@@ -32,7 +32,15 @@ QUICK = (
     "prepare stats",
 )
 # Commands of other programs; they are not run.
-OTHERS = ("python3.11 -m venv", ". .venv", "pip install", "hf auth login", "export", "node embed.mjs")
+OTHERS = (
+    "python3.11 -m venv",
+    ". .venv",
+    "pip install",
+    "apt-get install",
+    "hf auth login",
+    "export",
+    "node embed.mjs",
+)
 
 
 class ParsedError(Exception):

@@ -211,7 +211,7 @@ def _bass(band: _Band, score: Score) -> Part:
 
 def _accompaniments(band: _Band, has_piano: bool) -> list[Part]:
     """Return the drawn pads, arpeggios and comping: at least one of them if there is no piano part."""
-    rng, parts = band.rng, []
+    rng, parts = band.rng, list[Part]()
     roles = [role for role, share in _ACCOMPANIMENTS.items() if rng.random() < share]
     if not roles and not has_piano:
         roles = [list(_ACCOMPANIMENTS)[int(rng.integers(len(_ACCOMPANIMENTS)))]]

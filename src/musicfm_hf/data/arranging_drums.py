@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from . import arranging_drum_styles_held_out as held_out_styles
 from .arranging_bars import Bar
-from .arranging_drum_styles import DRUMS, FILLS, HELD_OUT, HELD_OUT_FILLS, TRAINING, Style, pattern
+from .arranging_drum_styles import DRUMS, FILLS, TRAINING, Style, pattern
 from .arranging_instruments import DRUM_KITS, HELD_OUT_DRUM_KITS
 from .score import DRUMS as DRUMS_NAME
 from .score import Part, ScoreNote
@@ -24,7 +25,7 @@ def draw_style(rng: np.random.Generator, meters: set[int], held_out: bool) -> tu
     Args:
         held_out (`bool`): Draw from the styles for validation and test.
     """
-    styles = HELD_OUT if held_out else TRAINING
+    styles = held_out_styles.STYLES if held_out else TRAINING
     known = {name: sum(pattern(style, meter, 0) is not None for meter in meters) for name, style in styles.items()}
     most = max(known.values())
     names = [name for name, count in known.items() if count == most and most]
@@ -50,7 +51,7 @@ def drum_part(
     choices = rng.integers(0, 1000, 3)  # patterns of sparse, middle and dense sections
     swaps = {"hat": str(rng.choice(["hat", "ride", "open", "bell"])), "rim": str(rng.choice(["rim", "snare"]))}
     quiet = set(rng.permutation(sorted(DRUMS))[: len(DRUMS) // 2].tolist())  # drums that rest in sparse sections
-    fills = HELD_OUT_FILLS if held_out else FILLS
+    fills = held_out_styles.FILLS if held_out else FILLS
     spread, every = rng.uniform(0.001, 0.005), int(rng.choice([4, 8]))
     notes: list[ScoreNote] = []
     for index, bar in enumerate(bars):
