@@ -22,6 +22,9 @@ from musicfm_hf import (
 from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.finetuning.arguments import RetrievalArguments, TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, build_model, head_config, retrieval_config, save_finetuned
+from musicfm_hf.finetuning.joint_arguments import JointArguments
+from musicfm_hf.finetuning.joint_files import save_joint
+from musicfm_hf.finetuning.joint_model import JointModel
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 from .audio import music
@@ -89,12 +92,16 @@ def write_stand_ins(folder: Path, labeled: Path) -> None:
     write_index(folder)
     shutil.copy(FIXTURES / "musicfm/pretrained.pt", folder / "pretrained_msd.pt")
     shutil.copy(FIXTURES / "musicfm/stats.json", folder / "msd_stats.json")
-    for task in ("beat", "chord", "structure", "key"):
+    for task in ("beat", "chord", "structure", "key", "presence"):
         arguments = TaskArguments(task=task, model=str(folder / "musicfm-msd"), data="none")
         head = build_model(arguments, head_config(arguments, AutoConfig.from_pretrained(arguments.model), []))
         head.save_pretrained(folder / f"runs/{task}")
         if task == "chord":
             save_finetuned(head, add_lora(head, arguments), folder / "runs/chord-lora")
+            joint = JointModel({task: head}, {task: 1.0}, {task: 1.0})
+            save_joint(
+                joint, JointArguments(tasks=[task], model=arguments.model, data=["none"]), folder / "runs/joint"
+            )
     embedding = RetrievalArguments(model=str(folder / "musicfm-msd"), data="none")
     config = retrieval_config(embedding, AutoConfig.from_pretrained(embedding.model), [])
     build_model(embedding, config).save_pretrained(folder / "runs/versions")

@@ -71,20 +71,11 @@ def evaluate(
     """
     subfolder = {} if task is None else {"subfolder": task}
     saved = load_config(str(model), **subfolder)
-    if getattr(saved, "task_folders", None):
-        raise ValueError(
-            f"{model} has models for {', '.join(saved.task_folders)}: pass `task`, or use `evaluate_models`."
-        )
-    if getattr(saved, "head_class", None) == MusicFMForXVector.__name__:
-        if effects or calibrate is not None:
-            raise ValueError(
-                f"{model} searches songs: it is scored without effects, and has no probabilities to calibrate. Leave "
-                "`effects` at 0, and `calibrate` out."
-            )
-        return evaluate_retrieval(model, data, split, settings, device, limit)
     config_file = Path(model, task or "", "config.json")
-    if calibrate is not None and not config_file.is_file():
-        raise ValueError(f"{model} is not a folder with a model: download it to calibrate it.")
+    is_search = getattr(saved, "head_class", None) == MusicFMForXVector.__name__
+    _check_request(str(model), saved, is_search, effects, None if calibrate is None else config_file)
+    if is_search:
+        return evaluate_retrieval(model, data, split, settings, device, limit)
     (head,) = load_annotators([model], **subfolder).values()
     head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
     config = head.config
@@ -108,6 +99,21 @@ def evaluate(
         "calibration": calibration,
         "songs": scores,
     }
+
+
+def _check_request(model: str, saved: Any, is_search: bool, effects: float, config_file: Path | None) -> None:
+    """Raise a `ValueError` if a model cannot be scored as asked. `config_file` is to be written after calibration."""
+    if getattr(saved, "task_folders", None):
+        raise ValueError(
+            f"{model} has models for {', '.join(saved.task_folders)}: pass `task`, or use `evaluate_models`."
+        )
+    if is_search and (effects or config_file is not None):
+        raise ValueError(
+            f"{model} searches songs: it is scored without effects, and has no probabilities to calibrate. Leave "
+            "`effects` at 0, and `calibrate` out."
+        )
+    if config_file is not None and not config_file.is_file():
+        raise ValueError(f"{model} is not a folder with a model: download it to calibrate it.")
 
 
 def _calibrate(config: MusicFMConfig, items: SongItems, share: float, config_file: Path) -> dict[str, Any]:
