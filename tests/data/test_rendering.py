@@ -12,10 +12,7 @@ from helpers.pop909 import write_pack
 from helpers.recipes import prepare
 from helpers.scores import make_score
 
-from musicfm_hf.data import rendering_fluidsynth as fluidsynth
 from musicfm_hf.data.labeled_dataset import load_songs
-from musicfm_hf.data.midi_parts import read_parts
-from musicfm_hf.data.midi_synthesis import default_soundfont
 from musicfm_hf.data.readers.rendered import read_rendered, song_readers
 from musicfm_hf.data.rendering import (
     LEAD_SECONDS,
@@ -28,8 +25,11 @@ from musicfm_hf.data.rendering import (
     render_versions,
     version_tags,
 )
-from musicfm_hf.data.rendering_fluidsynth import Room, check_soundfont, synthesize_parts, write_parts
-from musicfm_hf.data.score import Part, ScoreControl, ScoreNote
+from musicfm_hf.symbolic import fluidsynth as fluidsynth
+from musicfm_hf.symbolic.fluidsynth import Room, check_soundfont, synthesize_parts, write_parts
+from musicfm_hf.symbolic.midi_parts import read_parts
+from musicfm_hf.symbolic.midi_synthesis import default_soundfont
+from musicfm_hf.symbolic.score import Part, ScoreControl, ScoreNote
 from musicfm_hf.tasks.annotations import Segment
 
 RATE = 24000

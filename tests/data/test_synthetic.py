@@ -7,7 +7,7 @@ import pytest
 
 from musicfm_hf.data.readers.synthetic import READER, song_readers
 from musicfm_hf.data.synthetic import PITCH_NAMES, compose, synthesize
-from musicfm_hf.data.synthetic_meters import Meters, TempoMap
+from musicfm_hf.symbolic.synthetic_meters import Meters, TempoMap
 from musicfm_hf.tasks.annotations import Beats
 from musicfm_hf.tasks.meter import time_signatures
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from musicfm_hf.data.composing_material import chord_label
-from musicfm_hf.data.score import Part, Score, ScoreNote
+from musicfm_hf.symbolic.composing.material import chord_label
+from musicfm_hf.symbolic.score import Part, Score, ScoreNote
 from musicfm_hf.tasks.annotations import PITCH_NAMES, Beats, Segment
 
 FORM = [

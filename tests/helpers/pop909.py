@@ -2,7 +2,7 @@
 
 import mido
 
-from musicfm_hf.data.midi_synthesis import PARTS
+from musicfm_hf.symbolic.midi_synthesis import PARTS
 
 TICKS = 480
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from musicfm_hf.data.score import Part, Score, ScoreControl, ScoreNote
+from musicfm_hf.symbolic.score import Part, Score, ScoreControl, ScoreNote
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 LABELS = ("C:maj", "A:min", "F:maj/3", "G:7")

@@ -4,7 +4,8 @@
 STEPS = [
     {"model", "training"},
     {"audio", "tasks"},
-    {"metrics", "data", "hub"},
+    {"metrics", "symbolic", "hub"},
+    {"data"},
     {"inference", "pretraining", "conversion"},
     {"search", "evaluation", "integrations", "export"},
     {"finetuning"},

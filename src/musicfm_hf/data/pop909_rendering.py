@@ -19,9 +19,7 @@ from typing import Any, NamedTuple
 
 import soundfile
 
-from ..training.files import complete_file, write_text
-from .identity import digest
-from .midi_synthesis import (
+from ..symbolic.midi_synthesis import (
     MAX_PEAK,
     MIX_RMS,
     PART_DECIBELS,
@@ -31,6 +29,8 @@ from .midi_synthesis import (
     find_soundfont,
     render,
 )
+from ..training.files import complete_file, write_text
+from .identity import digest
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # names of the files → names in data sets
 

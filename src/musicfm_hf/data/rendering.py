@@ -20,14 +20,14 @@ from zlib import crc32
 import numpy as np
 import soundfile
 
+from ..symbolic.arranging.arrangement import Variation, arrange, draw_variation, sounding_seconds, tempo_class, vary
+from ..symbolic.arranging.instruments import tag_of
+from ..symbolic.fluidsynth import Room, check_soundfont, find_fluidsynth, synthesize_parts
+from ..symbolic.midi_synthesis import MAX_PEAK, MIX_RMS, SAMPLING_RATE, sounding_rms
+from ..symbolic.score import Part, Score, ScoreControl
 from ..tasks.events import to_json
 from ..training.files import complete_file, write_json, write_text
-from .arranging import Variation, arrange, draw_variation, sounding_seconds, tempo_class, vary
-from .arranging_instruments import tag_of
 from .identity import digest
-from .midi_synthesis import MAX_PEAK, MIX_RMS, SAMPLING_RATE, sounding_rms
-from .rendering_fluidsynth import Room, check_soundfont, find_fluidsynth, synthesize_parts
-from .score import Part, Score, ScoreControl
 
 ARRANGER = 1  # grows when the same seed makes other arrangements
 

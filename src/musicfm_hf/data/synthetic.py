@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from ..symbolic.synthetic_meters import Meters, Note, TempoMap, accented_bar, draw_tempo_map, grouping
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment
 from ..training.files import complete_file
 from .labeled import LabeledSong, Source
-from .synthetic_meters import Meters, Note, TempoMap, accented_bar, draw_tempo_map, grouping
 
 SOURCE = Source("Songs that a program composed and synthesized from seeds.", "", "", "CC0-1.0")
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}

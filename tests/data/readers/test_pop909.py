@@ -16,10 +16,10 @@ from helpers.recipes import prepare
 from musicfm_hf.data import pop909_rendering as pop909
 from musicfm_hf.data.labeled import check_song, read_all
 from musicfm_hf.data.labeled_dataset import load_songs
-from musicfm_hf.data.midi_synthesis import render
 from musicfm_hf.data.pop909_rendering import read_songs, render_songs
 from musicfm_hf.data.pop909_versions import draw_version
 from musicfm_hf.data.readers.pop909 import read_song, song_readers, transpose_chord, transpose_key
+from musicfm_hf.symbolic.midi_synthesis import render
 from musicfm_hf.tasks.annotations import Segment
 
 RATE = 24000

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...symbolic.midi_parts import read_parts
+from ...symbolic.score import Score
+from ...symbolic.transposition import transpose_chord, transpose_key
 from ...tasks.annotations import Beats, read_beats, read_segments
 from ...tasks.events import stretch
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import LabeledSong, SongReaders, Source, raising
-from ..midi_parts import read_parts
 from ..pop909_rendering import SPLITS, Song, audio_name, read_songs, render_songs, rendering_settings
 from ..pop909_versions import add_versions
-from ..score import Score
-from ..transposition import transpose_chord, transpose_key
 
 SOURCE = Source(
     description="470 pop songs, played by hand as MIDI in three parts and rendered to audio, with beats, chords, "

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...symbolic.fluidsynth import PACKAGES
+from ...symbolic.score import Score
 from ...tasks.annotations import Beats, Segment
 from ...tasks.events import from_json
-from ..composing_songs import COMPOSER, composed_versions
+from ..composed_songs import COMPOSER, composed_versions
 from ..dataset_reader import DatasetReader, Option
 from ..identity import digest
 from ..labeled import LabeledSong, SongReaders, raising
 from ..pop909_rendering import SPLITS, Song
 from ..rendering import Settings, Version, check_settings, render_versions
-from ..rendering_fluidsynth import PACKAGES
-from ..score import Score
 from .pop909 import SOURCE as POP909
 from .pop909 import chosen_songs, read_score, read_song
 

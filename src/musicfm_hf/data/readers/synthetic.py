@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ...symbolic.synthetic_meters import Meters
 from ..dataset_reader import DatasetReader, Option
 from ..labeled import SongReaders
 from ..synthetic import SOURCE, write_song
-from ..synthetic_meters import Meters
 
 
 def song_readers(

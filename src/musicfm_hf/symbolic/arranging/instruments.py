@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .score import Part, ScoreNote
+from ..score import Part, ScoreNote
 
 
 @dataclass(frozen=True)

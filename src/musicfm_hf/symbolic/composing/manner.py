@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .composing_material import BAR, GridNote, Phrase
+from .material import BAR, GridNote, Phrase
 
 PATTERN_BARS = 4  # bars of an accompaniment
 _MOST_ACCOMPANIMENTS = 2  # of a function

@@ -1,6 +1,6 @@
 """Styles of drums and fills for validation and test songs, which training songs do not have."""
 
-from .arranging_drum_styles import Style, parse_rows, parse_style
+from .drum_styles import Style, parse_rows, parse_style
 
 STYLES: dict[str, Style] = {
     "motown": parse_style(

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .composing_meters import METERS, Meter, draw_meter
-from .composing_statistics import CompositionStatistics
+from .meters import METERS, Meter, draw_meter
+from .statistics import CompositionStatistics
 
 _METER_SHARES = {2: 0.1, 3: 0.2, 4: 0.5, 5: 0.03, 6: 0.14, 7: 0.03}
 _TEMPI = (58.0, 180.0)  # slowest and fastest

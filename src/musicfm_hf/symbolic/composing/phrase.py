@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from .composing_accompaniment import Pattern, accompany, bass_line, learned_pattern, metric_pattern
-from .composing_harmony import draw, draw_progression
-from .composing_material import STEPS, GridNote, chord_label
-from .composing_melody import Harmony, MelodyStatistics, draw_pitches
-from .composing_meters import Meter
-from .composing_plan import Plan
-from .composing_statistics import CompositionStatistics
-from .score import BRIDGE, MELODY, PIANO
+from ..score import BRIDGE, MELODY, PIANO
+from .accompaniment import Pattern, accompany, bass_line, learned_pattern, metric_pattern
+from .harmony import draw, draw_progression
+from .material import STEPS, GridNote, chord_label
+from .melody import Harmony, MelodyStatistics, draw_pitches
+from .meters import Meter
+from .plan import Plan
+from .statistics import CompositionStatistics
 
 Notes = dict[str, list[GridNote]]  # by the name of the part
 SUNG = ("verse", "chorus", "bridge")

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from . import arranging_drum_styles_held_out as held_out_styles
-from .arranging_bars import Bar
-from .arranging_drum_styles import DRUMS, FILLS, TRAINING, Style, pattern
-from .arranging_instruments import DRUM_KITS, HELD_OUT_DRUM_KITS
-from .score import DRUMS as DRUMS_NAME
-from .score import Part, ScoreNote
+from ..score import DRUMS as DRUMS_NAME
+from ..score import Part, ScoreNote
+from . import drum_styles_held_out as held_out_styles
+from .bars import Bar
+from .drum_styles import DRUMS, FILLS, TRAINING, Style, pattern
+from .instruments import DRUM_KITS, HELD_OUT_DRUM_KITS
 
 MAX_SHIFT = 0.01  # seconds by which a note may be early or late
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..tasks.annotations import PITCH_NAMES
-from .composing_accompaniment import accompany, held_pattern
-from .composing_material import GridNote
-from .composing_melody import MelodyStatistics, draw_pitches
-from .composing_phrase import Line, Material, Notes
-from .score import BRIDGE, MELODY, PIANO
+from ...tasks.annotations import PITCH_NAMES
+from ..score import BRIDGE, MELODY, PIANO
+from .accompaniment import accompany, held_pattern
+from .material import GridNote
+from .melody import MelodyStatistics, draw_pitches
+from .phrase import Line, Material, Notes
 
 _LAST_VELOCITY = 88
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .composing_material import BEATS
-from .composing_statistics import START, CompositionStatistics
+from .material import BEATS
+from .statistics import START, CompositionStatistics
 
 _LOOP_BARS = 4
 Progression = list[tuple[int, str]]  # beat from the start of the phrase, and chord relative to the tonic

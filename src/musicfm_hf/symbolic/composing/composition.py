@@ -9,12 +9,12 @@ notes are made from them.
 
 import numpy as np
 
-from .composing_phrase import Material, compose_material
-from .composing_plan import ComposerSettings, Plan, draw_plan
-from .composing_statistics import CompositionStatistics
-from .composing_variation import ended, shortened, vary
-from .composing_writing import Composition, Grid, write_score
-from .score import BASS, PIANO, Score
+from ..score import BASS, PIANO, Score
+from .phrase import Material, compose_material
+from .plan import ComposerSettings, Plan, draw_plan
+from .statistics import CompositionStatistics
+from .variation import ended, shortened, vary
+from .writing import Composition, Grid, write_score
 
 _VARIED = 0.7  # probability that a repeated section is varied
 _OTHER_PATTERN = 0.3  # probability that a varied section has another accompaniment

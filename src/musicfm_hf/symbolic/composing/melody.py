@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..tasks.chord_syntax import chord_tones
-from .composing_manner import bar_rhythm
-from .composing_material import BAR, BEATS, STEPS, GridNote, Phrase, chord_label
-from .composing_meters import draw_meter
+from ...tasks.chord_syntax import chord_tones
+from .manner import bar_rhythm
+from .material import BAR, BEATS, STEPS, GridNote, Phrase, chord_label
+from .meters import draw_meter
 
 SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
 CHORD, SCALE, OUTSIDE = range(3)  # roles of a pitch

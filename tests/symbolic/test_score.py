@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from musicfm_hf.data.score import Part, Score, ScoreControl, ScoreNote
+from musicfm_hf.symbolic.score import Part, Score, ScoreControl, ScoreNote
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 

@@ -3,7 +3,7 @@ Drum patterns by style and meter.
 
 A pattern is text: a line for each drum, with one character for each step of the bar: `.` rest, `-` soft, `x` normal,
 `X` loud. A step is a quarter of a beat, or a third in the styles with triplets, or half in the patterns of compound
-meters. Styles for validation and test are in `arranging_drum_styles_held_out.py`.
+meters. Styles for validation and test are in `drum_styles_held_out.py`.
 """
 
 from typing import NamedTuple

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tasks.annotations import PITCH_NAMES, Segment
-from ..tasks.chord_syntax import encode_chord
-from ..tasks.key import parse_key
-from .score import Part, Score
+from ...tasks.annotations import PITCH_NAMES, Segment
+from ...tasks.chord_syntax import encode_chord
+from ...tasks.key import parse_key
+from ..score import Part, Score
 
 STEPS = 4  # per beat
 BEATS = 4  # per bar of the patterns

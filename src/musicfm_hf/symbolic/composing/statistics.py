@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from ..tasks.annotations import Segment
-from ..training.files import write_text
-from .composing_manner import learn_manner
-from .composing_material import BAR, BEATS, Phrase, split_phrases
-from .composing_melody import MelodyStatistics
-from .score import Score
+from ...tasks.annotations import Segment
+from ...training.files import write_text
+from ..score import Score
+from .manner import learn_manner
+from .material import BAR, BEATS, Phrase, split_phrases
+from .melody import MelodyStatistics
 
 START = "^"
 _MIN_CHORD_COUNT = 3

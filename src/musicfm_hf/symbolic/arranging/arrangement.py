@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tasks.annotations import Beats
-from .arranging_bars import Bar, Chords, find_bars
-from .arranging_bass import bass_part
-from .arranging_chords import arpeggio_part, comping_part, pad_part
-from .arranging_drums import draw_style, drum_part, shifted
-from .arranging_instruments import Instrument, draw_instrument, play_on
-from .score import BASS, BRIDGE, MELODY, PIANO, Part, Score, ScoreNote
-from .synthetic_meters import TempoMap
+from ...tasks.annotations import Beats
+from ..score import BASS, BRIDGE, MELODY, PIANO, Part, Score, ScoreNote
+from ..synthetic_meters import TempoMap
+from .bars import Bar, Chords, find_bars
+from .bass import bass_part
+from .chords import arpeggio_part, comping_part, pad_part
+from .drums import draw_style, drum_part, shifted
+from .instruments import Instrument, draw_instrument, play_on
 
 TRANSPOSITIONS = tuple(range(-6, 6))
 

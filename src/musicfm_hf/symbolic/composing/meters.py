@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .composing_material import BAR, STEPS
+from .material import BAR, STEPS
 
 # Beats in a bar → the ways of bringing a bar of 4 into it: beats between the accents, steps of the bar of 4 that a
 # beat takes, and where they start.

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from helpers.learned_songs import learned_songs
 
-from musicfm_hf.data.composing import compose_score, compose_song
-from musicfm_hf.data.composing_material import split_phrases
-from musicfm_hf.data.composing_plan import ComposerSettings, draw_plan
-from musicfm_hf.data.composing_statistics import CompositionStatistics, fit_statistics
 from musicfm_hf.data.readers.pop909 import chosen_songs, read_score, read_song
+from musicfm_hf.symbolic.composing.composition import compose_score, compose_song
+from musicfm_hf.symbolic.composing.material import split_phrases
+from musicfm_hf.symbolic.composing.plan import ComposerSettings, draw_plan
+from musicfm_hf.symbolic.composing.statistics import CompositionStatistics, fit_statistics
 from musicfm_hf.tasks.annotations import PITCH_NAMES
 from musicfm_hf.tasks.chord_syntax import chord_tones, encode_chord
 from musicfm_hf.tasks.meter import time_signatures

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers.scores import SECTIONS, make_score
 
-from musicfm_hf.data import arranging_drum_styles as drum_styles
-from musicfm_hf.data import arranging_drum_styles_held_out as held_out_drums
-from musicfm_hf.data.arranging import (
+from musicfm_hf.symbolic.arranging import drum_styles as drum_styles
+from musicfm_hf.symbolic.arranging import drum_styles_held_out as held_out_drums
+from musicfm_hf.symbolic.arranging.arrangement import (
     TEMPOS,
     Variation,
     arrange,
@@ -15,14 +15,14 @@ from musicfm_hf.data.arranging import (
     tempo_class,
     vary,
 )
-from musicfm_hf.data.arranging_bars import Chords, find_bars, tones
-from musicfm_hf.data.arranging_bass import HELD_OUT as HELD_OUT_BASS
-from musicfm_hf.data.arranging_bass import TRAINING as TRAINING_BASS
-from musicfm_hf.data.arranging_bass import bass_part
-from musicfm_hf.data.arranging_chords import arpeggio_part, comping_part, pad_part
-from musicfm_hf.data.arranging_drums import draw_style, drum_part
-from musicfm_hf.data.arranging_instruments import INSTRUMENTS, ROLES, draw_instrument, play_on, tag_of
-from musicfm_hf.data.score import Part, ScoreControl, ScoreNote
+from musicfm_hf.symbolic.arranging.bars import Chords, find_bars, tones
+from musicfm_hf.symbolic.arranging.bass import HELD_OUT as HELD_OUT_BASS
+from musicfm_hf.symbolic.arranging.bass import TRAINING as TRAINING_BASS
+from musicfm_hf.symbolic.arranging.bass import bass_part
+from musicfm_hf.symbolic.arranging.chords import arpeggio_part, comping_part, pad_part
+from musicfm_hf.symbolic.arranging.drums import draw_style, drum_part
+from musicfm_hf.symbolic.arranging.instruments import INSTRUMENTS, ROLES, draw_instrument, play_on, tag_of
+from musicfm_hf.symbolic.score import Part, ScoreControl, ScoreNote
 from musicfm_hf.tasks.annotations import Beats, Segment
 
 

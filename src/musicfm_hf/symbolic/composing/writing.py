@@ -5,13 +5,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..tasks.annotations import PITCH_NAMES, Beats, Segment
-from .composing_material import STEPS, GridNote
-from .composing_phrase import Material
-from .composing_plan import Plan
-from .score import BASS, BRIDGE, MELODY, PIANO, Part, Score, ScoreControl, ScoreNote
-from .synthetic_meters import draw_tempo_map
-from .transposition import transpose_chord
+from ...tasks.annotations import PITCH_NAMES, Beats, Segment
+from ..score import BASS, BRIDGE, MELODY, PIANO, Part, Score, ScoreControl, ScoreNote
+from ..synthetic_meters import draw_tempo_map
+from ..transposition import transpose_chord
+from .material import STEPS, GridNote
+from .phrase import Material
+from .plan import Plan
 
 PROGRAMS = {MELODY: 73, BRIDGE: 48, PIANO: 0, BASS: 33}  # flute, strings, piano, bass guitar, until others are drawn
 _DECIBELS = {MELODY: 1.0, BRIDGE: -3.0, PIANO: 0.0, BASS: 0.0}

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from helpers.learned_songs import learned_song, learned_songs
 
-from musicfm_hf.data.composing_accompaniment import accompany, bass_line
-from musicfm_hf.data.composing_harmony import draw_progression
-from musicfm_hf.data.composing_material import GridNote, chord_label, relative_chord, split_phrases
-from musicfm_hf.data.composing_melody import Harmony
-from musicfm_hf.data.composing_meters import Meter, draw_meter
-from musicfm_hf.data.composing_songs import composed_versions
-from musicfm_hf.data.composing_statistics import CompositionStatistics, fit_statistics
+from musicfm_hf.data.composed_songs import composed_versions
 from musicfm_hf.data.readers import rendered
+from musicfm_hf.symbolic.composing.accompaniment import accompany, bass_line
+from musicfm_hf.symbolic.composing.harmony import draw_progression
+from musicfm_hf.symbolic.composing.material import GridNote, chord_label, relative_chord, split_phrases
+from musicfm_hf.symbolic.composing.melody import Harmony
+from musicfm_hf.symbolic.composing.meters import Meter, draw_meter
+from musicfm_hf.symbolic.composing.statistics import CompositionStatistics, fit_statistics
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
+from ..symbolic.composing.composition import compose_score
+from ..symbolic.composing.plan import ComposerSettings
+from ..symbolic.composing.statistics import CompositionStatistics, fit_statistics
+from ..symbolic.score import Score
 from ..tasks.annotations import Segment
-from .composing import compose_score
-from .composing_plan import ComposerSettings
-from .composing_statistics import CompositionStatistics, fit_statistics
 from .identity import digest
 from .rendering import Version
-from .score import Score
 
 COMPOSER = 1  # grows when the same seed makes other songs
 _SONGS_PER_SEED = 1_000_000

@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..tasks.chord_syntax import chord_tones, encode_chord
-from .composing_material import STEPS, GridNote
-from .composing_melody import Harmony
-from .composing_meters import Meter
+from ...tasks.chord_syntax import chord_tones, encode_chord
+from .material import STEPS, GridNote
+from .melody import Harmony
+from .meters import Meter
 
 _BASS = 43  # height of bass notes of the piano, where a pattern has none
 _MIDDLE = 60  # height of tones that a pattern does not play

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tasks.annotations import Segment
-from .score import Score
+from ...tasks.annotations import Segment
+from ..score import Score
 
 _TOLERANCE = 0.03  # seconds by which a chord may change after the beat
 

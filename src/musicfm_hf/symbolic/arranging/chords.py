@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .arranging_bars import Bar, Chords, Tones
-from .arranging_drums import shifted
-from .score import PAD, Part, ScoreNote
+from ..score import PAD, Part, ScoreNote
+from .bars import Bar, Chords, Tones
+from .drums import shifted
 
 # Onsets in beats, repeated over the bar; the second list is for validation and test.
 _COMPING = (

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .arranging_bars import Bar, Chords, Tones
-from .arranging_drums import shifted
-from .score import BASS, Part, ScoreNote
+from ..score import BASS, Part, ScoreNote
+from .bars import Bar, Chords, Tones
+from .drums import shifted
 
 # Style → onset in beats, length in beats, and tone for each note of two beats: r root, f fifth, o octave of the root,
 # b bass of the chord. The first tone of a chord is always its bass.

@@ -1,0 +1,1 @@
+"""Music as notes: scores with labels, arrangements, composition, and synthesis of MIDI with soundfonts."""

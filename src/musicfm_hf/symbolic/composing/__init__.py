@@ -1,0 +1,1 @@
+"""Composition of songs in the manner of others."""
