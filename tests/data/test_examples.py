@@ -463,7 +463,9 @@ def test_wrong_settings(songs):
     for tempo in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"`tempo` must be at least 0 and less than 1, got {tempo}"):
             ReadWaveform(config_of("beat"), tempo=tempo)
-    with pytest.raises(ValueError, match="`task` must be one of beat, chord, structure, key, tagging, got 'drums'"):
+    with pytest.raises(
+        ValueError, match="`task` must be one of beat, chord, structure, key, tagging, presence, got 'drums'"
+    ):
         get_task("drums")
 
 

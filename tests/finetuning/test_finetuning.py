@@ -549,8 +549,8 @@ def test_a_vocabulary_stays_with_the_model(places, labeled, tmp_path):
     save_finetuned(run.model, run.trained, tmp_path / "saved")
     config = AutoConfig.from_pretrained(tmp_path / "saved")
     assert config.vocabulary == "full"
-    assert [output["name"] for output in config.classifier_outputs] == ["root", "quality", "bass", "tones"]
-    assert len(config.class_weights) == config.num_labels == 54
+    assert [output["name"] for output in config.classifier_outputs] == "root quality bass chord tones".split()
+    assert len(config.class_weights) == config.num_labels == 224
     songs = [song.chords for song in load_songs(labeled, "train")]
     assert config.decoding == get_task("chord", "full").learn_decoding(songs)
     found = evaluate(tmp_path / "saved", labeled)
@@ -610,7 +610,7 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--task", "drums"], "`task` must be one of beat, chord, structure, key, tagging, got 'drums'"),
+        (["--task", "drums"], "`task` must be one of beat, chord, structure, key, tagging, presence, got 'drums'"),
         (["--model", ""], "`--model` is required"),
         (["--data="], "`--data` is required"),
         (["--method", "lora", "--log_mel"], "is a baseline of probes: use `--method probe`"),

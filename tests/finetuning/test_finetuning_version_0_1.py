@@ -79,4 +79,5 @@ def test_runs_go_on(place, name, monkeypatch):
     for group in ("training", "inputs"):
         assert found[group] == expected[group]
     new = {"task_file": None, "keep_head": False, "max_train_songs": None, "songs_seed": 0, "vocabulary": None}
+    new["effects"] = 0.0
     assert found["settings"] == expected["settings"] | new

@@ -209,6 +209,9 @@ def test_adapted_encoders_run_on_their_own(count_passes):
     assert found.chords == [*chord.TASK.decode(adapted.config, logits)[:-1], found.chords[-1]]
     twice = [peft.get_peft_model(head(task), settings).get_base_model() for task in ("chord", "key")]
     twice[1].musicfm.load_state_dict(twice[0].musicfm.state_dict())
+    assert len(annotators.group_by_encoder(twice)) == 1
+    adapted_layer = next(module for module in twice[1].musicfm.modules() if hasattr(module, "lora_A"))
+    adapted_layer.scaling["default"] *= 2
     assert len(annotators.group_by_encoder(twice)) == 2
 
 

@@ -48,8 +48,8 @@ def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict
     models: dict[str, Any] = dict(exported)
     names = [name for name in names if not is_exported(name)]
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-    places = {label: place for name in names for label, place in joint_places(name, **hub).items()}
-    names = list(places)
+    found = [item for name in names for item in joint_places(name, **hub).items()]
+    places, names = dict(found), [label for label, _ in found]
     configs = {label: load_config(place, **hub | subfolder) for label, (place, subfolder) in places.items()}
     configs |= {name: model.config for name, model in exported}
     for name, config in configs.items():

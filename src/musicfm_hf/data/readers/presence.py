@@ -31,7 +31,8 @@ _LISTS = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
 def song_readers(
     source: str | os.PathLike,
     audio: str | os.PathLike | None = None,
-    music: Sequence[str] = (),
+    *,
+    music: Sequence[str],
     speech: Sequence[str] = (),
     sounds: Sequence[str] = (),
     songs: int = 300,
