@@ -60,7 +60,7 @@ def report(rows: dict[str, dict[str, float]]) -> str:
         [kind, f"{rows[kind]['seconds']:.0f} s", f"{100 * rows[kind]['right'] / rows[kind]['seconds']:.1f} %"]
         for kind in order
     ]
-    return markdown_table(["", "time", "called music, or no music, rightly"], cells)
+    return markdown_table(["", "time", "classified correctly"], cells)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 import hashlib
+import json
 from itertools import pairwise
 
 import librosa
 import numpy as np
 import pytest
 
+from musicfm_hf.data.prepare import prepare_dataset
 from musicfm_hf.data.readers.synthetic import READER, song_readers
 from musicfm_hf.data.synthetic import PITCH_NAMES, compose, synthesize
 from musicfm_hf.symbolic.synthetic_meters import Meters, TempoMap
@@ -73,7 +75,10 @@ def test_first_seed_gives_the_songs_of_later_seeds(tmp_path):
     songs = song_readers("", tmp_path, songs=2, seconds=3.0, num_workers=1, first_seed=4)
     assert list(songs) == ["4", "5"]
     assert songs["4"]().keys[0].label == compose(4).key
-    assert READER.info("", "", songs=2, first_seed=4)["source"] == "seeds 4 to 5"
+    prepare_dataset(
+        READER, tmp_path / "data", options={"songs": 2, "seconds": 3.0, "first_seed": 4}, fractions=(0, 0, 1)
+    )
+    assert json.loads((tmp_path / "data/info.json").read_text())["source"] == "seeds 4 to 5"
     with pytest.raises(ValueError, match="`first_seed` must be at least 0, got -1"):
         song_readers("", tmp_path, first_seed=-1)
 
@@ -172,7 +177,13 @@ def test_prepared_songs_have_the_meters_that_were_asked_for(tmp_path):
         labels = {segment.label for segment in time_signatures(song.beats)}
         assert labels <= {"5", "7"}
         assert [tag for tag in song.tags if tag.endswith("/4")] == [f"{label}/4" for label in labels]
-    assert READER.info is not None
-    assert "composed" not in READER.info("", None, songs=3)
-    composed = READER.info("", None, songs=3, meter_change=0.2)["composed"]
-    assert composed == {"meters": (3, 4), "change": 0.2, "tempo_change": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "composed"),
+    [({}, None), ({"meter_change": 0.2}, {"meters": [3, 4], "change": 0.2, "tempo_change": 0.0})],
+)
+def test_the_meters_are_recorded(tmp_path, options, composed):
+    options = {"songs": 1, "seconds": 2.0, "num_workers": 1} | options
+    prepare_dataset(READER, tmp_path / "data", options=options, fractions=(0, 0, 1))
+    assert json.loads((tmp_path / "data/info.json").read_text()).get("composed") == composed

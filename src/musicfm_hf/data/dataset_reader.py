@@ -86,7 +86,8 @@ class DatasetReader:
         fractions: Shares of train, validation and test, if the data set does not define splits.
         is_own_data (`bool`): Whether this is a user's own data, which is named after the output folder and whose
             license the user states.
-        info (`Callable`, *optional*): `(source, audio, **options)` → further entries of `info.json`.
+        info (`Callable`, *optional*): `(source, audio, **options)` → further entries of `info.json`. It gets
+            every option, with its default if it was not given.
     """
 
     name: str

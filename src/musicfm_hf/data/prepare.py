@@ -91,7 +91,8 @@ def prepare_dataset(
         FileExistsError: see [`musicfm_hf.data.labeled_dataset.save`].
     """
     output = Path(output_dir).absolute()
-    options = dict(options or {})
+    defaults = {option.name: option.default for option in reader.options if not option.is_required}
+    options = defaults | dict(options or {})
     description = reader.source if license is None else reader.source._replace(license=license)
     audio = output / "audio" if reader.makes_audio else audio
     readers = reader.song_readers(source, audio, **options)

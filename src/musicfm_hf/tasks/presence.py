@@ -105,7 +105,7 @@ TASK = TaskSpec(
     silence=spans.whole_song(NO_MUSIC),
     metric="accuracy",
     scores={
-        "accuracy": Score("accuracy", "time that is rightly called music or no music"),
+        "accuracy": Score("accuracy", "time that is correctly classified as music or no music"),
         "music_f": Score("f1", "F-measure of music, over the time of all songs"),
         "no_music_f": Score("f1", "F-measure of no music, over the time of all songs"),
     },

@@ -124,10 +124,10 @@ def _is_readable(song: Song) -> bool:
 def _info(
     source: Any,
     audio: Any,
-    music: Sequence[str] = (),
-    speech: Sequence[str] = (),
-    sounds: Sequence[str] = (),
-    seed: int = 0,
+    music: Sequence[str],
+    speech: Sequence[str],
+    sounds: Sequence[str],
+    seed: int,
     **options: Any,
 ) -> dict[str, Any]:
     """Return entries of `info.json`: the sources of each split."""

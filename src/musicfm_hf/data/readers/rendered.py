@@ -156,25 +156,13 @@ def _digest(source: str | os.PathLike, song: Song) -> str:
     return digest(b"".join(path.read_bytes() if path.is_file() else b"" for path in files))
 
 
-def _info(
-    source: str | os.PathLike,
-    audio: str | os.PathLike | None = None,
-    soundfonts: Sequence[str | os.PathLike] = SOUNDFONTS,
-    test_soundfonts: Sequence[str | os.PathLike] = TEST_SOUNDFONTS,
-    versions: int = 3,
-    test_versions: int = 1,
-    seconds: float | None = None,
-    drums: float = 0.5,
-    seed: int = 0,
-    limit: int | None = None,
-    split_size: str = "full",
-    composed: int = 0,
-    **options: Any,
-) -> dict[str, Any]:
+def _info(source: str | os.PathLike, audio: Any, **options: Any) -> dict[str, Any]:
     """Return entries of `info.json`."""
-    settings = _settings(soundfonts, test_soundfonts, seconds, drums, seed)
+    settings = _settings(*(options[name] for name in ("soundfonts", "test_soundfonts", "seconds", "drums", "seed")))
+    songs = chosen_songs(source, options["limit"], options["split_size"])
+    versions, test_versions, composed = (options[name] for name in ("versions", "test_versions", "composed"))
     return {
-        "ids": {name: [song.id for song in part] for name, part in chosen_songs(source, limit, split_size).items()},
+        "ids": {name: [song.id for song in part] for name, part in songs.items()},
         "rendering": settings.to_dict(),
         "versions_of_songs": {"train": versions, "validation": test_versions, "test": test_versions},
         **({"composed_songs": composed, "composer": COMPOSER} if composed else {}),

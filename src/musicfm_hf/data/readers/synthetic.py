@@ -66,11 +66,11 @@ def _meters(meters: Sequence[int] | None, meter_change: float, tempo_change: flo
 def _info(
     source: Any,
     audio: Any,
-    songs: int = 48,
-    meters: Sequence[int] | None = None,
-    meter_change: float = 0.0,
-    tempo_change: float = 0.0,
-    first_seed: int = 0,
+    songs: int,
+    meters: Sequence[int] | None,
+    meter_change: float,
+    tempo_change: float,
+    first_seed: int,
     **options: Any,
 ) -> dict[str, Any]:
     """Return entries of `info.json`."""

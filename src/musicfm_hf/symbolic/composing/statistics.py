@@ -34,7 +34,8 @@ Counts = dict[str, dict[str, int]]
 @dataclass
 class CompositionStatistics:
     """
-    What composing needs to know of songs in four beats. Chords are relative to the tonic, such as `9:min7/b3`.
+    Statistics of songs in four beats, from which others are composed. Chords are relative to the tonic, such as
+    `9:min7/b3`.
 
     Attributes:
         songs (`int`): Number of songs.
