@@ -20,12 +20,9 @@ $(VENV)/.installed: setup.py constraints.txt
 demo: $(VENV)/.installed  ## Pretrain, fine-tune, score, annotate and draw, on synthetic songs; AUDIO=file annotates your own
 	$(BIN)/python recipes/demo.py $(if $(AUDIO),--audio '$(AUDIO)')
 
-space: $(VENV)/.installed $(if $(MODELS),,demo_output/beats/config.json)  ## Annotate songs on a web page; MODELS=a,b replaces the demo's models
+space: $(VENV)/.installed  ## Annotate songs on a web page; MODELS=a,b replaces the small model
 	$(BIN)/python -m pip install --quiet --editable '.[space]' -c constraints.txt
-	$(BIN)/musicfm space --local $(or $(subst $(COMMA), ,$(MODELS)),demo_output/chords demo_output/beats)
-
-demo_output/beats/config.json:
-	$(MAKE) demo
+	$(BIN)/musicfm space --local $(subst $(COMMA), ,$(MODELS))
 
 test: $(VENV)/.installed  ## Run the tests
 	$(BIN)/python tests/helpers/transformers_suite.py

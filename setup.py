@@ -20,12 +20,13 @@ setup(
     packages=[*find_packages("src"), "musicfm_hf.hub_cards", "musicfm_hf.recipes"],
     package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards", "musicfm_hf.recipes": "recipes"},
     package_data={
-        "musicfm_hf": ["py.typed"],
+        "musicfm_hf": ["py.typed", "musicfm-small/**"],
         "musicfm_hf.hub_cards": ["*.md", "space/*"],
         "musicfm_hf.recipes": ["**/*.yaml"],
     },
     entry_points={"console_scripts": ["musicfm = musicfm_hf.cli.main:main"]},
     install_requires=[
+        "accelerate>=1.10",
         "huggingface_hub>=1.0",
         "jinja2>=3.1",
         "numpy>=2.0",
@@ -37,7 +38,7 @@ setup(
         "transformers>=5.19,<6",
     ],
     extras_require={
-        "train": ["accelerate>=1.10", "datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
+        "train": ["datasets>=5.1", "peft>=0.18", "pyyaml>=6.0", "tensorboard>=2.18"],
         "tasks": ["evaluate>=0.4.5", "librosa>=0.11", "matplotlib>=3.9", "mir_eval>=0.8", "scikit-learn>=1.5"],
         "effects": ["scipy>=1.12"],  # `--effects` of pretraining and fine-tuning; "tasks" installs it too
         "av": ["av>=14.0"],  # reads m4a, mp4, webm, wma and videos
@@ -48,7 +49,7 @@ setup(
         # The Makefile installs mirdata without its dependencies, because smart_open[all] pulls in the clients of three
         # cloud services. POP909 also needs tinysoundfont: pip install --no-deps tinysoundfont
         "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
-        "search": ["accelerate>=1.10", "datasets>=5.1", "faiss-cpu>=1.9"],
+        "search": ["datasets>=5.1", "faiss-cpu>=1.9"],
         "sentence-transformers": ["datasets>=5.1", "sentence-transformers>=6.0"],
         "mteb": ["datasets>=5.1", "mteb>=2.26"],  # tests: make test-integrations
         "space": ["gradio>=6.24"],  # hub_cards/space

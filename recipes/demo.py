@@ -1,6 +1,6 @@
 """
-The whole workflow without downloads: songs with labels → short pretraining → LoRA for chords and a probe for beats →
-scores → annotations and a picture of a song.
+A song annotated by the small model of the package; then the whole workflow without downloads: songs with labels →
+short pretraining → LoRA for chords and a probe for beats → scores → annotations and a picture of a song.
 
     make demo
     make demo AUDIO=my_song.mp3
@@ -26,12 +26,14 @@ def main() -> None:
     data, encoder, chords, beats = (output / name for name in ("data", "encoder", "chords", "beats"))
 
     musicfm("prepare", "synthetic", "--output_dir", data, "--songs", 48, "--seconds", 48)
+    song = arguments.audio or data / (data / "test.txt").read_text(encoding="utf-8").splitlines()[-1]
+    musicfm("annotate", song, "--output_dir", output / "small_model", "--existing", "overwrite")
+    print(f"picture: {output / 'small_model' / song.stem}.png; {time.perf_counter() - start:.0f} s so far")
     music = ["--train", data / "train.txt", "--validation", data / "valid.txt"]
     musicfm("pretrain", "demo", *music, "--output_dir", encoder)
     places = ["--model", encoder, "--data", data, "--results", output / "results", "--cache", output / "features"]
     musicfm("finetune", "chord/lora", "demo/lora", *places, "--output_dir", chords)
     musicfm("finetune", "beat/probe", "demo/probe", *places, "--output_dir", beats)
-    song = arguments.audio or data / (data / "test.txt").read_text(encoding="utf-8").splitlines()[-1]
     musicfm("annotate", song, "--models", chords, beats, "--output_dir", output, "--existing", "overwrite")
 
     results = json.loads((output / "results/chords.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from helpers.paths import ROOT
 from helpers.structure import STEPS
 
 PACKAGE = ROOT / "src/musicfm_hf"
-FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__")
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = {".".join(("musicfm_hf", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
 

@@ -89,6 +89,12 @@ def test_the_package_comes_from_the_wheel(installed):
     assert {"py.typed", "recipes/pretrain/small.yaml", "hub_cards/finetuned.md", "hub_cards/space/app.py"} <= files
 
 
+def test_the_small_model_annotates(installed, songs):
+    installed("annotate", songs / "song 0.wav", "--no_picture", "--device", "cpu")
+    annotation = json.loads((installed.folder / "annotations/song 0.json").read_text())
+    assert {"beats", "chords", "sections", "keys", "tags", "tempo", "time_signatures"} <= annotation.keys()
+
+
 def test_push_describes_itself(installed):
     assert "--base_model" in installed("push", "--help")
 
@@ -117,6 +123,6 @@ def test_fine_tuning_evaluating_and_annotating(installed, adapter, data, songs):
     installed("evaluate", adapter, "--data", data, "--output_file", "scores.json", "--device", "cpu")
     scores = json.loads((installed.folder / "scores.json").read_text())["models"]["adapter"]["scores"]
     np.testing.assert_allclose(scores["majmin"]["mean"], result["scores"]["test"]["majmin"]["mean"], atol=1e-6)
-    installed("annotate", songs / "song 0.wav", "--models", adapter, "--output_dir", "annotations", "--device", "cpu")
-    names = {path.name for path in (installed.folder / "annotations").iterdir() if not path.name.startswith(".")}
+    installed("annotate", songs / "song 0.wav", "--models", adapter, "--output_dir", "chords", "--device", "cpu")
+    names = {path.name for path in (installed.folder / "chords").iterdir() if not path.name.startswith(".")}
     assert names == {"song 0.json", "song 0.chords.lab", "song 0.png"}

@@ -4,8 +4,8 @@ Web page that annotates songs with beats, chords, sections, keys and tags, depen
     MUSICFM_MODELS=you/chord,runs/beat python app.py
 
 Models are folders or repositories, one for each task. They are listed in the environment variable MUSICFM_MODELS or,
-if it is not set, under `models` in README.md. MUSICFM_LONGEST_SECONDS limits the annotated part of a song (default:
-900 seconds).
+if it is not set, under `models` in README.md; by default, the small model of the package is used.
+MUSICFM_LONGEST_SECONDS limits the annotated part of a song (default: 900 seconds).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ import torch
 from huggingface_hub import metadata_load
 from timeline import timeline
 
-from musicfm_hf import SongAnnotation, load_audio
+from musicfm_hf import SMALL_MODEL, SongAnnotation, load_audio
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
@@ -40,19 +40,9 @@ WORKER = ThreadPoolExecutor(1)
 
 
 def model_names() -> list[str]:
-    """
-    Return the folders or repositories of the models.
-
-    Raises:
-        ValueError: neither MUSICFM_MODELS nor README.md names a model.
-    """
+    """Return the folders or repositories of the models."""
     words = [word.strip() for word in os.environ.get("MUSICFM_MODELS", "").split(",")]
-    names = [word for word in words if word] or metadata_load(HERE / "README.md").get("models") or []
-    if not names:
-        raise ValueError(
-            "No models are set. List them in MUSICFM_MODELS, separated by commas, or under `models` in README.md."
-        )
-    return names
+    return [word for word in words if word] or metadata_load(HERE / "README.md").get("models") or [SMALL_MODEL]
 
 
 @cache

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0.dev0"
 
+# Folder of the small model, which is a part of the package; see docs/small_model.md.
+SMALL_MODEL = str(Path(__file__).parent / "musicfm-small")
+
 # Module → the public names that it defines.
 _EXPORTS = {
     ".audio.reading": ("load_audio",),
@@ -78,7 +81,7 @@ _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in nam
 # Names of 0.1, deprecated until they are removed in 0.3.
 _RENAMED = {"load_models": "load_annotators"}
 
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(["SMALL_MODEL", *_MODULE_OF])
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .audio.reading import load_audio as load_audio

@@ -194,6 +194,7 @@ def test_quick_commands_run(place, words, stand_ins, tmp_path, monkeypatch, capf
     monkeypatch.chdir(stand_ins)
     outputs = [index for index, word in enumerate(words) if word.startswith("--output_")]
     words = [str(tmp_path / word) if index - 1 in outputs else word for index, word in enumerate(words)]
+    words += ["--output_dir", str(tmp_path / "annotations")] if words[0] == "annotate" and not outputs else []
     try:
         main(words)
     except SystemExit as stopped:

@@ -147,7 +147,7 @@ def test_command_embed(exported, encoder, tmp_path, capsys):
     before = (tmp_path / "out/song.wav.safetensors").stat().st_mtime_ns
     main([*words, "--num_workers", "0"])
     assert (tmp_path / "out/song.wav.safetensors").stat().st_mtime_ns == before
-    assert "1 songs, 0 with problems" in capsys.readouterr().out
+    assert "1 song, 0 with problems" in capsys.readouterr().out
 
 
 def test_annotator_of_two_heads(annotator, runs, tmp_path):

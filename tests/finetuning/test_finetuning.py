@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from musicfm_hf.finetuning import trainer as finetuning_trainer
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, class_weights, head_config, save_finetuned
 from musicfm_hf.finetuning.run import finetune, read_split
-from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer
+from musicfm_hf.finetuning.trainer import EarlyStopping, FinetuningTrainer, fill_cache
 from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Segment
 from musicfm_hf.tasks.chord_vocabularies import label_full
@@ -680,3 +681,17 @@ def test_settings_in_results(finished):
     assert results["settings"]["lora_rank"] == 8
     assert results["training"]["max_steps"] == 4
     assert results["training"]["world_size"] == 1
+
+
+def test_processes_divide_the_songs_whose_features_are_computed():
+    """Each computes a share, and then what is missing where it runs."""
+    filled = []
+    cache = SimpleNamespace(fill=lambda songs, workers, progress=True: filled.append((songs, workers, progress)))
+    arguments = SimpleNamespace(process_index=1, world_size=3, dataloader_num_workers=2)
+    arguments.main_process_first = lambda desc: nullcontext()
+    fill_cache(cache, list("abcde"), arguments)
+    assert filled == [(["b", "e"], 2, False), (list("abcde"), 2, True)]
+    filled.clear()
+    arguments.process_index, arguments.world_size = 0, 1
+    fill_cache(cache, list("abcde"), arguments)
+    assert filled == [(list("abcde"), 2, True)]

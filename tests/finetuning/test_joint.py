@@ -34,12 +34,14 @@ from musicfm_hf.finetuning.joint import finetune_joint
 from musicfm_hf.finetuning.joint_arguments import JointArguments
 from musicfm_hf.finetuning.joint_data import describe_data, draw_joint_songs, read_joint_splits
 from musicfm_hf.finetuning.joint_files import ENCODER, HEAD, save_joint_run
+from musicfm_hf.finetuning.packing import pack_joint
 from musicfm_hf.finetuning.run import Finetuned
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.hub.files import published_files
 from musicfm_hf.inference.annotators import group_by_encoder
 from musicfm_hf.tasks import get_task, known_tasks
 from musicfm_hf.tasks.annotations import Segment
+from musicfm_hf.training.files import write_json
 from musicfm_hf.training.recipes import parse_recipe
 
 METHODS = ("probe", "full", "lora")
@@ -139,7 +141,8 @@ def test_tasks_are_by_default_those_with_labels(labeled, tmp_path):
         ({"data": ["beat=a"]}, "has nothing for chord"),
         ({"data": ["a", "key=b"]}, "is for none of the tasks beat, chord"),
         ({"loss_weights": '{"beat": 0}'}, "must be positive numbers"),
-        ({"loss_weights": '{"key": 1}'}, "has key, which is none of beat, chord"),
+        ({"loss_weights": '{"kye": 1}'}, "has kye, which is none of beat, chord"),
+        ({"task_settings": '{"kye": {}}'}, "has kye, which is none of beat, chord"),
         ({"loss_weights": "beat"}, "must be JSON"),
         ({"task_settings": '{"beat": {"method": "full"}}'}, "cannot set method for beat"),
         ({"task_settings": '{"beat": {"crop_seconds": 6}}'}, "cannot set crop_seconds for beat"),
@@ -160,6 +163,13 @@ def test_weights_of_losses_sum_to_one():
 
 
 # Losses
+
+
+def test_settings_of_tasks_that_are_not_trained_are_ignored():
+    """One recipe fits data with any annotations."""
+    settings = {"loss_weights": '{"beat": 2, "key": 5}', "task_settings": '{"key": {"label_rate": 1}}'}
+    assert arguments_of(**settings).weight_of("beat") == pytest.approx(2 / 3)
+    assert arguments_of(**settings).of_task("chord").label_rate == 8
 
 
 def test_loss_of_constants():
@@ -528,6 +538,57 @@ def test_card_and_published_files(finished, method):
     assert ("model.safetensors" in names) == (method == "full")
     assert "modeling_musicfm.py" in names
     assert not any("checkpoint" in name for name in names)
+
+
+@pytest.mark.parametrize("method", ["probe", "full"])
+def test_a_packed_copy_is_the_rounded_model(finished, labeled, tmp_path, method):
+    """Packed twice, so that a copy replaces an earlier one."""
+    _, folder = finished(method)
+    for _ in range(2):
+        size = pack_joint(folder, tmp_path / "packed")
+    files = [path for path in (tmp_path / "packed").rglob("*") if path.is_file()]
+    assert size == sum(path.stat().st_size for path in files)
+    weights = {path.relative_to(tmp_path / "packed").as_posix() for path in files if path.suffix == ".safetensors"}
+    assert weights == {"model.safetensors", *(f"{task}/classifier.safetensors" for task in TASKS)}
+    expected, packed = load_annotators([folder]), load_annotators([tmp_path / "packed"])
+    assert len(group_by_encoder(list(packed.values()))) == 1
+    for model, copy in zip(expected.values(), packed.values(), strict=True):
+        tensors = copy.state_dict()
+        assert copy.dtype == torch.float32
+        for name, tensor in model.state_dict().items():
+            assert tensors[name].equal(tensor if tensor.ndim < 2 else tensor.bfloat16().float()), name
+    encoder = AutoModel.from_pretrained(tmp_path / "packed").state_dict()
+    assert all(tensor.equal(encoder[name]) for name, tensor in copy.musicfm.state_dict().items())
+    results = json.loads((tmp_path / "packed/results.json").read_text())
+    assert list(results["scores"]) == list(results["calibration"]) == ["validation"]
+    assert "scores_of_songs" not in results
+    song = load_songs(labeled, "test")[0].audio
+    assert annotate(packed, song).chords
+
+
+def test_packing_needs_whole_models_of_several_tasks(finished, encoder, tmp_path):
+    with pytest.raises(ValueError, match="does not hold models that were trained jointly"):
+        pack_joint(encoder, tmp_path / "packed")
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors: adapters cannot be copied"):
+        pack_joint(finished("lora")[1], tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_scores_of_a_packed_copy_are_on_its_card(finished, labeled, tmp_path):
+    """Scores with audio effects are told apart from those without, and music of pretraining is listed."""
+    music = {"name": "my music", "licence": "CC-BY-4.0"}
+    write_json(tmp_path / "encoder/results.json", {"music": [music]})
+    pack_joint(finished("full")[1], tmp_path / "packed", tmp_path / "encoder")
+    for name, effects in (("plain", 0.0), ("effects", 1.0)):
+        report = evaluate_models([tmp_path / "packed"], labeled, "test", effects=effects)
+        write_json(tmp_path / f"packed/evaluations/{name}.json", report)
+    card = write_card(tmp_path / "packed").read_text()
+    assert "- my music: CC-BY-4.0\n" in card
+    assert "auto_map" not in (tmp_path / "packed/key/config.json").read_text()
+    assert "trust_remote_code" not in card
+    assert "import musicfm_hf\nfrom transformers import AutoModelForAudioFrameClassification\n" in card
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| key |")]
+    assert [row[2] for row in rows] == ["test, with audio effects", "test"]
 
 
 def test_pipeline_with_all_tasks(finished, labeled):

@@ -12,6 +12,7 @@ from helpers.audio import music
 from helpers.models import head
 from huggingface_hub import HfApi, snapshot_download
 
+from musicfm_hf import SMALL_MODEL
 from musicfm_hf.hub.commits import HubTarget
 from musicfm_hf.hub.space import application_folder, push_space
 
@@ -45,7 +46,7 @@ def test_a_space_runs_with_its_own_package(server, models, tmp_path):
     assert not [line for line in needed if line.startswith(("ruff", "librosa", "gradio", "musicfm"))]
     files = server.files("alice/annotate", kind="spaces")
     assert "musicfm_hf/py.typed" in files
-    assert not [name for name in files if name.startswith("musicfm_hf/hub_cards")]
+    assert not [name for name in files if name.startswith(("musicfm_hf/hub_cards", "musicfm_hf/musicfm-small"))]
     # The application runs with the package of the Space, and reads the models that its card names.
     soundfile.write(tmp_path / "song.wav", music(3.0), 24000)
     code = "import app, musicfm_hf, sys; print(musicfm_hf.__file__); print(app.annotate_file(sys.argv[1]))"
@@ -56,6 +57,14 @@ def test_a_space_runs_with_its_own_package(server, models, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(folder / "musicfm_hf/__init__.py"))
     assert "</meter>loud<" in done.stdout
+
+
+def test_a_space_without_models_has_the_small_one(server):
+    push_space(HubTarget("alice/annotate"), [])
+    files = server.files("alice/annotate", kind="spaces")
+    packed = {path.relative_to(SMALL_MODEL).as_posix() for path in Path(SMALL_MODEL).rglob("*") if path.is_file()}
+    assert {f"musicfm_hf/musicfm-small/{name}" for name in packed} <= set(files)
+    assert "\nmodels:" not in files["README.md"].decode()
 
 
 def test_a_space_reveals_nothing_private(server, models, tmp_path):

@@ -23,6 +23,7 @@ from helpers.models import HEADS, head
 from helpers.paths import ROOT
 from huggingface_hub import metadata_load
 
+from musicfm_hf import SMALL_MODEL
 from musicfm_hf.inference.annotation import annotate
 from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.song_annotation import SongAnnotation
@@ -184,10 +185,9 @@ def test_names_are_escaped():
     assert "<i>" not in shown.replace('<i class="cursor"></i>', "")
 
 
-def test_models_have_to_be_named(monkeypatch):
+def test_models_are_by_default_the_small_one(monkeypatch):
     monkeypatch.delenv("MUSICFM_MODELS", raising=False)
-    with pytest.raises(ValueError, match="MUSICFM_MODELS"):
-        app.model_names()
+    assert app.model_names() == [SMALL_MODEL]
     monkeypatch.setenv("MUSICFM_MODELS", " a/b, c ,")
     assert app.model_names() == ["a/b", "c"]
 

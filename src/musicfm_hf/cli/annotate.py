@@ -1,19 +1,22 @@
 """
 Annotate songs with beats, chords, sections, keys and tags, and draw a picture of each song.
 
+    musicfm annotate song.mp3
     musicfm annotate song.mp3 --models runs/beat runs/chord --output_dir annotations
     musicfm annotate music/ more.txt --models runs/* --output_dir annotations --no_picture --format json lab
     musicfm annotate song.mp3 --models runs/beat runs/chord --output_dir annotations --format midi audacity --click
     musicfm annotate song.mp3 --models muq-mulan --tags "piano, sad, 1980s" --output_dir annotations
 
-Models are folders or Hub repositories of models or adapters, one for each task. Models with the same encoder share one
-pass through it. One of them may be a model of music and text, such as MuQ-MuLan: it adds the similarity of each song
-with the words of `--tags` to the JSON file. Files that cannot be read are listed at the end; the exit code is then 1.
+Without --models, the small model of the package annotates the songs. Others are folders or Hub repositories of models
+or adapters, one for each task. Models with the same encoder share one pass through it. One of them may be a model of
+music and text, such as MuQ-MuLan: it adds the similarity of each song with the words of `--tags` to the JSON file.
+Files that cannot be read are listed at the end; the exit code is then 1.
 
 Formats: json (all results, with probabilities), beats, lab and tags (text), jams, audacity (label tracks,
 NAME.chords.txt), sonic-visualiser (layers, NAME.chords.csv), and midi (tempo map that follows the recording, time
 signatures, chords and markers). Labels that you correct in these programs, or in a text editor, are training data for
-`musicfm prepare folder`. MIDI and --write_tags need the extra `files`: pip install 'musicfm_hf[files]'.
+`musicfm prepare folder`. MIDI and --write_tags need the extra `files`: pip install 'musicfm_hf[files]'. Pictures need
+matplotlib, which the extra `tasks` has.
 
 Existing files, which may be annotations made by hand, are not overwritten by default. Choose another folder, pass
 `--existing skip` to continue an interrupted run and to annotate songs again whose audio or models have changed (files
@@ -31,7 +34,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from transformers.utils import is_matplotlib_available, logging
 
+from .. import SMALL_MODEL
 from ..data.catalog import list_sources
 from ..inference.annotate_files import CLICKS, AnnotatedFiles, annotate_files
 from ..inference.annotators import has_text_tower, load_annotators
@@ -50,6 +55,7 @@ from .flags import (
     print_escaped,
     rename_flags,
     share_of_process,
+    songs_in_words,
     user_errors,
 )
 
@@ -57,6 +63,7 @@ from .flags import (
 def main(argv: Sequence[str]) -> None:
     """Annotate the songs that the arguments name, divided among the processes of `accelerate launch`."""
     arguments = parse(argv)
+    logging.disable_progress_bar()  # of loading weights
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not annotated"):
         for path in arguments.task_file:
@@ -70,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
             WindowSettings(None, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
             arguments.format,
             arguments.existing,
-            not arguments.no_picture,
+            _draws_pictures(arguments, state),
             progress=state.is_local_main_process,
             tagger=tagger,
             num_workers=arguments.num_workers,
@@ -87,12 +94,21 @@ def main(argv: Sequence[str]) -> None:
         _report(outcome, len(arguments.shard.select(sources)), arguments)
 
 
+def _draws_pictures(arguments: argparse.Namespace, state: PartialState) -> bool:
+    """Return whether to draw pictures, and print how they can be drawn if matplotlib is not installed."""
+    if arguments.no_picture or is_matplotlib_available():
+        return not arguments.no_picture
+    if state.is_main_process:
+        print("No pictures, because matplotlib is not installed: `pip install matplotlib` draws them.")
+    return False
+
+
 def _report(outcome: AnnotatedFiles, total: int, arguments: argparse.Namespace) -> None:
     """Print the outcome, and exit."""
     skipped = f", {outcome.existing} skipped" if arguments.existing == "skip" and outcome.existing else ""
     skipped += f" ({outcome.unrecorded} of them made by hand or by version 0.1)" if outcome.unrecorded else ""
     end = ":" if outcome.problems else f", in {arguments.output_dir}"
-    print(f"{total} songs{skipped}, {len(outcome.problems)} with problems{end}")
+    print(f"{songs_in_words(total)}{skipped}, {len(outcome.problems)} with problems{end}")
     for name, problem in sorted(outcome.problems):
         print_escaped(f"  {name}: {problem}")
     raise SystemExit(1 if outcome.problems else 0)
@@ -132,8 +148,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "songs", nargs="+", help="files, folders of audio, .txt files with one path per line, or data sets"
     )
-    parser.add_argument("--models", required=True, nargs="+", help="folders or repositories, one for each task")
-    parser.add_argument("--output_dir", required=True, type=Path, help="folder for the annotations")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[SMALL_MODEL],
+        help="folders or repositories, one for each task; by default the small model of the package",
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("annotations"), help="folder to write to; annotations by default"
+    )
     parser.add_argument(
         "--format",
         "--formats",

@@ -69,6 +69,11 @@ def positive(text: str) -> int:
     return number
 
 
+def songs_in_words(count: int) -> str:
+    """Return a number of songs, such as "1 song"."""
+    return f"{count} song{'' if count == 1 else 's'}"
+
+
 def print_escaped(text: str) -> None:
     """Print text that may contain file names with undecodable bytes."""
     print(text.encode("ascii", "backslashreplace").decode())
@@ -87,7 +92,7 @@ def report_problems(
     job = "" if share is None or share.is_whole else f"-{share.job}-of-{share.jobs}"
     path = output_dir / f"problems{job}.tsv"
     write_table(path, problems)
-    print(f"{total} songs, {len(problems)} with problems" + (":" if problems else ""))
+    print(f"{songs_in_words(total)}, {len(problems)} with problems" + (":" if problems else ""))
     for name, problem in problems[:MOST_LISTED]:
         print_escaped(f"  {name}\t{problem}")
     if len(problems) > MOST_LISTED:

@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 # Sections of the help page. Each command is the function `main` of the file with its name in this folder.
 SECTIONS = {
@@ -35,6 +36,7 @@ SECTIONS = {
 }
 EXAMPLES = """\
 Examples:
+  musicfm annotate song.mp3
   musicfm convert minzwon/MusicFM --variant msd --output_dir musicfm-msd
   musicfm embed music/ --model musicfm-msd --output_dir embeddings --layer 7 --pool mean
   musicfm finetune chord/lora --model musicfm-msd --data data/pop909 --output_dir runs/chord
@@ -63,7 +65,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .. import register_auto_classes
 
     register_auto_classes()
-    import_module(f".{name.replace('-', '_')}", __package__).main(arguments)
+    import_module(f".{name.replace('-', '_')}", __package__).main(find_small_model(name, arguments))
+
+
+def find_small_model(command: str, words: Sequence[str]) -> list[str]:
+    """
+    Replace `musicfm-small`, the name of the small model, with its folder: after `--model` and `--models`, and among
+    the models of `musicfm evaluate`. A folder of this name comes first.
+    """
+    from .. import SMALL_MODEL
+
+    name = Path(SMALL_MODEL).name
+    if Path(name).exists():
+        return list(words)
+    replaced: list[str] = []
+    flag = "--models" if command == "evaluate" else ""
+    for word in words:
+        flag, equals, value = word.partition("=") if word.startswith("--") else (flag, "", word)
+        is_model = value == name and flag in ("--model", "--models")
+        replaced.append((f"{flag}=" if equals else "") + SMALL_MODEL if is_model else word)
+    return replaced
 
 
 def help_page() -> str:

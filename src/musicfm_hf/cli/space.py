@@ -1,11 +1,14 @@
 """
-Annotate songs on a web page with beats, chords, sections, key and tags, using one model for each task.
+Annotate songs on a web page with beats, chords, sections, key and tags, using one model for each task, or the small
+model of the package.
 
+    musicfm space --local
     musicfm space --local runs/beat runs/chord
+    musicfm space you/annotate
     musicfm space you/annotate you/musicfm-beat you/musicfm-chord
 
-The first form starts the page on this machine (and needs `pip install 'musicfm_hf[space]'`). The second pushes the
-page to the Hub as a Space, together with this package. A Space is private unless `--public` is given. If its models
+--local starts the page on this machine (and needs `pip install 'musicfm_hf[space]'`). Otherwise the page is pushed to
+the Hub as a Space, together with this package. A Space is private unless `--public` is given. If its models
 are private, it needs a secret named HF_TOKEN.
 """
 
@@ -35,13 +38,13 @@ def main(argv: Sequence[str]) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of the command."""
     parser = command_parser("space", __doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a Space and its models; with --local, only models")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a Space and its models; with --local, only models")
     parser.add_argument("--local", action="store_true", help="start the page on this machine")
     parser.add_argument("--revision", help="branch of the Space, created if it does not exist; main by default")
     parser.add_argument("--public", action="store_true", help="make a new Space public")
     arguments = parser.parse_args(rename_flags(argv))
-    if not arguments.local and len(arguments.names) < 2:
-        parser.error("name the Space and at least one model, or pass --local")
+    if not arguments.local and not arguments.names:
+        parser.error("name the Space, or pass --local")
     return arguments
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from .. import SMALL_MODEL
 from ..data.catalog import describe_source
 from ..data.examples import with_annotation
 from ..data.labeled_dataset import load_songs
@@ -179,6 +180,11 @@ def evaluate_models(
     names = [strip_absolute_paths({"model": str(model)})["model"] for model in models]
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
+    if calibrate is not None and SMALL_MODEL in map(str, models):
+        raise ValueError(
+            f"The small model is a part of the package, and is not changed. Copy its folder, {SMALL_MODEL}, and "
+            "calibrate the copy."
+        )
     settings = settings or WindowSettings(batch_size=8)
     options: dict[str, Any] = {"settings": settings, "device": device, "limit": limit}
     options |= {"effects": effects, "effects_seed": effects_seed, "calibrate": calibrate}

@@ -36,7 +36,7 @@ from .joint_data import (
 from .joint_model import JointModel, attach_head, layers_read
 from .run import WHITENING_CROPS, Finetuned, build_on_device, collect_results, final_ratings, start_run
 from .starting_head import Splits, starting_head
-from .trainer import EarlyStopping, FinetuningTrainer
+from .trainer import EarlyStopping, FinetuningTrainer, fill_cache
 from .whitening import WhitenedLinear, whitened_projector
 
 MEAN = "mean"  # over tasks, of the main score of each
@@ -248,9 +248,7 @@ def _build_trainer(
     cache = None
     if task.method == "probe":
         cache = FeatureCache(task.cache, EncoderFeatures(encoder, layers_read(models), settings))
-        with arguments.main_process_first(desc="features"):
-            songs = [song for split in SPLITS for song in songs_of(splits, split)]
-            cache.fill(songs, arguments.dataloader_num_workers)
+        fill_cache(cache, [song for split in SPLITS for song in songs_of(splits, split)], arguments)
     read = cache or ReadWaveform(encoder.config, speed=task.speed, effects=task.effects)
     crops_of = partial(JointCrops, configs, splits, read, crop_seconds=task.crop_seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size

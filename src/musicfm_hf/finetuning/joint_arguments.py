@@ -88,7 +88,7 @@ class JointArguments(HeadArguments):
             raise ValueError("A probe reads features that were computed once: leave `speed` at its default.")
         if not all(type(count) is int and count > 0 for count in self.repeats.values()):
             raise ValueError(f"`data_repeats` must be positive integers, got {self.data_repeats}.")
-        weights = self._mapping("loss_weights", self.tasks)
+        weights = self._mapping("loss_weights", known_tasks())
         if not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
             raise ValueError(f"`loss_weights` must be positive numbers, got {self.loss_weights}.")
         for task in self.tasks:
@@ -107,7 +107,7 @@ class JointArguments(HeadArguments):
         if task in recipe_names("finetune"):
             recipe = read_recipe(task, kind="finetune", flags={"method": self.method})
             values |= {name: value for name, value in recipe.items() if name in TASK_SETTINGS}
-        settings = self._mapping("task_settings", self.tasks).get(task, {})
+        settings = self._mapping("task_settings", known_tasks()).get(task, {})
         if unknown := [name for name in settings if name not in TASK_SETTINGS]:
             raise ValueError(
                 f"`task_settings` cannot set {', '.join(unknown)} for {task}. For single tasks, it sets "
@@ -125,7 +125,7 @@ class JointArguments(HeadArguments):
 
     def weight_of(self, task: str) -> float:
         """Return the weight of the loss of a task; those of all tasks sum to 1."""
-        weights = self._mapping("loss_weights", self.tasks)
+        weights = self._mapping("loss_weights", known_tasks())
         return weights.get(task, 1.0) / sum(weights.get(other, 1.0) for other in self.tasks)
 
     def annotation_of(self, song: LabeledSong) -> Any:

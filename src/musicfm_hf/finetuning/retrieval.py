@@ -28,7 +28,7 @@ from .heads import add_lora, retrieval_config
 from .pitch_maps import ChromaFeatures, PitchMaps, PitchTargets, fit_pitch_maps, songs_to_fit
 from .run import Finetuned, build_on_device, collect_results, draw_training_songs, final_ratings, start_run
 from .starting_head import Splits, starting_head
-from .trainer import EarlyStopping, FinetuningTrainer
+from .trainer import EarlyStopping, FinetuningTrainer, fill_cache
 
 Embed = Callable[[Sequence[Excerpt]], np.ndarray]
 
@@ -163,8 +163,7 @@ def _build(
     model.freeze_base_model()
     cache = FeatureCache(task.cache, EncoderFeatures(model.musicfm, config.classifier_layers, settings))
     songs = [song for part in splits.values() for song in part]
-    with arguments.main_process_first(desc="features"):
-        cache.fill(songs, arguments.dataloader_num_workers)
+    fill_cache(cache, songs, arguments)
     if not task.keep_head:
         fitted = songs_to_fit(splits["train"], arguments.seed)
         fit_pitch_maps(head.float(), cache, _pitch_targets(task, arguments, config, fitted), fitted)
@@ -176,8 +175,7 @@ def _pitch_targets(
 ) -> PitchTargets:
     """Return the targets of the pitch maps of songs, whose chroma is computed once and kept in the cache."""
     cache = FeatureCache(task.cache, ChromaFeatures(config))
-    with arguments.main_process_first(desc="chroma"):
-        cache.fill(songs, arguments.dataloader_num_workers)
+    fill_cache(cache, songs, arguments)
     return PitchTargets(cache, config.pitch_maps)
 
 

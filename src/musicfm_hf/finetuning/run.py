@@ -39,7 +39,7 @@ from .run_fingerprint import (
     run_fingerprint,
 )
 from .starting_head import Splits, starting_head
-from .trainer import EarlyStopping, FinetuningTrainer
+from .trainer import EarlyStopping, FinetuningTrainer, fill_cache
 from .whitening import WhitenedLinear, whitened_projector
 
 WHITENING_CROPS = 1024
@@ -266,8 +266,7 @@ def _build_trainer(
     settings.frames(config)  # raises if windows are too short
     model, trained, cache = _build_trained(task, arguments, config, splits["train"], head, settings)
     if cache is not None:
-        with arguments.main_process_first(desc="features"):
-            cache.fill([song for songs in splits.values() for song in songs], arguments.dataloader_num_workers)
+        fill_cache(cache, [song for songs in splits.values() for song in songs], arguments)
     read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed, task.effects)
     seconds = task.crop_seconds or task.spec.crop_seconds
     crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -14,6 +15,7 @@ from ..data.examples import TaskCrops, collate_examples
 from ..data.labeled import LabeledSong
 from ..data.pairs import PairCrops
 from ..evaluation.scoring import average_scores, rate_song
+from ..inference.feature_cache import FeatureCache
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import task_of
 from ..training.files import write_json
@@ -175,3 +177,16 @@ class EarlyStopping(TrainerCallback):
         if len(values):
             best = int(np.where(np.isnan(values), -np.inf, values).argmax())
             control.should_training_stop |= len(values) - 1 - best >= self.patience
+
+
+def fill_cache(cache: FeatureCache, songs: Sequence[LabeledSong], arguments: FinetuningArguments) -> None:
+    """
+    Compute the missing features of songs. The processes of a distributed run divide the songs; machines that do not
+    share the folder then compute the rest.
+    """
+    workers = arguments.dataloader_num_workers
+    if arguments.world_size > 1:
+        cache.fill(songs[arguments.process_index :: arguments.world_size], workers, arguments.process_index == 0)
+        PartialState().wait_for_everyone()
+    with arguments.main_process_first(desc="features"):
+        cache.fill(songs, workers)

@@ -122,5 +122,6 @@ def _evaluations(folder: Path, results: dict[str, Any], name: str) -> list[tuple
             )
         if evaluation["split"] == "train" and evaluation["music"]["name"] == results["data"]["name"]:
             raise ValueError(f"{path} has scores of songs that {name} was trained on. Remove the file.")
-        evaluations.append((evaluation["music"], evaluation["split"], scores[0]))
+        split = evaluation["split"] + (", with audio effects" if evaluation.get("effects") else "")
+        evaluations.append((evaluation["music"], split, scores[0]))
     return evaluations

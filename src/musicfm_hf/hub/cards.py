@@ -229,7 +229,8 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
     tasks = list(results["data"]["tasks"])
     configs = {task: MusicFMConfig.from_pretrained(folder / task) for task in tasks}
     base, metadata = _base_of(folder / tasks[0], results)
-    rows, sources = joint_score_rows(folder, results), list(results["data"]["tasks"].values())
+    rows = joint_score_rows(folder, results)
+    sources = [*results.get("base_music", []), *results["data"]["tasks"].values()]
     sources = list({source["name"]: source for source in sources}.values())
     metadata |= {"datasets": _hub_ids(sources), "pipeline_tag": "audio-classification"}
     if rows:
@@ -248,7 +249,8 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
         for task in tasks
     ]
     fields = {"method": results["method"], "base": base, "scores": rows, "sources": sources, "tags": tasks}
-    return _training_fields(folder, results) | fields | {"heads": heads}, metadata
+    has_code = bool(PreTrainedConfig.get_config_dict(folder)[0].get("auto_map"))
+    return _training_fields(folder, results) | fields | {"heads": heads, "has_code": has_code}, metadata
 
 
 def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, SpaceCard
 from packaging.requirements import Requirement
 
+from .. import SMALL_MODEL
 from ..model.adapters_musicfm import adapter_config
 from ..training.files import list_files, matching_files
 from .commits import HubTarget, commit_with_retries
@@ -31,7 +32,8 @@ def push_space(target: HubTarget, models: list[str], folder: str | Path | None =
 
     Args:
         target ([`HubTarget`]): Where to push; created as a Gradio Space if it does not exist.
-        models (`list[str]`): Repositories of models, one for each task.
+        models (`list[str]`): Repositories of models, one for each task. If it is empty, the Space has the small model
+            of the package.
         folder (*optional*): The application to push; [`application_folder`] by default.
 
     Returns:
@@ -46,12 +48,12 @@ def push_space(target: HubTarget, models: list[str], folder: str | Path | None =
     _check_models(api, models)
     target = target.create()
     card = SpaceCard.load(folder / "README.md", ignore_metadata_errors=False)
-    card.data.models = models
+    card.data.models = models or None
     card.validate()
     application = {path.name: path for pattern in APPLICATION_FILES for path in matching_files(folder, pattern)}
     check_nothing_private(folder, application.values(), target.token)
     contents: dict[str, Path | bytes] = dict(application)
-    contents |= {f"musicfm_hf/{path.relative_to(PACKAGE).as_posix()}": path for path in _package_files()}
+    contents |= {f"musicfm_hf/{path.relative_to(PACKAGE).as_posix()}": path for path in _package_files(not models)}
     contents |= {"README.md": str(card).encode(), "requirements.txt": space_requirements().encode()}
     return commit_with_retries(api, target, contents, "Push the song annotation Space with musicfm_hf")
 
@@ -79,7 +81,8 @@ def _check_models(api: HfApi, models: list[str]) -> None:
         model_of_task[task] = name
 
 
-def _package_files() -> list[Path]:
-    """Return the modules of this package, which are the same for a wheel and a checkout."""
+def _package_files(with_small_model: bool) -> list[Path]:
+    """Return the modules of this package, which are the same for a wheel and a checkout, and its small model."""
     paths = [*(path for path in list_files(PACKAGE) if path.suffix == ".py"), PACKAGE / "py.typed"]
+    paths += list_files(SMALL_MODEL) if with_small_model else []
     return [path for path in paths if path.relative_to(PACKAGE).parts[0] not in DATA_FOLDERS]

@@ -8,6 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
+from .. import SMALL_MODEL
 from ..model.adapters_musicfm import HUB_ARGUMENTS, adapter_config, find_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
@@ -23,14 +24,14 @@ from .encoder_digest import adapter_states, encoder_settings
 from .exported import check_exported_precision, is_exported, load_exported_heads
 
 
-def load_annotators(folders: Iterable[str | os.PathLike], **kwargs: Any) -> dict[str, HeadModel]:
+def load_annotators(folders: Iterable[str | os.PathLike] = (SMALL_MODEL,), **kwargs: Any) -> dict[str, HeadModel]:
     """
     Load models with a head for [`annotate`], each with the Auto class for its configuration. Equal encoders are kept
     in memory only once.
 
     Args:
         folders: Folders or repositories of models, of PEFT adapters, or of models that were trained jointly; or
-            folders that `musicfm export` wrote.
+            folders that `musicfm export` wrote. By default the small model, which is a part of the package.
         **kwargs: Arguments for `from_pretrained`, such as `dtype`, `quantization_config` or `revision`.
 
     Returns:

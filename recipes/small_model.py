@@ -1,0 +1,90 @@
+"""
+Make the small model of the package: data, pretraining, joint fine-tuning, and a folder with scores and a card.
+
+    python recipes/small_model.py --source POP909 --output_dir small_model
+
+It runs `musicfm` commands on two processor cores. Finished steps are skipped, so repeat the command to resume.
+docs/small_model.md has the requirements and the results.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from musicfm_hf.finetuning.packing import pack_joint
+from musicfm_hf.hub.cards import write_card
+
+MUSICFM = ("-m", "musicfm_hf")
+CONFIGURATION = Path(__file__).parent / "accelerate/cpu.yaml"
+TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATION), *MUSICFM)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help="folder of POP909, as for `musicfm prepare pop909`")
+    parser.add_argument("--output_dir", type=Path, default=Path("small_model"), help="folder of data and runs")
+    arguments = parser.parse_args()
+    data, runs = arguments.output_dir / "data", arguments.output_dir / "runs"
+    rendered, packages, speech, sounds, presence = (
+        data / name for name in ("rendered", "packages", "speech", "sounds", "presence")
+    )
+    quantizer, encoder, joint = (runs / name for name in ("quantizer", "encoder", "joint"))
+    music = ["--train", packages / "train.txt", rendered / "train.txt", "--validation", packages / "valid.txt"]
+
+    prepare("packages", packages, "--test_songs", 60)
+    prepare("packages", speech, "--kind", "speech")
+    prepare("packages", sounds, "--kind", "sounds")
+    others = ["--speech", speech, "--sounds", sounds, "--songs", 300, "--seconds", 30]
+    prepare("presence", presence, "--music", packages, *others)
+    pieces = ["--versions", 3, "--seconds", 45, "--composed", 300]
+    prepare("rendered", rendered, "--source", arguments.source, *pieces)
+    step(MUSICFM, "train-quantizer", "small_kmeans", *music, "--hours", 1, makes=quantizer / "report.json")
+    steps = ["--max_steps", 500, "--eval_steps", 250, "--save_steps", 250, "--warmup_steps", 50]
+    weights = ["--set", "unmasked_loss_weight=0.25", "--weights", 1, 1]
+    pretrain = ["pretrain", "small_all_frames", *music, *weights, "--quantizer", quantizer, *steps]
+    step(TWO_PROCESSES, *pretrain, makes=encoder / "results.json")
+    places = ["--model", encoder, "--data", rendered, f"presence={presence}", "--results", runs / "results"]
+    places += ["--cache", runs / "features"]
+    step(TWO_PROCESSES, "finetune", "joint/full", "small/joint", *places, makes=joint / "results.json")
+
+    small = arguments.output_dir / "musicfm-small"
+    if not (small / "config.json").is_file():
+        print(f"{pack_joint(joint, small, encoder) / 1e6:.1f} MB in {small}")
+    for folder in (rendered, presence):
+        file = runs / "calibration" / f"{folder.name}.json"
+        step(MUSICFM, "evaluate", small, "--data", folder, "--calibrate", "--output_file", file, makes=file)
+    for name, words in {
+        "rendered": [rendered],
+        "rendered_effects": [rendered, "--effects", 1.0],
+        "presence": [presence],
+        "presence_effects": [presence, "--effects", 1.0],
+    }.items():
+        file = small / "evaluations" / f"{name}.json"
+        step(MUSICFM, "evaluate", small, "--data", *words, "--output_file", file, makes=file)
+    write_card(small, license="apache-2.0")
+
+
+def prepare(name: str, folder: Path, *options: object) -> None:
+    """Prepare a data set."""
+    step(MUSICFM, "prepare", name, *options, makes=folder / "info.json")
+
+
+def step(program: tuple[str, ...], *words: object, makes: Path) -> None:
+    """
+    Print a command and run it, unless the last file that it writes exists; exit if it fails. By default, it writes to
+    the folder of this file.
+    """
+    if makes.is_file():
+        return
+    output = () if "--output_file" in words else ("--output_dir", makes.parent)
+    command = [*program, *map(str, (*words, *output))]
+    print(f"\n$ python {shlex.join(command)}", flush=True)
+    done = subprocess.run([sys.executable, *command])
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Small copies of models that were trained jointly, such as the one in the package."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ..training.files import matching_files, put_in_place, temporary_path, write_json, write_safetensors
+
+ENCODER, HEAD, INDEX = "model.safetensors", "classifier.safetensors", "model.safetensors.index.json"
+
+FORMAT = {"format": "pt"}  # of Transformers
+
+# Results that are left out of the copy, because they are long.
+_LONG_RESULTS = ("history", "scores_of_songs")
+
+
+def pack_joint(
+    source: str | os.PathLike, output_dir: str | os.PathLike, encoder_run: str | os.PathLike | None = None
+) -> int:
+    """
+    Copy models that were trained jointly, without LoRA, into a folder that holds the encoder once and has no links:
+    the index of the weights in each subfolder names the file of the encoder in the folder above it. Matrices and
+    kernels are rounded to bfloat16, and biases, norms and statistics are not. The models load as before, in float32.
+
+    The copy has no code, so it needs the package. `results.json` is copied without scores of test songs, because they
+    are those of the weights before rounding: `musicfm evaluate` scores the copy.
+
+    Args:
+        source: Output folder of `musicfm finetune joint/full` or `joint/probe`.
+        output_dir: Folder to write to; an existing copy is replaced.
+        encoder_run (*optional*): Output folder of `musicfm pretrain` for the encoder from which the models were
+            trained. The card then lists its music too.
+
+    Returns:
+        Number of bytes of all files.
+
+    Raises:
+        FileNotFoundError: the folder, or a model in it, has no weights; or a folder has no results.
+        ValueError: the folder does not hold models that were trained jointly.
+    """
+    source, output = Path(source), Path(output_dir)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    tasks = config.get("task_folders")
+    if not tasks:
+        raise ValueError(f"{source} does not hold models that were trained jointly with `musicfm finetune joint/…`.")
+    if not (source / ENCODER).is_file():
+        raise FileNotFoundError(f"{source} has no {ENCODER}: adapters cannot be copied without their base model.")
+    results = _short_results(_read_results(source))
+    if encoder_run is not None:
+        results["base_music"] = _read_results(Path(encoder_run)).get("music", [])
+    encoder = _rounded(load_file(source / ENCODER))
+    place = temporary_path(output)
+    place.mkdir(parents=True)
+    write_safetensors(place / ENCODER, encoder, FORMAT)
+    _copy_settings(source, place)
+    write_json(place / "results.json", results)
+    for task in tasks:
+        weights = {name: tensor for file in _weights(source / task) for name, tensor in load_file(file).items()}
+        head = _rounded({name: tensor for name, tensor in weights.items() if name not in encoder})
+        (place / task).mkdir()
+        write_safetensors(place / task / HEAD, head, FORMAT)
+        files = dict.fromkeys(encoder, f"../{ENCODER}") | dict.fromkeys(head, HEAD)
+        size = sum(tensor.nbytes for tensor in (*encoder.values(), *head.values()))
+        write_json(place / task / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
+        _copy_settings(source / task, place / task)
+    put_in_place(place, output)
+    return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Return the files of weights of a model."""
+    if not (files := matching_files(folder, "model*.safetensors")):
+        raise FileNotFoundError(f"{folder} has no weights.")
+    return files
+
+
+def _rounded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Round matrices and kernels to bfloat16."""
+    return {
+        name: tensor.bfloat16() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _copy_settings(source: Path, place: Path) -> None:
+    """Copy the configurations of a model, which is loaded in float32."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("auto_map", None)  # of the code that is not copied
+    write_json(place / "config.json", config | {"dtype": "float32"})
+    shutil.copyfile(source / "preprocessor_config.json", place / "preprocessor_config.json")
+
+
+def _short_results(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results without scores of songs, and without those of test songs."""
+    short = {name: value for name, value in results.items() if name not in _LONG_RESULTS}
+    for name in ("scores", "calibration"):
+        short[name] = {split: value for split, value in results[name].items() if split != "test"}
+    return short

@@ -1,0 +1,77 @@
+"""The small model that is a part of the package."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoModel
+
+from musicfm_hf import SMALL_MODEL, annotate, load_annotators
+from musicfm_hf.cli import annotate as command
+from musicfm_hf.cli.main import find_small_model
+from musicfm_hf.data.synthetic import write_song
+from musicfm_hf.evaluation.evaluate import evaluate_models
+from musicfm_hf.hub.cards import license_of
+from musicfm_hf.tasks import get_task, known_tasks
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_annotators()
+
+
+def test_size_and_tasks(models):
+    size = sum(path.stat().st_size for path in Path(SMALL_MODEL).rglob("*"))
+    assert size <= 12e6
+    assert {model.config.task for model in models.values()} == set(known_tasks())
+    encoder, *others = (model.musicfm for model in models.values())
+    assert all(other is encoder for other in others)
+    heads = [parameter for model in models.values() for parameter in model.classifier.parameters()]
+    assert sum(parameter.numel() for parameter in (*encoder.parameters(), *heads)) <= 6e6
+    assert AutoModel.from_pretrained(SMALL_MODEL).config.frame_rate == 25
+    assert license_of(SMALL_MODEL) == "apache-2.0"
+
+
+def test_scores_of_a_composed_song(models, tmp_path):
+    """A simple song, by another synthesizer than those of its training songs."""
+    song = write_song(11, tmp_path, 30.0)
+    annotation = annotate(models, song.audio)
+    least = {"beat": ("beat_f", 0.95), "chord": ("majmin", 0.9), "key": ("key_weighted", 1.0)}
+    for task, (score, value) in least.items():
+        spec = get_task(task)
+        assert spec.score_song(spec.annotation_of(song), annotation.get(spec.column))[score] >= value
+
+
+def test_its_name_in_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["song.mp3", "--models", "runs/beat", "musicfm-small", "--output_dir", "musicfm-small"]
+    assert find_small_model("annotate", words) == [*words[:3], SMALL_MODEL, *words[4:]]
+    assert find_small_model("evaluate", ["musicfm-small", "--data", "x"]) == [SMALL_MODEL, "--data", "x"]
+    assert find_small_model("embed", ["a", "--model=musicfm-small"]) == ["a", f"--model={SMALL_MODEL}"]
+    assert find_small_model("push", ["runs/small", "musicfm-small"]) == ["runs/small", "musicfm-small"]
+    Path("musicfm-small").mkdir()
+    assert find_small_model("annotate", words) == words
+
+
+def test_it_is_not_calibrated_in_place(tmp_path):
+    with pytest.raises(ValueError, match=r"is a part of the package.*Copy its folder"):
+        evaluate_models([SMALL_MODEL], tmp_path, calibrate=0.5)
+
+
+def test_it_annotates_by_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    song = write_song(3, tmp_path / "songs", 8.0)
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(song.audio), "--device", "cpu"])
+    assert stopped.value.code == 0
+    assert Path("annotations/3.json").is_file()
+    assert Path("annotations/3.png").is_file()
+
+
+def test_no_pictures_without_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "is_matplotlib_available", lambda: False)
+    song = write_song(3, tmp_path / "songs", 8.0)
+    with pytest.raises(SystemExit):
+        command.main([str(song.audio), "--output_dir", str(tmp_path / "out"), "--device", "cpu"])
+    assert "matplotlib is not installed" in capsys.readouterr().out
+    assert (tmp_path / "out/3.json").is_file()
+    assert not (tmp_path / "out/3.png").exists()
