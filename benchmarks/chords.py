@@ -1,19 +1,21 @@
 """
 Compare chord vocabularies on the same songs: templates, and models that were fine-tuned alike but for the vocabulary.
 
-    python benchmarks/chords.py --model runs/small --data data/pop909 --runs runs/chords
-    python benchmarks/chords.py --model runs/small --data data/pop909 --runs runs/chords --only train --systems full
+    python benchmarks/chords.py --data data/pop909 --runs runs/chords
+    python benchmarks/chords.py --data data/pop909 --runs runs/chords --only train --systems full
+    python benchmarks/chords.py --data data/pop909 --runs runs/chords_kmeans --model runs/small_kmeans
 
 Models are trained as `musicfm finetune chord/full small/full --vocabulary …` does, with the same seed, but only some
-validation songs are scored. Smoothing, with what was learned from training songs, is used for a
-model if it raises its score on these validation songs. Test songs are scored once.
+validation songs are scored. By default, they start from the encoder of the small model. Smoothing, with what was
+learned from training songs, is used for a model if it raises its score on these validation songs. Test songs are
+scored once.
 
 Models, logits and estimates are kept in `--runs`, and not computed again. With `--only`, a call computes the models
 (`train`), the logits (`logits`) or the estimates of templates (`templates`) of some systems and no table, so that
 processes can share the work.
 
-The table has all comparisons of `mir_eval.chord` over test songs, paired differences from the first model, and the
-share of the time that is right for each type of chord.
+The table has all comparisons of `mir_eval.chord` over test songs, paired differences from the first model with Holm's
+correction for all of them, and the share of the time that is right for each type of chord.
 """
 
 import argparse
@@ -23,16 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chords_table import write_table
+from chords_table import METRICS, write_table
 from machine import describe
 from probes import parse, recipes
 from reporting import RESULTS
 from transformers import AutoConfig
 
+from musicfm_hf import SMALL_MODEL
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.evaluation.baselines import BASELINES, fit_priors
+from musicfm_hf.evaluation.bootstrap import correct_intervals
 from musicfm_hf.evaluation.classical import features_of_songs
-from musicfm_hf.evaluation.scoring import Scores, average_scores, paired_difference, scores_with_intervals
+from musicfm_hf.evaluation.scoring import Scores, average_scores, difference_samples, scores_with_intervals
 from musicfm_hf.finetuning.run import finetune, read_split, read_splits, save_run
 from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.embedding import WindowSettings
@@ -48,6 +52,7 @@ TASK = "chord"
 MODELS = ("majmin", "full")
 TEMPLATES = ("templates_true_beats", "templates_sevenths", "templates_inversions", "templates_full")
 SCORED_STEPS = 400  # steps between scores of validation songs, which choose the checkpoint
+DRAWS = 40_000  # bootstrap samples of a difference; the smallest level after the correction needs many
 SMOOTHING = ("chord_seconds", "kinds")  # settings of the decoder
 
 Estimates = Mapping[str, Sequence[Segment]]  # song id → chords
@@ -55,12 +60,13 @@ Estimates = Mapping[str, Sequence[Segment]]  # song id → chords
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="pretrained encoder")
+    parser.add_argument("--model", default=SMALL_MODEL, help="pretrained encoder; by default that of the small model")
     parser.add_argument("--data", required=True, help="data set made by `musicfm prepare`")
     parser.add_argument("--runs", type=Path, required=True, help="folder for models, logits and estimates")
     parser.add_argument("--systems", nargs="+", default=list(MODELS), choices=MODELS, help="models")
-    parser.add_argument("--steps", type=int, default=250, help="steps of training")
-    parser.add_argument("--batch_size", type=int, default=4, help="crops in a step")
+    parser.add_argument("--cache", default=".features", help="folder for features of the encoder, for the probes")
+    parser.add_argument("--steps", type=int, default=800, help="steps of training")
+    parser.add_argument("--batch_size", type=int, default=8, help="crops in a step")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--validation_songs", type=int, default=20, help="songs on which the decoder is chosen")
     parser.add_argument("--limit", type=int, help="maximum number of test songs")
@@ -86,10 +92,10 @@ def flags_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
     """Return the flags of `musicfm finetune chord/full small/full` for a model."""
     steps, scored = str(arguments.steps), str(min(arguments.steps, SCORED_STEPS))
     flags = ["--model", arguments.model, "--data", arguments.data, "--vocabulary", vocabulary]
-    flags += ["--transpose", "false", "--speed", "5", "--probe_steps", "0", "--max_steps", steps]
+    flags += ["--transpose", "false", "--speed", "5", "--max_steps", steps]
     flags += ["--eval_steps", scored, "--save_steps", scored]
     flags += ["--per_device_train_batch_size", str(arguments.batch_size)]
-    flags += ["--bf16", "true", "--use_cpu", "true", "--dataloader_num_workers", "0", "--report_to", "none"]
+    flags += ["--use_cpu", "true", "--dataloader_num_workers", "0", "--report_to", "none"]
     return [*flags, "--seed", str(arguments.seed), "--output_dir", str(arguments.runs / vocabulary)]
 
 
@@ -98,7 +104,8 @@ def train(vocabulary: str, arguments: argparse.Namespace) -> None:
     folder = arguments.runs / vocabulary
     if (folder / "results.json").is_file():
         return
-    words = [*flags_of(vocabulary, arguments), "--results", str(arguments.runs / "results")]
+    places = ["--results", str(arguments.runs / "results"), "--cache", arguments.cache]
+    words = [*flags_of(vocabulary, arguments), *places]
     settings, training = parse(TASK, "full", words)
     splits = read_splits(settings)
     songs = {"train": splits["train"], "validation": splits["validation"][: arguments.validation_songs]}
@@ -139,7 +146,7 @@ def collect(
     test: Sequence[LabeledSong],
     templates: Mapping[str, Estimates],
 ) -> dict[str, Any]:
-    """Return the scores of all systems on test songs, and the paired differences from the first model."""
+    """Return the scores of all systems on test songs, and the differences from the first model."""
     systems: dict[str, dict[str, Any]] = {}
     estimates: dict[str, Estimates] = dict(templates)
     for name in TEMPLATES:
@@ -158,13 +165,26 @@ def collect(
         system["scores"] = scores_with_intervals(MusicFMConfig(task=TASK), of_songs[name])
         pairs = [(song.chords or [], estimates[name][song.id]) for song in test]
         system["types"] = score_types(pairs)
-        if name != first:
-            runs = [of_songs[first]], [of_songs[name]]
-            metrics = [score for score in system["scores"] if score != "majmin_by_duration"]
-            system["differences"] = {metric: paired_difference(TASK, *runs, metric) for metric in metrics}
+    for name, differences in compare(of_songs, first).items():
+        systems[name]["differences"] = differences
     used = {"steps": arguments.steps, "batch_size": arguments.batch_size, "seed": arguments.seed}
     used |= {"data": arguments.data, "songs": {"validation": len(validation), "test": len(test)}, "first": first}
     return strip_absolute_paths(used) | {"systems": systems, "machine": describe("cpu")} | environment()
+
+
+def compare(of_songs: Mapping[str, Scores], first: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return, for each other system, its differences from the first by score, with Holm's correction for all."""
+    drawn = {
+        (name, metric): difference_samples(TASK, [of_songs[first]], [scores], metric, DRAWS)
+        for name, scores in of_songs.items()
+        for metric in METRICS
+        if name != first
+    }
+    corrected = correct_intervals({str(key): samples for key, (_, samples) in drawn.items()})
+    differences: dict[str, dict[str, dict[str, Any]]] = {}
+    for (name, metric), (mean, _) in drawn.items():
+        differences.setdefault(name, {})[metric] = {"mean": mean} | corrected[str((name, metric))]
+    return differences
 
 
 def choose_decoder(

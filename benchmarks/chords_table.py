@@ -8,6 +8,7 @@ from reporting import markdown_table, write_report
 
 COLUMNS = ("majmin", "root", "triads", "sevenths", "tetrads", "mirex")
 WITH_BASS = ("majmin_inv", "thirds_inv", "triads_inv", "sevenths_inv", "tetrads_inv")
+METRICS = (*COLUMNS, *WITH_BASS)
 MIN_SECONDS = 20.0  # rarer types of chords are not shown
 
 
@@ -26,13 +27,17 @@ def report(results: Mapping[str, Any]) -> str:
         ]
         parts.append(markdown_table(["system", *columns], rows))
     first = results["first"]
-    parts.append(f"Differences from {first}, with the paired bootstrap over songs; bold where 0 is outside.\n")
-    rows = [
-        [name, *(_difference(system["differences"][column]) for column in (*COLUMNS, *WITH_BASS))]
-        for name, system in systems.items()
-        if "differences" in system
-    ]
-    parts.append(markdown_table(["system", *COLUMNS, *WITH_BASS], rows))
+    parts.append(
+        f"Differences from {first}: paired bootstrap over songs, with Holm's correction for all differences; bold "
+        "where 0 is outside.\n"
+    )
+    for columns in (COLUMNS, WITH_BASS):
+        rows = [
+            [name, *(_difference(system["differences"][column]) for column in columns)]
+            for name, system in systems.items()
+            if "differences" in system
+        ]
+        parts.append(markdown_table(["system", *columns], rows))
     parts.append(
         "Types of chords: the share of their time in which all tones and the bass are right (`tetrads_inv`); "
         "a quality without a bass includes its inversions.\n"
@@ -65,7 +70,7 @@ def _interval(value: Mapping[str, Any]) -> str:
 
 
 def _difference(value: Mapping[str, Any]) -> str:
-    """Return a difference with its interval, bold if 0 is outside."""
-    low, high = value["interval"]
+    """Return a difference with its corrected interval, bold if 0 is outside."""
+    low, high = value["corrected_interval"]
     text = f"{value['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    return f"**{text}**" if value["holds"] else text

@@ -31,8 +31,15 @@ def test_table_of_small_models(labeled, encoder, tmp_path, monkeypatch):
     assert "differences" not in systems["majmin"]
     for name in ("majmin", "sevenths_inv"):
         values = [systems[system]["scores"][name]["mean"] for system in ("majmin", "full")]
-        assert systems["full"]["differences"][name]["mean"] == pytest.approx(values[1] - values[0])
+        difference = systems["full"]["differences"][name]
+        assert difference["mean"] == pytest.approx(values[1] - values[0])
+        low, high = difference["corrected_interval"]
+        assert low <= difference["mean"] <= high
+        assert difference["holds"] == (low > 0 or high < 0)
     seconds = {kind: value["seconds"] for kind, value in systems["majmin"]["types"].items()}
     assert seconds == {kind: value["seconds"] for kind, value in systems["full"]["types"].items()}
+    words = systems["full"]["command"].split()
+    assert words[words.index("--max_steps") + 1] == "800"
+    assert "--probe_steps" not in words  # that of small/full
     assert "| majmin |" in (tmp_path / "chords.md").read_text()
     assert systems["full"]["scores"].keys() >= get_task("chord", "full").scores.keys()
