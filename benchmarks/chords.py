@@ -6,9 +6,9 @@ Compare chord vocabularies on the same songs: templates, and models that were fi
     python benchmarks/chords.py --data data/pop909 --runs runs/chords_kmeans --model runs/small_kmeans
 
 Models are trained as `musicfm finetune chord/full small/full --vocabulary …` does, with the same seed, but only some
-validation songs are scored. By default, they start from the encoder of the small model. Smoothing, with what was
-learned from training songs, is used for a model if it raises its score on these validation songs. Test songs are
-scored once.
+validation songs are scored. They start from the head of a probe on some of the training songs and, by default, from
+the encoder of the small model. Smoothing, with what was learned from training songs, is used for a model if it raises
+its score on these validation songs. Test songs are scored once.
 
 Models, logits and estimates are kept in `--runs`, and not computed again. With `--only`, a call computes the models
 (`train`), the logits (`logits`) or the estimates of templates (`templates`) of some systems and no table, so that
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder for models, logits and estimates")
     parser.add_argument("--systems", nargs="+", default=list(MODELS), choices=MODELS, help="models")
     parser.add_argument("--cache", default=".features", help="folder for features of the encoder, for the probes")
+    parser.add_argument("--probe_songs", type=int, default=100, help="training songs of the probes")
     parser.add_argument("--steps", type=int, default=800, help="steps of training")
     parser.add_argument("--batch_size", type=int, default=8, help="crops in a step")
     parser.add_argument("--seed", type=int, default=1)
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["train", "logits", "templates"], help="do only this, and no table")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "chords.json")
     arguments = parser.parse_args()
-    settings, _ = parse(TASK, "full", flags_of(MODELS[0], arguments))
+    settings, _ = parse(TASK, "probe", flags_of(MODELS[0], "probe", arguments))
     test = read_split(settings, "test")[: arguments.limit]
     validation = read_split(settings, "validation")[: arguments.validation_songs]
     for system in arguments.systems if arguments.only != "templates" else ():
@@ -88,28 +89,31 @@ def main() -> None:
         write_table(arguments.output_file, collect(arguments, validation, test, templates))
 
 
-def flags_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
-    """Return the flags of `musicfm finetune chord/full small/full` for a model."""
-    steps, scored = str(arguments.steps), str(min(arguments.steps, SCORED_STEPS))
-    flags = ["--model", arguments.model, "--data", arguments.data, "--vocabulary", vocabulary]
-    flags += ["--transpose", "false", "--speed", "5", "--max_steps", steps]
-    flags += ["--eval_steps", scored, "--save_steps", scored]
-    flags += ["--per_device_train_batch_size", str(arguments.batch_size)]
+def flags_of(vocabulary: str, method: str, arguments: argparse.Namespace) -> list[str]:
+    """Return the flags of `musicfm finetune chord/METHOD small/METHOD`. Full fine-tuning starts from the probe."""
+    probe = str(arguments.runs / f"{vocabulary}-probe")
+    flags = ["--data", arguments.data, "--vocabulary", vocabulary, "--seed", str(arguments.seed)]
     flags += ["--use_cpu", "true", "--dataloader_num_workers", "0", "--report_to", "none"]
-    return [*flags, "--seed", str(arguments.seed), "--output_dir", str(arguments.runs / vocabulary)]
+    if method == "probe":
+        songs = ["--max_train_songs", str(arguments.probe_songs)]
+        return [*flags, "--model", arguments.model, *songs, "--output_dir", probe]
+    steps, scored = str(arguments.steps), str(min(arguments.steps, SCORED_STEPS))
+    flags += ["--model", probe, "--keep_head", "true", "--probe_steps", "0", "--transpose", "false", "--speed", "5"]
+    flags += ["--max_steps", steps, "--eval_steps", scored, "--save_steps", scored]
+    flags += ["--per_device_train_batch_size", str(arguments.batch_size)]
+    return [*flags, "--output_dir", str(arguments.runs / vocabulary)]
 
 
 def train(vocabulary: str, arguments: argparse.Namespace) -> None:
     """Train a model unless it exists. Test songs are not read."""
-    folder = arguments.runs / vocabulary
-    if (folder / "results.json").is_file():
-        return
-    places = ["--results", str(arguments.runs / "results"), "--cache", arguments.cache]
-    words = [*flags_of(vocabulary, arguments), *places]
-    settings, training = parse(TASK, "full", words)
-    splits = read_splits(settings)
-    songs = {"train": splits["train"], "validation": splits["validation"][: arguments.validation_songs]}
-    save_run(finetune(settings, training, songs), settings, training)
+    for method in ("probe", "full"):
+        words = [*flags_of(vocabulary, method, arguments), "--results", str(arguments.runs / "results")]
+        if (Path(words[words.index("--output_dir") + 1]) / "results.json").is_file():
+            continue
+        settings, training = parse(TASK, method, [*words, "--cache", arguments.cache])
+        splits = read_splits(settings)
+        songs = {"train": splits["train"], "validation": splits["validation"][: arguments.validation_songs]}
+        save_run(finetune(settings, training, songs), settings, training)
 
 
 def logits_of(folder: Path, songs: Sequence[LabeledSong]) -> dict[str, np.ndarray]:
@@ -154,9 +158,7 @@ def collect(
     for name in arguments.systems:
         folder = arguments.runs / name
         config, chosen = choose_decoder(AutoConfig.from_pretrained(folder), folder, validation)
-        command = " ".join(["musicfm finetune", *recipes(TASK, "full"), *flags_of(name, arguments)[:-1]])
-        recorded = strip_absolute_paths({"words": [*command.split(), f"{arguments.runs.name}/{name}"]})["words"]
-        systems[name] = {"about": task_of(config).about, "command": " ".join(recorded), **chosen}
+        systems[name] = {"about": task_of(config).about, "commands": commands_of(name, arguments), **chosen}
         logits = logits_of(folder, test)
         estimates[name] = {song.id: task_of(config).decode(config, logits[song.id]) for song in test}
     of_songs = {name: score_songs(test, chords) for name, chords in estimates.items()}
@@ -168,8 +170,18 @@ def collect(
     for name, differences in compare(of_songs, first).items():
         systems[name]["differences"] = differences
     used = {"steps": arguments.steps, "batch_size": arguments.batch_size, "seed": arguments.seed}
-    used |= {"data": arguments.data, "songs": {"validation": len(validation), "test": len(test)}, "first": first}
+    used |= {"probe_songs": arguments.probe_songs, "data": arguments.data, "first": first}
+    used |= {"songs": {"validation": len(validation), "test": len(test)}}
     return strip_absolute_paths(used) | {"systems": systems, "machine": describe("cpu")} | environment()
+
+
+def commands_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
+    """Return the commands that train a model as this script does."""
+    commands = []
+    for method in ("probe", "full"):
+        words = ["musicfm", "finetune", *recipes(TASK, method), *flags_of(vocabulary, method, arguments)]
+        commands.append(" ".join(strip_absolute_paths({"words": words})["words"]))
+    return commands
 
 
 def compare(of_songs: Mapping[str, Scores], first: str) -> dict[str, dict[str, dict[str, Any]]]:

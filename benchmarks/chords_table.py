@@ -58,7 +58,7 @@ def report(results: Mapping[str, Any]) -> str:
             scores = ", ".join(f"{decoder} {value:.3f}" for decoder, value in system["validation"].items())
             parts.append(
                 f"{name}: {system['metric']} on {songs['validation']} validation songs: {scores}. "
-                f"`{system['command']}`\n"
+                f"{' '.join(f'`{command}`' for command in system['commands'])}\n"
             )
     return "\n".join(parts)
 

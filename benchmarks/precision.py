@@ -1,13 +1,14 @@
 """
 Measure what bfloat16 and int8 cost in accuracy, on a CPU.
 
-    python benchmarks/precision.py --heads runs/precision/* --data data/pop909
+    python benchmarks/precision.py --data data/pop909
     python benchmarks/precision.py --data data/pop909 --encoder musicfm-msd --output_file precision_msd.json
 
-Trained heads are scored on the test songs in float32, in bfloat16, and with the encoder in int8 and heads in float32;
-heads on one encoder share a pass. Differences from float32 are over songs, with the paired bootstrap. The frames of an
-encoder of the size of the published checkpoints, with random weights unless `--encoder` names a model, are compared
-by their cosine similarity to those in float32, on excerpts from the middle of test songs.
+Trained heads, by default those of the small model, are scored on the test songs in float32, in bfloat16, and with the
+encoder in int8 and heads in float32; heads on one encoder share a pass. Differences from float32 are over songs, with
+the paired bootstrap. The frames of an encoder of the size of the published checkpoints, with random weights unless
+`--encoder` names a model, are compared by their cosine similarity to those in float32, on excerpts from the middle of
+test songs.
 """
 
 import argparse
@@ -46,7 +47,8 @@ SMALL |= {"subsampling_conv_channels": 8, "conv_depthwise_kernel_size": 7}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", nargs="*", default=[], help="folders that `musicfm finetune` wrote")
+    heads = "folders that `musicfm finetune` wrote; by default the small model"
+    parser.add_argument("--heads", nargs="*", default=[musicfm_hf.SMALL_MODEL], help=heads)
     parser.add_argument("--data", required=True, help="data set made by `musicfm prepare`")
     parser.add_argument("--limit", type=int, help="maximum number of test songs")
     parser.add_argument("--encoder", help="encoder for the cosines; by default full size and random weights")
@@ -68,7 +70,7 @@ def measure_scores(folders: Sequence[str], songs: Sequence[LabeledSong]) -> list
     """Return a row for each score of each head, with its value in every precision."""
     scores: dict[str, dict[str, dict[str, Any]]] = {}  # precision → task → song → scores
     for precision, settings in PRECISIONS.items():
-        heads = list(load_annotators(folders, **settings).values())
+        heads = [head for head in load_annotators(folders, **settings).values() if head.config.task in STUDY]
         scores[precision] = {}
         for group in group_by_encoder(heads):
             scores[precision] |= score_heads(group, songs, precision)

@@ -26,7 +26,10 @@ def test_table_of_small_models(labeled, encoder, tmp_path, monkeypatch):
     systems = results["systems"]
     assert list(systems) == [*chords.TEMPLATES, "majmin", "full"]
     assert set(systems["full"]["validation"]) == {"as it is", "smoothed"}
-    assert "--vocabulary full" in systems["full"]["command"]
+    probe, full = systems["full"]["commands"]
+    assert "chord/probe small/probe --data" in probe
+    assert "--vocabulary full" in full
+    assert full.split()[full.split().index("--model") + 1] == "full-probe"
     assert "validation" not in systems["majmin"]
     assert "differences" not in systems["majmin"]
     for name in ("majmin", "sevenths_inv"):
@@ -38,8 +41,5 @@ def test_table_of_small_models(labeled, encoder, tmp_path, monkeypatch):
         assert difference["holds"] == (low > 0 or high < 0)
     seconds = {kind: value["seconds"] for kind, value in systems["majmin"]["types"].items()}
     assert seconds == {kind: value["seconds"] for kind, value in systems["full"]["types"].items()}
-    words = systems["full"]["command"].split()
-    assert words[words.index("--max_steps") + 1] == "800"
-    assert "--probe_steps" not in words  # that of small/full
     assert "| majmin |" in (tmp_path / "chords.md").read_text()
     assert systems["full"]["scores"].keys() >= get_task("chord", "full").scores.keys()

@@ -10,7 +10,15 @@ from helpers.finetuning import SHORT_RETRIEVAL
 from helpers.songs import write_labeled_song
 from transformers import AutoModelForAudioXVector
 
-from musicfm_hf import MusicFMConfig, MusicFMForXVector, MusicFMModel, load_annotators, load_audio
+from musicfm_hf import (
+    MusicFMConfig,
+    MusicFMForXVector,
+    MusicFMModel,
+    PassageSettings,
+    load_annotators,
+    load_audio,
+    load_embedder,
+)
 from musicfm_hf.cli.main import main
 from musicfm_hf.data.labeled import Source
 from musicfm_hf.data.labeled_dataset import build, load_songs, save
@@ -77,6 +85,15 @@ def test_saved_models_find_what_training_found(runs, versions, method):
     model = AutoModelForAudioXVector.from_pretrained(folder).eval()
     assert model.config.contrastive_loss == ("vicreg" if method == "full" else "info_nce")
     assert model(torch.randn(2, 24000) * 0.1).embeddings.shape == (2, 6)
+    embedder, _ = load_embedder(str(folder))  # for `musicfm index`; adapters load too
+    waveform = np.random.default_rng(0).normal(0, 0.1, 30 * 24000).astype(np.float32)
+    (embedded,) = embedder.embed_songs([("noise", waveform)], PassageSettings(10.0, 10.0))
+    with torch.no_grad():
+        whole = model(torch.from_numpy(waveform[None])).embeddings[0]
+    assert embedded.vectors.shape == (3, 6)
+    assert np.linalg.norm(embedded.vectors, axis=1) == pytest.approx(1.0)
+    (embedded,) = embedder.embed_songs([("noise", waveform)], PassageSettings(30.0, 30.0))
+    np.testing.assert_allclose(embedded.vectors[0], whole, atol=1e-4)
     card = write_card(folder).read_text(encoding="utf-8")
     assert "AutoModelForAudioXVector" in card
     assert "mean average precision" in card

@@ -7,11 +7,24 @@ import pytest
 import soundfile
 import torch
 from helpers.audio import music
+from helpers.models import TINY
 from helpers.search import ToneEmbedder, make_index, write_song, write_songs
 from helpers.text_audio import processor, text_audio_model
 
-from musicfm_hf import BuildSettings, PassageSettings, SearchIndex, WindowSettings, index_files, load_embedder
+from musicfm_hf import (
+    BuildSettings,
+    MusicFMConfig,
+    MusicFMForXVector,
+    PassageSettings,
+    SearchIndex,
+    WindowSettings,
+    index_files,
+    load_embedder,
+)
+from musicfm_hf.data.labeled import LabeledSong
+from musicfm_hf.inference.excerpts import embed_excerpts
 from musicfm_hf.search.embedders import EncoderEmbedder
+from musicfm_hf.tasks.retrieval import Excerpt
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +247,61 @@ def test_words_are_compared_with_passages_by_a_model_of_music_and_words(towers):
     assert (first.song, round(first.start, 1)) == best
     assert first.score == pytest.approx(expected[best], abs=2e-3)
     assert index.search("0.wav")[0].song in ("1.wav", "2.wav")
+
+
+@pytest.fixture(scope="module")
+def retrieval_model(tmp_path_factory):
+    """The folder of a model with an embedding head for passages of 1.6 s, and two songs."""
+    root = tmp_path_factory.mktemp("retrieval")
+    (root / "songs").mkdir()
+    for number, seconds in enumerate((4.4, 1.2)):
+        soundfile.write(root / f"songs/{number}.wav", music(seconds, seed=number), 24000, subtype="FLOAT")
+    torch.manual_seed(0)
+    config = MusicFMConfig(
+        **TINY,
+        contrastive_loss="info_nce",
+        pitch_frames=8,
+        xvector_output_dim=6,
+        use_weighted_layer_sum=True,
+        decoding={"passage_seconds": 1.6},
+    )
+    model = MusicFMForXVector(config)
+    model.classifier.layer_weights.data = torch.tensor([0.0, 3.0, 1.0, 2.0])
+    model.save_pretrained(root / "model")
+    embedder, revision = load_embedder(str(root / "model"))
+    settings = BuildSettings(str(root / "model"), revision, str(root / "songs"))
+    sources = [(path.name, str(path)) for path in sorted((root / "songs").iterdir())]
+    index_files(embedder, sources, root / "index", settings, num_workers=0, progress=False)
+    return root
+
+
+def test_a_retrieval_model_embeds_passages_of_its_length_with_its_head(retrieval_model):
+    """The mean over the frames of the encoder, which the folder also loads as, does not find other versions."""
+    model = MusicFMForXVector.from_pretrained(retrieval_model / "model").eval()
+    long, short = (LabeledSong(name, str(retrieval_model / f"songs/{name}.wav"), name) for name in "01")
+    passages = [Excerpt(long, start, start + 1.6, "", 0) for start in (0.0, 1.6, 2.8)]
+    expected = embed_excerpts(model, [*passages, Excerpt(short, 0.0, 1.2, "", 0)], WindowSettings())
+    index = SearchIndex.load(retrieval_model / "index")
+    assert not index.manifest.standardize
+    assert index.store.times(np.arange(4))[0] == pytest.approx([0.0, 1.6, 2.8, 0.0])
+    np.testing.assert_allclose(index.store.vectors(np.arange(4)), expected, atol=2e-3)  # stored in half precision
+    results = index.search((retrieval_model / "songs/1.wav").read_bytes(), every_passage=True)
+    cosines = {(result.song, round(result.start, 3)): result.score for result in results}
+    names = [("0.wav", 0.0), ("0.wav", 1.6), ("0.wav", 2.8), ("1.wav", 0.0)]
+    assert cosines == pytest.approx(dict(zip(names, expected @ expected[3], strict=True)), abs=3e-3)
+
+
+def test_a_retrieval_model_is_refused_with_a_layer_or_another_head(retrieval_model, tmp_path):
+    with pytest.raises(ValueError, match="has an embedding head, which fixes the layer: leave out `--layer`"):
+        load_embedder(str(retrieval_model / "model"), windows=WindowSettings(layer=1))
+    shutil.copytree(retrieval_model, tmp_path / "moved")
+    other = MusicFMForXVector.from_pretrained(tmp_path / "moved/model")
+    other.classifier.embedding.output.weight.data *= 2  # the encoder stays the same
+    other.save_pretrained(tmp_path / "moved/model")
+    with pytest.raises(ValueError, match="was not made with"):
+        SearchIndex.load(retrieval_model / "index", model=str(tmp_path / "moved/model")).search(
+            (retrieval_model / "songs/0.wav").read_bytes()
+        )
 
 
 def test_a_model_of_music_and_words_has_its_own_layer_and_windows(towers):

@@ -3,11 +3,12 @@ Index a catalog, so that `musicfm search` finds songs by sound, by words and by 
 
     musicfm index music/ --model musicfm-msd --output_dir index --layer 7
     musicfm index music/ --model musicfm-msd --output_dir index --layer 7 --annotations annotations
+    musicfm index music/ --model runs/versions --output_dir versions-index
     accelerate launch -m musicfm_hf index songs.txt --model musicfm-msd --output_dir index --dtype bfloat16
     musicfm index music/ --model musicfm-msd --output_dir index --layer 7 --shard 3/64
 
-Songs are cut into passages, and a passage is one vector: the mean over time of a hidden state, or the embedding of a
-model with a text tower. To update an index, or to resume an interrupted run, repeat the command: only new and changed
+Songs are cut into passages, and a passage is one vector: the mean over time of a hidden state of an encoder, or the
+embedding of a model for retrieval (musicfm finetune retrieval/...) or of a model with a text tower. To update an index, or to resume an interrupted run, repeat the command: only new and changed
 songs are embedded, and songs that are no longer in the catalog leave the index.
 
 A query is compared with every passage up to a million passages; an index of FAISS answers from then on (see
@@ -118,7 +119,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of the command."""
     parser = command_parser("index", __doc__)
     parser.add_argument("source", help="a folder of audio, a .txt file with one path per line, or a data set")
-    parser.add_argument("--model", required=True, help="a folder that `musicfm convert` wrote, or a Hub repository")
+    parser.add_argument("--model", required=True, help="folder or Hub repository of the model")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the index")
     parser.add_argument("--layer", type=int, help="hidden state of an encoder to average; the last by default")

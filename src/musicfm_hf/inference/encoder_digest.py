@@ -8,6 +8,7 @@ import torch
 
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
+from ..model.modeling_musicfm import MusicFMForXVector
 from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 from .embedding import HeadModel
 from .exported import EncoderModel
@@ -51,7 +52,7 @@ def weights_digest(model: EncoderModel | MusicFMTextAudioModel) -> str:
     return _digest(model, encoder_settings(model.config))
 
 
-def head_digest(model: HeadModel, encoder: str) -> str:
+def head_digest(model: HeadModel | MusicFMForXVector, encoder: str) -> str:
     """
     Return a digest of all weights of a model with a head, and of all settings of the model.
 

@@ -50,7 +50,7 @@ def embed_excerpts(
     """
     head = model.classifier if isinstance(model, MusicFMForXVector) else model
     config = head.config
-    seconds = (config.decoding or {}).get("passage_seconds", PASSAGE_SECONDS)
+    seconds = trained_seconds(config)
     frames: Iterable[tuple[LabeledSong, torch.Tensor]]
     if cache is not None:
         frames = ((song, _mixed(head, cache.read(song).float())) for song in _songs(excerpts))
@@ -61,13 +61,21 @@ def embed_excerpts(
 
     def embed(part: torch.Tensor) -> torch.Tensor:
         passages = max(1, round(len(part) / config.frame_rate / seconds))
-        with torch.no_grad(), eval_mode(head):
-            vectors = [
-                head(cast_to_module(passage[None], head)).embeddings[0] for passage in part.tensor_split(passages)
-            ]
+        vectors = [embed_frames(head, passage) for passage in part.tensor_split(passages)]
         return torch.nn.functional.normalize(torch.stack(vectors).mean(0), dim=-1).cpu()
 
     return _collect(excerpts, frames, config, embed)
+
+
+def embed_frames(head: MusicFMEmbeddingHead | MusicFMPitchEmbedding, frames: torch.Tensor) -> torch.Tensor:
+    """Embed the frames `(frames, width)` of a passage: `(config.xvector_output_dim,)`, of length 1."""
+    with torch.no_grad(), eval_mode(head):
+        return head(cast_to_module(frames[None], head)).embeddings[0]
+
+
+def trained_seconds(config: MusicFMConfig) -> float:
+    """Return the length of the passages that an embedding head was trained on, in seconds."""
+    return (config.decoding or {}).get("passage_seconds", PASSAGE_SECONDS)
 
 
 def mean_excerpts(excerpts: Sequence[Excerpt], cache: FeatureCache) -> np.ndarray:

@@ -1,5 +1,5 @@
 """
-Models as an index uses them. Both classes have the same attributes and methods, so that nothing else depends on the
+Models as an index uses them. All classes have the same attributes and methods, so that nothing else depends on the
 kind of model:
 
 - `sampling_rate` in Hz, `min_samples`, and `default_seconds`, the length of passages unless the user chooses another;
@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoModelForAudioXVector, AutoProcessor
 
+from ..inference.annotators import load_config
 from ..inference.embedding import WindowSettings, embed_songs, eval_mode
-from ..inference.encoder_digest import weights_digest
+from ..inference.encoder_digest import head_digest, weights_digest
+from ..inference.excerpts import embed_frames, trained_seconds
 from ..inference.exported import EncoderModel, is_exported, load_encoder
+from ..inference.logits import layer_mix
 from ..inference.model_files import resolve_model
 from ..inference.precision import quantization_of
 from ..model.int8_musicfm import MusicFMInt8Config
-from ..model.modeling_musicfm import MusicFMModel
-from .passages import PassageSettings, cut_passages, mean_frames
+from ..model.modeling_musicfm import MusicFMForXVector, MusicFMModel
+from .passages import PassageSettings, cut_passages, frames_of_passages, mean_frames
 
 DEFAULT_WINDOWS = WindowSettings()
 
@@ -96,6 +99,46 @@ class EncoderEmbedder:
         )
 
 
+class RetrievalEmbedder(EncoderEmbedder):
+    """
+    Embeds passages with the head of a model that `musicfm finetune retrieval/…` trained. Passages are encoded in the
+    context of their song, as in training.
+
+    Args:
+        model ([`MusicFMForXVector`]): The model.
+        windows ([`WindowSettings`]): Windows and batch size, without a layer.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    standardize = False
+
+    def __init__(self, model: MusicFMForXVector, windows: WindowSettings = DEFAULT_WINDOWS):
+        super().__init__(model.musicfm, windows)
+        self.retrieval_model = model
+        self.default_seconds = trained_seconds(model.config)
+
+    def describe(self) -> dict[str, Any]:
+        """As [`EncoderEmbedder.describe`]."""
+        described = super().describe()
+        described["weights"] = head_digest(self.retrieval_model, described["weights"])
+        return described | {"layer": None, "pool": "head"}
+
+    def embed_songs(
+        self, songs: Iterable[tuple[Any, np.ndarray]], settings: PassageSettings
+    ) -> Iterator[EmbeddedSong]:
+        """As [`EncoderEmbedder.embed_songs`]."""
+        rate, head = self.sampling_rate, self.retrieval_model.classifier
+        keyed = (((key, len(waveform)), waveform) for key, waveform in songs)
+        embedded = embed_songs(self.model, keyed, self.windows, layer_mix(self.retrieval_model)[None])
+        for (key, num_samples), (frames, times) in embedded:
+            starts, ends = (edges / rate for edges in cut_passages(num_samples, rate, settings))
+            parts = [frames[first:stop, 0] for first, stop in frames_of_passages(times, starts, ends)]
+            vectors = torch.stack([embed_frames(head, part) for part in parts]).cpu().numpy()
+            yield EmbeddedSong(key, num_samples / rate, starts, ends, vectors)
+
+
 class TextAudioEmbedder:
     """
     Embeds passages and words in the space of a model with an audio tower and a text tower, whose methods are those of
@@ -150,7 +193,7 @@ class TextAudioEmbedder:
         return features.pooler_output.float().cpu().numpy()
 
 
-Embedder = EncoderEmbedder | TextAudioEmbedder
+Embedder = EncoderEmbedder | RetrievalEmbedder | TextAudioEmbedder
 
 
 def load_embedder(
@@ -167,7 +210,8 @@ def load_embedder(
     Args:
         name (`str`): A folder, also one that `musicfm export` wrote, or a repository on the Hub.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
-        windows ([`WindowSettings`]): Layer and windows for encoders; batch size.
+        windows ([`WindowSettings`]): Layer and windows for encoders, windows for models with an embedding head; batch
+            size.
         dtype (`torch.dtype`): dtype of the weights.
         device (*optional*): Device of the model; the CPU by default.
         quantization_config ([`MusicFMInt8Config`], *optional*): Quantizes the model while it is loaded.
@@ -177,20 +221,27 @@ def load_embedder(
 
     Raises:
         OSError: the model does not exist.
-        ValueError: it is neither an encoder nor a model with a text tower, or a setting does not apply to it.
+        ValueError: it is neither an encoder nor a model with an embedding head or a text tower, or a setting does not
+            apply to it.
     """
     folder, commit = resolve_model(name, revision)
     if is_exported(folder):  # in its own precision, on the CPU
         encoder = load_encoder(folder, dtype, None, torch.device("cpu"), quantization_config)
         return EncoderEmbedder(encoder, windows), commit
-    model = AutoModel.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config)
+    embeds_clips = getattr(load_config(folder), "head_class", None) == MusicFMForXVector.__name__
+    auto_class = AutoModelForAudioXVector if embeds_clips else AutoModel
+    model = auto_class.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config)
     model = model.to(device or "cpu").eval()
+    if embeds_clips:
+        if windows.layer is not None:
+            raise ValueError(f"{name} has an embedding head, which fixes the layer: leave out `--layer`.")
+        return RetrievalEmbedder(model, windows), commit
     if isinstance(model, MusicFMModel):
         return EncoderEmbedder(model, windows), commit
     if not (hasattr(model, "get_audio_features") and hasattr(model, "get_text_features")):
         raise ValueError(
-            f"{name} is a {type(model).__name__}; an index needs an encoder, or a model with an audio tower and a "
-            "text tower: a folder that `musicfm convert` wrote."
+            f"{name} is a {type(model).__name__}; an index needs an encoder, a model for retrieval, or a model with "
+            "an audio tower and a text tower."
         )
     if (windows.layer, windows.window_seconds, windows.overlap_seconds) != (None, None, None):
         raise ValueError(

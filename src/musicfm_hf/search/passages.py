@@ -43,18 +43,25 @@ def cut_passages(num_samples: int, sampling_rate: int, settings: PassageSettings
     return starts, np.minimum(starts + size, num_samples)
 
 
-def mean_frames(frames: torch.Tensor, times: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def frames_of_passages(times: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[tuple[int, int]]:
     """
-    Average the frames of each passage.
+    Return, for each passage, its first frame and the one after its last. A passage without the center of a frame gets
+    the nearest frame.
 
     Args:
-        frames (`torch.Tensor` of shape `(frames, size)`): Embeddings of a song.
-        times (`np.ndarray` of shape `(frames,)`): Centers of the frames in seconds.
+        times (`np.ndarray` of shape `(frames,)`): Centers of the frames of a song in seconds.
         starts, ends (`np.ndarray` of shape `(passages,)`): Seconds.
-
-    Returns:
-        float32 `(passages, size)`. A passage without the center of a frame gets the nearest frame.
     """
     first = np.searchsorted(times, starts).clip(max=len(times) - 1)
     stop = np.maximum(np.searchsorted(times, ends), first + 1)
-    return np.stack([frames[begin:end].mean(0).numpy() for begin, end in zip(first, stop, strict=True)])
+    return list(zip(first.tolist(), stop.tolist(), strict=True))
+
+
+def mean_frames(frames: torch.Tensor, times: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    Average the frames `(frames, size)` of each passage; see [`frames_of_passages`].
+
+    Returns:
+        float32 `(passages, size)`.
+    """
+    return np.stack([frames[first:stop].mean(0).numpy() for first, stop in frames_of_passages(times, starts, ends)])
