@@ -34,6 +34,24 @@ class Bar(NamedTuple):
     name: str  # number of the bar from 1, or a time if bars are unknown; empty before the first and after the last bar
 
 
+class _Marks:
+    """
+    Marks of the uncertain events of a result.
+
+    Args:
+        annotation ([`SongAnnotation`]): The annotation.
+        name (`str`): Name of a result that has segments.
+    """
+
+    def __init__(self, annotation: SongAnnotation, name: str):
+        marks = annotation.uncertain.get(name, ())
+        self._marked = [segment for segment, mark in zip(annotation.get(name) or (), marks, strict=False) if mark]
+
+    def at(self, time: float) -> bool:
+        """Return whether what sounds at a time, in seconds, is uncertain."""
+        return any(segment.start <= time < segment.end for segment in self._marked)
+
+
 def timeline(annotation: SongAnnotation, waveform: np.ndarray, title: str, files: bytes, notes: list[str]) -> str:
     """
     Render the page of a song.
@@ -61,8 +79,9 @@ def timeline(annotation: SongAnnotation, waveform: np.ndarray, title: str, files
         notes=notes,
         events=_events(annotation, keys),
         duration=round(duration, 3),
-        sections=_spans(annotation.sections or [], 0, duration, colors.get, str),
-        keys=_spans(keys, 0, duration, pitch_color, key_name),
+        sections=_spans(annotation.sections or [], 0, duration, colors.get, str, _Marks(annotation, "sections")),
+        keys=_spans(keys, 0, duration, pitch_color, key_name, _Marks(annotation, "keys")),
+        has_marks=bool(annotation.uncertain.keys() & {"beats", "chords", "sections", "keys"}),
         columns=WAVEFORM_COLUMNS,
         waveform=_outline(waveform),
         times=[(round(100 * time / duration, 3), clock(time)) for time in range(0, int(duration) + 1, step)],
@@ -134,6 +153,7 @@ def _sheet(annotation: SongAnnotation, keys: list[Segment], colors: dict[str, st
     if not (annotation.beats or annotation.chords or annotation.sections or keys):
         return []
     cells, section, chord = [], None, None
+    of_chords, of_keys = _Marks(annotation, "chords"), _Marks(annotation, "keys")
     signatures = [] if annotation.beats is None else time_signatures(annotation.beats)
     changes = {segment.start: segment.label for segment in signatures if len(signatures) > 1}
     for start, end, name in bars(annotation):
@@ -148,8 +168,8 @@ def _sheet(annotation: SongAnnotation, keys: list[Segment], colors: dict[str, st
                 "meter": f"in {changes[start]}" if start in changes else None,
                 "section": section.label if section and section != before else None,
                 "color": colors[section.label] if section else "var(--border-color-primary)",
-                "chords": _spans(chords, start, end, pitch_color, short_chord, chord),
-                "keys": _spans(pieces(keys, start, end, MIN_SHARE), start, end, pitch_color, short_chord),
+                "chords": _spans(chords, start, end, pitch_color, short_chord, of_chords, chord),
+                "keys": _spans(pieces(keys, start, end, MIN_SHARE), start, end, pitch_color, short_chord, of_keys),
                 "beats": _beats(annotation, start, end),
             }
         )
@@ -163,6 +183,7 @@ def _spans(
     end: float,
     color: Callable[[str], str | None],
     name: Callable[[str], str],
+    marks: _Marks,
     previous: str | None = None,
 ) -> list[dict[str, Any]]:
     """
@@ -175,6 +196,7 @@ def _spans(
             "width": round(percent * (segment.end - segment.start), 3),
             "color": color(segment.label),
             "name": name(segment.label),
+            "uncertain": marks.at((segment.start + segment.end) / 2),
             "again": segment.label == (segments[index - 1].label if index else previous),
         }
         for index, segment in enumerate(segments)
@@ -184,10 +206,11 @@ def _spans(
 def _beats(annotation: SongAnnotation, start: float, end: float) -> list[dict[str, Any]]:
     """Return the positions of the beats in an interval, in percent."""
     times, positions = annotation.beats or (np.empty(0), np.empty(0))
+    marks = annotation.uncertain.get("beats", np.zeros(len(times), dtype=bool))
     inside = (times >= start) & (times < end)
     return [
-        {"left": round(100 * (time - start) / (end - start), 3), "down": position == 1}
-        for time, position in zip(times[inside], positions[inside], strict=True)
+        {"left": round(100 * (time - start) / (end - start), 3), "down": position == 1, "uncertain": bool(mark)}
+        for time, position, mark in zip(times[inside], positions[inside], marks[inside], strict=True)
     ]
 
 

@@ -169,6 +169,23 @@ def test_a_change_of_key_is_drawn_in_its_bar():
     assert re.findall(r"left:([\d.]+)%;width:([\d.]+)%", third)[:2] == [("0.0", "50.0"), ("50.0", "50.0")]
 
 
+def test_uncertain_events_are_marked():
+    """A chord that begins in the bar before is marked in both bars; a legend explains the marks."""
+    beats = Beats(np.array([0.0, 1.0, 2.0, 3.0]), np.array([1, 2, 1, 2]))
+    chords = [Segment(0.0, 1.0, "C:maj"), Segment(1.0, 3.0, "A:min"), Segment(3.0, 4.0, "F:maj")]
+    annotation = SongAnnotation(4.0)
+    annotation.set("beats", beats)
+    annotation.set("chords", chords)
+    assert "uncertain" not in draw(annotation)
+    annotation.set("beats", beats, np.full(4, 0.5), np.array([False, True, False, False]))
+    annotation.set("chords", chords, np.full(3, 0.5), np.array([False, True, False]))
+    shown = draw(annotation)
+    assert re.findall(r'title="([^"]+)"', shown) == ["C", "Am (uncertain)", "Am (uncertain)", "F"]
+    assert len(re.findall(r'<span class="[a-z]* uncertain" style', shown)) == 2
+    assert len(re.findall(r'<i class=" uncertain" style', shown)) == 1
+    assert '<p class="legend"><span class="uncertain"></span> uncertain</p>' in shown
+
+
 def test_the_size_of_a_name_follows_its_length():
     shown = draw(SongAnnotation(4.0, chords=[Segment(0, 3, "C:maj"), Segment(3, 4, "E:maj7/7")]))
     assert re.findall(r'--letters:(\d+)" title="(.*?)"><b>(.*?)</b>', shown) == [

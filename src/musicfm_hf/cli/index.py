@@ -8,8 +8,9 @@ Index a catalog, so that `musicfm search` finds songs by sound, by words and by 
     musicfm index music/ --model musicfm-msd --output_dir index --layer 7 --shard 3/64
 
 Songs are cut into passages, and a passage is one vector: the mean over time of a hidden state of an encoder, or the
-embedding of a model for retrieval (musicfm finetune retrieval/...) or of a model with a text tower. To update an index, or to resume an interrupted run, repeat the command: only new and changed
-songs are embedded, and songs that are no longer in the catalog leave the index.
+embedding of a model for retrieval (musicfm finetune retrieval/...) or of a model with a text tower. To update an
+index, or to resume an interrupted run, repeat the command: only new and changed songs are embedded, and songs that
+are no longer in the catalog leave the index.
 
 A query is compared with every passage up to a million passages; an index of FAISS answers from then on (see
 --index_type). Files that cannot be read, or can be read only in part, are listed at the end and in `problems.tsv`.
