@@ -588,7 +588,8 @@ def test_scores_of_a_packed_copy_are_on_its_card(finished, labeled, tmp_path):
     assert "trust_remote_code" not in card
     assert "import musicfm_hf\nfrom transformers import AutoModelForAudioFrameClassification\n" in card
     rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| key |")]
-    assert [row[2] for row in rows] == ["test, with audio effects", "test"]
+    assert [row[2] for row in rows] == ["test, with audio effects"] * 2 + ["test"] * 2
+    assert [row[3].split(" (")[0] for row in rows] == ["key", "calibration error of keys"] * 2
 
 
 def test_pipeline_with_all_tasks(finished, labeled):

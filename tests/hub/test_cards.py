@@ -111,6 +111,20 @@ def test_evaluations_and_data_on_the_hub(server, folder):
     )
 
 
+def test_calibration_errors_are_on_the_card(folder):
+    """Those of the run, and those of evaluations; results of earlier versions have none."""
+    error = {"ece": {"mean": 0.0341, "interval": [0.024, 0.053]}, "probability": 0.8, "right": 0.8}
+    change_results(folder, calibration={"validation": {}, "test": {"chords": error}})
+    calibration = {"chords": {"ece": {"mean": 0.125, "interval": [0.1, 0.2]}}}
+    evaluated = {"task": "chord", "scores": {"majmin": {"mean": 0.25, "songs": 8}}, "calibration": calibration}
+    (folder / "evaluations").mkdir()
+    evaluation = {"music": {"name": "beatles"}, "split": "test", "models": {folder.name: evaluated}}
+    (folder / "evaluations/beatles.json").write_text(json.dumps(evaluation))
+    text = write_card(folder).read_text()
+    assert "| pop909 | test | calibration error of chords | 0.034 | 0.024 to 0.053 | 50 |" in text
+    assert "| beatles | test | calibration error of chords | 0.125 | 0.100 to 0.200 | 8 |" in text
+
+
 def test_scores_of_other_models_are_not_on_the_card(folder):
     """From an evaluation of several models, a card takes the scores of the one with the name of the folder."""
     evaluated = {"task": "chord", "scores": {"majmin": {"mean": 0.25, "songs": 8, "interval": [0.2, 0.3]}}}

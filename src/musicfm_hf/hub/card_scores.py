@@ -65,15 +65,21 @@ def eval_results(task: str, rows: list[dict[str, Any]]) -> list[EvalResult]:
 
 def score_rows(folder: Path, results: dict[str, Any], name: str | None = None) -> list[dict[str, Any]]:
     """
-    Return rows of scores on test songs, from the training run and from evaluations on other data. There, the model has
-    the name of the folder, or `name`, the last parts of its path.
+    Return rows of scores and calibration errors on test songs, from the training run and from evaluations on other
+    data. There, the model has the name of the folder, or `name`, the last parts of its path.
     """
     rows = []
-    tested = (results["data"], "test", results["scores"].get("test", {}))
-    for data, split, scores in [tested, *_evaluations(folder, results, name or folder.resolve().name)]:
-        for name, score in _listed_scores(results["task"], results.get("settings", {}).get("vocabulary")).items():
-            value = scores.get(name)
-            if value is not None and value["mean"] is not None and not math.isnan(value["mean"]):
+    tested = {key: results.get(key, {}).get("test", {}) for key in ("scores", "calibration")}
+    listed = _listed_scores(results["task"], results.get("settings", {}).get("vocabulary"))
+    evaluations = _evaluations(folder, results, name or folder.resolve().name)
+    for data, split, entry in [(results["data"], "test", tested), *evaluations]:
+        found = [(listed[key], entry["scores"][key]) for key in listed if key in entry["scores"]]
+        for kind, summary in entry.get("calibration", {}).items():
+            songs = max((value["songs"] for _, value in found), default=0)
+            error = Score("expected_calibration_error", f"calibration error of {kind.replace('_', ' ')}")
+            found.append((error, summary["ece"] | {"songs": songs}))
+        for score, value in found:
+            if value["mean"] is not None and not math.isnan(value["mean"]):
                 low, high = value.get("interval", (None, None))
                 rows.append(
                     {"data": data["name"], "hub_id": data.get("hub_id"), "split": split}
@@ -87,8 +93,9 @@ def joint_score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, An
     """Return rows of the scores of models that were trained jointly, each with its `task`."""
     rows = []
     for task, source in results["data"]["tasks"].items():
-        scores = {split: parts[task] for split, parts in results["scores"].items() if task in parts}
-        of_task = results | {"task": task, "scores": scores, "data": source}
+        of_task = results | {"task": task, "data": source}
+        for key in ("scores", "calibration"):
+            of_task[key] = {split: parts[task] for split, parts in results.get(key, {}).items() if task in parts}
         of_task["settings"] = {"vocabulary": results["settings"].get(f"{task}.vocabulary")}
         rows += [row | {"task": task} for row in score_rows(folder, of_task, f"{folder.resolve().name}/{task}")]
     return rows
@@ -101,7 +108,7 @@ def _listed_scores(task: str, vocabulary: str | None) -> Mapping[str, Score]:
 
 def _evaluations(folder: Path, results: dict[str, Any], name: str) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
     """
-    Return the data, split and scores of each file in `evaluations`.
+    Return the data, split and results of each file in `evaluations`.
 
     Raises:
         ValueError: an evaluation is for another model, or for songs that this model was trained on.
@@ -109,19 +116,17 @@ def _evaluations(folder: Path, results: dict[str, Any], name: str) -> list[tuple
     evaluations, last = [], len(Path(name).parts)
     for path in matching_files(folder / "evaluations", "*.json"):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        scores = [
-            entry["scores"]
-            for model, entry in evaluation["models"].items()
-            if Path(*Path(model).parts[-last:]) == Path(name)
+        found = [
+            entry for model, entry in evaluation["models"].items() if Path(*Path(model).parts[-last:]) == Path(name)
         ]
-        if not scores and last > 1:
+        if not found and last > 1:
             continue  # of other tasks
-        if not scores:
+        if not found:
             raise ValueError(
                 f"{path} has scores of {', '.join(evaluation['models'])}, but not of {name}. Remove the file."
             )
         if evaluation["split"] == "train" and evaluation["music"]["name"] == results["data"]["name"]:
             raise ValueError(f"{path} has scores of songs that {name} was trained on. Remove the file.")
         split = evaluation["split"] + (", with audio effects" if evaluation.get("effects") else "")
-        evaluations.append((evaluation["music"], split, scores[0]))
+        evaluations.append((evaluation["music"], split, found[0]))
     return evaluations
