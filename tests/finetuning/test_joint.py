@@ -19,10 +19,21 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForAudioFrameClassification,
+    AutoModelForAudioXVector,
     pipeline,
 )
 
-from musicfm_hf import WindowSettings, annotate, load_annotators, load_audio
+from musicfm_hf import (
+    MusicFMConfig,
+    MusicFMFeatureExtractor,
+    MusicFMForXVector,
+    PassageSettings,
+    WindowSettings,
+    annotate,
+    load_annotators,
+    load_audio,
+    load_embedder,
+)
 from musicfm_hf.data.labeled import LabeledSong, Source
 from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.evaluation.evaluate import evaluate_models
@@ -34,7 +45,7 @@ from musicfm_hf.finetuning.joint import finetune_joint
 from musicfm_hf.finetuning.joint_arguments import JointArguments
 from musicfm_hf.finetuning.joint_data import describe_data, draw_joint_songs, read_joint_splits
 from musicfm_hf.finetuning.joint_files import ENCODER, HEAD, save_joint_run
-from musicfm_hf.finetuning.packing import pack_joint
+from musicfm_hf.finetuning.packing import pack_head, pack_joint
 from musicfm_hf.finetuning.run import Finetuned
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.hub.files import published_files
@@ -564,6 +575,34 @@ def test_a_packed_copy_is_the_rounded_model(finished, labeled, tmp_path, method)
     assert "scores_of_songs" not in results
     song = load_songs(labeled, "test")[0].audio
     assert annotate(packed, song).chords
+
+
+def test_a_head_for_retrieval_is_added_to_a_packed_copy(finished, tmp_path):
+    """It shares the encoder's file, and the folder annotates as before."""
+    pack_joint(finished("full")[1], tmp_path / "packed")
+    before = list(load_annotators([tmp_path / "packed"]))
+    config = AutoConfig.from_pretrained(tmp_path / "packed").to_dict()
+    config |= {"task": "same_song", "contrastive_loss": "info_nce", "pitch_frames": 5, "xvector_output_dim": 8}
+    model = MusicFMForXVector.from_encoder(tmp_path / "packed", MusicFMConfig.from_dict(config))
+    model.save_pretrained(tmp_path / "probe")
+    MusicFMFeatureExtractor.from_model_config(model.config).save_pretrained(tmp_path / "probe")
+    write_json(tmp_path / "probe/results.json", {"task": "same_song", "scores": {}, "scores_of_songs": {}})
+    size = pack_head(tmp_path / "probe", tmp_path / "packed")
+    assert size == sum(path.stat().st_size for path in (tmp_path / "packed").rglob("*") if path.is_file())
+    assert not (tmp_path / "packed/same_song/model.safetensors").exists()
+    assert list(load_annotators([tmp_path / "packed"])) == before
+    clip = torch.randn(1, 24000, generator=torch.Generator().manual_seed(0)) * 0.1
+    loaded = AutoModelForAudioXVector.from_pretrained(tmp_path / "packed", subfolder="same_song").eval()
+    for name, tensor in model.state_dict().items():
+        assert loaded.state_dict()[name].equal(tensor if tensor.ndim < 2 else tensor.bfloat16().float()), name
+    embedder, _ = load_embedder(str(tmp_path / "packed/same_song"))
+    (song,) = embedder.embed_songs([("clip", clip[0].numpy())], PassageSettings(1.0, 1.0))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(song.vectors), loaded(clip).embeddings)
+    next(loaded.musicfm.parameters()).data += 1
+    loaded.save_pretrained(tmp_path / "probe")
+    with pytest.raises(ValueError, match=r"encoder of .*probe is not that of .*packed: musicfm\..* differs"):
+        pack_head(tmp_path / "probe", tmp_path / "packed")
 
 
 def test_packing_needs_whole_models_of_several_tasks(finished, encoder, tmp_path):

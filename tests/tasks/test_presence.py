@@ -34,6 +34,18 @@ def test_short_parts_are_not_decoded():
     assert music_parts(events(logits, 5.0)) == [True, False]
 
 
+def test_a_threshold_favors_music():
+    """Log-odds of no music of 2 are a probability of .88, those of 3 one of .95."""
+    logits = np.zeros((40, 2))
+    logits[:, 0] = 5.0
+    logits[10:20] = [0.0, 2.0]
+    logits[30:] = [0.0, 3.0]
+    assert [segment.start for segment in events(logits, 5.0)] == [0.0, 2.0, 4.0, 6.0]
+    assert events(logits, 5.0, threshold=0.9) == [Segment(0.0, 6.0, "music"), Segment(6.0, 8.0, "no music")]
+    with pytest.raises(ValueError, match=r"`threshold` is a probability between 0 and 1, got 1\.0"):
+        events(logits, 5.0, threshold=1.0)
+
+
 def test_scores_by_hand():
     """8 s of music, 6 of them found, and 2 s of speech, 1 of which is called music."""
     reference = [Segment(0, 8, "music"), Segment(8, 10, "speech")]

@@ -60,16 +60,64 @@ def pack_joint(
     _copy_settings(source, place)
     write_json(place / "results.json", results)
     for task in tasks:
-        weights = {name: tensor for file in _weights(source / task) for name, tensor in load_file(file).items()}
-        head = _rounded({name: tensor for name, tensor in weights.items() if name not in encoder})
         (place / task).mkdir()
-        write_safetensors(place / task / HEAD, head, FORMAT)
-        files = dict.fromkeys(encoder, f"../{ENCODER}") | dict.fromkeys(head, HEAD)
-        size = sum(tensor.nbytes for tensor in (*encoder.values(), *head.values()))
-        write_json(place / task / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
-        _copy_settings(source / task, place / task)
+        _write_head(source / task, place / task, _read_weights(source / task), encoder)
     put_in_place(place, output)
-    return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    return _size(output)
+
+
+def pack_head(source: str | os.PathLike, model: str | os.PathLike) -> int:
+    """
+    Add a head that was trained on the frozen encoder of a copy to this copy, as the subfolder with the name of its
+    task, without the encoder. It is rounded as the others are. `musicfm annotate` and `evaluate` use it only if it is
+    named: it is meant for models that do not annotate, such as those for retrieval.
+
+    Args:
+        source: Output folder of a probe whose `--model` was the copy.
+        model: Folder that [`pack_joint`] wrote; a subfolder for the task is replaced.
+
+    Returns:
+        Number of bytes of all files of the copy.
+
+    Raises:
+        FileNotFoundError: one of the folders has no weights or results.
+        ValueError: the encoders differ.
+    """
+    source, model = Path(source), Path(model)
+    encoder, weights = load_file(model / ENCODER), _read_weights(source)
+    for name, tensor in encoder.items():
+        if name not in weights or not weights[name].equal(tensor.to(weights[name].dtype)):
+            raise ValueError(
+                f"The encoder of {source} is not that of {model}: {name} differs. Train a probe with "
+                f"`--model {model}`."
+            )
+    results = _read_results(source)
+    place = temporary_path(model / results["task"])
+    place.mkdir()
+    _write_head(source, place, weights, encoder)
+    write_json(place / "results.json", {name: results[name] for name in results if name not in _LONG_RESULTS})
+    put_in_place(place, model / results["task"])
+    return _size(model)
+
+
+def _write_head(source: Path, place: Path, weights: dict[str, torch.Tensor], encoder: dict[str, torch.Tensor]) -> None:
+    """Write the head of a model to a folder inside that of its encoder."""
+    head = _rounded({name: tensor for name, tensor in weights.items() if name not in encoder})
+    write_safetensors(place / HEAD, head, FORMAT)
+    files = dict.fromkeys(encoder, f"../{ENCODER}") | dict.fromkeys(head, HEAD)
+    size = sum(tensor.nbytes for tensor in (*encoder.values(), *head.values()))
+    write_json(place / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
+    _copy_settings(source, place)
+
+
+def _size(folder: Path) -> int:
+    """Return the number of bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return all weights of a model, by name."""
+    return {name: tensor for file in _weights(folder) for name, tensor in load_file(file).items()}
 
 
 def _read_results(folder: Path) -> dict[str, Any]:

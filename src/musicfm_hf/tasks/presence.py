@@ -6,6 +6,7 @@ Annotations may name the sound: `speech`, `noise`, `applause`, `sounds` and `sil
 evaluations of music and speech detection in MIREX.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,14 +35,23 @@ def label_of(text: str) -> str:
     return SOUNDS[text]
 
 
-def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 1.0) -> list[Segment]:
+def events(logits: np.ndarray, frame_rate: float, min_seconds: float = 1.0, threshold: float = 0.5) -> list[Segment]:
     """
     Decode a whole song: the most likely sequence of music and no music in which each lasts at least `min_seconds`; see
     [`spans.decode`].
 
+    Args:
+        threshold (`float`): Probability of no music from which a frame alone counts as no music. With a high one,
+            quiet and sparse music is rarely taken for something else.
+
     Raises:
         ValueError: if logits have another shape than `(frames, 2)` or are not finite, or a setting is out of range.
     """
+    if not 0 < threshold < 1:
+        raise ValueError(f"`threshold` is a probability between 0 and 1, got {threshold}.")
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim == 2 and logits.shape[1] == len(LABELS):
+        logits = logits + np.array([math.log(threshold / (1 - threshold)), 0.0])
     return spans.decode(logits, LABELS, frame_rate, min_seconds)
 
 
