@@ -239,10 +239,11 @@ def test_scores_with_effects(runs, labeled, tmp_path, monkeypatch, capsys):
 def test_systems_that_cannot_be_compared(labeled, monkeypatch):
     """They are scored all the same."""
 
-    def predict(model, *arguments, **options):
-        return {"task": "tagging", "metric": "map", "songs": {"a": {"probabilities": {model: 0.5}, "tags": []}}}
+    def predict(places, request):
+        songs = {name: {"a": {"probabilities": {name: 0.5}, "tags": []}} for name in places}
+        return {name: {"task": "tagging", "metric": "map", "songs": of_model} for name, of_model in songs.items()}
 
-    monkeypatch.setattr("musicfm_hf.evaluation.evaluate.evaluate", predict)
+    monkeypatch.setattr("musicfm_hf.evaluation.evaluate._evaluate_places", predict)
     monkeypatch.setattr("musicfm_hf.evaluation.evaluate.load_config", lambda model: None)
     second = evaluate_models(["slow", "loud"], labeled)["models"]["loud"]
     assert second["not_compared"].startswith("The systems predict different labels")

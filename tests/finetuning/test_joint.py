@@ -27,9 +27,11 @@ from musicfm_hf import (
     MusicFMConfig,
     MusicFMFeatureExtractor,
     MusicFMForXVector,
+    MusicFMModel,
     PassageSettings,
     WindowSettings,
     annotate,
+    evaluate,
     load_annotators,
     load_audio,
     load_embedder,
@@ -355,7 +357,7 @@ def test_a_song_is_encoded_once_for_all_tasks(finished, labeled):
     for tasks in (["key"], TASKS):
         calls.clear()
         found = list(joint.song_logits([(song, tasks) for song in songs], settings))
-        assert sorted((task, song.id) for task, song, _ in found) == sorted((t, s.id) for t in tasks for s in songs)
+        assert sorted((song.id, list(logits)) for song, logits in found) == sorted((song.id, tasks) for song in songs)
         passes.append(len(calls))
     handle.remove()
     assert passes[0] == passes[1] > 0
@@ -520,6 +522,18 @@ def test_results(finished):
     assert chord["scores"]["test"] == results["scores"]["test"]["chord"]
     assert chord["data"]["songs"] == {"train": 4, "validation": 2, "test": 2}
     assert chord["scores_of_songs"]["test"] == results["scores_of_songs"]["test"]["chord"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_evaluation_runs_the_encoder_once(finished, method, labeled, monkeypatch):
+    _, folder = finished(method)
+    calls, forward = [], MusicFMModel.forward
+    monkeypatch.setattr(MusicFMModel, "forward", lambda self, *a, **k: calls.append(self) or forward(self, *a, **k))
+    evaluate(folder, labeled, task="key")
+    passes = len(calls)
+    report = evaluate_models([folder], labeled)
+    assert list(report["models"]) == [f"{folder.name}/{task}" for task in TASKS]
+    assert len(calls) == 2 * passes > 0
 
 
 def test_evaluation_of_all_tasks(finished, labeled):

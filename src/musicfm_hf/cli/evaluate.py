@@ -8,7 +8,7 @@ Score saved models or adapters on whole songs of a prepared data set.
 
 The command prints the scores of each song, and averages with 95 % bootstrap intervals over songs. For each further
 model with the same task as the first, it also prints the paired difference from the first. `--output_file` saves all
-results as JSON.
+results as JSON. Models with the same encoder share one pass through it.
 
 It also compares the probabilities of beats, chords and so on with the share of them that is right. Models are
 calibrated on the validation songs when they are fine-tuned. --calibrate does so with the songs of this command, and

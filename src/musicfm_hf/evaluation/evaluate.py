@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from tqdm.auto import tqdm
 from .. import SMALL_MODEL
 from ..data.catalog import describe_source
 from ..data.examples import with_annotation
+from ..data.labeled import LabeledSong
 from ..data.labeled_dataset import load_songs
 from ..data.pairs import limit_groups
 from ..data.song_effects import SongEffects
-from ..inference.annotators import load_annotators, load_config
-from ..inference.embedding import WindowSettings
+from ..inference.annotators import load_annotators, load_config, share_encoder
+from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.excerpts import embed_excerpts
-from ..inference.logits import song_logits
+from ..inference.logits import shared_logits
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForXVector
 from ..tasks import get_task, task_of
@@ -26,7 +28,23 @@ from ..training.files import write_json
 from ..training.records import environment, strip_absolute_paths
 from .calibration import SongItems, fit_calibration, summarize_calibration, summarize_items
 from .retrieval import score_vectors, search_difference, searches_with_intervals
-from .scoring import paired_difference, rate_song, scores_with_intervals
+from .scoring import Rated, paired_difference, rate_song, scores_with_intervals
+
+Places = Mapping[str, tuple[str, dict[str, str]]]  # name of a model → its folder or repository, and its subfolder
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Songs to score models on, and settings; see [`evaluate`]."""
+
+    data: str | os.PathLike
+    split: str
+    settings: WindowSettings
+    device: str
+    limit: int | None
+    effects: float
+    effects_seed: int
+    calibrate: float | None
 
 
 def evaluate(
@@ -70,36 +88,98 @@ def evaluate(
             is not a folder.
         OSError: the model or the data set does not exist.
     """
-    subfolder = {} if task is None else {"subfolder": task}
-    saved = load_config(str(model), **subfolder)
-    config_file = Path(model, task or "", "config.json")
-    is_search = getattr(saved, "head_class", None) == MusicFMForXVector.__name__
-    _check_request(str(model), saved, is_search, effects, None if calibrate is None else config_file)
-    if is_search:
-        return evaluate_retrieval(model, data, split, settings, device, limit)
-    (head,) = load_annotators([model], **subfolder).values()
-    head.to(device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
-    config = head.config
-    config.calibration = config.calibration if calibrate is None else None
-    songs = with_annotation(load_songs(data, split), config.task, f"{data} ({split})")[:limit]
     settings = settings or WindowSettings(batch_size=8)
-    change = SongEffects(effects, config.sampling_rate, effects_seed) if effects else None
-    logits = tqdm(song_logits(head, songs, settings, change=change), total=len(songs), unit="song", desc=str(model))
-    rated = {song.id: rate_song(config, song, values) for song, values in logits}
-    scores = {song.id: rated[song.id].scores for song in songs}
-    items = {song.id: rated[song.id].items for song in songs}
-    if calibrate is None:
-        calibration = summarize_items(items, config.calibration)
-    else:
-        calibration = _calibrate(config, items, calibrate, config_file)
-    return {
-        "task": config.task,
-        "metric": task_of(config).metric,
-        "window_seconds": settings.seconds(config),
-        "scores": scores_with_intervals(config, scores),
-        "calibration": calibration,
-        "songs": scores,
+    request = _Request(data, split, settings, device, limit, effects, effects_seed, calibrate)
+    places = {str(model): (str(model), {} if task is None else {"subfolder": task})}
+    return _evaluate_places(places, request)[str(model)]
+
+
+def _evaluate_places(places: Places, request: _Request) -> dict[str, dict[str, Any]]:
+    """Score models that search songs one by one, and all others together; see [`evaluate`]."""
+    searches: dict[str, tuple[str, dict[str, str]]] = {}
+    heads: dict[str, tuple[str, dict[str, str]]] = {}
+    for name, (model, subfolder) in places.items():
+        saved = load_config(model, **subfolder)
+        is_search = getattr(saved, "head_class", None) == MusicFMForXVector.__name__
+        config_file = None if request.calibrate is None else _config_file(model, subfolder)
+        _check_request(model, saved, is_search, request.effects, config_file)
+        (searches if is_search else heads)[name] = model, subfolder
+    results = _evaluate_heads(heads, request) if heads else {}
+    for name, (model, _) in searches.items():
+        results[name] = evaluate_retrieval(
+            model, request.data, request.split, request.settings, request.device, request.limit
+        )
+    return {name: results[name] for name in places}
+
+
+def _evaluate_heads(places: Places, request: _Request) -> dict[str, dict[str, Any]]:
+    """Score models with a head; those with equal encoders share one pass through it."""
+    everything, where = load_songs(request.data, request.split), f"{request.data} ({request.split})"
+    groups = _load_groups(places)
+    songs = {
+        name: with_annotation(everything, head.config.task, where)[: request.limit]
+        for group in groups
+        for name, head in group.items()
     }
+    results = {}
+    while groups:
+        group = groups.pop(0)  # so that only one encoder is on the device
+        for name, rated in _rate_songs(group, songs, request).items():
+            config = group[name].config
+            scores = {song: of_song.scores for song, of_song in rated.items()}
+            items = {song: of_song.items for song, of_song in rated.items()}
+            if request.calibrate is None:
+                calibration = summarize_items(items, config.calibration)
+            else:
+                calibration = _calibrate(config, items, request.calibrate, _config_file(*places[name]))
+            results[name] = {
+                "task": config.task,
+                "metric": task_of(config).metric,
+                "window_seconds": request.settings.seconds(config),
+                "scores": scores_with_intervals(config, scores),
+                "calibration": calibration,
+                "songs": scores,
+            }
+    return results
+
+
+def _load_groups(places: Places) -> list[dict[str, HeadModel]]:
+    """Load models with a head, grouped by their encoder, which is in memory only once."""
+    groups: dict[Any, dict[str, HeadModel]] = {}
+    for name, (model, subfolder) in places.items():
+        (head,) = load_annotators([model], **subfolder).values()
+        share_encoder(head, [next(iter(group.values())) for group in groups.values()])
+        groups.setdefault(head.musicfm, {})[name] = head
+    return list(groups.values())
+
+
+def _rate_songs(
+    heads: Mapping[str, HeadModel], songs: Mapping[str, Sequence[LabeledSong]], request: _Request
+) -> dict[str, dict[str, Rated]]:
+    """Score each model with the same encoder on its songs, and return name → song id → scores and items."""
+    for head in heads.values():
+        head.to(request.device)  # type: ignore[arg-type]  # Transformers wraps `to` without its signature
+        if request.calibrate is not None:
+            head.config.calibration = None
+    names_of: dict[str, tuple[LabeledSong, list[str]]] = {}
+    for name in heads:
+        for song in songs[name]:
+            names_of.setdefault(song.id, (song, []))[1].append(name)
+    first, *others = heads
+    rate = heads[first].config.sampling_rate
+    change = SongEffects(request.effects, rate, request.effects_seed) if request.effects else None
+    logits = shared_logits(heads, list(names_of.values()), request.settings, change)
+    title = f"{first} and {len(others)} more" if others else first
+    rated: dict[str, dict[str, Rated]] = {name: {} for name in heads}
+    for song, of_song in tqdm(logits, total=len(names_of), unit="song", desc=title):
+        for name, values in of_song.items():
+            rated[name][song.id] = rate_song(heads[name].config, song, values)
+    return {name: {song.id: rated[name][song.id] for song in songs[name]} for name in heads}
+
+
+def _config_file(model: str, subfolder: Mapping[str, str]) -> Path:
+    """Return the path of the configuration of a model in a folder."""
+    return Path(model, *subfolder.values(), "config.json")
 
 
 def _check_request(model: str, saved: Any, is_search: bool, effects: float, config_file: Path | None) -> None:
@@ -166,8 +246,8 @@ def evaluate_models(
 ) -> dict[str, Any]:
     """
     Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
-    Models that were trained jointly are evaluated one by one, as `NAME/TASK`, for the tasks that the songs have
-    annotations for.
+    Models that were trained jointly are evaluated as `NAME/TASK`, for the tasks that the songs have annotations for.
+    A song is encoded once for all models with equal encoders.
 
     Returns:
         `models` (name → output of [`evaluate`], with `difference`, the paired difference from the first model, or
@@ -186,33 +266,38 @@ def evaluate_models(
             "calibrate the copy."
         )
     settings = settings or WindowSettings(batch_size=8)
-    options: dict[str, Any] = {"settings": settings, "device": device, "limit": limit}
-    options |= {"effects": effects, "effects_seed": effects_seed, "calibrate": calibrate}
-    results = {}
-    for name, model in zip(names, models, strict=True):
-        tasks = getattr(load_config(str(model)), "task_folders", None)
+    request = _Request(data, split, settings, device, limit, effects, effects_seed, calibrate)
+    places: dict[str, tuple[str, dict[str, str]]] = {}
+    for name, model in zip(names, map(str, models), strict=True):
+        tasks = getattr(load_config(model), "task_folders", None)
         if not tasks:
-            results[name] = evaluate(model, data, split, **options)
+            places[name] = model, {}
             continue
         songs = load_songs(data, split)
         scored = [task for task in tasks if any(map(get_task(task).is_annotated, songs))]
         if not scored:
             raise ValueError(f"None of the {len(songs)} songs of {data} ({split}) is annotated for a task of {model}.")
-        for task in scored:
-            results[f"{name}/{task}"] = evaluate(model, data, split, task=task, **options)
-    first, *others = results.values()
-    for result in others:
-        if result["task"] == first["task"]:
-            try:
-                scores = [first["songs"]], [result["songs"]]
-                result["difference"] = (
-                    search_difference(*scores, first["metric"])
-                    if first["task"] in RETRIEVAL_TASKS
-                    else paired_difference(first["task"], *scores, first["metric"])
-                )
-            except ValueError as error:
-                result["not_compared"] = str(error)
+        places |= {f"{name}/{task}": (model, {"subfolder": task}) for task in scored}
+    results = _evaluate_places(places, request)
+    _compare_with_first(results)
     used: dict[str, Any] = {"data": str(data), "split": split}
     if effects:
         used |= {"effects": effects, "effects_seed": effects_seed}
     return strip_absolute_paths(used) | {"music": describe_source(data), "models": results} | environment()
+
+
+def _compare_with_first(results: Mapping[str, dict[str, Any]]) -> None:
+    """Add the difference from the first model to the results of the others with its task, or why there is none."""
+    first, *others = results.values()
+    for result in others:
+        if result["task"] != first["task"]:
+            continue
+        scores = [first["songs"]], [result["songs"]]
+        try:
+            result["difference"] = (
+                search_difference(*scores, first["metric"])
+                if first["task"] in RETRIEVAL_TASKS
+                else paired_difference(first["task"], *scores, first["metric"])
+            )
+        except ValueError as error:
+            result["not_compared"] = str(error)

@@ -101,8 +101,9 @@ class JointTrainer(FinetuningTrainer):
         self.model.eval()
         with self.accelerator.autocast():
             found = [
-                ((task, song.id), rate_song(self.configs[task], song, logits))
-                for task, song, logits in self.logits(share)
+                ((task, song.id), rate_song(self.configs[task], song, values))
+                for song, logits in self.logits(share)
+                for task, values in logits.items()
             ]
         rated = dict(gather_object(found) if self.args.world_size > 1 else found)
         self.items = {}  # task → song id → items

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..audio.reading import load_audio
 from ..data.labeled import LabeledSong
-from ..inference.embedding import HeadModel, WindowSettings, embed_songs
+from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import FeatureCache
-from ..inference.logits import head_logits, layer_mix
+from ..inference.logits import head_logits, shared_logits
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.losses_musicfm import IGNORED
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification, MusicFMModel
@@ -109,7 +108,7 @@ class JointModel(nn.Module):
         songs: Sequence[tuple[LabeledSong, Sequence[str]]],
         settings: WindowSettings,
         cache: FeatureCache | None = None,
-    ) -> Iterator[tuple[str, LabeledSong, np.ndarray]]:
+    ) -> Iterator[tuple[LabeledSong, dict[str, np.ndarray]]]:
         """
         Compute the logits of whole songs for several tasks, with one pass through the encoder for each song.
 
@@ -119,24 +118,19 @@ class JointModel(nn.Module):
             cache ([`FeatureCache`], *optional*): Cache with the hidden states of `layers`.
 
         Yields:
-            Task, song and logits; see [`head_logits`].
+            Song, and task → logits; see [`head_logits`].
         """
-        if cache is not None:
-            for song, tasks in songs:
-                hidden_states = cache.read(song).float()
-                for task in tasks:
-                    head, frames = self.models[task].classifier, self.head_input(task, hidden_states)
-                    yield task, song, head_logits(head, frames if frames.ndim == 2 else head.mix(frames[None])[0])
+        if cache is None:
+            yield from shared_logits(self.models, songs, settings)
             return
-        mixes = torch.stack([layer_mix(model) for model in self.models.values()])
-        distinct, rows = torch.unique(mixes, dim=0, return_inverse=True)
-        row_of = dict(zip(self.models, rows.tolist(), strict=True))
-        rate = self.musicfm.config.sampling_rate
-        waveforms = ((index, load_audio(song.audio, rate)) for index, (song, _) in enumerate(songs))
-        for index, (frames, _) in embed_songs(self.musicfm, waveforms, settings, distinct):
-            song, tasks = songs[index]
-            for task in tasks:
-                yield task, song, head_logits(self.models[task].classifier, frames[:, row_of[task]])
+        for song, tasks in songs:
+            hidden_states = cache.read(song).float()
+            yield song, {task: self._logits_of(task, hidden_states) for task in tasks}
+
+    def _logits_of(self, task: str, hidden_states: torch.Tensor) -> np.ndarray:
+        """Return the logits of a whole song from the hidden states of `layers`."""
+        head, frames = self.models[task].classifier, self.head_input(task, hidden_states)
+        return head_logits(head, frames if frames.ndim == 2 else head.mix(frames[None])[0])
 
 
 def attach_head(encoder: MusicFMModel, config: MusicFMConfig) -> HeadModel:

@@ -63,7 +63,7 @@ def load_annotators(folders: Iterable[str | os.PathLike] = (SMALL_MODEL,), **kwa
     for name in names:
         place, subfolder = places[name]
         model = _auto_class(configs[name]).from_pretrained(place, **kwargs | subfolder).eval()
-        _share_encoder(model, models.values())
+        share_encoder(model, models.values())
         models[name] = model
     return models
 
@@ -114,14 +114,14 @@ def add_annotators(model: HeadModel, others: Iterable[HeadModel | str | os.PathL
         if not isinstance(other, torch.nn.Module):
             for loaded in load_annotators([other], dtype=model.dtype).values():
                 moved: Any = torch.nn.Module.to(loaded, model.device)
-                _share_encoder(moved, models)
+                share_encoder(moved, models)
                 models.append(moved)
         else:
             models.append(other)
     return by_task(models)
 
 
-def _share_encoder(model: HeadModel, others: Iterable[HeadModel]) -> None:
+def share_encoder(model: HeadModel, others: Iterable[HeadModel]) -> None:
     """Use the encoder of one of the others, if it is equal, so that it is in memory only once."""
     for other in others:
         if _same_encoder(model.musicfm, other.musicfm):

@@ -1,6 +1,6 @@
 """Logits of whole songs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,12 @@ def layer_mix(model: HeadModel | MusicFMForXVector) -> torch.Tensor:
             raise ValueError("The head's sum of layers is offloaded: load the model with its head on a device.")
         return model.classifier.layer_mix().detach().cpu()
     return torch.eye(config.num_hidden_layers + 1)[config.classifier_layers[0]]
+
+
+def layer_mixes(models: Iterable[HeadModel]) -> tuple[torch.Tensor, list[int]]:
+    """Return the distinct [`layer_mix`] of several models `(mixes, layers + 1)`, and the row of each model."""
+    mixes, rows = torch.unique(torch.stack([layer_mix(model) for model in models]), dim=0, return_inverse=True)
+    return mixes, rows.tolist()
 
 
 def clip_sizes(config: MusicFMConfig, num_frames: int) -> list[int]:
@@ -48,27 +54,55 @@ def head_logits(classifier: MusicFMClassifier, frames: torch.Tensor) -> np.ndarr
     return (logits[0][0] if config.label_rate is not None else torch.cat(logits)).numpy()
 
 
+def shared_logits(
+    models: Mapping[str, HeadModel],
+    songs: Sequence[tuple[LabeledSong, Sequence[str]]],
+    settings: WindowSettings,
+    change: Callable[[LabeledSong, np.ndarray], np.ndarray] | None = None,
+) -> Iterator[tuple[LabeledSong, dict[str, np.ndarray]]]:
+    """
+    Compute the logits of whole songs with several heads on one encoder, which encodes each song once.
+
+    Args:
+        models: Name → model. The models have equal encoders; the encoder of the first one is run.
+        songs: Songs with distinct ids, each with the names of the models to compute logits of.
+        settings ([`WindowSettings`]): Windows and batch size; the layer is not used.
+        change (`Callable`, *optional*): Function that maps a song and its waveform `(samples,)` to the waveform to
+            encode, such as [`musicfm_hf.data.song_effects.SongEffects`].
+
+    Yields:
+        Song, and name → logits (see [`head_logits`]), in the order in which songs are finished.
+    """
+    encoder = next(iter(models.values())).musicfm
+    rate = encoder.config.sampling_rate
+    mixes, rows = layer_mixes(models.values())
+    row_of = dict(zip(models, rows, strict=True))
+    names_of = {song.id: names for song, names in songs}
+    waveforms = ((song, load_audio(song.audio, rate)) for song, _ in songs)
+    if change is not None:
+        waveforms = ((song, change(song, waveform)) for song, waveform in waveforms)
+    for song, (frames, _) in embed_songs(encoder, waveforms, settings, mixes):
+        yield song, {name: head_logits(models[name].classifier, frames[:, row_of[name]]) for name in names_of[song.id]}
+
+
 def song_logits(
     model: HeadModel | MusicFMClassifier,
     songs: Sequence[LabeledSong],
     settings: WindowSettings,
     cache: FeatureCache | None = None,
-    change: Callable[[LabeledSong, np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[LabeledSong, np.ndarray]]:
     """
     Compute the logits of whole songs; see [`head_logits`].
 
     Args:
         model: A model with a head or, with a `cache`, the head alone (`model.classifier`).
+        songs: Songs with distinct ids.
+        settings ([`WindowSettings`]): Windows and batch size; the layer is not used.
         cache ([`FeatureCache`], *optional*): Cache with the input of the head.
-        change (`Callable`, *optional*): Function that maps a song and its waveform `(samples,)` to the waveform to
-            encode, such as [`musicfm_hf.data.song_effects.SongEffects`].
 
     Raises:
-        ValueError: if a head is given alone and without a cache, or with a cache and `change`.
+        ValueError: if a head is given alone and without a cache.
     """
-    if cache is not None and change is not None:
-        raise ValueError("A cache has the features of the songs as they are: pass the model without it.")
     if cache is not None:
         classifier = model if isinstance(model, MusicFMClassifier) else model.classifier
         for song in songs:
@@ -77,9 +111,5 @@ def song_logits(
         return
     if isinstance(model, MusicFMClassifier):
         raise ValueError("A head alone has no encoder: give the whole model, or a cache of features.")
-    rate = model.config.sampling_rate
-    waveforms = ((song, load_audio(song.audio, rate)) for song in songs)
-    if change is not None:
-        waveforms = ((song, change(song, waveform)) for song, waveform in waveforms)
-    for song, (frames, _) in embed_songs(model.musicfm, waveforms, settings, layer_mix(model)[None]):
-        yield song, head_logits(model.classifier, frames[:, 0])
+    for song, logits in shared_logits({"": model}, [(song, [""]) for song in songs], settings):
+        yield song, logits[""]

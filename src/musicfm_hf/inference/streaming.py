@@ -8,7 +8,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.frames_musicfm import average_frames, label_settings
 from ..model.modeling_musicfm import MusicFMClassifier
 from .embedding import HeadModel, WindowSettings, cast_to_module, embed_songs, eval_mode
-from .logits import clip_sizes, head_logits, layer_mix
+from .logits import clip_sizes, head_logits, layer_mixes
 
 PART_SECONDS = 600.0  # approximate duration of audio whose frames are in memory at once
 
@@ -30,9 +30,7 @@ def stream_logits(models: list[HeadModel], waveform: np.ndarray, settings: Windo
     config = encoder.config
     if len(waveform) < config.min_samples:
         waveform = np.pad(waveform, (0, config.min_samples - len(waveform)))
-    mixes = [layer_mix(model) for model in models]
-    distinct = torch.unique(torch.stack(mixes), dim=0)
-    columns = [next(index for index, row in enumerate(distinct) if row.equal(mix)) for mix in mixes]
+    mixes, rows = layer_mixes(models)
     num_frames = encoder.output_frames(len(waveform))
     streams = [
         (_ClipLogits if model.config.label_rate is None else _FrameLogits)(model, num_frames) for model in models
@@ -40,10 +38,10 @@ def stream_logits(models: list[HeadModel], waveform: np.ndarray, settings: Windo
     parts = _parts(config, len(waveform), num_frames, settings)
     songs = ((part, waveform[part.start_sample : part.stop_sample]) for part in parts)
     # Parts arrive in order, because all windows except the last have the same length.
-    for part, embeddings in embed_songs(encoder, songs, settings, distinct):
+    for part, embeddings in embed_songs(encoder, songs, settings, mixes):
         frames = embeddings.frames[part.first_kept :][: part.stop_frame - part.start_frame]
-        for stream, column in zip(streams, columns, strict=True):
-            stream.add(frames[:, column])
+        for stream, row in zip(streams, rows, strict=True):
+            stream.add(frames[:, row])
     return [torch.cat(stream.logits).numpy() for stream in streams]
 
 

@@ -1,0 +1,121 @@
+"""Evaluation of several models: a song is encoded once for all models with equal encoders, with unchanged scores."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.models import head
+
+from musicfm_hf import MusicFMModel, WindowSettings
+from musicfm_hf.data.labeled import Source
+from musicfm_hf.data.labeled_dataset import build, load_songs, save
+from musicfm_hf.evaluation.evaluate import evaluate, evaluate_models
+
+TASKS = ["beat", "chord", "key", "tagging"]
+SETTINGS = WindowSettings(window_seconds=4.0, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """Models that read different layers of equal encoders, and one with another encoder (`other`)."""
+    root = tmp_path_factory.mktemp("models")
+    models = {task: head(task) for task in TASKS[:-1]} | {"tagging": head("tagging", labels=("major", "even"))}
+    for name, model in (models | {"other": head("chord", seed=1)}).items():
+        model.save_pretrained(root / name)
+    return {path.name: str(path) for path in root.iterdir()}
+
+
+@pytest.fixture
+def windows(monkeypatch) -> list[int]:
+    """Sizes of the batches that encoders get."""
+    sizes, forward = [], MusicFMModel.forward
+
+    def counting(self, input_values, *arguments, **options):
+        sizes.append(len(input_values))
+        return forward(self, input_values, *arguments, **options)
+
+    monkeypatch.setattr(MusicFMModel, "forward", counting)
+    return sizes
+
+
+def count(windows: list[int], run, *arguments, **options):
+    """The output of a function, and how many windows it encodes."""
+    windows.clear()
+    return run(*arguments, **options), sum(windows)
+
+
+def assert_equal(found, expected):
+    """Compare results up to the rounding of batches."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_equal(found[name], value)
+    elif isinstance(expected, float | np.floating):
+        assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    else:
+        assert found == pytest.approx(expected) if isinstance(expected, tuple) else found == expected
+
+
+@pytest.mark.parametrize("effects", [0.0, 1.0])
+def test_equal_encoders_share_one_pass(folders, labeled, windows, effects):
+    """Another encoder runs on its own, and results are in the order of the models."""
+    names = ["beat", "other", "chord", "key", "tagging"]
+    options = {"settings": SETTINGS, "effects": effects}
+    single, counts = {}, {}
+    for name in names:
+        single[name], counts[name] = count(windows, evaluate, folders[name], labeled, **options)
+    report, total = count(windows, evaluate_models, [folders[name] for name in names], labeled, **options)
+    assert total == 2 * counts["beat"] > 0
+    assert list(report["models"]) == names
+    for name in names:
+        result = report["models"][name]
+        result.pop("difference", None)
+        assert_equal(result, single[name])
+
+
+def test_songs_without_an_annotation_are_scored_for_the_other_tasks_only(folders, labeled, windows, tmp_path):
+    """`limit` counts the annotated songs of each task. Songs that no task needs are not encoded."""
+    songs = [song for split in ("train", "validation", "test") for song in load_songs(labeled, split)]
+    songs[0] = replace(songs[0], chords=None, keys=None)
+    songs[1] = replace(songs[1], chords=None)
+    songs[2] = replace(songs[2], keys=[])
+    save(build({"test": songs}, Source("", "", "", "")), tmp_path)
+    models = [folders["chord"], folders["key"]]
+    for limit, chord, key in ((None, [2, 3, 4, 5, 6, 7], [1, 3, 4, 5, 6, 7]), (2, [2, 3], [1, 3])):
+        options = {"settings": SETTINGS, "limit": limit}
+        report, total = count(windows, evaluate_models, models, tmp_path, **options)
+        found = {name: list(result["songs"]) for name, result in report["models"].items()}
+        assert found == {"chord": [f"song {n}" for n in chord], "key": [f"song {n}" for n in key]}
+        for name in ("chord", "key"):
+            assert_equal(report["models"][name]["songs"], evaluate(folders[name], tmp_path, **options)["songs"])
+        _, every = count(windows, evaluate, folders["beat"], tmp_path, settings=SETTINGS)
+        assert total == (every - 3 if limit is None else 1 + 3 + 3)  # song 1 is one window, the others are three
+
+
+def test_calibration_shares_one_pass(folders, labeled, windows, tmp_path):
+    def saved(place: str) -> dict[str, str]:
+        models = {task: head(task) for task in ("chord", "key")}
+        for task, model in models.items():
+            model.save_pretrained(tmp_path / place / task)
+        return {task: str(tmp_path / place / task) for task in models}
+
+    options = {"split": "validation", "settings": SETTINGS, "calibrate": 0.5}
+    single, together = saved("single"), saved("together")
+    expected = {task: count(windows, evaluate, folder, labeled, **options) for task, folder in single.items()}
+    report, total = count(windows, evaluate_models, list(together.values()), labeled, **options)
+    assert total == expected["key"][1] > 0
+    for task in single:
+        assert_equal(report["models"][task]["calibration"], expected[task][0]["calibration"])
+        found, alone = (json.loads(Path(place[task], "config.json").read_text()) for place in (together, single))
+        assert_equal(found["calibration"], alone["calibration"])
+        assert found["calibration"] is not None
+
+
+def test_a_missing_annotation_is_reported_before_any_song_is_encoded(folders, labeled, windows, tmp_path):
+    songs = [replace(song, keys=None) for song in load_songs(labeled, "test")]
+    save(build({"test": songs}, Source("", "", "", "")), tmp_path)
+    with pytest.raises(ValueError, match=r"None of the 2 songs of .* has keys, which key needs"):
+        evaluate_models([folders["chord"], folders["key"]], tmp_path)
+    assert not windows
