@@ -2,7 +2,7 @@
 
 import sys
 
-from musicfm_hf.cli.annotate import main
+from musicfm_hf.cli.main import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(["annotate", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from musicfm_hf.cli.finetune import main
+from musicfm_hf.cli.main import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(["finetune", *sys.argv[1:]])

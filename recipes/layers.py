@@ -2,7 +2,7 @@
 
 import sys
 
-from musicfm_hf.cli.layers import main
+from musicfm_hf.cli.main import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(["layers", *sys.argv[1:]])

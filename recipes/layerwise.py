@@ -3,8 +3,8 @@
 import sys
 import warnings
 
-from musicfm_hf.cli.layers import main
+from musicfm_hf.cli.main import main
 
 if __name__ == "__main__":
     warnings.warn("This script is now `musicfm layers`; it will be removed in 0.3.", FutureWarning, stacklevel=1)
-    main(sys.argv[1:])
+    main(["layers", *sys.argv[1:]])

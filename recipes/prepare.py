@@ -2,7 +2,7 @@
 
 import sys
 
-from musicfm_hf.cli.prepare import main
+from musicfm_hf.cli.main import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(["prepare", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from musicfm_hf.cli.train_quantizer import main
+from musicfm_hf.cli.main import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(["train-quantizer", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from musicfm_hf.cli.train_text_audio import main
+from musicfm_hf.cli.main import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(["train-text-audio", *sys.argv[1:]])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from helpers.recipes import run_recipe
 from transformers import AutoModel
 
 from musicfm_hf import SMALL_MODEL, annotate, load_annotators
@@ -11,6 +12,7 @@ from musicfm_hf.cli.main import find_small_model
 from musicfm_hf.data.synthetic import write_song
 from musicfm_hf.evaluation.evaluate import evaluate_models
 from musicfm_hf.hub.cards import license_of
+from musicfm_hf.inference.annotate_files import AnnotatedFiles
 from musicfm_hf.tasks import get_task, known_tasks
 
 
@@ -50,6 +52,17 @@ def test_its_name_in_commands(tmp_path, monkeypatch):
     assert find_small_model("push", ["runs/small", "musicfm-small"]) == ["runs/small", "musicfm-small"]
     Path("musicfm-small").mkdir()
     assert find_small_model("annotate", words) == words
+
+
+def test_its_name_in_scripts(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "load_annotators", lambda folders, **options: used.extend(folders) or {})
+    monkeypatch.setattr(command, "annotate_files", lambda *arguments, **options: AnnotatedFiles(0, []))
+    song = write_song(3, tmp_path / "songs", 8.0)
+    with pytest.raises(SystemExit):
+        run_recipe(monkeypatch, "annotate.py", song.audio, "--models", "musicfm-small", "--device", "cpu")
+    assert used == [SMALL_MODEL]
 
 
 def test_it_is_not_calibrated_in_place(tmp_path):
