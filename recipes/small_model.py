@@ -63,7 +63,7 @@ def main() -> None:
     }.items():
         file = small / "evaluations" / f"{name}.json"
         step(MUSICFM, "evaluate", small, "--data", *words, "--output_file", file, makes=file)
-    write_card(small, license="apache-2.0")
+    write_card(small, license="apache-2.0", place="musicfm_hf.SMALL_MODEL")  # it is copied into the package
 
 
 def prepare(name: str, folder: Path, *options: object) -> None:

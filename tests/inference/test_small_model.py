@@ -1,5 +1,6 @@
 """The small model that is a part of the package."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from musicfm_hf.cli import annotate as command
 from musicfm_hf.cli.main import find_small_model
 from musicfm_hf.data.synthetic import write_song
 from musicfm_hf.evaluation.evaluate import evaluate_models
-from musicfm_hf.hub.cards import license_of
+from musicfm_hf.hub.cards import license_of, write_card
 from musicfm_hf.inference.annotate_files import AnnotatedFiles
 from musicfm_hf.tasks import get_task, known_tasks
 
@@ -63,6 +64,24 @@ def test_its_name_in_scripts(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         run_recipe(monkeypatch, "annotate.py", song.audio, "--models", "musicfm-small", "--device", "cpu")
     assert used == [SMALL_MODEL]
+
+
+def test_snippets_of_its_card(tmp_path):
+    """In the package, Python finds the model by a constant; on the card of a copy on the Hub, by the ID."""
+
+    def usage(folder: Path) -> str:
+        return (folder / "README.md").read_text(encoding="utf-8").partition("## Usage")[2].partition("## Scores")[0]
+
+    copy = tmp_path / "musicfm-small"
+    shutil.copytree(SMALL_MODEL, copy)
+    write_card(copy, place="musicfm_hf.SMALL_MODEL")
+    assert usage(copy) == usage(Path(SMALL_MODEL))
+    assert "load_annotators([musicfm_hf.SMALL_MODEL])" in usage(copy)
+    assert 'from_pretrained(musicfm_hf.SMALL_MODEL, subfolder="beat")' in usage(copy)
+    assert "--models musicfm-small " in usage(copy)
+    write_card(copy, "someone/small")
+    assert 'load_annotators(["someone/small"])' in usage(copy)
+    assert 'from_pretrained("someone/small", subfolder="beat")' in usage(copy)
 
 
 def test_it_is_not_calibrated_in_place(tmp_path):

@@ -40,7 +40,9 @@ _SOURCE_FIELDS = dict.fromkeys(("licence", "homepage", "citation", "hub_id"))
 _CARD_FIELDS: dict[str, Any] = {"plot": None, "sources": [], "settings": [], "scores": [], "tags": [], "base": {}}
 
 
-def write_card(folder: str | Path, repo: str | None = None, license: str | None = None) -> Path:
+def write_card(
+    folder: str | Path, repo: str | None = None, license: str | None = None, place: str | None = None
+) -> Path:
     """
     Write `README.md` into the folder of a trained or converted model, an adapter or a quantizer. Scores come from its
     `results.json`, and from JSON files of `musicfm evaluate` in its subfolder `evaluations`.
@@ -50,6 +52,7 @@ def write_card(folder: str | Path, repo: str | None = None, license: str | None 
         repo (`str`, *optional*): ID of the repository that the card is for; the name of the folder by default.
         license (`str`, *optional*): License of the weights, as an identifier of the Hub. By default, the license on
             the current card, or that of the base model, or `other` (not stated).
+        place (`str`, *optional*): Python expression for the model in snippets; by default `repo` in quotation marks.
 
     Returns:
         The path of the card.
@@ -63,12 +66,11 @@ def write_card(folder: str | Path, repo: str | None = None, license: str | None 
     kind, results = _read_results(folder)
     fields, metadata = _CARDS[kind](folder, config, results)
     repo = repo or folder.resolve().name
-    names = {"repo": repo, "title": repo.rpartition("/")[2]}
+    names = {"repo": repo, "title": repo.rpartition("/")[2], "place": place or f'"{repo}"'}
     fields = _CARD_FIELDS | names | {"config": config, "int8": is_int8(config), "results": results} | fields
     fields["sources"] = [_SOURCE_FIELDS | source for source in fields["sources"]]
     fields["license"] = license or _known_license(folder, results, fields["base"])
-    text = _render(kind, fields, metadata)
-    write_text(folder / "README.md", text)
+    write_text(folder / "README.md", _render(kind, fields, metadata))
     return folder / "README.md"
 
 
