@@ -75,12 +75,13 @@ def whole_songs(model: HeadModel, data_sets: Sequence[str], split: str) -> dict[
         row = {"right": 0.0, "seconds": 0.0, "songs": len(songs), "gaps": 0}
         for song, logits in tqdm(song_logits(model, songs, WindowSettings(batch_size=4)), total=len(songs)):
             waveform = load_audio(song.audio, model.config.sampling_rate)
-            first, *_, last = np.flatnonzero(np.abs(waveform) > SOUND) / model.config.sampling_rate
+            sound = np.flatnonzero(np.abs(waveform) > SOUND)
+            first, last = (float(edge) / model.config.sampling_rate for edge in sound[[0, -1]])
             row["seconds"] += last - first
             for segment, is_music in zip(*_labeled(model, logits), strict=True):
                 seconds = min(segment.end, last) - max(segment.start, first)
                 row["right"] += max(0.0, seconds) * is_music
-                row["gaps"] += seconds > 0 and not is_music
+                row["gaps"] += int(seconds > 0 and not is_music)
         rows[f"songs of {describe_source(data)['name']}"] = row
     return rows
 
