@@ -600,11 +600,19 @@ def test_a_head_for_retrieval_is_added_to_a_packed_copy(finished, tmp_path):
     model = MusicFMForXVector.from_encoder(tmp_path / "packed", MusicFMConfig.from_dict(config))
     model.save_pretrained(tmp_path / "probe")
     MusicFMFeatureExtractor.from_model_config(model.config).save_pretrained(tmp_path / "probe")
-    write_json(tmp_path / "probe/results.json", {"task": "same_song", "scores": {}, "scores_of_songs": {}})
+    found = {"map": {"mean": 0.5, "songs": 8, "interval": [0.4, 0.6]}}
+    results = {"task": "same_song", "data": {"name": "versions"}, "scores": {"test": found}, "scores_of_songs": {}}
+    write_json(tmp_path / "probe/results.json", results)
     size = pack_head(tmp_path / "probe", tmp_path / "packed")
     assert size == sum(path.stat().st_size for path in (tmp_path / "packed").rglob("*") if path.is_file())
     assert not (tmp_path / "packed/same_song/model.safetensors").exists()
     assert list(load_annotators([tmp_path / "packed"])) == before
+    assert "same_song" not in write_card(tmp_path / "packed").read_text().split("## Scores")[1]  # of other weights
+    report = {"music": {"name": "versions"}, "split": "test", "models": {"packed/same_song": {"scores": found}}}
+    write_json(tmp_path / "packed/same_song/evaluations/versions.json", report)
+    card = write_card(tmp_path / "packed").read_text()
+    assert "| `same_song` | `AutoModelForAudioXVector` | embedding | whole clip | Retrieval: " in card
+    assert "| same_song | versions | test | mean average precision | 0.500 | 0.400 to 0.600 | 8 |" in card
     clip = torch.randn(1, 24000, generator=torch.Generator().manual_seed(0)) * 0.1
     loaded = AutoModelForAudioXVector.from_pretrained(tmp_path / "packed", subfolder="same_song").eval()
     for name, tensor in model.state_dict().items():

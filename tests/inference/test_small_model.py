@@ -50,6 +50,8 @@ def test_its_name_in_commands(tmp_path, monkeypatch):
     assert find_small_model("annotate", words) == [*words[:3], SMALL_MODEL, *words[4:]]
     assert find_small_model("evaluate", ["musicfm-small", "--data", "x"]) == [SMALL_MODEL, "--data", "x"]
     assert find_small_model("embed", ["a", "--model=musicfm-small"]) == ["a", f"--model={SMALL_MODEL}"]
+    head = "musicfm-small/same_song"
+    assert find_small_model("index", ["a", "--model", head]) == ["a", "--model", f"{SMALL_MODEL}/same_song"]
     assert find_small_model("push", ["runs/small", "musicfm-small"]) == ["runs/small", "musicfm-small"]
     Path("musicfm-small").mkdir()
     assert find_small_model("annotate", words) == words

@@ -70,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def find_small_model(command: str, words: Sequence[str]) -> list[str]:
     """
-    Replace `musicfm-small`, the name of the small model, with its folder: after `--model` and `--models`, and among
-    the models of `musicfm evaluate`. A folder of this name comes first.
+    Replace `musicfm-small`, the name of the small model, with its folder, also in `musicfm-small/same_song`: after
+    `--model` and `--models`, and among the models of `musicfm evaluate`. A folder of this name comes first.
     """
     from .. import SMALL_MODEL
 
@@ -82,8 +82,10 @@ def find_small_model(command: str, words: Sequence[str]) -> list[str]:
     flag = "--models" if command == "evaluate" else ""
     for word in words:
         flag, equals, value = word.partition("=") if word.startswith("--") else (flag, "", word)
-        is_model = value == name and flag in ("--model", "--models")
-        replaced.append((f"{flag}=" if equals else "") + SMALL_MODEL if is_model else word)
+        first, *parts = value.split("/")
+        is_model = first == name and flag in ("--model", "--models")
+        place = "/".join([SMALL_MODEL, *parts])
+        replaced.append((f"{flag}=" if equals else "") + place if is_model else word)
     return replaced
 
 

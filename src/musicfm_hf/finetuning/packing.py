@@ -69,8 +69,8 @@ def pack_joint(
 def pack_head(source: str | os.PathLike, model: str | os.PathLike) -> int:
     """
     Add a head that was trained on the frozen encoder of a copy to this copy, as the subfolder with the name of its
-    task, without the encoder. It is rounded as the others are. `musicfm annotate` and `evaluate` use it only if it is
-    named: it is meant for models that do not annotate, such as those for retrieval.
+    task, without the encoder. It is rounded as the others are. `musicfm annotate` does not use it: this is for models
+    that do not annotate, which are those for retrieval.
 
     Args:
         source: Output folder of a probe whose `--model` was the copy.
@@ -95,7 +95,7 @@ def pack_head(source: str | os.PathLike, model: str | os.PathLike) -> int:
     place = temporary_path(model / results["task"])
     place.mkdir()
     _write_head(source, place, weights, encoder)
-    write_json(place / "results.json", {name: results[name] for name in results if name not in _LONG_RESULTS})
+    write_json(place / "results.json", _short_results(results))
     put_in_place(place, model / results["task"])
     return _size(model)
 
@@ -151,5 +151,6 @@ def _short_results(results: dict[str, Any]) -> dict[str, Any]:
     """Return results without scores of songs, and without those of test songs."""
     short = {name: value for name, value in results.items() if name not in _LONG_RESULTS}
     for name in ("scores", "calibration"):
-        short[name] = {split: value for split, value in results[name].items() if split != "test"}
+        if name in results:
+            short[name] = {split: value for split, value in results[name].items() if split != "test"}
     return short

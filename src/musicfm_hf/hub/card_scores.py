@@ -29,6 +29,24 @@ TEXT_AUDIO_SCORES = {
 }
 
 
+PRETRAINING_SCORES = {
+    "eval_cross_entropy": "cross-entropy (nats)",
+    "eval_unigram_cross_entropy": "cross-entropy of the token frequencies (baseline)",
+    "eval_accuracy": "accuracy",
+    "eval_accuracy_most_frequent": "accuracy of always predicting the most frequent token (baseline)",
+    "eval_accuracy_copy": "accuracy of copying the nearest unmasked token (baseline)",
+}
+
+
+def pretraining_rows(scores: Mapping[str, float]) -> list[dict[str, str]]:
+    """Return rows of the scores of masked pretraining, for the table of a card."""
+    return [
+        {"label": label, "shown": f"{scores[name]:.3f}"}
+        for name, label in PRETRAINING_SCORES.items()
+        if name in scores
+    ]
+
+
 def text_audio_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return rows of the scores of test songs, for the table of a card and for its metadata."""
     scores, tested = results["scores"].get("test", {}), results["test_data"]
@@ -90,7 +108,7 @@ def score_rows(folder: Path, results: dict[str, Any], name: str | None = None) -
 
 
 def joint_score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return rows of the scores of models that were trained jointly, each with its `task`."""
+    """Return rows of the scores of models that were trained jointly, and of their heads for retrieval, by `task`."""
     rows = []
     for task, source in results["data"]["tasks"].items():
         of_task = results | {"task": task, "data": source}
@@ -98,7 +116,15 @@ def joint_score_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, An
             of_task[key] = {split: parts[task] for split, parts in results.get(key, {}).items() if task in parts}
         of_task["settings"] = {"vocabulary": results["settings"].get(f"{task}.vocabulary")}
         rows += [row | {"task": task} for row in score_rows(folder, of_task, f"{folder.resolve().name}/{task}")]
+    for task, of_head in retrieval_heads(folder).items():
+        rows += [row | {"task": task} for row in score_rows(folder / task, of_head)]
     return rows
+
+
+def retrieval_heads(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the results of the heads for retrieval that were added to models that were trained jointly, by task."""
+    files = {task: folder / task / "results.json" for task in RETRIEVAL_TASKS}
+    return {task: json.loads(path.read_text(encoding="utf-8")) for task, path in files.items() if path.is_file()}
 
 
 def _listed_scores(task: str, vocabulary: str | None) -> Mapping[str, Score]:

@@ -18,19 +18,19 @@ from ..tasks import label_names, task_of
 from ..tasks.retrieval import RETRIEVAL_TASKS
 from ..training.files import write_text
 from ..training.records import strip_absolute_paths
-from .card_scores import MUSIC_AND_TEXT, eval_results, joint_score_rows, score_rows, text_audio_rows
+from .card_scores import (
+    MUSIC_AND_TEXT,
+    eval_results,
+    joint_score_rows,
+    pretraining_rows,
+    retrieval_heads,
+    score_rows,
+    text_audio_rows,
+)
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
 NOT_STATED = "not-stated"  # `license_name` on the Hub for weights without a known license
-
-PRETRAINING_SCORES = {
-    "eval_cross_entropy": "cross-entropy (nats)",
-    "eval_unigram_cross_entropy": "cross-entropy of the token frequencies (baseline)",
-    "eval_accuracy": "accuracy",
-    "eval_accuracy_most_frequent": "accuracy of always predicting the most frequent token (baseline)",
-    "eval_accuracy_copy": "accuracy of copying the nearest unmasked token (baseline)",
-}
 
 # File with the results → template of the card; `results.json` is written by both kinds of training.
 RESULTS_FILES = {"conversion.json": "converted", "report.json": "quantizer", "results.json": None}
@@ -176,11 +176,7 @@ def _converted_text_audio(
 
 def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     scores = results.get("scores", {})
-    rows = [
-        {"label": label, "shown": f"{scores[name]:.3f}"}
-        for name, label in PRETRAINING_SCORES.items()
-        if name in scores
-    ]
+    rows = pretraining_rows(scores)
     sources = results.get("music", [])
     metadata: dict[str, Any] = {"pipeline_tag": "feature-extraction", "datasets": _hub_ids(sources)}
     if rows:
@@ -236,23 +232,22 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
     sources = list({source["name"]: source for source in sources}.values())
     metadata |= {"datasets": _hub_ids(sources), "pipeline_tag": "audio-classification"}
     if rows:
-        metadata["eval_results"] = [
-            entry for task in tasks for entry in eval_results(task, [row for row in rows if row["task"] == task])
-        ]
+        metadata["eval_results"] = [entry for row in rows for entry in eval_results(row["task"], [row])]
     heads = [
         {
             "task": task,
-            "about": task_of(configs[task]).about,
-            "limits": task_of(configs[task]).limits,
-            "num_labels": configs[task].num_labels,
-            "label_rate": configs[task].label_rate,
-            "auto_class": configs[task].head_class.replace("MusicFM", "AutoModel"),
+            "about": task_of(config).about,
+            "limits": task_of(config).limits,
+            "num_labels": config.num_labels,
+            "label_rate": config.label_rate,
+            "auto_class": config.head_class.replace("MusicFM", "AutoModel"),
         }
-        for task in tasks
+        for task, config in configs.items()
     ]
     fields = {"method": results["method"], "base": base, "scores": rows, "sources": sources, "tags": tasks}
-    has_code = bool(PreTrainedConfig.get_config_dict(folder)[0].get("auto_map"))
-    return _training_fields(folder, results) | fields | {"heads": heads, "has_code": has_code}, metadata
+    fields |= {"heads": heads, "retrieval": {name: RETRIEVAL_TASKS[name].about for name in retrieval_heads(folder)}}
+    fields["has_code"] = bool(PreTrainedConfig.get_config_dict(folder)[0].get("auto_map"))
+    return _training_fields(folder, results) | fields, metadata
 
 
 def _trained_head(folder: Path, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
