@@ -167,12 +167,11 @@ def collect(
         system["scores"] = scores_with_intervals(MusicFMConfig(task=TASK), of_songs[name])
         pairs = [(song.chords or [], estimates[name][song.id]) for song in test]
         system["types"] = score_types(pairs)
-    for name, differences in compare(of_songs, first).items():
-        systems[name]["differences"] = differences
     used = {"steps": arguments.steps, "batch_size": arguments.batch_size, "seed": arguments.seed}
     used |= {"probe_songs": arguments.probe_songs, "data": arguments.data, "first": first}
     used |= {"songs": {"validation": len(validation), "test": len(test)}}
-    return strip_absolute_paths(used) | {"systems": systems, "machine": describe("cpu")} | environment()
+    found = {"systems": systems, "differences": {TASK: compare(of_songs, first)}, "machine": describe("cpu")}
+    return strip_absolute_paths(used) | found | environment()
 
 
 def commands_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
@@ -184,19 +183,16 @@ def commands_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
     return commands
 
 
-def compare(of_songs: Mapping[str, Scores], first: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return, for each other system, its differences from the first by score, with Holm's correction for all."""
+def compare(of_songs: Mapping[str, Scores], first: str) -> dict[str, dict[str, Any]]:
+    """Return the differences of the other systems from the first, with Holm's correction for all of them."""
     drawn = {
-        (name, metric): difference_samples(TASK, [of_songs[first]], [scores], metric, DRAWS)
+        f"{metric}: {name} − {first}": difference_samples(TASK, [of_songs[first]], [scores], metric, DRAWS)
         for name, scores in of_songs.items()
         for metric in METRICS
         if name != first
     }
-    corrected = correct_intervals({str(key): samples for key, (_, samples) in drawn.items()})
-    differences: dict[str, dict[str, dict[str, Any]]] = {}
-    for (name, metric), (mean, _) in drawn.items():
-        differences.setdefault(name, {})[metric] = {"mean": mean} | corrected[str((name, metric))]
-    return differences
+    corrected = correct_intervals({name: samples for name, (_, samples) in drawn.items()})
+    return {name: {"mean": mean} | corrected[name] for name, (mean, _) in drawn.items()}
 
 
 def choose_decoder(

@@ -26,16 +26,16 @@ def report(results: Mapping[str, Any]) -> str:
             [name, *(_interval(system["scores"][column]) for column in columns)] for name, system in systems.items()
         ]
         parts.append(markdown_table(["system", *columns], rows))
-    first = results["first"]
+    first, differences = results["first"], results["differences"]["chord"]
     parts.append(
         f"Differences from {first}: paired bootstrap over songs, with Holm's correction for all differences; bold "
         "where 0 is outside.\n"
     )
     for columns in (COLUMNS, WITH_BASS):
         rows = [
-            [name, *(_difference(system["differences"][column]) for column in columns)]
-            for name, system in systems.items()
-            if "differences" in system
+            [name, *(_difference(differences[f"{column}: {name} − {first}"]) for column in columns)]
+            for name in systems
+            if name != first
         ]
         parts.append(markdown_table(["system", *columns], rows))
     parts.append(
@@ -56,10 +56,9 @@ def report(results: Mapping[str, Any]) -> str:
     for name, system in systems.items():
         if "validation" in system:
             scores = ", ".join(f"{decoder} {value:.3f}" for decoder, value in system["validation"].items())
-            parts.append(
-                f"{name}: {system['metric']} on {songs['validation']} validation songs: {scores}. "
-                f"{' '.join(f'`{command}`' for command in system['commands'])}\n"
-            )
+            parts.append(f"{name}: {system['metric']} on {songs['validation']} validation songs: {scores}.\n")
+    commands = [command for system in systems.values() for command in system.get("commands", ())]
+    parts.append("\n".join(["```bash", *commands, "```\n"]))
     return "\n".join(parts)
 
 

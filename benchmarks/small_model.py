@@ -60,7 +60,8 @@ def collect(folder: Path) -> dict[str, Any]:
         for result in evaluation["models"].values():
             scores[column] |= result["scores"]
             errors[column] |= {name: value["ece"] for name, value in result.get("calibration", {}).items()}
-    runs = {name: json.loads((folder / f"runs/{name}/results.json").read_text()) for name in ("encoder", "joint")}
+    names = ("encoder", "joint", "same_song")
+    runs = {name: json.loads((folder / f"runs/{name}/results.json").read_text()) for name in names}
     data = {path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "data").glob("*/info.json"))}
     return {
         "scores": {name: {key: of[key] for key in SCORES if key in of} for name, of in scores.items()},
@@ -69,6 +70,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "seconds": {name: run["seconds"] for name, run in runs.items()},
         "steps": {name: run["training"]["max_steps"] for name, run in runs.items()},
         "weights": runs["joint"]["parameters"],
+        "search_weights": runs["same_song"]["trained_parameters"],
     }
 
 

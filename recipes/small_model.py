@@ -1,5 +1,6 @@
 """
-Make the small model of the package: data, pretraining, joint fine-tuning, and a folder with scores and a card.
+Make the small model of the package: data, pretraining, joint fine-tuning, a head for search, and a folder with scores
+and a card.
 
     python recipes/small_model.py --source POP909 --output_dir small_model
 
@@ -13,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from musicfm_hf.finetuning.packing import pack_joint
+from musicfm_hf.finetuning.packing import pack_head, pack_joint
 from musicfm_hf.hub.cards import write_card
 
 MUSICFM = ("-m", "musicfm_hf")
@@ -45,13 +46,13 @@ def main() -> None:
     weights = ["--set", "unmasked_loss_weight=0.25", "--weights", 1, 1]
     pretrain = ["pretrain", "small_all_frames", *music, *weights, "--quantizer", quantizer, *steps]
     step(TWO_PROCESSES, *pretrain, makes=encoder / "results.json")
-    places = ["--model", encoder, "--data", rendered, f"presence={presence}", "--results", runs / "results"]
-    places += ["--cache", runs / "features"]
-    step(TWO_PROCESSES, "finetune", "joint/full", "small/joint", *places, makes=joint / "results.json")
+    songs = ["--model", encoder, "--data", rendered, f"presence={presence}", *outputs(runs)]
+    step(TWO_PROCESSES, "finetune", "joint/full", "small/joint", *songs, makes=joint / "results.json")
 
     small = arguments.output_dir / "musicfm-small"
     if not (small / "config.json").is_file():
         print(f"{pack_joint(joint, small, encoder) / 1e6:.1f} MB in {small}")
+    add_search(small, arguments.source, data / "versions", runs)
     for folder in (rendered, presence):
         file = runs / "calibration" / f"{folder.name}.json"
         step(MUSICFM, "evaluate", small, "--data", folder, "--calibrate", "--output_file", file, makes=file)
@@ -64,6 +65,23 @@ def main() -> None:
         file = small / "evaluations" / f"{name}.json"
         step(MUSICFM, "evaluate", small, "--data", *words, "--output_file", file, makes=file)
     write_card(small, license="apache-2.0", place="musicfm_hf.SMALL_MODEL")  # it is copied into the package
+
+
+def add_search(model: Path, source: Path, versions: Path, runs: Path) -> None:
+    """Train a head that finds other versions of songs on the encoder of a model, add it to the model and score it."""
+    prepare("pop909", versions, "--source", source, "--arranged", "--versions", 2, "--limit", 150)
+    run, head = runs / "same_song", model / "same_song"
+    songs = ["--task", "same_song", "--model", model, "--data", versions, *outputs(runs)]
+    step(MUSICFM, "finetune", "retrieval/probe", "small/retrieval_probe", *songs, makes=run / "results.json")
+    if not head.is_dir():
+        print(f"{pack_head(run, model) / 1e6:.1f} MB in {model}")
+    file = head / "evaluations/versions.json"
+    step(MUSICFM, "evaluate", head, "--data", versions, "--output_file", file, makes=file)
+
+
+def outputs(runs: Path) -> list[object]:
+    """Return the flags of `musicfm finetune` for the folders of results and features."""
+    return ["--results", runs / "results", "--cache", runs / "features"]
 
 
 def prepare(name: str, folder: Path, *options: object) -> None:

@@ -31,10 +31,10 @@ def test_table_of_small_models(labeled, encoder, tmp_path, monkeypatch):
     assert "--vocabulary full" in full
     assert full.split()[full.split().index("--model") + 1] == "full-probe"
     assert "validation" not in systems["majmin"]
-    assert "differences" not in systems["majmin"]
+    assert {name.rpartition(" − ")[2] for name in results["differences"]["chord"]} == {"majmin"}
     for name in ("majmin", "sevenths_inv"):
         values = [systems[system]["scores"][name]["mean"] for system in ("majmin", "full")]
-        difference = systems["full"]["differences"][name]
+        difference = results["differences"]["chord"][f"{name}: full − majmin"]
         assert difference["mean"] == pytest.approx(values[1] - values[0])
         low, high = difference["corrected_interval"]
         assert low <= difference["mean"] <= high

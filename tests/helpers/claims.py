@@ -15,7 +15,8 @@ from typing import Any
 
 from fill_numbers import FENCE
 
-SOURCES = {"POP909": "tasks"}  # data → name of the results with its differences
+# Data, or a study on them → name of the results with its differences.
+SOURCES = {"POP909": "tasks", "vocabularies": "chords"}
 # "Beats" is also what songs have. As a verb, it has an object.
 COMPARING = re.compile(
     r"\b(better|worse|above|below|higher|lower|ahead|"
