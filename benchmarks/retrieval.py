@@ -3,6 +3,7 @@ Compare chroma, MFCCs, means over frames, probes, full fine-tuning and LoRA on t
 
     musicfm prepare pop909 --source POP909 --output_dir data/versions --arranged --versions 2
     python benchmarks/retrieval.py --model runs/small --data data/versions --runs runs/retrieval
+    python benchmarks/retrieval.py --data data/versions --runs runs/small_model --store retrieval_small_model
     python benchmarks/retrieval.py --table  # only write the table of recorded runs
 
 All settings are chosen on the validation songs: those of the baselines, and the layer and the normalization of the
@@ -44,7 +45,7 @@ from retrieval_table import (
 from run_store import RunStore
 from transformers import AutoConfig, AutoModel
 
-from musicfm_hf import MusicFMModel
+from musicfm_hf import SMALL_MODEL, MusicFMModel
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.retrieval import average_searches, score_vectors, searches_with_intervals, whitening
 from musicfm_hf.evaluation.retrieval_baselines import (
@@ -69,7 +70,7 @@ SHARES = {"centered": np.inf, "whitened": 0.01}  # see `whitening`
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="pretrained encoder")
+    parser.add_argument("--model", default=SMALL_MODEL, help="pretrained encoder; by default that of the small model")
     parser.add_argument("--data", help="data set with two versions of each song")
     parser.add_argument("--runs", type=Path, help="folder for the trained models")
     parser.add_argument("--tasks", nargs="+", default=list(RETRIEVAL_TASKS), choices=list(RETRIEVAL_TASKS))
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="do not run anything; only write the table")
     arguments, arguments.flags = parser.parse_known_args()
     if not arguments.table:
-        if missing := [name for name in ("model", "data", "runs") if getattr(arguments, name) is None]:
+        if missing := [name for name in ("data", "runs") if getattr(arguments, name) is None]:
             parser.error(f"without --table, these are needed: {', '.join(f'--{name}' for name in missing)}")
         study = Study(arguments)
         for row in arguments.rows:

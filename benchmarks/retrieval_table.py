@@ -71,8 +71,8 @@ def cell(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def compared(cells: dict[str, Any]) -> list[tuple[str, str]]:
     """
     Return the pairs of rows whose difference is shown: the means and the best probe against the baselines and the
-    random encoder, the best model with a trained encoder against the baselines, and the other methods against the
-    probe with the same loss. The best are those on the validation songs.
+    random encoder, the best model with a trained encoder against the baselines, the other methods against the probe
+    with the same loss, and the losses. The best are those on the validation songs.
     """
 
     def best(rows: list[str]) -> str:
@@ -84,6 +84,7 @@ def compared(cells: dict[str, Any]) -> list[tuple[str, str]]:
     pairs += [(probe, row) for row in (*RETRIEVAL_BASELINES, RANDOM_PROBE, MEANS[1])]
     pairs += [(best([row for row in trained if not row.startswith(PROBE)]), row) for row in RETRIEVAL_BASELINES]
     pairs += [(f"{method}, {loss}", f"{PROBE}, {loss}") for method in METHODS if method != PROBE for loss in LOSSES]
+    pairs.append((f"{PROBE}, VICReg", f"{PROBE}, InfoNCE"))
     return [(ours, theirs) for ours, theirs in pairs if ours in cells and theirs in cells]
 
 
