@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import soundfile
 from helpers.recipes import run_recipe
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForAudioXVector
 
-from musicfm_hf import SMALL_MODEL, annotate, load_annotators
+from musicfm_hf import SMALL_MODEL, SearchIndex, annotate, load_annotators
 from musicfm_hf.cli import annotate as command
-from musicfm_hf.cli.main import find_small_model
+from musicfm_hf.cli.main import find_small_model, main
 from musicfm_hf.data.synthetic import write_song
 from musicfm_hf.evaluation.evaluate import evaluate_models
 from musicfm_hf.hub.cards import license_of, write_card
@@ -28,7 +29,8 @@ def test_size_and_tasks(models):
     assert {model.config.task for model in models.values()} == set(known_tasks())
     encoder, *others = (model.musicfm for model in models.values())
     assert all(other is encoder for other in others)
-    heads = [parameter for model in models.values() for parameter in model.classifier.parameters()]
+    search = AutoModelForAudioXVector.from_pretrained(SMALL_MODEL, subfolder="same_song")
+    heads = [parameter for model in (*models.values(), search) for parameter in model.classifier.parameters()]
     assert sum(parameter.numel() for parameter in (*encoder.parameters(), *heads)) <= 6e6
     assert AutoModel.from_pretrained(SMALL_MODEL).config.frame_rate == 25
     assert license_of(SMALL_MODEL) == "apache-2.0"
@@ -42,6 +44,18 @@ def test_scores_of_a_composed_song(models, tmp_path):
     for task, (score, value) in least.items():
         spec = get_task(task)
         assert spec.score_song(spec.annotation_of(song), annotation.get(spec.column))[score] >= value
+
+
+def test_search_finds_a_song_that_is_played_faster_and_higher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in (11, 12):
+        write_song(seed, tmp_path / "music", 40.0)
+    waveform, rate = soundfile.read("music/11.flac")
+    soundfile.write("higher.wav", waveform, round(rate * 2 ** (2 / 12)))  # by two semitones
+    main(["index", "music", "--model", "musicfm-small/same_song", "--output_dir", "index", "--num_workers", "0"])
+    first, second = SearchIndex.load("index").search("higher.wav")
+    assert (first.song, second.song) == ("11.flac", "12.flac")
+    assert first.score > second.score + 0.1
 
 
 def test_its_name_in_commands(tmp_path, monkeypatch):
