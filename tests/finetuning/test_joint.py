@@ -612,6 +612,7 @@ def test_a_head_for_retrieval_is_added_to_a_packed_copy(finished, tmp_path):
     write_json(tmp_path / "packed/same_song/evaluations/versions.json", report)
     card = write_card(tmp_path / "packed").read_text()
     assert "| `same_song` | `AutoModelForAudioXVector` | embedding | whole clip | Retrieval: " in card
+    assert "- versions: license not stated" in card
     assert "| same_song | versions | test | mean average precision | 0.500 | 0.400 to 0.600 | 8 |" in card
     clip = torch.randn(1, 24000, generator=torch.Generator().manual_seed(0)) * 0.1
     loaded = AutoModelForAudioXVector.from_pretrained(tmp_path / "packed", subfolder="same_song").eval()

@@ -228,7 +228,9 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
     configs = {task: MusicFMConfig.from_pretrained(folder / task) for task in tasks}
     base, metadata = _base_of(folder / tasks[0], results)
     rows = joint_score_rows(folder, results)
+    heads_for_retrieval = retrieval_heads(folder)
     sources = [*results.get("base_music", []), *results["data"]["tasks"].values()]
+    sources += [head["data"] for head in heads_for_retrieval.values()]
     sources = list({source["name"]: source for source in sources}.values())
     metadata |= {"datasets": _hub_ids(sources), "pipeline_tag": "audio-classification"}
     if rows:
@@ -245,7 +247,7 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
         for task, config in configs.items()
     ]
     fields = {"method": results["method"], "base": base, "scores": rows, "sources": sources, "tags": tasks}
-    fields |= {"heads": heads, "retrieval": {name: RETRIEVAL_TASKS[name].about for name in retrieval_heads(folder)}}
+    fields |= {"heads": heads, "retrieval": {name: RETRIEVAL_TASKS[name].about for name in heads_for_retrieval}}
     fields["has_code"] = bool(PreTrainedConfig.get_config_dict(folder)[0].get("auto_map"))
     return _training_fields(folder, results) | fields, metadata
 
