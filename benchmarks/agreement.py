@@ -39,12 +39,12 @@ from musicfm_hf.evaluation.bootstrap import bootstrap_interval, percentile_inter
 from musicfm_hf.tasks import get_task
 from musicfm_hf.tasks.annotations import Beats, Segment
 from musicfm_hf.tasks.averages import drop_nan
-from musicfm_hf.tasks.key import TASK as KEY
 from musicfm_hf.tasks.spec import TaskSpec
 from musicfm_hf.training.records import environment, strip_absolute_paths
 
 RATE = 44100
 OURS = "ours"
+KEYS = "keys"  # column of annotations
 # One method of each tool for a task, because two models of the same authors agree more. The slowest are left out.
 DEFAULT_METHODS = ("madmom, beats", "Essentia, beats", "librosa, beats", "sonara, beats")
 DEFAULT_METHODS += ("Chordino", "madmom, deep chroma", "sonara, chords", "Essentia, key", "madmom, key", "sonara, key")
@@ -148,7 +148,7 @@ def _events(estimated: Any, column: str) -> Any:
     """Return the events of an estimate: those of a tool, or a column of an annotation, with one key for the song."""
     if not isinstance(estimated, SongAnnotation):
         return estimated
-    if column == KEY.column:
+    if column == KEYS:
         return [Segment(0.0, estimated.duration, estimated.key or "N")]
     return estimated.get(column)
 

@@ -29,7 +29,6 @@ from musicfm_hf.inference.logits import song_logits
 from musicfm_hf.tasks import task_of
 from musicfm_hf.training.records import environment, strip_absolute_paths
 
-TASK = "presence"
 SOUND = 1e-3  # of full scale: what is softer before the first and after the last sound of a song is silence
 
 
@@ -41,7 +40,8 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "presence.json")
     arguments = parser.parse_args()
-    (model,) = (model for model in load_annotators([arguments.model]).values() if model.config.task == TASK)
+    models = load_annotators([arguments.model]).values()
+    (model,) = (model for model in models if task_of(model.config).music_parts is not None)
     config, spec = model.config, task_of(model.config)
     songs = load_songs(arguments.data, arguments.split)
     scores, kinds = {}, {}

@@ -135,8 +135,9 @@ def test_kmeans_is_the_nearest_centroid():
     assert [part.shape[-1] for part in parts] == [24, 12]
     for index, part in enumerate(parts):
         getattr(quantizer, f"feature_mean_{index}").copy_(numbers(part.shape[-1], seed=1))
-        getattr(quantizer, f"feature_std_{index}").uniform_(0.5, 2.0)
-        getattr(quantizer, f"centroids_{index}").mul_(1.0 + index)
+        getattr(quantizer, f"feature_std_{index}").copy_(0.5 + numbers(part.shape[-1], seed=2).abs())
+        centroids = getattr(quantizer, f"centroids_{index}")
+        centroids.copy_(numbers(*centroids.shape, seed=3) * (1.0 + index))
     tokens = quantizer.tokens(features)
     for index, part in enumerate(parts):
         standard = (part - getattr(quantizer, f"feature_mean_{index}")) / getattr(quantizer, f"feature_std_{index}")
