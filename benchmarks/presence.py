@@ -69,7 +69,7 @@ def whole_songs(model: HeadModel, data_sets: Sequence[str], split: str) -> dict[
     Return, for each data set, the seconds of its songs from their first to their last sound, how many of these are
     labeled as music, and the numbers of songs and of gaps, which are the parts that are not.
     """
-    rows = {}
+    rows, spec = {}, task_of(model.config)
     for data in data_sets:
         songs = load_songs(data, split)
         row = {"right": 0.0, "seconds": 0.0, "songs": len(songs), "gaps": 0}
@@ -78,20 +78,13 @@ def whole_songs(model: HeadModel, data_sets: Sequence[str], split: str) -> dict[
             sound = np.flatnonzero(np.abs(waveform) > SOUND)
             first, last = (float(edge) / model.config.sampling_rate for edge in sound[[0, -1]])
             row["seconds"] += last - first
-            for segment, is_music in zip(*_labeled(model, logits), strict=True):
+            segments = spec.decode(model.config, logits)
+            for segment, is_music in zip(segments, spec.music_parts(segments), strict=True):
                 seconds = min(segment.end, last) - max(segment.start, first)
                 row["right"] += max(0.0, seconds) * is_music
                 row["gaps"] += int(seconds > 0 and not is_music)
         rows[f"songs of {describe_source(data)['name']}"] = row
     return rows
-
-
-def _labeled(model: HeadModel, logits: np.ndarray) -> tuple[list, list[bool]]:
-    """Return the segments of a song, and whether each is music."""
-    spec = task_of(model.config)
-    segments = spec.decode(model.config, logits)
-    assert spec.music_parts is not None
-    return segments, spec.music_parts(segments)
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from helpers.search import song_passages
 from safetensors.numpy import load_file
 
@@ -10,7 +9,7 @@ from musicfm_hf.search import song_lookup
 from musicfm_hf.search.geometry import Geometry
 from musicfm_hf.search.mapped_file import MappedFile
 from musicfm_hf.search.nearest import NearestPassages
-from musicfm_hf.search.passages import PassageSettings, cut_passages, mean_frames
+from musicfm_hf.search.passages import PassageSettings, cut_passages, frames_of_passages
 from musicfm_hf.search.shards import PassageStore, Shard, write_shard
 from musicfm_hf.search.song_lookup import SongLookup
 
@@ -49,11 +48,10 @@ def test_passages_that_are_too_short_or_leave_gaps_are_refused(settings, name):
         PassageSettings(*settings).check(1.0)
 
 
-def test_a_passage_is_the_mean_of_the_frames_whose_centers_it_has():
-    frames = torch.arange(10.0)[:, None].expand(10, 2)
+def test_a_passage_has_the_frames_whose_centers_are_in_it():
     times = np.arange(10) / 5  # 0.0, 0.2, …
-    means = mean_frames(frames, times, np.array([0.0, 0.6, 1.75]), np.array([0.6, 1.0, 1.79]))
-    assert means.tolist() == [[1.0, 1.0], [3.5, 3.5], [9.0, 9.0]]
+    found = frames_of_passages(times, np.array([0.0, 0.6, 1.75]), np.array([0.6, 1.0, 1.79]))
+    assert found == [(0, 3), (3, 5), (9, 10)]  # the last passage has no center
 
 
 def test_a_file_is_read_as_safetensors_reads_it(tmp_path):

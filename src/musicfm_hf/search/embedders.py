@@ -25,7 +25,7 @@ from ..inference.model_files import resolve_model
 from ..inference.precision import quantization_of
 from ..model.int8_musicfm import MusicFMInt8Config
 from ..model.modeling_musicfm import MusicFMForXVector, MusicFMModel
-from .passages import PassageSettings, cut_passages, frames_of_passages, mean_frames
+from .passages import PassageSettings, cut_passages, frames_of_passages
 
 DEFAULT_WINDOWS = WindowSettings()
 
@@ -60,6 +60,7 @@ class EncoderEmbedder:
         self.model, self.windows = model, windows
         self.sampling_rate, self.min_samples = model.config.sampling_rate, model.config.min_samples
         self.default_seconds = model.config.context_seconds
+        self._mix: torch.Tensor | None = None  # of hidden states, instead of one layer; see `embed_songs`
 
     def describe(self) -> dict[str, Any]:
         """Return everything but audio and passages that the vectors depend on, as values for JSON."""
@@ -83,9 +84,15 @@ class EncoderEmbedder:
         """
         rate = self.sampling_rate
         keyed = (((key, len(waveform)), waveform) for key, waveform in songs)
-        for (key, num_samples), (frames, times) in embed_songs(self.model, keyed, self.windows):
+        for (key, num_samples), (frames, times) in embed_songs(self.model, keyed, self.windows, self._mix):
             starts, ends = (edges / rate for edges in cut_passages(num_samples, rate, settings))
-            yield EmbeddedSong(key, num_samples / rate, starts, ends, mean_frames(frames, times, starts, ends))
+            parts = [frames[first:stop] for first, stop in frames_of_passages(times, starts, ends)]
+            vectors = torch.stack([self._embed_passage(part) for part in parts]).cpu().numpy()
+            yield EmbeddedSong(key, num_samples / rate, starts, ends, vectors)
+
+    def _embed_passage(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the vector `(size,)` of the frames of a passage `(frames, size)`, float32."""
+        return frames.mean(0)
 
     def embed_text(self, text: str) -> np.ndarray:
         """
@@ -118,6 +125,7 @@ class RetrievalEmbedder(EncoderEmbedder):
         super().__init__(model.musicfm, windows)
         self.retrieval_model = model
         self.default_seconds = trained_seconds(model.config)
+        self._mix = layer_mix(model)[None]
 
     def describe(self) -> dict[str, Any]:
         """As [`EncoderEmbedder.describe`]."""
@@ -125,18 +133,9 @@ class RetrievalEmbedder(EncoderEmbedder):
         described["weights"] = head_digest(self.retrieval_model, described["weights"])
         return described | {"layer": None, "pool": "head"}
 
-    def embed_songs(
-        self, songs: Iterable[tuple[Any, np.ndarray]], settings: PassageSettings
-    ) -> Iterator[EmbeddedSong]:
-        """As [`EncoderEmbedder.embed_songs`]."""
-        rate, head = self.sampling_rate, self.retrieval_model.classifier
-        keyed = (((key, len(waveform)), waveform) for key, waveform in songs)
-        embedded = embed_songs(self.model, keyed, self.windows, layer_mix(self.retrieval_model)[None])
-        for (key, num_samples), (frames, times) in embedded:
-            starts, ends = (edges / rate for edges in cut_passages(num_samples, rate, settings))
-            parts = [frames[first:stop, 0] for first, stop in frames_of_passages(times, starts, ends)]
-            vectors = torch.stack([embed_frames(head, part) for part in parts]).cpu().numpy()
-            yield EmbeddedSong(key, num_samples / rate, starts, ends, vectors)
+    def _embed_passage(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the embedding of the frames of a passage `(frames, 1, size)`, of length 1."""
+        return embed_frames(self.retrieval_model.classifier, frames[:, 0])
 
 
 class TextAudioEmbedder:

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 
 class PassageSettings(NamedTuple):
@@ -55,13 +54,3 @@ def frames_of_passages(times: np.ndarray, starts: np.ndarray, ends: np.ndarray) 
     first = np.searchsorted(times, starts).clip(max=len(times) - 1)
     stop = np.maximum(np.searchsorted(times, ends), first + 1)
     return list(zip(first.tolist(), stop.tolist(), strict=True))
-
-
-def mean_frames(frames: torch.Tensor, times: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """
-    Average the frames `(frames, size)` of each passage; see [`frames_of_passages`].
-
-    Returns:
-        float32 `(passages, size)`.
-    """
-    return np.stack([frames[first:stop].mean(0).numpy() for first, stop in frames_of_passages(times, starts, ends)])
