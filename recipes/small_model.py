@@ -1,6 +1,6 @@
 """
-Make the small model of the package: data, pretraining, joint fine-tuning, a head for search, and a folder with scores
-and a card.
+Make the small model of the package: data, pretraining, two rounds of joint fine-tuning, a head for search, and a folder
+with scores and a card.
 
     python recipes/small_model.py --source POP909 --output_dir small_model
 
@@ -9,6 +9,7 @@ docs/small_model.md has the requirements and the results.
 """
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
@@ -28,10 +29,10 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("small_model"), help="folder of data and runs")
     arguments = parser.parse_args()
     data, runs = arguments.output_dir / "data", arguments.output_dir / "runs"
-    rendered, packages, speech, sounds, presence = (
-        data / name for name in ("rendered", "packages", "speech", "sounds", "presence")
+    rendered, faster, packages, speech, sounds, presence = (
+        data / name for name in ("rendered", "faster", "packages", "speech", "sounds", "presence")
     )
-    quantizer, encoder, joint = (runs / name for name in ("quantizer", "encoder", "joint"))
+    quantizer, encoder, first, joint = (runs / name for name in ("quantizer", "encoder", "first", "joint"))
     music = ["--train", packages / "train.txt", rendered / "train.txt", "--validation", packages / "valid.txt"]
 
     prepare("packages", packages, "--test_songs", 60)
@@ -39,15 +40,19 @@ def main() -> None:
     prepare("packages", sounds, "--kind", "sounds")
     others = ["--speech", speech, "--sounds", sounds, "--songs", 300, "--seconds", 30]
     prepare("presence", presence, "--music", packages, *others)
-    pieces = ["--versions", 3, "--seconds", 45, "--composed", 300]
-    prepare("rendered", rendered, "--source", arguments.source, *pieces)
+    pieces = ["--source", arguments.source, "--versions", 3, "--seconds", 45]
+    prepare("rendered", rendered, *pieces, "--composed", 300)
+    prepare("rendered", faster, *pieces, "--composed", 400, "--tempi", 0.8, 1.6, "--seed", 1, "--test_versions", 0)
     step(MUSICFM, "train-quantizer", "small_kmeans", *music, "--hours", 1, makes=quantizer / "report.json")
     steps = ["--max_steps", 500, "--eval_steps", 250, "--save_steps", 250, "--warmup_steps", 50]
     weights = ["--set", "unmasked_loss_weight=0.25", "--weights", 1, 1]
     pretrain = ["pretrain", "small_all_frames", *music, *weights, "--quantizer", quantizer, *steps]
     step(TWO_PROCESSES, *pretrain, makes=encoder / "results.json")
-    songs = ["--model", encoder, "--data", rendered, f"presence={presence}", *outputs(runs)]
-    step(TWO_PROCESSES, "finetune", "joint/full", "small/joint", *songs, makes=joint / "results.json")
+    tune = ["finetune", "joint/full", "small/joint", *outputs(runs), "--data", rendered, f"presence={presence}"]
+    step(TWO_PROCESSES, *tune, "--model", encoder, makes=first / "results.json")
+    repeats = json.dumps({str(rendered): 0})  # other songs to train on, the same ones for validation
+    more = [faster, "--data_repeats", repeats, "--model", first, "--keep_head", "true", "--max_steps", 1600]
+    step(TWO_PROCESSES, *tune, *more, makes=joint / "results.json")
 
     small = arguments.output_dir / "musicfm-small"
     if not (small / "config.json").is_file():

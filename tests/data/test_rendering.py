@@ -12,7 +12,7 @@ from helpers.pop909 import write_pack
 from helpers.recipes import prepare
 from helpers.scores import make_score
 
-from musicfm_hf.data.labeled_dataset import load_songs
+from musicfm_hf.data.labeled_dataset import load_songs, split_names
 from musicfm_hf.data.readers.rendered import read_rendered, song_readers
 from musicfm_hf.data.rendering import (
     LEAD_SECONDS,
@@ -146,6 +146,11 @@ def test_training_songs_vary_and_test_songs_do_not():
     for other in (draw_version(version(number=2), settings(seconds=10.0)), draw_version(version(), settings(seed=1))):
         assert other[0].parts != played.parts
         assert other[2]["variation"] != details["variation"]
+    _, labeled, details, _ = draw_version(version(), settings(tempi=(2.0, 2.0)))
+    assert details["variation"]["tempo"] == 2.0
+    assert labeled.duration == pytest.approx(make_score().duration / 2, rel=0.05)  # with rubato
+    _, _, details, _ = draw_version(version("test"), settings(tempi=(2.0, 2.0)))
+    assert details["variation"]["tempo"] == 1.0
 
 
 def test_mistakes_are_named(tmp_path, monkeypatch):
@@ -162,6 +167,8 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
     for values, message in (
         ({"seconds": 0.5}, "`seconds` must be at least 1"),
         ({"drums": 1.5}, "`drums` must be a probability from 0 to 1, got 1.5"),
+        ({"tempi": (1.6, 0.8)}, "two factors from 0.25 to 4, the lower first, got 1.6 and 0.8"),
+        ({"tempi": (0.8, 5.0)}, "two factors from 0.25 to 4"),
     ):
         with pytest.raises(ValueError, match=message):
             check_settings(settings(**values))
@@ -169,7 +176,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         check_settings(Settings((), ()))
     with pytest.raises(ValueError, match="`reverb` must be from 0 to 1, got 2"):
         Room(reverb=2.0)
-    with pytest.raises(ValueError, match="`versions` and `test_versions` must be at least 1"):
+    with pytest.raises(ValueError, match="`versions` must be at least 1 and `test_versions` at least 0, got 0 and 1"):
         song_readers("pack", tmp_path, versions=0)
 
 
@@ -286,6 +293,12 @@ def test_the_command_prepares_rendered_songs(tmp_path, monkeypatch):
     assert info["versions_of_songs"] == {"train": 2, "validation": 1, "test": 1}
     stored = json.loads((tmp_path / "out/audio/rendering.json").read_text())
     assert stored == info["rendering"]
+    arguments[arguments.index(tmp_path / "out")] = tmp_path / "training"
+    prepare(monkeypatch, *arguments, "--versions", 1, "--test_versions", 0, "--num_workers", 1, "--tempi", 2, 2)
+    assert split_names(tmp_path / "training") == ["train"]
+    (song,) = load_songs(tmp_path / "training", "train")
+    assert np.diff(song.beats.times).mean() == pytest.approx(0.25, rel=0.05)  # instead of 0.5, with rubato
+    assert json.loads((tmp_path / "training/info.json").read_text())["rendering"]["tempi"] == [2.0, 2.0]
 
 
 @needs_fluidsynth

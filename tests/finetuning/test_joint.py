@@ -161,7 +161,9 @@ def test_tasks_are_by_default_those_with_labels(labeled, tmp_path):
         ({"task_settings": '{"beat": {"crop_seconds": 6}}'}, "cannot set crop_seconds for beat"),
         ({"speed": 3}, "A probe reads features"),
         ({"data_repeats": '{"other": 2}'}, "has other, which is none of data"),
-        ({"data_repeats": '{"data": 0.5}'}, "must be positive integers"),
+        ({"data_repeats": '{"data": 0.5}'}, "must be integers of at least 0"),
+        ({"data_repeats": '{"data": -1}'}, "must be integers of at least 0"),
+        ({"data_repeats": '{"data": 0}'}, "is 0 for all data of beat, chord"),
         ({"validation_songs": 0}, "must be at least 1"),
     ],
 )
@@ -340,6 +342,10 @@ def test_several_data_sets(joint_places, labeled, tmp_path):
         "key/test": 2,
     }
     assert describe_data(task)["key"] == {"name": f"{labeled.name}, more"}
+    task, _ = parse(joint_places, tmp_path, "full", *flags, "--data_repeats", json.dumps({str(tmp_path / "more"): 0}))
+    splits = read_joint_splits(task)
+    assert [song.id for song in splits["key/train"]] == names[:4]
+    assert len(splits["key/validation"]) == 4  # of both data sets
     repeats = json.dumps({str(tmp_path / "more"): 3})
     run = tune(joint_places, tmp_path / "run", "full", *flags, "--max_steps", "1", "--data_repeats", repeats)
     assert run.results["data"]["songs"]["key/train"] == 8

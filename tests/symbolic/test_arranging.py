@@ -7,7 +7,7 @@ from helpers.scores import SECTIONS, make_score
 from musicfm_hf.symbolic.arranging import drum_styles as drum_styles
 from musicfm_hf.symbolic.arranging import drum_styles_held_out as held_out_drums
 from musicfm_hf.symbolic.arranging.arrangement import (
-    TEMPOS,
+    TEMPI,
     Variation,
     arrange,
     draw_variation,
@@ -190,10 +190,14 @@ def test_variations_are_drawn_from_their_ranges():
     drawn = [draw_variation(rng(seed)) for seed in range(300)]
     assert {variation.semitones for variation in drawn} == set(range(-6, 6))
     tempi = np.array([variation.tempo for variation in drawn])
-    assert TEMPOS[0] <= tempi.min() < 0.81
-    assert 1.23 < tempi.max() <= TEMPOS[1]
+    assert TEMPI[0] <= tempi.min() < 0.81
+    assert 1.23 < tempi.max() <= TEMPI[1]
     assert 0.45 < np.mean([variation.rubato > 0 for variation in drawn]) < 0.55
     assert max(variation.rubato for variation in drawn) <= 0.04
+    faster = np.array([draw_variation(rng(seed), (1.25, 1.6)).tempo for seed in range(300)])
+    assert 1.25 <= faster.min() < 1.26
+    assert 1.58 < faster.max() <= 1.6
+    assert np.median(faster) == pytest.approx(2**0.5, abs=0.02)  # evenly distributed on a logarithmic scale
 
 
 def test_bands_have_drums_and_a_bass_and_others_do_not():

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicfm_hf.tasks import beat
+from musicfm_hf.tasks import beat, beat_outputs, get_task
 from musicfm_hf.tasks.annotations import Beats, read_beats
 
 
@@ -60,6 +60,81 @@ def test_decoding(rate, bpm, meter):
     np.testing.assert_array_equal(decoded.positions, song.positions)
     assert decoded.positions.dtype == np.int64
     np.testing.assert_allclose(decoded.times, song.times, atol=0.5 / rate + 0.02)
+
+
+def test_targets_of_tempi():
+    song = steady(120, 9, 4)  # from 1 to 5 s; 120 is between 113.1 and 123.4 BPM, on a scale of 8 steps to the octave
+    targets = beat_outputs.tempo_targets(song, 70, 10.0)
+    assert targets.shape == (70, 22)
+    assert targets.dtype == np.float32
+    assert (targets[:10] == -100).all()
+    assert (targets[51:] == -100).all()
+    share = 8 * np.log2(120 / 40) - 12
+    expected = np.zeros(22)
+    expected[[12, 13]] = 1 - share, share
+    np.testing.assert_allclose(targets[10:51], np.tile(expected, (41, 1)), atol=1e-6)
+    np.testing.assert_allclose(beat_outputs.TEMPI[[0, 8, 16]], [40, 80, 160])
+    np.testing.assert_array_equal(beat_outputs.tempo_targets(song, 5, 10.0, start=2.0), targets[20:25])
+    for bpm, column in ((20, 0), (400, 21)):  # outside the range
+        assert beat_outputs.tempo_targets(steady(bpm, 9, 4), 20, 10.0)[15].argmax() == column
+    assert (beat_outputs.tempo_targets(beats([1.0], [1]), 20, 10.0) == -100).all()
+
+
+def test_targets_of_tempi_follow_the_beats():
+    song = beats(np.r_[np.arange(20) * 0.5, 10 + np.arange(20) * 0.75], np.zeros(40))  # 120, then 80 BPM
+    found = beat_outputs.TEMPI[beat_outputs.tempo_targets(song, 250, 10.0)[[20, 80, 120, 200]].argmax(1)]
+    np.testing.assert_allclose(found, [123.4, 123.4, 80, 80], atol=0.1)
+
+
+def test_targets_of_meters():
+    # A pickup of two beats, two bars of 4, one of 3, one of 9, and beats with unknown positions, each 1 s long.
+    positions = [3, 4, *[1, 2, 3, 4] * 2, 1, 2, 3, *range(1, 10), 0, 0]
+    targets = beat_outputs.meter_targets(beats(np.arange(len(positions)) + 1, positions), 27, 1.0, start=0.5)
+    expected = np.full((27, 6), -100.0)
+    expected[1:11] = np.eye(6)[2]
+    expected[11:14] = np.eye(6)[1]
+    np.testing.assert_array_equal(targets, expected)
+    assert (beat_outputs.meter_targets(beats([1.0], [1]), 20, 10.0) == -100).all()
+
+
+def full_logits(song, rate):
+    """Perfect logits of beats, tempi and meters."""
+    targets = get_task("beat", "full").targets(song, int((song.times[-1] + 2) * rate), rate)
+    parts = np.split(np.where(targets < 0, 1.0, targets), [3, 25], axis=1)
+    return np.concatenate([logits(part / part.sum(1, keepdims=True)) for part in parts], axis=1)
+
+
+@pytest.mark.parametrize(("bpm", "meter", "seen"), [(60, 4, 120), (120, 4, 60), (92, 3, 92), (92, 4, 92), (80, 2, 80)])
+def test_tempo_and_meter_decide(bpm, meter, seen):
+    # The activations show beats at the tempo `seen`, which is twice or half the tempo, and no downbeats.
+    song = steady(bpm, 48, meter)
+    full = full_logits(song, 25.0)
+    times = 1.0 + np.arange(int(47 * seen / bpm) + 1) * 60 / seen
+    full[:, :3] = logits(beat.targets(beats(times, np.zeros(len(times))), len(full), 25.0) * [0.7, 0, 1] + 0.1)
+    decoded = beat.events(full, 25.0, beats_per_bar=[2, 3, 4, 6])
+    assert 60 / np.median(np.diff(decoded.times)) == pytest.approx(bpm, rel=0.05)
+    assert decoded.positions.max() == meter
+    without = beat.events(full[:, :3], 25.0, beats_per_bar=[2, 3, 4, 6])
+    assert beat.score(song, without)["tempo_acc1"] + beat.score(song, without)["meter_acc"] < 2
+    ignored = beat.events(full, 25.0, beats_per_bar=[2, 3, 4, 6], tempo_weight=0.0, meter_weight=0.0)
+    np.testing.assert_array_equal(ignored.times, without.times)
+
+
+def test_results_of_all_outputs():
+    song = steady(100, 48, 4)
+    full = full_logits(song, 25.0)
+    decoded = beat.events(full, 25.0)
+    np.testing.assert_array_equal(
+        beat.event_probabilities(full, decoded, beat.LABELS, 25.0),
+        beat.event_probabilities(full[:, :3], decoded, beat.LABELS, 25.0),
+    )
+    results, plain = (beat.song_results(values, decoded, 25.0) for values in (full, full[:, :3]))
+    assert results["tempo"][0] == pytest.approx(100, rel=0.01)
+    assert results["time_signatures"][0] == plain["time_signatures"][0]
+    with pytest.raises(ValueError, match="outputs for meters from 2 to 7, got 8"):
+        beat.events(full, 25.0, beats_per_bar=[4, 8])
+    with pytest.raises(ValueError, match=r"must have the shape \(frames, 3\), got \(10, 25\)"):
+        beat.events(np.zeros((10, 25)), 25.0)
 
 
 def test_low_rates_are_interpolated():

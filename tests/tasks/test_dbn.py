@@ -7,7 +7,7 @@ from helpers.paths import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicfm_hf.tasks.dbn import track_beats, track_downbeats
+from musicfm_hf.tasks.dbn import TempoScores, track_beats, track_downbeats
 from musicfm_hf.tasks.dbn_states import beat_intervals
 
 CASES = json.loads((FIXTURES / "dbn/cases.json").read_text())
@@ -51,8 +51,11 @@ def grid(probabilities):
         return np.round(np.log(probabilities) * 2**30) / 2**30
 
 
-def frame_by_frame(activations, fps, meters, transition_lambda, observation_lambda, meter_change=0.0):
-    """Log-likelihood and events (frame, position) by the book; activations (frames, 2)."""
+def frame_by_frame(activations, fps, meters, transition_lambda, observation_lambda, meter_change=0.0, further=None):
+    """
+    Log-likelihood and events (frame, position) by the book; activations (frames, 2); further scores of intervals
+    (frames, intervals) and of meters (frames, meters).
+    """
     meters = np.atleast_1d(meters).tolist()
     intervals = range(round(60 * fps / 215), round(60 * fps / 55) + 1)
     states = [
@@ -89,8 +92,12 @@ def frame_by_frame(activations, fps, meters, transition_lambda, observation_lamb
         for meter in meters
         for beat in range(meter)
     }
+    states_of = [[tempo - intervals[0] for _, _, tempo, _ in states], [meters.index(meter) for meter, *_ in states]]
+    more = np.zeros((len(densities), len(states)))
+    for part, columns in zip(further or (), states_of, strict=False):
+        more += part[:, columns]
     scores, pointers = np.array([-grid(np.array(float(meter))) for meter, *_ in states]), []
-    for density in densities:
+    for density, added in zip(densities, more, strict=True):
         pointer = np.arange(len(states)) - 1
         updated = scores[pointer]
         for number in begins:
@@ -99,7 +106,7 @@ def frame_by_frame(activations, fps, meters, transition_lambda, observation_lamb
             candidates = scores[before] + (log_meters[:, None] + changes[:, tempo - intervals[0]]).ravel()
             pointer[number] = before[candidates.argmax()]
             updated[number] = candidates.max()
-        scores = updated + density[emits]
+        scores = updated + density[emits] + added
         pointers.append(pointer)
     path = [scores.argmax()]
     for pointer in pointers[:0:-1]:
@@ -134,6 +141,45 @@ def test_same_as_frame_by_frame(rows, transition_lambda, observation_lambda, met
         decoded = [frame_by_frame(activations, 8, meter, *lambdas) for meter in meters]
         assert score == max(decoded, key=lambda result: result[0])[0]
         assert expected == max(decoded, key=lambda result: result[0])[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.lists(PROBABILITIES, min_size=2, max_size=60),
+    seed=st.integers(0, 1000),
+    has_tempi=st.booleans(),
+    has_meters=st.booleans(),
+)
+def test_further_scores_same_as_frame_by_frame(rows, seed, has_tempi, has_meters):
+    activations, rng, meters = np.array(rows, dtype=float), np.random.default_rng(seed), (2, 3)
+    activations[0] = 0.1
+    intervals = np.arange(round(60 * 8 / 215), round(60 * 8 / 55) + 1)
+    tempi, of_meters = (-rng.integers(0, 9, (len(rows), count)) / 4 for count in (len(intervals), len(meters)))
+    _, expected = frame_by_frame(activations, 8, meters, 10, 4, 0.02, [tempi * has_tempi, of_meters * has_meters])
+    events = track_downbeats(
+        activations,
+        8,
+        meters,
+        transition_lambda=10,
+        observation_lambda=4,
+        threshold=0,
+        meter_change=0.02,
+        tempo_scores=TempoScores(60 * 8 / intervals[::-1], tempi[:, ::-1]) if has_tempi else None,
+        meter_scores=of_meters if has_meters else None,
+    )
+    assert [(round(time * 8), position) for time, position in events] == expected
+
+
+def test_scores_of_tempi_are_interpolated_and_cut_with_the_activations():
+    frames, positions = at_every(24, 40)  # 125 BPM at 50 Hz, where 62.5 BPM would fit in 2
+    activations = perfect(frames, positions, tail=100)
+    activations[activations[:, 0] > 0, 0] = 0.2  # beats 2 to 4 are weak
+    scores = np.zeros((len(activations), 3))
+    for tempi, bpm in (([50, 100, 200], 62.5), ([62.5, 125, 250], 125)):
+        scores[:, 1] = 0.2 * (bpm == 125)
+        scores[:, 0] = 0.2 * (bpm != 125)
+        events = track_downbeats(activations, 50, (2, 4), tempo_scores=TempoScores(np.array(tempi), scores))
+        assert np.median(60 / np.diff(events[:, 0])) == pytest.approx(bpm, rel=0.03)
 
 
 @settings(max_examples=20, deadline=None)

@@ -24,7 +24,7 @@ class Option:
         default: Value without the flag.
         choices: Allowed values.
         nargs: Number of values, as in `argparse`.
-        metavar (`str`): Name of a value in the help text.
+        metavar (`str` or `tuple[str, …]`): Name of a value in the help text, or of each of several.
         is_required (`bool`): Whether the flag is required.
     """
 
@@ -34,7 +34,7 @@ class Option:
     default: Any = None
     choices: Sequence[Any] | None = None
     nargs: str | int | None = None
-    metavar: str | None = None
+    metavar: str | tuple[str, ...] | None = None
     is_required: bool = False
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:

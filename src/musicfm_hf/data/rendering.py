@@ -20,7 +20,15 @@ from zlib import crc32
 import numpy as np
 import soundfile
 
-from ..symbolic.arranging.arrangement import Variation, arrange, draw_variation, sounding_seconds, tempo_class, vary
+from ..symbolic.arranging.arrangement import (
+    TEMPI,
+    Variation,
+    arrange,
+    draw_variation,
+    sounding_seconds,
+    tempo_class,
+    vary,
+)
 from ..symbolic.arranging.instruments import tag_of
 from ..symbolic.fluidsynth import Room, check_soundfont, find_fluidsynth, synthesize_parts
 from ..symbolic.midi_synthesis import MAX_PEAK, MIX_RMS, SAMPLING_RATE, sounding_rms
@@ -76,6 +84,7 @@ class Settings:
         seconds (`float`, *optional*): Length of the excerpts of training songs; whole songs by default.
         drums (`float`): Probability of a band with drums.
         seed (`int`): Seed of all random choices.
+        tempi (`tuple[float, float]`): Slowest and fastest tempo of training songs, relative to the score.
     """
 
     soundfonts: tuple[Path, ...]
@@ -83,13 +92,14 @@ class Settings:
     seconds: float | None = None
     drums: float = 0.5
     seed: int = 0
+    tempi: tuple[float, float] = TEMPI
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings that affect the sound, for JSON, with the digests of the soundfonts."""
         fonts = {name: list(map(_fingerprint, getattr(self, name))) for name in ("soundfonts", "test_soundfonts")}
         values = {"arranger": ARRANGER, "seconds": self.seconds, "drums": self.drums, "seed": self.seed}
         levels = {"sampling_rate": SAMPLING_RATE, "tail_seconds": TAIL_SECONDS, "rms": MIX_RMS, "max_peak": MAX_PEAK}
-        return values | levels | fonts
+        return values | ({"tempi": self.tempi} if self.tempi != TEMPI else {}) | levels | fonts
 
 
 def check_settings(settings: Settings) -> None:
@@ -105,6 +115,9 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"`seconds` must be at least 1, got {settings.seconds}.")
     if not 0 <= settings.drums <= 1:
         raise ValueError(f"`drums` must be a probability from 0 to 1, got {settings.drums}.")
+    if not 0.25 <= settings.tempi[0] <= settings.tempi[1] <= 4:
+        low, high = settings.tempi
+        raise ValueError(f"`tempi` must be two factors from 0.25 to 4, the lower first, got {low:g} and {high:g}.")
     if not settings.soundfonts or not settings.test_soundfonts:
         raise ValueError("`soundfonts` and `test_soundfonts` must each name at least one file.")
     find_fluidsynth()
@@ -161,7 +174,7 @@ def draw_version(version: Version, settings: Settings) -> tuple[Score, Score, di
     """
     rng = np.random.default_rng([settings.seed, crc32(version.song.encode()), version.number])
     is_training = version.split == "train"
-    variation = draw_variation(rng) if is_training else Variation()
+    variation = draw_variation(rng, settings.tempi) if is_training else Variation()
     score = arrange(vary(version.load(), variation, rng), rng, settings.drums, held_out=not is_training)
     start, end = 0.0, score.duration
     if is_training and settings.seconds is not None and settings.seconds < end:

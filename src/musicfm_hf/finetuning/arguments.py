@@ -143,7 +143,10 @@ class TaskArguments(HeadArguments):
     task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
     vocabulary: str | None = field(
         default=None,
-        metadata={"help": "Chords: majmin, triads, sevenths or full (with bass); by default majmin."},
+        metadata={
+            "help": "Chords: majmin, triads, sevenths or full (with bass); by default majmin. Beats: full for outputs "
+            "of the tempo and the meter."
+        },
     )
     head_size: int = field(default=512, metadata={"help": "Size of the hidden layer of the head."})
     whiten: bool = field(default=True, metadata={"help": "Train a probe on whitened features, which is faster."})

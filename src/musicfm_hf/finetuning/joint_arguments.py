@@ -39,7 +39,8 @@ class JointArguments(HeadArguments):
         default="{}",
         metadata={
             "help": "Number of times that training songs of a data set are used before all songs are used again, such "
-            'as {"data/pop909": 4}, and 1 by default: a mapping in YAML, JSON here.'
+            'as {"data/pop909": 4}, and 1 by default: a mapping in YAML, JSON here. With 0, they are not used; '
+            "validation and test songs are."
         },
     )
     task_file: list[str] = field(
@@ -86,8 +87,14 @@ class JointArguments(HeadArguments):
             raise ValueError(f"`validation_songs` must be at least 1, got {self.validation_songs}.")
         if self.speed and self.method == "probe":
             raise ValueError("A probe reads features that were computed once: leave `speed` at its default.")
-        if not all(type(count) is int and count > 0 for count in self.repeats.values()):
-            raise ValueError(f"`data_repeats` must be positive integers, got {self.data_repeats}.")
+        if not all(type(count) is int and count >= 0 for count in self.repeats.values()):
+            raise ValueError(f"`data_repeats` must be integers of at least 0, got {self.data_repeats}.")
+        if untrained := [
+            task for task in self.tasks if not any(self.repeats.get(name, 1) for name in self.data_of(task))
+        ]:
+            raise ValueError(
+                f"`data_repeats` is 0 for all data of {', '.join(untrained)}: nothing is left to train on."
+            )
         weights = self._mapping("loss_weights", known_tasks())
         if not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
             raise ValueError(f"`loss_weights` must be positive numbers, got {self.loss_weights}.")

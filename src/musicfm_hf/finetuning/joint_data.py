@@ -24,8 +24,8 @@ def read_joint_splits(arguments: JointArguments) -> dict[str, list[LabeledSong]]
     """
     Read the songs of each task, under the names `TASK/train`, `TASK/validation` and, if some test songs are annotated
     for it, `TASK/test`. A song that several tasks use is the same object in all of them; a song without the annotation
-    of a task is not among its songs. Training songs are repeated as `data_repeats` specifies. Songs of different data
-    sets that have the same id get the name of their data set as a prefix.
+    of a task is not among its songs. Training songs are repeated, or left out, as `data_repeats` specifies. Songs of
+    different data sets that have the same id get the name of their data set as a prefix.
 
     Raises:
         ValueError: No training or no validation song is annotated for a task.

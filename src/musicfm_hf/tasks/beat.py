@@ -7,16 +7,18 @@ Beat Tracking Algorithms*, 2009).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from . import calibration, dbn, meter, spans
+from . import beat_outputs, calibration, dbn, meter, spans
 from .annotations import Beats, check_beats
 from .dbn_states import BEATS_PER_BAR
 from .spec import Score, Strip, TaskSpec
 
 LABELS = ("beat", "downbeat", "neither")  # "beat" excludes downbeats
+_FULL = len(LABELS) + len(beat_outputs.TEMPO_LABELS) + len(beat_outputs.METER_LABELS)
 TOLERANCE = 0.07  # maximum distance between a beat and its estimate, in seconds
 
 
@@ -60,16 +62,26 @@ def targets(annotation: Beats, num_frames: int, frame_rate: float, start: float 
     return shares
 
 
-def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **settings: Any) -> Beats:
+def events(
+    logits: np.ndarray,
+    frame_rate: float,
+    min_rate: float = 40.0,
+    tempo_weight: float = 3.0,
+    meter_weight: float = 3.0,
+    **settings: Any,
+) -> Beats:
     """
     Decode the beats of a whole song: softmax, then [`dbn.track_downbeats`].
 
     Args:
-        logits (`np.ndarray` of shape `(frames, 3)`): Scores before the softmax.
+        logits (`np.ndarray` of shape `(frames, 3)` or `(frames, 31)`): Scores before the softmax and, with the
+            vocabulary `full`, those of 22 tempi and 6 meters before two others.
         frame_rate (`float`): Frame rate in Hz.
         min_rate (`float`): If `frame_rate` is below this rate in Hz, probabilities are first interpolated linearly
             to a multiple of `frame_rate` that is high enough. In the network, beats last a whole number of frames, so
             at 20 Hz neighboring tempi differ by 5 to 17 %, and with weak activations decoding keeps a wrong tempo.
+        tempo_weight, meter_weight (`float`): Weights of the log-probabilities of the tempo and of the meter, which
+            are integrated over seconds.
         **settings: Settings of [`dbn.track_downbeats`]: `beats_per_bar`, `meter_change`, `min_bpm`, `max_bpm`,
             `transition_lambda`, `observation_lambda`, `threshold`, `num_tempi`.
 
@@ -81,7 +93,7 @@ def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **sett
         ValueError: if logits have another shape or are not finite, or a setting is out of range.
         TypeError: if a setting does not exist.
     """
-    probabilities = spans.softmax(logits, LABELS)[:, :2]
+    probabilities = _probabilities(logits)[:, :2]
     if not (0 < frame_rate < np.inf and 0 < min_rate < np.inf):
         raise ValueError(f"Rates must be positive and finite, got {frame_rate} Hz and min_rate {min_rate} Hz.")
     if len(probabilities) < 2:
@@ -90,8 +102,33 @@ def events(logits: np.ndarray, frame_rate: float, min_rate: float = 40.0, **sett
     frames = np.arange(len(probabilities))
     finer = np.arange(factor * (len(frames) - 1) + 1) / factor
     activations = np.column_stack([np.interp(finer, frames, column) for column in probabilities.T])
+    if logits.shape[1] == _FULL:
+        weights = np.array([tempo_weight, meter_weight]) / (frame_rate * factor)
+        settings |= _further_scores(logits[np.round(finer).astype(int)], weights, **settings)
     decoded = dbn.track_downbeats(activations, frame_rate * factor, **settings)
     return Beats(decoded[:, 0].copy(), decoded[:, 1].astype(np.int64))
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of [`LABELS`], float64 `(frames, 3)`, from logits with or without further outputs."""
+    is_full = np.ndim(logits) == 2 and logits.shape[1] == _FULL
+    return spans.softmax(logits[:, : len(LABELS)] if is_full else logits, LABELS)
+
+
+def _further_scores(
+    logits: np.ndarray, weights: np.ndarray, beats_per_bar: int | Sequence[int] = BEATS_PER_BAR, **settings: Any
+) -> dict[str, Any]:
+    """Return the scores of tempi and of the meters in `beats_per_bar`, as [`dbn.track_downbeats`] takes them."""
+    meters = np.atleast_1d(beats_per_bar)
+    if unknown := sorted(set(meters.tolist()) - set(meter.METERS)):
+        raise ValueError(f"The model has outputs for meters from 2 to 7, got {unknown[0]} in `beats_per_bar`.")
+    _, tempi, of_meters = np.split(logits, [len(LABELS), len(LABELS) + len(beat_outputs.TEMPO_LABELS)], axis=1)
+    tempi = weights[0] * beat_outputs.log_probabilities(tempi, beat_outputs.TEMPO_LABELS)
+    of_meters = weights[1] * beat_outputs.log_probabilities(of_meters, beat_outputs.METER_LABELS)
+    return {
+        "tempo_scores": dbn.TempoScores(beat_outputs.TEMPI, tempi),
+        "meter_scores": of_meters[:, meters - meter.METERS[0]],
+    }
 
 
 def no_beats(duration: float = 0.0) -> Beats:
@@ -101,7 +138,7 @@ def no_beats(duration: float = 0.0) -> Beats:
 
 def event_probabilities(logits: np.ndarray, beats: Beats, labels: Sequence[str], frame_rate: float) -> np.ndarray:
     """Return the probability of a beat, downbeat or not, in the nearest frame of each beat, float64 `(beats,)`."""
-    probabilities = spans.softmax(logits, labels)
+    probabilities = _probabilities(logits)
     frames = _nearest_frames(beats.times, frame_rate, len(probabilities))
     return probabilities[frames, :2].sum(axis=1)
 
@@ -137,7 +174,7 @@ def song_results(
     """
     curve = meter.tempo_curve(beats.times)
     signatures = meter.time_signatures(beats, len(logits) / frame_rate)
-    probabilities = spans.softmax(logits, LABELS)[:, :2]
+    probabilities = _probabilities(logits)[:, :2]
     at_beats = np.empty((0, 2))
     if len(beats.times):
         frames = np.arange(len(probabilities))
@@ -223,7 +260,7 @@ def _f_measure(reference: np.ndarray, estimate: np.ndarray) -> float:
     return float(mir_eval.beat.f_measure(reference, estimate, f_measure_threshold=TOLERANCE))
 
 
-TASK = TaskSpec(
+_BEATS = TaskSpec(
     name="beat",
     column="beats",
     order=0,
@@ -254,4 +291,30 @@ TASK = TaskSpec(
     limits="It knows the meters of its training data, from two to seven beats in a bar, and common tempi.",
     strip=Strip("bar", "beats", height=0.2, in_overview=False),
     file_format="beats",
+)
+
+
+def _full_targets(annotation: Beats, num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
+    """Compute [`targets`] and, in further columns, those of tempi and meters."""
+    functions = (targets, beat_outputs.tempo_targets, beat_outputs.meter_targets)
+    return np.concatenate([function(annotation, num_frames, frame_rate, start) for function in functions], axis=1)
+
+
+_PARTS = {"beat": LABELS, "tempo": beat_outputs.TEMPO_LABELS, "meter": beat_outputs.METER_LABELS}
+
+TASK = replace(
+    _BEATS,
+    variants=(
+        replace(
+            _BEATS,
+            vocabulary="full",
+            labels=tuple(label for labels in _PARTS.values() for label in labels),
+            outputs=tuple(
+                {"name": name, "size": len(labels), "problem_type": "single_label_classification", "loss_weight": 1.0}
+                for name, labels in _PARTS.items()
+            ),
+            targets=_full_targets,
+            about="Beats, downbeats, the tempo and the meter",
+        ),
+    ),
 )

@@ -36,18 +36,34 @@ EPSILON = 1e-5  # probabilities are kept this far from 0 and 1
 TOLERANCE = 0.01  # by which probabilities in half precision may exceed 1
 
 
+class TempoScores(NamedTuple):
+    """What is known about the tempo besides the activations: scores that are added to log-probabilities."""
+
+    tempi: np.ndarray  # (tempi,) beats per minute, ascending; scores are interpolated between them
+    scores: np.ndarray  # (frames, tempi)
+
+
 class _Emissions(NamedTuple):
     """Sums of the log-densities of all frames before an index. Index 0 is the longest interval before frame 0."""
 
     beats_before: np.ndarray  # (frames + 1, columns of the activations)
     rest_before: np.ndarray  # (frames + 1,)
+    tempi_before: np.ndarray | None  # (frames + 1, tempi)
+    meters_before: np.ndarray | None  # (frames + 1, meters)
 
-    def between(self, starts: np.ndarray, stops: np.ndarray, beat_frames: np.ndarray) -> np.ndarray:
-        """Return log-densities (…, columns of the activations, tempi) of beats from `starts` (…, tempi) to `stops`."""
+    def between(self, starts: np.ndarray, stops: np.ndarray, beat_frames: np.ndarray, bars: Bars) -> np.ndarray:
+        """Return log-densities (…, positions, tempi) of beats from `starts` (…, tempi) to `stops`."""
         middles = np.minimum(starts + beat_frames, stops)
         beats = self.beats_before[middles] - self.beats_before[starts]  # (…, tempi, columns)
         rest = self.rest_before[stops] - self.rest_before[middles]
-        return np.swapaxes(beats + rest[..., None], -1, -2)
+        if self.tempi_before is not None:
+            columns = np.arange(self.tempi_before.shape[1])
+            rest = rest + self.tempi_before[stops, columns] - self.tempi_before[starts, columns]
+        densities = np.swapaxes(beats + rest[..., None], -1, -2)[..., bars.columns, :]
+        if self.meters_before is None:
+            return densities
+        meters = self.meters_before[stops] - self.meters_before[starts]  # (…, tempi, meters)
+        return densities + np.swapaxes(meters, -1, -2)[..., bars.meters, :]
 
 
 class _Pointers(NamedTuple):
@@ -68,6 +84,8 @@ def track_downbeats(
     threshold: float = 0.05,
     num_tempi: int | None = 60,
     meter_change: float = 0.0,
+    tempo_scores: TempoScores | None = None,
+    meter_scores: np.ndarray | None = None,
 ) -> np.ndarray:
     """
     Decode beats and their positions in the bar: the most likely path through the bars of all meters in
@@ -89,6 +107,10 @@ def track_downbeats(
             more intervals than that; `None` for every interval.
         meter_change (`float`): Probability, at each bar line, that the next bar has another meter. All other meters
             are equally likely, and so are all meters at the start.
+        tempo_scores ([`TempoScores`], *optional*): Scores of tempi in the same frames. Each frame adds that of the
+            tempo of its beat.
+        meter_scores (`np.ndarray` of shape `(frames, meters)`, *optional*): Scores of the meters in `beats_per_bar`,
+            which are added in the same way.
 
     Returns:
         `np.ndarray` of shape `(beats, 2)`: seconds, ascending, and position in the bar from 1 (the downbeat).
@@ -103,7 +125,11 @@ def track_downbeats(
     activations, first = _cut(activations, threshold)
     if not len(activations):
         return np.empty((0, 2))
-    beats = _decode(*_log_densities(activations, observation_lambda), bars, tempi)
+    scores = None if tempo_scores is None else _scores_of(tempo_scores, 60 * fps / tempi.intervals)
+    further = [
+        None if part is None else on_grid(part[first : first + len(activations)]) for part in (scores, meter_scores)
+    ]
+    beats = _decode(*_log_densities(activations, observation_lambda), bars, tempi, further)
     frames, places = _place(beats, activations.max(axis=1))
     indices = np.arange(len(bars.columns)) - np.repeat(bars.firsts, bars.lasts - bars.firsts + 1)
     return np.column_stack([(frames + first) / fps, indices[places] + 1])
@@ -188,18 +214,37 @@ def _log_densities(activations: np.ndarray, observation_lambda: float) -> tuple[
     return on_grid(np.log(activations)), on_grid(np.log(rest / (observation_lambda - 1)))
 
 
-def _decode(log_beats: np.ndarray, log_rest: np.ndarray, bars: Bars, tempi: Tempi) -> np.ndarray:
+def _scores_of(tempo_scores: TempoScores, tempi: np.ndarray) -> np.ndarray:
+    """Return the scores (frames, tempi) of tempi in beats per minute, interpolated on a logarithmic scale."""
+    places = np.interp(np.log(tempi), np.log(tempo_scores.tempi), np.arange(len(tempo_scores.tempi)))
+    lower = np.floor(places).astype(int)
+    upper = np.minimum(lower + 1, len(tempo_scores.tempi) - 1)
+    scores = tempo_scores.scores
+    return scores[:, lower] * (1 - (places - lower)) + scores[:, upper] * (places - lower)
+
+
+def _decode(
+    log_beats: np.ndarray,
+    log_rest: np.ndarray,
+    bars: Bars,
+    tempi: Tempi,
+    further: Sequence[np.ndarray | None] = (None, None),
+) -> np.ndarray:
     """
     Find the best path, from log-densities (frames, columns of the activations) at the start of a beat and (frames,) in
-    the rest of it.
+    the rest of it, and from scores (frames, tempi) and (frames, meters) of all frames of a beat.
 
     Returns:
         The beats of the path in order, as rows of (start frame, position among all meters, frames that emit the beat).
     """
     num_frames, num_positions = len(log_beats), len(bars.columns)
     intervals, longest = tempi.intervals, tempi.intervals[-1]
-    sums = [np.pad(log.cumsum(0), [(longest + 1, 0), (0, 0)][: log.ndim]) for log in (log_beats, log_rest)]
-    emissions = _Emissions(*sums)
+    emissions = _Emissions(
+        *(
+            None if log is None else np.pad(log.cumsum(0), [(longest + 1, 0), (0, 0)][: log.ndim])
+            for log in (log_beats, log_rest, *further)
+        )
+    )
     # Scores of beats that start in the last `longest` frames, by start. All states of a meter are equally likely
     # before frame 0: a beat of each tempo may have started in any of the preceding frames that its interval covers.
     begun = np.where(np.arange(-longest, 0)[:, None] >= -intervals, 0.0, -np.inf)
@@ -214,9 +259,9 @@ def _decode(log_beats: np.ndarray, log_rest: np.ndarray, bars: Bars, tempi: Temp
     begins = np.arange(block)[:, None] + longest - intervals  # (block, tempi), places in `recent`
     for first in range(0, num_frames, block):
         starts = begins[: num_frames - first]
-        densities = emissions.between(starts + first, starts + first + intervals, tempi.beat_frames)
+        densities = emissions.between(starts + first, starts + first + intervals, tempi.beat_frames, bars)
         scores = recent[starts[:, None], np.arange(num_positions)[:, None], np.arange(len(intervals))]
-        scores = (scores + densities[:, bars.columns]).transpose(2, 0, 1)  # (tempi, block, positions)
+        scores = (scores + densities).transpose(2, 0, 1)  # (tempi, block, positions)
         scores, before = _best_tempi(np.ascontiguousarray(scores), possible)
         pointers.tempi[first : first + block] = before.transpose(1, 2, 0)
         ended = scores.transpose(1, 2, 0)
@@ -268,8 +313,8 @@ def _last_beat(
     longest = tempi.intervals[-1]
     ages = np.arange(longest)[:, None]  # frames since the beat began, in the last frame
     starts = np.broadcast_to(num_frames + longest - 1 - ages, (longest, len(tempi.intervals)))
-    densities = emissions.between(starts, np.full_like(starts, num_frames + longest), tempi.beat_frames)
-    scores = recent[::-1] + densities[:, bars.columns]
+    densities = emissions.between(starts, np.full_like(starts, num_frames + longest), tempi.beat_frames, bars)
+    scores = recent[::-1] + densities
     scores = np.where((ages < tempi.intervals)[:, None], scores, -np.inf)  # (ages, positions, tempi)
     scores = scores.transpose(1, 2, 0)  # the order of the states
     position, tempo, last_age = np.unravel_index(scores.argmax(), scores.shape)

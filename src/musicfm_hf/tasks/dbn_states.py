@@ -27,6 +27,7 @@ class Bars(NamedTuple):
     """Positions in the bars of all meters, one meter after the other, and the transitions between meters."""
 
     columns: np.ndarray  # (positions,) column of the activations that a position emits
+    meters: np.ndarray  # (positions,) index of the meter of a position
     firsts: np.ndarray  # (meters,) first position of each meter
     lasts: np.ndarray  # (meters,) last position of each meter
     log_starts: np.ndarray  # (positions,) log-probability before frame 0
@@ -129,7 +130,10 @@ def make_bars(beats_per_bar: int | Sequence[int], meter_change: float) -> Bars:
     columns = np.zeros(meters.sum(), dtype=int)
     columns[firsts] = 1
     log_starts = -np.log(np.repeat(meters, meters))
-    return Bars(columns, firsts, lasts, on_grid(log_starts), on_grid(meter_transitions(len(meters), meter_change)))
+    indices = np.repeat(np.arange(len(meters)), meters)
+    return Bars(
+        columns, indices, firsts, lasts, on_grid(log_starts), on_grid(meter_transitions(len(meters), meter_change))
+    )
 
 
 def on_grid(logarithms: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...symbolic.arranging.arrangement import TEMPI
 from ...symbolic.fluidsynth import PACKAGES
 from ...symbolic.score import Score
 from ...tasks.annotations import Beats, Segment
@@ -56,6 +57,7 @@ def song_readers(
     limit: int | None = None,
     split_size: str = "full",
     composed: int = 0,
+    tempi: Sequence[float] = TEMPI,
 ) -> SongReaders:
     """
     Render the versions that are not rendered yet, and return the readers of all versions, keyed by id: `001_v1`. The
@@ -67,7 +69,7 @@ def song_readers(
         soundfonts: Soundfonts (.sf2 or .sf3) of training songs.
         test_soundfonts: Soundfonts of validation and test songs.
         versions (`int`): Number of versions of each training song.
-        test_versions (`int`): Number of versions of each validation and test song.
+        test_versions (`int`): Number of versions of each validation and test song; 0 for training songs only.
         seconds (`float`, *optional*): Length of the excerpts of training songs, which are at random places; whole
             songs by default. Validation and test songs are always whole.
         drums (`float`): Probability of a band with drums.
@@ -77,6 +79,7 @@ def song_readers(
         split_size (`str`): full, or mini for the small selection.
         composed (`int`): Number of further training songs, composed in the manner of the training songs; see
             [`compose_score`].
+        tempi: Slowest and fastest tempo of training songs, relative to the source. It is drawn for each version.
 
     Raises:
         ValueError, FileNotFoundError: an argument is out of range, or a file or FluidSynth is missing; see
@@ -84,9 +87,11 @@ def song_readers(
     """
     if audio is None:
         raise ValueError("`audio` must be the folder to which songs are rendered.")
-    if versions < 1 or test_versions < 1:
-        raise ValueError(f"`versions` and `test_versions` must be at least 1, got {versions} and {test_versions}.")
-    settings = _settings(soundfonts, test_soundfonts, seconds, drums, seed)
+    if versions < 1 or test_versions < 0:
+        raise ValueError(
+            f"`versions` must be at least 1 and `test_versions` at least 0, got {versions} and {test_versions}."
+        )
+    settings = _settings(soundfonts, test_soundfonts, seconds, drums, seed, tempi)
     check_settings(settings)
     songs = [song for part in chosen_songs(source, limit, split_size).values() for song in part]
     numbers = {"train": versions, "valid": test_versions, "test": test_versions}
@@ -143,9 +148,12 @@ def _settings(
     seconds: float | None,
     drums: float,
     seed: int,
+    tempi: Sequence[float],
 ) -> Settings:
     """Return the settings of the rendering."""
-    return Settings(tuple(map(Path, soundfonts)), tuple(map(Path, test_soundfonts)), seconds, drums, seed)
+    slowest, fastest = tempi
+    fonts = tuple(map(Path, soundfonts)), tuple(map(Path, test_soundfonts))
+    return Settings(*fonts, seconds, drums, seed, (slowest, fastest))
 
 
 def _digest(source: str | os.PathLike, song: Song) -> str:
@@ -158,7 +166,8 @@ def _digest(source: str | os.PathLike, song: Song) -> str:
 
 def _info(source: str | os.PathLike, audio: Any, **options: Any) -> dict[str, Any]:
     """Return entries of `info.json`."""
-    settings = _settings(*(options[name] for name in ("soundfonts", "test_soundfonts", "seconds", "drums", "seed")))
+    names = ("soundfonts", "test_soundfonts", "seconds", "drums", "seed", "tempi")
+    settings = _settings(*(options[name] for name in names))
     songs = chosen_songs(source, options["limit"], options["split_size"])
     versions, test_versions, composed = (options[name] for name in ("versions", "test_versions", "composed"))
     return {
@@ -190,11 +199,24 @@ READER = DatasetReader(
             metavar="FILE",
         ),
         Option("versions", "versions of each training song; 3 by default", type=int, default=3),
-        Option("test_versions", "versions of each validation and test song; 1 by default", type=int, default=1),
+        Option(
+            "test_versions",
+            "versions of each validation and test song; 1 by default, 0 for training songs only",
+            type=int,
+            default=1,
+        ),
         Option(
             "seconds", "length of excerpts of training songs, at random places; whole songs by default", type=float
         ),
         Option("drums", "probability of a band with drums; 0.5 by default", type=float, default=0.5),
+        Option(
+            "tempi",
+            "slowest and fastest tempo of training songs, relative to the source; 0.8 1.25 by default",
+            type=float,
+            nargs=2,
+            default=TEMPI,
+            metavar=("SLOWEST", "FASTEST"),
+        ),
         Option("seed", "seed of arrangements and effects; 0 by default", type=int, default=0),
         Option("num_workers", "number of rendering processes; 2 by default", type=int, default=2),
         Option("limit", "maximum number of songs in each split; all by default", type=int),

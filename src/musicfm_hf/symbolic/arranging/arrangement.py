@@ -22,7 +22,7 @@ from .instruments import Instrument, draw_instrument, play_on
 
 TRANSPOSITIONS = tuple(range(-6, 6))
 
-TEMPOS = (0.8, 1.25)  # slowest and fastest, relative to the score
+TEMPI = (0.8, 1.25)  # slowest and fastest, relative to the score
 
 TEMPO_CLASSES = (67.0, 90.0)  # beats per minute: slow below the first, fast from the second
 
@@ -63,12 +63,12 @@ class Variation:
     rubato: float = 0.0
 
 
-def draw_variation(rng: np.random.Generator) -> Variation:
+def draw_variation(rng: np.random.Generator, tempi: tuple[float, float] = TEMPI) -> Variation:
     """
-    Draw a transposition from -6 to 5 semitones, a tempo from 0.8 to 1.25 that is evenly distributed on a logarithmic
-    scale, and in half of the versions a rubato of up to 4 percent.
+    Draw a transposition from -6 to 5 semitones, a tempo between those of `tempi` that is evenly distributed on a
+    logarithmic scale, and in half of the versions a rubato of up to 4 percent.
     """
-    low, high = np.log(TEMPOS)
+    low, high = np.log(tempi)
     return Variation(
         int(rng.choice(TRANSPOSITIONS)),
         round(float(np.exp(rng.uniform(low, high))), 4),
