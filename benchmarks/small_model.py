@@ -60,7 +60,7 @@ def collect(folder: Path) -> dict[str, Any]:
         for result in evaluation["models"].values():
             scores[column] |= result["scores"]
             errors[column] |= {name: value["ece"] for name, value in result.get("calibration", {}).items()}
-    names = ("encoder", "joint", "same_song")
+    names = ("encoder", "first", "joint", "same_song")
     runs = {name: json.loads((folder / f"runs/{name}/results.json").read_text()) for name in names}
     data = {path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "data").glob("*/info.json"))}
     return {

@@ -1,6 +1,6 @@
 """
-Make the small model of the package: data, pretraining, two rounds of joint fine-tuning, a head for search, and a folder
-with scores and a card.
+Make the small model of the package: data, pretraining, two rounds of joint fine-tuning, a head for search, and a
+folder with scores and a card.
 
     python recipes/small_model.py --source POP909 --output_dir small_model
 

@@ -82,22 +82,22 @@ def test_its_name_in_scripts(tmp_path, monkeypatch):
     assert used == [SMALL_MODEL]
 
 
-def test_snippets_of_its_card(tmp_path):
+def test_its_card(tmp_path):
     """In the package, Python finds the model by a constant; on the card of a copy on the Hub, by the ID."""
-
-    def usage(folder: Path) -> str:
-        return (folder / "README.md").read_text(encoding="utf-8").partition("## Usage")[2].partition("## Scores")[0]
-
     copy = tmp_path / "musicfm-small"
     shutil.copytree(SMALL_MODEL, copy)
+    card = (copy / "README.md").read_text(encoding="utf-8")
+    assert "load_annotators([musicfm_hf.SMALL_MODEL])" in card
+    assert 'from_pretrained(musicfm_hf.SMALL_MODEL, subfolder="beat")' in card
+    assert "--models musicfm-small " in card
     write_card(copy, place="musicfm_hf.SMALL_MODEL")
-    assert usage(copy) == usage(Path(SMALL_MODEL))
-    assert "load_annotators([musicfm_hf.SMALL_MODEL])" in usage(copy)
-    assert 'from_pretrained(musicfm_hf.SMALL_MODEL, subfolder="beat")' in usage(copy)
-    assert "--models musicfm-small " in usage(copy)
+    assert (copy / "README.md").read_text(encoding="utf-8") == card  # with all scores
     write_card(copy, "someone/small")
-    assert 'load_annotators(["someone/small"])' in usage(copy)
-    assert 'from_pretrained("someone/small", subfolder="beat")' in usage(copy)
+    pushed = (copy / "README.md").read_text(encoding="utf-8")
+    assert 'load_annotators(["someone/small"])' in pushed
+    assert 'from_pretrained("someone/small", subfolder="beat")' in pushed
+    scores, training = card.index("## Scores"), card.index("## Training")
+    assert card[scores:training] == pushed[pushed.index("## Scores") : pushed.index("## Training")]
 
 
 def test_it_is_not_calibrated_in_place(tmp_path):

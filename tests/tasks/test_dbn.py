@@ -7,8 +7,8 @@ from helpers.paths import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicfm_hf.tasks.dbn import TempoScores, track_beats, track_downbeats
-from musicfm_hf.tasks.dbn_states import beat_intervals
+from musicfm_hf.tasks.dbn import track_beats, track_downbeats
+from musicfm_hf.tasks.dbn_states import TempoScores, beat_intervals
 
 CASES = json.loads((FIXTURES / "dbn/cases.json").read_text())
 

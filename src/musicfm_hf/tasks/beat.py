@@ -14,7 +14,7 @@ import numpy as np
 
 from . import beat_outputs, calibration, dbn, meter, spans
 from .annotations import Beats, check_beats
-from .dbn_states import BEATS_PER_BAR
+from .dbn_states import BEATS_PER_BAR, TempoScores
 from .spec import Score, Strip, TaskSpec
 
 LABELS = ("beat", "downbeat", "neither")  # "beat" excludes downbeats
@@ -66,8 +66,8 @@ def events(
     logits: np.ndarray,
     frame_rate: float,
     min_rate: float = 40.0,
-    tempo_weight: float = 3.0,
-    meter_weight: float = 3.0,
+    tempo_weight: float = 1.0,
+    meter_weight: float = 1.0,
     **settings: Any,
 ) -> Beats:
     """
@@ -126,7 +126,7 @@ def _further_scores(
     tempi = weights[0] * beat_outputs.log_probabilities(tempi, beat_outputs.TEMPO_LABELS)
     of_meters = weights[1] * beat_outputs.log_probabilities(of_meters, beat_outputs.METER_LABELS)
     return {
-        "tempo_scores": dbn.TempoScores(beat_outputs.TEMPI, tempi),
+        "tempo_scores": TempoScores(beat_outputs.TEMPI, tempi),
         "meter_scores": of_meters[:, meters - meter.METERS[0]],
     }
 
@@ -300,7 +300,12 @@ def _full_targets(annotation: Beats, num_frames: int, frame_rate: float, start: 
     return np.concatenate([function(annotation, num_frames, frame_rate, start) for function in functions], axis=1)
 
 
-_PARTS = {"beat": LABELS, "tempo": beat_outputs.TEMPO_LABELS, "meter": beat_outputs.METER_LABELS}
+# Outputs with their labels and the weight of their loss. Most frames have no beat, so the loss of beats is small.
+_PARTS = (
+    ("beat", LABELS, 1.0),
+    ("tempo", beat_outputs.TEMPO_LABELS, 0.1),
+    ("meter", beat_outputs.METER_LABELS, 0.1),
+)
 
 TASK = replace(
     _BEATS,
@@ -308,10 +313,15 @@ TASK = replace(
         replace(
             _BEATS,
             vocabulary="full",
-            labels=tuple(label for labels in _PARTS.values() for label in labels),
+            labels=tuple(label for _, labels, _ in _PARTS for label in labels),
             outputs=tuple(
-                {"name": name, "size": len(labels), "problem_type": "single_label_classification", "loss_weight": 1.0}
-                for name, labels in _PARTS.items()
+                {
+                    "name": name,
+                    "size": len(labels),
+                    "problem_type": "single_label_classification",
+                    "loss_weight": weight,
+                }
+                for name, labels, weight in _PARTS
             ),
             targets=_full_targets,
             about="Beats, downbeats, the tempo and the meter",

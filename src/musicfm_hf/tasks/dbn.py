@@ -27,6 +27,7 @@ from .dbn_states import (
     TRANSITION_LAMBDA,
     Bars,
     Tempi,
+    TempoScores,
     make_bars,
     make_tempi,
     on_grid,
@@ -34,13 +35,6 @@ from .dbn_states import (
 
 EPSILON = 1e-5  # probabilities are kept this far from 0 and 1
 TOLERANCE = 0.01  # by which probabilities in half precision may exceed 1
-
-
-class TempoScores(NamedTuple):
-    """What is known about the tempo besides the activations: scores that are added to log-probabilities."""
-
-    tempi: np.ndarray  # (tempi,) beats per minute, ascending; scores are interpolated between them
-    scores: np.ndarray  # (frames, tempi)
 
 
 class _Emissions(NamedTuple):
@@ -125,10 +119,9 @@ def track_downbeats(
     activations, first = _cut(activations, threshold)
     if not len(activations):
         return np.empty((0, 2))
-    scores = None if tempo_scores is None else _scores_of(tempo_scores, 60 * fps / tempi.intervals)
-    further = [
-        None if part is None else on_grid(part[first : first + len(activations)]) for part in (scores, meter_scores)
-    ]
+    tempo = None if tempo_scores is None else _scores_of(tempo_scores, 60 * fps / tempi.intervals)
+    used = slice(first, first + len(activations))
+    further = [None if scores is None else on_grid(scores[used]) for scores in (tempo, meter_scores)]
     beats = _decode(*_log_densities(activations, observation_lambda), bars, tempi, further)
     frames, places = _place(beats, activations.max(axis=1))
     indices = np.arange(len(bars.columns)) - np.repeat(bars.firsts, bars.lasts - bars.firsts + 1)
@@ -240,10 +233,8 @@ def _decode(
     num_frames, num_positions = len(log_beats), len(bars.columns)
     intervals, longest = tempi.intervals, tempi.intervals[-1]
     emissions = _Emissions(
-        *(
-            None if log is None else np.pad(log.cumsum(0), [(longest + 1, 0), (0, 0)][: log.ndim])
-            for log in (log_beats, log_rest, *further)
-        )
+        *(_sums_before(log, longest + 1) for log in (log_beats, log_rest)),
+        *(None if scores is None else _sums_before(scores, longest + 1) for scores in further),
     )
     # Scores of beats that start in the last `longest` frames, by start. All states of a meter are equally likely
     # before frame 0: a beat of each tempo may have started in any of the preceding frames that its interval covers.
@@ -274,6 +265,11 @@ def _decode(
             after[:, bars.firsts] = changed.max(axis=1)
         recent = np.concatenate([recent, after])[-longest:]
     return _trace(pointers, *_last_beat(recent, emissions, bars, tempi, num_frames), bars, tempi)
+
+
+def _sums_before(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the sums of all values before an index, after `count` zeros."""
+    return np.pad(values.cumsum(0), [(count, 0), (0, 0)][: values.ndim])
 
 
 def _possible(log_transitions: np.ndarray) -> list[tuple[slice, np.ndarray]]:

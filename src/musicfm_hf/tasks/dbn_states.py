@@ -23,6 +23,13 @@ class Tempi(NamedTuple):
     log_transitions: np.ndarray  # (tempi before, tempi after)
 
 
+class TempoScores(NamedTuple):
+    """What is known about the tempo besides the activations: scores that are added to log-probabilities."""
+
+    tempi: np.ndarray  # (tempi,) beats per minute, ascending; scores are interpolated between them
+    scores: np.ndarray  # (frames, tempi)
+
+
 class Bars(NamedTuple):
     """Positions in the bars of all meters, one meter after the other, and the transitions between meters."""
 
