@@ -131,6 +131,8 @@ def test_results_of_all_outputs():
     results, plain = (beat.song_results(values, decoded, 25.0) for values in (full, full[:, :3]))
     assert results["tempo"][0] == pytest.approx(100, rel=0.01)
     assert results["time_signatures"][0] == plain["time_signatures"][0]
+    with pytest.raises(ValueError, match=r"`meter_weight` must be at least 0 and finite, got 1\.0 and -1"):
+        beat.events(full, 25.0, meter_weight=-1)
     with pytest.raises(ValueError, match="outputs for meters from 2 to 7, got 8"):
         beat.events(full, 25.0, beats_per_bar=[4, 8])
     with pytest.raises(ValueError, match=r"must have the shape \(frames, 3\), got \(10, 25\)"):

@@ -97,9 +97,18 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return all settings that affect the sound, for JSON, with the digests of the soundfonts."""
         fonts = {name: list(map(_fingerprint, getattr(self, name))) for name in ("soundfonts", "test_soundfonts")}
-        values = {"arranger": ARRANGER, "seconds": self.seconds, "drums": self.drums, "seed": self.seed}
+        values: dict[str, Any] = {
+            "arranger": ARRANGER,
+            "seconds": self.seconds,
+            "drums": self.drums,
+            "seed": self.seed,
+        }
         levels = {"sampling_rate": SAMPLING_RATE, "tail_seconds": TAIL_SECONDS, "rms": MIX_RMS, "max_peak": MAX_PEAK}
-        return values | ({"tempi": self.tempi} if self.tempi != TEMPI else {}) | levels | fonts
+        if (
+            self.tempi != TEMPI
+        ):  # left out by default, so that folders rendered before there was this setting stay valid
+            values["tempi"] = self.tempi
+        return values | levels | fonts
 
 
 def check_settings(settings: Settings) -> None:

@@ -1,9 +1,10 @@
 """
 Beats and downbeats. Frame j is centered at j / rate seconds.
 
-The output is one softmax over beat, downbeat and neither, which the dynamic Bayesian network in `dbn.py` decodes.
-Scores are `mir_eval.beat.f_measure` over all beats (Davies, Degara, Plumbley, *Evaluation Methods for Musical Audio
-Beat Tracking Algorithms*, 2009).
+The output is one softmax over beat, downbeat and neither, which the dynamic Bayesian network in `dbn.py` decodes. The
+vocabulary `full` has two more, for the tempo and the meter; see `beat_outputs.py`. The scores are those of
+`mir_eval.beat.f_measure` over all beats (Davies, Degara, Plumbley, *Evaluation Methods for Musical Audio Beat Tracking
+Algorithms*, 2009).
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,14 +75,14 @@ def events(
     Decode the beats of a whole song: softmax, then [`dbn.track_downbeats`].
 
     Args:
-        logits (`np.ndarray` of shape `(frames, 3)` or `(frames, 31)`): Scores before the softmax and, with the
-            vocabulary `full`, those of 22 tempi and 6 meters before two others.
+        logits (`np.ndarray` of shape `(frames, 3)` or `(frames, 31)`): Scores before the softmax; with the vocabulary
+            `full`, also those of 22 tempi and of 6 meters, each before a softmax of their own.
         frame_rate (`float`): Frame rate in Hz.
         min_rate (`float`): If `frame_rate` is below this rate in Hz, probabilities are first interpolated linearly
             to a multiple of `frame_rate` that is high enough. In the network, beats last a whole number of frames, so
             at 20 Hz neighboring tempi differ by 5 to 17 %, and with weak activations decoding keeps a wrong tempo.
         tempo_weight, meter_weight (`float`): Weights of the log-probabilities of the tempo and of the meter, which
-            are integrated over seconds.
+            are integrated over seconds; only for the vocabulary `full`.
         **settings: Settings of [`dbn.track_downbeats`]: `beats_per_bar`, `meter_change`, `min_bpm`, `max_bpm`,
             `transition_lambda`, `observation_lambda`, `threshold`, `num_tempi`.
 
@@ -96,6 +97,10 @@ def events(
     probabilities = _probabilities(logits)[:, :2]
     if not (0 < frame_rate < np.inf and 0 < min_rate < np.inf):
         raise ValueError(f"Rates must be positive and finite, got {frame_rate} Hz and min_rate {min_rate} Hz.")
+    if not (0 <= tempo_weight < np.inf and 0 <= meter_weight < np.inf):
+        raise ValueError(
+            f"`tempo_weight` and `meter_weight` must be at least 0 and finite, got {tempo_weight} and {meter_weight}."
+        )
     if len(probabilities) < 2:
         return no_beats()
     factor = int(np.ceil(min_rate / frame_rate))

@@ -42,17 +42,21 @@ class _Emissions(NamedTuple):
 
     beats_before: np.ndarray  # (frames + 1, columns of the activations)
     rest_before: np.ndarray  # (frames + 1,)
-    tempi_before: np.ndarray | None  # (frames + 1, tempi)
-    meters_before: np.ndarray | None  # (frames + 1, meters)
+    tempi_before: np.ndarray | None = None  # (frames + 1, tempi with scores)
+    tempo_places: np.ndarray | None = None  # (tempi,) places among the tempi with scores, to interpolate between these
+    meters_before: np.ndarray | None = None  # (frames + 1, meters)
 
     def between(self, starts: np.ndarray, stops: np.ndarray, beat_frames: np.ndarray, bars: Bars) -> np.ndarray:
         """Return log-densities (…, positions, tempi) of beats from `starts` (…, tempi) to `stops`."""
         middles = np.minimum(starts + beat_frames, stops)
         beats = self.beats_before[middles] - self.beats_before[starts]  # (…, tempi, columns)
         rest = self.rest_before[stops] - self.rest_before[middles]
-        if self.tempi_before is not None:
-            columns = np.arange(self.tempi_before.shape[1])
-            rest = rest + self.tempi_before[stops, columns] - self.tempi_before[starts, columns]
+        if self.tempi_before is not None and self.tempo_places is not None:
+            lower, upper = np.floor(self.tempo_places).astype(int), np.ceil(self.tempo_places).astype(int)
+            below, above = (
+                self.tempi_before[stops, part] - self.tempi_before[starts, part] for part in (lower, upper)
+            )
+            rest = rest + on_grid(below + (self.tempo_places - lower) * (above - below))
         densities = np.swapaxes(beats + rest[..., None], -1, -2)[..., bars.columns, :]
         if self.meters_before is None:
             return densities
@@ -119,10 +123,17 @@ def track_downbeats(
     activations, first = _cut(activations, threshold)
     if not len(activations):
         return np.empty((0, 2))
-    tempo = None if tempo_scores is None else _scores_of(tempo_scores, 60 * fps / tempi.intervals)
-    used = slice(first, first + len(activations))
-    further = [None if scores is None else on_grid(scores[used]) for scores in (tempo, meter_scores)]
-    beats = _decode(*_log_densities(activations, observation_lambda), bars, tempi, further)
+    emissions = _sum_emissions(activations, observation_lambda, tempi)
+    used, longest = slice(first, first + len(activations)), tempi.intervals[-1]
+    if tempo_scores is not None:
+        bpm, columns = 60 * fps / tempi.intervals, np.arange(len(tempo_scores.tempi))
+        emissions = emissions._replace(
+            tempi_before=_sums_before(on_grid(tempo_scores.scores[used]), longest),
+            tempo_places=np.interp(np.log(bpm), np.log(tempo_scores.tempi), columns),
+        )
+    if meter_scores is not None:
+        emissions = emissions._replace(meters_before=_sums_before(on_grid(meter_scores[used]), longest))
+    beats = _decode(emissions, len(activations), bars, tempi)
     frames, places = _place(beats, activations.max(axis=1))
     indices = np.arange(len(bars.columns)) - np.repeat(bars.firsts, bars.lasts - bars.firsts + 1)
     return np.column_stack([(frames + first) / fps, indices[places] + 1])
@@ -157,7 +168,7 @@ def track_beats(
     activations, first = _cut(activations[:, None], threshold)
     if not len(activations):
         return np.empty(0)
-    beats = _decode(*_log_densities(activations, observation_lambda), bars, tempi)
+    beats = _decode(_sum_emissions(activations, observation_lambda, tempi), len(activations), bars, tempi)
     frames, _ = _place(beats, activations[:, 0])
     return (frames + first) / fps
 
@@ -207,35 +218,26 @@ def _log_densities(activations: np.ndarray, observation_lambda: float) -> tuple[
     return on_grid(np.log(activations)), on_grid(np.log(rest / (observation_lambda - 1)))
 
 
-def _scores_of(tempo_scores: TempoScores, tempi: np.ndarray) -> np.ndarray:
-    """Return the scores (frames, tempi) of tempi in beats per minute, interpolated on a logarithmic scale."""
-    places = np.interp(np.log(tempi), np.log(tempo_scores.tempi), np.arange(len(tempo_scores.tempi)))
-    lower = np.floor(places).astype(int)
-    upper = np.minimum(lower + 1, len(tempo_scores.tempi) - 1)
-    scores = tempo_scores.scores
-    return scores[:, lower] * (1 - (places - lower)) + scores[:, upper] * (places - lower)
+def _sum_emissions(activations: np.ndarray, observation_lambda: float, tempi: Tempi) -> _Emissions:
+    """Return the sums of the log-densities of activations (frames, kinds)."""
+    logs = _log_densities(activations, observation_lambda)
+    return _Emissions(*(_sums_before(log, tempi.intervals[-1]) for log in logs))
 
 
-def _decode(
-    log_beats: np.ndarray,
-    log_rest: np.ndarray,
-    bars: Bars,
-    tempi: Tempi,
-    further: Sequence[np.ndarray | None] = (None, None),
-) -> np.ndarray:
+def _sums_before(values: np.ndarray, longest: int) -> np.ndarray:
+    """Return the sums of all values before each index of [`_Emissions`]."""
+    return np.pad(values.cumsum(0), [(longest + 1, 0), (0, 0)][: values.ndim])
+
+
+def _decode(emissions: _Emissions, num_frames: int, bars: Bars, tempi: Tempi) -> np.ndarray:
     """
-    Find the best path, from log-densities (frames, columns of the activations) at the start of a beat and (frames,) in
-    the rest of it, and from scores (frames, tempi) and (frames, meters) of all frames of a beat.
+    Find the best path.
 
     Returns:
         The beats of the path in order, as rows of (start frame, position among all meters, frames that emit the beat).
     """
-    num_frames, num_positions = len(log_beats), len(bars.columns)
+    num_positions = len(bars.columns)
     intervals, longest = tempi.intervals, tempi.intervals[-1]
-    emissions = _Emissions(
-        *(_sums_before(log, longest + 1) for log in (log_beats, log_rest)),
-        *(None if scores is None else _sums_before(scores, longest + 1) for scores in further),
-    )
     # Scores of beats that start in the last `longest` frames, by start. All states of a meter are equally likely
     # before frame 0: a beat of each tempo may have started in any of the preceding frames that its interval covers.
     begun = np.where(np.arange(-longest, 0)[:, None] >= -intervals, 0.0, -np.inf)
@@ -265,11 +267,6 @@ def _decode(
             after[:, bars.firsts] = changed.max(axis=1)
         recent = np.concatenate([recent, after])[-longest:]
     return _trace(pointers, *_last_beat(recent, emissions, bars, tempi, num_frames), bars, tempi)
-
-
-def _sums_before(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the sums of all values before an index, after `count` zeros."""
-    return np.pad(values.cumsum(0), [(count, 0), (0, 0)][: values.ndim])
 
 
 def _possible(log_transitions: np.ndarray) -> list[tuple[slice, np.ndarray]]:

@@ -24,7 +24,7 @@ class Tempi(NamedTuple):
 
 
 class TempoScores(NamedTuple):
-    """What is known about the tempo besides the activations: scores that are added to log-probabilities."""
+    """Scores of tempi from other sources than the activations, which are added to log-probabilities."""
 
     tempi: np.ndarray  # (tempi,) beats per minute, ascending; scores are interpolated between them
     scores: np.ndarray  # (frames, tempi)
