@@ -651,7 +651,7 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--decoding", "{"], "`decoding` must be a mapping"),
         (["--label_rate", "-1"], "rate"),
         (["--vocabulary", "jazz"], "does not have the vocabulary 'jazz': it must be one of majmin, triads"),
-        (["--task", "beat", "--vocabulary", "full"], "leave it out, because the task has only one"),
+        (["--task", "key", "--vocabulary", "full"], "leave it out, because the task has only one"),
     ],
 )
 def test_wrong_settings(places, tmp_path, flags, message):

@@ -184,7 +184,7 @@ def test_vocabularies_of_the_task():
     with pytest.raises(ValueError, match="must be one of majmin, triads, sevenths, full"):
         get_task("chord", "jazz")
     with pytest.raises(ValueError, match="has only one"):
-        get_task("beat", "full")
+        get_task("key", "full")
 
 
 def test_scores_of_types_worked_out():
