@@ -49,6 +49,7 @@ setup(
         # The Makefile installs mirdata without its dependencies, because smart_open[all] pulls in the clients of three
         # cloud services. POP909 also needs tinysoundfont: pip install --no-deps tinysoundfont
         "pop909": ["mido>=1.3", "pretty_midi>=0.2.10"],
+        "lead-sheets": ["mido>=1.3", "music21>=9.1"],  # `musicfm prepare lead_sheets`
         "search": ["datasets>=5.1", "faiss-cpu>=1.9"],
         "sentence-transformers": ["datasets>=5.1", "sentence-transformers>=6.0"],
         "mteb": ["datasets>=5.1", "mteb>=2.26"],  # tests: make test-integrations
@@ -63,6 +64,7 @@ setup(
             "ipykernel>=6.29",
             "jams>=0.3.4",  # checks our JAMS files
             "mido>=1.3",
+            "music21>=9.1",
             "mutagen>=1.47",
             "mypy>=1.15",
             "nbclient>=0.10",

@@ -60,9 +60,7 @@ def assign_splits(
         ValueError: fractions are not three nonnegative numbers that sum to 1, a split is not in `SPLITS`, two songs
             have the same id, or a split with a positive fraction has no songs.
     """
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"`fractions` of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {list(fractions)}.")
-    bounds = np.cumsum(fractions)[:2]
+    _check_fractions(fractions)
     splits: dict[str, list[LabeledSong]] = {name: [] for name in SPLITS}
     ids, is_drawn = set(), False
     for song in songs:
@@ -71,8 +69,7 @@ def assign_splits(
         ids.add(song.id)
         if song.split is None:
             is_drawn = True
-            place = hash_name(song.group, seed) / 2**63
-            song = replace(song, split=SPLITS[int(np.searchsorted(bounds, place, side="right"))])
+            song = replace(song, split=split_of(song.group, seed, fractions))
         if song.split not in splits:
             raise ValueError(f"{song.id} has split {song.split!r}, which is not one of {', '.join(SPLITS)}.")
         splits[song.split].append(song)
@@ -80,6 +77,24 @@ def assign_splits(
     if is_drawn and empty:
         raise ValueError(f"No song was assigned to {', '.join(empty)}: choose another seed or other fractions.")
     return splits
+
+
+def split_of(group: str, seed: int = 0, fractions: Sequence[float] = FRACTIONS) -> str:
+    """
+    Return the split of a group of songs, by a hash of its name and the seed.
+
+    Raises:
+        ValueError: fractions are not three nonnegative numbers that sum to 1.
+    """
+    _check_fractions(fractions)
+    place = hash_name(group, seed) / 2**63
+    return SPLITS[int(np.searchsorted(np.cumsum(fractions)[:2], place, side="right"))]
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    """Raise a `ValueError` unless fractions are three nonnegative numbers that sum to 1."""
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"`fractions` of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {list(fractions)}.")
 
 
 def draw_songs(songs: Sequence[LabeledSong], count: int | None, seed: int = 0) -> list[LabeledSong]:

@@ -91,7 +91,7 @@ def song_readers(
         raise ValueError(
             f"`versions` must be at least 1 and `test_versions` at least 0, got {versions} and {test_versions}."
         )
-    settings = _settings(soundfonts, test_soundfonts, seconds, drums, seed, tempi)
+    settings = rendering_settings(soundfonts, test_soundfonts, seconds, drums, seed, tempi)
     check_settings(settings)
     songs = [song for part in chosen_songs(source, limit, split_size).values() for song in part]
     numbers = {"train": versions, "valid": test_versions, "test": test_versions}
@@ -103,8 +103,15 @@ def song_readers(
     training = [song for song in songs if song.split == "train"]
     origin = " ".join(_digest(source, song) for song in training)
     rendered += composed_versions(partial(_learned_songs, source, training), origin, composed, audio, seed)
+    return rendered_readers(rendered, audio, settings, num_workers)
+
+
+def rendered_readers(
+    versions: Sequence[Version], audio: str | os.PathLike, settings: Settings, num_workers: int
+) -> SongReaders:
+    """Render versions to a folder, and return their readers; that of a version with an error raises it."""
     readers: SongReaders = {}
-    progress = tqdm(render_versions(rendered, audio, settings, num_workers), total=len(rendered), unit="song")
+    progress = tqdm(render_versions(versions, audio, settings, num_workers), total=len(versions), unit="song")
     for version, error in progress:
         path = Path(audio) / f"{version.id}.flac"
         readers[version.id] = partial(read_rendered, path) if error is None else raising(error)
@@ -142,7 +149,7 @@ def read_rendered(path: str | os.PathLike) -> LabeledSong:
     )
 
 
-def _settings(
+def rendering_settings(
     soundfonts: Sequence[str | os.PathLike],
     test_soundfonts: Sequence[str | os.PathLike],
     seconds: float | None,
@@ -167,7 +174,7 @@ def _digest(source: str | os.PathLike, song: Song) -> str:
 def _info(source: str | os.PathLike, audio: Any, **options: Any) -> dict[str, Any]:
     """Return entries of `info.json`."""
     names = ("soundfonts", "test_soundfonts", "seconds", "drums", "seed", "tempi")
-    settings = _settings(*(options[name] for name in names))
+    settings = rendering_settings(*(options[name] for name in names))
     songs = chosen_songs(source, options["limit"], options["split_size"])
     versions, test_versions, composed = (options[name] for name in ("versions", "test_versions", "composed"))
     return {
@@ -178,26 +185,42 @@ def _info(source: str | os.PathLike, audio: Any, **options: Any) -> dict[str, An
     }
 
 
+RENDERING_OPTIONS = (
+    Option(
+        "soundfonts",
+        "soundfonts of training songs, .sf2 or .sf3; three of Debian by default",
+        nargs="+",
+        default=SOUNDFONTS,
+        metavar="FILE",
+    ),
+    Option(
+        "test_soundfonts",
+        "soundfonts of validation and test songs; TimGM6mb of Debian by default",
+        nargs="+",
+        default=TEST_SOUNDFONTS,
+        metavar="FILE",
+    ),
+    Option("seconds", "length of excerpts of training songs, at random places; whole songs by default", type=float),
+    Option("drums", "probability of a band with drums; 0.5 by default", type=float, default=0.5),
+    Option(
+        "tempi",
+        "slowest and fastest tempo of training songs, relative to the source; 0.8 1.25 by default",
+        type=float,
+        nargs=2,
+        default=TEMPI,
+        metavar=("SLOWEST", "FASTEST"),
+    ),
+    Option("seed", "seed of arrangements and effects; 0 by default", type=int, default=0),
+    Option("num_workers", "number of rendering processes; 2 by default", type=int, default=2),
+)
+
 READER = DatasetReader(
     "rendered",
     "POP909 in random arrangements with bass and drums, rendered by FluidSynth, with all labels",
     SOURCE,
     song_readers,
     (
-        Option(
-            "soundfonts",
-            "soundfonts of training songs, .sf2 or .sf3; three of Debian by default",
-            nargs="+",
-            default=SOUNDFONTS,
-            metavar="FILE",
-        ),
-        Option(
-            "test_soundfonts",
-            "soundfonts of validation and test songs; TimGM6mb of Debian by default",
-            nargs="+",
-            default=TEST_SOUNDFONTS,
-            metavar="FILE",
-        ),
+        *RENDERING_OPTIONS,
         Option("versions", "versions of each training song; 3 by default", type=int, default=3),
         Option(
             "test_versions",
@@ -205,20 +228,6 @@ READER = DatasetReader(
             type=int,
             default=1,
         ),
-        Option(
-            "seconds", "length of excerpts of training songs, at random places; whole songs by default", type=float
-        ),
-        Option("drums", "probability of a band with drums; 0.5 by default", type=float, default=0.5),
-        Option(
-            "tempi",
-            "slowest and fastest tempo of training songs, relative to the source; 0.8 1.25 by default",
-            type=float,
-            nargs=2,
-            default=TEMPI,
-            metavar=("SLOWEST", "FASTEST"),
-        ),
-        Option("seed", "seed of arrangements and effects; 0 by default", type=int, default=0),
-        Option("num_workers", "number of rendering processes; 2 by default", type=int, default=2),
         Option("limit", "maximum number of songs in each split; all by default", type=int),
         Option("split_size", "all songs, or a small selection", choices=["full", "mini"], default="full"),
         Option(
