@@ -75,7 +75,7 @@ def read_lead_sheets(path: str | Path, tempi: tuple[float, float] = TEMPI) -> It
         ValueError: music21 cannot read the file.
     """
     try:
-        from music21 import converter, stream
+        from music21 import converter, exceptions21, stream
     except ImportError as error:
         raise ImportError("Reading lead sheets needs music21: `pip install 'musicfm_hf[lead-sheets]'`.") from error
 
@@ -88,22 +88,21 @@ def read_lead_sheets(path: str | Path, tempi: tuple[float, float] = TEMPI) -> It
     for number, sheet in enumerate(sheets, start=1):
         name = path.stem if len(sheets) == 1 else f"{path.stem}_{number}"
         try:
-            yield name, _to_score(sheet, name, tempi)
+            score: Score | ValueError = _to_score(sheet, name, tempi)
         except ValueError as error:
-            yield name, error
+            score = error
+        except exceptions21.Music21Exception as error:
+            score = ValueError(f"music21 cannot interpret it: {error}")
+        yield name, score
 
 
 def _to_score(sheet: Any, name: str, tempi: tuple[float, float]) -> Score:
     """Convert a score of music21."""
-    from music21 import harmony, note, repeat, stream, tempo
+    from music21 import harmony, note, stream, tempo
 
     if not sheet.parts:
         raise ValueError("It has no parts.")
-    part = sheet.parts[0]
-    try:
-        part = part.expandRepeats()
-    except (repeat.ExpanderException, stream.StreamException) as error:
-        raise ValueError(f"Its repeats cannot be expanded: {error}") from error
+    part = sheet.parts[0].expandRepeats()
     bars = _find_bars(list(part.getElementsByClass(stream.Measure)))
     length = bars[-1].start + bars[-1].length
     marks = [mark.getQuarterBPM() for mark in sheet.recurse().getElementsByClass(tempo.MetronomeMark)]
@@ -134,9 +133,7 @@ def _to_score(sheet: Any, name: str, tempi: tuple[float, float]) -> Score:
         parts=(Part(MELODY, 0, tuple(notes)),),
         duration=max(float(length) * seconds, notes[-1].end),
         beats=Beats(np.array([float(start) * seconds for start, _ in rows]), np.array([place for _, place in rows])),
-        chords=_segments(
-            [(Fraction(0), "X"), *((start, _chord_label(one)) for start, one in symbols)], length, seconds
-        ),
+        chords=_segments(chords, length, seconds),
         sections=[],
         keys=_segments(_key_labels(flat), length, seconds),
     )
@@ -220,9 +217,9 @@ def _chord_label(symbol: Any) -> str:
 
     if isinstance(symbol, harmony.NoChord):
         return "N"
-    root, bass = symbol.root(), symbol.bass()
-    if root is None or bass is None:
+    if not symbol.pitches:  # music21 does not know what it means
         return "X"
+    root, bass = symbol.root(), symbol.bass()
     kind = None if symbol.chordStepModifications else _KINDS.get(symbol.chordKind)
     if kind is None:
         steps = sorted({(pitch.midi - root.midi) % 12 for pitch in symbol.pitches} - {0})
