@@ -13,7 +13,8 @@ its defaults, and with the setting that is best on the validation songs; for bea
 Results of tools are kept in `--environments`, song by song, so that an interrupted command can be repeated. Tools that
 cannot be installed or started here are recorded with the reason, and a song that a tool cannot analyze counts as
 without events. `--ours` names runs of `musicfm finetune`: their folders, or their names in `results/runs.json`. If a
-folder has no scores for these songs, its model is evaluated.
+folder has no scores for these songs, its model is evaluated. It also takes files that `musicfm evaluate --output_file`
+wrote for these songs; `--trained_on` then names the data set of the training songs.
 
 Scores of songs are recorded in `results/peers`. From all that is recorded there, for any number of data sets, the
 script writes `peers.json` and `peers.md`, with intervals over songs, and paired differences with intervals after Holm.
@@ -67,7 +68,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, help="folder for environments, audio and results of the tools")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD",
                         help=f"estimates to score; all by default: {', '.join(METHODS)}")  # fmt: skip
-    parser.add_argument("--ours", nargs="+", default=[], metavar="RUN", help="runs of `musicfm finetune` to compare")
+    parser.add_argument("--ours", nargs="+", default=[], metavar="RUN",
+                        help="runs of `musicfm finetune`, or files of `musicfm evaluate`, to compare")  # fmt: skip
+    parser.add_argument("--trained_on", help="data set that the models in files of `musicfm evaluate` are trained on")
     parser.add_argument("--requirement", nargs="+", default=[], metavar="PACKAGE=REQUIREMENT",
                         help="what pip installs for a package, such as skey=/home/me/skey")  # fmt: skip
     parser.add_argument("--limit", type=int, help="analyze only this many songs of each split")
@@ -97,6 +100,9 @@ def our_runs(arguments: argparse.Namespace, data: str) -> dict[str, dict[str, An
     recorded = RunStore(RESULTS)
     runs = {}
     for name in arguments.ours:
+        if name.endswith(".json"):
+            runs |= evaluated_runs(Path(name), arguments, data)
+            continue
         path = Path(name) / "results.json"
         run = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else recorded.read_run(name)
         if run is None:
@@ -107,20 +113,53 @@ def our_runs(arguments: argparse.Namespace, data: str) -> dict[str, dict[str, An
             if not path.is_file():
                 raise ValueError(f"The recorded run {name} has no scores on {data}: pass the folder of its model.")
             scores = evaluate(name, arguments.data, arguments.split, limit=arguments.limit)["songs"]
-        config = MusicFMConfig(task=run["task"])
-        runs[f"ours, {Path(name).name}"] = {
+        runs[f"ours, {Path(name).name}"] = our_scores(run["task"], scores, arguments, data) | {
             "row": our_row(run),
             "ours": "about" not in run,
             "trained_on": trained_on,
-            "task": run["task"],
-            "data": data,
-            "split": arguments.split,
             "about": run.get("command") or run.get("about") or Path(name).name,
             "training": {"seed": run.get("training", {}).get("seed")},
-            "scores": {arguments.split: scores_with_intervals(config, scores)},
-            "scores_of_songs": {arguments.split: scores},
-        } | environment()
+        }
     return runs
+
+
+def evaluated_runs(path: Path, arguments: argparse.Namespace, data: str) -> dict[str, dict[str, Any]]:
+    """
+    Return the models in a file of `musicfm evaluate` for tasks that have peers.
+
+    Raises:
+        ValueError: the file has scores of other songs.
+    """
+    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    ids = {song.id for song in load_songs(arguments.data, arguments.split)}
+    runs = {}
+    for place, result in evaluation["models"].items():
+        if result["task"] not in {method.task for method in METHODS.values()}:
+            continue
+        if evaluation.get("effects") or not set(result["songs"]) <= ids:
+            raise ValueError(f"{path} is not for the unchanged songs of {arguments.data} ({arguments.split}).")
+        model = Path(place)
+        name = model.parent.name if model.name == result["task"] else model.name
+        runs[f"ours, {name} {result['task']}"] = our_scores(result["task"], result["songs"], arguments, data) | {
+            "row": f"ours, {name}",
+            "ours": True,
+            "trained_on": arguments.trained_on,
+            "about": f"{name}, evaluated with `musicfm evaluate`",
+        }
+    return runs
+
+
+def our_scores(
+    task: str, scores: Mapping[str, Mapping[str, float]], arguments: argparse.Namespace, data: str
+) -> dict[str, Any]:
+    """Return what all our rows have: the scores with their intervals, and the environment."""
+    return {
+        "task": task,
+        "data": data,
+        "split": arguments.split,
+        "scores": {arguments.split: scores_with_intervals(MusicFMConfig(task=task), scores)},
+        "scores_of_songs": {arguments.split: scores},
+    } | environment()
 
 
 def our_row(run: Mapping[str, Any]) -> str:

@@ -212,6 +212,7 @@ def test_requirements_can_be_replaced():
 def arguments(data: Path, folder: Path, **options) -> Namespace:
     values = {
         "ours": [],
+        "trained_on": None,
         "requirement": [],
         "limit": None,
         "no_run": False,
@@ -328,6 +329,24 @@ def test_our_runs_are_read_from_folders_and_from_recorded_runs(tmp_path):
         peers.our_runs(arguments(tmp_path, tmp_path, ours=["chord_full_1"]), "tunes")
     with pytest.raises(ValueError, match="--ours needs folders"):
         peers.our_runs(arguments(tmp_path, tmp_path, ours=["no such run"]), "tunes")
+
+
+def test_our_rows_are_read_from_evaluations(labeled, tmp_path):
+    ids = [song.id for song in load_songs(labeled, "test")]
+    chord = {"task": "chord", "songs": {name: {"majmin": 0.5, "root": 0.5, "seconds": 3.0} for name in ids}}
+    tags = {"task": "tagging", "songs": {}}
+    file = tmp_path / "evaluation.json"
+    evaluation = {"models": {"models/tiny/chord": chord, "models/tiny/tagging": tags}}
+    file.write_text(json.dumps(evaluation))
+    given = arguments(labeled, tmp_path, ours=[str(file)], trained_on="tunes")
+    assert list(peers.our_runs(given, "tunes")) == ["ours, tiny chord"]  # no tool finds tags
+    row = peers.our_runs(given, "tunes")["ours, tiny chord"]
+    assert (row["row"], row["trained_on"], row["ours"]) == ("ours, tiny", "tunes", True)
+    assert row["scores"]["test"]["majmin"]["mean"] == 0.5
+    for wrong in ({"effects": 1.0}, {"models": {"models/tiny/chord": chord | {"songs": {"other": {}}}}}):
+        file.write_text(json.dumps(evaluation | wrong))
+        with pytest.raises(ValueError, match="is not for the unchanged songs of"):
+            peers.our_runs(given, "tunes")
 
 
 def test_the_recorded_table_is_that_of_its_json():
