@@ -1,6 +1,6 @@
 """
-Score a beat model on composed songs in 2 to 7 beats: by meter, and for songs with changes of meter or tempo; and
-compare settings of the decoder on all songs.
+Score a beat model on composed songs in 2 to 7 beats, or on others: by meter, and for songs with changes of meter or
+tempo; and compare settings of the decoder on all songs.
 
     musicfm prepare synthetic --output_dir data/composed_meters --songs 420 --seconds 60 --meters 2 3 4 5 6 7 \\
         --meter_change 0.25 --tempo_change 0.3 --fractions 0.7 0.1 0.2
@@ -17,6 +17,7 @@ import numpy as np
 from reporting import RESULTS, markdown_table, write_report
 from tqdm.auto import tqdm
 
+from musicfm_hf import SMALL_MODEL
 from musicfm_hf.data.catalog import describe_source
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.scoring import score_song
@@ -33,7 +34,7 @@ STEADY = 1.05  # fastest / slowest tempo of a song, above which its tempo change
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model for the task beat")
+    parser.add_argument("--model", default=f"{SMALL_MODEL}/beat", help="by default that of the small model")
     parser.add_argument("--data", required=True, help="a labeled data set")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int)
@@ -64,15 +65,24 @@ def main() -> None:
 
 
 def decoder_settings(config: Any) -> dict[str, Any]:
-    """Return configurations with the settings of the decoder to compare: those of training, and simpler ones."""
+    """
+    Return configurations with the settings of the decoder to compare: those of training, simpler ones, and other
+    weights of outputs for tempo and meter, if the model has them.
+    """
     settings = {
         "trained": config.decoding,
         "one meter in a song": config.decoding | {"meter_change": 0.0},
         "3 or 4 beats, one meter in a song": config.decoding | {"beats_per_bar": [3, 4], "meter_change": 0.0},
     }
-    configs = {name: deepcopy(config) for name in settings}
+    if config.vocabulary is not None:
+        outputs = {"tempo_weight": 1.0, "meter_weight": 1.0}
+        settings["outputs of tempo and meter with weight 1"] = config.decoding | outputs
+        settings["without these outputs"] = config.decoding | dict.fromkeys(outputs, 0.0)
+    configs = {}
     for name, values in settings.items():
-        configs[name].decoding = values
+        if name == "trained" or values != config.decoding:
+            configs[name] = deepcopy(config)
+            configs[name].decoding = values
     return configs
 
 
@@ -99,6 +109,8 @@ def report(results: dict[str, Any]) -> str:
     """Return two tables: groups of songs, and settings of the decoder on all songs."""
     header = ["songs", "number", "beats, F", "downbeats, F", "tempo, Acc1", "Acc2", "meter, songs", "meter, time"]
     names = {"trained": "meters of the training songs, with changes"}
+    if not results["decoding"].get("meter_change"):
+        names = {"trained": "settings of the model"}
     tables = []
     for title, kind in (("songs", "groups"), ("decoder, all songs", "decoders")):
         rows = [

@@ -2,10 +2,12 @@
 Collect the scores of the small model, and measure the command that annotates a song with it.
 
     python recipes/small_model.py --source POP909 --output_dir small_model
+    musicfm evaluate small_model/musicfm-small --data data/lead_sheets \\
+        --output_file small_model/musicfm-small/evaluations/lead_sheets.json
     python benchmarks/small_model.py small_model --data small_model/data/rendered
 
-The scores are those that the recipe measured on test songs. The song is made of test songs, as a wav file of
-`--seconds`; times include the start of the command and the picture, and memory is its peak.
+The scores are those that the recipe measured on test songs, and those of lead sheets. The song is made of test songs,
+as a wav file of `--seconds`; times include the start of the command and the picture, and memory is its peak.
 """
 
 import argparse
@@ -31,8 +33,8 @@ from musicfm_hf.training.records import environment
 # Scores and calibration errors in the tables, in order.
 SCORES = ("beat_f", "downbeat_f", "meter_acc", "majmin", "sevenths", "sevenths_inv", "key_weighted", "hr05_f", "map")
 SCORES += ("no_music_f",)
-CALIBRATED = ("beats", "downbeats", "chords", "sections", "keys", "tags")
-PLAIN, EFFECTS = "test", "test_with_effects"
+CALIBRATED = ("beats", "downbeats", "time_signatures", "chords", "sections", "keys", "tags")
+PLAIN, EFFECTS, SHEETS = "test", "test_with_effects", "lead_sheets"
 
 
 def main() -> None:
@@ -51,26 +53,31 @@ def main() -> None:
 
 def collect(folder: Path) -> dict[str, Any]:
     """Return the scores and calibration errors of test songs, the data, and the duration of each training."""
-    evaluations = folder / "musicfm-small/evaluations"
-    scores: dict[str, dict[str, Any]] = {PLAIN: {}, EFFECTS: {}}
-    errors: dict[str, dict[str, Any]] = {PLAIN: {}, EFFECTS: {}}
-    for path in sorted(evaluations.glob("*.json")):
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        column = EFFECTS if evaluation.get("effects") else PLAIN
-        for result in evaluation["models"].values():
-            scores[column] |= result["scores"]
-            errors[column] |= {name: value["ece"] for name, value in result.get("calibration", {}).items()}
     names = ("encoder", "first", "joint", "same_song")
     runs = {name: json.loads((folder / f"runs/{name}/results.json").read_text()) for name in names}
     data = {path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "data").glob("*/info.json"))}
-    return {
-        "scores": {name: {key: of[key] for key in SCORES if key in of} for name, of in scores.items()},
-        "calibration_errors": {name: {key: of[key] for key in CALIBRATED if key in of} for name, of in errors.items()},
+    return scores_of(folder / "musicfm-small/evaluations") | {
         "data": {name: {key: info.get(key) for key in ("hours", "counts")} for name, info in data.items()},
         "seconds": {name: run["seconds"] for name, run in runs.items()},
         "steps": {name: run["training"]["max_steps"] for name, run in runs.items()},
         "weights": runs["joint"]["parameters"],
         "search_weights": runs["same_song"]["trained_parameters"],
+    }
+
+
+def scores_of(evaluations: Path) -> dict[str, Any]:
+    """Return the scores and calibration errors in a folder of files of `musicfm evaluate`."""
+    scores: dict[str, dict[str, Any]] = {PLAIN: {}, EFFECTS: {}, SHEETS: {}}
+    errors: dict[str, dict[str, Any]] = {PLAIN: {}, EFFECTS: {}, SHEETS: {}}
+    for path in sorted(evaluations.glob("*.json")):
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        column = SHEETS if path.stem == SHEETS else EFFECTS if evaluation.get("effects") else PLAIN
+        for result in evaluation["models"].values():
+            scores[column] |= result["scores"]
+            errors[column] |= {name: value["ece"] for name, value in result.get("calibration", {}).items()}
+    return {
+        "scores": {name: {key: of[key] for key in SCORES if key in of} for name, of in scores.items()},
+        "calibration_errors": {name: {key: of[key] for key in CALIBRATED if key in of} for name, of in errors.items()},
     }
 
 
@@ -108,20 +115,22 @@ def _run(song: Path, output: Path) -> dict[str, float]:
 def report(values: dict[str, Any]) -> str:
     """Return the table of scores and, after an empty line, that of calibration errors."""
     labels = {name: score.label for task in _tasks() for name, score in task.scores.items()}
-    plain, changed = values["scores"][PLAIN], values["scores"][EFFECTS]
+    scores, errors = values["scores"], values["calibration_errors"]
+    columns = (PLAIN, EFFECTS, SHEETS)
     rows = [
-        [labels[name], _cell(plain[name]), _cell(changed.get(name)), str(plain[name]["songs"])]
+        [labels[name], *(_cell(scores[column].get(name)) for column in columns), str(scores[PLAIN][name]["songs"])]
         for name in SCORES
-        if name in plain
+        if name in scores[PLAIN]
     ]
-    errors = values["calibration_errors"]
     more = [
-        [name, _cell(errors[PLAIN][name]), _cell(errors[EFFECTS].get(name))]
+        [name.replace("_", " "), *(_cell(errors[column].get(name)) for column in columns)]
         for name in CALIBRATED
         if name in errors[PLAIN]
     ]
-    first = markdown_table(["score", "test songs", "with audio effects", "songs"], rows)
-    return first + "\n" + markdown_table(["calibration error", "test songs", "with audio effects"], more)
+    first = markdown_table(["score", "test songs", "with audio effects", "lead sheets", "songs"], rows)
+    return (
+        first + "\n" + markdown_table(["calibration error", "test songs", "with audio effects", "lead sheets"], more)
+    )
 
 
 def _tasks() -> list[Any]:
