@@ -30,6 +30,7 @@ from musicfm_hf.training.records import environment, strip_absolute_paths
 
 SCORES = ("beat_f", "downbeat_f", "tempo_acc1", "tempo_acc2", "meter_acc", "meter_time")
 STEADY = 1.05  # fastest / slowest tempo of a song, above which its tempo changes
+FAST = 120.0  # median tempo in beats per minute, above which a song is in the group of fast songs
 
 
 def main() -> None:
@@ -87,11 +88,13 @@ def decoder_settings(config: Any) -> dict[str, Any]:
 
 
 def groups_of(beats: Beats) -> list[str]:
-    """Return the groups of a song: all, its meter or changes of meter, and changes of tempo."""
+    """Return the groups of a song: all, its meter or changes of meter, changes of tempo, and a fast tempo."""
     signatures, tempi = time_signatures(beats), tempo_curve(beats.times)[:, 1]
     labels = {segment.label for segment in signatures}
     meter = f"{signatures[0].label} beats in a bar" if len(labels) == 1 else "meter changes"
-    return ["all", meter, *(["tempo changes"] if tempi.max() > STEADY * tempi.min() else [])]
+    changes = ["tempo changes"] if tempi.max() > STEADY * tempi.min() else []
+    fast = [f"faster than {FAST:g} beats per minute"] if np.median(tempi) > FAST else []
+    return ["all", meter, *changes, *fast]
 
 
 def order(name: str) -> tuple[int, str]:
