@@ -46,10 +46,16 @@ def song(tmp_path_factory):
     return path
 
 
+def assert_same(answer, expected):
+    """Compare annotations; probabilities of tags are not rounded, and differ in the last digit on some processors."""
+    tags = {"tags": pytest.approx(expected["tags"], abs=1e-6)} if "tags" in expected else {}
+    assert answer == expected | tags
+
+
 @pytest.mark.parametrize("task", HEADS)
 def test_a_model_of_each_task(task, folders, song):
     answer = annotator(str(folders[task]))(song)
-    assert answer == annotate(head(task), song).to_dict()
+    assert_same(answer, annotate(head(task), song).to_dict())
     assert answer.keys() == {"duration"} | KEYS[task]
     assert json.loads(json.dumps(answer)) == answer
 
@@ -58,11 +64,11 @@ def test_models_of_all_tasks(folders, song):
     expected = annotate([head(task) for task in HEADS], song).to_dict()
     first, *others = folders.values()
     annotate_song = annotator(first, heads=others)
-    assert annotate_song(song) == expected
+    assert_same(annotate_song(song), expected)
     encoders = {id(model.musicfm) for model in annotate_song.models.values()}
     assert len(encoders) == 1
     objects = [head(task) for task in HEADS]
-    assert annotator(objects[0], heads=objects[1:])(song) == expected
+    assert_same(annotator(objects[0], heads=objects[1:])(song), expected)
     keys = {"duration"} | KEYS["beat"] | KEYS["chord"]
     assert annotator(objects[0], heads=[folders["chord"]])(song).keys() == keys
     assert annotator(objects[0], heads=str(folders["chord"]))(song).keys() == keys
