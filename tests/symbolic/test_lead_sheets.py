@@ -126,8 +126,11 @@ def test_sheets_that_cannot_be_used(tmp_path, old, new, message):
 
 def test_wrong_files(tmp_path):
     path = write(tmp_path, "<score-partwise><part></score-partwise>", "wrong.xml")
-    with pytest.raises(ValueError, match=r"music21 cannot read .*wrong\.xml"):
-        list(read_lead_sheets(path))
+    ((name, error),) = read_lead_sheets(path)
+    assert name == "wrong"
+    assert re.search(r"music21 cannot read .*wrong\.xml", str(error))
+    with pytest.raises(ValueError, match="the slowest first, got 90 and 80"):
+        list(read_lead_sheets(path, (90, 80)))
 
 
 needs_fluidsynth = pytest.mark.skipif(
@@ -141,9 +144,12 @@ def test_the_command_renders_lead_sheets(tmp_path, monkeypatch, capsys):
     source.mkdir()
     write(source, WALTZ, "waltz.abc")
     write(source, REEL.replace("2/2", "6/8"), "jig.abc")
+    write(source, "<score-partwise><part></score-partwise>", "wrong.xml")  # the others are used all the same
     words = ["lead_sheets", "--source", source, "--fractions", 0, 0, 1, "--license", "CC0-1.0"]
     prepare(monkeypatch, *words, "--output_dir", tmp_path / "data")
-    assert "Its meter is 6/8" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Its meter is 6/8" in printed
+    assert "music21 cannot read" in printed
     (song,) = load_songs(tmp_path / "data", "test")
     assert song.id == "waltz_v1"
     assert song.beats.positions.tolist() == [3, 1, 2, 3, 1, 2, 3, 1, 2] * 2

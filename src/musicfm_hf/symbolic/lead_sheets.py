@@ -66,24 +66,28 @@ def read_lead_sheets(path: str | Path, tempi: tuple[float, float] = TEMPI) -> It
             evenly on a logarithmic scale.
 
     Yields:
-        Names, unique in the file, and scores with the part MELODY and without sections; or the error of a sheet that
-        cannot be used: it has no melody or no chords, a meter with beats in three parts, such as 6/8, or other than
-        2 to 7 beats in a bar, or a bar that is too short or too long, except for an upbeat.
+        Names, unique in the file, and scores with the part MELODY and without sections; or the error of a file that
+        music21 cannot read, or of a sheet that cannot be used: it has no melody or no chords, a meter with beats in
+        three parts, such as 6/8, or other than 2 to 7 beats in a bar, or a bar that is too short or too long, except
+        for an upbeat.
 
     Raises:
         ImportError: music21 is not installed.
-        ValueError: music21 cannot read the file.
+        ValueError: the tempi are out of range.
     """
     try:
         from music21 import converter, exceptions21, stream
     except ImportError as error:
         raise ImportError("Reading lead sheets needs music21: `pip install 'musicfm_hf[lead-sheets]'`.") from error
 
-    path = Path(path)
+    path, (low, high) = Path(path), tempi
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"Tempi must be above 0 and finite, the slowest first, got {low} and {high}.")
     try:
         parsed = converter.parse(path, forceSource=True)
     except Exception as error:  # parsers of many formats, with errors of their own
-        raise ValueError(f"music21 cannot read {path}: {error}") from error
+        yield path.stem, ValueError(f"music21 cannot read {path}: {error}")
+        return
     sheets = list(parsed.scores) if isinstance(parsed, stream.Opus) else [parsed]
     for number, sheet in enumerate(sheets, start=1):
         name = path.stem if len(sheets) == 1 else f"{path.stem}_{number}"
@@ -142,8 +146,6 @@ def _to_score(sheet: Any, name: str, tempi: tuple[float, float]) -> Score:
 def _draw_tempo(name: str, tempi: tuple[float, float]) -> float:
     """Draw a tempo in beats per minute by the name of a lead sheet."""
     low, high = tempi
-    if not 0 < low <= high < math.inf:
-        raise ValueError(f"Tempi must be above 0 and finite, the slowest first, got {low} and {high}.")
     return low * (high / low) ** float(np.random.default_rng(crc32(name.encode())).random())
 
 
