@@ -52,6 +52,10 @@ def assert_equal(found, expected):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert_equal(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
     elif isinstance(expected, float | np.floating):
         assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
     else:
@@ -111,6 +115,22 @@ def test_calibration_shares_one_pass(folders, labeled, windows, tmp_path):
         found, alone = (json.loads(Path(place[task], "config.json").read_text()) for place in (together, single))
         assert_equal(found["calibration"], alone["calibration"])
         assert found["calibration"] is not None
+
+
+def test_songs_of_several_data_sets_are_scored_together(folders, labeled, tmp_path):
+    first, second = load_songs(labeled, "test")
+    for name, songs in {"old": [first, second], "new": [replace(first, chords=second.chords)]}.items():
+        save(build({"test": songs}, Source("", "", "", "MIT" if name == "old" else "CC0-1.0")), tmp_path / name)
+    data = [tmp_path / "old", tmp_path / "new"]
+    expected = [evaluate(folders["chord"], path, settings=SETTINGS)["songs"] for path in data]
+    report = evaluate_models([folders["chord"]], data, settings=SETTINGS)
+    assert report["data"] == ["old", "new"]  # folders without their places, as for one
+    assert report["music"]["name"] == "old, new"
+    found = report["models"]["chord"]["songs"]
+    assert list(found) == [f"old/{first.id}", second.id, f"new/{first.id}"]
+    assert_equal(list(found.values()), [*expected[0].values(), *expected[1].values()])
+    mean = np.mean([scores["majmin"] for scores in found.values()])
+    assert report["models"]["chord"]["scores"]["majmin"]["mean"] == pytest.approx(mean)
 
 
 def test_a_missing_annotation_is_reported_before_any_song_is_encoded(folders, labeled, windows, tmp_path):

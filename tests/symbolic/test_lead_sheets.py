@@ -82,6 +82,7 @@ def test_musicxml(tmp_path):
         (["B-4"], [harmony.ChordSymbol("B-m7")]),
         (["C5", "F4"], [harmony.ChordSymbol("F7/C"), harmony.ChordSymbol("Gm7b5")]),
         (["B-4"], [harmony.NoChord()]),
+        (["B-4", "B-4"], [harmony.ChordSymbol(root="B-", kind="pedal"), harmony.ChordSymbol(root="B-", kind="power")]),
     ]
     for number, (names, symbols) in enumerate(bars, start=1):
         bar = stream.Measure(number=number)
@@ -101,9 +102,11 @@ def test_musicxml(tmp_path):
         Segment(2.0, 3.0, "F:7/5"),
         Segment(3.0, 4.0, "G:(b3,b5,b7)"),
         Segment(4.0, 6.0, "N"),
+        Segment(6.0, 7.0, "Bb:(1)"),
+        Segment(7.0, 8.0, "Bb:(5)"),
     ]
-    assert score.keys == [Segment(0.0, 6.0, "Bb:min")]
-    assert score.beats.positions.tolist() == [1, 2, 3, 4] * 3
+    assert score.keys == [Segment(0.0, 8.0, "Bb:min")]
+    assert score.beats.positions.tolist() == [1, 2, 3, 4] * 4
 
 
 @pytest.mark.parametrize(
@@ -122,6 +125,23 @@ def test_sheets_that_cannot_be_used(tmp_path, old, new, message):
     assert name == "tunes_2"
     assert isinstance(error, ValueError)
     assert re.search(message, str(error))
+
+
+def test_repeats_that_do_not_match_are_played_once(tmp_path):
+    start_without_end = WALTZ.replace("D|", "|:").replace("E2:|", "E3|]")
+    score = only(write(tmp_path, start_without_end, "waltz.abc"))
+    assert score.beats.positions.tolist() == [1, 2, 3] * 3
+    assert [segment.label for segment in score.chords] == ["G:maj", "D:7/3", "E:min"]
+
+
+def test_any_error_of_music21_is_that_of_its_sheet(tmp_path, monkeypatch):
+    def fail(self):
+        raise IndexError("no such element")
+
+    monkeypatch.setattr(stream.Stream, "stripTies", fail)
+    ((_, error),) = read_lead_sheets(write(tmp_path, WALTZ))
+    assert isinstance(error, ValueError)
+    assert str(error) == "music21 cannot interpret it: no such element"
 
 
 def test_wrong_files(tmp_path):

@@ -59,7 +59,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of the command."""
     parser = command_parser("evaluate", __doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folders or repositories of models or adapters")
-    parser.add_argument("--data", required=True, help="data set that `musicfm prepare` wrote, or a Hub repository")
+    parser.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="DATA",
+        help="data set that `musicfm prepare` wrote, or a Hub repository; the songs of several are scored together",
+    )
     parser.add_argument("--split", help="train, validation or test; by default test, or validation with --calibrate")
     parser.add_argument("--limit", type=positive, help="maximum number of songs to score")
     effects = "share of the songs that get random audio effects, to test robustness, such as 1.0; 0 by default"

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,19 @@ def describe_source(source: str | os.PathLike) -> dict[str, str]:
     description = {"licence": info.license, "homepage": info.homepage, "citation": info.citation}
     known = {key: value for key, value in description.items() if value}
     return {"name": str(source), "hub_id": str(source)} | known
+
+
+def describe_sources(sources: Sequence[str | os.PathLike]) -> dict[str, str]:
+    """Join the descriptions of several data sets; see [`describe_source`]. Together they have no `hub_id`."""
+    described = [describe_source(source) for source in sources]
+    names = list(dict.fromkeys(name for source in described for name in source))
+    if len(described) > 1:
+        names = [name for name in names if name != "hub_id"]  # scores are of no data set on the Hub
+    separators = {"name": ", ", "licence": "; "}
+    return {
+        name: separators.get(name, "\n").join(dict.fromkeys(source[name] for source in described if source.get(name)))
+        for name in names
+    }
 
 
 def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[Song]:

@@ -13,7 +13,9 @@ copy all files into the data set. Cast the column to that type before `push_to_h
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,40 @@ def load_songs(path: str | os.PathLike, split: str) -> list[LabeledSong]:
     rows = rows.cast_column("audio", Audio(decode=False))
     audio = rows.select_columns("audio")
     return [_from_row(row, split, DatasetAudio(audio, index, "audio")) for index, row in enumerate(rows)]
+
+
+def load_songs_of(paths: Sequence[str | os.PathLike], split: str) -> list[LabeledSong]:
+    """
+    Load the songs of a split of several data sets. Songs of different data sets that have the same id get the name of
+    their data set as a prefix. For arguments and errors, see [`load_songs`] and [`make_ids_unique`].
+    """
+    loaded = {str(path): {split: load_songs(path, split)} for path in paths}
+    make_ids_unique(loaded)
+    return [song for splits in loaded.values() for song in splits[split]]
+
+
+def make_ids_unique(loaded: dict[str, dict[str, list[LabeledSong]]]) -> None:
+    """
+    Prefix the ids of songs that songs of other data sets have too, in place.
+
+    Args:
+        loaded: Path of a data set → split → songs.
+
+    Raises:
+        ValueError: data sets whose songs need a prefix have the same name.
+    """
+    ids = {folder: {song.id for songs in splits.values() for song in songs} for folder, splits in loaded.items()}
+    counts = Counter(song_id for of_folder in ids.values() for song_id in of_folder)
+    names = [Path(folder).name for folder in loaded if any(counts[song_id] > 1 for song_id in ids[folder])]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Several data sets are named {max(names, key=names.count)} and have songs with the same ids: rename one."
+        )
+    for folder, splits in loaded.items():
+        for split, songs in splits.items():
+            splits[split] = [
+                replace(song, id=f"{Path(folder).name}/{song.id}") if counts[song.id] > 1 else song for song in songs
+            ]
 
 
 def split_names(path: str | os.PathLike) -> list[str]:

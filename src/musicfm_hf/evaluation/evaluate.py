@@ -10,10 +10,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from .. import SMALL_MODEL
-from ..data.catalog import describe_source
+from ..data.catalog import describe_sources
 from ..data.examples import with_annotation
 from ..data.labeled import LabeledSong
-from ..data.labeled_dataset import load_songs
+from ..data.labeled_dataset import load_songs_of
 from ..data.pairs import limit_groups
 from ..data.song_effects import SongEffects
 from ..inference.annotators import load_annotators, load_config, share_encoder
@@ -30,6 +30,8 @@ from .calibration import SongItems, fit_calibration, summarize_calibration, summ
 from .retrieval import score_vectors, search_difference, searches_with_intervals
 from .scoring import Rated, paired_difference, rate_song, scores_with_intervals
 
+Data = str | os.PathLike | Sequence[str | os.PathLike]  # one data set or several, whose songs are scored together
+
 Places = Mapping[str, tuple[str, dict[str, str]]]  # name of a model → its folder or repository, and its subfolder
 
 
@@ -37,7 +39,7 @@ Places = Mapping[str, tuple[str, dict[str, str]]]  # name of a model → its fol
 class _Request:
     """Songs to score models on, and settings; see [`evaluate`]."""
 
-    data: str | os.PathLike
+    data: Data
     split: str
     settings: WindowSettings
     device: str
@@ -49,7 +51,7 @@ class _Request:
 
 def evaluate(
     model: str | os.PathLike,
-    data: str | os.PathLike,
+    data: Data,
     split: str = "test",
     settings: WindowSettings | None = None,
     device: str = "cpu",
@@ -64,7 +66,8 @@ def evaluate(
 
     Args:
         model: A folder or a repository.
-        data: A data set that `musicfm prepare` wrote, or a repository with the same columns.
+        data: A data set that `musicfm prepare` wrote, or a repository with the same columns; or several, whose songs
+            are scored together.
         split (`str`): train, validation or test.
         settings ([`WindowSettings`], *optional*): Windows in which songs are encoded; by default as long as
             the model's context, in batches of 8.
@@ -114,7 +117,8 @@ def _evaluate_places(places: Places, request: _Request) -> dict[str, dict[str, A
 
 def _evaluate_heads(places: Places, request: _Request) -> dict[str, dict[str, Any]]:
     """Score models with a head; those with equal encoders share one pass through it."""
-    everything, where = load_songs(request.data, request.split), f"{request.data} ({request.split})"
+    data = _as_list(request.data)
+    everything, where = load_songs_of(data, request.split), f"{', '.join(data)} ({request.split})"
     groups = _load_groups(places)
     songs = {
         name: with_annotation(everything, head.config.task, where)[: request.limit]
@@ -177,6 +181,11 @@ def _rate_songs(
     return {name: {song.id: rated[name][song.id] for song in songs[name]} for name in heads}
 
 
+def _as_list(data: Data) -> list[str]:
+    """Return the paths or names of data sets."""
+    return [str(data)] if isinstance(data, str | os.PathLike) else [str(one) for one in data]
+
+
 def _config_file(model: str, subfolder: Mapping[str, str]) -> Path:
     """Return the path of the configuration of a model in a folder."""
     return Path(model, *subfolder.values(), "config.json")
@@ -207,7 +216,7 @@ def _calibrate(config: MusicFMConfig, items: SongItems, share: float, config_fil
 
 def evaluate_retrieval(
     model: str | os.PathLike,
-    data: str | os.PathLike,
+    data: Data,
     split: str = "test",
     settings: WindowSettings | None = None,
     device: str = "cpu",
@@ -220,7 +229,7 @@ def evaluate_retrieval(
     head = MusicFMForXVector.from_pretrained(model).eval()
     head.to(device)
     settings = settings or WindowSettings(batch_size=8)
-    songs = limit_groups(load_songs(data, split), limit)
+    songs = limit_groups(load_songs_of(_as_list(data), split), limit)
     search = get_retrieval_task(head.config.task).search(songs)
     vectors = embed_excerpts(head, [*search.queries, *search.gallery], settings)
     scores = score_vectors(search, vectors[: len(search.queries)], vectors[len(search.queries) :])
@@ -235,7 +244,7 @@ def evaluate_retrieval(
 
 def evaluate_models(
     models: Sequence[str | os.PathLike],
-    data: str | os.PathLike,
+    data: Data,
     split: str = "test",
     settings: WindowSettings | None = None,
     device: str = "cpu",
@@ -265,7 +274,7 @@ def evaluate_models(
             f"The small model is a part of the package, and is not changed. Copy its folder, {SMALL_MODEL}, and "
             "calibrate the copy."
         )
-    settings = settings or WindowSettings(batch_size=8)
+    settings, names_of_data = settings or WindowSettings(batch_size=8), _as_list(data)
     request = _Request(data, split, settings, device, limit, effects, effects_seed, calibrate)
     places: dict[str, tuple[str, dict[str, str]]] = {}
     for name, model in zip(names, map(str, models), strict=True):
@@ -273,17 +282,20 @@ def evaluate_models(
         if not tasks:
             places[name] = model, {}
             continue
-        songs = load_songs(data, split)
+        songs = load_songs_of(names_of_data, split)
         scored = [task for task in tasks if any(map(get_task(task).is_annotated, songs))]
         if not scored:
-            raise ValueError(f"None of the {len(songs)} songs of {data} ({split}) is annotated for a task of {model}.")
+            raise ValueError(
+                f"None of the {len(songs)} songs of {', '.join(names_of_data)} ({split}) is annotated for a task of "
+                f"{model}."
+            )
         places |= {f"{name}/{task}": (model, {"subfolder": task}) for task in scored}
     results = _evaluate_places(places, request)
     _compare_with_first(results)
-    used: dict[str, Any] = {"data": str(data), "split": split}
+    used: dict[str, Any] = {"data": names_of_data if len(names_of_data) > 1 else names_of_data[0], "split": split}
     if effects:
         used |= {"effects": effects, "effects_seed": effects_seed}
-    return strip_absolute_paths(used) | {"music": describe_source(data), "models": results} | environment()
+    return strip_absolute_paths(used) | {"music": describe_sources(names_of_data), "models": results} | environment()
 
 
 def _compare_with_first(results: Mapping[str, dict[str, Any]]) -> None:

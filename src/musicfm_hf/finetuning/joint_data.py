@@ -2,17 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
-from ..data.catalog import describe_source
+from ..data.catalog import describe_sources
 from ..data.examples import TaskCrops, collate_examples, no_labels, read_labels, stack_labels
 from ..data.labeled import LabeledSong
-from ..data.labeled_dataset import load_songs, split_names
+from ..data.labeled_dataset import load_songs, make_ids_unique, split_names
 from ..data.splits import SPLITS, draw_songs
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, task_of
@@ -35,7 +33,7 @@ def read_joint_splits(arguments: JointArguments) -> dict[str, list[LabeledSong]]
     loaded = {
         folder: {name: load_songs(folder, name) for name in SPLITS if name in split_names(folder)} for folder in data
     }
-    _make_ids_unique(loaded)
+    make_ids_unique(loaded)
     splits: dict[str, list[LabeledSong]] = {}
     for task in arguments.tasks:
         spec, folders = get_task(task), arguments.data_of(task)
@@ -73,21 +71,8 @@ def songs_of(splits: Splits, split: str) -> list[LabeledSong]:
 
 
 def describe_data(arguments: JointArguments) -> dict[str, dict[str, str]]:
-    """Describe the data sets of each task for results and cards: task → values of [`describe_source`], joined."""
-    described: dict[str, dict[str, str]] = {}
-    for task in arguments.tasks:
-        sources = [describe_source(folder) for folder in arguments.data_of(task)]
-        names = list(dict.fromkeys(name for source in sources for name in source))
-        if len(sources) > 1:
-            names = [name for name in names if name != "hub_id"]  # scores are of no data set on the Hub
-        separators = {"name": ", ", "licence": "; "}
-        described[task] = {
-            name: separators.get(name, "\n").join(
-                dict.fromkeys(source[name] for source in sources if source.get(name))
-            )
-            for name in names
-        }
-    return described
+    """Describe the data sets of each task for results and cards: task → output of [`describe_sources`]."""
+    return {task: describe_sources(arguments.data_of(task)) for task in arguments.tasks}
 
 
 class JointCrops(TaskCrops):
@@ -164,19 +149,3 @@ def collate_joint(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     inputs = [{name: value for name, value in item.items() if name != "labels"} for item in items]
     labels = {task: stack_labels([item["labels"][task] for item in items], len(items)) for task in items[0]["labels"]}
     return collate_examples(inputs) | {"labels": labels}
-
-
-def _make_ids_unique(loaded: dict[str, dict[str, list[LabeledSong]]]) -> None:
-    """Prefix the ids of songs that songs of other data sets have too, in place."""
-    ids = {folder: {song.id for songs in splits.values() for song in songs} for folder, splits in loaded.items()}
-    counts = Counter(song_id for of_folder in ids.values() for song_id in of_folder)
-    names = [Path(folder).name for folder in loaded if any(counts[song_id] > 1 for song_id in ids[folder])]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"Several data sets are named {max(names, key=names.count)} and have songs with the same ids: rename one."
-        )
-    for folder, splits in loaded.items():
-        for split, songs in splits.items():
-            splits[split] = [
-                replace(song, id=f"{Path(folder).name}/{song.id}") if counts[song.id] > 1 else song for song in songs
-            ]

@@ -1,6 +1,6 @@
 """
 Lead sheets, melodies with chord symbols, as scores with beats, chords and keys. music21 reads them, from MusicXML, ABC
-and its other formats, and expands repeats.
+and its other formats, and expands repeats where they are well formed.
 """
 
 import math
@@ -76,7 +76,7 @@ def read_lead_sheets(path: str | Path, tempi: tuple[float, float] = TEMPI) -> It
         ValueError: the tempi are out of range.
     """
     try:
-        from music21 import converter, exceptions21, stream
+        from music21 import converter, stream
     except ImportError as error:
         raise ImportError("Reading lead sheets needs music21: `pip install 'musicfm_hf[lead-sheets]'`.") from error
 
@@ -95,7 +95,7 @@ def read_lead_sheets(path: str | Path, tempi: tuple[float, float] = TEMPI) -> It
             score: Score | ValueError = _to_score(sheet, name, tempi)
         except ValueError as error:
             score = error
-        except exceptions21.Music21Exception as error:
+        except Exception as error:  # of music21, which has no common class for them
             score = ValueError(f"music21 cannot interpret it: {error}")
         yield name, score
 
@@ -106,7 +106,7 @@ def _to_score(sheet: Any, name: str, tempi: tuple[float, float]) -> Score:
 
     if not sheet.parts:
         raise ValueError("It has no parts.")
-    part = sheet.parts[0].expandRepeats()
+    part = _expand_repeats(sheet.parts[0])
     bars = _find_bars(list(part.getElementsByClass(stream.Measure)))
     length = bars[-1].start + bars[-1].length
     marks = [mark.getQuarterBPM() for mark in sheet.recurse().getElementsByClass(tempo.MetronomeMark)]
@@ -141,6 +141,14 @@ def _to_score(sheet: Any, name: str, tempi: tuple[float, float]) -> Score:
         sections=[],
         keys=_segments(_key_labels(flat), length, seconds),
     )
+
+
+def _expand_repeats(part: Any) -> Any:
+    """Expand the repeats of a part; one whose repeats do not match, such as a start without an end, is played once."""
+    try:
+        return part.expandRepeats()
+    except Exception:  # music21's own or, in rare cases, an IndexError
+        return part
 
 
 def _draw_tempo(name: str, tempi: tuple[float, float]) -> float:
@@ -224,7 +232,7 @@ def _chord_label(symbol: Any) -> str:
     root, bass = symbol.root(), symbol.bass()
     kind = None if symbol.chordStepModifications else _KINDS.get(symbol.chordKind)
     if kind is None:
-        steps = sorted({(pitch.midi - root.midi) % 12 for pitch in symbol.pitches} - {0})
+        steps = sorted({(pitch.midi - root.midi) % 12 for pitch in symbol.pitches} - {0}) or [0]
         kind = f"({','.join(_DEGREES[step] for step in steps)})"
     label = f"{_spelled(root.name)}:{kind}"
     return label if bass.name == root.name else f"{label}/{_DEGREES[(bass.midi - root.midi) % 12]}"
