@@ -212,6 +212,38 @@ def test_files_that_cannot_be_tagged(tmp_path, monkeypatch):
         SONG.write_tags(audio_file(tmp_path, "song.flac"))
 
 
+def streamed(wav: bytes) -> bytes:
+    """A wav file with the sizes that ffmpeg writes to a pipe."""
+    data = wav.index(b"data") + 4
+    return wav[:4] + b"\xff" * 4 + wav[8:data] + b"\xff" * 4 + wav[data + 4 :]
+
+
+AUDIO = music(1.0, RATE)
+WAV, AIFF = encode(AUDIO, RATE, "WAV"), encode(AUDIO, RATE, "AIFF")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m4a.mp3", lambda: encode_with_ffmpeg(AUDIO, RATE, "mp4", "aac")),
+        ("wav.mp3", lambda: WAV),
+        ("flac.mp3", lambda: encode(AUDIO, RATE, "FLAC")),
+        ("streamed.wav", lambda: streamed(WAV)),
+        ("truncated.wav", lambda: WAV[:30_000]),
+        ("truncated.aiff", lambda: AIFF[: 2 * len(AIFF) // 3]),
+        ("joined.wav", lambda: WAV + WAV),
+        ("joined.aiff", lambda: AIFF + AIFF),
+    ],
+)
+def test_tags_that_would_change_the_audio_are_not_written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"/{name}: its tags cannot be written \((?!.*part)"):
+        SONG.write_tags(path)
+    assert path.read_bytes() == before
+
+
 def test_an_interrupted_write_leaves_the_file(tmp_path, monkeypatch):
     path = audio_file(tmp_path, "song.flac")
     content = path.read_bytes()

@@ -3,8 +3,8 @@ Tempo and key in the tags of audio files, for the programs of DJs. Only these tw
 `TKEY` (mp3, wav, aiff), `BPM` and `INITIALKEY` of Vorbis comments (flac, ogg, opus), and `tmpo` and `initialkey` of
 mp4 (m4a).
 
-A file is copied, the copy is changed by mutagen and takes the place of the file, so that an interruption cannot damage
-it.
+A file is copied, and the copy is changed by mutagen. It takes the place of the file if it still holds the same audio, so
+that neither an interruption nor an unusual file costs audio.
 """
 
 import os
@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
+from ..audio.reading import audio_length
 from ..tasks.key_names import short_key
 from ..training.files import complete_file
 
@@ -48,8 +51,9 @@ def write_audio_tags(path: str | os.PathLike, tempo: float | None, key: str | No
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if files of this kind cannot be tagged, the file is damaged, or its tags are in ID3v2.2, which
-            cannot be changed without being converted.
+        ValueError: if files of this kind cannot be tagged, the file holds another format than its name says, tags
+            would change its audio, as in some damaged files, or its tags are in ID3v2.2, which cannot be changed
+            without being converted.
         ImportError: if mutagen is not installed.
     """
     path = Path(path).resolve()
@@ -62,8 +66,6 @@ def write_audio_tags(path: str | os.PathLike, tempo: float | None, key: str | No
             f"{path.suffix[1:] or 'a file without extension'}."
         )
     check_installed()
-    from mutagen import MutagenError
-
     values = {} if tempo is None else {"tempo": str(round(tempo))}
     if key is not None and (name := short_key(key)) is not None:
         values["initial_key"] = name
@@ -72,8 +74,13 @@ def write_audio_tags(path: str | os.PathLike, tempo: float | None, key: str | No
     with complete_file(path) as temporary:
         shutil.copy2(path, temporary)
         try:
+            length = audio_length(path)
             tag(temporary, values)
-        except (MutagenError, ValueError) as error:
+            if audio_length(temporary) != length:
+                raise ValueError("they would change its audio, because the file is damaged or wrongly named")
+        except OSError:
+            raise
+        except Exception as error:  # mutagen raises errors of many kinds for unusual files
             reason = str(error).replace(str(temporary), path.name)
             raise ValueError(f"{path}: its tags cannot be written ({reason}).") from error
     return list(values.values())
@@ -83,6 +90,12 @@ def _tag_mp3(path: Path, values: dict[str, str]) -> None:
     """Write ID3 at the beginning of an mp3 file. ID3v1 at its end has neither tempo nor key, and stays."""
     from mutagen.id3 import ID3, ID3NoHeaderError
 
+    try:
+        content = soundfile.info(path).format
+    except soundfile.LibsndfileError:
+        content = "another format"
+    if content != "MP3":
+        raise ValueError(f"its name is that of an mp3 file, but it holds {content}: rename it")
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _ID3V1_BYTES))
         ending = file.read()
