@@ -269,6 +269,22 @@ def test_versions_are_rendered_once(tmp_path):
 
 
 @needs_fluidsynth
+def test_a_version_that_cannot_be_rendered_does_not_stop_the_others(tmp_path):
+    def malformed():
+        score = make_score(bars=4)
+        return replace(score, chords=[chord._replace(label="C:majj") for chord in score.chords])
+
+    jobs = [Version("wrong", 1, malformed, "train"), replace(version(), load=partial(make_score, bars=4))]
+    copy = tmp_path / "other.sf2"
+    shutil.copy(default_soundfont(), copy)
+    values = Settings((default_soundfont(),), (copy,), seconds=3.0)
+    (_, error), (_, none) = render_versions(jobs, tmp_path / "out", values)
+    assert "majj" in str(error)
+    assert none is None
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.flac"))] == ["song_v1.flac"]
+
+
+@needs_fluidsynth
 def test_the_command_prepares_rendered_songs(tmp_path, monkeypatch):
     pack = write_pack(tmp_path / "pack")
     (pack / "chords/003.lab").write_text("0.000\t0.500\tN\n0.500\tend\tC:maj\n")

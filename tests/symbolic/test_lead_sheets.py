@@ -7,6 +7,7 @@ from helpers.recipes import prepare
 from music21 import harmony, key, metadata, meter, note, stream
 
 from musicfm_hf.data.labeled_dataset import load_songs
+from musicfm_hf.data.readers import lead_sheets
 from musicfm_hf.data.readers.lead_sheets import song_readers
 from musicfm_hf.symbolic.lead_sheets import read_lead_sheets
 from musicfm_hf.tasks.annotations import Segment
@@ -178,16 +179,37 @@ def test_the_command_renders_lead_sheets(tmp_path, monkeypatch, capsys):
     assert "major" in song.tags
 
 
+def test_sheets_have_different_ids(tmp_path, monkeypatch):
+    rendered = []
+    monkeypatch.setattr(lead_sheets, "rendered_readers", lambda versions, *_: rendered.extend(versions) or {})
+    monkeypatch.setattr(lead_sheets, "check_settings", lambda settings: None)
+    source = tmp_path / "sheets"
+    for folder in ("old", "new", "folder.xml"):
+        (source / folder).mkdir(parents=True)
+    write(source, WALTZ + "\n" + REEL, "tunes.abc")
+    write(source, REEL, "tunes_1.abc")  # as the first one of the other file
+    write(source / "old", WALTZ, "waltz.abc")
+    write(source / "new", REEL, "waltz.abc")
+    write(source, WALTZ, "._waltz.abc")  # macOS leaves such files
+    readers = song_readers(source, tmp_path / "audio")
+    assert {version.id: version.load().group for version in rendered} == {
+        "new_waltz_v1": "Reel",
+        "old_waltz_v1": "Little Waltz",
+        "tunes_1_v1": "Little Waltz",
+        "tunes_2_v1": "Reel",
+    }
+    (name,) = readers
+    assert name == "tunes_1 (tunes_1.abc)"
+    with pytest.raises(ValueError, match=r"tunes_1.abc has a second sheet tunes_1: rename a file"):
+        readers[name]()
+
+
 @needs_fluidsynth
 def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no lead sheets: no files that end with \.abc"):
         song_readers(tmp_path, tmp_path / "audio")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         song_readers(tmp_path / "none", tmp_path / "audio")
-    (tmp_path / "more").mkdir()
-    for folder in (tmp_path, tmp_path / "more"):
-        write(folder, WALTZ)
-    with pytest.raises(ValueError, match="have the same name"):
-        song_readers(tmp_path, tmp_path / "audio")
+    write(tmp_path, WALTZ)
     with pytest.raises(ValueError, match="`versions` must be at least 1, got 0"):
         song_readers(tmp_path, tmp_path / "audio", versions=0)

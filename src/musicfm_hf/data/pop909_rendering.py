@@ -246,9 +246,12 @@ def _render_file(job: _Job) -> tuple[Path, Exception | None]:
 
 
 def _made_from(path: Path) -> str:
-    """Return the digest in the comment of a rendered file; empty for files of version 0.1."""
-    with soundfile.SoundFile(path) as file:
-        return file.comment
+    """Return the digest in the comment of a rendered file: empty for files of version 0.1, "damaged" if unreadable."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.comment
+    except soundfile.SoundFileError:
+        return "damaged"
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> dict[str, tuple[str, dict[str, str]]]:

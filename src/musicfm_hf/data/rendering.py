@@ -241,7 +241,7 @@ def version_tags(score: Score, parts: Sequence[Part]) -> list[str]:
 
 
 def _render_job(job: tuple[Version, Path, Settings]) -> Exception | None:
-    """Render a version unless it exists, and return the error if the song is missing or wrong."""
+    """Render a version unless it exists, and return the error of a song that cannot be rendered."""
     version, folder, settings = job
     path = folder / f"{version.id}.flac"
     # The settings are those of the folder; its soundfonts are not read again for each song.
@@ -250,7 +250,7 @@ def _render_job(job: tuple[Version, Path, Settings]) -> Exception | None:
         return None
     try:
         audio, labels = _render(version, settings)
-    except (ValueError, FileNotFoundError) as error:
+    except Exception as error:  # such as mir_eval's for a malformed chord; the other songs may be fine
         return error
     write_json(path.with_suffix(".json"), labels)
     options = {"samplerate": SAMPLING_RATE, "channels": 1, "subtype": "PCM_16", "format": "FLAC"}

@@ -90,9 +90,9 @@ def read_midi_song(path: Path) -> dict[str, Any]:
 
     try:
         midi = MidiFile(path, charset="utf-8")
-    except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # mido's own errors are of several kinds
         raise ValueError(f"{path} is not a MIDI file ({error or type(error).__name__}).") from error
     times = list(_absolute(merge_tracks(midi.tracks)))
     tempos = {tick: message.tempo for tick, message in times if message.type == "set_tempo"}

@@ -136,7 +136,7 @@ def open_midi(path: Path) -> Any:
         raise FileNotFoundError(f"The file {path} does not exist")
     try:
         midi = mido.MidiFile(path)
-    except (OSError, EOFError, ValueError, LookupError) as error:
+    except Exception as error:  # mido's own errors are of several kinds
         raise ValueError(f"{path} is not MIDI that can be read ({error or type(error).__name__})") from error
     if midi.type == 2 or midi.ticks_per_beat <= 0:
         raise ValueError(f"{path} must be MIDI of type 0 or 1 that counts ticks per beat.")

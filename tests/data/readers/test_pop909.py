@@ -13,6 +13,7 @@ import tinysoundfont
 from helpers.pop909 import TICKS, write_midi, write_pack
 from helpers.recipes import prepare
 
+from musicfm_hf import SongAnnotation
 from musicfm_hf.data import pop909_rendering as pop909
 from musicfm_hf.data.labeled import check_song, read_all
 from musicfm_hf.data.labeled_dataset import load_songs
@@ -250,6 +251,8 @@ def test_no_half_file_is_left(pack, tmp_path, monkeypatch):
 def test_songs_that_cannot_be_rendered_do_not_stop_the_others(pack, tmp_path, num_workers):
     (pack / "midi/002.mid").unlink()
     (pack / "midi/003.mid").write_bytes(b"no MIDI")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/001.flac").write_bytes(b"fLaC")  # damaged; it is rendered again
     readers = song_readers(pack, tmp_path / "out", num_workers=num_workers)
     songs, problems = read_all(readers.items())
     assert [song.id for song in songs] == ["001"]
@@ -258,6 +261,21 @@ def test_songs_that_cannot_be_rendered_do_not_stop_the_others(pack, tmp_path, nu
     assert "003.mid is not MIDI" in problems[1].reason
     with pytest.raises(ValueError, match=r"003.mid is not MIDI"):
         read_all(readers.items(), strict=True)
+
+
+def test_malformed_key_signatures_are_wrong_midi(pack, tmp_path):
+    content = (pack / "midi/002.mid").read_bytes()
+    end = b"\x00\xff\x2f\x00"  # of the first track
+    signature = b"\x00\xff\x59\x02\x10\x50"  # 16 sharps
+    start = content.index(end)
+    length = int.from_bytes(content[18:22], "big") + len(signature)
+    changed = content[:18] + length.to_bytes(4, "big") + content[22:start] + signature + content[start:]
+    (pack / "midi/002.mid").write_bytes(changed)
+    songs, problems = read_all(song_readers(pack, tmp_path / "out").items())
+    assert [song.id for song in songs] == ["001", "003"]
+    assert [(problem.id, problem.kind) for problem in problems] == [("002", "wrong")]
+    with pytest.raises(ValueError, match=r"002.mid is not a MIDI file \(Could not decode key"):
+        SongAnnotation.load(pack / "midi/002.mid")
 
 
 def test_recipe(pack, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ training.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from ...symbolic.arranging.arrangement import TEMPI
 from ...symbolic.lead_sheets import ENDINGS, read_lead_sheets
 from ...symbolic.lead_sheets import TEMPI as SHEET_TEMPI
 from ...symbolic.score import Score
+from ...training.files import list_files
 from ..dataset_reader import DatasetReader, Option
 from ..identity import digest
 from ..labeled import LabeledSong, SongReaders, Source, raising
@@ -65,8 +67,8 @@ def song_readers(
     The other arguments are those of songs of POP909, in `rendered.py`.
 
     Raises:
-        ValueError, FileNotFoundError: an argument is out of range, there is no lead sheet, two files have the same
-            name, or a file or FluidSynth is missing; see [`check_settings`] and [`render_versions`].
+        ValueError, FileNotFoundError: an argument is out of range, there is no lead sheet, or a file or FluidSynth is
+            missing; see [`check_settings`] and [`render_versions`].
         ImportError: music21 is not installed.
     """
     if audio is None:
@@ -78,9 +80,15 @@ def song_readers(
     slowest, fastest = bpm
     to_render: list[Version] = []
     readers: SongReaders = {}
-    for path in _files(Path(source)):
+    names: set[str] = set()
+    for prefix, path in _files(Path(source)).items():
         made_from = digest(path.read_bytes() + f"{slowest} {fastest}".encode())
-        for name, score in read_lead_sheets(path, (slowest, fastest)):
+        for sheet, score in read_lead_sheets(path, (slowest, fastest)):
+            name = prefix + sheet.removeprefix(path.stem)
+            if name in names:
+                score = ValueError(f"{path} has a second sheet {name}: rename a file.")
+                name = f"{name} ({path.name})"
+            names.add(name)
             if isinstance(score, ValueError):
                 readers[name] = raising(score)
                 continue
@@ -91,21 +99,22 @@ def song_readers(
     return readers | {name: partial(_without_sections, read) for name, read in rendered.items()}
 
 
-def _files(source: Path) -> list[Path]:
-    """Return the files of lead sheets in a folder, or the file itself, in order of their paths."""
-    files = (
-        sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS) if source.is_dir() else [source]
-    )
+def _files(source: Path) -> dict[str, Path]:
+    """
+    Return the files of lead sheets in a folder, or the file itself, in order of their paths, by the beginning of the
+    ids of their sheets: the name, with those of the subfolders where several files have the same.
+    """
+    files = [path for path in list_files(source) if path.suffix.lower() in ENDINGS] if source.is_dir() else [source]
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist: pass a folder of lead sheets, or one file.")
     if not files:
         raise FileNotFoundError(f"{source} has no lead sheets: no files that end with {', '.join(ENDINGS)}.")
-    names: dict[str, Path] = {}
-    for path in files:
-        other = names.setdefault(path.stem, path)
-        if other != path:
-            raise ValueError(f"{other} and {path} have the same name, which songs get as their id: rename one.")
-    return files
+    counts = Counter(path.stem for path in files)
+    root = source if source.is_dir() else source.parent
+    return {
+        path.stem if counts[path.stem] == 1 else "_".join(path.relative_to(root).with_suffix("").parts): path
+        for path in files
+    }
 
 
 def _same(score: Score) -> Score:
@@ -123,7 +132,7 @@ def _info(source: str | os.PathLike, audio: Any, **options: Any) -> dict[str, An
     names = ("soundfonts", "test_soundfonts", "seconds", "drums", "seed", "tempi")
     settings = rendering_settings(*(options[name] for name in names))
     return {
-        "files": [path.name for path in _files(Path(source))],
+        "files": [path.name for path in _files(Path(source)).values()],
         "rendering": settings.to_dict(),
         "versions_of_songs": {"train": options["versions"], "validation": 1, "test": 1},
         "bpm": list(options["bpm"]),
