@@ -34,6 +34,24 @@ def test_a_wrong_command_is_named(capsys):
     assert "no command 'fintune'. Did you mean `musicfm finetune`?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["annotate", "song.mp3"],
+        ["embed", "song.mp3", "--model", "model"],
+        ["index", "songs", "--model", "model"],
+        ["search", "index", "song.mp3"],
+        ["evaluate", "model", "--data", "data"],
+    ],
+)
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_wrong_device_is_named(capsys, words, device):
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--device", device])
+    assert stopped.value.code == 2
+    assert f"'{device}' is not a device of this machine, which has cpu" in capsys.readouterr().err
+
+
 def test_version(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"musicfm_hf {musicfm_hf.__version__}\n"

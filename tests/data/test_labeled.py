@@ -308,6 +308,7 @@ def test_groups_stay_together_and_do_not_depend_on_others():
     [
         ([song()], (0.5, 0.5, 0.5), "must be 0 or more and sum to 1"),
         ([song()], (1.5, -0.5, 0), "must be 0 or more and sum to 1"),
+        ([song()], (float("nan"), 0.5, 0.5), "must be 0 or more and sum to 1"),
         ([song(), song()], (1, 0, 0), "Two songs have the id 'a'"),
         ([song(split="valid")], (1, 0, 0), "a has split 'valid', which is not one of train, validation, test"),
         ([song()], (0.8, 0.1, 0.1), "No song was assigned to .*: choose another seed"),

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from helpers.paths import ROOT
 
 from musicfm_hf.cli.prepare import main
 from musicfm_hf.data.dataset_reader import DatasetReader
+from musicfm_hf.data.labeled import LabeledSong, Source
 from musicfm_hf.data.labeled_dataset import load_songs
-from musicfm_hf.data.prepare import load_reader
+from musicfm_hf.data.prepare import load_reader, prepare_dataset
 from musicfm_hf.data.readers import READERS, get_reader
 from musicfm_hf.data.splits import SPLITS
 from musicfm_hf.tasks.annotations import Segment
@@ -59,6 +61,21 @@ def test_a_data_set_in_one_file(reader_file, source, tmp_path, capsys):
     assert (tmp_path / "out/problems.tsv").read_text().startswith("19\tNo audio 19 exists in ")
     main([*arguments, "--min_confidence", "2", "--fractions", "1", "0", "0"])
     assert len(load_songs(tmp_path / "out", "train")) == 6
+
+
+def test_audio_may_be_bytes(source, tmp_path):
+    """Such songs are in the data set, but not in the lists of files."""
+    readers = {
+        "bytes": {"bytes": (source / "01.flac").read_bytes(), "path": None},
+        "path": {"bytes": None, "path": str(source / "02.flac")},
+    }
+    songs = {
+        name: partial(LabeledSong, name, audio, name, keys=[Segment(0.0, 1.0, "C")]) for name, audio in readers.items()
+    }
+    reader = DatasetReader("memory", "songs in memory", Source("", "", "", ""), lambda source, audio: songs)
+    prepare_dataset(reader, tmp_path / "out", source, fractions=(1.0, 0.0, 0.0))
+    assert [song.id for song in load_songs(tmp_path / "out", "train")] == ["bytes", "path"]
+    assert (tmp_path / "out/train.txt").read_text() == f"{source / '02.flac'}\n"
 
 
 def test_its_help(reader_file, capsys):

@@ -1,6 +1,7 @@
 """Recordings with and without music: noises, parts, and the data set."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -122,7 +123,34 @@ def test_a_data_set(catalogs, tmp_path, capsys):
         np.testing.assert_array_equal(load_audio(song.audio), load_audio(other.audio))
 
 
+def test_recordings_that_cannot_be_read_are_left_out(catalogs, tmp_path):
+    """Speech with a readable header but without finite samples, and lists without songs."""
+    shutil.copytree(catalogs, tmp_path / "in")
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"in/songs/{split}.mp3").write_text("no music")
+        (tmp_path / f"in/songs/{split}.txt").write_text(f"{split}.mp3\n{split}.wav\n")
+    speech = tmp_path / "in/speech"
+    soundfile.write(speech / "audio/anna/nan.wav", np.full(12000, np.nan), 24000, subtype="FLOAT")
+    (speech / "train.txt").write_text("".join(f"{path.relative_to(speech)}\n" for path in speech.rglob("*.wav")))
+    for split in ("valid", "test"):
+        (speech / f"{split}.txt").write_text("")
+    flags = ["--songs", "20", "--seconds", "12", "--num_workers", "1", "--music", str(tmp_path / "in/songs")]
+    prepare(["presence", *flags, "--speech", str(speech), "--output_dir", str(tmp_path / "data")])
+    songs = load_songs(tmp_path / "data", "train")
+    assert len(songs) == 14
+    assert {"music", "speech"} <= {part.label for song in songs for part in song.more["music"]}
+
+
 def test_wrong_requests(catalogs, tmp_path):
+    folder = tmp_path / "songs"
+    shutil.copytree(catalogs / "songs", folder)
+    (folder / "valid.txt").write_text("")
+    with pytest.raises(SystemExit, match="`--music` has no songs for validation: prepare it with"):
+        prepare(["presence", "--songs", "10", "--music", str(folder), "--output_dir", str(tmp_path / "data")])
+    (folder / "valid.txt").write_text("no.mp3\n")
+    (folder / "no.mp3").write_text("no music")
+    with pytest.raises(SystemExit, match=r"Of 20 recordings, none can be read. The last one: .*no.mp3 is not audio"):
+        prepare(["presence", "--songs", "10", "--music", str(folder), "--output_dir", str(tmp_path / "data")])
     with pytest.raises(SystemExit, match="at least 10 recordings"):
         prepare(
             ["presence", "--songs", "3", "--music", str(catalogs / "songs"), "--output_dir", str(tmp_path / "data")]

@@ -170,6 +170,12 @@ def test_wrong_meters(settings, message):
         Meters(**settings)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -5.0, float("nan")])
+def test_lengths_must_be_positive(tmp_path, seconds):
+    with pytest.raises(ValueError, match="`seconds` must be above 0, got"):
+        song_readers("", tmp_path, songs=1, seconds=seconds, num_workers=1)
+
+
 def test_prepared_songs_have_the_meters_that_were_asked_for(tmp_path):
     readers = song_readers("", tmp_path, songs=3, seconds=12.0, num_workers=1, meters=[5, 7])
     for read in readers.values():

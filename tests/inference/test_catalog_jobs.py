@@ -1,5 +1,6 @@
 """Catalogs that several processes embed and annotate into one folder, and that are killed in the middle."""
 
+import json
 import os
 import signal
 
@@ -133,6 +134,21 @@ def annotate_on_rank(songs, models, output):
     PartialState(cpu=True, backend="gloo")
     words = ["--models", str(models), "--output_dir", str(output), "--device", "cpu", "--num_workers", "0"]
     annotate_command.main([str(songs), *words, "--no_picture", "--existing", "skip"])
+
+
+def test_odd_names_of_songs(songs, tmp_path):
+    """Bytes that are not UTF-8 are in no title, and a name that is too long is a problem of its song."""
+    latin, long = os.fsdecode(b"caf\xe9"), "n" * 300
+    sources = [(f"{name}.wav", str(songs / "0.wav")) for name in (long, latin)]
+    options = {"settings": SETTINGS, "num_workers": 0, "progress": False, "formats": ("json", "jams")}
+    for existing in ("refuse", "skip"):
+        result = annotate_files({"beat": head("beat")}, sources, tmp_path, existing=existing, **options)
+        assert [name for name, _ in result.problems] == [long]
+        assert "too long" in result.problems[0][1]
+    written = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert written == {f"{latin}.json", f"{latin}.jams", f"{latin}.png"}
+    title = json.loads((tmp_path / f"{latin}.jams").read_text(encoding="utf-8"))["file_metadata"]["title"]
+    assert title == "caf\ufffd"
 
 
 def test_two_processes_divide_the_songs(songs, tmp_path, server):

@@ -14,6 +14,7 @@ from transformers import AutoModel
 
 from musicfm_hf import embed
 from musicfm_hf.data.catalog import DatasetAudio, list_sources
+from musicfm_hf.data.decoding import SongLoader
 from musicfm_hf.data.identity import audio_state
 from musicfm_hf.inference.embed_files import embed_files
 from musicfm_hf.inference.embedding import WindowSettings, embed_songs
@@ -89,6 +90,9 @@ def test_other_rates_are_resampled_and_the_model_is_left_as_it_was(tiny_model):
         (music(1.0), {"layer": 9}, "`layer` must be between"),
         (music(1.0), {"batch_size": 0}, "`batch_size` must be"),
         (music(1.0), {"window_seconds": 0.01}, "`window_seconds` must be at least 0.12, got 0.01"),
+        (music(1.0), {"window_seconds": float("inf")}, "`window_seconds` must be a number of seconds, got inf"),
+        (music(1.0), {"window_seconds": float("nan")}, "`window_seconds` must be a number of seconds, got nan"),
+        (music(1.0), {"overlap_seconds": float("nan")}, "`overlap_seconds` must be at least 0 and less.*got nan"),
         (music(1.0), {"window_seconds": 5.0, "overlap_seconds": 5.0}, "overlap"),
     ],
 )
@@ -306,6 +310,30 @@ def test_odd_file_names(tiny_model, folder, tmp_path):
     problems = embed_files(tiny_model, list_sources(folder), tmp_path / "out", SETTINGS, num_workers=0, progress=False)
     assert (tmp_path / f"out/{latin}.safetensors").is_file()
     assert "too long" in dict(problems)[f"{'n' * 250}.wav"]
+
+
+def test_names_that_begin_with_several_dots_are_titles(tmp_path):
+    names = ["...And Justice for All/01.wav", "..one more.wav", "song.wav"]
+    hidden = [".hidden.wav", "._song.wav", ".folder/song.wav", "....And Justice for All.1a2b.part", ".trash/..one.wav"]
+    for name in names + hidden:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [name for name, _ in list_sources(tmp_path)] == names
+
+
+def test_lists_are_in_utf8(tmp_path):
+    (tmp_path / "songs.txt").write_bytes("café.wav\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"songs.txt is not text in UTF-8"):
+        list_sources(tmp_path / "songs.txt")
+
+
+def test_a_song_that_is_too_long_for_memory_is_a_problem(folder):
+    def fail(waveform):
+        raise MemoryError
+
+    loader = SongLoader([("a", str(folder / "a.wav"))], RATE, transform=fail)
+    assert list(loader) == []
+    assert loader.unusable == [("a", f"{folder / 'a.wav'} is too long to be decoded in the memory that is left.")]
 
 
 def test_pooling(tiny_model, folder, tmp_path):

@@ -10,11 +10,13 @@ from helpers.learned_songs import learned_song, learned_songs
 from musicfm_hf.data.composed_songs import composed_versions
 from musicfm_hf.data.readers import rendered
 from musicfm_hf.symbolic.composing.accompaniment import accompany, bass_line
+from musicfm_hf.symbolic.composing.composition import compose_score
 from musicfm_hf.symbolic.composing.harmony import draw_progression
 from musicfm_hf.symbolic.composing.material import GridNote, chord_label, relative_chord, split_phrases
 from musicfm_hf.symbolic.composing.melody import Harmony
 from musicfm_hf.symbolic.composing.meters import Meter, draw_meter
 from musicfm_hf.symbolic.composing.statistics import CompositionStatistics, fit_statistics
+from musicfm_hf.tasks.annotations import PITCH_NAMES, Segment
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,21 @@ def test_statistics_are_saved_and_loaded(tmp_path):
     (tmp_path / "t.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         CompositionStatistics.load(tmp_path / "t.json")
+
+
+def test_modes_without_frequent_chords_are_not_composed_in():
+    """The two chords of the outro are the only ones in minor."""
+    score, letters = learned_song()
+    change = letters[-1].start
+    keys = [Segment(0.0, change, "C:maj"), Segment(change, score.duration, "A:min")]
+    statistics = fit_statistics([(dataclasses.replace(score, keys=keys), letters)])
+    assert list(statistics.transitions) == ["maj"]
+    for seed in range(5):
+        assert compose_score(statistics, seed).keys
+    labels = [f"{name}:{kind}" for name in PITCH_NAMES for kind in ("maj", "min", "7")]
+    one_chord_each = [segment._replace(label=label) for segment, label in zip(score.chords, labels, strict=False)]
+    with pytest.raises(ValueError, match="No chord occurs 3 times in a mode of the songs"):
+        fit_statistics([(dataclasses.replace(score, chords=one_chord_each), letters)])
 
 
 def test_only_four_beats_are_learned():

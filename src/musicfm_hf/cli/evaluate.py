@@ -28,7 +28,15 @@ from ..inference.embedding import WindowSettings
 from ..tasks import load_task_file
 from ..tasks.calibration import UNCERTAIN_SHARE
 from ..training.files import write_json
-from .flags import add_task_file_flag, add_window_flags, command_parser, positive, rename_flags, user_errors
+from .flags import (
+    add_device_flag,
+    add_task_file_flag,
+    add_window_flags,
+    command_parser,
+    positive,
+    rename_flags,
+    user_errors,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -81,7 +89,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "right less often than this share (0.5 by default) are marked as uncertain",
     )
     parser.add_argument("--output_file", type=Path, help="JSON file for the scores")
-    parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
+    add_device_flag(parser)
     add_task_file_flag(parser)
     add_window_flags(parser, batch_size=8)
     return parser.parse_args(rename_flags(argv, {"--output": "--output_file"}))

@@ -172,9 +172,28 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         choices=["int8"],
-        help="compute the encoder in int8, which is faster on a processor but rounds; off by default",
+        help="compute the encoder in int8, which is faster on a CPU but rounds; off by default",
     )
-    parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
+    add_device_flag(parser)
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for the device of a model."""
+    parser.add_argument("--device", type=_device, help="for example cpu or cuda:1; the first accelerator by default")
+
+
+def _device(text: str) -> str:
+    """Parse the name of a device of PyTorch that this machine has."""
+    import torch
+
+    try:
+        torch.zeros(1, device=text)
+    except (RuntimeError, AssertionError) as error:  # for unknown names, and for CUDA in a build without it
+        kind = torch.accelerator.current_accelerator()
+        others = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
+        message = f"{text!r} is not a device of this machine, which has {', '.join(['cpu', *others])}"
+        raise argparse.ArgumentTypeError(message) from error
+    return text
 
 
 def model_dtype(name: str, device: "str | torch.device", job: "Share", state: "PartialState") -> "torch.dtype":

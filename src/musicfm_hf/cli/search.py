@@ -27,7 +27,7 @@ from accelerate import PartialState
 from ..search.duplicates import THRESHOLD
 from ..search.filters import parse_conditions
 from ..search.search_index import SearchIndex
-from .flags import command_parser, positive, print_escaped, user_errors
+from .flags import add_device_flag, command_parser, positive, print_escaped, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help=f"list songs that are the same recording, from this similarity on ({THRESHOLD} by default)",
     )
     parser.add_argument("--model", help="folder or repository of the model of the index, if it has moved")
-    parser.add_argument("--device", help="for example cpu or cuda:1; the first accelerator by default")
+    add_device_flag(parser)
     arguments = parser.parse_args(argv)
     if (arguments.query is None) == (arguments.duplicates is None):
         parser.error("pass a QUERY, or --duplicates")

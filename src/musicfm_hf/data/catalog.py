@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..tasks.values import read_text
 from ..training.files import list_files
 from .written_files import is_click_track
 
@@ -80,7 +81,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
 
     Raises:
         FileNotFoundError: the source does not exist.
-        ValueError: the source has no audio.
+        ValueError: the source has no audio, or is a list that is not in UTF-8.
     """
     path = Path(source)
     is_saved_dataset = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
@@ -91,7 +92,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
     if path.is_dir():
         root, paths = path, list_audio(path)
     elif path.suffix.lower() == ".txt":
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
         paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]
         root = path.parent.absolute()
         if paths and not all(file.is_relative_to(root) for file in paths):

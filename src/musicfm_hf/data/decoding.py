@@ -126,6 +126,8 @@ class _Songs(Dataset):
                 content = self.transform(content)
         except (ValueError, TypeError, OSError) as error:
             return DecodedSong(name, origin, None, str(error))
+        except MemoryError:
+            return DecodedSong(name, origin, None, f"{origin} is too long to be decoded in the memory that is left.")
         damage = "; ".join(str(warning.message) for warning in caught) or None
         return DecodedSong(name, origin, content, damage, state)
 

@@ -104,7 +104,8 @@ def prepare_dataset(
     splits = assign_splits(songs, seed, reader.fractions if fractions is None else fractions)
     dataset = build(splits, description)
     originals = {_LISTS[split]: [song for song in splits[split] if not song.transposition] for split in SPLITS}
-    lists = {name: [_listed(song, output) for song in part] for name, part in originals.items()}
+    paths = {name: [_listed(song, output) for song in part] for name, part in originals.items()}
+    lists = {name: [path for path in part if path is not None] for name, part in paths.items()}
     counts = {name: len(part) for name, part in originals.items()} | _count_problems(problems)
     info = {
         "name": output.name if reader.is_own_data else reader.name,
@@ -202,9 +203,14 @@ def _write_problems(output: Path, problems: Sequence[Problem]) -> None:
     write_table(output / "problems.tsv", [(problem.id, problem.reason) for problem in problems])
 
 
-def _listed(song: LabeledSong, folder: Path) -> str:
-    """Return the path of the audio of a song, for a list in `folder`."""
-    path = Path(song.audio).absolute()
+def _listed(song: LabeledSong, folder: Path) -> str | None:
+    """Return the path of the audio of a song, for a list in `folder`; `None` if the audio is no file of its own."""
+    audio = song.audio
+    if isinstance(audio, Mapping):
+        audio = None if audio.get("bytes") is not None else audio.get("path")
+    if audio is None:
+        return None
+    path = Path(audio).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 

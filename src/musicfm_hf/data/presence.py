@@ -1,7 +1,7 @@
 """Recordings that change between music, music under speech, speech, noise, applause and silence, at known times."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ FADE_SECONDS = 0.02
 SHORTEST, LONGEST = 2.0, 15.0  # seconds of a part of a recording
 SHARE_OF_ONE_KIND = 0.3  # of the recordings, which do not change
 HELD_OUT = {"validation": 0.15, "test": 0.25}  # shares of the sources of speech and sounds
+ATTEMPTS = 20  # to find a recording that can be read and is not silent
 QUIET = 1e-3  # root mean square below which a place in a song is not used
 
 # Kind of a part → its share, if there is audio for it.
@@ -166,11 +167,14 @@ def _render(rng: np.random.Generator, kind: str, samples: int, split: str, mater
 
 def _music(rng: np.random.Generator, songs: Sequence[Song], samples: int) -> np.ndarray:
     """Return a random part of a random song that is not silent. Songs that are too short are repeated."""
-    for _ in range(20):
-        _, audio = songs[int(rng.integers(len(songs)))]
+
+    def read_part(audio: Any) -> np.ndarray:
         length, rate = audio_length(audio)
         start = rng.uniform(0, max(0.0, length / rate - samples / RATE))
-        sound = load_audio(audio, RATE, start=start, duration=samples / RATE).astype(np.float64)
+        return load_audio(audio, RATE, start=start, duration=samples / RATE).astype(np.float64)
+
+    for _ in range(ATTEMPTS):
+        sound = _read_any(rng, songs, read_part)
         if len(sound) and np.sqrt(np.mean(sound**2)) > QUIET:
             break
     return _normalized(np.resize(sound, samples))
@@ -181,10 +185,20 @@ def _joined_clips(rng: np.random.Generator, sources: Mapping[str, Sequence[Song]
     songs = sources[str(rng.choice(list(sources)))]
     parts: list[np.ndarray] = []
     while sum(map(len, parts)) < samples:
-        _, audio = songs[int(rng.integers(len(songs)))]
-        clip = load_audio(audio, RATE).astype(np.float64)
+        clip = _read_any(rng, songs, lambda audio: load_audio(audio, RATE).astype(np.float64))
         parts += [_normalized(_trimmed(clip)), np.zeros(round(rng.uniform(0.1, 0.6) * RATE))]
     return _normalized(np.concatenate(parts)[:samples])
+
+
+def _read_any(rng: np.random.Generator, songs: Sequence[Song], read: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """Return what `read` returns for a random recording. If it cannot be read, others are tried."""
+    for _ in range(ATTEMPTS):
+        _, audio = songs[int(rng.integers(len(songs)))]
+        try:
+            return read(audio)
+        except (ValueError, OSError) as error:
+            problem = error
+    raise ValueError(f"Of {ATTEMPTS} recordings, none can be read. The last one: {problem}") from problem
 
 
 def _trimmed(sound: np.ndarray) -> np.ndarray:

@@ -181,7 +181,12 @@ def write_song(
         folder: Folder of the file; created if needed.
         seconds (`float`, *optional*): Keep only this duration from the start.
         meters ([`Meters`], *optional*): As for [`compose`].
+
+    Raises:
+        ValueError: `seconds` is not above 0.
     """
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"`seconds` must be above 0, got {seconds}; leave it out for whole songs.")
     song = compose(seed, meters)
     duration = min(song.duration, seconds or song.duration)
     # Notes that start before the end sound as in the whole song, except for the overall level.

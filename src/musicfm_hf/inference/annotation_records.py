@@ -6,6 +6,7 @@ of the audio, digests of the models, the windows, and a digest of each file, or 
 if tempo and key were written into the tags of the audio, a digest of the JSON file from which they were read.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -70,8 +71,8 @@ class SongFiles:
         return base.with_name(f"{base.name}.{ending}")
 
     def existing(self) -> list[str]:
-        """Return the endings of the files to write that exist."""
-        return [ending for ending in self.endings if self.path(ending).exists()]
+        """Return the endings of the files to write that exist. A name that is too long is not an error here."""
+        return [ending for ending in self.endings if os.path.exists(self.path(ending))]
 
     def record(self) -> dict[str, Any]:
         """Return the record; empty if it does not exist or is not a record."""

@@ -3,8 +3,8 @@ Tempo and key in the tags of audio files, for the programs of DJs. Only these tw
 `TKEY` (mp3, wav, aiff), `BPM` and `INITIALKEY` of Vorbis comments (flac, ogg, opus), and `tmpo` and `initialkey` of
 mp4 (m4a).
 
-A file is copied, and the copy is changed by mutagen. It takes the place of the file if it still holds the same audio, so
-that neither an interruption nor an unusual file costs audio.
+A file is copied, and the copy is changed by mutagen. It takes the place of the file if it still holds the same audio,
+so that neither an interruption nor an unusual file costs audio.
 """
 
 import os

@@ -14,7 +14,7 @@ from ..tasks.annotations import Beats, Segment
 from ..tasks.events import file_format
 from ..tasks.meter import describe_beats, time_signatures
 from ..tasks.spec import Strip
-from ..training.files import complete_file
+from ..training.files import complete_file, readable_name
 from .chord_names import short_chord, signs
 from .colors import pitch_color, section_colors
 from .sound_image import spectrograms
@@ -84,7 +84,7 @@ def draw_annotation(
     height = HEADER + row_height * len(rows) + 0.1
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    _draw_header(figure, annotation, title, height)
+    _draw_header(figure, annotation, readable_name(title), height)
     images = [] if overview else spectrograms(waveform, sampling_rate, rows)
     for index, row in enumerate(rows):
         axes = _add_strips(figure, strips, row, height - HEADER - row_height * index, height)

@@ -1,5 +1,6 @@
 """Embeddings of whole songs of any length."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -48,13 +49,18 @@ class WindowSettings(NamedTuple):
         if self.layer is not None and not 0 <= self.layer <= config.num_hidden_layers:
             raise ValueError(f"`layer` must be between 0 and {config.num_hidden_layers}, got {self.layer}.")
         seconds = self.seconds(config)
+        if not math.isfinite(seconds):
+            raise ValueError(
+                f"`window_seconds` must be a number of seconds, got {seconds}: memory grows with the window, so no "
+                "window can have any length."
+            )
         window = round(seconds * config.frame_rate)
         least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may end within a frame
         if window < least:
             raise ValueError(f"`window_seconds` must be at least {least / config.frame_rate:g}, got {seconds}.")
         if self.overlap_seconds is None:
             return window, window // 6
-        overlap = round(self.overlap_seconds * config.frame_rate)
+        overlap = round(self.overlap_seconds * config.frame_rate) if math.isfinite(self.overlap_seconds) else -1
         if not 0 <= overlap < window:
             raise ValueError(
                 f"`overlap_seconds` must be at least 0 and less than `window_seconds` ({seconds}), "

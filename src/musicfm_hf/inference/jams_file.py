@@ -18,7 +18,7 @@ from ..tasks.annotations import Beats, Segment, read_beats, read_segments
 from ..tasks.bar_positions import bar_lengths
 from ..tasks.events import MIN_TAG_PROBABILITY
 from ..tasks.jams import NAMESPACES, read_jams, read_sandbox
-from ..training.files import write_json
+from ..training.files import readable_name, write_json
 
 SANDBOX = "musicfm_hf"
 VERSION = "0.3.5"  # of JAMS
@@ -70,7 +70,13 @@ def write_jams(path: Path, song: JamsSong, title: str) -> None:
             }
         )
     others = {name: values for name, values in song.to_dict().items() if name not in written}
-    metadata = {"title": title, "artist": "", "release": "", "duration": round(song.duration, 6), "identifiers": {}}
+    metadata = {
+        "title": readable_name(title),
+        "artist": "",
+        "release": "",
+        "duration": round(song.duration, 6),
+        "identifiers": {},
+    }
     content = {
         "annotations": annotations,
         "file_metadata": metadata | {"jams_version": VERSION},

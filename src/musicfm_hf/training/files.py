@@ -24,19 +24,29 @@ _MODEL_FILES = (
 )
 
 _SYSTEM_FOLDERS = frozenset(["__MACOSX"])  # of zip archives from macOS; it holds notes named like the audio
+_HIDDEN_ENDINGS = (".part", ".made_from.json")  # of files that this package hides
 
 
 def is_hidden(path: str | os.PathLike) -> bool:
     """
     Return whether a file is hidden: its name, or that of a folder in its path, begins with a dot or is `__MACOSX`.
-    Files that this module has not completed yet are hidden.
+    Names that begin with several dots are titles, such as `...And Justice for All`, and are not hidden, except those
+    of files that this package hides: records, and files that are not complete yet.
 
     Args:
         path: Path relative to the folder that is listed, which may itself be hidden.
     """
     return any(
-        part in _SYSTEM_FOLDERS or (part.startswith(".") and part not in (".", "..")) for part in PurePath(path).parts
+        part in _SYSTEM_FOLDERS
+        or (part.startswith(".") and not part.startswith(".."))
+        or (part.startswith("..") and part.endswith(_HIDDEN_ENDINGS))
+        for part in PurePath(path).parts
     )
+
+
+def readable_name(name: str) -> str:
+    """Return the name of a file with a replacement character for bytes that are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def list_files(folder: str | os.PathLike) -> list[Path]:

@@ -490,6 +490,7 @@ def test_synonyms_are_in_one_row_only():
     ("old", "new", "message"),
     [
         ('"6"\t"1"', '"6"\t"2"', r"annotations_final.csv, line 3: tags must be 0 or 1, got '2'"),
+        ('"6"\t"1"', '"6"\t"1"\t"1"\t"1"', r"annotations_final.csv, line 3: the line has more fields than the first"),
         ("c/b-two", "x/b-two", r"line 3: clip 6 appears twice, or 'x/b-two-30-59.mp3' is not in"),
         ('"6"\t"1"', '"2"\t"1"', r"line 3: clip 2 appears twice, or"),
     ],

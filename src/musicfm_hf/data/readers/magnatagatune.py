@@ -189,7 +189,9 @@ def _read_annotations(path: Path) -> tuple[dict[str, tuple[str, list[str]]], Son
     for where, row in _read_table(path, _NO_TAGS):
         clip, audio = row["clip_id"], row["mp3_path"]
         values = {name: value for name, value in row.items() if name not in _NO_TAGS}
-        if clip in rows or not re.match(r"[0-9a-f]/", audio or ""):
+        if None in row:  # where `csv` collects the fields that no column names
+            faulty[where] = raising(ValueError(f"{where}: the line has more fields than the first line."))
+        elif clip in rows or not re.match(r"[0-9a-f]/", audio or ""):
             message = f"{where}: clip {clip} appears twice, or {audio!r} is not in a folder from 0 to f."
             faulty[where] = raising(ValueError(message))
         elif wrong := set(values.values()) - {"0", "1"}:

@@ -67,6 +67,11 @@ def song_readers(
             f"{songs} of {seconds:g} s and {num_workers} processes."
         )
     materials = collect_material(music, speech, sounds, seed)
+    if missing := [split for split, material in materials.items() if not material.music]:
+        raise ValueError(
+            f"`--music` has no songs for {', '.join(missing)}: prepare it with validation and test songs, or pass "
+            "folders of audio files, which are divided."
+        )
     counts = {split: max(1, round(share * songs)) for split, share in SHARES.items()}
     jobs = [(number, split) for split in SPLITS for number in range(counts[split])]
     with ProcessPoolExecutor(num_workers) as pool:
@@ -100,7 +105,7 @@ def collect_material(
 def _divided(catalogs: Sequence[str], flag: str, seed: int) -> dict[str, dict[str, list[Song]]]:
     """
     Return the recordings of catalogs by split and source; empty without catalogs. Of prepared data, these are the
-    files in its lists, whatever their split.
+    files in its lists, whatever their split. Files without a readable header are left out.
     """
     places = [place for catalog in catalogs for place in _lists(catalog).values() or [catalog]]
     songs = [song for place in places for song in list_sources(place) if _is_readable(song)]
@@ -108,9 +113,13 @@ def _divided(catalogs: Sequence[str], flag: str, seed: int) -> dict[str, dict[st
 
 
 def _lists(catalog: str) -> dict[str, Path]:
-    """Return the list of files of each split, if the catalog is a folder that `musicfm prepare` wrote."""
+    """
+    Return the list of files of each split that has songs, if the catalog is a folder that `musicfm prepare` wrote.
+    """
     lists = {split: Path(catalog) / name for split, name in _LISTS.items()}
-    return lists if all(path.is_file() for path in lists.values()) else {}
+    if not all(path.is_file() for path in lists.values()):
+        return {}
+    return {split: path for split, path in lists.items() if path.read_text(encoding="utf-8").strip()}
 
 
 def _is_readable(song: Song) -> bool:

@@ -96,7 +96,8 @@ def fit_statistics(songs: Iterable[tuple[Score, Sequence[Segment]]]) -> Composit
         [`CompositionStatistics`].
 
     Raises:
-        ValueError: no song has a phrase with a melody and an accompaniment in four beats, or see [`split_phrases`].
+        ValueError: no song has a phrase with a melody and an accompaniment in four beats, no chord is frequent, or see
+            [`split_phrases`].
     """
     statistics = CompositionStatistics()
     phrases: list[list[Phrase]] = []
@@ -122,7 +123,7 @@ def fit_statistics(songs: Iterable[tuple[Score, Sequence[Segment]]]) -> Composit
 
 
 def _count_chords(statistics: CompositionStatistics, phrases: Sequence[Phrase]) -> None:
-    """Count chords, cadences and the rhythm of chords."""
+    """Count chords, cadences and the rhythm of chords. Modes without frequent chords are not composed in."""
     counts = Counter((phrase.mode, chord) for phrase in phrases for _, chord in phrase.chords)
     transitions: dict[str, dict[str, Counter]] = {}
     cadences: dict[str, Counter] = {}
@@ -143,7 +144,11 @@ def _count_chords(statistics: CompositionStatistics, phrases: Sequence[Phrase]) 
         _count_rhythms(rhythms, phrase)
         if phrase.bars >= 8:
             loops.append(_bar_chords(phrase, 0, 3) == _bar_chords(phrase, 4, 7))
-    statistics.transitions = {mode: _plain(contexts) for mode, contexts in transitions.items()}
+    statistics.transitions = {mode: _plain(contexts) for mode, contexts in transitions.items() if contexts}
+    if not statistics.transitions:
+        raise ValueError(
+            f"No chord occurs {_MIN_CHORD_COUNT} times in a mode of the songs: composing is learned from more songs."
+        )
     statistics.cadences, statistics.chord_rhythms = _plain(cadences), _plain(rhythms)
     statistics.loops = float(np.mean(loops)) if loops else 0.0
 
