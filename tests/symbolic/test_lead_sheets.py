@@ -110,6 +110,14 @@ def test_musicxml(tmp_path):
     assert score.beats.positions.tolist() == [1, 2, 3, 4] * 4
 
 
+def test_a_sheet_without_a_key_signature_has_an_unknown_key(tmp_path):
+    bar = stream.Measure(number=1)
+    bar.append([meter.TimeSignature("4/4"), harmony.ChordSymbol("C"), note.Note("C5", quarterLength=4)])
+    stream.Score([stream.Part([bar])]).write("musicxml", fp=tmp_path / "plain.musicxml")
+    score = only(tmp_path / "plain.musicxml", tempi=(120.0, 120.0))
+    assert score.keys == [Segment(0.0, 2.0, "X")]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

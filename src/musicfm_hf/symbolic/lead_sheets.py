@@ -139,7 +139,7 @@ def _to_score(sheet: Any, name: str, tempi: tuple[float, float]) -> Score:
         beats=Beats(np.array([float(start) * seconds for start, _ in rows]), np.array([place for _, place in rows])),
         chords=_segments(chords, length, seconds),
         sections=[],
-        keys=_segments(_key_labels(flat), length, seconds),
+        keys=_segments([(Fraction(0), "X"), *_key_labels(flat)], length, seconds),
     )
 
 
