@@ -20,7 +20,7 @@ setup(
     packages=[*find_packages("src"), "musicfm_hf.hub_cards", "musicfm_hf.recipes"],
     package_dir={"": "src", "musicfm_hf.hub_cards": "hub_cards", "musicfm_hf.recipes": "recipes"},
     package_data={
-        "musicfm_hf": ["py.typed", "musicfm-small/**"],
+        "musicfm_hf": ["py.typed", "musicfm-small/**", "data/*.tsv"],
         "musicfm_hf.hub_cards": ["*.md", "space/*"],
         "musicfm_hf.recipes": ["**/*.yaml"],
     },

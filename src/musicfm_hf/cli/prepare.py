@@ -8,6 +8,7 @@ Prepare data: labeled data sets, lists of audio files for each split, or the sta
     musicfm prepare fma --source fma_large --metadata fma_metadata --output_dir data/fma --subset large
     musicfm prepare packages --output_dir data/packages
     musicfm prepare stats music/ --output_file stats.json --max_hours 20
+    musicfm prepare pop909-source --source repositories --output_dir POP909
 
 `train.txt`, `valid.txt` and `test.txt` list the files, one path per line; `info.json` describes the data. Labeled data
 sets are saved in the same folder, for `datasets.load_from_disk`. Audio is not copied. Songs that are left out, and
@@ -35,6 +36,8 @@ def main(argv: Sequence[str]) -> None:
         arguments = _parser(readers).parse_args(rename_flags(words, renamed))
         if arguments.name == "stats":
             _prepare_statistics(arguments)
+        elif arguments.name == "pop909-source":
+            _prepare_pop909_source(arguments)
         else:
             _prepare_data(readers[arguments.name], arguments)
 
@@ -53,7 +56,7 @@ def _load_readers(argv: Sequence[str]) -> tuple[list[str], dict[str, DatasetRead
 
 
 def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.ArgumentParser:
-    """Create a parser with a subcommand for each reader, and one for statistics."""
+    """Create a parser with a subcommand for each reader, one for statistics, and one for the source of POP909."""
     parser = command_parser("prepare", __doc__)
     parser.add_argument("--reader_file", metavar="FILE", help="a Python file with the reader of your own data set")
     commands = parser.add_subparsers(required=True, metavar="NAME", dest="name", title="data sets")
@@ -67,6 +70,15 @@ def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.Argument
     hours = "hours of audio to measure, spread over the files; 10 by default"
     command.add_argument("--max_hours", type=float, default=10.0, help=hours)
     command.add_argument("--seed", type=int, default=0, help="seed of the order and the crops; 0 by default")
+    summary = "the source of `pop909` and `rendered` from the public repositories of POP909"
+    command = commands.add_parser("pop909-source", help=summary, description=f"Write {summary}. It needs mido.")
+    command.add_argument(
+        "--source",
+        required=True,
+        help="folder with clones of music-x-lab/POP909-Dataset, Dsqvival/hierarchical-structure-analysis and "
+        "AndyWeasley2004/POP909-CL-Dataset from GitHub",
+    )
+    command.add_argument("--output_dir", required=True, help="the folder to write to")
     return parser
 
 
@@ -111,6 +123,13 @@ def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namesp
         for problem in sorted(prepared.problems, key=lambda problem: problem.kind == "missing")[:SHOWN_PROBLEMS]:
             print_escaped(f"  {problem.id}\t{problem.reason}")
     print(f"{prepared.output_dir}: " + ", ".join(f"{count} {name}" for name, count in prepared.counts.items()))
+
+
+def _prepare_pop909_source(arguments: argparse.Namespace) -> None:
+    """Write the source of POP909 and print the number of songs."""
+    from ..data.pop909_sources import write_pop909
+
+    print(f"{arguments.output_dir}: {write_pop909(arguments.source, arguments.output_dir)} songs")
 
 
 def _prepare_statistics(arguments: argparse.Namespace) -> None:

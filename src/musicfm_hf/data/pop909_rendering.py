@@ -34,9 +34,9 @@ from .identity import digest
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # names of the files → names in data sets
 
-_SONG_COLUMNS = ("id", "split", "title", "artist", "seconds", "bpm", "first_key")
+SONG_COLUMNS = ("id", "split", "title", "artist", "seconds", "bpm", "first_key")
 
-_ARRANGEMENT_COLUMNS = ("id", "melody_program", "bridge_program", "piano_program", "tags")
+ARRANGEMENT_COLUMNS = ("id", "melody_program", "bridge_program", "piano_program", "tags")
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def read_songs(source: str | os.PathLike) -> list[Song]:
     folder = Path(source)
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist")
-    rows = _read_table(folder / "songs.tsv", _SONG_COLUMNS)
-    arrangements = _read_table(folder / "arrangements.tsv", _ARRANGEMENT_COLUMNS)
+    rows = _read_table(folder / "songs.tsv", SONG_COLUMNS)
+    arrangements = _read_table(folder / "arrangements.tsv", ARRANGEMENT_COLUMNS)
     splits = _read_splits(folder / "splits", "", rows)
     mini_splits = _read_splits(folder / "splits", "mini_", rows)
     songs = []

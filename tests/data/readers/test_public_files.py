@@ -4,10 +4,14 @@ Readers on the annotations that their authors publish. MUSICFM_PUBLIC_DATA names
     git clone --depth 1 https://github.com/urinieto/harmonixset
     git clone --depth 1 https://github.com/TempoBeatDownbeat/gtzan_tempo_beat
     git clone --depth 1 https://github.com/GiantSteps/giantsteps-key-dataset
+    git clone --depth 1 https://github.com/music-x-lab/POP909-Dataset
+    git clone --depth 1 https://github.com/Dsqvival/hierarchical-structure-analysis
+    git clone --depth 1 https://github.com/AndyWeasley2004/POP909-CL-Dataset
 
 The audio is not published: every song gets the same file of silence.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -18,6 +22,7 @@ import pytest
 import soundfile
 
 from musicfm_hf.data.labeled import read_all
+from musicfm_hf.data.pop909_sources import write_pop909
 from musicfm_hf.data.readers import giantsteps, gtzan, harmonix
 from musicfm_hf.tasks.annotations import read_beats, read_segments
 from musicfm_hf.tasks.key import parse_key
@@ -123,3 +128,14 @@ def test_giantsteps(silence):
         segment, *rest = read_segments(folder / f"annotations/jams/{song.id}.jams", "key_mode")
         assert not rest
         assert parse_key(segment.label) == parse_key(song.keys[0].label)
+
+
+def test_pop909_is_the_data_of_the_measured_scores(tmp_path):
+    """The digest is that of the folder from which all scores of POP909 in the documentation were measured."""
+    source = public("POP909-Dataset").parent
+    assert write_pop909(source, tmp_path / "POP909") == 470
+    digest = hashlib.sha256()
+    for path in sorted((tmp_path / "POP909").rglob("*")):
+        if path.is_file() and path.name != "songs.tsv":
+            digest.update(f"{path.relative_to(tmp_path / 'POP909').as_posix()}\n".encode() + path.read_bytes())
+    assert digest.hexdigest() == "5d34a510aef821069580ff0a235e8e5535b7460d9d1c4719360f927d7709b13c"

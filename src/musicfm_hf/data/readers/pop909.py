@@ -245,7 +245,7 @@ READER = DatasetReader(
     ),
     details="SOURCE has midi/ID.mid with the tracks MELODY, BRIDGE and PIANO; beats/ID.beats, and chords/, keys/, "
     "segments/ and segments2/ with ID.lab, in seconds of the MIDI file; songs.tsv, arrangements.tsv and splits/. "
-    "The repository of POP909 itself has other files, which have to be converted to this form.",
+    "`musicfm prepare pop909-source` makes this folder from public repositories.",
     makes_audio=True,
     has_splits=True,
     info=_info,
