@@ -120,6 +120,21 @@ def test_labels_in_seconds(repositories, tmp_path):
         assert [segment.label for segment in labels.more["phrases"]] == ["A", "B"]
 
 
+def test_wrong_files(repositories, tmp_path):
+    mido.MidiFile(tracks=[mido.MidiTrack()]).save(repositories / CHORDS / "POP909_processed/002.mid")
+    with pytest.raises(ValueError, match=r"002.mid has 1 tracks: chords are in the third"):
+        write_pop909(repositories, tmp_path / "POP909")
+    table = repositories / SONGS / "POP909/index.xlsx"
+    with zipfile.ZipFile(table, "w") as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", "<worksheet/>")
+    with pytest.raises(ValueError, match=r"index.xlsx has no row for 001, 002"):
+        write_pop909(repositories, tmp_path / "POP909")
+    table.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"index.xlsx is not the spreadsheet of POP909"):
+        write_pop909(repositories, tmp_path / "POP909")
+    assert not (tmp_path / "POP909/songs.tsv").exists()
+
+
 def test_the_chorus_is_the_frequent_letter_with_the_highest_melody():
     phrases = [pop909_sources._Phrase(number, number + 1, letter, 1) for number, letter in enumerate("iABCxBCAD")]
     pitches = {"A": 90, "B": 60, "C": 72, "D": 80}  # the verse is A, and D occurs only once

@@ -40,6 +40,7 @@ OTHERS = (
     "hf auth login",
     "export",
     "node embed.mjs",
+    "git clone --depth 1 https://github.com/",
 )
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..symbolic.arranging.arrangement import tempo_class
 from ..symbolic.arranging.instruments import INSTRUMENTS
@@ -123,14 +124,16 @@ def write_pop909(source: str | os.PathLike, output_dir: str | os.PathLike) -> in
             raise FileNotFoundError(f"{source} has no folder {name}: `git clone {address}` there.")
     if (output / "songs.tsv").exists():
         raise FileExistsError(f"{output} has POP909 already: choose another folder, or delete it.")
-    rows = list(_read_table())
-    titles = _read_titles(source / SONGS / "POP909/index.xlsx")
+    rows, table = list(_read_table()), source / SONGS / "POP909/index.xlsx"
+    titles = _read_titles(table)
+    if missing := [row.id for row in rows if row.id not in titles]:
+        raise ValueError(f"{table} has no row for {', '.join(missing)}.")
     songs: list[tuple[str, ...]] = [SONG_COLUMNS]
     arrangements: list[tuple[str, ...]] = [ARRANGEMENT_COLUMNS]
     with complete_files(output, last="songs.tsv") as folder:
         for part in ("midi", "beats", "chords", "keys", "segments", "segments2", "splits"):
             (folder / part).mkdir()
-        for row in rows:
+        for row in tqdm(rows, unit="song"):
             midi = folder / "midi" / f"{row.id}.mid"
             shutil.copyfile(source / SONGS / f"POP909/{row.id}/{row.id}.mid", midi)
             parts = read_parts(midi)
@@ -222,6 +225,8 @@ def _chords(midi: Any) -> Iterator[tuple[float, float, str]]:
     Yield the chords of POP909-CL: their start and end in beats, and their labels. A chord has the notes that begin
     together, and lasts until the next ones begin, or until its last note ends.
     """
+    if len(midi.tracks) < 3:
+        raise ValueError(f"{midi.filename} has {len(midi.tracks)} tracks: chords are in the third.")
     tick = 0
     sounding: dict[int, list[int]] = {}
     groups: dict[int, list[tuple[int, int]]] = {}
