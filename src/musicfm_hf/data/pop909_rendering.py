@@ -291,7 +291,9 @@ def _read_splits(folder: Path, prefix: str, songs: dict[str, Any]) -> dict[str, 
 def _read_lines(path: Path) -> list[str]:
     """Return the lines of a text file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: is this the folder of POP909?")
+        raise FileNotFoundError(
+            f"{path} does not exist: is this the folder that `musicfm prepare pop909-source` makes?"
+        )
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also split at unusual characters
     except UnicodeDecodeError as error:
