@@ -356,7 +356,7 @@ def test_recipe_on_a_part(pack, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "arguments", "message"),
     [
-        ("songs.tsv", [], r"\S+/songs.tsv does not exist: is this the folder of POP909"),
+        ("songs.tsv", [], r"\S+/songs.tsv does not exist: the source must be a folder that"),
         (None, ["--soundfont", "none.sf2"], "The soundfont none.sf2 does not exist"),
     ],
 )
