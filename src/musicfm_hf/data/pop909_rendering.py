@@ -292,7 +292,7 @@ def _read_lines(path: Path) -> list[str]:
     """Return the lines of a text file."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist: is this the folder that `musicfm prepare pop909-source` makes?"
+            f"{path} does not exist: the source must be a folder that `musicfm prepare pop909-source` wrote."
         )
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also split at unusual characters
