@@ -220,7 +220,8 @@ def test_nothing_is_left_of_a_failure(tmp_path):
     ("path", "hidden"),
     [
         ("a/b.mp3", False), (".a.mp3", True), ("._a.mp3", True), (".git/a.mp3", True), ("__MACOSX/a.mp3", True),
-        ("a/__MACOSX/b/c.mp3", True), ("./a.mp3", False), ("../a.mp3", False), ("a.b/...mp3", True), ("a.", False),
+        ("a/__MACOSX/b/c.mp3", True), ("./a.mp3", False), ("../a.mp3", False), ("a.b/...mp3", False), ("a.", False),
+        ("..a/b.mp3", False), ("a/...b.12ef.part", True), ("a/...b.made_from.json", True), (".a/...b.mp3", True),
     ],
 )  # fmt: skip
 def test_hidden(path, hidden):

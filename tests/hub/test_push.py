@@ -56,7 +56,7 @@ def test_an_int8_model_is_pushed(server, folder, tmp_path):
     assert loaded.musicfm.layers[0].ffn1.output_dense.weight.dtype is torch.int8
     with torch.no_grad():
         assert torch.equal(logits(loaded), logits(model))
-    line = "**Precision:** the encoder is quantized to int8, and the model runs on processors only."
+    line = "**Precision:** the encoder is quantized to int8, and the model runs on CPUs only."
     assert line in ModelCard.load("alice/int8").text
     assert line not in write_card(folder).read_text()
 

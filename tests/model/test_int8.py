@@ -354,7 +354,7 @@ def test_int8_models_cannot_be_trained(saved, tmp_path):
 
 def test_processors_only(saved):
     folder = saved[1]
-    with pytest.raises(ValueError, match="run on processors only"):
+    with pytest.raises(ValueError, match="run on CPUs only"):
         MusicFMModel.from_pretrained(folder, quantization_config=MusicFMInt8Config(), device_map="cuda:0")
     with pytest.raises(TypeError, match="no settings, got bits"):
         MusicFMInt8Config(bits=4)

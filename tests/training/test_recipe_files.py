@@ -14,11 +14,15 @@ from musicfm_hf.training.recipes import find_recipe, parse_recipe, read_recipe, 
 
 OLD = json.loads((FIXTURES / "recipes_0_1.json").read_text())
 # Settings since then: gradient clipping, with the value that was the default; MERT's mix-up; the probe before full
-# fine-tuning and LoRA; and the meters of beats, which the recipe no longer has.
+# fine-tuning and LoRA; fewer steps in the demo; and the meters of beats, which the recipe no longer has.
 CLIPPED = {"best_rq", "fm1", "fm2", "fm3", "fm4", "fm5", "fm6", "fm7", "fm8", "fm9", "muq"}
 PROBE_FIRST = {
     "small": {"probe_steps": 600, "probe_batch_size": 16},
     "demo": {"probe_steps": 100, "probe_batch_size": 16},
+}
+SHORTER = {
+    "demo/lora": {"max_steps": 120, "warmup_steps": 15, "eval_steps": 60, "save_steps": 60},
+    "demo/probe": {"max_steps": 240, "eval_steps": 120, "save_steps": 120},
 }
 PROBE = {"probe_steps": 3000, "probe_learning_rate": 1e-3, "probe_batch_size": 64}
 MIXUP = {"mixup_prob": 0.5, "mixup_seconds": [0.5, 1.5], "mixup_max_excerpts": 3}
@@ -47,6 +51,7 @@ def test_settings_are_those_of_version_0_1(old):
         del expected["decoding"]
     if name.endswith(("/full", "/lora")):
         expected |= PROBE_FIRST.get(name.partition("/")[0], PROBE)
+    expected |= SHORTER.get(name, {})
     assert read_recipe(name, kind=kind) == expected
     with pytest.warns(FutureWarning, match=f"is now the recipe `{name}`"):
         assert read_recipe(f"/elsewhere/recipes/{old}.yaml") == expected

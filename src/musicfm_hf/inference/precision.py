@@ -64,7 +64,7 @@ def quantization_config(name: str | None, device: str | torch.device) -> MusicFM
         raise ValueError(f"Models can be quantized to int8, not to {name!r}.")
     if torch.device(device).type != "cpu":
         raise ValueError(
-            f"`--quantize int8` is for processors, not for {device}. Pass `--device cpu`, or leave out `--quantize` "
+            f"`--quantize int8` is for CPUs, not for {device}. Pass `--device cpu`, or leave out `--quantize` "
             "and pass `--dtype auto`."
         )
     return MusicFMInt8Config()

@@ -76,7 +76,7 @@ class MusicFMInt8Linear(nn.Module):
         """
         if hidden_states.device.type not in ("cpu", "meta"):
             raise ValueError(
-                f"Int8 models run on processors only, but the input is on {hidden_states.device}: move the model to "
+                f"Int8 models run on CPUs only, but the input is on {hidden_states.device}: move the model to "
                 "the CPU, or load it without `quantization_config` (`--quantize`), in bfloat16 for example."
             )
         if hidden_states.requires_grad and torch.is_grad_enabled():
@@ -317,7 +317,7 @@ class MusicFMInt8Quantizer(HfQuantizer):
         kinds = {str(device).partition(":")[0] for device in devices if device is not None}
         if kinds - {"cpu", "disk", "meta", "auto"}:
             raise ValueError(
-                f"Int8 models run on processors only, got the device {', '.join(sorted(kinds))}: use the CPU, or "
+                f"Int8 models run on CPUs only, got the device {', '.join(sorted(kinds))}: use the CPU, or "
                 "leave out `quantization_config`."
             )
 
