@@ -22,7 +22,7 @@ PROBE_FIRST = {
 }
 SHORTER = {
     "demo/lora": {"max_steps": 120, "warmup_steps": 15, "eval_steps": 60, "save_steps": 60},
-    "demo/probe": {"max_steps": 240, "eval_steps": 120, "save_steps": 120},
+    "demo/probe": {"max_steps": 160, "eval_steps": 80, "save_steps": 80},
 }
 PROBE = {"probe_steps": 3000, "probe_learning_rate": 1e-3, "probe_batch_size": 64}
 MIXUP = {"mixup_prob": 0.5, "mixup_seconds": [0.5, 1.5], "mixup_max_excerpts": 3}
