@@ -87,6 +87,7 @@ def test_the_package_comes_from_the_wheel(installed):
     files = {path.relative_to(installed.folder / "site/musicfm_hf").as_posix() for path in
              (installed.folder / "site/musicfm_hf").rglob("*")}  # fmt: skip
     assert {"py.typed", "recipes/pretrain/small.yaml", "hub_cards/finetuned.md", "hub_cards/space/app.py"} <= files
+    assert "data/pop909_songs.tsv" in files
 
 
 def test_the_small_model_annotates(installed, songs):

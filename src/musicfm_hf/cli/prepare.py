@@ -18,6 +18,7 @@ wrong parts of songs, are listed in `problems.tsv`; with `--strict`, the first w
 import argparse
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..data.dataset_reader import DatasetReader, ListReader, Option
@@ -34,12 +35,7 @@ def main(argv: Sequence[str]) -> None:
         words, readers = _load_readers(argv)
         renamed = {"--output": "--output_file" if "stats" in words[:1] else "--output_dir", "--licence": "--license"}
         arguments = _parser(readers).parse_args(rename_flags(words, renamed))
-        if arguments.name == "stats":
-            _prepare_statistics(arguments)
-        elif arguments.name == "pop909-source":
-            _prepare_pop909_source(arguments)
-        else:
-            _prepare_data(readers[arguments.name], arguments)
+        arguments.prepare(arguments)
 
 
 def _load_readers(argv: Sequence[str]) -> tuple[list[str], dict[str, DatasetReader | ListReader]]:
@@ -62,9 +58,12 @@ def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.Argument
     commands = parser.add_subparsers(required=True, metavar="NAME", dest="name", title="data sets")
     for name, reader in readers.items():
         details = f"Prepare {reader.summary}. {reader.details}".strip()
-        _add_reader_flags(commands.add_parser(name, help=reader.summary, description=details), reader)
+        command = commands.add_parser(name, help=reader.summary, description=details)
+        command.set_defaults(prepare=partial(_prepare_data, reader))
+        _add_reader_flags(command, reader)
     summary = "mean and standard deviation of the log-mel spectrogram of a catalog"
     command = commands.add_parser("stats", help=summary, description=f"Measure {summary}.")
+    command.set_defaults(prepare=_prepare_statistics)
     command.add_argument("sources", nargs="+", metavar="SOURCE", help="audio file, folder, .txt file or data set")
     command.add_argument("--output_file", required=True, help="the JSON file to write")
     hours = "hours of audio to measure, spread over the files; 10 by default"
@@ -72,6 +71,7 @@ def _parser(readers: dict[str, DatasetReader | ListReader]) -> argparse.Argument
     command.add_argument("--seed", type=int, default=0, help="seed of the order and the crops; 0 by default")
     summary = "the source of `pop909` and `rendered` from the public repositories of POP909"
     command = commands.add_parser("pop909-source", help=summary, description=f"Write {summary}. It needs mido.")
+    command.set_defaults(prepare=_prepare_pop909_source)
     command.add_argument(
         "--source",
         required=True,

@@ -27,7 +27,9 @@ from ..symbolic.arranging.instruments import INSTRUMENTS
 from ..symbolic.midi_parts import read_parts
 from ..symbolic.midi_synthesis import PARTS, open_midi
 from ..symbolic.score import BRIDGE, MELODY, Part
-from ..tasks.annotations import PITCH_NAMES, Beats, Segment
+from ..tasks.annotations import Beats, Segment
+from ..tasks.chord_vocabularies import QUALITIES, spell_chord
+from ..tasks.key import parse_key
 from ..training.files import complete_files, write_table
 from .pop909_rendering import ARRANGEMENT_COLUMNS, SONG_COLUMNS, SPLITS
 
@@ -44,31 +46,17 @@ _LEAST_NOTES = 20  # of the part BRIDGE, with fewer of which its instrument is n
 
 _FUNCTIONS = {"i": "intro", "o": "outro", "b": "inst", "x": "inst", "X": "bridge"}
 
-# Quality of a chord → semitones above the root.
-_QUALITIES = {
-    "maj": (0, 4, 7),
-    "min": (0, 3, 7),
-    "dim": (0, 3, 6),
-    "aug": (0, 4, 8),
-    "sus2": (0, 2, 7),
-    "sus4": (0, 5, 7),
-    "7": (0, 4, 7, 10),
-    "maj7": (0, 4, 7, 11),
-    "min7": (0, 3, 7, 10),
-    "minmaj7": (0, 3, 7, 11),
-    "hdim7": (0, 3, 6, 10),
-    "dim7": (0, 3, 6, 9),
+# Quality of a chord → semitones above the root. Sixths are the sevenths with these tones.
+_QUALITIES = {name: steps for name, steps in QUALITIES.items() if name not in ("maj6", "min6")} | {
     "5": (0, 7),
     "sus2(b7)": (0, 2, 7, 10),
     "sus4(b7)": (0, 5, 7, 10),
     "aug(b7)": (0, 4, 8, 10),
 }
 _WITHOUT_FIFTH = ("maj", "min", "7", "maj7", "min7")  # qualities that are recognized without their fifth, too
-_SPELLED = {"Gb": "F#", "Db": "C#", "Cb": "B", "G#": "Ab", "D#": "Eb", "A#": "Bb", "Fb": "E", "E#": "F", "B#": "C"}
 _SHORTEST = 5e-4  # seconds of a chord
 _LATE = 0.5  # seconds after the end of the last note, until which there are beats
 _INSTRUMENT_OF = {program: name for name, one in INSTRUMENTS.items() for program in (*one.programs, *one.held_out)}
-_DEGREES = ("1", "b2", "2", "b3", "3", "4", "b5", "5", "b6", "6", "b7", "7")  # of the bass, by semitones
 
 
 class _Row(NamedTuple):
@@ -166,8 +154,7 @@ def name_chord(pitches: Sequence[int]) -> str:
     if not names:
         return "X"
     root, quality = next((name for name in names if name[0] == bass), names[0])
-    degree = (bass - root) % 12
-    return f"{PITCH_NAMES[root]}:{quality}" + (f"/{_DEGREES[degree]}" if degree else "")
+    return spell_chord(root, quality, (bass - root) % 12)
 
 
 def _names_of(classes: frozenset[int], qualities: dict[str, tuple[int, ...]]) -> Iterator[tuple[int, str]]:
@@ -250,8 +237,7 @@ def _keys(midi: Any) -> Iterator[tuple[float, float, str]]:
     for message in midi.tracks[0]:
         tick += message.time
         if message.type == "key_signature":
-            name, mode = message.key.removesuffix("m"), "min" if message.key.endswith("m") else "maj"
-            changes.append((tick / midi.ticks_per_beat, f"{_SPELLED.get(name, name)}:{mode}"))
+            changes.append((tick / midi.ticks_per_beat, str(parse_key(message.key))))
     edges = [-np.inf, *(beat for beat, _ in changes[1:]), np.inf]
     for (_, label), (start, end) in zip(changes, pairwise(edges), strict=True):
         yield start, end, label

@@ -93,7 +93,7 @@ def split_of(group: str, seed: int = 0, fractions: Sequence[float] = FRACTIONS) 
 
 def _check_fractions(fractions: Sequence[float]) -> None:
     """Raise a `ValueError` unless fractions are three nonnegative numbers that sum to 1."""
-    if len(fractions) != 3 or not min(fractions) >= 0 or not abs(sum(fractions) - 1) <= 1e-6:
+    if len(fractions) != 3 or not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6):  # nan, too
         raise ValueError(f"`fractions` of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {list(fractions)}.")
 
 

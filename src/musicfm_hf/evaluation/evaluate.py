@@ -39,7 +39,7 @@ Places = Mapping[str, tuple[str, dict[str, str]]]  # name of a model → its fol
 class _Request:
     """Songs to score models on, and settings; see [`evaluate`]."""
 
-    data: Data
+    data: list[str]
     split: str
     settings: WindowSettings
     device: str
@@ -92,7 +92,7 @@ def evaluate(
         OSError: the model or the data set does not exist.
     """
     settings = settings or WindowSettings(batch_size=8)
-    request = _Request(data, split, settings, device, limit, effects, effects_seed, calibrate)
+    request = _Request(_as_list(data), split, settings, device, limit, effects, effects_seed, calibrate)
     places = {str(model): (str(model), {} if task is None else {"subfolder": task})}
     return _evaluate_places(places, request)[str(model)]
 
@@ -117,8 +117,8 @@ def _evaluate_places(places: Places, request: _Request) -> dict[str, dict[str, A
 
 def _evaluate_heads(places: Places, request: _Request) -> dict[str, dict[str, Any]]:
     """Score models with a head; those with equal encoders share one pass through it."""
-    data = _as_list(request.data)
-    everything, where = load_songs_of(data, request.split), f"{', '.join(data)} ({request.split})"
+    everything = load_songs_of(request.data, request.split)
+    where = f"{', '.join(request.data)} ({request.split})"
     groups = _load_groups(places)
     songs = {
         name: with_annotation(everything, head.config.task, where)[: request.limit]
@@ -274,28 +274,28 @@ def evaluate_models(
             f"The small model is a part of the package, and is not changed. Copy its folder, {SMALL_MODEL}, and "
             "calibrate the copy."
         )
-    settings, names_of_data = settings or WindowSettings(batch_size=8), _as_list(data)
-    request = _Request(data, split, settings, device, limit, effects, effects_seed, calibrate)
+    settings, data_sets = settings or WindowSettings(batch_size=8), _as_list(data)
+    request = _Request(data_sets, split, settings, device, limit, effects, effects_seed, calibrate)
     places: dict[str, tuple[str, dict[str, str]]] = {}
     for name, model in zip(names, map(str, models), strict=True):
         tasks = getattr(load_config(model), "task_folders", None)
         if not tasks:
             places[name] = model, {}
             continue
-        songs = load_songs_of(names_of_data, split)
+        songs = load_songs_of(data_sets, split)
         scored = [task for task in tasks if any(map(get_task(task).is_annotated, songs))]
         if not scored:
             raise ValueError(
-                f"None of the {len(songs)} songs of {', '.join(names_of_data)} ({split}) is annotated for a task of "
+                f"None of the {len(songs)} songs of {', '.join(data_sets)} ({split}) is annotated for a task of "
                 f"{model}."
             )
         places |= {f"{name}/{task}": (model, {"subfolder": task}) for task in scored}
     results = _evaluate_places(places, request)
     _compare_with_first(results)
-    used: dict[str, Any] = {"data": names_of_data if len(names_of_data) > 1 else names_of_data[0], "split": split}
+    used: dict[str, Any] = {"data": data_sets if len(data_sets) > 1 else data_sets[0], "split": split}
     if effects:
         used |= {"effects": effects, "effects_seed": effects_seed}
-    return strip_absolute_paths(used) | {"music": describe_sources(names_of_data), "models": results} | environment()
+    return strip_absolute_paths(used) | {"music": describe_sources(data_sets), "models": results} | environment()
 
 
 def _compare_with_first(results: Mapping[str, dict[str, Any]]) -> None:

@@ -91,11 +91,11 @@ def _tag_mp3(path: Path, values: dict[str, str]) -> None:
     from mutagen.id3 import ID3, ID3NoHeaderError
 
     try:
-        content = soundfile.info(path).format
+        is_mp3 = soundfile.info(path).format == "MP3"
     except soundfile.LibsndfileError:
-        content = "another format"
-    if content != "MP3":
-        raise ValueError(f"its name is that of an mp3 file, but it holds {content}: rename it")
+        is_mp3 = False
+    if not is_mp3:
+        raise ValueError("its name is that of an mp3 file, but it holds another format, or is damaged")
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _ID3V1_BYTES))
         ending = file.read()

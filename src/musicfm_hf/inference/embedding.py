@@ -51,8 +51,7 @@ class WindowSettings(NamedTuple):
         seconds = self.seconds(config)
         if not math.isfinite(seconds):
             raise ValueError(
-                f"`window_seconds` must be a number of seconds, got {seconds}: memory grows with the window, so no "
-                "window can have any length."
+                f"`window_seconds` must be a number of seconds, got {seconds}: longer windows need more memory."
             )
         window = round(seconds * config.frame_rate)
         least = 1 + -(-config.min_samples // config.samples_per_frame)  # the last window may end within a frame

@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from ..tasks.annotations import Beats, Segment
+from ..tasks.chord_vocabularies import DEGREES
 from ..tasks.meter import METERS
 from .score import MELODY, Part, Score, ScoreNote
 
@@ -42,7 +43,6 @@ _KINDS = {
     "major-ninth": "maj9",
     "minor-ninth": "min9",
 }
-_DEGREES = ("1", "b2", "2", "b3", "3", "4", "b5", "5", "b6", "6", "b7", "7")  # by semitones above the root
 
 
 class _Bar(NamedTuple):
@@ -233,9 +233,9 @@ def _chord_label(symbol: Any) -> str:
     kind = None if symbol.chordStepModifications else _KINDS.get(symbol.chordKind)
     if kind is None:
         steps = sorted({(pitch.midi - root.midi) % 12 for pitch in symbol.pitches} - {0}) or [0]
-        kind = f"({','.join(_DEGREES[step] for step in steps)})"
+        kind = f"({','.join(DEGREES[step] for step in steps)})"
     label = f"{_spelled(root.name)}:{kind}"
-    return label if bass.name == root.name else f"{label}/{_DEGREES[(bass.midi - root.midi) % 12]}"
+    return label if bass.name == root.name else f"{label}/{DEGREES[(bass.midi - root.midi) % 12]}"
 
 
 def _key_labels(flat: Any) -> list[tuple[Fraction, str]]:

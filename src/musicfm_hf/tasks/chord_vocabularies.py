@@ -39,8 +39,8 @@ _MAJMIN = ("maj", "min")
 _TRIADS = ("maj", "min", "dim", "aug", "sus2", "sus4")
 _SEVENTHS = ("maj", "min", "maj7", "7", "min7")
 
-# Names of the semitones from the root to the bass.
-_DEGREES = ("1", "b2", "2", "b3", "3", "4", "b5", "5", "b6", "6", "b7", "7")
+# Names of the semitones above the root.
+DEGREES = ("1", "b2", "2", "b3", "3", "4", "b5", "5", "b6", "6", "b7", "7")
 # Qualities in which a chord tone has another name.
 _SPELLED = {("aug", 8): "#5", ("dim7", 9): "bb7"}
 
@@ -156,7 +156,7 @@ def spell_chord(root: int, quality: str, bass: int) -> str:
 
 def spell_kind(quality: str, bass: int) -> str:
     """Return the part of a label after the root: `maj`, `min7/b3`."""
-    return quality + (f"/{_SPELLED.get((quality, bass), _DEGREES[bass])}" if bass else "")
+    return quality + (f"/{_SPELLED.get((quality, bass), DEGREES[bass])}" if bass else "")
 
 
 def _parse(text: str, qualities: dict[tuple[int, ...], str], compared: int) -> str | None:
