@@ -128,7 +128,7 @@ def write_pop909(source: str | os.PathLike, output_dir: str | os.PathLike) -> in
             labels = _read_labels(source, row, parts)
             _write_labels(folder, row.id, labels)
             tempo, key = 60 / float(np.median(np.diff(labels.beats.times))), labels.keys[0].label
-            songs.append((row.id, row.split, *titles[row.id], f"{round(labels.end, 3):.2f}", f"{tempo:.1f}", key))
+            songs.append((row.id, row.split, *titles[row.id], f"{labels.end:.2f}", f"{tempo:.1f}", key))
             arrangements.append((row.id, *map(str, row.programs), ",".join(_tags(row, parts, labels))))
         for split in SPLITS:
             of_split = [row for row in rows if row.split == split]
