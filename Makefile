@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FLOOR := .venv-floor
 COMMA := ,
 # Two processes of one thread each: the models of the tests are too small to use two threads well.
-PYTEST := -m pytest -q --numprocesses 2 --dist loadfile
+PYTEST := -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14

@@ -21,6 +21,7 @@ TEMPLATES = sorted(path for ending in ("md", "html", "js") for path in (ROOT / "
 ABOUT_TASKS = (
     "src/musicfm_hf/metrics/",  # a module for each task
     "src/musicfm_hf/data/readers/",  # parse the labels of their annotations
+    "src/musicfm_hf/data/pop909_sources.py",  # likewise
     "src/musicfm_hf/symbolic/",  # transposes keys and composes in them
     "src/musicfm_hf/evaluation/baselines.py",  # methods for single tasks
     "benchmarks/peer_",  # tools for single tasks
