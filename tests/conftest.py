@@ -1,5 +1,6 @@
 """Fixtures of several test modules: recorded outputs, saved models, a data set, a server of processes."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from safetensors.torch import load_file
 from musicfm_hf import MusicFMConfig, MusicFMModel, convert_checkpoint
 from musicfm_hf.data.labeled import Source
 from musicfm_hf.data.labeled_dataset import build, save
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector, which accelerate calls after every training, all that was imported."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Processes that tests start and kill. A fork server that has imported the libraries forks them."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -73,6 +74,7 @@ def start_server() -> Server:
 
 
 def _prepare(log: Path, environment: dict[str, str], function: Callable, arguments: tuple) -> None:
+    gc.freeze()  # what the server has imported need not be searched for garbage
     os.setsid()
     os.chdir(ROOT)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that nobody forked

@@ -45,7 +45,7 @@ def _song(version: int) -> SongAnnotation:
 def _curves(folder: Path, version: int) -> None:
     state = TrainerState(log_history=[{"loss": float(version), "step": step} for step in range(1, version + 2)])
     arguments = TrainingArguments(str(folder), use_cpu=True, report_to="none")
-    CurveCallback({"loss": ["loss"]}).on_save(arguments, state, TrainerControl())
+    CurveCallback({"loss": ["loss"]}).on_train_end(arguments, state, TrainerControl())
 
 
 def _layers(folder: Path, version: int) -> None:

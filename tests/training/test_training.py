@@ -27,7 +27,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining
 from musicfm_hf.pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments
-from musicfm_hf.training.curves import CurveCallback
+from musicfm_hf.training import curves
 from musicfm_hf.training.files import write_json
 from musicfm_hf.training.recipes import parse_recipe, read_recipe, recipe_names
 from musicfm_hf.training.records import require_same_settings
@@ -290,9 +290,10 @@ def test_find_checkpoint(tmp_path):
 # Curves and results
 
 
-def test_curves(tmp_path):
+def test_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "SECONDS_BETWEEN", 0)
     panels = {"loss": ["loss", "eval_loss"], "nothing": ["absent"]}
-    callback = CurveCallback(panels)
+    callback = curves.CurveCallback(panels)
     arguments = TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none")
     (tmp_path / "run").mkdir(exist_ok=True)
     history = [
@@ -313,6 +314,10 @@ def test_curves(tmp_path):
     empty = picture[:, width // 2 :, :3]
     assert (picture[..., :3].max(-1) - picture[..., :3].min(-1) > 0.3).any()  # lines on the left have colours
     assert not (empty.max(-1) - empty.min(-1) > 0.3).any()
+    monkeypatch.setattr(curves, "SECONDS_BETWEEN", 1000)
+    (tmp_path / "run/curves.png").unlink()
+    callback.on_save(arguments, state, TrainerControl())
+    assert os.listdir(tmp_path / "run") == []  # it was drawn a moment ago
     callback.on_train_end(arguments, TrainerState(), TrainerControl())
     assert imread(tmp_path / "run/curves.png").shape == picture.shape
 

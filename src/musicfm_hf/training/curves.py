@@ -1,5 +1,6 @@
 """Training curves."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .files import complete_file
 
+SECONDS_BETWEEN = 30  # so that drawing takes little of a training with many checkpoints
+
 
 class CurveCallback(TrainerCallback):
     """
-    Draws `curves.png` in the output folder at every checkpoint and at the end, with one panel for each group of logged
-    values.
+    Draws `curves.png` in the output folder at checkpoints, but at most twice a minute, and at the end. It has one
+    panel for each group of logged values.
 
     Args:
         panels: Title → names of values in the log history.
@@ -20,9 +23,11 @@ class CurveCallback(TrainerCallback):
 
     def __init__(self, panels: Mapping[str, Sequence[str]]):
         self.panels = panels
+        self._drawn = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._draw(args, state)
+        if time.monotonic() - self._drawn >= SECONDS_BETWEEN:
+            self._draw(args, state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -50,3 +55,4 @@ class CurveCallback(TrainerCallback):
         path = Path(str(args.output_dir)) / "curves.png"
         with complete_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
+        self._drawn = time.monotonic()
