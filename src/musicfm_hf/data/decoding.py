@@ -1,16 +1,24 @@
 """Decode audio files in worker processes, and list the songs that cannot be read."""
 
+import multiprocessing
+import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from ..audio.reading import load_audio
 from .catalog import fetch_audio
 from .identity import audio_state
+
+_AHEAD = 2  # songs of each process that are decoded, or being decoded, while the caller works on earlier ones
 
 
 class DecodedSong(NamedTuple):
@@ -36,7 +44,8 @@ class DecodedSong(NamedTuple):
 class SongLoader:
     """
     Decodes songs in worker processes while the caller works on earlier songs. Iteration yields each usable
-    [`DecodedSong`]. Damaged files yield the audio that can be read.
+    [`DecodedSong`]. Damaged files yield the audio that can be read. A song at which its process is killed, because a
+    decoder crashes or memory is short, is tried once more, alone, and is unusable if that process is killed too.
 
     Args:
         sources: Names, and audio for [`musicfm_hf.load_audio`] or [`DatasetAudio`].
@@ -69,21 +78,52 @@ class SongLoader:
         self._in_order = in_order
 
     def __iter__(self) -> Iterator[DecodedSong]:
-        loader = DataLoader(
-            self._songs,
-            batch_size=None,
-            num_workers=self._num_workers,
-            collate_fn=no_collate,
-            in_order=self._in_order,
-            pin_memory=torch.cuda.is_available(),  # a thread receives songs while this one feeds the GPU
-        )
-        for song in loader:
+        for song in self._in_processes() if self._num_workers else map(self._songs.decode, range(len(self._songs))):
             if song.problem is not None:
                 self.problems.append((song.name, song.problem))
-            if song.content is None:
-                self.unusable.append((song.name, song.problem))
-            else:
+                if song.content is None:
+                    self.unusable.append((song.name, song.problem))
+            if song.content is not None:
                 yield song
+
+    def _in_processes(self) -> Iterator[DecodedSong]:
+        """Decode songs in processes, of which each may be killed."""
+        pool = self._pool(self._num_workers)
+        indices = iter(range(len(self._songs)))
+        pending: dict[Future, int] = {}
+        try:
+            while True:
+                for index in islice(indices, _AHEAD * self._num_workers - len(pending)):
+                    try:
+                        future = pool.submit(_decode, index)
+                    except BrokenProcessPool:
+                        pool.shutdown(wait=False)
+                        pool = self._pool(self._num_workers)
+                        future = pool.submit(_decode, index)
+                    pending[future] = index
+                if not pending:
+                    return
+                done = pending if self._in_order else wait(pending, return_when=FIRST_COMPLETED).done
+                future = next(iter(done))
+                index = pending.pop(future)
+                try:
+                    song = future.result()
+                except BrokenProcessPool:  # of which this song is the cause, or another one
+                    song = self._alone(index)
+                yield song
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _alone(self, index: int) -> DecodedSong:
+        """Decode a song in a process of its own."""
+        with self._pool(1) as pool:
+            try:
+                return pool.submit(_decode, index).result()
+            except BrokenProcessPool:
+                return self._songs.fatal(index)
+
+    def _pool(self, num_workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(num_workers, initializer=_begin, initargs=(self._songs,))
 
     def raise_if_unusable(self) -> None:
         """Raise a `ValueError` that names the unusable songs so far, if any."""
@@ -92,8 +132,8 @@ class SongLoader:
             raise ValueError(f"Songs cannot be used: {reasons}")
 
 
-class _Songs(Dataset):
-    """Decoded songs by index. Unreadable songs are returned with their problem."""
+class _Songs:
+    """Decodes songs by index. Unreadable songs are returned with their problem."""
 
     def __init__(
         self,
@@ -108,7 +148,7 @@ class _Songs(Dataset):
     def __len__(self) -> int:
         return len(self.sources)
 
-    def __getitem__(self, index: int) -> DecodedSong:
+    def decode(self, index: int) -> DecodedSong:
         name, source = self.sources[index]
         origin = name
         try:
@@ -131,13 +171,37 @@ class _Songs(Dataset):
         damage = "; ".join(str(warning.message) for warning in caught) or None
         return DecodedSong(name, origin, content, damage, state)
 
+    def fatal(self, index: int) -> DecodedSong:
+        """Return a song at which its process was killed."""
+        name, source = self.sources[index]
+        origin = str(source) if isinstance(source, str | os.PathLike) else name
+        problem = "ended the process that decoded it: the file may be damaged, or memory may be short."
+        return DecodedSong(name, origin, None, f"{origin} {problem}")
+
+
+_songs: _Songs  # of a process that decodes
+
+
+def _begin(songs: _Songs) -> None:
+    """Begin a process that decodes: it leaves interrupts to its parent, and ends with it, even if that is killed."""
+    global _songs
+    _songs = songs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _decode(index: int) -> DecodedSong:
+    return _songs.decode(index)
+
 
 def keyed_waveforms(loader: SongLoader) -> Iterator[tuple[DecodedSong, np.ndarray]]:
     """Yield each decoded song without its waveform (a key that uses little memory), together with the waveform."""
     for song in loader:
         yield song._replace(content=None), song.content
-
-
-def no_collate(item: Any) -> Any:
-    """Return an item unchanged, so that waveforms stay NumPy arrays and are sent through pipes, not shared memory."""
-    return item
