@@ -261,6 +261,19 @@ def test_stopping_a_run_is_no_problem_of_a_song():
         read_all([("a", lambda: fail(KeyboardInterrupt()))])
 
 
+def test_remarks_on_annotations_are_listed(tmp_path):
+    sections = [Segment(0.0, 1.0, "A"), Segment(1.0, 2.0, "B")]
+    labels = {"beats": Beats(np.array([0.5, 1.0]), np.array([0, 0])), "sections": sections}
+    one = song(write_audio(tmp_path / "a.wav"), **labels, files={"sections": "a.sections.lab"})
+    (read,), problems = read_all([("a", lambda: one)])
+    assert read.sections == sections
+    assert [(problem.kind, problem.reason.partition(":")[0]) for problem in problems] == [
+        ("part", "beats"),
+        ("part", "a.sections.lab"),
+    ]
+    assert read_all([("a", lambda: one)], strict=True)[1] == problems
+
+
 def test_faulty_parts_of_a_song_are_listed(tmp_path):
     part = song(write_audio(tmp_path / "a.wav"), beats=BEATS, problems=["chord 1 is left out", "chord 3 is left out"])
     songs, problems = read_all([("a", lambda: part)])

@@ -87,6 +87,20 @@ def test_times_that_are_no_decimal_numbers_are_refused(tmp_path, text):
         read_segments(written(tmp_path / "a.lab", text))
 
 
+@pytest.mark.parametrize("text", ["0.0,4.0,C", "0, 4.5, C:maj"])
+def test_commas_between_columns_of_segments(tmp_path, text):
+    message = r"a.lab, line 1: start, end and label must be separated by tabs or spaces, .* such as song.chords.csv"
+    with pytest.raises(ValueError, match=message):
+        read_segments(written(tmp_path / "a.lab", text))
+
+
+def test_positions_after_the_number_of_the_bar(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"got .4\.1.\. If the number of the bar precedes the position, leave it out."
+    ):
+        read_beats(written(tmp_path / "a.beats", "0.5\t4.1\n"))
+
+
 def counted(*positions):
     return beats(np.arange(len(positions)) * 0.5, list(positions))
 

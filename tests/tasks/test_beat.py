@@ -52,6 +52,21 @@ def test_unknown_positions_are_beats():
     np.testing.assert_array_equal(beat.targets(beats([], []), 2, 20.0), [[0, 0, 1], [0, 0, 1]])
 
 
+def test_remarks():
+    song = steady(120, 40, 4)  # to 20.5 s
+    remarks = beat.TASK.remarks
+    assert remarks(song, 30.0) == remarks(song, 35.4) == remarks(beats([], []), 300.0) == []
+    assert remarks(song, 35.6) == [
+        "the last beat is at 20.5 of 35.6 s, and the time after it counts as without beats: if it has some, annotate "
+        "them or cut the audio."
+    ]
+    assert remarks(steady(120, 400, 4), 240.0) == []  # a fade of 39 s
+    text = "no beat has a position in the bar, so the song is trained on as if it had no downbeats."
+    assert remarks(song._replace(positions=0 * song.positions), 22.0) == [text]
+    text = "every beat is a downbeat: if this is a list of downbeats, add the other beats."
+    assert remarks(song._replace(positions=0 * song.positions + 1), 22.0) == [text]
+
+
 @pytest.mark.parametrize("rate", [20.0, 25.0, 50.0])
 @pytest.mark.parametrize(("bpm", "meter"), [(63, 4), (97, 3), (133, 4), (190, 3)])
 def test_decoding(rate, bpm, meter):

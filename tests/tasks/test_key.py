@@ -61,6 +61,16 @@ def test_no_key(text):
         key.parse_key(text)
 
 
+@pytest.mark.parametrize("text", ["E- major", "b- minor", "D-:maj", "A-", "E– minor"])
+def test_a_hyphen_may_be_a_flat(text):
+    """music21 writes E flat as E-."""
+    message = "may be {0} or, as in music21, {0} flat: write {0} or {0}b".format(text[0])
+    with pytest.raises(ValueError, match=message):
+        key.parse_key(text)
+    assert key.parse_key("Eb-major") == key.parse_key("E-flat major") == "Eb:maj"
+    assert key.parse_key("E-major") == "E:maj"
+
+
 def test_targets():
     """Frames of 2 s."""
     keys = [Segment(0.0, 5.5, "Gb"), Segment(5.5, 8.0, "A dorian"), Segment(8.0, 10.5, "X"), Segment(10.5, 13.5, "N")]

@@ -126,9 +126,14 @@ def test_layers_in_xml(tmp_path):
     [
         ("a.txt", "0.5\n", "a label of Audacity needs start, end and text"),
         ("a.txt", "0,5\t1,0\tC\n", "the start must be a number of seconds, got '0,5'. Write it with a decimal point"),
+        ("a.beats.txt", "2.1\t1\n2.6\t2\n", r"If it is the position of a beat in the bar, name the file a\.beats\."),
         ("a.txt", "2\t1\tC\n", "must not end before its start, got 2 to 1 s"),
         ("a.csv", "FRAME,LABEL\n44100,C\n", "export times in seconds, not in frames"),
         ("a.csv", "0.0,1.0,C\n1.0,2.0,G\n", "may be time,value,label or start,end,label"),
+        ("a.csv", "0,2,C\n1.999,4,G\n4,6,N\n", "may be time,value,label or start,end,label"),  # an overlap
+        ("a.csv", "0.0,9.5,1\n9.5,20.1,2\n", "may be time,value,label or start,end,label"),
+        ("a.csv", "0.0,9.5,0.93,verse\n9.5,20.1,0.8,intro\n", "may be time,value,duration,label or start,end,value"),
+        ("a.csv", "time,end,comment\n0.5,1.0,C\n", "a header needs a column `label`, got time, end, comment"),
         ("a.csv", "0.0,C,1.0,G\n1.0,2.0,3.0,G\n", "Others need a header, such as start,end,label"),
         ("a.csv", "0.0,1,-1.0,G\n", "must not end before its start, got 0 to -1 s"),
     ],
@@ -136,6 +141,23 @@ def test_layers_in_xml(tmp_path):
 def test_wrong_files(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=rf"{name}, line 1: .*{message}"):
         read(tmp_path, name, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0,0;4,9;verse\n4,9;8,25;chorus\n", "0.0;4.9;verse\n", "Start;End;Label\n0,0;4,9;verse\n"]
+)
+def test_semicolons(tmp_path, text):
+    with pytest.raises(ValueError, match=r"a.csv: its columns are separated by `;`: separate them by commas or tabs"):
+        read(tmp_path, "a.csv", text)
+    assert read(tmp_path, "a.csv", "0.5,verse; loud\n")[0].text == "verse; loud"
+
+
+@pytest.mark.parametrize("name", ["position", "Beat", "Label"])
+def test_names_of_the_column_of_labels(tmp_path, name):
+    assert to_beats(read(tmp_path, "a.csv", f"time,{name}\n0.5,1\n1.0,2\n")).positions.tolist() == [1, 2]
+    header = f"time,position,{name}" if name == "Label" else f"time,{name},value"
+    assert to_beats(read(tmp_path, "a.csv", f"{header}\n0.5,3,3\n")).positions.tolist() == [3]
+    assert to_beats(read(tmp_path, "a.csv", "time,value\n0.5,0.8\n")).positions.tolist() == [0]
 
 
 def test_several_tracks_in_one_file(tmp_path):

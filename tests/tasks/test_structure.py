@@ -100,9 +100,11 @@ def test_targets():
     targets = structure.targets(SONG, 210, 5.0)
     assert targets.dtype == np.float32
     # Boundaries at 1, 9 and 21.1 s; frame 5 is centred at 1.1 s. The end at 40 s is none.
-    assert np.flatnonzero(targets[:, 7]).tolist() == [3, 4, 5, 6, 43, 44, 45, 46, 104, 105, 106]
+    assert np.flatnonzero(targets[:, 7] == 1).tolist() == [3, 4, 5, 6, 43, 44, 45, 46, 104, 105, 106]
     assert (targets[:5, :7] == -100).all()
     assert (targets[200:, :7] == -100).all()
+    assert np.flatnonzero(targets[:, 7] == -100).tolist() == [0, 1, 2, *range(200, 210)]  # unlabeled
+    assert set(targets[:, 7].tolist()) == {-100, 0, 1}
     # Half of frame 105 is verse: the first label wins.
     assert targets[5:200, :7].argmax(axis=1).tolist() == [0] * 40 + [1] * 61 + [2] * 94
     np.testing.assert_array_equal(structure.targets(SONG, 30, 5.0, start=7.0), targets[35:65])
@@ -111,10 +113,22 @@ def test_targets():
 def test_gaps_end_with_a_boundary_and_end_is_no_segment():
     song = [Segment(0.0, 4.0, "a"), Segment(8.0, 12.0, "b"), Segment(12.0, 13.0, "end")]
     boundary = structure.targets(song, 13, 1.0)[:, 7]
-    assert np.flatnonzero(boundary).tolist() == [4, 8]  # the frame that holds the boundary, always
+    assert np.flatnonzero(boundary == 1).tolist() == [4, 8]  # the frame that holds the boundary, always
+    assert np.flatnonzero(boundary == -100).tolist() == [5, 6, 7, 12]
     assert (structure.targets(song, 13, 1.0)[4:8, :7] == -100).all()
     assert (structure.targets(song, 13, 1.0)[12, :7] == -100).all()
-    assert not structure.targets([], 3, 1.0)[:, 7].any()
+    assert (structure.targets([], 3, 1.0) == -100).all()
+
+
+def test_remarks():
+    def remarks(*labels):
+        return structure.remarks([Segment(i, i + 1, label) for i, label in enumerate(labels)], len(labels))
+
+    text = "most labels name no known function and count as inst (A, B). Boundaries are not affected."
+    assert remarks("A", "B", "A", "end") == [text]
+    assert remarks("intro", "Strophe 1", "hook")[0].startswith("most labels name no known function")
+    assert remarks("intro", "A", "verse", "B") == []  # half of them
+    assert remarks("inst", "solo", "silence", "end") == remarks() == []
 
 
 @pytest.mark.parametrize("rate", [5.0, 8.0])

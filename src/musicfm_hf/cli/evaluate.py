@@ -110,10 +110,10 @@ def print_scores(name: str, result: dict[str, Any]) -> None:
         print(f"  {score:24} {value['mean']:.3f}" + format_interval(value))
     for kind, summary in result.get("calibration", {}).items():
         print(f"  {kind + ':':24} {_describe_calibration(summary)}")
-    if "difference" in result:
+    if difference := result.get("difference"):
         print(
-            f"  {result['metric']} minus that of the first model: {result['difference']['mean']:+.3f}"
-            + format_interval(result["difference"], "+")
+            f"  {difference['metric']} minus that of the first model: {difference['mean']:+.3f}"
+            + format_interval(difference, "+")
         )
     elif "not_compared" in result:
         print(f"  not compared with the first model: {result['not_compared']}")

@@ -167,9 +167,20 @@ def read_all(
             songs.append(song)
             ids.add(song.id)
             texts = [str(remark.message) for remark in remarks if issubclass(remark.category, UserWarning)]
-            texts += song.problems
+            texts += [*song.problems, *_remarks(song)]
             problems += [Problem(name, text, "part") for text in texts]
     return songs, problems
+
+
+def _remarks(song: LabeledSong) -> list[str]:
+    """Return the remarks of the tasks on the annotations of a song."""
+    specs = [spec for spec in map(get_task, known_tasks()) if spec.remarks is not None and spec.is_annotated(song)]
+    return [
+        f"{song.files.get(spec.column, spec.column)}: {text}"
+        for spec in specs
+        if spec.remarks is not None
+        for text in spec.remarks(spec.annotation_of(song), song.duration)
+    ]
 
 
 def raising(error: Exception) -> Callable[[], LabeledSong]:

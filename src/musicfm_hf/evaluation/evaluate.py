@@ -306,10 +306,11 @@ def _compare_with_first(results: Mapping[str, dict[str, Any]]) -> None:
             continue
         scores = [first["songs"]], [result["songs"]]
         try:
-            result["difference"] = (
+            difference = (
                 search_difference(*scores, first["metric"])
                 if first["task"] in RETRIEVAL_TASKS
                 else paired_difference(first["task"], *scores, first["metric"])
             )
+            result["difference"] = {"metric": first["metric"]} | difference
         except ValueError as error:
             result["not_compared"] = str(error)

@@ -272,6 +272,11 @@ def _split_beats(lines: list[tuple[str, str]]) -> list[list[str]]:
 
 def _parse_segment(text: str, column: int, place: str) -> Segment:
     """Parse a line of a text file."""
+    if re.match(r"\s*[0-9.]+\s*,\s*[0-9.]+\s*,", text):
+        raise ValueError(
+            f"{place}: start, end and label must be separated by tabs or spaces, got {text.strip()!r}. Files with "
+            "commas have names such as song.chords.csv."
+        )
     start, end, rest = (*text.split(maxsplit=2), "", "", "")[:3]
     rest = rest.rstrip()
     fields = rest.split("\t") if "\t" in rest else rest.split(None, column - 3)

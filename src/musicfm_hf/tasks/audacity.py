@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..training.files import write_text
 from .annotations import Beats, Segment, check_beats
+from .bar_positions import MAX_POSITION
 from .label_rows import LabelRow, check_labels, from_beats
 from .values import read_text, to_number
 
@@ -37,6 +38,12 @@ def read_label_track(path: str | os.PathLike) -> list[LabelRow]:
                 "other formats need another name, such as song.beats or song.chords.lab."
             )
         start, end = (to_number(field, name, place) for field, name in zip(fields[:2], _TIMES, strict=True))
+        if end < start and end == int(end) and end <= MAX_POSITION and len(fields) == 2:
+            raise ValueError(
+                f"{place}: a label of Audacity needs start, end and text, but the second number is less than the "
+                f"first, got {line!r}. If it is the position of a beat in the bar, name the file "
+                f"{path.name.removesuffix(path.suffix).removesuffix('.beats')}.beats."
+            )
         if end < start:
             raise ValueError(f"{place}: a label must not end before its start, got {start:g} to {end:g} s.")
         rows.append(LabelRow(start, None if end == start else end, fields[2].strip() if fields[2:] else "", place))

@@ -1,15 +1,18 @@
 """
-Check of positions in the bar. A position is a whole number from 1, the downbeat, which grows with every beat and
+Checks of positions in the bar. A position is a whole number from 1, the downbeat, which grows with every beat and
 returns to 1 in the next bar; 0 if it is unknown. Bars may begin in the middle (a pickup) and beats may be missing.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 # The longest bar of the Harmonix Set has 14 beats, the tala tintal 16. Annotators may count faster notes.
 MAX_POSITION = 32
 MAX_ONLY_BAR = 16  # beats of a song that has a single bar
+MAX_DOWNBEATS = 8  # beats of a song that are all downbeats
+UNMARKED_SECONDS = 15.0  # after the last beat, and more than a quarter of the song: probably not annotated
 
 EXPECTED = (
     "a position in the bar must be 1 for the downbeat, grow by 1 with each beat and return to 1 in the next bar, or "
@@ -79,3 +82,27 @@ def check_positions(positions: np.ndarray, place: Callable[[int], str]) -> None:
         and np.array_equal(zeros[zeros < len(positions) - 1] + 1, downbeats[downbeats > 0])
     ):
         raise ValueError(f"{place(zeros[0])}: {EXPECTED}, got bars that begin with 0: add 1 to every position.")
+
+
+def remark_on_beats(beats: Any, duration: float) -> list[str]:
+    """
+    Return remarks on beats that are probably incomplete: no downbeats, nothing but downbeats, or a part of the song.
+
+    Args:
+        beats ([`Beats`]): Beats of the whole song.
+        duration (`float`): Seconds of audio.
+    """
+    times, positions = beats
+    texts: list[str] = []
+    if not len(times):
+        return texts
+    if not positions.any():
+        texts.append("no beat has a position in the bar, so the song is trained on as if it had no downbeats.")
+    if len(times) > MAX_DOWNBEATS and (positions == 1).all():
+        texts.append("every beat is a downbeat: if this is a list of downbeats, add the other beats.")
+    if duration - times[-1] > max(UNMARKED_SECONDS, duration / 4):
+        texts.append(
+            f"the last beat is at {times[-1]:.1f} of {duration:.1f} s, and the time after it counts as without beats: "
+            "if it has some, annotate them or cut the audio."
+        )
+    return texts

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import beat_outputs, calibration, dbn, meter, spans
 from .annotations import Beats, check_beats
+from .bar_positions import remark_on_beats
 from .dbn_states import BEATS_PER_BAR, TempoScores
 from .spec import Score, Strip, TaskSpec
 
@@ -274,6 +275,7 @@ _BEATS = TaskSpec(
     centered=True,
     crop_seconds=6.0,
     targets=targets,
+    remarks=remark_on_beats,
     stretchable=True,
     resamplable=True,
     events=events,

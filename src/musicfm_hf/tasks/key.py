@@ -22,6 +22,7 @@ LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in 
 _SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 # A letter, sharps or flats, and a mode, with or without a separator. The variant of minor is ignored.
 _KEY = re.compile(r"([A-Ga-g])((?:#|b|[ -]?(?i:sharp|flat)\b)*)[ :_-]*(?:(?:natural|harmonic|melodic)[ _-]?)?(.*)")
+_FLAT_OR_SEPARATOR = re.compile(r"[A-Ga-g]-(?:[ :].*)?")
 _SIGNS = str.maketrans({"♯": "#", "♭": "b"} | dict.fromkeys("\N{HYPHEN}\N{NON-BREAKING HYPHEN}–—\N{MINUS SIGN}", "-"))
 # Modes, grouped by their third. M and m are distinguished before the rest is lower-cased.
 _MAJOR = {"M", "maj", "major", "ion", "ionian", "lyd", "lydian", "mix", "mixolydian"}
@@ -42,13 +43,18 @@ def parse_key(text: str) -> str | None:
         `X`, `D other`, `atonal`.
 
     Raises:
-        ValueError: if the text is not a key.
+        ValueError: if the text is not a key, or if a `-` after the letter may be a flat: `E- major`.
     """
     plain = " ".join(text.translate(_SIGNS).split())
     if plain.lower() in _NONE:
         return "N"
     if plain.lower() in _UNDECIDED:
         return None
+    if _FLAT_OR_SEPARATOR.fullmatch(plain):
+        raise ValueError(
+            f"{text!r} may be {plain[0]} or, as in music21, {plain[0]} flat: write {plain[0]} or {plain[0]}b, and the "
+            "mode after a space or a colon."
+        )
     if match := _KEY.fullmatch(plain):
         letter, accidentals, mode = match.groups()
         mode = mode if mode in ("M", "m") else mode.lower()

@@ -9,6 +9,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,13 +18,16 @@ from .annotations import TOLERANCE, Beats, Segment, check_beats
 from .label_rows import LabelRow, check_labels, from_beats
 from .values import is_number, read_text, to_number
 
-# Names of columns in a header, without spaces and in lower case → what they hold. Other columns are ignored.
+# Names of columns in a header, without spaces and in lower case → what they hold.
 _COLUMNS = {
     **dict.fromkeys(("time", "start", "starttime"), "start"),
     **dict.fromkeys(("end", "endtime"), "end"),
     "duration": "duration",
     **dict.fromkeys(("label", "text"), "label"),
 }
+# Names of the column of labels in files of other programs, if no column has one of the names above.
+_LABELS = ("position", "beat", "chord", "section", "function", "key")
+_IGNORED = ("value", "level", "confidence")  # if there is no column of labels; other columns may be one
 
 
 def read_layer(path: str | os.PathLike) -> list[LabelRow]:
@@ -65,6 +69,7 @@ def _read_columns(path: Path) -> list[LabelRow]:
     """Read text with columns."""
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
+    _check_separator(first, path)
     reader = csv.reader(
         io.StringIO(text), delimiter="\t" if "\t" in first else ",", skipinitialspace=True, strict=True
     )
@@ -77,9 +82,20 @@ def _read_columns(path: Path) -> list[LabelRow]:
         return []
     if is_number(lines[0][1][0]):
         columns = _guess_columns(lines)
+        last = max(columns.values())
     else:
-        columns, lines = _header_columns(*lines[0]), lines[1:]
-    return [_to_row(place, fields, columns) for place, fields in lines]
+        columns, last, lines = _header_columns(*lines[0]), len(lines[0][1]) - 1, lines[1:]
+    return [_to_row(place, fields, columns, last) for place, fields in lines]
+
+
+def _check_separator(line: str, path: Path) -> None:
+    """Raise an error if columns are separated by semicolons, as where commas are decimal points."""
+    head = line.split(";")[0].strip()
+    if head != line.strip() and (is_number(head.replace(",", ".")) or head.lower() in _COLUMNS):
+        raise ValueError(
+            f"{path}: its columns are separated by `;`: separate them by commas or tabs, and write decimal points, "
+            f"got {line!r}."
+        )
 
 
 def _header_columns(place: str, fields: Sequence[str]) -> dict[str, int]:
@@ -91,6 +107,11 @@ def _header_columns(place: str, fields: Sequence[str]) -> dict[str, int]:
             f"{place}: a header needs a column `time` in seconds, and `label`, got {', '.join(fields)}. In Sonic "
             "Visualiser, export times in seconds, not in frames."
         )
+    others = [index for index, name in enumerate(names) if name in _LABELS]
+    if "label" not in columns and others:
+        columns["label"] = others[0]
+    if "label" not in columns and not all(name in (*_COLUMNS, *_IGNORED) for name in names):
+        raise ValueError(f"{place}: a header needs a column `label`, got {', '.join(fields)}.")
     return columns
 
 
@@ -101,13 +122,8 @@ def _guess_columns(lines: Sequence[tuple[str, Sequence[str]]]) -> dict[str, int]
     if all(len(fields) > 2 and is_number(fields[1]) and is_number(fields[2]) for _, fields in lines):
         return _guess_numbers(lines)
     if all(is_number(fields[1]) for _, fields in lines if len(fields) > 1):
-        starts = [to_number(fields[0], "the time", place) for place, fields in lines]
-        values = [to_number(fields[1], "the value", place) for place, fields in lines if len(fields) > 1]
-        if len(values) == len(starts) and _may_be_ends(starts, values):
-            raise ValueError(
-                f"{lines[0][0]}: the columns may be time,value,label or start,end,label: put one of these two lines "
-                "at the beginning of the file."
-            )
+        if all(len(fields) > 1 for _, fields in lines):
+            _check_values(lines, "time,value,label")
         return {"start": 0, "label": 2}
     raise ValueError(
         f"{lines[0][0]}: the columns must be time,label, time,value,label or time,value,duration,label in all lines. "
@@ -118,21 +134,41 @@ def _guess_columns(lines: Sequence[tuple[str, Sequence[str]]]) -> dict[str, int]
 def _guess_numbers(lines: Sequence[tuple[str, Sequence[str]]]) -> dict[str, int]:
     """Return the columns of lines that begin with three numbers: regions, or positions in the bar as last column."""
     if any(len(fields) > 3 for _, fields in lines):
+        _check_values(lines, "time,value,duration,label")
         return {"start": 0, "duration": 2, "label": 3}
+    _check_values(lines, "time,value,label")
     return {"start": 0, "label": 2}
 
 
-def _may_be_ends(starts: Sequence[float], values: Sequence[float]) -> bool:
-    """Return whether values could be the ends of segments with these starts."""
-    limits = [*starts[1:], float("inf")]
-    return all(start < value <= limit + TOLERANCE for start, value, limit in zip(starts, values, limits, strict=True))
+def _check_values(lines: Sequence[tuple[str, Sequence[str]]], columns: str) -> None:
+    """
+    Raise an error if the second column may be the end of segments instead of a value: each is later than the start,
+    and most are not later than the start of the next segment. With durations, whole numbers are values, because
+    [`write_layer`] writes such, and so are all numbers if a duration ends where the next segment starts.
+    """
+    numbers = [[to_number(field, "the number", place) for field in fields[:2]] for place, fields in lines]
+    neighbors = list(pairwise(numbers))
+    in_time = [value <= following + TOLERANCE for (_, value), (following, _) in neighbors]
+    if not all(start < value for start, value in numbers) or 2 * sum(in_time) < len(neighbors):
+        return
+    other = "start,end,label"
+    if "duration" in columns:
+        other = "start,end,value,label"
+        lengths = [to_number(fields[2], "the duration", place) for place, fields in lines[:-1]]
+        gaps = [following - start for (start, _), (following, _) in neighbors]
+        meet = any(abs(length - gap) <= TOLERANCE for length, gap in zip(lengths, gaps, strict=True))
+        if meet or all(value.is_integer() for _, value in numbers):
+            return
+    raise ValueError(
+        f"{lines[0][0]}: the columns may be {columns} or {other}: put one of these two lines at the beginning of the "
+        "file."
+    )
 
 
-def _to_row(place: str, fields: Sequence[str], columns: Mapping[str, int]) -> LabelRow:
-    """Convert the fields of a line. A last column `label` holds the rest of the line."""
+def _to_row(place: str, fields: Sequence[str], columns: Mapping[str, int], last: int) -> LabelRow:
+    """Convert the fields of a line. If the `last` column is that of labels, it holds the rest of the line."""
     label = columns.get("label", len(fields))
-    is_last = label == max(columns.values())
-    text = ",".join(fields[label:] if is_last else fields[label : label + 1])
+    text = ",".join(fields[label:] if label == last else fields[label : label + 1])
     values = {
         name: to_number(fields[index], f"the {name}", place)
         for name, index in columns.items()

@@ -49,6 +49,8 @@ class TaskSpec:
         annotation (`Callable`, *optional*): Song → its annotation; by default the annotation in `column`.
         parse (`Callable`, *optional*): Text of an annotated label → one of `labels`, or `None` to ignore it; raises
             `ValueError` if the text is not a label. By default the text must be one of `labels`.
+        remarks (`Callable`, *optional*): `(annotation, seconds of audio)` → texts about what is probably a mistake or
+            what its annotator may not expect. `musicfm prepare` lists them.
         empty_is_annotated (`bool`): An annotation without entries counts as an annotation, as for tags.
         targets (`Callable`, *optional*): `(annotation, num_frames, rate, start seconds)` → float32 `(num_frames,
             labels)`, with -100 for frames to ignore. If `label_rate` is `None`: `(annotation, labels)` → float32
@@ -104,6 +106,7 @@ class TaskSpec:
 
     annotation: Callable[[Any], Any] | None = None
     parse: Callable[[str], str | None] | None = None
+    remarks: Callable[[Any, float], list[str]] | None = None
     empty_is_annotated: bool = False
     targets: Callable[..., np.ndarray] | None = None
     transpose: Callable[[np.ndarray, int], np.ndarray] | None = None

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..model.losses_musicfm import IGNORED
 from . import spans
 from .annotations import Segment, check_segments
 from .spec import Score, Strip, TaskSpec
@@ -56,11 +57,31 @@ def function_of(label: str) -> str | None:
     instead of any letters: `trap` is not a `rap`. Case, digits, and the signs between words do not matter:
     `Pre – Chorus 2` and `pre_chorus` are `prechorus`.
     """
-    words = re.findall(r"[^\W\d_]+", label.lower())
+    words = _words(label)
     if words == [END]:
         return None
+    return _known_function(words) or "inst"
+
+
+def _words(label: str) -> list[str]:
+    """Return the words of a label, in lower case and without digits."""
+    return re.findall(r"[^\W\d_]+", label.lower())
+
+
+def _known_function(words: Sequence[str]) -> str | None:
+    """Return the function that the words of a label name, or `None`."""
     text = " ".join(" ".join(re.findall(_PARTS, word)) if _WORD.fullmatch(word) else "?" for word in words)
-    return next((function for pattern, function in _PATTERNS if pattern.search(text)), "inst")
+    return next((function for pattern, function in _PATTERNS if pattern.search(text)), None)
+
+
+def remarks(annotation: Sequence[Segment], duration: float) -> list[str]:
+    """Return a remark on labels that name no function, if most of them do not."""
+    labels = [segment.label for segment in annotation if function_of(segment.label)]
+    unknown = [label for label in labels if _known_function(_words(label)) is None]
+    if 2 * len(unknown) <= len(labels):
+        return []
+    names = ", ".join(dict.fromkeys(unknown))
+    return [f"most labels name no known function and count as inst ({names}). Boundaries are not affected."]
 
 
 def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, start: float = 0.0) -> np.ndarray:
@@ -77,7 +98,8 @@ def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, s
         start (`float`): Start of the first frame in seconds.
 
     Returns:
-        float32 `(num_frames, 8)`: the one-hot functions, or -100 if most of a frame has none; then the boundary.
+        float32 `(num_frames, 8)`: the one-hot functions, or -100 if most of a frame has none; then the boundary, also
+        -100 in such a frame unless there is one.
 
     Raises:
         ValueError: if segments are not in order, or a number is out of range.
@@ -88,7 +110,8 @@ def targets(annotation: Sequence[Segment], num_frames: int, frame_rate: float, s
     near = np.abs(middles[:, None] - edges).min(axis=1, initial=np.inf) <= BOUNDARY_SECONDS + 1e-9
     holds = np.floor(edges * frame_rate + 1e-9).astype(int)
     near[holds[(holds >= 0) & (holds < num_frames)]] = True
-    return np.column_stack([functions, near]).astype(np.float32)
+    boundary = np.where(~near & (functions[:, 0] == IGNORED), IGNORED, near)
+    return np.column_stack([functions, boundary]).astype(np.float32)
 
 
 def events(
@@ -243,6 +266,7 @@ TASK = TaskSpec(
     label_rate=5.0,
     crop_seconds=24.0,
     parse=function_of,
+    remarks=remarks,
     targets=targets,
     resamplable=True,
     events=events,

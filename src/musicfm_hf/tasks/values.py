@@ -42,8 +42,10 @@ def to_position(value: Any, place: str) -> int:
             raise ValueError
         return int(number)
     except (TypeError, ValueError, OverflowError) as error:
+        has_bar = isinstance(value, str) and re.fullmatch(r"[1-9][0-9]*\.[1-9][0-9]*", value)
+        advice = " If the number of the bar precedes the position, leave it out." if has_bar else ""
         raise ValueError(
-            f"{place}: the position in the bar must be a whole number from 1, or 0 if unknown, got {value!r}."
+            f"{place}: the position in the bar must be a whole number from 1, or 0 if unknown, got {value!r}.{advice}"
         ) from error
 
 

@@ -569,7 +569,8 @@ def test_gtzan(tmp_path, index):
     with pytest.raises(ValueError, match=r"gtzan_jazz_00054.beats: mirdata cannot read it"):
         read(gtzan.song_readers(tmp_path / "home"), strict=True)
     songs, problems = read(gtzan.song_readers(tmp_path / "home"))
-    assert (list(songs), sorted(problems)) == (["country.00000"], ["hiphop.00001", "jazz.00054"])
+    assert list(songs) == ["country.00000"]
+    assert {"hiphop.00001", "jazz.00054"} <= problems.keys()
 
 
 def test_an_entry_of_mirdata_that_is_wrong(tmp_path, index):
@@ -581,8 +582,9 @@ def test_an_entry_of_mirdata_that_is_wrong(tmp_path, index):
     write(tmp_path / "home/a.beats", "0.5\t1\n")
     songs, problems = read_all(gtzan.song_readers(tmp_path / "home").items())
     assert [song.id for song in songs] == ["jazz.00054"]
-    assert [(problem.id, problem.kind) for problem in problems] == [("country.00000", "error")]
-    assert "KeyError" in problems[0].reason
+    errors = [problem for problem in problems if problem.kind != "part"]
+    assert [(problem.id, problem.kind) for problem in errors] == [("country.00000", "error")]
+    assert "KeyError" in errors[0].reason
 
 
 @pytest.mark.parametrize(("positions", "expected"), [([1.0, math.nan, 2.0], [1, 0, 2]), (None, [0, 0, 0])])

@@ -88,10 +88,10 @@ def test_songs_in_a_folder_called_like_annotations(tmp_path, name):
 
 def test_hidden_files_are_not_read(tmp_path):
     write(tmp_path / "one.wav")
-    write(tmp_path / "one.beats", "0.5\n")
+    write(tmp_path / "one.beats", "0.5\t1\n")
     for folder in (".trash", "__MACOSX", "more/.cache"):
         write(tmp_path / folder / "two.wav")
-        write(tmp_path / folder / "two.beats", "0.5\n")
+        write(tmp_path / folder / "two.beats", "0.5\t1\n")
     for name in ("._one.wav", "._one.beats"):
         write(tmp_path / name, "note")
     songs, problems = read(tmp_path)
@@ -153,7 +153,7 @@ def test_jams(tmp_path):
 
 def test_missing_parts_are_listed(tmp_path):
     write(tmp_path / "a.wav")
-    write(tmp_path / "b.beats", "0.5\n")
+    write(tmp_path / "b.beats", "0.5\t1\n")
     write(tmp_path / "c.wav")
     write(tmp_path / "c.beats", "\n")
     songs, problems = read(tmp_path)
@@ -164,16 +164,45 @@ def test_missing_parts_are_listed(tmp_path):
     assert "no annotation" in problems[2].reason
 
 
+def test_case_of_endings(tmp_path):
+    write(tmp_path / "a.WAV")
+    write(tmp_path / "a.CHORDS.LAB", "0 1 C\n")
+    write(tmp_path / "a.Beats.lab", "0.5\t1\n1.0\t2\n")
+    write(tmp_path / "a.Keys.TXT", "0\t2\tC\n")
+    songs, problems = read(tmp_path)
+    assert problems == []
+    assert songs["a"].chords == [Segment(0, 1, "C")]
+    assert songs["a"].beats.positions.tolist() == [1, 2]
+    assert songs["a"].keys == [Segment(0, 2, "C")]
+
+
+def test_names_that_are_nearly_right(tmp_path):
+    for name in "abc":
+        write(tmp_path / f"{name}.wav")
+    write(tmp_path / "a.chord.lab", "0 1 C\n")
+    write(tmp_path / "b.Beat.csv", "0.5,1\n")
+    write(tmp_path / "c.key", "C major\n")
+    write(tmp_path / "c.jpg", "a picture")
+    _, problems = read(tmp_path, strict=False)
+    reasons = {problem.id: problem.reason for problem in problems}
+    assert reasons["a.chord"].endswith(
+        "a.chord.lab has labels under a name that is not known: rename it to a.chords.lab."
+    )
+    assert reasons["b.Beat"].endswith("rename it to b.beats.csv.")
+    assert reasons["a"] == reasons["b"] == "It has no annotation."
+    assert reasons["c"] == "It has no annotation. Not read: c.jpg, c.key."
+
+
 def test_accents(tmp_path):
     """macOS writes accents apart from letters, others do not; and some names are no Unicode at all."""
     apart, together = (unicodedata.normalize(form, "Café") for form in ("NFD", "NFC"))
     write(tmp_path / f"{apart}.wav")
-    write(tmp_path / f"{together}.beats", "0.5\n")
+    write(tmp_path / f"{together}.beats", "0.5\t1\n")
     assert read(tmp_path)[0][together].audio == tmp_path / f"{apart}.wav"
     assert AudioFolder(tmp_path).find(together) == AudioFolder(tmp_path).find(apart) == tmp_path / f"{apart}.wav"
     latin = os.fsdecode(b"Caf\xe9")
     shutil.copy(tmp_path / f"{apart}.wav", tmp_path / f"{latin}.wav")
-    write(tmp_path / f"{latin}.beats", "0.5\n")
+    write(tmp_path / f"{latin}.beats", "0.5\t1\n")
     songs, problems = read(tmp_path)
     assert list(songs) == [together]
     assert problems == [(latin, "Its name is not UTF-8: rename the file.", "missing")]
@@ -206,7 +235,7 @@ def test_faulty_songs_do_not_stop_the_others(tmp_path):
     write(tmp_path / "b.beats", "0,5\n1,0\n")
     write(tmp_path / "c.lab", "0 1 C\n")
     write(tmp_path / "d.flac")
-    write(tmp_path / "beats/e.beats", "0.5\n")
+    write(tmp_path / "beats/e.beats", "0.5\t1\n")
     (tmp_path / "f.tags").write_bytes(b"caf\xe9\n")
     songs, problems = read(tmp_path, strict=False)
     assert list(songs) == ["a"]

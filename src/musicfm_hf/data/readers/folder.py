@@ -13,21 +13,23 @@ kind of annotation, `annotation_choice.py` chooses.
 
 import os
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Set
 from functools import partial
 from pathlib import Path
 
 from ...tasks import get_task, known_tasks
 from ...training.files import list_files
 from ..annotation_choice import LABEL_READERS, SONG_SUFFIXES, AnnotationFile, choose
-from ..catalog import list_audio
+from ..catalog import AUDIO_EXTENSIONS, list_audio
 from ..dataset_reader import DatasetReader, Option
-from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source, raising
+from ..labeled import SEGMENT_COLUMNS, LabeledSong, SongReaders, Source, UnusableSongError, raising
 
 SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
 
 COLUMNS = ("beats", *SEGMENT_COLUMNS, "tags")
 
+# Endings that are nearly those of files of annotations.
+_SINGULAR = {"beat": "beats", "chord": "chords", "section": "sections", "key": "keys"}
 _SUFFIXES = {".beats": "beats", ".tags": "tags"} | dict.fromkeys(SONG_SUFFIXES)
 
 
@@ -66,6 +68,7 @@ def song_readers(
     columns = {*COLUMNS, "jams"} - {name.partition("/")[0] for name in songs if "/" in name}
     paths: dict[str, dict[str, Path]] = {}
     annotations: dict[str, list[AnnotationFile]] = {}
+    unread: list[Path] = []
     for path in list_files(folder):
         try:
             kind = _kind(path.relative_to(folder), columns, lab_task, path)
@@ -73,6 +76,7 @@ def song_readers(
             faulty[_name(path.relative_to(folder).with_suffix(""))] = raising(error)
             continue
         if kind is None:
+            unread.append(path.relative_to(folder))
             continue
         column, name = kind[0], _name(kind[1])
         if path.suffix.lower() == ".json" and name not in songs:
@@ -81,6 +85,7 @@ def song_readers(
         annotations.setdefault(name, []).append(AnnotationFile(path, Path(kind[1]).name, column))
     if not (songs or annotations or faulty):
         raise ValueError(f"{folder} and {audio_folder} have neither audio nor annotations.")
+    faulty = _not_annotated(unread, songs.keys() - annotations.keys()) | faulty
     readers = {
         name: partial(_read_song, name, songs.get(name), audio_folder, annotations.get(name, []), group_by_folder)
         for name in sorted(songs.keys() | annotations.keys() | faulty.keys())
@@ -91,6 +96,20 @@ def song_readers(
 def _name(path: str | Path) -> str:
     """Return the id of a song. macOS stores accents separately from letters."""
     return unicodedata.normalize("NFC", Path(path).as_posix())
+
+
+def _not_annotated(paths: Iterable[Path], names: Set[str]) -> SongReaders:
+    """Return readers of songs without annotations that have files which are not read. They name these files."""
+    files: dict[str, list[str]] = {}
+    for path in paths:
+        stem = path.with_suffix("")
+        if path.suffix.lower() not in AUDIO_EXTENSIONS:
+            for name in {_name(stem), _name(stem.with_suffix(""))} & names:
+                files.setdefault(name, []).append(path.name)
+    return {
+        name: raising(UnusableSongError(f"It has no annotation. Not read: {', '.join(sorted(unread))}."))
+        for name, unread in files.items()
+    }
 
 
 def _put(paths: dict[str, Path], key: str, path: Path, song: str, faulty: SongReaders) -> None:
@@ -116,12 +135,15 @@ def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Pat
     if folder:
         path = path.relative_to(folder)
     name = path.with_suffix("")
-    ending = name.suffix[1:]
+    ending = name.suffix[1:].lower()
+    if ending in _SINGULAR and suffix in (".lab", *LABEL_READERS):
+        right = f"{name.with_suffix('').name}.{_SINGULAR[ending]}{suffix}"
+        raise ValueError(f"{where} has labels under a name that is not known: rename it to {right}.")
     if suffix in LABEL_READERS:
         return (ending, name.with_suffix("").as_posix()) if ending in ("beats", *SEGMENT_COLUMNS) else None
     if suffix != ".lab":
         return (_SUFFIXES[suffix], name.as_posix()) if suffix in _SUFFIXES else None
-    if ending in SEGMENT_COLUMNS:
+    if ending in ("beats", *SEGMENT_COLUMNS):
         return ending, name.with_suffix("").as_posix()
     if ending in {spec.column for spec in map(get_task, known_tasks())} - {*COLUMNS}:
         return None  # of a task whose labels this reader does not read
