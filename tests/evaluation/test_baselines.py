@@ -215,8 +215,7 @@ def test_prevalence():
     assert found["scores"]["map"]["mean"] == pytest.approx((0.75 + 0.25) / 2)
     assert found["scores"]["roc_auc"]["mean"] == 0.5
     assert found["songs"]["d"] == {"probabilities": {"x": 0.9, "y": 0.1}, "tags": ["x"]}
-    with pytest.raises(ValueError, match="No training song has tags"):
-        scored("prevalence", songs)
+    assert scored("prevalence", songs) is None  # no training song has tags
 
 
 # With sound
@@ -316,6 +315,18 @@ def test_so_many_songs_of_each_task(data, monkeypatch, capsys):
     assert "beat, beat_track: librosa.beat.beat_track" in out
     assert "; 1 songs" in out
     assert "; 2 songs" not in out
+
+
+def test_without_training_songs(data, monkeypatch, capsys):
+    """Baselines that need statistics of training songs are left out or, for sections, know no functions."""
+    songs = [replace(song, chords=[]) for song in load_songs(data / "data", "test")]
+    save(build({"test": songs}, Source("", "", "", "")), data / "alone")
+    run_recipe(monkeypatch, "baselines.py", "--data", data / "alone", "--num-workers", "0")
+    out = capsys.readouterr().out
+    assert "key, key_profiles" in out
+    assert "structure, start_and_end" in out
+    assert "tagging" not in out
+    assert "chord" not in out  # an empty list is no annotation
 
 
 def test_mistakes(data, monkeypatch):

@@ -23,7 +23,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
 from musicfm_hf import MusicFMForAudioFrameClassification, load_audio
+from musicfm_hf.cli.evaluate import print_scores
 from musicfm_hf.data.labeled_dataset import load_songs
+from musicfm_hf.evaluation import evaluate as evaluate_module
 from musicfm_hf.evaluation.evaluate import evaluate_models
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.training.recipes import parse_recipe
@@ -176,8 +178,22 @@ def test_evaluation_of_saved_models(runs, labeled, tmp_path, monkeypatch, capsys
     assert other["difference"]["mean"] == pytest.approx(sum(differences) / 2)
     low, high = other["difference"]["interval"]
     assert (low, high) == (pytest.approx(min(differences)), pytest.approx(max(differences)))
-    assert "minus that of the first model" in text
+    assert "majmin minus that of the first model" in text
     assert "song 7" in text
+
+
+def test_the_difference_is_that_of_the_score_of_the_first_model(capsys):
+    """Models of other vocabularies have other main scores."""
+    rows = [{"majmin": 1.0, "tetrads_inv": 0.5}, {"majmin": 0.5, "tetrads_inv": 1.0}]
+    results = {
+        metric: {"task": "chord", "metric": metric, "songs": {"a": row}, "scores": {metric: {"mean": row[metric]}}}
+        for metric, row in zip(("majmin", "tetrads_inv"), rows, strict=True)
+    }
+    evaluate_module._compare_with_first(results)
+    difference = results["tetrads_inv"]["difference"]
+    assert (difference["metric"], difference["mean"]) == ("majmin", -0.5)
+    print_scores("other", results["tetrads_inv"])
+    assert "  majmin minus that of the first model: -0.500" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", METHODS)

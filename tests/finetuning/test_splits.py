@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, set_seed
 
 from musicfm_hf.data.examples import ReadWaveform
-from musicfm_hf.data.labeled_dataset import load_songs
+from musicfm_hf.data.labeled import Source
+from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.evaluation import baselines
 from musicfm_hf.evaluation.baselines import score_data_set
 from musicfm_hf.evaluation.evaluate import evaluate
@@ -122,6 +123,28 @@ def test_splits_are_those_of_the_data_set(settings, songs):
     }
     limited = read_splits(settings("chord/probe", "--limit", 1)[0])
     assert [len(part) for part in limited.values()] == [1, 1, 1]
+
+
+def test_test_songs_without_the_annotation_are_not_scored(songs, encoder, tmp_path):
+    splits = songs | {"test": [replace(song, keys=None) for song in songs["test"]]}
+    save(build(splits, Source("", "", "", "")), tmp_path / "data")
+    task = TaskArguments(task="key", model=str(encoder), data=str(tmp_path / "data"))
+    assert list(read_splits(task)) == ["train", "validation"]
+    assert list(read_splits(replace(task, task="chord"))) == list(SPLITS)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_missing_and_unreadable_audio_is_found_before_training(settings, songs, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "starting_head", lambda *_: pytest.fail("training began"))
+    first, *others = songs[split]
+    absent = {"path": str(tmp_path / "absent.wav"), "bytes": None}
+    with pytest.raises(FileNotFoundError, match=rf"1 audio files of {split} songs do not exist, such as .*absent.wav"):
+        finetune(*settings("chord/full"), songs | {split: [replace(first, audio=absent), *others]})
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    broken = songs | {split: [replace(first, audio=str(tmp_path / "broken.wav")), *others]}
+    message = "training began" if split == "train" else f"{split} song {first.id}: .*broken.wav"
+    with pytest.raises((ValueError, pytest.fail.Exception), match=message):
+        finetune(*settings("chord/full"), broken)
 
 
 def test_a_random_encoder_has_no_pretrained_weight(settings, encoder, songs):

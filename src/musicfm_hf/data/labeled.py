@@ -228,6 +228,36 @@ def audio_seconds(audio: Any) -> float:
     return samples / rate
 
 
+def check_audio(splits: Mapping[str, Sequence[LabeledSong]]) -> None:
+    """
+    Check, before a training, that all audio files exist and that those of validation and test songs can be read:
+    training leaves out songs that cannot, but scores are those of all songs.
+
+    Args:
+        splits: Songs by the name of their split, which may follow that of a task, as in `key/train`.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        UnusableSongError: the audio of a validation or test song cannot be read.
+    """
+    for split, songs in splits.items():
+        paths = [song.audio.get("path") if isinstance(song.audio, Mapping) else song.audio for song in songs]
+        is_file = [isinstance(song.audio, Mapping) and bool(song.audio.get("bytes")) for song in songs]
+        missing = [
+            path for path, has in zip(paths, is_file, strict=True) if not has and not Path(path or "").is_file()
+        ]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} audio files of {split} songs do not exist, such as {missing[0]}. Put them back, or "
+                "prepare the data again."
+            )
+        for song in songs if split.rpartition("/")[2] != "train" else ():
+            try:
+                audio_seconds(song.audio)
+            except UnusableSongError as error:
+                raise UnusableSongError(f"{split} song {song.id}: {error} Prepare the data again.") from error
+
+
 def check_song(song: LabeledSong) -> None:
     """
     Check the annotations of a song.

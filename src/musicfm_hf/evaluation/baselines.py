@@ -142,10 +142,8 @@ def _best_grid(song: LabeledSong, features: AudioFeatures, priors: Priors) -> li
     return max(_grids(song, priors), key=lambda grid: structure.score(sections, grid)[metric], default=None)
 
 
-def _tag_shares(song: LabeledSong, features: AudioFeatures, priors: Priors) -> dict[str, float]:
-    if not priors.tags:
-        raise ValueError("No training song has tags, so their frequency is unknown.")
-    return priors.tags
+def _tag_shares(song: LabeledSong, features: AudioFeatures, priors: Priors) -> dict[str, float] | None:
+    return priors.tags or None
 
 
 BASELINES = {
@@ -254,9 +252,6 @@ def score_baseline(
         `task`, `metric`, `about`, `scores` (averages with intervals, see [`scores_with_intervals`]), `songs` (id →
         scores) and, if something was chosen on validation songs, `chosen`; `None` if no song has the data that the
         baseline needs.
-
-    Raises:
-        ValueError: for tagging, if no training song has tags.
     """
     baseline = BASELINES[name]
     spec = get_task(baseline.task)
@@ -339,8 +334,10 @@ def score_data_set(
         ValueError: if the data set has no such split, or for the reasons in [`score_baselines`].
     """
     songs = load_songs(data, split)
-    tasks = tasks or [task for task in TASKS if any(get_task(task).annotation_of(song) is not None for song in songs)]
-    training_songs = load_songs(data, "train") if need_training_songs(tasks) else []
+    tasks = tasks or [task for task in TASKS if any(map(get_task(task).is_annotated, songs))]
+    if not tasks:
+        raise ValueError(f"None of the {len(songs)} songs of {data} ({split}) is annotated for a task.")
+    training_songs = load_songs(data, "train") if need_training_songs(tasks) and "train" in split_names(data) else []
     needs_validation = any(baseline.shifted and baseline.task in tasks for baseline in BASELINES.values())
     has_validation = needs_validation and "validation" in split_names(data)
     validation_songs = load_songs(data, "validation")[:limit] if has_validation else []

@@ -286,3 +286,12 @@ def save_finetuned(model: AnyHeadModel, trained: Any, folder: str | Path, is_ran
             custom_object_save(trained.get_base_model(), temporary)  # the code, for users without the package
         else:
             model.save_pretrained(temporary)
+
+
+def count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
+    """Count all parameters and the trained ones, without the copy of the initial head that PEFT keeps."""
+    parameters = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trained_parameters": sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
+    }

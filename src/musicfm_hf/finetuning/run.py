@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, TrainerCallback, set_seed
+from transformers.utils import logging
 
 from ..data.catalog import describe_source
 from ..data.examples import ReadWaveform, TaskCrops, with_annotation
-from ..data.labeled import LabeledSong
+from ..data.labeled import LabeledSong, check_audio
 from ..data.labeled_dataset import load_songs, split_names
 from ..data.splits import draw_songs
 from ..evaluation.calibration import fit_calibration, summarize_calibration
@@ -29,7 +30,7 @@ from ..training.records import environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import Arguments, FinetuningArguments, HeadArguments, TaskArguments, pin_revision
 from .batch_statistics import measure_batch_statistics
-from .heads import AnyHeadModel, add_lora, build_model, head_config, save_finetuned
+from .heads import AnyHeadModel, add_lora, build_model, count_parameters, head_config, save_finetuned
 from .run_fingerprint import (
     FREE_TO_CHANGE,
     Fingerprint,
@@ -41,6 +42,8 @@ from .run_fingerprint import (
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer, fill_cache
 from .whitening import WhitenedLinear, whitened_projector
+
+logger = logging.get_logger(__name__)
 
 WHITENING_CROPS = 1024
 
@@ -77,8 +80,11 @@ def read_split(arguments: TaskArguments, split: str) -> list[LabeledSong]:
 
 
 def read_splits(arguments: TaskArguments) -> dict[str, list[LabeledSong]]:
-    """Read the training and validation songs, and the test songs if the data set has them. See [`read_split`]."""
-    has_test = "test" in split_names(arguments.data)
+    """Read the training and validation songs, and the test songs if there are annotated ones. See [`read_split`]."""
+    songs = load_songs(arguments.data, "test") if "test" in split_names(arguments.data) else []
+    has_test = any(map(arguments.spec.is_annotated, songs))
+    if songs and not has_test:
+        logger.warning(f"No test song of {arguments.data} has {arguments.spec.column}: there are no test scores.")
     names = ("train", "validation", "test") if has_test else ("train", "validation")
     return {name: read_split(arguments, name) for name in names}
 
@@ -159,7 +165,10 @@ def start_run(
 
     Raises:
         ValueError: if the checkpoint was made with other settings, another encoder or other songs.
+        FileNotFoundError, UnusableSongError: see [`check_audio`].
     """
+    if task.method != "probe":  # a probe reads all songs first, unless their features are cached
+        check_audio(splits)
     task = pin_revision(task)
     checkpoint = _find_checkpoint(arguments)
     task = _as_it_began(task, checkpoint)
@@ -338,12 +347,3 @@ def final_ratings(
     if "test" in splits:
         rated["test"] = (trainer.score_songs(splits["test"]), trainer.items)
     return rated
-
-
-def count_parameters(model: torch.nn.Module, trained: torch.nn.Module) -> dict[str, int]:
-    """Count all parameters and the trained ones, without the copy of the initial head that PEFT keeps."""
-    parameters = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
-    return {
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trained_parameters": sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad),
-    }
