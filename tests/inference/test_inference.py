@@ -1,6 +1,8 @@
 import copy
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -109,6 +111,26 @@ def test_songs_of_many_lengths_in_batches(tiny_model):
     for name, audio in songs.items():
         expected = embed(tiny_model, audio, RATE, window_seconds=4.0, overlap_seconds=1.0).frames
         torch.testing.assert_close(found[name].frames, expected, rtol=0, atol=1e-5)
+
+
+def test_threads_that_embed_with_a_model_in_train_mode(tiny_model):
+    """The mode is that of before when the last of them ends, and none of them sees another one."""
+    tiny_model.train()
+    audio, expected = music(1.0), embed(tiny_model, music(1.0), RATE).frames
+    began, forward = threading.Barrier(3), tiny_model.layers[0].forward
+
+    def wait(*args, **kwargs):
+        began.wait(30)  # all threads are in the model
+        result = forward(*args, **kwargs)
+        assert not tiny_model.layers[1].training
+        return result
+
+    tiny_model.layers[0].forward = wait
+    with ThreadPoolExecutor(3) as pool:
+        for frames in pool.map(lambda _: embed(tiny_model, audio, RATE).frames, range(9)):
+            torch.testing.assert_close(frames, expected, rtol=0, atol=1e-6)
+    assert tiny_model.training
+    assert tiny_model.layers[1].training
 
 
 # Catalogs
@@ -384,6 +406,17 @@ def test_sources(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no audio"):
         list_sources(tmp_path / "empty")
+
+
+def test_a_folder_that_does_not_exist_is_named(monkeypatch):
+    """Its path may also be the ID of a data set."""
+
+    def fail(name):
+        raise ConnectionError("no hub")
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(FileNotFoundError, match=r"^musik/rock is neither a file or folder nor .* finds \(no hub\)"):
+        list_sources("musik/rock")
 
 
 def test_wrong_catalogs_are_refused_before_any_work(tiny_model, tmp_path):

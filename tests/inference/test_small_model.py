@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from helpers.recipes import run_recipe
-from transformers import AutoModel, AutoModelForAudioXVector
+from transformers import AutoConfig, AutoModel, AutoModelForAudioFrameClassification, AutoModelForAudioXVector
 
 from musicfm_hf import SMALL_MODEL, SearchIndex, annotate, load_annotators
 from musicfm_hf.cli import annotate as command
@@ -34,6 +34,19 @@ def test_size_and_tasks(models):
     assert sum(parameter.numel() for parameter in (*encoder.parameters(), *heads)) <= 6e6
     assert AutoModel.from_pretrained(SMALL_MODEL).config.frame_rate == 25
     assert license_of(SMALL_MODEL) == "apache-2.0"
+
+
+def test_what_is_saved_from_it_is_a_model_of_its_own(tmp_path, models):
+    """Without the folders of the other models."""
+    config = AutoConfig.from_pretrained(SMALL_MODEL, task="key", id2label={0: "a", 1: "b"}, label_rate=10.0)
+    head = AutoModelForAudioFrameClassification.from_pretrained(SMALL_MODEL, config=config)
+    head.save_pretrained(tmp_path / "head")
+    (loaded,) = load_annotators(tmp_path / "head").values()  # one folder needs no list
+    assert (loaded.config.task, loaded.config.num_labels) == ("key", 2)
+    encoder = AutoModel.from_pretrained(SMALL_MODEL)
+    encoder.save_pretrained(tmp_path / "encoder")
+    assert AutoModel.from_pretrained(tmp_path / "encoder").config.task_folders is None
+    encoder.save_pretrained(tmp_path / "encoder")
 
 
 def test_scores_of_a_composed_song(models, tmp_path):

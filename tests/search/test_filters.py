@@ -1,10 +1,14 @@
 """Labels of passages, and filters."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers.search import ToneEmbedder, make_index, write_song
 
 from musicfm_hf import PassageSettings, SearchIndex, SongAnnotation
+from musicfm_hf.data.written_files import record_path
 from musicfm_hf.search.filters import parse_conditions, select_passages
 from musicfm_hf.search.passage_labels import PassageLabels, read_song_events, respelled
 from musicfm_hf.tasks.annotations import Beats, Segment
@@ -170,6 +174,47 @@ def test_files_made_by_hand_take_precedence(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json is not JSON"):
         read_song_events(tmp_path, "bad.wav")
+
+
+def key_of(label):
+    return [Segment(0, 2, label)]
+
+
+def test_annotations_of_another_song_of_the_name_are_not_read(tmp_path):
+    """`musicfm annotate` writes those of the second song to `01-2.json`."""
+    places = [str(tmp_path / folder / "01.wav") for folder in ("first", "second", "third")]
+    for number, (place, base) in enumerate(zip(places, ("01", "01-2"), strict=False)):
+        write_song(Path(place), [(0.1, 0, 0, 0)])
+        SongAnnotation(2.0, keys=key_of("CD"[number] + ":maj")).save(tmp_path / "out", base, formats=["json"])
+        record_path(tmp_path / "out" / base).write_text(json.dumps({"place": place, "state": f"state {number}"}))
+    SongAnnotation(2.0, keys=key_of("G:maj")).save(tmp_path / "out", "01-3", formats=["json"])  # by hand, of 01-3.wav
+
+    def key(place, state=""):
+        return read_song_events(tmp_path / "out", "01.wav", place, state).get("keys")
+
+    assert [key(place) for place in places] == [key_of("C:maj"), key_of("D:maj"), None]
+    assert key("moved", "state 1") == key_of("D:maj")
+    (tmp_path / "second/01.wav").unlink()
+    assert key(places[2]) == key_of("D:maj")  # the file of which they were made is gone, so it may have been moved
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"duration": 26, "chords": [{"begin": 0, "end": 26, "label": "C:maj"}]},
+        {"duration": 26, "tags": {"rock": "yes"}},
+        {"duration": 26, "chords": "C:maj;F:maj"},
+    ],
+)
+def test_malformed_annotations_are_named(tmp_path, content):
+    (tmp_path / "01.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"01\.json, (chords|tags)"):
+        read_song_events(tmp_path, "01.wav")
+
+
+def test_other_json_is_not_read(tmp_path):
+    (tmp_path / "01.json").write_text(json.dumps({"title": "x", "tags": ["rock", "pop"]}))
+    assert read_song_events(tmp_path, "01.wav") == {}
 
 
 def test_a_folder_of_annotations_that_does_not_exist(folder, tmp_path):

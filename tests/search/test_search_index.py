@@ -21,6 +21,7 @@ from musicfm_hf import (
     index_files,
     load_embedder,
 )
+from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.inference.excerpts import embed_excerpts
 from musicfm_hf.search.embedders import EncoderEmbedder
@@ -97,6 +98,44 @@ def test_a_song_that_has_changed_since_is_embedded_again(songs, tmp_path):
     results = SearchIndex.load(tmp_path / "index", ToneEmbedder()).search(tmp_path / "songs/low.wav")
     assert next((result.song, round(result.score, 2)) for result in results) == ("high.wav", 1.0)
     assert "low.wav" not in [result.song for result in results]
+
+
+def test_another_song_with_the_name_of_one_of_the_index_is_not_taken_for_it(folder, songs, tmp_path, monkeypatch):
+    write_song(tmp_path / "low.wav", [(0, 0, 0, 0.5), (0, 0, 0, 0.3)])
+    monkeypatch.chdir(tmp_path)
+    index = SearchIndex.load(folder, ToneEmbedder())
+    results = index.search("low.wav")
+    assert found(results)[0] == ("high.wav", 1.0, 1.0, 2.0)
+    assert "low.wav" in [result.song for result in results]
+    shutil.copy2(songs / "low.wav", tmp_path / "low.wav")  # the same file, elsewhere
+    assert "low.wav" not in [result.song for result in index.search("low.wav")]
+
+
+def test_paths_are_those_of_files(songs, tmp_path, monkeypatch):
+    """However they are written."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copytree(songs, tmp_path / "songs")
+    build, embedder = BuildSettings("tones", "1", str(tmp_path / "songs")), ToneEmbedder()
+    for place, embedded in (("../songs", 3), (tmp_path / "songs", 0)):
+        sources = list_sources(place)
+        summary = index_files(embedder, sources, tmp_path / "index", build, num_workers=0, progress=False)
+        assert summary.embedded == embedded
+    index = SearchIndex.load(tmp_path / "index", ToneEmbedder())
+    for path in (tmp_path / "songs/low.wav", "../songs/low.wav", f"{tmp_path}/here/../songs/low.wav"):
+        assert "low.wav" not in [result.song for result in index.search(path)]
+
+
+def test_an_index_that_is_made_again_while_it_is_used(songs, tmp_path):
+    shutil.copytree(songs, tmp_path / "songs")
+    make_index(tmp_path / "songs", tmp_path / "index")
+    index = SearchIndex.load(tmp_path / "index", ToneEmbedder())
+    write_song(tmp_path / "songs/new.wav", [(0, 0, 0.2, 0.5)])
+    (tmp_path / "songs/high.wav").unlink()
+    make_index(tmp_path / "songs", tmp_path / "index")
+    assert [result.song for result in index.search("low.wav")] == ["album/rising.wav", "high.wav"]
+    fresh = SearchIndex.load(tmp_path / "index", ToneEmbedder())
+    assert {result.song for result in fresh.search("low.wav")} == {"album/rising.wav", "new.wav"}
 
 
 def test_every_passage(index):

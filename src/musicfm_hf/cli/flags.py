@@ -1,6 +1,7 @@
 """Flags and error handling that the commands share."""
 
 import argparse
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,8 +76,9 @@ def songs_in_words(count: int) -> str:
 
 
 def print_escaped(text: str) -> None:
-    """Print text that may contain file names with undecodable bytes."""
-    print(text.encode("ascii", "backslashreplace").decode())
+    """Print text that may contain file names with undecodable bytes, or characters that the terminal lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def report_problems(

@@ -149,7 +149,14 @@ def _dataset_sources(source: str, is_saved: bool, audio_column: str) -> list[Son
     """Return the rows of all splits of a data set."""
     from datasets import Audio, DatasetDict, load_dataset, load_from_disk
 
-    loaded = load_from_disk(source) if is_saved else load_dataset(source)
+    try:
+        loaded = load_from_disk(source) if is_saved else load_dataset(source)
+    except OSError as error:
+        if is_saved:
+            raise
+        raise FileNotFoundError(
+            f"{source} is neither a file or folder nor a data set that the Hub finds ({error})."
+        ) from error
     splits = loaded if isinstance(loaded, DatasetDict) else {"": loaded}
     sources = []
     for split, dataset in splits.items():

@@ -68,7 +68,7 @@ def _path(source: Any) -> Path | None:
     """Return the absolute path of audio that is read from a file, or `None`."""
     if isinstance(source, Mapping) and source.get("bytes") is None and source.get("array") is None:
         source = source.get("path")
-    return Path(source).absolute() if isinstance(source, str | os.PathLike) else None
+    return Path(os.path.abspath(source)) if isinstance(source, str | os.PathLike) else None
 
 
 def _readable(path: Path) -> str:

@@ -23,15 +23,19 @@ from .embedding import HeadModel
 from .encoder_digest import adapter_states, encoder_settings
 from .exported import check_exported_precision, is_exported, load_exported_heads
 
+_CLASSES = (MusicFMForAudioFrameClassification.__name__, MusicFMForAudioClassification.__name__)
 
-def load_annotators(folders: Iterable[str | os.PathLike] = (SMALL_MODEL,), **kwargs: Any) -> dict[str, HeadModel]:
+
+def load_annotators(
+    folders: str | os.PathLike | Iterable[str | os.PathLike] = (SMALL_MODEL,), **kwargs: Any
+) -> dict[str, HeadModel]:
     """
     Load models with a head for [`annotate`], each with the Auto class for its configuration. Equal encoders are kept
     in memory only once.
 
     Args:
-        folders: Folders or repositories of models, of PEFT adapters, or of models that were trained jointly; or
-            folders that `musicfm export` wrote. By default the small model, which is a part of the package.
+        folders: A folder or repository, or several: of models, of PEFT adapters, of models that were trained jointly,
+            or those that `musicfm export` wrote. By default the small model, which is a part of the package.
         **kwargs: Arguments for `from_pretrained`, such as `dtype`, `quantization_config` or `revision`.
 
     Returns:
@@ -42,7 +46,7 @@ def load_annotators(folders: Iterable[str | os.PathLike] = (SMALL_MODEL,), **kwa
         ValueError: if a model has no task, two models have the same task, or a model embeds clips for retrieval.
         OSError: if a model does not exist.
     """
-    names = [str(folder) for folder in folders]
+    names = [str(folder) for folder in ([folders] if isinstance(folders, str | os.PathLike) else folders)]
     for name in filter(is_exported, names):
         check_exported_precision(name, kwargs.get("quantization_config"))
     exported = [item for name in names if is_exported(name) for item in load_exported_heads(name).items()]
@@ -160,9 +164,10 @@ def by_task(models: HeadModel | Sequence[HeadModel] | Mapping[str, HeadModel]) -
     models = {name: _without_peft(model) for name, model in models.items()}
     for name, model in models.items():
         if not isinstance(model, MusicFMForAudioFrameClassification | MusicFMForAudioClassification):
+            loaded = " Import musicfm_hf before you load it." if type(model).__name__ in _CLASSES else ""
             raise TypeError(
-                f"{name} is a {type(model).__name__}; annotating needs MusicFMForAudioFrameClassification or "
-                "MusicFMForAudioClassification."
+                f"{name} is a {type(model).__module__}.{type(model).__name__}; annotating needs "
+                f"{' or '.join(_CLASSES)} of the package.{loaded}"
             )
     names = _check_tasks([(name, model.config) for name, model in models.items()])
     return {task: models[name] for task, name in names.items()}

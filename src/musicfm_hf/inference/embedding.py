@@ -1,6 +1,8 @@
 """Embeddings of whole songs of any length."""
 
 import math
+import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,6 +18,11 @@ from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAu
 from .exported import EncoderModel
 
 HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
+
+_LOCK = threading.Lock()
+# Models in `eval_mode` → the number of its users, and the modes of their modules before.
+_EVALUATED: weakref.WeakKeyDictionary[torch.nn.Module, tuple[int, list[tuple[weakref.ref, bool]]]]
+_EVALUATED = weakref.WeakKeyDictionary()
 
 
 class FrameEmbeddings(NamedTuple):
@@ -280,11 +287,24 @@ def cast_to_module(values: torch.Tensor, module: torch.nn.Module) -> torch.Tenso
 
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model in eval mode inside a `with` block, and restore the mode of every module afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """
+    Put a model in eval mode inside a `with` block, and restore the mode of every module afterwards. If several threads
+    use the model, it stays in eval mode until the last one leaves the block.
+    """
+    with _LOCK:
+        users, modes = _EVALUATED.get(model, (0, []))
+        if users == 0:
+            modes = [(weakref.ref(module), module.training) for module in model.modules()]
+            model.eval()
+        _EVALUATED[model] = (users + 1, modes)
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        with _LOCK:
+            users, modes = _EVALUATED.pop(model)
+            if users > 1:
+                _EVALUATED[model] = (users - 1, modes)
+            else:
+                for reference, mode in modes:
+                    if (module := reference()) is not None:
+                        module.training = mode

@@ -308,6 +308,7 @@ class MusicFMPreTrainedModel(MusicFMWithAdapters):
         self, save_directory: str | os.PathLike, *args: Any, max_shard_size: int | str = "1GB", **kwargs: Any
     ) -> None:
         """Save as [`PreTrainedModel`] does, in files of at most 1 GB, so that an interrupted upload can resume."""
+        self.config.task_folders = None  # the models in subfolders are not saved with this one
         super().save_pretrained(save_directory, *args, **kwargs | {"max_shard_size": max_shard_size})
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ Fields are named after the columns of the tasks, without the plural: `chord`, `s
 where a task has beats. So are those of tasks that are defined outside the package.
 """
 
+import itertools
 import json
 import os
 import re
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 
 from ..data.catalog import AUDIO_EXTENSIONS
+from ..data.written_files import read_record
 from ..tasks import TaskSpec, get_task, known_tasks
 from ..tasks.annotations import PITCH_NAMES, Beats, Segment, read_beats, read_segments, read_tags
-from ..tasks.events import MIN_TAG_PROBABILITY
+from ..tasks.events import MIN_TAG_PROBABILITY, from_json
+from ..tasks.song_json import is_song
 from ..training.files import write_safetensors
 from .mapped_file import MappedFile
 from .shards import PassageStore
@@ -70,7 +73,7 @@ class PassageLabels:
         """
         builder = _Builder(len(store))
         for song, record in enumerate(store.records()):
-            events = read_song_events(folder, record.name)
+            events = read_song_events(folder, record.name, record.place, record.state)
             builder.add(store, song, events)
         if builder.num_songs == 0:
             raise ValueError(
@@ -114,55 +117,74 @@ def field_of(spec: TaskSpec) -> str:
     return spec.column.removesuffix("s")
 
 
-def read_song_events(folder: str | os.PathLike, name: str) -> dict[str, Any]:
+def read_song_events(folder: str | os.PathLike, name: str, place: str = "", state: str = "") -> dict[str, Any]:
     """
     Read the annotations of a song, by column: [`Beats`], segments, or a list of tags. Tags in a JSON file count from
     a probability of one half on.
 
     Args:
         folder: Folder of the annotations.
-        name (`str`): Name of the song. Its annotations have this name with or without the extension of the audio.
+        name (`str`): Name of the song. Its annotations have this name with or without the extension of the audio, or
+            with a number after it, if `musicfm annotate` wrote them after those of another song of this name.
+        place, state (`str`): Output of [`audio_place`] and [`audio_state`] for its audio. Annotations that were made
+            from another file are not read, unless that file does not exist any more: then it was moved.
 
     Raises:
         ValueError: a file is malformed.
     """
     path = PurePosixPath(name)
     stem = path.with_suffix("").as_posix() if path.suffix.lower() in AUDIO_EXTENSIONS else name
+    found: list[tuple[bool, dict[str, Any]]] = []
     for base in dict.fromkeys([name, stem]):
-        events: dict[str, Any] = {}
-        content = _read_json(Path(folder) / f"{base}.json")
-        for spec in map(get_task, known_tasks()):
-            file = Path(folder) / f"{base}.{spec.file_ending}"
-            if file.is_file():
-                events[spec.column] = _READERS[spec.file_format](file)
-            elif content.get(spec.column):
-                events[spec.column] = _from_json(content[spec.column])
-        if events:
-            return events
-    return {}
+        for number in itertools.count(1):
+            candidate = Path(folder) / (base if number == 1 else f"{base}-{number}")
+            events = _read_events(candidate)
+            if not events:
+                break
+            record = read_record(candidate)
+            if number > 1 and not record:
+                continue  # made by hand for a song of that name
+            made_from = record.get("place", place)
+            is_own = made_from == place or record.get("state") == state
+            if is_own or not Path(made_from).is_file():
+                found.append((is_own, events))
+    own = (events for is_own, events in found if is_own)
+    return next(own, next((events for _, events in found), {}))
+
+
+def _read_events(base: Path) -> dict[str, Any]:
+    """Read the annotations in the files of a song; `base` is their path without the endings."""
+    events: dict[str, Any] = {}
+    json_file = base.with_name(f"{base.name}.json")
+    content = _read_json(json_file)
+    for spec in map(get_task, known_tasks()):
+        file = base.with_name(f"{base.name}.{spec.file_ending}")
+        if file.is_file():
+            events[spec.column] = _READERS[spec.file_format](file)
+        elif content.get(spec.column):
+            events[spec.column] = _from_json(content[spec.column], f"{json_file}, {spec.column}")
+    return events
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file of annotations; empty if it does not exist."""
+    """Return the content of a JSON file of annotations; empty if it does not exist or holds something else."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold the annotations of a song: it must have one JSON object.")
-    return content
+    return content if is_song(content) else {}
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(value: Any, place: str) -> Any:
     """Convert the events of a JSON file, which [`musicfm_hf.tasks.events.to_json`] describes."""
-    if isinstance(value, Mapping):
-        return [tag for tag, probability in value.items() if probability >= MIN_TAG_PROBABILITY]
-    if "time" in value[0]:
-        times, positions = ([row[name] for row in value] for name in ("time", "position"))
-        return Beats(np.array(times, dtype=np.float64), np.array(positions, dtype=np.int64))
-    return [Segment(row["start"], row["end"], row["label"]) for row in value]
+    events, _ = from_json(value, place)
+    if isinstance(events, str):
+        raise ValueError(f"{place}: this entry must be a list of beats or segments, or tags, got {events!r}.")
+    if isinstance(events, Mapping):
+        return [tag for tag, probability in events.items() if probability >= MIN_TAG_PROBABILITY]
+    return events
 
 
 class _Builder:

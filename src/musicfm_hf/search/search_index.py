@@ -98,7 +98,12 @@ class SearchIndex:
             raise FileNotFoundError(
                 f"{folder} has no index: write one with `musicfm index SONGS --output_dir {folder}`"
             )
-        return cls(folder, manifest, embedder, model, device)
+        index = cls(folder, manifest, embedder, model, device)
+        # The files stay open, so that the index may be made again meanwhile.
+        _ = index.store, index.geometry, index.labels, index._lookup
+        if manifest.faiss_file is not None:
+            _ = index.nearest
+        return index
 
     def __len__(self) -> int:
         """Return the number of passages."""
@@ -253,8 +258,12 @@ class SearchIndex:
 
     def _find_song(self, name: str) -> int | None:
         """Return the song with a name, or with a path, in the index."""
-        song = self._lookup.find(audio_place(name, name), self.store) if Path(name).is_file() else None
-        return self._lookup.find(name, self.store) if song is None else song
+        by_name = self._lookup.find(name, self.store)
+        if not Path(name).is_file():
+            return by_name
+        by_place = self._lookup.find(audio_place(name, name), self.store)
+        is_same = by_name is not None and self.store.record(by_name).state == audio_state(name)
+        return by_name if by_place is None and is_same else by_place  # another file may have the name of a song
 
     def _vectors(self, query: Any, parsed: Query) -> np.ndarray:
         """Return the vectors of a query, one for each of its passages, `(vectors, size)`."""
