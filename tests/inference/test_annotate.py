@@ -278,7 +278,7 @@ def test_other_rates(seconds):
     ("models", "audio", "settings", "error", "message"),
     [
         ([], music(1.0), {}, ValueError, "`models` is empty"),
-        ([torch.nn.Linear(1, 1)], music(1.0), {}, TypeError, "is a torch.nn.modules.linear.Linear; annotating needs MusicFM"),
+        ([torch.nn.Linear(1, 1)], music(1.0), {}, TypeError, r"1 is a torch.*\.Linear; annotating needs"),
         (None, music(1.0), {}, ValueError, "mine does not specify the task"),
         ([head("key"), head("key", seed=1)], music(1.0), {}, ValueError, "model 1 and model 2 are both for the task"),
         (head("key"), np.zeros((2, RATE)), {}, ValueError, "one waveform"),

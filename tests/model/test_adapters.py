@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi, RepoUrl
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForAudioFrameClassification, AutoModelForPreTraining
 
@@ -14,6 +15,7 @@ from musicfm_hf import (
     MusicFMForAudioFrameClassification,
     MusicFMForPreTraining,
     MusicFMModel,
+    MusicFMQuantizerModel,
     load_annotators,
 )
 from musicfm_hf.finetuning.arguments import TaskArguments
@@ -21,6 +23,7 @@ from musicfm_hf.finetuning.heads import add_lora, save_finetuned
 from musicfm_hf.model import adapters_musicfm
 from tests.helpers.models import TINY, head
 
+URL = "https://huggingface.co/alice/model"
 WAVEFORM = torch.randn(1, 24000, generator=torch.Generator().manual_seed(0))
 FRAMES = AutoModelForAudioFrameClassification
 
@@ -170,6 +173,26 @@ def test_add_adapter_saves_the_configuration(tmp_path):
     encoder = AutoModel.from_pretrained(tmp_path / "adapter").eval()
     expected = model.musicfm(WAVEFORM).last_hidden_state
     torch.testing.assert_close(encoder(WAVEFORM).last_hidden_state, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "quantizer"])
+def test_saving_with_a_push_uploads_everything(tmp_path, monkeypatch, kind):
+    """Also the configuration of an adapter, and the code of a quantizer, which Transformers does not save."""
+    if kind == "adapter":
+        MusicFMModel(MusicFMConfig(**TINY)).save_pretrained(tmp_path / "base")
+        model = FRAMES.from_pretrained(tmp_path / "base", label_rate=10.0)
+        model.add_adapter(random_lora(modules_to_save=["classifier"]))
+    else:
+        model = MusicFMQuantizerModel(MusicFMConfig(**TINY))
+    commits, repositories = [], []
+    monkeypatch.setattr(HfApi, "create_repo", lambda *args, **_: repositories.append(args[1]) or RepoUrl(URL))
+    monkeypatch.setattr(HfApi, "create_commit", lambda *_, operations, **__: commits.append(operations))
+    model.save_pretrained(tmp_path / kind, push_to_hub=True, repo_id="alice/model", commit_message="New")
+    (operations,) = commits
+    assert repositories == ["alice/model"]
+    uploaded = {operation.path_in_repo for operation in operations} - {"README.md"}
+    assert uploaded == {path.name for path in (tmp_path / kind).iterdir()} - {"README.md"}
+    assert {"config.json", "modeling_musicfm.py"} <= uploaded
 
 
 def test_an_adapter_on_a_model_that_was_never_saved(tmp_path, warnings_logged):

@@ -140,8 +140,21 @@ def test_head_fits_its_labels():
         ValueError, match="`classifier_outputs` must be outputs with 8 labels in total, as in `id2label`"
     ):
         MusicFMConfig(id2label=labels, classifier_outputs=[FUNCTION])
-    with pytest.raises(ValueError, match=r"`class_weights` must be 8 numbers, one for each label, got \[1\.0, 2\.0\]"):
+    message = r"`class_weights` must be 8 numbers, one for each label, or `None`, got \[1\.0, 2\.0\]"
+    with pytest.raises(ValueError, match=message):
         MusicFMConfig(id2label=labels, class_weights=[1.0, 2.0])
+
+
+def test_a_new_head_for_other_labels(tmp_path):
+    """As `AutoModel.from_pretrained(..., num_labels=5)` asks for it, of a model with outputs for its own labels."""
+    labels = dict(enumerate("ABCDEFGH"))
+    MusicFMConfig(id2label=labels, classifier_outputs=[FUNCTION, BOUNDARY], class_weights=[1.0] * 8).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ValueError, match=r"`classifier_outputs` must be outputs with 5 labels in total, .* or `None`"):
+        AutoConfig.from_pretrained(tmp_path, num_labels=5)
+    config = AutoConfig.from_pretrained(tmp_path, num_labels=5, classifier_outputs=None, class_weights=None)
+    assert (config.num_labels, config.classifier_outputs, config.class_weights) == (5, None, None)
 
 
 def test_number_of_labels_will_do_for_their_names():

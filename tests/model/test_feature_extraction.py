@@ -153,6 +153,17 @@ def test_sampling_rate(extractor, caplog):
     assert "assumed to be at 24000 Hz" in caplog.text
 
 
+def test_samples_of_16_bits_in_int32(extractor, caplog):
+    logging.getLogger("transformers").propagate = True
+    transformers_logging.warning_once.cache_clear()
+    samples = (ramp(2000) * 2**15).astype(np.int32)
+    extractor(samples * 2**16, RATE)
+    extractor(0 * samples, RATE)
+    assert "int32" not in caplog.text
+    extractor(samples, RATE)
+    assert f"int32 with a peak of {np.abs(samples).max()}, which is nearly silent" in caplog.text
+
+
 def test_truncation_and_max_length(extractor):
     batch = extractor(
         [ramp(2000), ramp(5000)], RATE, padding="max_length", max_length=3000, truncation=True, return_tensors="np"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any, Self
 
 from torch import nn
@@ -264,12 +265,22 @@ class MusicFMWithAdapters(PreTrainedModel):
             )
         return loading
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """
-        Save as [`PreTrainedModel`] does. An adapter is saved together with the configuration, which describes its
-        head.
+        Save, and push, as [`PreTrainedModel`] does. An adapter is saved together with the configuration, which
+        describes its head.
         """
+        names = ("repo_id", "commit_message", "create_pr", "private", "revision")
+        hub = {name: kwargs.pop(name) for name in names if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)
+        self._save_more(save_directory)
+        if push_to_hub and kwargs.get("is_main_process", True):
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
+    def _save_more(self, save_directory: str | os.PathLike) -> None:
+        """Save what [`PreTrainedModel`] leaves out."""
         if getattr(self, "_hf_peft_config_loaded", False):
             self.config.save_pretrained(save_directory)
             if not self.name_or_path:

@@ -417,6 +417,9 @@ class MusicFMConfig(PreTrainedConfig):
                 if hint := cls._suggest(key, similarity=0.8):
                     raise ValueError(f"MusicFMConfig has no argument `{key}`.{hint}")
                 logger.warning(f"MusicFMConfig has no argument `{key}` and ignores it.")
+        # Before the values of the saved head are checked, as they may be replaced because it does not fit.
+        of_head = {name: kwargs[name] for name in ("classifier_outputs", "class_weights") if name in kwargs}
+        config_dict = config_dict | of_head
         loaded: Any = super().from_dict({k: v for k, v in config_dict.items() if k not in unknown}, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for key in unknown:
@@ -668,9 +671,11 @@ class MusicFMConfig(PreTrainedConfig):
             )
         sizes = sum(output["size"] for output in self.classifier_outputs or [])
         valid = self.classifier_outputs is None or sizes == self.num_labels
-        require(valid, "classifier_outputs", f"outputs with {self.num_labels} labels in total, as in `id2label`")
+        require(
+            valid, "classifier_outputs", f"outputs with {self.num_labels} labels in total, as in `id2label`, or `None`"
+        )
         valid = self.class_weights is None or len(self.class_weights) == self.num_labels
-        require(valid, "class_weights", f"{self.num_labels} numbers, one for each label")
+        require(valid, "class_weights", f"{self.num_labels} numbers, one for each label, or `None`")
         require(self.pitch_kernel % 2 == 1, "pitch_kernel", "odd")
         losses = (None, "info_nce", "vicreg")
         require(self.contrastive_loss in losses, "contrastive_loss", "info_nce or vicreg, or None for other heads")

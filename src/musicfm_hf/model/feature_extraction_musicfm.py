@@ -321,6 +321,12 @@ def _as_float32(audio: np.ndarray, index: int) -> np.ndarray:
         with np.errstate(over="ignore"):  # an overflow is reported as not finite
             return audio.astype(np.float32, copy=False)
     if audio.dtype.name in _INTEGER_FULL_SCALE:
+        peak = max(int(audio.max(initial=0)), -int(audio.min(initial=0)))
+        if audio.dtype.name == "int32" and 0 < peak <= 2**15:
+            logger.warning_once(
+                f"Item {index} is int32 with a peak of {peak}, which is nearly silent: the full scale is 2**31. Pass "
+                "samples of 16 bits as int16."
+            )
         return (audio / _INTEGER_FULL_SCALE[audio.dtype.name]).astype(np.float32)
     if audio.dtype.name == "uint8":
         return ((audio.astype(np.float32)) - 128.0) / 128.0

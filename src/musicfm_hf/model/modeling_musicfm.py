@@ -497,9 +497,9 @@ class MusicFMQuantizerModel(MusicFMPreTrainedModel):
         """Always float32."""
         return next(self.buffers()).dtype
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save the model and its code, which Transformers saves only for models with an Auto class."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+    def _save_more(self, save_directory: str | os.PathLike) -> None:
+        """Save the code too, which Transformers saves only for models with an Auto class."""
+        super()._save_more(save_directory)
         custom_object_save(self, save_directory)
 
     @can_return_tuple
