@@ -381,3 +381,10 @@ def test_wrong_input(model):
         processor()()
     with pytest.raises(ValueError, match="The audio is at 44100 Hz, but the model needs 24000 Hz"):
         processor()(audio=audio[0], sampling_rate=44100)
+    with pytest.raises(TypeError, match="Without `text`, the processor takes no arguments samplin_rate"):
+        processor()(audio=audio[0], samplin_rate=44100)
+    stereo = np.stack([audio[0], 0 * audio[0]])
+    with pytest.raises(ValueError, match="to_mono"):
+        processor()(audio=[stereo], sampling_rate=RATE)
+    left = processor()(audio=[stereo], sampling_rate=RATE, to_mono="left")["input_values"]
+    assert left.equal(processor()(audio=audio[0], sampling_rate=RATE)["input_values"])

@@ -87,8 +87,14 @@ def test_a_part_of_a_song(index, songs):
 
 def test_a_song_that_is_not_in_the_index(index, tmp_path):
     path = write_song(tmp_path / "other.wav", [(0, 0, 0, 0.5), (0, 0, 0, 0.3)])
-    for query in (path, str(path), path.read_bytes(), {"path": str(path)}):
+    samples, rate = soundfile.read(path)
+    row = {"array": samples, "sampling_rate": rate}
+    for query in (path, str(path), path.read_bytes(), {"path": str(path)}, row):
         assert found(index.search(query, top=1)) == [("high.wav", 1.0, 1.0, 2.0)]
+    row["array"] = np.concatenate([np.zeros(2 * rate), samples])
+    assert found(index.search(row, top=1, start=2.0, end=3.0)) == [("high.wav", 1.0, 1.0, 2.0)]
+    with pytest.raises(ValueError, match=r"A row with `array` needs its `sampling_rate`"):
+        index.search({"array": samples})
 
 
 def test_a_song_that_has_changed_since_is_embedded_again(songs, tmp_path):

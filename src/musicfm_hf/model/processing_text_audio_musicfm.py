@@ -27,6 +27,7 @@ class MusicFMTextAudioProcessor(ProcessorMixin):
         padding: bool | str = True,
         truncation: bool = True,
         return_tensors: str | None = "pt",
+        to_mono: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -38,6 +39,7 @@ class MusicFMTextAudioProcessor(ProcessorMixin):
             sampling_rate (`int`, *optional*): Sampling rate of `audio` in Hz. Pass it so that it is checked.
             padding, truncation, kwargs: Arguments of the tokenizer. Audio is padded to the longest waveform of the
                 batch, unless `padding` is `False`.
+            to_mono (`str`, *optional*): Conversion of audio with several channels, as in [`MusicFMFeatureExtractor`].
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; lists if it is `None`.
 
         Returns:
@@ -49,6 +51,8 @@ class MusicFMTextAudioProcessor(ProcessorMixin):
         """
         if text is None and audio is None:
             raise ValueError("Pass `text`, `audio` or both.")
+        if text is None and kwargs:
+            raise TypeError(f"Without `text`, the processor takes no arguments {', '.join(kwargs)}.")
         values: dict[str, Any] = {}
         if text is not None:
             values |= self.tokenizer(
@@ -62,6 +66,7 @@ class MusicFMTextAudioProcessor(ProcessorMixin):
             padding=padding not in (False, "do_not_pad"),  # a length in tokens does not apply to audio
             return_attention_mask=True,
             return_tensors=return_tensors,
+            to_mono=to_mono,
         )
         return MusicFMBatchFeature(values)
 

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import HFValidationError
 
 from ..audio.reading import load_audio
+from ..audio.waveform import to_waveform
 from ..data.identity import audio_place, audio_state
 from ..inference.embedding import WindowSettings
 from ..inference.precision import quantization_config
@@ -276,11 +277,16 @@ class SearchIndex:
         source: Any = parsed.path or (query if record is None else record.place)
         duration = None if parsed.end is None else parsed.end - parsed.start
         embedder = self.embedder
-        audio = load_audio(source, embedder.sampling_rate, parsed.start, duration)
+        rate = embedder.sampling_rate
+        if isinstance(source, str | os.PathLike):
+            audio = load_audio(source, rate, parsed.start, duration)
+        else:
+            end = None if parsed.end is None else round(parsed.end * rate)
+            audio = to_waveform(source, None, rate)[round(parsed.start * rate) : end]
         if len(audio) < embedder.min_samples:
             raise ValueError(
-                f"The query has {len(audio) / embedder.sampling_rate:.3f} s of audio; the model needs at least "
-                f"{embedder.min_samples / embedder.sampling_rate:.3f} s."
+                f"The query has {len(audio) / rate:.3f} s of audio; the model needs at least "
+                f"{embedder.min_samples / rate:.3f} s."
             )
         passages = PassageSettings(self.manifest.made["passage_seconds"], self.manifest.made["hop_seconds"])
         (song,) = embedder.embed_songs([(None, audio)], passages)
