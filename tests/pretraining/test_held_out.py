@@ -1,5 +1,6 @@
 """Songs held out for validation are neither trained on nor measured."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from musicfm_hf.pretraining.arguments import (
     PretrainingArguments,
     QuantizerArguments,
 )
-from musicfm_hf.pretraining.data import build_data
+from musicfm_hf.pretraining.data import build_data, open_music
 from musicfm_hf.pretraining.model import build_model
 from musicfm_hf.pretraining.quantizers import train_quantizer
 
@@ -71,11 +72,31 @@ def test_statistics_are_those_of_the_training_songs(folder, held_out, measured, 
     assert model.config.mel_mean != 0
 
 
-def test_given_validation_songs_leave_all_others_to_measure(folder, measured, tmp_path):
+def test_given_validation_songs_leave_all_others(folder, measured, tmp_path):
     settings, data, arguments = pretraining(folder, tmp_path)
-    data.validation = [str(folder)]
+    names = {path.name for path in folder.iterdir()}
+    (tmp_path / "valid").mkdir()
+    for number in (0, 4):
+        os.symlink(folder / f"{number}.wav", tmp_path / f"valid/{number}.wav")  # another path of the same file
+    data.validation = [str(tmp_path / "valid")]
     build_model(settings, data, arguments)
-    assert set(measured) == {path.name for path in folder.iterdir()}
+    assert set(measured) == names - {"0.wav", "4.wav"}
+    (source,), validation = open_music(data)
+    assert {name for name, _ in source.songs} == names - {"0.wav", "4.wav"}
+    assert [name for name, _ in validation] == ["0.wav", "4.wav"]
+    data.validation = [str(folder)]  # all: a test of overfitting
+    assert {name for name, _ in open_music(data)[0][0].songs} == names
+
+
+def test_statistics_are_those_of_the_spectrogram_of_the_model(folder, tmp_path):
+    settings, data, arguments = pretraining(folder, tmp_path)
+    usual = build_model(settings, data, arguments).config
+    settings.set = ["n_fft=512", "num_mel_bins=64"]
+    other = build_model(settings, data, arguments).config  # measured again, into the same file
+    (source,), _ = open_music(data)
+    expected = mel_statistics(source.songs, 1.0, arguments.seed, progress=False, n_fft=512, num_mel_bins=64)
+    assert (other.mel_mean, other.mel_std) == pytest.approx((expected.mean, expected.std))
+    assert usual.mel_mean - other.mel_mean > 3
 
 
 def test_batches_have_no_crop_of_a_held_out_song(folder, held_out, tmp_path):

@@ -587,6 +587,16 @@ def test_quantizers_that_do_not_fit(monkeypatch, capsys, server, data, tmp_path)
     )
     assert code == 0, log
     flags = [TINY[0], *SHORT, *songs(data), "--quantizer", quantizer, "--set", *settings]
+    other = MusicFMQuantizerModel.from_pretrained(quantizer)  # trained again, for example
+    other.quantizer.centroids_0 += 1
+    other.save_pretrained(tmp_path / "other")
+    once = [TINY[0], *SHORT, "--max_steps", "1", "--save_steps", "1", *songs(data), "--set", *settings]
+    once += ["--statistics", "config"]
+    pretrain(server, tmp_path / "once", *once, "--quantizer", quantizer)
+    words = refused(
+        monkeypatch, capsys, tmp_path / "once", *once, "--max_steps", "2", "--quantizer", tmp_path / "other"
+    )
+    assert "checkpoint-1 was made with quantizer " in words
     words = refused(monkeypatch, capsys, tmp_path / "run", *flags, "codebook_size=[16, 9]", "hop_length=120")
     assert "does not match the model: `codebook_size` is [16, 8] there and [16, 9] here" in words
     assert "`hop_length` is 240 there and 120 here" in words

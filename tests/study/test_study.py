@@ -325,6 +325,8 @@ def test_study_is_interrupted_and_resumed(run, monkeypatch, capsys):
     shorter = TINY | {"probe_settings": {**TINY["probe_settings"], "head_size": None}}
     with pytest.raises(SystemExit, match=r"probe.key.head_size 16, not None"):
         run("resumed", *only, study=shorter)
+    with pytest.raises(SystemExit, match=r"resumed was made with validation None, not \[\['listed', 8"):
+        run("resumed", *only, "--validation", str(folder.parent / "songs.txt"))
 
 
 def test_half_of_the_songs(run):

@@ -135,7 +135,7 @@ class CropLoader:
     is used once, on any rank, before a song is used again. Each rank reads its own shards of a streamed source.
 
     A song that cannot be read, is shorter than a crop, or is silent is replaced with `min_samples` samples of noise,
-    and the rest of the crop is masked. The noise is too short to have masked frames, so it adds nothing to the loss.
+    and the rest of the crop is masked. The noise has at most two frames with targets.
 
     Iteration yields `input_values` `(batch, samples)` float32, `seeds` `(batch,)` int64 and, in batches with such a
     song, `attention_mask` `(batch, samples)` int64. It continues after the last batch that was yielded, or from a

@@ -125,8 +125,14 @@ class HeadArguments:
             raise ValueError(
                 "A probe reads features that were computed once: leave `effects` at 0, or use `--method full` or lora."
             )
-        if self.max_train_songs is not None and self.max_train_songs < 1:
-            raise ValueError(f"`max_train_songs` must be at least 1, got {self.max_train_songs}.")
+        for name in ("limit", "max_train_songs"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("label_rate", "crop_seconds"):
+            if (value := getattr(self, name, None)) is not None and not value > 0:
+                raise ValueError(f"`{name}` must be greater than 0, got {value}.")
+        if not getattr(self, "balance", 0) >= 0:
+            raise ValueError(f"`balance` must be at least 0, got {getattr(self, 'balance', 0)}.")
 
 
 @dataclass

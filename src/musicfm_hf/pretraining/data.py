@@ -1,9 +1,11 @@
 """Training batches with masks, and validation crops."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from ..data.catalog import list_sources
 from ..data.crops import CropLoader, FixedCrops, collate_crops, fixed_crops
@@ -12,6 +14,8 @@ from ..data.splits import split_by_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import sample_mask
 from .arguments import DataArguments, PretrainingArguments
+
+logger = logging.get_logger(__name__)
 
 _NOISE = 0x6E6F697365  # makes the seed of the noise of an item different from that of its mask
 
@@ -64,10 +68,32 @@ def open_music(data: DataArguments) -> tuple[list[ListedSource | StreamedSource]
     """
     sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
     if data.validation:
-        return sources, [song for source in data.validation for song in list_sources(source, data.audio_column)]
+        songs = [song for source in data.validation for song in list_sources(source, data.audio_column)]
+        return [_without(source, songs) for source in sources], songs
     if data.validation_fraction > 0:
         return hold_out_validation(sources, data.validation_fraction)
     return sources, []
+
+
+def _without(source: ListedSource | StreamedSource, songs: Iterable[Song]) -> ListedSource | StreamedSource:
+    """Return a source without the files of songs. Streams and rows of data sets are returned unchanged."""
+    if not isinstance(source, ListedSource):
+        return source
+    files = {os.path.realpath(audio) for _, audio in songs if isinstance(audio, str | os.PathLike)}
+    others = [
+        (name, audio)
+        for name, audio in source.songs
+        if not (isinstance(audio, str | os.PathLike) and os.path.realpath(audio) in files)
+    ]
+    if len(others) == len(source.songs):
+        return source
+    if not others:
+        logger.warning(
+            f"All songs of {source.name} are validation songs too: their scores are those of training songs."
+        )
+        return source
+    logger.warning(f"{len(source.songs) - len(others)} songs of {source.name} are validation songs: not trained on.")
+    return ListedSource(others, source.name)
 
 
 def hold_out_validation(

@@ -1,11 +1,12 @@
 """The model to pretrain: configuration, statistics, quantizer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.utils import logging
 
 from ..data.catalog import digest_names
 from ..data.sources import ListedSource, StreamedSource
@@ -17,6 +18,10 @@ from ..training.files import write_json
 from .arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
 from .data import open_music
 
+logger = logging.get_logger(__name__)
+
+# Settings of the spectrogram, whose statistics depend on them.
+SPECTROGRAM_FIELDS = ("sampling_rate", "n_fft", "hop_length", "num_mel_bins")
 # Settings that a quantizer depends on. A model that predicts its tokens must have the same values.
 QUANTIZER_FIELDS = [
     "quantizer_type",
@@ -77,22 +82,48 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
     if settings.model is not None:
         if settings.set:
             raise ValueError("`--set` applies to new models only: the model in `--model` already has a configuration.")
+        if settings.stats is not None:
+            raise ValueError("`--stats` applies to new models only: the model in `--model` already has statistics.")
         check_float(MusicFMConfig.from_pretrained(settings.model), settings.model, "trained")
-        model = MusicFMForPreTraining.from_pretrained(settings.model, **extra)
+        loaded: Any = MusicFMForPreTraining.from_pretrained(settings.model, output_loading_info=True, **extra)
+        model, missing = loaded[0], loaded[1]["missing_keys"]
+        _warn_of_ignored(config_values(settings.config, []), model.config)
+        if settings.quantizer is None and any(name.startswith("quantizer.") for name in missing):
+            _require_random_projection(model.config, settings.model)
     else:
         sources = open_music(data)[0] if settings.statistics != "config" else []
         with args.main_process_first(desc="statistics"):
             values = values_with_statistics(settings, sources, args.output_dir, args.seed)
         config = MusicFMConfig(**values, **extra)
-        if config.quantizer_type != "random_projection" and settings.quantizer is None:
-            raise ValueError(
-                f"The `quantizer_type` {config.quantizer_type!r} needs a trained quantizer: train one with "
-                "`musicfm train-quantizer` and pass its folder as `--quantizer`."
-            )
+        if settings.quantizer is None:
+            _require_random_projection(config)
         model = MusicFMForPreTraining(config)
     if settings.quantizer is not None:
         load_quantizer(model, settings.quantizer)
     return model
+
+
+def _require_random_projection(config: MusicFMConfig, model: str | None = None) -> None:
+    """Raise a `ValueError` if the quantizer is one that has to be trained; warn if `model` has lost its projection."""
+    if config.quantizer_type != "random_projection":
+        where = "" if model is None else f", and {model} has none, as is usual after fine-tuning"
+        raise ValueError(
+            f"The `quantizer_type` {config.quantizer_type!r} needs a trained quantizer{where}: train one with "
+            "`musicfm train-quantizer` and pass its folder as `--quantizer`."
+        )
+    if model is not None:
+        logger.warning(f"{model} has no quantizer: a new random projection is drawn, with other tokens than before.")
+
+
+def _warn_of_ignored(values: Mapping[str, Any], config: MusicFMConfig) -> None:
+    """Log which values of a recipe a model that already has a configuration does not take."""
+    wanted = MusicFMConfig(**values)
+    ignored = [name for name in values if getattr(wanted, name) != getattr(config, name)]
+    if ignored:
+        logger.warning(
+            "The model in `--model` keeps its configuration. These settings of the recipe have no effect: "
+            + ", ".join(f"{name} {getattr(wanted, name)!r} ({getattr(config, name)!r} there)" for name in ignored)
+        )
 
 
 def values_with_statistics(
@@ -115,30 +146,40 @@ def values_with_statistics(
         return values
     path = Path(settings.stats or Path(output_dir) / "stats.json")
     if settings.stats is None:
-        measure_statistics(path, sources, seed)
+        spectrogram = {name: values[name] for name in SPECTROGRAM_FIELDS if name in values}
+        measure_statistics(path, sources, seed, spectrogram)
     elif not path.is_file():
         raise ValueError(f"The file {path} does not exist.")
     by_band = values.get("front_end") == "convnext" and settings.statistics == "band"
     return mel_values(settings.statistics, path, input_by_band=by_band) | values
 
 
-def measure_statistics(path: Path, sources: Sequence[ListedSource | StreamedSource], seed: int) -> None:
+def measure_statistics(
+    path: Path,
+    sources: Sequence[ListedSource | StreamedSource],
+    seed: int,
+    spectrogram: Mapping[str, int] | None = None,
+) -> None:
     """
-    Measure an hour of the training music, unless the file exists and was measured on the same songs.
+    Measure an hour of the training music, unless the file exists and was measured on the same songs with the same
+    `spectrogram`, values of [`MusicFMConfig`].
 
     Raises:
         ValueError: some of `sources` are streams, which cannot be measured.
     """
     listed = [source for source in sources if isinstance(source, ListedSource)]
     songs = [song for source in listed for song in source.songs]
-    measured_on = digest_names([str(seed), *(name for name, _ in songs)])
+    defaults = MusicFMConfig()
+    other = {name: value for name, value in (spectrogram or {}).items() if value != getattr(defaults, name)}
+    settings = [f"{name}={other[name]}" for name in sorted(other)]
+    measured_on = digest_names([str(seed), *settings, *(name for name, _ in songs)])
     if path.is_file():
         recorded = json.loads(path.read_text(encoding="utf-8")).get("measured_on")
         if recorded in (None, measured_on):  # none in files of version 0.1 and of `musicfm prepare stats`
             return
     if len(listed) < len(sources):
         raise ValueError("Streams cannot be measured: pass `--stats`, or use `statistics: config` in the recipe.")
-    statistics = mel_statistics(songs, max_hours=1.0, seed=seed, progress=False)
+    statistics = mel_statistics(songs, max_hours=1.0, seed=seed, progress=False, **other)
     write_json(path, statistics.to_dict() | {"measured_on": measured_on})
 
 

@@ -279,11 +279,12 @@ def _unexplained(values: torch.Tensor, estimates: torch.Tensor) -> float:
 
 
 def feature_vectors(model: MusicFMQuantizerModel, batch: dict[str, Any]) -> torch.Tensor:
-    """Compute the feature vectors `(n, dim)` of a batch, without padding."""
+    """Compute the feature vectors `(n, dim)` of a batch, without padding and without the noise of unusable songs."""
     mask = batch.get("attention_mask")
     waveform = batch["input_values"].to(model.device)
     features = model.quantizer.features(waveform, None if mask is None else mask.to(model.device))
     if mask is None:
         return features.flatten(0, 1)
-    counts = mask.sum(-1) // model.config.samples_per_frame
+    samples = mask.sum(-1)
+    counts = (samples // model.config.samples_per_frame) * (samples > model.config.min_samples)
     return torch.cat([item[:count] for item, count in zip(features, counts.tolist(), strict=True)])

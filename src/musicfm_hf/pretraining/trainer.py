@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..data.crop_reader import AudioProblem, ProblemLog
 from ..data.crops import CropLoader, FixedCrops
+from ..data.identity import digest
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.losses_musicfm import frame_weight
 from ..model.masking_musicfm import fit_length, target_frames
@@ -226,6 +227,7 @@ class PretrainingTrainer(ResumableTrainer):
             "config": self.encoder_config.to_dict(),
             "training": {name: getattr(self.args, name) for name in _COMPARED_ARGUMENTS},
             "validation": self._validation_identity(),
+            "quantizer": self._quantizer_digest(),
         }
         write_json(folder / f"data_{self.args.process_index}.json", state)
         torch.save(self.statistics.counts.cpu(), folder / f"token_counts_{self.args.process_index}.pt")
@@ -256,6 +258,10 @@ class PretrainingTrainer(ResumableTrainer):
             require_same_settings(folder, state["training"], training, "--output_dir")
             crops = {"validation crops": self._validation_identity()}
             require_same_settings(folder, {"validation crops": state["validation"]}, crops, "--output_dir")
+        if "quantizer" in state:
+            require_same_settings(
+                folder, {"quantizer": state["quantizer"]}, {"quantizer": self._quantizer_digest()}, "--output_dir"
+            )
         for problem in state["problems"]:
             self.loader.problems.add(AudioProblem(*problem))
         self.audio_seconds = state["audio_seconds"]
@@ -267,6 +273,11 @@ class PretrainingTrainer(ResumableTrainer):
     def _validation_identity(self) -> list | None:
         """Return values for JSON that are equal if validation uses the same crops."""
         return None if self.eval_dataset is None else self.eval_dataset.identity
+
+    def _quantizer_digest(self) -> str:
+        """Return a digest of the quantizer, whose values do not change in training."""
+        buffers = self.accelerator.unwrap_model(self.model).quantizer.state_dict()
+        return digest(b"".join(buffers[name].cpu().numpy().tobytes() for name in sorted(buffers)))
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values.to(self.args.device), "sum")

@@ -153,8 +153,7 @@ def check_study(study: Study, cells: Sequence[Cell], places: Places) -> None:
     """
     places.require()
     sources = [open_source(source) for source in places.train]
-    for source in places.validation:
-        open_source(source)
+    validation = [open_source(source).identity for source in places.validation]
     for cell in cells:
         load_results(study, cell, places)
         parse_pretraining(cell, places)
@@ -167,7 +166,8 @@ def check_study(study: Study, cells: Sequence[Cell], places: Places) -> None:
         arguments, _ = parse_probe(study, cells[0], task, places)
         for split in SPLITS:
             songs[f"{task}.{split}"] = digest_names(song.id for song in read_split(arguments, split))
-    record = {"train": [source.identity for source in sources]} | songs
+    record: dict[str, Any] = {"train": [source.identity for source in sources]} | songs
+    record |= {"validation": validation} if validation else {}
     path = places.output_dir / "inputs.json"
     if path.is_file():
         require_same_settings(places.output_dir, json.loads(path.read_text(encoding="utf-8")), record, "--output_dir")

@@ -33,6 +33,8 @@ class RecipeArguments(TrainingArguments):
         super().__post_init__()
         if self.max_steps <= 0:
             raise ValueError("`max_steps` is required, because the data is endless.")
+        if self.label_smoothing_factor:
+            raise ValueError("`label_smoothing_factor` has no effect on the losses of these models: leave it at 0.")
         if self.n_gpu > 1:
             raise ValueError(
                 f"Each of {self.n_gpu} GPUs needs a process: run `accelerate launch --num_processes {self.n_gpu} "
