@@ -29,7 +29,7 @@ SOURCE = Source("Audio and annotations of a folder.", "", "", "Not stated.")
 COLUMNS = ("beats", *SEGMENT_COLUMNS, "tags")
 
 # Endings that are nearly those of files of annotations.
-_SINGULAR = {"beat": "beats", "chord": "chords", "section": "sections", "key": "keys"}
+_SINGULAR = {column.removesuffix("s"): column for column in ("beats", *SEGMENT_COLUMNS)}
 _SUFFIXES = {".beats": "beats", ".tags": "tags"} | dict.fromkeys(SONG_SUFFIXES)
 
 
