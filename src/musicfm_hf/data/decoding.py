@@ -89,11 +89,12 @@ class SongLoader:
     def _in_processes(self) -> Iterator[DecodedSong]:
         """Decode songs in processes, of which each may be killed."""
         pool = self._pool(self._num_workers)
+        most = _AHEAD * self._num_workers + 1  # with the one that the caller gets next
         indices = iter(range(len(self._songs)))
         pending: dict[Future, int] = {}
         try:
             while True:
-                for index in islice(indices, _AHEAD * self._num_workers - len(pending)):
+                for index in islice(indices, most - len(pending)):
                     try:
                         future = pool.submit(_decode, index)
                     except BrokenProcessPool:
