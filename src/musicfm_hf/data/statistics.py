@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ def mel_statistics(
     seed: int = 0,
     crop_seconds: float = 10.0,
     progress: bool = True,
-    **spectrogram: Any,
+    config: MusicFMConfig | None = None,
 ) -> MelStatistics:
     """
     Measure a catalog on crops that are spread over its files.
@@ -74,12 +75,13 @@ def mel_statistics(
         seed (`int`): Seed of order and crops.
         crop_seconds (`float`): Length of a crop.
         progress (`bool`): Show a progress bar.
-        spectrogram: Values of [`MusicFMConfig`] for the spectrogram, such as `n_fft`, that are not its defaults.
+        config ([`MusicFMConfig`], *optional*): Settings of the spectrogram; by default those of the published models.
 
     Raises:
         ValueError: no file could be read, all are silent, or a setting is out of range.
     """
-    config = MusicFMConfig(mel_mean=0.0, mel_std=1.0, **spectrogram)
+    config = MusicFMConfig() if config is None else copy(config)
+    config.mel_mean, config.mel_std = 0.0, 1.0
     min_samples = config.n_fft // 2 + 1
     if not crop_seconds * config.sampling_rate >= min_samples:
         raise ValueError(f"`crop_seconds` must be at least {min_samples} samples, got {crop_seconds}.")

@@ -146,8 +146,7 @@ def values_with_statistics(
         return values
     path = Path(settings.stats or Path(output_dir) / "stats.json")
     if settings.stats is None:
-        spectrogram = {name: values[name] for name in SPECTROGRAM_FIELDS if name in values}
-        measure_statistics(path, sources, seed, spectrogram)
+        measure_statistics(path, sources, seed, MusicFMConfig(**values))
     elif not path.is_file():
         raise ValueError(f"The file {path} does not exist.")
     by_band = values.get("front_end") == "convnext" and settings.statistics == "band"
@@ -158,11 +157,11 @@ def measure_statistics(
     path: Path,
     sources: Sequence[ListedSource | StreamedSource],
     seed: int,
-    spectrogram: Mapping[str, int] | None = None,
+    config: MusicFMConfig | None = None,
 ) -> None:
     """
-    Measure an hour of the training music, unless the file exists and was measured on the same songs with the same
-    `spectrogram`, values of [`MusicFMConfig`].
+    Measure an hour of the training music with the spectrogram of a model, by default that of the published models,
+    unless the file exists and was measured on the same songs with the same spectrogram.
 
     Raises:
         ValueError: some of `sources` are streams, which cannot be measured.
@@ -170,8 +169,8 @@ def measure_statistics(
     listed = [source for source in sources if isinstance(source, ListedSource)]
     songs = [song for source in listed for song in source.songs]
     defaults = MusicFMConfig()
-    other = {name: value for name, value in (spectrogram or {}).items() if value != getattr(defaults, name)}
-    settings = [f"{name}={other[name]}" for name in sorted(other)]
+    values = {name: getattr(config or defaults, name) for name in SPECTROGRAM_FIELDS}
+    settings = [f"{name}={value}" for name, value in values.items() if value != getattr(defaults, name)]
     measured_on = digest_names([str(seed), *settings, *(name for name, _ in songs)])
     if path.is_file():
         recorded = json.loads(path.read_text(encoding="utf-8")).get("measured_on")
@@ -179,7 +178,7 @@ def measure_statistics(
             return
     if len(listed) < len(sources):
         raise ValueError("Streams cannot be measured: pass `--stats`, or use `statistics: config` in the recipe.")
-    statistics = mel_statistics(songs, max_hours=1.0, seed=seed, progress=False, **other)
+    statistics = mel_statistics(songs, max_hours=1.0, seed=seed, progress=False, config=config)
     write_json(path, statistics.to_dict() | {"measured_on": measured_on})
 
 
