@@ -138,7 +138,9 @@ def test_missing_and_unreadable_audio_is_found_before_training(settings, songs, 
     monkeypatch.setattr(module, "starting_head", lambda *_: pytest.fail("training began"))
     first, *others = songs[split]
     absent = {"path": str(tmp_path / "absent.wav"), "bytes": None}
-    with pytest.raises(FileNotFoundError, match=rf"1 audio files of {split} songs do not exist, such as .*absent.wav"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"The audio of 1 of \d {split} songs does not exist, such as .*absent.wav"
+    ):
         finetune(*settings("chord/full"), songs | {split: [replace(first, audio=absent), *others]})
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     broken = songs | {split: [replace(first, audio=str(tmp_path / "broken.wav")), *others]}

@@ -174,11 +174,10 @@ def read_all(
 
 def _remarks(song: LabeledSong) -> list[str]:
     """Return the remarks of the tasks on the annotations of a song."""
-    specs = [spec for spec in map(get_task, known_tasks()) if spec.remarks is not None and spec.is_annotated(song)]
     return [
         f"{song.files.get(spec.column, spec.column)}: {text}"
-        for spec in specs
-        if spec.remarks is not None
+        for spec in map(get_task, known_tasks())
+        if spec.remarks is not None and spec.is_annotated(song)
         for text in spec.remarks(spec.annotation_of(song), song.duration)
     ]
 
@@ -241,15 +240,12 @@ def check_audio(splits: Mapping[str, Sequence[LabeledSong]]) -> None:
         UnusableSongError: the audio of a validation or test song cannot be read.
     """
     for split, songs in splits.items():
-        paths = [song.audio.get("path") if isinstance(song.audio, Mapping) else song.audio for song in songs]
-        is_file = [isinstance(song.audio, Mapping) and bool(song.audio.get("bytes")) for song in songs]
-        missing = [
-            path for path, has in zip(paths, is_file, strict=True) if not has and not Path(path or "").is_file()
-        ]
+        audio = [song.audio if isinstance(song.audio, Mapping) else {"path": song.audio} for song in songs]
+        missing = [one["path"] for one in audio if not one.get("bytes") and not Path(one["path"]).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{len(missing)} audio files of {split} songs do not exist, such as {missing[0]}. Put them back, or "
-                "prepare the data again."
+                f"The audio of {len(missing)} of {len(songs)} {split} songs does not exist, such as {missing[0]}. Put "
+                "it back, or prepare the data again."
             )
         for song in songs if split.rpartition("/")[2] != "train" else ():
             try:

@@ -2,7 +2,6 @@
 
 import math
 import threading
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,8 +20,7 @@ HeadModel = MusicFMForAudioFrameClassification | MusicFMForAudioClassification
 
 _LOCK = threading.Lock()
 # Models in `eval_mode` → the number of its users, and the modes of their modules before.
-_EVALUATED: weakref.WeakKeyDictionary[torch.nn.Module, tuple[int, list[tuple[weakref.ref, bool]]]]
-_EVALUATED = weakref.WeakKeyDictionary()
+_EVALUATED: dict[torch.nn.Module, tuple[int, list[tuple[torch.nn.Module, bool]]]] = {}
 
 
 class FrameEmbeddings(NamedTuple):
@@ -294,7 +292,7 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     with _LOCK:
         users, modes = _EVALUATED.get(model, (0, []))
         if users == 0:
-            modes = [(weakref.ref(module), module.training) for module in model.modules()]
+            modes = [(module, module.training) for module in model.modules()]
             model.eval()
         _EVALUATED[model] = (users + 1, modes)
     try:
@@ -305,6 +303,5 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
             if users > 1:
                 _EVALUATED[model] = (users - 1, modes)
             else:
-                for reference, mode in modes:
-                    if (module := reference()) is not None:
-                        module.training = mode
+                for module, mode in modes:
+                    module.training = mode

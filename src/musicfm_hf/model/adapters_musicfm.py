@@ -266,7 +266,12 @@ class MusicFMWithAdapters(PreTrainedModel):
         return loading
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args: Any,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
         """
         Save, and push, as [`PreTrainedModel`] does. An adapter is saved together with the configuration, which
@@ -274,9 +279,9 @@ class MusicFMWithAdapters(PreTrainedModel):
         """
         names = ("repo_id", "commit_message", "create_pr", "private", "revision")
         hub = {name: kwargs.pop(name) for name in names if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         self._save_more(save_directory)
-        if push_to_hub and kwargs.get("is_main_process", True):
+        if push_to_hub and is_main_process:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
     def _save_more(self, save_directory: str | os.PathLike) -> None:

@@ -27,7 +27,7 @@ _COLUMNS = {
 }
 # Names of the column of labels in files of other programs, if no column has one of the names above.
 _LABELS = ("position", "beat", "chord", "section", "function", "key")
-_IGNORED = ("value", "level", "confidence")  # if there is no column of labels; other columns may be one
+_IGNORED = ("value", "level", "confidence")  # columns of numbers, which a file without labels may have
 
 
 def read_layer(path: str | os.PathLike) -> list[LabelRow]:

@@ -57,10 +57,7 @@ def function_of(label: str) -> str | None:
     instead of any letters: `trap` is not a `rap`. Case, digits, and the signs between words do not matter:
     `Pre – Chorus 2` and `pre_chorus` are `prechorus`.
     """
-    words = _words(label)
-    if words == [END]:
-        return None
-    return _known_function(words) or "inst"
+    return None if _words(label) == [END] else _known_function(label) or "inst"
 
 
 def _words(label: str) -> list[str]:
@@ -68,16 +65,16 @@ def _words(label: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", label.lower())
 
 
-def _known_function(words: Sequence[str]) -> str | None:
+def _known_function(label: str) -> str | None:
     """Return the function that the words of a label name, or `None`."""
-    text = " ".join(" ".join(re.findall(_PARTS, word)) if _WORD.fullmatch(word) else "?" for word in words)
+    text = " ".join(" ".join(re.findall(_PARTS, word)) if _WORD.fullmatch(word) else "?" for word in _words(label))
     return next((function for pattern, function in _PATTERNS if pattern.search(text)), None)
 
 
 def remarks(annotation: Sequence[Segment], duration: float) -> list[str]:
     """Return a remark on labels that name no function, if most of them do not."""
     labels = [segment.label for segment in annotation if function_of(segment.label)]
-    unknown = [label for label in labels if _known_function(_words(label)) is None]
+    unknown = [label for label in labels if _known_function(label) is None]
     if 2 * len(unknown) <= len(labels):
         return []
     names = ", ".join(dict.fromkeys(unknown))
