@@ -542,6 +542,16 @@ def test_fine_tuning(places, tmp_path, method, task, flags):
     assert loaded.task == task
 
 
+def test_another_score_chooses_the_best_model(places, tmp_path):
+    run = tune(places, tmp_path / "run", "probe", "--task", "beat", "--metric_for_best_model", "downbeat_f")
+    args, entries = run.trainer.args, [entry for entry in history(run) if "eval_downbeat_f" in entry]
+    assert args.metric_for_best_model == "eval_downbeat_f"
+    assert args.greater_is_better
+    assert run.trainer.state.best_metric == max(entry["eval_downbeat_f"] for entry in entries)
+    with pytest.raises(KeyError, match=r"eval_wrong.*eval_beat_f"):
+        tune(places, tmp_path / "other", "probe", "--task", "beat", "--metric_for_best_model", "wrong")
+
+
 def test_a_vocabulary_stays_with_the_model(places, labeled, tmp_path):
     """From the flag to the targets, the decoder with what it learned, scores and annotations of the saved model."""
     run = tune(places, tmp_path / "run", "full", "--vocabulary", "full", "--balance", "0.3", "--speed", "2")

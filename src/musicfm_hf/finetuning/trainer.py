@@ -57,8 +57,7 @@ class FinetuningTrainer(ResumableTrainer):
         started: float | None = None,
         **kwargs: Any,
     ):
-        args.metric_for_best_model = f"eval_{self.main_score(config)}"
-        args.greater_is_better = True
+        args.choose_by(self.main_score(config))
         super().__init__(
             model=model,
             args=args,

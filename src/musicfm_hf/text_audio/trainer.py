@@ -59,8 +59,7 @@ class TextAudioTrainer(ResumableTrainer):
         seconds: float = 0.0,
         **kwargs: Any,
     ):
-        args.metric_for_best_model = f"eval_{MAIN_SCORE}"
-        args.greater_is_better = True
+        args.choose_by(MAIN_SCORE)
         super().__init__(
             model=model,
             args=args,

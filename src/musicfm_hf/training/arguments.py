@@ -64,3 +64,10 @@ class BestModelArguments(RecipeArguments):
         super().__post_init__()
         if self.train_sampling_strategy != "sequential":
             raise ValueError("`train_sampling_strategy` must be sequential, because examples are already random.")
+
+    def choose_by(self, score: str) -> None:
+        """Let a score choose the best model, unless `metric_for_best_model` names another one."""
+        name = self.metric_for_best_model
+        if name in (None, "loss"):  # defaults of the Trainer, whatever the task
+            name, self.greater_is_better = score, True
+        self.metric_for_best_model = f"eval_{name.removeprefix('eval_')}"
