@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from helpers.models import config_of
 from helpers.paths import ROOT
 from helpers.processes import on_ranks, run_script
 from helpers.runs import without_clock
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -595,6 +597,31 @@ def test_a_packed_copy_is_the_rounded_model(finished, labeled, tmp_path, method)
     assert "scores_of_songs" not in results
     song = load_songs(labeled, "test")[0].audio
     assert annotate(packed, song).chords
+
+
+def test_a_packed_copy_is_the_mean_of_two_models(finished, tmp_path):
+    """The other model has three times the weights, so the mean has twice the weights. Counters are not averaged."""
+    _, folder = finished("full")
+    shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("checkpoint-*"))
+    files = {path.relative_to(tmp_path): load_file(path) for path in (tmp_path / "other").rglob("*.safetensors")}
+    for path, tensors in files.items():
+        tripled = {name: 3 * tensor for name, tensor in tensors.items()}
+        save_file(tripled, tmp_path / path, {"format": "pt"})
+    pack_joint(folder, tmp_path / "packed", average_with=tmp_path / "other")
+    expected, packed = load_annotators([folder]), load_annotators([tmp_path / "packed"])
+    for model, copy in zip(expected.values(), packed.values(), strict=True):
+        tensors = copy.state_dict()
+        assert any("num_batches_tracked" in name for name in tensors)
+        for name, tensor in model.state_dict().items():
+            doubled = 2 * tensor if tensor.is_floating_point() else tensor
+            rounded = doubled if tensor.ndim < 2 else doubled.bfloat16().float()
+            torch.testing.assert_close(tensors[name], rounded, rtol=2**-8, atol=0)
+    results = json.loads((tmp_path / "packed/results.json").read_text())
+    assert "data" in results
+    assert not results.keys() & {"scores", "calibration"}
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other/model.safetensors")
+    with pytest.raises(ValueError, match=r"other cannot be averaged with a model whose weights have other names"):
+        pack_joint(folder, tmp_path / "packed", average_with=tmp_path / "other")
 
 
 def test_a_head_for_retrieval_is_added_to_a_packed_copy(finished, tmp_path):

@@ -20,7 +20,10 @@ _LONG_RESULTS = ("history", "scores_of_songs")
 
 
 def pack_joint(
-    source: str | os.PathLike, output_dir: str | os.PathLike, encoder_run: str | os.PathLike | None = None
+    source: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    encoder_run: str | os.PathLike | None = None,
+    average_with: str | os.PathLike | None = None,
 ) -> int:
     """
     Copy models that were trained jointly, without LoRA, into a folder that holds the encoder once and has no links:
@@ -35,13 +38,17 @@ def pack_joint(
         output_dir: Folder to write to; an existing copy is replaced.
         encoder_run (*optional*): Output folder of `musicfm pretrain` for the encoder from which the models were
             trained. The card then lists its music too.
+        average_with (*optional*): Output folder of an earlier run that `source` continued. Each weight of the copy is
+            the mean of both, which can keep more of the skills of the earlier run (Wortsman et al. 2022, "Robust
+            fine-tuning of zero-shot models"). `results.json` then has no scores.
 
     Returns:
         Number of bytes of all files.
 
     Raises:
         FileNotFoundError: the folder, or a model in it, has no weights; or a folder has no results.
-        ValueError: the folder does not hold models that were trained jointly.
+        ValueError: the folder does not hold models that were trained jointly, or the weights to average have other
+            names or shapes.
     """
     source, output = Path(source), Path(output_dir)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -51,9 +58,16 @@ def pack_joint(
     if not (source / ENCODER).is_file():
         raise FileNotFoundError(f"{source} has no {ENCODER}: adapters cannot be copied without their base model.")
     results = _short_results(_read_results(source))
+    if average_with is not None:
+        results = {name: value for name, value in results.items() if name not in ("scores", "calibration")}
     if encoder_run is not None:
         results["base_music"] = _read_results(Path(encoder_run)).get("music", [])
-    encoder = _rounded(load_file(source / ENCODER))
+
+    def read(task: str = "") -> dict[str, torch.Tensor]:
+        weights = _read_weights(source / task)
+        return weights if average_with is None else _average(weights, Path(average_with, task))
+
+    encoder = _rounded(read())
     place = temporary_path(output)
     place.mkdir(parents=True)
     write_safetensors(place / ENCODER, encoder, FORMAT)
@@ -61,7 +75,7 @@ def pack_joint(
     write_json(place / "results.json", results)
     for task in tasks:
         (place / task).mkdir()
-        _write_head(source / task, place / task, _read_weights(source / task), encoder)
+        _write_head(source / task, place / task, read(task), encoder)
     put_in_place(place, output)
     return _size(output)
 
@@ -118,6 +132,17 @@ def _size(folder: Path) -> int:
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return all weights of a model, by name."""
     return {name: tensor for file in _weights(folder) for name, tensor in load_file(file).items()}
+
+
+def _average(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """Return the means of weights and those of the model in a folder; counters are not averaged."""
+    earlier = _read_weights(folder)
+    if {name: tensor.shape for name, tensor in earlier.items()} != {name: t.shape for name, t in weights.items()}:
+        raise ValueError(f"{folder} cannot be averaged with a model whose weights have other names or shapes.")
+    return {
+        name: (tensor.float() + earlier[name].float()) / 2 if tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
