@@ -1,12 +1,12 @@
 """
 Collect the scores of the small model, and measure the command that annotates a song with it.
 
-    python recipes/small_model.py --source POP909 --output_dir small_model
-    musicfm evaluate small_model/musicfm-small --data data/lead_sheets \\
-        --output_file small_model/musicfm-small/evaluations/lead_sheets.json
+    python recipes/small_model.py --source POP909 --lead_sheets OpenEWLD --output_dir small_model
+    musicfm evaluate small_model/musicfm-small --data data/folk_tunes \\
+        --output_file small_model/musicfm-small/evaluations/folk_tunes.json
     python benchmarks/small_model.py small_model --data small_model/data/rendered
 
-The scores are those that the recipe measured on test songs, and those of lead sheets. The song is made of test songs,
+The scores are those that the recipe measured on test songs, and those of folk tunes. The song is made of test songs,
 as a wav file of `--seconds`; times include the start of the command and the picture, and memory is its peak.
 """
 
@@ -34,7 +34,14 @@ from musicfm_hf.training.records import environment
 SCORES = ("beat_f", "downbeat_f", "meter_acc", "majmin", "sevenths", "sevenths_inv", "key_weighted", "hr05_f", "map")
 SCORES += ("no_music_f",)
 CALIBRATED = ("beats", "downbeats", "time_signatures", "chords", "sections", "keys", "tags")
-PLAIN, EFFECTS, SHEETS = "test", "test_with_effects", "lead_sheets"
+PLAIN, EFFECTS = "test", "test_with_effects"
+# Columns of the tables, and their titles. Those after the second are named by the files of their evaluations.
+COLUMNS = {
+    PLAIN: "test songs",
+    EFFECTS: "with audio effects",
+    "lead_sheets": "lead sheets",
+    "folk_tunes": "folk tunes",
+}
 
 
 def main() -> None:
@@ -53,25 +60,25 @@ def main() -> None:
 
 def collect(folder: Path) -> dict[str, Any]:
     """Return the scores and calibration errors of test songs, the data, and the duration of each training."""
-    names = ("encoder", "first", "joint", "same_song")
+    names = ("encoder", "first", "second", "third", "same_song")
     runs = {name: json.loads((folder / f"runs/{name}/results.json").read_text()) for name in names}
     data = {path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "data").glob("*/info.json"))}
     return scores_of(folder / "musicfm-small/evaluations") | {
         "data": {name: {key: info.get(key) for key in ("hours", "counts")} for name, info in data.items()},
         "seconds": {name: run["seconds"] for name, run in runs.items()},
         "steps": {name: run["training"]["max_steps"] for name, run in runs.items()},
-        "weights": runs["joint"]["parameters"],
+        "weights": runs["third"]["parameters"],
         "search_weights": runs["same_song"]["trained_parameters"],
     }
 
 
 def scores_of(evaluations: Path) -> dict[str, Any]:
     """Return the scores and calibration errors in a folder of files of `musicfm evaluate`."""
-    scores: dict[str, dict[str, Any]] = {PLAIN: {}, EFFECTS: {}, SHEETS: {}}
-    errors: dict[str, dict[str, Any]] = {PLAIN: {}, EFFECTS: {}, SHEETS: {}}
+    scores: dict[str, dict[str, Any]] = {name: {} for name in COLUMNS}
+    errors: dict[str, dict[str, Any]] = {name: {} for name in COLUMNS}
     for path in sorted(evaluations.glob("*.json")):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        column = SHEETS if path.stem == SHEETS else EFFECTS if evaluation.get("effects") else PLAIN
+        column = path.stem if path.stem in COLUMNS else EFFECTS if evaluation.get("effects") else PLAIN
         for result in evaluation["models"].values():
             scores[column] |= result["scores"]
             errors[column] |= {name: value["ece"] for name, value in result.get("calibration", {}).items()}
@@ -116,21 +123,19 @@ def report(values: dict[str, Any]) -> str:
     """Return the table of scores and, after an empty line, that of calibration errors."""
     labels = {name: score.label for task in _tasks() for name, score in task.scores.items()}
     scores, errors = values["scores"], values["calibration_errors"]
-    columns = (PLAIN, EFFECTS, SHEETS)
     rows = [
-        [labels[name], *(_cell(scores[column].get(name)) for column in columns), str(scores[PLAIN][name]["songs"])]
+        [labels[name], *(_cell(scores[column].get(name)) for column in COLUMNS), str(scores[PLAIN][name]["songs"])]
         for name in SCORES
         if name in scores[PLAIN]
     ]
     more = [
-        [name.replace("_", " "), *(_cell(errors[column].get(name)) for column in columns)]
+        [name.replace("_", " "), *(_cell(errors[column].get(name)) for column in COLUMNS)]
         for name in CALIBRATED
         if name in errors[PLAIN]
     ]
-    first = markdown_table(["score", "test songs", "with audio effects", "lead sheets", "songs"], rows)
-    return (
-        first + "\n" + markdown_table(["calibration error", "test songs", "with audio effects", "lead sheets"], more)
-    )
+    titles = list(COLUMNS.values())
+    first = markdown_table(["score", *titles, "songs"], rows)
+    return first + "\n" + markdown_table(["calibration error", *titles], more)
 
 
 def _tasks() -> list[Any]:

@@ -1,8 +1,8 @@
 """
-Make the small model of the package: data, pretraining, two rounds of joint fine-tuning, a head for search, and a
+Make the small model of the package: data, pretraining, three rounds of joint fine-tuning, a head for search, and a
 folder with scores and a card.
 
-    python recipes/small_model.py --source POP909 --output_dir small_model
+    python recipes/small_model.py --source POP909 --lead_sheets OpenEWLD --output_dir small_model
 
 It runs `musicfm` commands on two processor cores. Finished steps are skipped, so repeat the command to resume.
 docs/small_model.md has the requirements and the results.
@@ -26,13 +26,14 @@ TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIG
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="folder of POP909, as for `musicfm prepare pop909`")
+    parser.add_argument("--lead_sheets", type=Path, required=True, help="folder of OpenEWLD")
     parser.add_argument("--output_dir", type=Path, default=Path("small_model"), help="folder of data and runs")
     arguments = parser.parse_args()
     data, runs = arguments.output_dir / "data", arguments.output_dir / "runs"
     rendered, faster, packages, speech, sounds, presence = (
         data / name for name in ("rendered", "faster", "packages", "speech", "sounds", "presence")
     )
-    quantizer, encoder, first, joint = (runs / name for name in ("quantizer", "encoder", "first", "joint"))
+    quantizer, encoder, first, second = (runs / name for name in ("quantizer", "encoder", "first", "second"))
     music = ["--train", packages / "train.txt", rendered / "train.txt", "--validation", packages / "valid.txt"]
 
     prepare("packages", packages, "--test_songs", 60)
@@ -40,36 +41,49 @@ def main() -> None:
     prepare("packages", sounds, "--kind", "sounds")
     others = ["--speech", speech, "--sounds", sounds, "--songs", 300, "--seconds", 30]
     prepare("presence", presence, "--music", packages, *others)
-    pieces = ["--source", arguments.source, "--versions", 3, "--seconds", 45]
-    prepare("rendered", rendered, *pieces, "--composed", 300)
-    prepare("rendered", faster, *pieces, "--composed", 400, "--tempi", 0.8, 1.6, "--seed", 1, "--test_versions", 0)
+    pieces = ["--source", arguments.source, "--seconds", 45]
+    prepare("rendered", rendered, *pieces, "--versions", 3, "--composed", 300)
+    more = ["--versions", 3, "--composed", 400, "--tempi", 0.8, 1.6, "--seed", 1, "--test_versions", 0]
+    prepare("rendered", faster, *pieces, *more)
     step(MUSICFM, "train-quantizer", "small_kmeans", *music, "--hours", 1, makes=quantizer / "report.json")
     steps = ["--max_steps", 500, "--eval_steps", 250, "--save_steps", 250, "--warmup_steps", 50]
     weights = ["--set", "unmasked_loss_weight=0.25", "--weights", 1, 1]
     pretrain = ["pretrain", "small_all_frames", *music, *weights, "--quantizer", quantizer, *steps]
     step(TWO_PROCESSES, *pretrain, makes=encoder / "results.json")
-    tune = ["finetune", "joint/full", "small/joint", *outputs(runs), "--data", rendered, f"presence={presence}"]
-    step(TWO_PROCESSES, *tune, "--model", encoder, makes=first / "results.json")
+    tune = ["finetune", "joint/full", "small/joint", *outputs(runs)]
+    songs = ["--data", rendered, f"presence={presence}"]
+    step(TWO_PROCESSES, *tune, *songs, "--model", encoder, makes=first / "results.json")
     repeats = json.dumps({str(rendered): 0})  # other songs to train on, the same ones for validation
-    more = [faster, "--data_repeats", repeats, "--model", first, "--keep_head", "true", "--max_steps", 1600]
-    step(TWO_PROCESSES, *tune, *more, makes=joint / "results.json")
+    songs += [faster, "--data_repeats", repeats, "--model", first, "--keep_head", "true", "--max_steps", 1600]
+    step(TWO_PROCESSES, *tune, *songs, makes=second / "results.json")
+    third = tune_on_other_music([*tune, "--model", second], arguments, data, runs)
 
     small = arguments.output_dir / "musicfm-small"
     if not (small / "config.json").is_file():
-        print(f"{pack_joint(joint, small, encoder) / 1e6:.1f} MB in {small}")
+        print(f"{pack_joint(third, small, encoder, second) / 1e6:.1f} MB in {small}")
     add_search(small, arguments.source, data / "versions", runs)
-    for folder in (rendered, presence):
-        file = runs / "calibration" / f"{folder.name}.json"
-        step(MUSICFM, "evaluate", small, "--data", folder, "--calibrate", "--output_file", file, makes=file)
-    for name, words in {
-        "rendered": [rendered],
-        "rendered_effects": [rendered, "--effects", 1.0],
-        "presence": [presence],
-        "presence_effects": [presence, "--effects", 1.0],
-    }.items():
-        file = small / "evaluations" / f"{name}.json"
-        step(MUSICFM, "evaluate", small, "--data", *words, "--output_file", file, makes=file)
+    calibrate_and_score(small, data, runs)
     write_card(small, license="apache-2.0", place="musicfm_hf.SMALL_MODEL")  # it is copied into the package
+
+
+def tune_on_other_music(tune: list[object], arguments: argparse.Namespace, data: Path, runs: Path) -> Path:
+    """Tune a model on other music than pop songs too, after making it. Return the folder of the run."""
+    third = runs / "third"
+    rendered, wider, sheets, meters, presence = (
+        data / name for name in ("rendered", "wider", "lead_sheets", "meters", "presence")
+    )
+    pieces = ["--versions", 1, "--seconds", 45, "--composed", 250, "--tempi", 0.6, 1.7]
+    prepare("rendered", wider, "--source", arguments.source, *pieces, "--seed", 2, "--test_versions", 0)
+    pieces = ["--versions", 2, "--seconds", 45, "--license", "MIT"]
+    prepare("lead_sheets", sheets, "--source", arguments.lead_sheets, *pieces)
+    pieces = ["--songs", 320, "--seconds", 45, "--meters", *range(2, 8), "--tempo_change", 0.2]
+    prepare("synthetic", meters, *pieces, "--first_seed", 50000, "--fractions", 1, 0, 0)
+    songs = ["--data", rendered, wider, sheets, meters, f"presence={presence}"]
+    songs += [f"structure={folder}" for folder in (rendered, wider)]  # by the same rule
+    songs += [f"tagging={folder}" for folder in (rendered, wider, sheets)]  # of General MIDI
+    last = ["--keep_head", "true", "--max_steps", 600, "--load_best_model_at_end", "false"]
+    step(TWO_PROCESSES, *tune, *songs, *last, makes=third / "results.json")
+    return third
 
 
 def add_search(model: Path, source: Path, versions: Path, runs: Path) -> None:
@@ -82,6 +96,23 @@ def add_search(model: Path, source: Path, versions: Path, runs: Path) -> None:
         print(f"{pack_head(run, model) / 1e6:.1f} MB in {model}")
     file = head / "evaluations/versions.json"
     step(MUSICFM, "evaluate", head, "--data", versions, "--output_file", file, makes=file)
+
+
+def calibrate_and_score(model: Path, data: Path, runs: Path) -> None:
+    """Calibrate a model on validation songs of all kinds, and score the test songs."""
+    rendered, sheets, presence = (data / name for name in ("rendered", "lead_sheets", "presence"))
+    for name, folders in {"songs": [rendered, sheets], "presence": [presence]}.items():
+        file = runs / "calibration" / f"{name}.json"
+        step(MUSICFM, "evaluate", model, "--data", *folders, "--calibrate", "--output_file", file, makes=file)
+    for name, words in {
+        "rendered": [rendered],
+        "rendered_effects": [rendered, "--effects", 1.0],
+        "lead_sheets": [sheets],
+        "presence": [presence],
+        "presence_effects": [presence, "--effects", 1.0],
+    }.items():
+        file = model / "evaluations" / f"{name}.json"
+        step(MUSICFM, "evaluate", model, "--data", *words, "--output_file", file, makes=file)
 
 
 def outputs(runs: Path) -> list[object]:
