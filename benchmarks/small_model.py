@@ -1,7 +1,7 @@
 """
 Collect the scores of the small model, and measure the command that annotates a song with it.
 
-    python recipes/small_model.py --source POP909 --lead_sheets OpenEWLD --output_dir small_model
+    python recipes/small_model.py --source POP909 --lead_sheets OpenEWLD/dataset --output_dir small_model
     musicfm evaluate small_model/musicfm-small --data data/folk_tunes \\
         --output_file small_model/musicfm-small/evaluations/folk_tunes.json
     python benchmarks/small_model.py small_model --data small_model/data/rendered

@@ -2,7 +2,7 @@
 Make the small model of the package: data, pretraining, three rounds of joint fine-tuning, a head for search, and a
 folder with scores and a card.
 
-    python recipes/small_model.py --source POP909 --lead_sheets OpenEWLD --output_dir small_model
+    python recipes/small_model.py --source POP909 --lead_sheets OpenEWLD/dataset --output_dir small_model
 
 It runs `musicfm` commands on two processor cores. Finished steps are skipped, so repeat the command to resume.
 docs/small_model.md has the requirements and the results.
@@ -26,7 +26,7 @@ TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIG
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="folder of POP909, as for `musicfm prepare pop909`")
-    parser.add_argument("--lead_sheets", type=Path, required=True, help="folder of OpenEWLD")
+    parser.add_argument("--lead_sheets", type=Path, required=True, help="the folder dataset of OpenEWLD")
     parser.add_argument("--output_dir", type=Path, default=Path("small_model"), help="folder of data and runs")
     arguments = parser.parse_args()
     data, runs = arguments.output_dir / "data", arguments.output_dir / "runs"
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def tune_on_other_music(tune: list[object], arguments: argparse.Namespace, data: Path, runs: Path) -> Path:
-    """Tune a model on other music than pop songs too, after making it. Return the folder of the run."""
+    """Make music other than pop songs, and tune a model on it and on earlier songs. Return the folder of the run."""
     third = runs / "third"
     rendered, wider, sheets, meters, presence = (
         data / name for name in ("rendered", "wider", "lead_sheets", "meters", "presence")

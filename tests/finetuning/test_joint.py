@@ -599,6 +599,19 @@ def test_a_packed_copy_is_the_rounded_model(finished, labeled, tmp_path, method)
     assert annotate(packed, song).chords
 
 
+def test_data_sets_with_the_same_citation_cite_it_once(finished, tmp_path):
+    pack_joint(finished("full")[1], tmp_path / "packed")
+    path = tmp_path / "packed/results.json"
+    results = json.loads(path.read_text())
+    for number, source in enumerate(results["data"]["tasks"].values()):
+        source |= {"name": f"songs {number}", "citation": "@misc{songs}"}
+    write_json(path, results)
+    card = write_card(tmp_path / "packed").read_text()
+    assert "- songs 0: " in card
+    assert "- songs 1: " in card
+    assert card.count("@misc{songs}") == 1
+
+
 def test_a_packed_copy_is_the_mean_of_two_models(finished, tmp_path):
     """The other model has three times the weights, so the mean has twice the weights. Counters are not averaged."""
     _, folder = finished("full")
@@ -619,6 +632,8 @@ def test_a_packed_copy_is_the_mean_of_two_models(finished, tmp_path):
     results = json.loads((tmp_path / "packed/results.json").read_text())
     assert "data" in results
     assert not results.keys() & {"scores", "calibration"}
+    assert "Each weight is the mean of its values before and after" in write_card(tmp_path / "packed").read_text()
+    assert "Each weight is the mean" not in write_card(folder).read_text()
     save_file({"weight": torch.zeros(1)}, tmp_path / "other/model.safetensors")
     with pytest.raises(ValueError, match=r"other cannot be averaged with a model whose weights have other names"):
         pack_joint(folder, tmp_path / "packed", average_with=tmp_path / "other")

@@ -60,6 +60,7 @@ def pack_joint(
     results = _short_results(_read_results(source))
     if average_with is not None:
         results = {name: value for name, value in results.items() if name not in ("scores", "calibration")}
+        results["averaged"] = True  # for the card
     if encoder_run is not None:
         results["base_music"] = _read_results(Path(encoder_run)).get("music", [])
 

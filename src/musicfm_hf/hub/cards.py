@@ -248,6 +248,7 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
     ]
     fields = {"method": results["method"], "base": base, "scores": rows, "sources": sources, "tags": tasks}
     fields |= {"heads": heads, "retrieval": {name: RETRIEVAL_TASKS[name].about for name in heads_for_retrieval}}
+    fields["averaged"] = results.get("averaged", False)
     fields["has_code"] = bool(PreTrainedConfig.get_config_dict(folder)[0].get("auto_map"))
     return _training_fields(folder, results) | fields, metadata
 
