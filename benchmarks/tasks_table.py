@@ -5,13 +5,13 @@ A row is a method with its starting point. Cells whose runs do not exist yet sho
 with a dagger; these are compared only with each other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from learning_curves import draw_curves
+from learning_curves import curve, draw_curves
 from reporting import markdown_table, write_report
 from run_store import RunStore
 
@@ -19,7 +19,9 @@ from musicfm_hf.evaluation.bootstrap import correct_intervals, percentile_interv
 from musicfm_hf.evaluation.scoring import difference_samples, mean_over_runs
 from musicfm_hf.tasks import get_task
 
-STUDY: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8"))
+_FILE = yaml.safe_load(Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8"))
+STUDY: dict[str, dict[str, Any]] = _FILE["tasks"]
+FLAGS: dict[str, str] = _FILE["flags"]
 BASELINE, LOG_MEL = "classical baseline", "probe (log-mel)"
 PROBES = ("probe (random)", "probe (pretrained)")
 LORAS = ("LoRA (random)", "LoRA (pretrained)")
@@ -67,7 +69,7 @@ def write_table(folder: Path) -> dict[str, Any]:
     last = next(reversed(runs.values()), {})
     results |= {key: last[key] for key in ENVIRONMENT if key in last}
     write_report(folder / "tasks.json", results, report(results))
-    if any(results["few"].values()):
+    if any(len(curve(results, task, row)) > 1 for task, rows in results["few"].items() for row in rows):
         draw_curves(results, folder / "few_labels.png")
     return results
 
@@ -234,23 +236,29 @@ def head(table: Mapping[str, Mapping[str, Any]]) -> str:
         "models were trained, and the encoder pretrained, on other songs of the same data set.",
         f"- **Labels:** {labels}.",
         "- **Seeds:** means over three seeds, where not marked; \\* is a single seed.",
-        "- **Settings:** all rows of a task have the same decoder, head and length of crops; full fine-tuning and "
-        "LoRA also have the same steps and augmentation, which a probe cannot have. Layers and checkpoints were "
-        "chosen on validation songs.",
+        "- **Settings:** each run trains the heads of all tasks at once (the spectrogram has a probe for each task). "
+        "All rows have the same heads, decoders and length of crops, and heads read the learned sum of all hidden "
+        "states. Full fine-tuning and LoRA have the same steps, start from the heads of a probe with the same seed, "
+        "and keep the checkpoint that is best on validation songs.",
     ]
     if any(cell["earlier"] for cell in cells):
         lines.append(
             "- **†** Not of this study but of an earlier one: heads started from random weights, steps differed "
             "between rows, random encoders had no batch statistics, the decoder of sections was tuned for one row, "
-            "and full fine-tuning and LoRA for tags were trained on crops of 10 s instead of 29.1 s."
+            "full fine-tuning and LoRA for tags were trained on crops of 10 s instead of 29.1 s, and each run trained "
+            "one task on one layer, chosen on validation songs."
         )
     return "\n".join(lines) + "\n"
 
 
 def mark(cell: Mapping[str, Any]) -> str:
     """Return the marks of a cell that is of a single seed or of the earlier study."""
-    single = "\\*" if min(map(len, cell["seeds"].values())) == 1 else ""
-    return single + ("†" if cell["earlier"] else "")
+    return single(min(cell["seeds"].values(), key=len)) + ("†" if cell["earlier"] else "")
+
+
+def single(seeds: Sequence[float]) -> str:
+    """Return the mark of a single seed."""
+    return "\\*" if len(seeds) == 1 else ""
 
 
 def scores_table(table: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
@@ -288,7 +296,7 @@ def few_table(few: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         [
             f"{task}, {get_task(task).metric}",
             row,
-            *(f"{cells[size]['mean']:.3f}" if size in cells else "" for size in sizes),
+            *(f"{cells[size]['mean']:.3f}{single(cells[size]['seeds'])}" if size in cells else "" for size in sizes),
         ]
         for task, of_rows in few.items()
         for row, cells in of_rows.items()

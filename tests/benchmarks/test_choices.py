@@ -10,7 +10,8 @@ import tasks_table
 from tasks import Cell
 from tasks_table import FULLS, LOG_MEL, LORAS, PROBES
 
-LAYERS = 3
+from musicfm_hf.data.splits import SPLITS
+
 BEST_ON_VALIDATION, BEST_ON_TEST = 1, 2
 
 
@@ -41,53 +42,70 @@ def run_of(layer: int | str | None, seed: int = 1, row: str = PROBES[1], **means
 
 
 @pytest.fixture
-def study(monkeypatch, tmp_path):
-    """A study of an encoder with three layers, whose runs are only noted."""
-    places = {"model": "model", "data": "data", "cache": "cache", "store": tmp_path, "runs": tmp_path}
-    asked = {"tasks": ["chord"], "rows": [], "songs": [None], "seeds": (1, 2, 3), "finetuning_flags": []}
-    arguments = SimpleNamespace(**places, **asked)
-    study, study_runs = tasks.Study(arguments), []
-    monkeypatch.setattr(tasks.Study, "num_layers", LAYERS)
+def study(tmp_path):
+    """Function that returns a study of some rows, on four and on all songs."""
 
-    def run_cell(cell, timeout=-1):
-        reader = study.reader(cell)
-        layer = next((int(flag[8:]) for flag in reader if flag.startswith("--layer=")), "weighted")
-        study_runs.append((cell, layer, study.flags(cell, reader)))
-        return run_of(layer, cell.seed)
+    def build(*rows):
+        places = {"model": "model", "data": "data", "cache": "cache", "store": tmp_path, "runs": tmp_path}
+        asked = {"rows": rows, "songs": [4, None], "seeds": (1, 2, 3), "finetuning_flags": []}
+        return tasks.Study(SimpleNamespace(**places, **asked))
 
-    monkeypatch.setattr(study, "run_cell", run_cell)
-    return study, study_runs
+    return build
 
 
-@pytest.mark.parametrize("row", [*PROBES, *LORAS, *FULLS])
-def test_all_methods_read_the_layer_that_is_best_on_validation_songs(study, row):
-    """Of probes from the same starting point, with the first seed and all songs."""
-    study, study_runs = study
-    study.arguments.rows, study.arguments.songs = [row], [4, None]
-    study.run()
-    search = [(cell.row, layer) for cell, layer, _ in study_runs if cell.reader is not None]
-    is_random = "random" in row
-    assert set(search) == {(PROBES[not is_random], layer) for layer in (0, 1, 2, 3, "weighted")}
-    runs = {(cell.songs, cell.seed): (layer, flags) for cell, layer, flags in study_runs if cell.reader is None}
-    whole = [(None, seed) for seed in ((2, 3) if row in PROBES else (1, 2, 3))]
-    assert set(runs) == {*whole, (4, 1), (4, 2), (4, 3)}
-    for (songs, seed), (layer, flags) in runs.items():
-        assert layer == BEST_ON_VALIDATION
-        assert ("--random_encoder=true" in flags) == is_random
-        pairs = list(pairwise(flags))
-        assert (("--max_train_songs", "4") in pairs) == (songs == 4)
-        assert (("--songs_seed", str(seed)) in pairs) == (songs == 4)
-        assert ("--seed", str(seed)) in pairs
+def test_rows_differ_only_in_method_and_starting_point(study):
+    """The flags of a run are those of its method; from random weights, the same and `--random_encoder`."""
+    for methods in (PROBES, LORAS, FULLS):
+        flags = {}
+        for row in methods:
+            for cell in study(row).cells():
+                words = study(row).flags(cell)
+                assert words[-2:] == ["--output_dir", str(study(row).arguments.runs / cell.name)]
+                pairs = list(pairwise(words))
+                assert ("--weighted_layer_sum", "true") in pairs
+                assert ("--seed", str(cell.seed)) in pairs
+                assert (("--max_train_songs", "4") in pairs) == (cell.songs == 4)
+                assert (("--songs_seed", str(cell.seed)) in pairs) == (cell.songs == 4)
+                flags[row, cell.songs, cell.seed] = words[:-2]
+        assert len(flags) == 2 * 2 * 3
+        for (row, *place), words in flags.items():
+            if row == methods[0]:
+                position = words.index("--random_encoder")
+                assert words[position + 1] == "true"
+                words = words[:position] + words[position + 2 :]
+            assert words == flags[methods[1], *place]
 
 
 def test_runs_have_distinct_names(study):
-    study, _ = study
-    study.arguments.rows, study.arguments.songs = [LOG_MEL, *PROBES, *LORAS, *FULLS], [4, 8, None]
-    cells = set(study.cells())
-    assert len(cells) == 3 * 3 + 2 * (5 + 3 * 3 - 1) + 4 * 3 * 3
+    cells = list(study(LOG_MEL, *PROBES, *LORAS, *FULLS).cells())
+    assert len(cells) == 5 * 2 * 3 + 6 * 2 * 3  # the spectrogram has a run for each task
     assert len({cell.name for cell in cells}) == len(cells)
-    assert Cell("chord", FULLS[0], 4, 2).name == "chord_full-random_4-songs_2"
-    assert Cell("key", PROBES[1], None, 1, ("--layer=2",)).name == "key_probe-pretrained_layer-2_1"
+    names = [name for cell in cells for name in cell.records.values()]
+    assert len(names) == len(set(names)) == 5 * 7 * 2 * 3
+    assert Cell(FULLS[0], 4, 2).name == "joint_full-random_4-songs_2"
+    assert Cell(FULLS[0], 4, 2).records["key"] == "key_full-random_4-songs_2"
+    assert Cell(LOG_MEL, None, 1, "key").records == {"key": "key_probe-log-mel_1"}
+
+
+def test_a_run_of_all_tasks_has_a_record_for_each():
+    cell = Cell(PROBES[1])
+    scores = {task: {"score": number} for number, task in enumerate(cell.records)}
+    by_task = {key: {"test": scores} for key in ("scores", "scores_of_songs", "calibration")}
+    songs = {f"{task}/{split}": number for number, task in enumerate(cell.records) for split in SPLITS}
+    data = {"name": "a, b", "tasks": {task: {"name": f"data of {task}"} for task in cell.records}, "songs": songs}
+    results = {"task": "joint", "history": [1], "seconds": 3, "data": data} | by_task
+    records = tasks.records_of(cell, results, "musicfm …")
+    assert list(records) == [f"{task}_probe-pretrained_1" for task in ("beat", "chord", "structure", "key", "tagging")]
+    assert records["structure_probe-pretrained_1"] == {
+        "row": PROBES[1],
+        "command": "musicfm …",
+        "task": "structure",
+        "seconds": 3,
+        "data": {"name": "data of structure", "songs": {"train": 2, "validation": 2, "test": 2}},
+        "scores": {"test": {"score": 2}},
+        "scores_of_songs": {"test": {"score": 2}},
+        "calibration": {"test": {"score": 2}},
+    }
 
 
 def test_the_table_has_the_layer_that_is_best_on_validation_songs():
@@ -144,22 +162,23 @@ def test_runs_on_few_songs_are_apart():
     assert cells["key"] == {}
 
 
-def test_minutes_are_estimated_by_the_audio_of_the_steps(study, monkeypatch):
-    """600 steps of 16 crops of 12 s, and half as many in the recorded run; full fine-tuning has no recorded run."""
-    study, _ = study
-    recorded = run_of(1) | {"method": "probe", "seconds": 60.0}
-    recorded["settings"] |= {"crop_seconds": 12.0, "task": "chord", "log_mel": False}
-    recorded["training"] |= {"max_steps": 300, "per_device_train_batch_size": 16}
-    cell = Cell("chord", PROBES[1], None, 2)
-    assert study.expected_minutes(cell, {"a": recorded}) == pytest.approx(2.0)
-    assert study.expected_minutes(Cell("chord", FULLS[1]), {"a": recorded}) is None
-    assert study.expected_minutes(Cell("chord", LOG_MEL), {"a": recorded}) is None
-    study.arguments.rows = [PROBES[1]]
-    monkeypatch.setattr(study.store, "read", lambda: {"a": recorded, "chord_probe-pretrained_2": recorded})
-    lines = study.plan().splitlines()
-    assert [line.split()[0] for line in lines[:7]] == [tasks_cell.name for tasks_cell in study.cells()]
-    assert lines[5].endswith("recorded (1.0 min)")
-    assert lines[-1] == "0.2 hours in one process"  # six runs of two minutes
+def test_minutes_are_estimated_from_runs_of_the_same_method(study, monkeypatch):
+    recorded = {
+        "beat_probe-pretrained_1": run_of("weighted") | {"task": "beat", "seconds": 60.0},
+        "beat_probe-random_1": run_of("weighted", row=PROBES[0]) | {"task": "beat", "seconds": 180.0},
+        "beat_full": run_of("weighted", row="full") | {"task": "beat", "seconds": 600.0},  # of the earlier study
+        "chord_probe-log-mel_1": run_of(None, row=LOG_MEL) | {"seconds": 30.0},
+    }
+    assert tasks.expected_minutes(Cell(PROBES[1], None, 2), recorded) == 2.0
+    assert tasks.expected_minutes(Cell(FULLS[1]), recorded) is None
+    assert tasks.expected_minutes(Cell(LOG_MEL, task="chord"), recorded) == 0.5
+    assert tasks.expected_minutes(Cell(LOG_MEL, task="key"), recorded) is None
+    probes = study(PROBES[1])
+    monkeypatch.setattr(probes.store, "read", lambda: recorded)
+    lines = probes.plan().splitlines()
+    assert [line.split()[0] for line in lines[:6]] == [cell.name for cell in probes.cells()]
+    assert lines[3].endswith("recorded (1.0 min)")
+    assert lines[-1] == "0.2 hours in one process"  # five runs of two minutes
 
 
 def test_the_curve_of_probes_is_of_validation_songs(monkeypatch, tmp_path):

@@ -10,34 +10,45 @@ from helpers.finetuning import QUICK, SHORT
 from run_store import RunStore
 
 from musicfm_hf.cli.main import main
-from musicfm_hf.finetuning import batch_statistics
+from musicfm_hf.finetuning import batch_statistics, joint
 from musicfm_hf.finetuning import run as finetuning_run
+from musicfm_hf.tasks import get_task
 
 
 @pytest.fixture
-def tiny(monkeypatch, labeled, encoder, tmp_path):
-    """Function that runs the study of chords with a few steps, in this process, and returns the trained runs."""
-    study = {"chord": tasks_table.STUDY["chord"] | {"flags": shlex.join(SHORT), "finetuning": shlex.join(QUICK)}}
+def short(monkeypatch):
+    """The settings of the study, for two tasks and with a few steps."""
+    study = {task: tasks_table.STUDY[task] for task in ("chord", "key")}
+    flags = {"all": shlex.join(SHORT), "joint": tasks_table.FLAGS["joint"], "finetuning": shlex.join(QUICK[4:])}
+    for module in (tasks, tasks_table):
+        monkeypatch.setattr(module, "STUDY", study)
+        monkeypatch.setattr(module, "FLAGS", flags)
+    for module in (finetuning_run, joint):
+        monkeypatch.setattr(module, "WHITENING_CROPS", 8)
+    monkeypatch.setattr(batch_statistics, "NUM_CROPS", 8)
+
+
+@pytest.fixture
+def tiny(monkeypatch, short, labeled, encoder, tmp_path):
+    """Function that runs the study in this process, and returns the trained runs."""
     trained = []
 
     def musicfm(*words):
         trained.append(words[words.index("--output_dir") + 1])
         main(list(words))
 
-    train_probe = tasks.train_probe
+    def noted(train):
+        def train_noted(settings, training, splits):
+            trained.append(training.output_dir)
+            return train(settings, training, splits)
 
-    def note(settings, training, splits):
-        trained.append(training.output_dir)
-        return train_probe(settings, training, splits)
+        return train_noted
 
     monkeypatch.setattr(tasks, "musicfm", musicfm)
-    monkeypatch.setattr(tasks, "train_probe", note)
-    for module in (tasks, tasks_table):
-        monkeypatch.setattr(module, "STUDY", study)
-    monkeypatch.setattr(finetuning_run, "WHITENING_CROPS", 8)
-    monkeypatch.setattr(batch_statistics, "NUM_CROPS", 8)
+    for name in ("train_probe", "finetune_joint"):
+        monkeypatch.setattr(tasks, name, noted(getattr(tasks, name)))
     places = ["--model", encoder, "--data", labeled, "--runs", tmp_path / "runs", "--store", tmp_path / "store"]
-    places += ["--cache", tmp_path / "features", "--tasks", "chord"]
+    places += ["--cache", tmp_path / "features"]
 
     def run(*flags):
         trained.clear()
@@ -50,30 +61,26 @@ def tiny(monkeypatch, labeled, encoder, tmp_path):
 
 def test_the_study_from_probes_to_tables(tiny, tmp_path, capsys):
     rows = [tasks_table.LOG_MEL, *tasks_table.PROBES, *tasks_table.FULLS]
-    flags = ["--rows", *rows, "--seeds", 1, 2, "--songs", 2, "all"]
+    flags = ["--rows", *rows, "--seeds", 1, "--songs", 2, "all"]
     assert tiny(*flags, "--plan") == []
     planned = capsys.readouterr().out.splitlines()
     trained = tiny(*flags)
-    # Four readers (three hidden states and their sum) from two starting points; three more probes of each; and four
-    # runs of each other row.
-    assert len(trained) == len(set(trained)) == 2 * (4 + 3) + 3 * 4
+    assert len(trained) == len(set(trained)) == 2 * (2 + 4)  # the spectrogram has a probe for each task
     assert [line.split()[0] for line in planned[: len(trained)]] == trained
     runs = RunStore(tmp_path / "store").read()
-    assert set(runs) == set(trained)
+    assert len(runs) == 2 * 2 * 5  # tasks, numbers of songs, rows
     assert not list((tmp_path / "runs").rglob("checkpoint-*"))
-    chosen = {}
-    for row in tasks_table.PROBES:
-        best = tasks_table.best_runs("chord", tasks_table.select(list(runs.values()), "chord", row))
-        chosen["random" in row] = tasks_table.reader(best[0])
-        assert [run["training"]["seed"] for run in best] == [1, 2]
-    for run in runs.values():
-        assert run["settings"]["random_encoder"] == ("random" in run["row"])
-        if run["method"] != "probe":
-            assert tasks_table.reader(run) == chosen[run["settings"]["random_encoder"]]
-            assert run["history"][0]["step"] == 0  # the probe that it starts from
-            assert run["command"].startswith("musicfm finetune chord/")
+    for name, run in runs.items():
+        assert name.startswith(run["task"])
+        assert run["settings"].get("random_encoder") == ("random" in run["row"])
+        method = "full" if run["row"] in tasks_table.FULLS else "probe"
+        assert run["method"] == method
+        is_joint = run["row"] != tasks_table.LOG_MEL
+        assert run["settings"]["weighted_layer_sum"] == is_joint
+        assert run["command"].startswith(f"musicfm finetune {'joint' if is_joint else run['task']}/{method} ")
+        assert all(get_task(run["task"]).metric in scores for scores in run["scores"].values())
     results = tasks_table.write_table(tmp_path / "store")
-    assert {row for row, cell in results["table"]["chord"].items() if cell} == set(rows)
+    assert {row for row, cell in results["table"]["key"].items() if cell} == set(rows)
     assert set(results["few"]["chord"]) == set(rows)
     names = list(results["differences"]["chord"])
     assert "majmin, 2 songs: full (pretrained) − full (random)" in names
@@ -83,6 +90,6 @@ def test_the_study_from_probes_to_tables(tiny, tmp_path, capsys):
     capsys.readouterr()
     tiny(*flags, "--plan")
     assert capsys.readouterr().out.count("recorded") == len(trained)
-    tasks_table.STUDY["chord"]["flags"] += " --head_size 8"
+    tasks_table.FLAGS["all"] += " --head_size 8"
     with pytest.raises(ValueError, match=r"was made with head_size 16, not 8. Pass another `--store`"):
         tiny(*flags)
