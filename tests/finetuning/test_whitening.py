@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from musicfm_hf.finetuning.whitening import SMALLEST_SHARE, WhitenedLinear
+from musicfm_hf.finetuning.whitening import SMALLEST_SHARE, Moments, WhitenedLinear
 
 
 def inputs(scales: list[float], mean: float = 8.0, count: int = 4000) -> torch.Tensor:
@@ -12,9 +12,16 @@ def inputs(scales: list[float], mean: float = 8.0, count: int = 4000) -> torch.T
     return torch.randn(count, len(scales), generator=generator) * torch.tensor(scales) @ directions.T + mean
 
 
+def whitened(linear: nn.Linear, *tensors: torch.Tensor) -> WhitenedLinear:
+    moments = Moments(linear.in_features)
+    for tensor in tensors:
+        moments.add(tensor)
+    return WhitenedLinear(linear, moments)
+
+
 def test_inputs_become_white():
     rows = inputs([2.0, 1.0, 0.5])
-    layer = WhitenedLinear(nn.Linear(3, 2), rows.view(40, 100, 3))
+    layer = whitened(nn.Linear(3, 2), *rows.view(40, 100, 3))
     white = (rows - layer.mean) @ layer.matrix
     torch.testing.assert_close(white.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     variances = torch.tensor([0.25, 1.0, 4.0])
@@ -24,15 +31,15 @@ def test_inputs_become_white():
 
 def test_what_hardly_varies_is_not_blown_up():
     rows = inputs([1.0, 0.0, 0.0])
-    layer = WhitenedLinear(nn.Linear(3, 2), [rows])
+    layer = whitened(nn.Linear(3, 2), rows)
     assert layer.matrix.norm(dim=0).max() == pytest.approx((SMALLEST_SHARE / 3) ** -0.5, rel=0.1)
-    constant = WhitenedLinear(nn.Linear(3, 2), [torch.ones(5, 3)])
+    constant = whitened(nn.Linear(3, 2), torch.ones(5, 3))
     assert constant(torch.ones(1, 3)).isfinite().all()
 
 
 def test_folded_is_the_same_function():
     rows = inputs([5.0, 1.0, 0.3, 0.01])
-    layer = WhitenedLinear(nn.Linear(4, 6), [rows])
+    layer = whitened(nn.Linear(4, 6), rows)
     folded = layer.folded()
     assert type(folded) is nn.Linear
     torch.testing.assert_close(folded(rows), layer(rows), atol=1e-3, rtol=1e-4)
@@ -41,16 +48,16 @@ def test_folded_is_the_same_function():
 
 def test_it_begins_with_the_weights_it_is_given():
     linear = nn.Linear(3, 2)
-    layer = WhitenedLinear(linear, [inputs([1.0, 1.0, 1.0])])
+    layer = whitened(linear, inputs([1.0, 1.0, 1.0]))
     assert torch.equal(layer.weight, linear.weight)
     assert torch.equal(layer(layer.mean), linear.bias)
 
 
 def test_too_few_inputs():
     with pytest.raises(ValueError, match="at least two inputs, got 1"):
-        WhitenedLinear(nn.Linear(3, 2), [torch.ones(1, 3)])
+        whitened(nn.Linear(3, 2), torch.ones(1, 3))
     with pytest.raises(ValueError, match="got 0"):
-        WhitenedLinear(nn.Linear(3, 2), [])
+        whitened(nn.Linear(3, 2))
 
 
 def test_it_learns_what_a_plain_layer_hardly_sees():
@@ -70,6 +77,6 @@ def test_it_learns_what_a_plain_layer_hardly_sees():
 
     torch.manual_seed(0)
     linear = nn.Linear(3, 1)
-    whitened = WhitenedLinear(linear, [rows])
-    assert accuracy(whitened) > 0.95
+    layer = whitened(linear, rows)
+    assert accuracy(layer) > 0.95
     assert accuracy(linear) < 0.7

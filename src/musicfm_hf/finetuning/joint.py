@@ -25,7 +25,6 @@ from .arguments import FinetuningArguments
 from .heads import constant_loss, head_config, lora_config
 from .joint_arguments import JointArguments
 from .joint_data import (
-    HeadInputs,
     JointCrops,
     collate_joint,
     describe_data,
@@ -37,7 +36,7 @@ from .joint_model import JointModel, attach_head, layers_read
 from .run import WHITENING_CROPS, Finetuned, build_on_device, collect_results, final_ratings, start_run
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer, fill_cache
-from .whitening import WhitenedLinear, whitened_projector
+from .whitening import WhitenedLinear, whiten_heads
 
 MEAN = "mean"  # over tasks, of the main score of each
 
@@ -261,10 +260,8 @@ def _build_trainer(
     }
     joint = JointModel(models, weights, crops.label_shares(task.speed), has_encoder=cache is None)
     if cache is not None and task.whiten and not task.keep_head:
-        for name, model in models.items():
-            head = model.classifier
-            inputs = HeadInputs(crops_of(count=WHITENING_CROPS), partial(joint.head_input, name))
-            head.float().projector = whitened_projector(head, inputs)
+        heads = {name: model.classifier for name, model in models.items()}
+        whiten_heads(heads, crops_of(count=WHITENING_CROPS), joint.head_input)
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))

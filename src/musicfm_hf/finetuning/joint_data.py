@@ -4,9 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset
-
 from ..data.catalog import describe_sources
 from ..data.examples import TaskCrops, collate_examples, no_labels, read_labels, stack_labels
 from ..data.labeled import LabeledSong
@@ -127,19 +124,6 @@ class JointCrops(TaskCrops):
             * (1.0 if task_of(config).resamplable else unchanged)
             for task, config in self.configs.items()
         }
-
-
-class HeadInputs(Dataset):
-    """The hidden states of crops from a cache, as one head reads them: `select` selects its layers."""
-
-    def __init__(self, crops: JointCrops, select: Callable[[torch.Tensor], torch.Tensor]):
-        self.crops, self.select = crops, select
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        return {"hidden_states": self.select(self.crops[number]["hidden_states"])}
 
 
 def collate_joint(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -78,9 +78,10 @@ class JointModel(nn.Module):
         Args:
             hidden_states: `(…, frames, width)` if there is one layer, else `(…, frames, layers, width)`.
         """
-        if len(self.layers) == 1:
+        read = self.models[task].config.classifier_layers
+        if list(read) == self.layers:  # all of them, without a copy
             return hidden_states
-        places = [self.layers.index(layer) for layer in self.models[task].config.classifier_layers]
+        places = [self.layers.index(layer) for layer in read]
         return hidden_states[..., places[0], :] if len(places) == 1 else hidden_states[..., places, :]
 
     def _encode(

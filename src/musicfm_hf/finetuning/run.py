@@ -41,7 +41,7 @@ from .run_fingerprint import (
 )
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer, fill_cache
-from .whitening import WhitenedLinear, whitened_projector
+from .whitening import WhitenedLinear, whiten_heads
 
 logger = logging.get_logger(__name__)
 
@@ -283,7 +283,7 @@ def _build_trainer(
     crops = crops_of(count=arguments.max_steps * per_step)
     crops[0]  # raises before training if the settings do not match the songs
     if isinstance(trained, MusicFMClassifier) and task.whiten and not task.keep_head:
-        trained.float().projector = whitened_projector(trained, crops_of(count=WHITENING_CROPS))
+        whiten_heads({task.task: trained}, crops_of(count=WHITENING_CROPS))
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))

@@ -7,19 +7,45 @@ Whitening does not change which functions a linear layer can represent, only how
 *Efficient BackProp*, 1998).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
-from ..data.examples import TaskCrops
-from ..data.pairs import PairCrops
 from ..model.heads_musicfm import MusicFMHead
-from .joint_data import HeadInputs
 
 # Share of the mean variance that is added to each variance, so that directions with a smaller variance, which may be
 # rounding errors, are not amplified to unit variance.
 SMALLEST_SHARE = 1e-2
+
+
+class Moments:
+    """The mean and the covariance of rows with `size` values, which are added in parts."""
+
+    def __init__(self, size: int):
+        self.count, self.first = 0, torch.zeros(size)
+        self.total = torch.zeros(size, dtype=torch.float64)
+        self.products = torch.zeros(size, size, dtype=torch.float64)
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Add the rows of a tensor `(…, size)`."""
+        rows = tensor.detach().float().cpu().reshape(-1, len(self.first))
+        self.first = self.first if self.count else rows.mean(0)  # centered values keep their precision when squared
+        rows = rows - self.first
+        self.count += len(rows)
+        self.total += rows.sum(0)
+        self.products += rows.T @ rows
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean, float32 `(size,)`."""
+        return (self.first + self.total / self.count).float()
+
+    def covariance(self) -> torch.Tensor:
+        """Return the covariance, float64 `(size, size)`."""
+        mean = self.total / self.count
+        return self.products / self.count - torch.outer(mean, mean)
 
 
 class WhitenedLinear(nn.Linear):
@@ -29,7 +55,7 @@ class WhitenedLinear(nn.Linear):
 
     Args:
         linear (`nn.Linear`): A layer with a bias.
-        inputs (`Iterable[torch.Tensor]`): Tensors `(…, in_features)` from which mean and covariance are estimated.
+        inputs ([`Moments`]): Mean and covariance of inputs `(…, in_features)`.
 
     Raises:
         ValueError: `inputs` has fewer than two rows.
@@ -38,24 +64,14 @@ class WhitenedLinear(nn.Linear):
     mean: torch.Tensor
     matrix: torch.Tensor
 
-    def __init__(self, linear: nn.Linear, inputs: Iterable[torch.Tensor]):
-        in_features = linear.in_features
-        super().__init__(in_features, linear.out_features)
+    def __init__(self, linear: nn.Linear, inputs: Moments):
+        if inputs.count < 2:
+            raise ValueError(f"Whitening needs at least two inputs, got {inputs.count}.")
+        super().__init__(linear.in_features, linear.out_features)
         self.load_state_dict(linear.state_dict())
-        count, first = 0, torch.zeros(in_features)
-        total = torch.zeros(in_features, dtype=torch.float64)
-        products = torch.zeros(in_features, in_features, dtype=torch.float64)
-        for tensor in inputs:
-            rows = tensor.detach().float().cpu().reshape(-1, in_features)
-            first = first if count else rows.mean(0)  # centered values keep their precision when squared
-            rows = rows - first
-            count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
-        if count < 2:
-            raise ValueError(f"Whitening needs at least two inputs, got {count}.")
-        mean = total / count
-        variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+        variances, directions = torch.linalg.eigh(inputs.covariance())
         variances = variances.clamp_min(0) + SMALLEST_SHARE * variances.mean().clamp_min(1e-12)
-        self.register_buffer("mean", (first + mean).float())
+        self.register_buffer("mean", inputs.mean())
         self.register_buffer("matrix", (directions * variances.rsqrt()).float().contiguous())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -74,9 +90,26 @@ class WhitenedLinear(nn.Linear):
         return linear
 
 
-def whitened_projector(head: MusicFMHead, crops: TaskCrops | PairCrops | HeadInputs) -> WhitenedLinear:
-    """Create the first layer of a head, with whitening estimated from the features of the crops."""
-    examples = (crops[number]["hidden_states"][None].float() for number in range(len(crops)))
-    with torch.no_grad():
-        inputs = (head.normalize(head.pool(head.mix(example), None)) for example in examples)
-        return WhitenedLinear(head.projector, inputs)
+@torch.no_grad()
+def whiten_heads(
+    heads: Mapping[str, MusicFMHead],
+    crops: Dataset,
+    select: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, hidden_states: hidden_states,
+) -> None:
+    """
+    Replace the first layer of each head with one on whitened inputs, estimated from the features of crops. Crops are
+    read once for all heads.
+
+    Args:
+        heads (`dict[str, MusicFMHead]`): Heads by name.
+        crops: Items with `hidden_states`.
+        select: `(name, hidden_states)` → the hidden states that a head reads.
+    """
+    moments = {name: Moments(head.float().projector.in_features) for name, head in heads.items()}
+    items: Any = crops
+    for number in range(len(items)):
+        hidden_states = items[number]["hidden_states"][None].float()
+        for name, head in heads.items():
+            moments[name].add(head.normalize(head.pool(head.mix(select(name, hidden_states)), None)))
+    for name, head in heads.items():
+        head.projector = WhitenedLinear(head.projector, moments[name])
