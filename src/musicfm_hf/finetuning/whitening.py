@@ -8,12 +8,11 @@ Whitening does not change which functions a linear layer can represent, only how
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
+from ..data.examples import TaskCrops
 from ..model.heads_musicfm import MusicFMHead
 
 # Share of the mean variance that is added to each variance, so that directions with a smaller variance, which may be
@@ -93,7 +92,7 @@ class WhitenedLinear(nn.Linear):
 @torch.no_grad()
 def whiten_heads(
     heads: Mapping[str, MusicFMHead],
-    crops: Dataset,
+    crops: TaskCrops,
     select: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, hidden_states: hidden_states,
 ) -> None:
     """
@@ -102,13 +101,12 @@ def whiten_heads(
 
     Args:
         heads (`dict[str, MusicFMHead]`): Heads by name.
-        crops: Items with `hidden_states`.
+        crops ([`TaskCrops`]): Crops of the features of songs.
         select: `(name, hidden_states)` → the hidden states that a head reads.
     """
     moments = {name: Moments(head.float().projector.in_features) for name, head in heads.items()}
-    items: Any = crops
-    for number in range(len(items)):
-        hidden_states = items[number]["hidden_states"][None].float()
+    for number in range(len(crops)):
+        hidden_states = crops[number]["hidden_states"][None].float()
         for name, head in heads.items():
             moments[name].add(head.normalize(head.pool(head.mix(select(name, hidden_states)), None)))
     for name, head in heads.items():
