@@ -20,6 +20,9 @@ def test_table_of_small_models(labeled, encoder, tmp_path, monkeypatch):
         model.save_pretrained(runs / vocabulary)
         (runs / vocabulary / "results.json").write_text("{}")  # as if trained
     words = ["--model", encoder, "--data", labeled, "--runs", runs, "--limit", "1", "--validation_songs", "1"]
+    parse = chords.parse
+    few_steps = ["--max_steps", "4", "--eval_steps", "4", "--save_steps", "4"]  # for the probes
+    monkeypatch.setattr(chords, "parse", lambda task, method, words: parse(task, method, [*words, *few_steps]))
     monkeypatch.setattr(sys, "argv", ["chords.py", *map(str, words), "--output_file", str(tmp_path / "chords.json")])
     chords.main()
     results = json.loads((tmp_path / "chords.json").read_text())

@@ -10,8 +10,7 @@ from helpers.finetuning import QUICK, SHORT
 from run_store import RunStore
 
 from musicfm_hf.cli.main import main
-from musicfm_hf.finetuning import batch_statistics, joint
-from musicfm_hf.finetuning import run as finetuning_run
+from musicfm_hf.finetuning import batch_statistics
 from musicfm_hf.tasks import get_task
 
 
@@ -23,8 +22,6 @@ def short(monkeypatch):
     for module in (tasks, tasks_table):
         monkeypatch.setattr(module, "STUDY", study)
         monkeypatch.setattr(module, "FLAGS", flags)
-    for module in (finetuning_run, joint):
-        monkeypatch.setattr(module, "WHITENING_CROPS", 8)
     monkeypatch.setattr(batch_statistics, "NUM_CROPS", 8)
 
 

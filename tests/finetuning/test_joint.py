@@ -41,7 +41,6 @@ from musicfm_hf import (
 from musicfm_hf.data.labeled import LabeledSong, Source
 from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.evaluation.evaluate import evaluate_models
-from musicfm_hf.finetuning import joint as module
 from musicfm_hf.finetuning import joint_data
 from musicfm_hf.finetuning.arguments import FinetuningArguments
 from musicfm_hf.finetuning.heads import constant_loss
@@ -68,11 +67,6 @@ SHORT += ["--disable_tqdm", "true", "--dataloader_num_workers", "0", "--lora_r",
 SHORT += ["--crop_seconds", "4"]
 
 
-@pytest.fixture(autouse=True)
-def few_crops(monkeypatch):
-    monkeypatch.setattr(module, "WHITENING_CROPS", 8)
-
-
 @pytest.fixture(scope="session")
 def joint_places(labeled, encoder, tmp_path_factory) -> list[str]:
     cache = tmp_path_factory.mktemp("features")
@@ -96,9 +90,7 @@ def finished(joint_places, tmp_path_factory):
     def get(method: str):
         if method not in done:
             output = root / method
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(module, "WHITENING_CROPS", 8)
-                run = tune(joint_places, output, method)
+            run = tune(joint_places, output, method)
             save_joint_run(run, *parse(joint_places, output, method))
             done[method] = run, output
         return done[method]

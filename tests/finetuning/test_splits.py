@@ -32,11 +32,6 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("features")
 
 
-@pytest.fixture(autouse=True)
-def few_whitening_crops(monkeypatch):
-    monkeypatch.setattr(module, "WHITENING_CROPS", 16)
-
-
 @pytest.fixture
 def settings(encoder, labeled, cache, tmp_path):
     """Function that parses the settings of a short run."""

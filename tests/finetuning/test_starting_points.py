@@ -31,7 +31,6 @@ PROBE_FIRST = ["--probe_steps", "3", "--probe_batch_size", "2", "--probe_learnin
 
 @pytest.fixture(autouse=True)
 def few_crops(monkeypatch):
-    monkeypatch.setattr(module, "WHITENING_CROPS", 16)
     monkeypatch.setattr(batch_statistics, "NUM_CROPS", 16)
 
 
@@ -117,7 +116,7 @@ def test_a_random_encoder_is_fine_tuned(places, encoder, tmp_path, method):
 @pytest.mark.parametrize("encoder_flags", [[], ["--random_encoder", "true"]], ids=["pretrained", "random"])
 def test_fine_tuning_starts_with_the_head_of_a_probe(places, tmp_path, method, encoder_flags):
     """Of the probe that `musicfm finetune` trains with these settings, to the last bit."""
-    flags = [*PROBE_FIRST, *encoder_flags, "--layer", "1"]
+    flags = [*PROBE_FIRST, *encoder_flags, "--layer", "1", "--save_total_limit", "9"]
     task, arguments = parse(places, tmp_path / "run", method, *flags)
     probe = finetune(*probe_settings(task, arguments, tmp_path / "probe"))
     assert probe.trained is probe.model.classifier
@@ -185,7 +184,7 @@ def test_a_saved_head_is_kept(places, tmp_path):
     task.results = str(tmp_path / "results")
     module.save_run(probe, task, arguments)
     flags = ["--model", str(tmp_path / "probe"), "--keep_head", "true", "--probe_steps", "5"]  # of no effect
-    run = tune(places, tmp_path / "full", "full", *flags)
+    run = tune(places, tmp_path / "full", "full", *flags, "--save_total_limit", "9")
     assert run.model.config.classifier_layer == 1
     state = load_file(tmp_path / "full/checkpoint-0/model.safetensors")
     assert all(state[f"classifier.{name}"].equal(tensor) for name, tensor in probe.trained.state_dict().items())

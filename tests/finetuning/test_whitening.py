@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from musicfm_hf.finetuning.whitening import SMALLEST_SHARE, Moments, WhitenedLinear
+from musicfm_hf import MusicFMConfig
+from musicfm_hf.finetuning.whitening import SMALLEST_SHARE, Moments, WhitenedLinear, whiten_heads
+from musicfm_hf.model.heads_musicfm import MusicFMHead
 
 
 def inputs(scales: list[float], mean: float = 8.0, count: int = 4000) -> torch.Tensor:
@@ -80,3 +82,20 @@ def test_it_learns_what_a_plain_layer_hardly_sees():
     layer = whitened(linear, rows)
     assert accuracy(layer) > 0.95
     assert accuracy(linear) < 0.7
+
+
+class Crops(list):
+    """Training crops, more of which can be drawn than training uses, as from `TaskCrops`."""
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        self.read = number + 1
+        return {"hidden_states": inputs([1.0, 2.0], count=1)}
+
+
+@pytest.mark.parametrize(("used", "read"), [(3, 64), (100, 100), (5000, 1024)])
+def test_crops_are_those_of_training(used, read):
+    """A short run does not wait for statistics of many crops; a very short one still has enough for a covariance."""
+    config = MusicFMConfig(hidden_size=2, num_attention_heads=1, num_labels=1, task="tagging", classifier_proj_size=2)
+    crops = Crops([None] * used)
+    whiten_heads({"tagging": MusicFMHead(config)}, crops)
+    assert crops.read == read

@@ -33,7 +33,7 @@ from .joint_data import (
     songs_of,
 )
 from .joint_model import JointModel, attach_head, layers_read
-from .run import WHITENING_CROPS, Finetuned, build_on_device, collect_results, final_ratings, start_run
+from .run import Finetuned, build_on_device, collect_results, final_ratings, start_run
 from .starting_head import Splits, starting_head
 from .trainer import EarlyStopping, FinetuningTrainer, fill_cache
 from .whitening import WhitenedLinear, whiten_heads
@@ -250,9 +250,9 @@ def _build_trainer(
         cache = FeatureCache(task.cache, EncoderFeatures(encoder, layers_read(models), settings))
         fill_cache(cache, [song for split in SPLITS for song in songs_of(splits, split)], arguments)
     read = cache or ReadWaveform(encoder.config, speed=task.speed, effects=task.effects)
-    crops_of = partial(JointCrops, configs, splits, read, crop_seconds=task.crop_seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    crops = crops_of(count=arguments.max_steps * per_step)
+    count = arguments.max_steps * per_step
+    crops = JointCrops(configs, splits, read, count, crop_seconds=task.crop_seconds, seed=arguments.seed)
     crops[0]  # raises before training if the settings do not match the songs
     weights = {
         name: task.weight_of(name) / max(constant_loss(config, splits[f"{name}/train"]), SMALLEST_LOSS)
@@ -261,7 +261,7 @@ def _build_trainer(
     joint = JointModel(models, weights, crops.label_shares(task.speed), has_encoder=cache is None)
     if cache is not None and task.whiten and not task.keep_head:
         heads = {name: model.classifier for name, model in models.items()}
-        whiten_heads(heads, crops_of(count=WHITENING_CROPS), joint.head_input)
+        whiten_heads(heads, crops, joint.head_input)
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))

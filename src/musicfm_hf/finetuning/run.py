@@ -45,8 +45,6 @@ from .whitening import WhitenedLinear, whiten_heads
 
 logger = logging.get_logger(__name__)
 
-WHITENING_CROPS = 1024
-
 
 class Finetuned(NamedTuple):
     """
@@ -278,12 +276,12 @@ def _build_trainer(
         fill_cache(cache, [song for songs in splits.values() for song in songs], arguments)
     read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed, task.effects)
     seconds = task.crop_seconds or task.spec.crop_seconds
-    crops_of = partial(TaskCrops, config, splits["train"], read, crop_seconds=seconds, seed=arguments.seed)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    crops = crops_of(count=arguments.max_steps * per_step)
+    count = arguments.max_steps * per_step
+    crops = TaskCrops(config, splits["train"], read, count, crop_seconds=seconds, seed=arguments.seed)
     crops[0]  # raises before training if the settings do not match the songs
     if isinstance(trained, MusicFMClassifier) and task.whiten and not task.keep_head:
-        whiten_heads({task.task: trained}, crops_of(count=WHITENING_CROPS))
+        whiten_heads({task.task: trained}, crops)
     callbacks = list(callbacks)
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStopping(arguments.early_stopping_patience))

@@ -18,6 +18,7 @@ from ..model.heads_musicfm import MusicFMHead
 # Share of the mean variance that is added to each variance, so that directions with a smaller variance, which may be
 # rounding errors, are not amplified to unit variance.
 SMALLEST_SHARE = 1e-2
+FEWEST_CROPS, MOST_CROPS = 64, 1024
 
 
 class Moments:
@@ -96,16 +97,16 @@ def whiten_heads(
     select: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, hidden_states: hidden_states,
 ) -> None:
     """
-    Replace the first layer of each head with one on whitened inputs, estimated from the features of crops. Crops are
-    read once for all heads.
+    Replace the first layer of each head with one on whitened inputs, estimated from the features of the first 1024
+    training crops, or of all if training has fewer, but of 64 at least. Crops are read once for all heads.
 
     Args:
         heads (`dict[str, MusicFMHead]`): Heads by name.
-        crops ([`TaskCrops`]): Crops of the features of songs.
+        crops ([`TaskCrops`]): Training crops of the features of songs.
         select: `(name, hidden_states)` → the hidden states that a head reads.
     """
     moments = {name: Moments(head.float().projector.in_features) for name, head in heads.items()}
-    for number in range(len(crops)):
+    for number in range(min(max(len(crops), FEWEST_CROPS), MOST_CROPS)):
         hidden_states = crops[number]["hidden_states"][None].float()
         for name, head in heads.items():
             moments[name].add(head.normalize(head.pool(head.mix(select(name, hidden_states)), None)))

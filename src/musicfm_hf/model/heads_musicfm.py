@@ -43,7 +43,7 @@ class MusicFMHead(nn.Module):
         """Compute the weighted sum of layers: `(batch, frames, layers + 1, width)` → `(batch, frames, width)`."""
         if hidden_states.ndim == 3:
             return hidden_states
-        return torch.einsum("btlh,l->bth", hidden_states, self.layer_mix().to(hidden_states.dtype))
+        return self.layer_mix().to(hidden_states.dtype) @ hidden_states
 
     def layer_mix(self) -> torch.Tensor:
         """Return the weights `(layers + 1,)` of the hidden states in the learned sum, float32."""

@@ -79,10 +79,10 @@ def frame_targets(
         label = parse(segment.label)
         if label is None or segment.end <= bounds[0] or segment.start >= bounds[-1]:
             continue
-        first = np.clip(np.searchsorted(bounds, segment.start, side="right") - 1, 0, num_frames)
-        last = np.clip(np.searchsorted(bounds, segment.end, side="left"), first, num_frames)
-        edges = bounds[first : last + 1].clip(segment.start, segment.end)
-        seconds[first:last, labels.index(label)] += np.diff(edges)
+        first = max(int(bounds.searchsorted(segment.start, side="right")) - 1, 0)
+        last = min(int(bounds.searchsorted(segment.end, side="left")), num_frames)
+        edges = np.minimum(np.maximum(bounds[first : last + 1], segment.start), segment.end)
+        seconds[first:last, labels.index(label)] += edges[1:] - edges[:-1]
     seconds[:, -1] = 1 / frame_rate - seconds.sum(axis=1)
     # Rounding makes ties the same on every machine. In a tie, the first label wins, and ignored time loses.
     classes = seconds.round(9).argmax(axis=1)
