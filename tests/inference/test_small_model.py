@@ -76,6 +76,8 @@ def test_its_name_in_commands(tmp_path, monkeypatch):
     words = ["song.mp3", "--models", "runs/beat", "musicfm-small", "--output_dir", "musicfm-small"]
     assert find_small_model("annotate", words) == [*words[:3], SMALL_MODEL, *words[4:]]
     assert find_small_model("evaluate", ["musicfm-small", "--data", "x"]) == [SMALL_MODEL, "--data", "x"]
+    assert find_small_model("export", ["musicfm-small/chord", "--output_dir", "x"])[0] == f"{SMALL_MODEL}/chord"
+    assert find_small_model("train-text-audio", ["--audio_model", "musicfm-small"])[1] == SMALL_MODEL
     assert find_small_model("embed", ["a", "--model=musicfm-small"]) == ["a", f"--model={SMALL_MODEL}"]
     head = "musicfm-small/same_song"
     assert find_small_model("index", ["a", "--model", head]) == ["a", "--model", f"{SMALL_MODEL}/same_song"]

@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def find_small_model(command: str, words: Sequence[str]) -> list[str]:
     """
     Replace `musicfm-small`, the name of the small model, with its folder, also in `musicfm-small/same_song`: after
-    `--model` and `--models`, and among the models of `musicfm evaluate`. A folder of this name comes first.
+    `--model`, `--models` and `--audio_model`, and among the models of `musicfm evaluate` and `musicfm export`. A folder
+    of this name comes first.
     """
     from .. import SMALL_MODEL
 
@@ -79,11 +80,11 @@ def find_small_model(command: str, words: Sequence[str]) -> list[str]:
     if Path(name).exists():
         return list(words)
     replaced: list[str] = []
-    flag = "--models" if command == "evaluate" else ""
+    flag = "--models" if command in ("evaluate", "export") else ""
     for word in words:
         flag, equals, value = word.partition("=") if word.startswith("--") else (flag, "", word)
         first, *parts = value.split("/")
-        is_model = first == name and flag in ("--model", "--models")
+        is_model = first == name and flag in ("--model", "--models", "--audio_model")
         place = "/".join([SMALL_MODEL, *parts])
         replaced.append((f"{flag}=" if equals else "") + place if is_model else word)
     return replaced

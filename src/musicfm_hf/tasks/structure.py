@@ -276,6 +276,7 @@ TASK = TaskSpec(
     },
     score=score,
     about="Sections: their boundaries and their functions",
-    limits="Annotators disagree about sections and their names. The model has learned the judgment of its annotators.",
+    limits="Annotators disagree about sections and their names. The model has learned the conventions of its training "
+    "labels.",
     strip=Strip("form", above=True),
 )

@@ -222,7 +222,8 @@ TASK = TaskSpec(
         labels=lambda row: tuple(row["probabilities"]),
     ),
     about="Tags",
-    limits="Tags come from annotators. A predicted tag that is missing in the labels is not necessarily wrong.",
+    limits="It predicts the tags of its training data and no others. A predicted tag that the labels lack is not "
+    "necessarily wrong.",
     strip=None,
     file_format="tags",
 )
