@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def find_small_model(command: str, words: Sequence[str]) -> list[str]:
     """
     Replace `musicfm-small`, the name of the small model, with its folder, also in `musicfm-small/same_song`: after
-    `--model`, `--models` and `--audio_model`, and among the models of `musicfm evaluate` and `musicfm export`. A folder
-    of this name comes first.
+    `--model`, `--models` and `--audio_model`, and among the models of `musicfm evaluate` and `musicfm export`. A
+    folder of this name comes first.
     """
     from .. import SMALL_MODEL
 
