@@ -235,7 +235,7 @@ def head(table: Mapping[str, Mapping[str, Any]]) -> str:
         f"- **In domain:** scores of the {songs[0] if songs else 0} test songs of POP909, rendered from MIDI. All "
         "models were trained, and the encoder pretrained, on other songs of the same data set.",
         f"- **Labels:** {labels}.",
-        "- **Seeds:** means over three seeds, where not marked; \\* is a single seed.",
+        "- **Seeds:** means over three seeds, where not marked; \\* is a single seed, \\*\\* two seeds.",
         "- **Settings:** each run trains the heads of all tasks at once (the spectrogram has a probe for each task). "
         "All rows have the same heads, decoders and length of crops, and heads read the learned sum of all hidden "
         "states. Full fine-tuning and LoRA have the same steps, start from the heads of a probe with the same seed, "
@@ -252,13 +252,13 @@ def head(table: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def mark(cell: Mapping[str, Any]) -> str:
-    """Return the marks of a cell that is of a single seed or of the earlier study."""
-    return single(min(cell["seeds"].values(), key=len)) + ("†" if cell["earlier"] else "")
+    """Return the marks of a cell that has fewer than three seeds or is of the earlier study."""
+    return seeds_mark(min(cell["seeds"].values(), key=len)) + ("†" if cell["earlier"] else "")
 
 
-def single(seeds: Sequence[float]) -> str:
-    """Return the mark of a single seed."""
-    return "\\*" if len(seeds) == 1 else ""
+def seeds_mark(seeds: Sequence[float]) -> str:
+    """Return the mark of one or two seeds: as many asterisks."""
+    return "\\*" * len(seeds) if len(seeds) < 3 else ""
 
 
 def scores_table(table: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
@@ -296,7 +296,10 @@ def few_table(few: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         [
             f"{task}, {get_task(task).metric}",
             row,
-            *(f"{cells[size]['mean']:.3f}{single(cells[size]['seeds'])}" if size in cells else "" for size in sizes),
+            *(
+                f"{cells[size]['mean']:.3f}{seeds_mark(cells[size]['seeds'])}" if size in cells else ""
+                for size in sizes
+            ),
         ]
         for task, of_rows in few.items()
         for row, cells in of_rows.items()

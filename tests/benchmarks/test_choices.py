@@ -147,8 +147,9 @@ def test_cells_of_the_earlier_study_are_compared_only_with_each_other():
     runs, best = tasks_table.cell_runs([*before, *now], "chord", PROBES[0])
     assert [run["training"]["seed"] for run in best] == [1, 2]
     cell = tasks_table.cell("chord", runs, best)
-    assert tasks_table.mark(cell) == ""
+    assert tasks_table.mark(cell) == "\\*\\*"
     assert tasks_table.mark(tasks_table.cell("chord", *tasks_table.cell_runs(before, "chord", PROBES[0]))) == "\\*†"
+    assert [tasks_table.seeds_mark([0.5] * count) for count in (1, 2, 3, 4)] == ["\\*", "\\*\\*", "", ""]
 
 
 def test_runs_on_few_songs_are_apart():
