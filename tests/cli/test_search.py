@@ -113,12 +113,15 @@ def test_duplicates(capsys):
         ("index songs --model model --output_dir index --layer 2", "--layer: it was made with 1, now 2"),
         ("index songs --model model --output_dir new --layer 9", "Not indexed: `layer` must be between 0 and 2"),
         ("index songs --model model --output_dir new --hop_seconds 90", "Not indexed: `hop_seconds` must be"),
+        ("index songs --model model --output_dir new --hop_seconds 0", "Not indexed: `hop_seconds` must be"),
+        ("index songs --model model --output_dir new --passage_seconds 0", "Not indexed: `passage_seconds` must be"),
+        ("index  --model model --output_dir new", "Not indexed: The source is an empty text"),  # the second word is ''
         ("index songs --model model --output_dir new --annotations none", "annotations .*none does not exist"),
     ],
 )
 def test_mistakes_are_explained(words, message):
     with pytest.raises(SystemExit, match=message):
-        main(words.split())
+        main(words.split(" "))
 
 
 @pytest.mark.parametrize("words", ["search index", "search index song.mp3 --duplicates 0.9"])

@@ -343,6 +343,8 @@ def load_and_compare(folder: str, audio: str, expected: str) -> None:
 
 def test_an_adapter_in_another_process(runs, server, labeled, tmp_path):
     audio = load_songs(labeled, "test")[0].audio
+    config = json.loads((runs / "lora/config.json").read_text())
+    assert config["architectures"] == ["MusicFMForAudioFrameClassification"]  # not those of the base model
     model = AutoModelForAudioFrameClassification.from_pretrained(runs / "lora").eval()
     with torch.no_grad():
         torch.save(model(torch.from_numpy(load_audio(audio))[None]).logits, tmp_path / "logits.pt")

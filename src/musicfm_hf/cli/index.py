@@ -68,13 +68,14 @@ def main(argv: Sequence[str]) -> None:
             device,
             quantization_config(arguments.quantize, device),
         )
-        seconds = arguments.passage_seconds or embedder.default_seconds
+        seconds = embedder.default_seconds if arguments.passage_seconds is None else arguments.passage_seconds
+        hop = seconds if arguments.hop_seconds is None else arguments.hop_seconds
         outcome = run_index(
             embedder,
             sources,
             arguments.output_dir,
             settings.with_revision(revision),
-            PassageSettings(seconds, arguments.hop_seconds or seconds),
+            PassageSettings(seconds, hop),
             arguments.num_workers,
             state,
             arguments.shard,

@@ -81,8 +81,10 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
 
     Raises:
         FileNotFoundError: the source does not exist.
-        ValueError: the source has no audio, or is a list that is not in UTF-8.
+        ValueError: the source is empty, has no audio, or is a list that is not in UTF-8.
     """
+    if not str(source):
+        raise ValueError("The source is an empty text. Pass a folder, a file or a data set; `.` is this folder.")
     path = Path(source)
     is_saved_dataset = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
     if is_saved_dataset or _is_hub_id(source):

@@ -282,6 +282,7 @@ def save_finetuned(model: AnyHeadModel, trained: Any, folder: str | Path, is_ran
             trained.merge_and_unload().save_pretrained(temporary)
         elif isinstance(trained, PeftModel):
             trained.save_pretrained(str(temporary))
+            model.config.architectures = [type(model).__name__]  # it still has those of the base model
             model.config.save_pretrained(temporary)
             custom_object_save(trained.get_base_model(), temporary)  # the code, for users without the package
         else:

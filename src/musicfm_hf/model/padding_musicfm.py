@@ -74,7 +74,7 @@ def align_left(waveform: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
     first = attention_mask.int().argmax(-1, keepdim=True)
     position = first + torch.arange(waveform.shape[-1], device=waveform.device)[None]
     aligned = waveform.gather(1, position.clamp(max=waveform.shape[-1] - 1))
-    return aligned * valid_frames(0, waveform.shape[-1], attention_mask.bool().sum(-1))
+    return zero_padding(aligned, valid_frames(0, waveform.shape[-1], attention_mask.bool().sum(-1)))
 
 
 __all__ = ["align_left", "check_input", "item_lengths", "valid_frames", "zero_padding"]
