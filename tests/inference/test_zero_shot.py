@@ -93,6 +93,9 @@ def test_wrong_use(folder, song, tmp_path, capsys):
     for tags in ([], ["piano", " "], ["piano", "piano"]):
         with pytest.raises(ValueError, match="`tags` must be different texts that are not empty"):
             ZeroShotTagger(model, processor(), tags)
+    for tags in ("piano", [1980]):
+        with pytest.raises(TypeError, match=r"`tags` must be a list of texts, .* got"):
+            ZeroShotTagger(model, processor(), tags)
     with pytest.raises(ValueError, match=r"`template` must contain \{\}"):
         ZeroShotTagger(model, processor(), TAGS, "music")
     with pytest.raises(TypeError, match="must be a MusicFMTextAudioModel, got MusicFMForAudioFrameClassification"):

@@ -40,10 +40,12 @@ from .flags import (
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluate the models, then print and save their scores."""
+    """Evaluate the models, then save and print their scores."""
     arguments = parse(argv)
     settings = WindowSettings(None, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size)
     with user_errors("Not evaluated"):
+        if arguments.output_file is not None and arguments.output_file.is_dir():
+            raise ValueError(f"`--output_file` must name a file, and {arguments.output_file} is a folder.")
         for path in arguments.task_file:
             load_task_file(path)
         report = evaluate_models(
@@ -57,10 +59,10 @@ def main(argv: Sequence[str]) -> None:
             arguments.effects_seed,
             arguments.calibrate,
         )
+        if arguments.output_file is not None:
+            write_json(arguments.output_file, report)
     for name, result in report["models"].items():
         print_scores(name, result)
-    if arguments.output_file is not None:
-        write_json(arguments.output_file, report)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -26,7 +26,7 @@ class ZeroShotTagger:
 
     Raises:
         ValueError: if there are no tags, a tag is empty or repeated, or the template has no `{}`.
-        TypeError: if the model has no text tower.
+        TypeError: if the model has no text tower, or the tags are not a list of texts.
     """
 
     def __init__(self, model: MusicFMTextAudioModel, processor: Any, tags: Sequence[str], template: str = "{}"):
@@ -35,6 +35,8 @@ class ZeroShotTagger:
                 f"`model` must be a MusicFMTextAudioModel, got {type(model).__name__}. Tags in words need a model "
                 "with a text tower, such as MuQ-MuLan."
             )
+        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            raise TypeError(f'`tags` must be a list of texts, such as ["piano", "sad"], got {tags!r}.')
         self.tags = [tag.strip() for tag in tags]
         if not self.tags or not all(self.tags) or len(set(self.tags)) < len(self.tags):
             raise ValueError(f"`tags` must be different texts that are not empty, got {list(tags)}.")
