@@ -9,6 +9,7 @@ import pytest
 from helpers.models import head
 
 from musicfm_hf import MusicFMModel, WindowSettings
+from musicfm_hf.cli import evaluate as command
 from musicfm_hf.data.labeled import Source
 from musicfm_hf.data.labeled_dataset import build, load_songs, save
 from musicfm_hf.evaluation.evaluate import evaluate, evaluate_models
@@ -139,3 +140,22 @@ def test_a_missing_annotation_is_reported_before_any_song_is_encoded(folders, la
     with pytest.raises(ValueError, match=r"None of the 2 songs of .* has keys, which key needs"):
         evaluate_models([folders["chord"], folders["key"]], tmp_path)
     assert not windows
+
+
+def test_a_folder_is_refused_before_anything_is_scored(tmp_path):
+    with pytest.raises(SystemExit, match=r"Not evaluated: `--output_file` must name a file, and .* is a folder"):
+        command.main(["no_model", "--data", "no_data", "--output_file", str(tmp_path)])
+
+
+def test_scores_are_saved_before_they_are_printed(tmp_path, monkeypatch):
+    """A terminal that cannot show the name of a song does not cost the scores."""
+
+    def fail(*arguments):
+        raise UnicodeEncodeError("ascii", "é", 0, 1, "not in this encoding")
+
+    report = {"models": {"chord": {"task": "chord"}}}
+    monkeypatch.setattr(command, "evaluate_models", lambda *arguments: report)
+    monkeypatch.setattr(command, "print_scores", fail)
+    with pytest.raises(UnicodeEncodeError):
+        command.main(["chord", "--data", "data", "--output_file", str(tmp_path / "scores.json")])
+    assert json.loads((tmp_path / "scores.json").read_text()) == report

@@ -28,6 +28,11 @@ class FinetuningArguments(BestModelArguments):
     )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Number of crops per device in a step."})
 
+    @property
+    def num_crops(self) -> int:
+        """Number of crops in all steps of all processes."""
+        return self.max_steps * self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
 
 @dataclass
 class HeadArguments:

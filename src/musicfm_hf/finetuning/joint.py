@@ -250,9 +250,7 @@ def _build_trainer(
         cache = FeatureCache(task.cache, EncoderFeatures(encoder, layers_read(models), settings))
         fill_cache(cache, [song for split in SPLITS for song in songs_of(splits, split)], arguments)
     read = cache or ReadWaveform(encoder.config, speed=task.speed, effects=task.effects)
-    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    count = arguments.max_steps * per_step
-    crops = JointCrops(configs, splits, read, count, crop_seconds=task.crop_seconds, seed=arguments.seed)
+    crops = JointCrops(configs, splits, read, arguments.num_crops, task.crop_seconds, arguments.seed)
     crops[0]  # raises before training if the settings do not match the songs
     weights = {
         name: task.weight_of(name) / max(constant_loss(config, splits[f"{name}/train"]), SMALLEST_LOSS)

@@ -187,14 +187,13 @@ def _crops(
     maps: PitchMaps | None,
 ) -> PairCrops:
     """Return the training crops of all steps."""
-    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     retrieval_task = get_retrieval_task(task.task)
     crops = PairCrops(
         config,
         retrieval_task,
         splits["train"],
         maps or ReadWaveform(config, speed=task.speed, effects=task.effects),
-        arguments.max_steps * per_step,
+        arguments.num_crops,
         task.crop_seconds or retrieval_task.passage_seconds,
         arguments.seed,
         task.classes_per_song,

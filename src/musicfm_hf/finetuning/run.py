@@ -276,9 +276,7 @@ def _build_trainer(
         fill_cache(cache, [song for songs in splits.values() for song in songs], arguments)
     read = cache or ReadWaveform(config, task.transpose, task.tempo, task.speed, task.effects)
     seconds = task.crop_seconds or task.spec.crop_seconds
-    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    count = arguments.max_steps * per_step
-    crops = TaskCrops(config, splits["train"], read, count, crop_seconds=seconds, seed=arguments.seed)
+    crops = TaskCrops(config, splits["train"], read, arguments.num_crops, crop_seconds=seconds, seed=arguments.seed)
     crops[0]  # raises before training if the settings do not match the songs
     if isinstance(trained, MusicFMClassifier) and task.whiten and not task.keep_head:
         whiten_heads({task.task: trained}, crops)
