@@ -4,24 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := .venv-floor
 COMMA := ,
-# Two processes of one thread each: the models of the tests are too small to use two threads well.
-PYTEST := -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Processes of one thread each: the models of the tests are too small to use two threads well. Three keep two cores
+# busy, because some tests wait for other processes.
+PYTEST := -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Modules are compiled when they are first imported; compiling all of them takes two minutes.
+INSTALL := -m pip install --quiet --no-compile
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
-	$(BIN)/python -m pip install --quiet --editable '.[train,tasks,dev]' -c constraints.txt
-	$(BIN)/python -m pip install --quiet --no-deps tinysoundfont mirdata -c constraints.txt
+	$(BIN)/python $(INSTALL) --upgrade pip -c constraints.txt
+	$(BIN)/python $(INSTALL) --editable '.[train,tasks,dev]' -c constraints.txt
+	$(BIN)/python $(INSTALL) --no-deps tinysoundfont mirdata -c constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed  ## Pretrain, fine-tune, score, annotate and draw, on synthetic songs; AUDIO=file annotates your own
 	$(BIN)/python recipes/demo.py $(if $(AUDIO),--audio '$(AUDIO)')
 
 space: $(VENV)/.installed  ## Annotate songs on a web page; MODELS=a,b replaces the small model
-	$(BIN)/python -m pip install --quiet --editable '.[space]' -c constraints.txt
+	$(BIN)/python $(INSTALL) --editable '.[space]' -c constraints.txt
 	$(BIN)/musicfm space --local $(subst $(COMMA), ,$(MODELS))
 
 test: $(VENV)/.installed  ## Run the tests
@@ -33,18 +36,18 @@ test-slow: $(VENV)/.installed  ## Run the tests that take minutes or need full-s
 	$(BIN)/python -m pytest -q -m slow
 
 test-space: $(VENV)/.installed  ## Run the tests of the web page, in Chromium
-	$(BIN)/python -m pip install --quiet --editable '.[space]' selenium -c constraints.txt
+	$(BIN)/python $(INSTALL) --editable '.[space]' selenium -c constraints.txt
 	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/hub/test_space.py
 
 test-integrations: $(VENV)/.installed  ## Run the tests with sentence-transformers and mteb, which it installs
-	$(BIN)/python -m pip install --quiet --editable '.[mteb,sentence-transformers]' -c constraints.txt
+	$(BIN)/python $(INSTALL) --editable '.[mteb,sentence-transformers]' -c constraints.txt
 	$(BIN)/python -m pytest -q tests/integrations
 
 test-floor:  ## Run the tests with the oldest supported version of Transformers
 	$(PYTHON) -m venv $(FLOOR)
 	grep -vE '^(transformers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
-	$(FLOOR)/bin/python -m pip install --quiet --editable '.[train,tasks,dev]' 'transformers==5.19.0' -c $(FLOOR)/constraints.txt
-	$(FLOOR)/bin/python -m pip install --quiet --no-deps tinysoundfont mirdata -c $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python $(INSTALL) --editable '.[train,tasks,dev]' 'transformers==5.19.0' -c $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python $(INSTALL) --no-deps tinysoundfont mirdata -c $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python tests/helpers/transformers_suite.py
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python $(PYTEST)
 
@@ -58,7 +61,7 @@ style: $(VENV)/.installed  ## Fix lint and format
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed  ## Build the guides and the API reference into site/
-	$(BIN)/python -m pip install --quiet --editable '.[docs]' -c constraints.txt
+	$(BIN)/python $(INSTALL) --editable '.[docs]' -c constraints.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 numbers: $(VENV)/.installed  ## Write measured tables and numbers into README.md and docs/

@@ -155,6 +155,7 @@ def register_auto_classes() -> None:
 
     transformers.AutoConfig.register("musicfm", MusicFMConfig, exist_ok=True)
     transformers.AutoFeatureExtractor.register(MusicFMConfig, MusicFMFeatureExtractor, exist_ok=True)
+    transformers.AutoProcessor.register(MusicFMConfig, MusicFMFeatureExtractor, exist_ok=True)
     MusicFMConfig.register_for_auto_class()
     MusicFMFeatureExtractor.register_for_auto_class()
     for auto_class, model_class in {

@@ -286,6 +286,17 @@ def test_joined_flac():
     assert len(open_flac(io.BytesIO(first + flac(seconds=2.0, rate=16000)))) == 2
 
 
+@pytest.mark.parametrize("seconds", [1.0, 60.0])
+def test_joined_flac_of_equal_length(seconds):
+    """The last frame ends at the length in the first header. The longest file is not searched for headers."""
+    first, second = (encode(music(seconds, 44100, seed), 44100, "FLAC") for seed in (0, 1))
+    assert (len(first + second) > 1 << 22) == (seconds == 60.0)
+    audio = assert_whole(first + second, 2 * seconds)
+    np.testing.assert_array_equal(audio, np.concatenate([load_audio(first, 44100), load_audio(second, 44100)]))
+    content = io.BytesIO(first)
+    assert open_flac(content) == [(content, False)]
+
+
 # wav and the like
 
 

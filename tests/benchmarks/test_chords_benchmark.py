@@ -11,6 +11,7 @@ import musicfm_hf
 from musicfm_hf.tasks import get_task
 
 
+@pytest.mark.slow
 def test_table_of_small_models(labeled, encoder, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     for vocabulary in ("majmin", "full"):

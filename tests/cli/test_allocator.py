@@ -32,6 +32,7 @@ def run(**variables):
     return output[0] == "True", int(output[1])
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again():
     """Ten blocks of 128 MB touch no new page after the first one; by default, each is cleared by the system again."""
     changed, faults = run()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from musicfm_hf.cli.flags import print_escaped
+from musicfm_hf.cli.main import main
 
 
 @pytest.mark.parametrize(
@@ -16,9 +16,16 @@ from musicfm_hf.cli.flags import print_escaped
         ("ascii", "F\\xfcr Elise \\u6771\\u4eac \\udce9"),
     ],
 )
-def test_names_are_printed_as_the_terminal_can(monkeypatch, encoding, expected):
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_names_are_printed_as_the_terminal_can(monkeypatch, stream, encoding, expected):
     output = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding))
-    print_escaped("F\u00fcr Elise \u6771\u4eac \udce9")
-    sys.stdout.flush()
-    assert output.getvalue().decode(encoding) == expected + "\n"
+    monkeypatch.setattr(sys, stream, io.TextIOWrapper(output, encoding=encoding, errors="strict"))
+    main(["--version"])
+    print("F\u00fcr Elise \u6771\u4eac \udce9", file=getattr(sys, stream), flush=True)
+    assert output.getvalue().decode(encoding).splitlines()[-1] == expected
+
+
+def test_other_handling_of_unprintable_characters_is_kept(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace"))
+    main(["--version"])
+    assert sys.stdout.errors == "replace"

@@ -114,7 +114,9 @@ def test_duplicates(capsys):
         ("index songs --model model --output_dir new --layer 9", "Not indexed: `layer` must be between 0 and 2"),
         ("index songs --model model --output_dir new --hop_seconds 90", "Not indexed: `hop_seconds` must be"),
         ("index songs --model model --output_dir new --hop_seconds 0", "Not indexed: `hop_seconds` must be"),
+        ("index songs --model model --output_dir new --hop_seconds 1e-5", "Not indexed: `hop_seconds` must be"),
         ("index songs --model model --output_dir new --passage_seconds 0", "Not indexed: `passage_seconds` must be"),
+        ("index songs --model model --output_dir new --passage_seconds inf", "and finite, got inf"),
         ("index  --model model --output_dir new", "Not indexed: The source is an empty text"),  # the second word is ''
         ("index songs --model model --output_dir new --annotations none", "annotations .*none does not exist"),
     ],

@@ -167,3 +167,15 @@ def test_no_songs_name_their_reasons(source, tmp_path):
     with pytest.raises(SystemExit, match=r"^Not prepared: No song has audio and labels \(00: No audio 00 exists in"):
         main(arguments)
     assert (tmp_path / "out/problems.tsv").read_text().startswith("00\tNo audio 00 exists")
+
+
+def test_an_earlier_data_set_keeps_its_problems(reader_file, source, tmp_path):
+    arguments = ["--reader_file", str(reader_file), "club_keys", "--source", str(source)]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--fractions", "0.4", "0.3", "0.3", "--seed", "4"]
+    main(arguments)
+    before = (tmp_path / "out/problems.tsv").read_bytes()
+    for path in source.glob("*.flac"):
+        path.unlink()
+    with pytest.raises(SystemExit, match=r"^Not prepared: No song has audio and labels"):
+        main(arguments)
+    assert (tmp_path / "out/problems.tsv").read_bytes() == before

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.finetuning import QUICK, SHORT
@@ -18,8 +19,9 @@ from musicfm_hf.finetuning import run as module
 from musicfm_hf.finetuning.arguments import FinetuningArguments, TaskArguments
 from musicfm_hf.finetuning.heads import build_model, class_weights, head_config
 from musicfm_hf.finetuning.run import finetune, read_splits
+from musicfm_hf.finetuning.run_fingerprint import run_fingerprint
 from musicfm_hf.inference.feature_cache import FeatureCache
-from musicfm_hf.tasks.annotations import Segment
+from musicfm_hf.tasks.annotations import Beats, Segment
 from musicfm_hf.training.recipes import parse_recipe
 
 SPLITS = ("train", "validation", "test")
@@ -126,6 +128,19 @@ def test_test_songs_without_the_annotation_are_not_scored(songs, encoder, tmp_pa
     task = TaskArguments(task="key", model=str(encoder), data=str(tmp_path / "data"))
     assert list(read_splits(task)) == ["train", "validation"]
     assert list(read_splits(replace(task, task="chord"))) == list(SPLITS)
+
+
+def test_every_beat_of_a_long_song_is_in_the_fingerprint(settings, songs):
+    def digest(moved: int | None = None) -> str:
+        times = np.arange(3000) / 2
+        if moved is not None:
+            times[moved] += 0.01
+        beats = Beats(times, np.arange(3000) % 4 + 1)
+        song = replace(songs["train"][0], beats=beats)
+        return run_fingerprint(*settings("beat/probe"), {"train": [song]})["inputs"]["songs_digest"]
+
+    assert digest() == digest()
+    assert len({digest(), digest(0), digest(1500), digest(2999)}) == 4
 
 
 @pytest.mark.parametrize("split", SPLITS)

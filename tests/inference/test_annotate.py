@@ -337,6 +337,8 @@ def test_only_what_there_is_and_was_asked_for_is_written(tmp_path):
         "a.keys.lab",
     ]
     assert [path.name for path in SONG.save(tmp_path, "b", ["beats", "tags"])] == ["b.beats", "b.tags"]
+    with pytest.raises(ValueError, match="`name` must name a song, such as 'album/song', got ''"):
+        SongAnnotation(1.0).save(tmp_path, "")
     with pytest.raises(ValueError, match=r"Formats are json, beats, .*, midi, got xml"):
         SONG.save(tmp_path, "c", ["xml"])
 
@@ -590,6 +592,26 @@ def test_a_song_is_not_complete_if_the_disk_was_full(annotated, tmp_path, limit)
     assert "File too large" in outcome.problems[0][1]
     assert {path.name: path.read_bytes() for path in list_files(tmp_path / "out")} == expected
     assert annotated()[1] == ["a.chords.lab", "a.json"]
+
+
+def test_annotated_songs_are_found_among_others(tmp_path):
+    """Two songs of one name: whichever was annotated first, in whatever order they are given, none is made again."""
+    paths = [tmp_path / folder / "song.wav" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        soundfile.write(path, music(0.5), RATE)
+
+    def run(*numbers):
+        sources = [(paths[number].name, str(paths[number])) for number in numbers]
+        settings = {"formats": ["json"], "existing": "skip", "picture": False, "progress": False, "num_workers": 0}
+        outcome = annotate_files({"key": head("key")}, sources, tmp_path / "out", WindowSettings(), **settings)
+        return outcome.existing, sorted(path.name for path in list_files(tmp_path / "out"))
+
+    assert run(0) == (0, ["song.json"])
+    both = ["song.json", "song.wav.json"]
+    assert run(1, 0) == (1, both)
+    assert run(0, 1) == run(1, 0) == run(0, 0) == (2, both)
+    assert run(1) == (1, both)
 
 
 def test_every_song_has_files_of_its_own():

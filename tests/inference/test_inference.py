@@ -393,6 +393,8 @@ def test_sources(folder, tmp_path):
     listing = listing.rename(tmp_path / "lists/songs.txt")
     listing.write_text("../music/a.wav\n../music/more/b.ogg\n")
     assert [name for name, _ in list_sources(listing)] == ["a.wav", "more/b.ogg"]
+    listing.write_text("../music/a\u2028\x85b.wav \r\n../music/c.wav", encoding="utf-8")
+    assert [name for name, _ in list_sources(listing)] == ["a\u2028\x85b.wav", "c.wav"]
     assert list_sources(folder / "a.wav") == [("a.wav", str(folder / "a.wav"))]
     (folder / "folder.wav").mkdir()
     for name in ("._a.wav", ".trash/b.wav", "__MACOSX/more/._b.ogg", "more/.a.wav.0f.part"):
@@ -424,8 +426,9 @@ def test_wrong_catalogs_are_refused_before_any_work(tiny_model, tmp_path):
         ([("a", "x"), ("a", "y")], SETTINGS, "none", "Two sources are named 'a'"),
         ([("../a", "x")], SETTINGS, "none", "leads out of the folder"),
         ([("/a", "x")], SETTINGS, "none", "leads out of the folder"),
-        ([("a", "x")], SETTINGS, "maen", "`pool` must be 'none', 'mean' or a positive rate"),
+        ([("a", "x")], SETTINGS, "maen", "`pool` must be 'none', 'mean', or a rate above 0 and up to 1000 Hz"),
         ([("a", "x")], SETTINGS, -1.0, "`pool` must be"),
+        ([("a", "x")], SETTINGS, float("inf"), "`pool` must be .* got inf"),
         ([("a", "x")], WindowSettings(layer=7), "none", "`layer` must be between 0 and 3, got 7"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -96,6 +96,8 @@ def test_wrong_use(folder, song, tmp_path, capsys):
     for tags in ("piano", [1980]):
         with pytest.raises(TypeError, match=r"`tags` must be a list of texts, .* got"):
             ZeroShotTagger(model, processor(), tags)
+    with pytest.raises(SystemExit, match=r"Not embedded: .*one embedding for each passage of a song: `musicfm index`"):
+        main(["embed", str(song), "--model", str(folder), "--output_dir", str(tmp_path / "out"), "--device", "cpu"])
     with pytest.raises(ValueError, match=r"`template` must contain \{\}"):
         ZeroShotTagger(model, processor(), TAGS, "music")
     with pytest.raises(TypeError, match="must be a MusicFMTextAudioModel, got MusicFMForAudioFrameClassification"):

@@ -163,8 +163,12 @@ def test_label_times_of_centered_frames():
 
 
 def test_no_label_rate_is_the_encoders():
-    model = build()
+    config = config_of()
+    before = config.to_dict()
+    model = MusicFMForAudioFrameClassification(config).eval()
+    assert config.to_dict() == before
     assert model.config.label_rate == 25.0
+    assert MusicFMForAudioClassification(config).config is not config
     (waveform,) = waveforms_of(24000)
     assert model(waveform[None]).logits.shape == (1, 25, 4)  # [24, 24.5) of an interval is left for the last one
 

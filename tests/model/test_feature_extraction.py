@@ -4,13 +4,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.models import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from transformers import AutoFeatureExtractor, DataCollatorWithPadding
+from transformers import AutoFeatureExtractor, AutoProcessor, DataCollatorWithPadding
 from transformers.utils import logging as transformers_logging
 
-from musicfm_hf import MusicFMFeatureExtractor
+from musicfm_hf import MusicFMConfig, MusicFMFeatureExtractor
 
 RATE = 24000
 
@@ -183,6 +184,8 @@ def test_saved_and_loaded(tmp_path):
     loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
     assert isinstance(loaded, MusicFMFeatureExtractor)
     assert (loaded.sampling_rate, loaded.min_samples, loaded.return_attention_mask) == (16000, 513, True)
+    MusicFMConfig(**TINY).save_pretrained(tmp_path)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), MusicFMFeatureExtractor)
 
 
 ANY_ARRAY = hnp.arrays(

@@ -70,6 +70,7 @@ def test_rates_must_be_positive():
         # [-1.875, 1.875): 1.125 of frame 0 and ¾ of frame 1; [1.875, 5.625): ¼ of 1, 2, 3, 4, ½ of 5.
         (6, (75.0, 20.0), 0.625, True, [0.4, 11.75 / 3.75, 5.0]),
         (1, (25.0, 8.0), 0.0, False, [0.0]),
+        (3, (25.0, 1e-9), 0.0, True, [3 / 2.5]),  # half of frame 0, then frames 1 and 2, in little memory
         (0, (25.0, 8.0), 0.0, False, []),
     ],
 )

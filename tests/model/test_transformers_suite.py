@@ -5,6 +5,7 @@ import tempfile
 import unittest
 from unittest import mock
 
+import pytest
 import torch
 from helpers import transformers_suite
 from helpers.text_audio import TOWER, text_audio_config
@@ -231,6 +232,10 @@ class MusicFMModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, unittest.Te
     # The suite reads a model's year from its copyright line, and spares old models this test; ours has no such line.
     test_can_init_all_missing_weights_before_2023 = True
 
+    @pytest.mark.slow  # it loads each model class fourteen times
+    def test_bc_torch_dtype(self):
+        super().test_bc_torch_dtype()
+
     @classmethod
     def setUpClass(cls):
         # So small a model gains nothing from a second thread, and loses much when another process has that core.
@@ -358,6 +363,10 @@ class MusicFMTextAudioModelTest(OnlyExpectedSkips, modeling.ModelTesterMixin, un
     expected_skips = {
         name: why for name, why in EXPECTED_SKIPS.items() if why not in (NOT_COMPOSITE, NO_TOKENS)
     } | NOT_FOR_TWO_TOWERS
+
+    @pytest.mark.slow  # it loads each model class fourteen times
+    def test_bc_torch_dtype(self):
+        super().test_bc_torch_dtype()
 
     @classmethod
     def setUpClass(cls):

@@ -104,6 +104,7 @@ def test_conditions(labels, conditions, rows):
     [
         ("mood=sad", r"no field 'mood', only chord, section, key, tag, tempo"),
         ("section=coda", r"No passage has the section 'outro'\. Those of the catalog are chorus, verse"),
+        ("section=chrous", r"No passage has the section 'chrous'\. Those of the catalog are chorus, verse"),
         ("tag=sad", r"No passage has the tag 'sad'\. Those of the catalog are flute, piano"),
         ("chord=H:dur", r"No passage has the chord 'H:dur'"),
         ("tempo=fast", "a range such as 90-120"),

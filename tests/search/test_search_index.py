@@ -176,6 +176,9 @@ def test_a_model_without_text_tower_says_so(tiny_model, tmp_path):
     [
         ("none.wav", {}, FileNotFoundError, "does not exist"),
         ("300 Hz", {"top": 0}, ValueError, "`top` must be at least 1"),
+        ("low.wav", {"start": -1.0}, ValueError, "`start` must be at least 0 and before `end`, .* got -1.0 and None"),
+        ("low.wav", {"start": float("nan")}, ValueError, "`start` must be at least 0"),
+        ("low.wav", {"start": 1.0, "end": 1.0}, ValueError, "`start` must be at least 0"),
         ("300 Hz", {"where": {"key": "A:min"}}, ValueError, "no annotations to filter by"),
         ("low.wav@0-0.005", {}, ValueError, "has 0.005 s of audio; the model needs at least 0.010"),
         ("low.wav@10-20", {}, ValueError, "ends at 2.000 s, before `start`"),

@@ -14,6 +14,7 @@ from .byte_view import read_at, replace_bytes, stream_size
 
 _TAILS = (1 << 15, 1 << 18, 1 << 21)  # bytes at the end that are searched, until a complete frame is among them
 _CHUNK = 1 << 22
+_PROBES = 16  # places in a long file at which the positions of frames are compared
 _INFO_OFFSET = 18  # of the 8 bytes with rate, channels, bits and length
 _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 _SAMPLE_BITS = (0, 8, 12, -1, 16, 20, 24, 32)
@@ -39,7 +40,9 @@ def open_flac(stream: BinaryIO, start: int = 0) -> list[tuple[BinaryIO, bool]]:
     """
     size = stream_size(stream)
     info = _read_info(stream, start)
-    if info is None or info.length in (None, *_ends_of_last_frames(stream, start, size, info)):
+    if info is None:
+        return [(stream, False)]
+    if info.length in _ends_of_last_frames(stream, start, size, info) and _is_single(stream, start, size, info):
         return [(stream, False)]
     starts = [start, *_find_headers(stream, start + 1, size)]
     parts = []
@@ -81,6 +84,19 @@ def _ends_of_last_frames(stream: BinaryIO, start: int, stop: int, info: _StreamI
     """Return the position in samples at which the last frame ends. Other bytes may look like it, so it is a list."""
     tail = read_at(stream, max(start, stop - _TAILS[0]), min(_TAILS[0], stop - start))
     return [end for _, end in _frames(tail, info)][-2:]
+
+
+def _is_single(stream: BinaryIO, start: int, size: int, info: _StreamInfo) -> bool:
+    """
+    Return whether no other stream follows in the file. A short file is searched for headers. In a long one, the
+    positions of frames at a few places must ascend: those of a second stream begin at 0 again.
+    """
+    if size - start <= _CHUNK:
+        return not any(_find_headers(stream, start + 1, size))
+    positions: list[int] = []
+    for offset in range(start, size, (size - start) // _PROBES):
+        positions += [end for _, end in _frames(read_at(stream, offset, _TAILS[0]), info)]
+    return positions == sorted(positions)
 
 
 def _true_length(stream: BinaryIO, start: int, stop: int, info: _StreamInfo) -> int | None:

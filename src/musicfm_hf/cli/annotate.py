@@ -52,7 +52,6 @@ from .flags import (
     add_window_flags,
     command_parser,
     model_dtype,
-    print_escaped,
     rename_flags,
     share_of_process,
     songs_in_words,
@@ -110,7 +109,7 @@ def _report(outcome: AnnotatedFiles, total: int, arguments: argparse.Namespace) 
     end = ":" if outcome.problems else f", in {arguments.output_dir}"
     print(f"{songs_in_words(total)}{skipped}, {len(outcome.problems)} with problems{end}")
     for name, problem in sorted(outcome.problems):
-        print_escaped(f"  {name}: {problem}")
+        print(f"  {name}: {problem}")
     raise SystemExit(1 if outcome.problems else 0)
 
 

@@ -91,6 +91,4 @@ def pooling(text: str) -> str | float:
     """Parse the value of `--pool`."""
     if text in ("none", "mean"):
         return text
-    if (rate := float(text)) <= 0:
-        raise argparse.ArgumentTypeError("a rate must be positive")
-    return rate
+    return float(text)

@@ -1,7 +1,6 @@
 """Flags and error handling that the commands share."""
 
 import argparse
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,18 +74,12 @@ def songs_in_words(count: int) -> str:
     return f"{count} song{'' if count == 1 else 's'}"
 
 
-def print_escaped(text: str) -> None:
-    """Print text that may contain file names with undecodable bytes, or characters that the terminal lacks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
 def report_problems(
     problems: Sequence[tuple[str, str]], total: int, output_dir: Path, share: "Share | None" = None
 ) -> None:
     """
     Write the songs with problems to `problems.tsv`, or to a file of the job if it has a share of a catalog, and print
-    the first of them.
+    the first of them. If all songs have problems, exit with status 1.
     """
     from ..training.files import write_table
 
@@ -96,9 +89,11 @@ def report_problems(
     write_table(path, problems)
     print(f"{songs_in_words(total)}, {len(problems)} with problems" + (":" if problems else ""))
     for name, problem in problems[:MOST_LISTED]:
-        print_escaped(f"  {name}\t{problem}")
+        print(f"  {name}\t{problem}")
     if len(problems) > MOST_LISTED:
         print(f"  … and {len(problems) - MOST_LISTED} more in {path}")
+    if problems and len({name for name, _ in problems}) == total:
+        raise SystemExit(1)
 
 
 def add_window_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:

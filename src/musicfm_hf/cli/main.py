@@ -1,6 +1,7 @@
 """The `musicfm` command. The first word selects a subcommand; the other words are its arguments."""
 
 import difflib
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -47,6 +48,7 @@ COMMANDS = {name: summary for commands in SECTIONS.values() for name, summary in
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name. By default, the arguments are those of the process."""
+    escape_unprintable()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_page())
@@ -66,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     register_auto_classes()
     import_module(f".{name.replace('-', '_')}", __package__).main(find_small_model(name, arguments))
+
+
+def escape_unprintable() -> None:
+    """Let output escape characters that the terminal lacks, and bytes of file names that are not text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def find_small_model(command: str, words: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 from ..data.dataset_reader import DatasetReader, ListReader, Option
 from ..data.readers import READERS
 from ..training.deprecation import REMOVED_IN
-from .flags import command_parser, print_escaped, rename_flags, user_errors
+from .flags import command_parser, rename_flags, user_errors
 
 SHOWN_PROBLEMS = 10
 
@@ -121,7 +121,7 @@ def _prepare_data(reader: DatasetReader | ListReader, arguments: argparse.Namesp
         given = {name: values[name] for name in names if name in values}
         prepared = prepare_dataset(reader, arguments.output_dir, options=options, **given)
         for problem in sorted(prepared.problems, key=lambda problem: problem.kind == "missing")[:SHOWN_PROBLEMS]:
-            print_escaped(f"  {problem.id}\t{problem.reason}")
+            print(f"  {problem.id}\t{problem.reason}")
     print(f"{prepared.output_dir}: " + ", ".join(f"{count} {name}" for name, count in prepared.counts.items()))
 
 
@@ -138,7 +138,7 @@ def _prepare_statistics(arguments: argparse.Namespace) -> None:
 
     values = prepare_statistics(arguments.sources, arguments.output_file, arguments.max_hours, arguments.seed)
     for name, problem in values.problems:
-        print_escaped(f"  {name}\t{problem}")
+        print(f"  {name}\t{problem}")
     levels = f"mean {values.mean:.3f} dB, standard deviation {values.std:.3f} dB"
     amount = f"{values.hours:.2f} h of {values.files} files, {values.skipped} skipped"
     print(f"{arguments.output_file}: {levels}, {amount}")

@@ -27,7 +27,7 @@ from accelerate import PartialState
 from ..search.duplicates import THRESHOLD
 from ..search.filters import parse_conditions
 from ..search.search_index import SearchIndex
-from .flags import add_device_flag, command_parser, positive, print_escaped, user_errors
+from .flags import add_device_flag, command_parser, positive, user_errors
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps({"query": arguments.query, "results": rows}, indent=1))
         return
     for row in rows:
-        print_escaped(f"{row['score']:.3f}  {clock(row['start'])}-{clock(row['end'])}  {row['song']}")
+        print(f"{row['score']:.3f}  {clock(row['start'])}-{clock(row['end'])}  {row['song']}")
     if not rows:
         print("Nothing found.")
 
@@ -98,7 +98,7 @@ def print_duplicates(index: SearchIndex, arguments: argparse.Namespace) -> None:
         print(json.dumps({"duplicates": values}, indent=1))
         return
     for group in groups:
-        print_escaped(f"{group.score:.3f}  " + "\n       ".join(group.songs))
+        print(f"{group.score:.3f}  " + "\n       ".join(group.songs))
     print(f"{len(groups)} groups of duplicates")
 
 

@@ -94,7 +94,7 @@ def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list
     if path.is_dir():
         root, paths = path, list_audio(path)
     elif path.suffix.lower() == ".txt":
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = [line.strip() for line in read_text(path).split("\n")]  # other line breaks may be part of a name
         paths = [Path(os.path.normpath(path.parent.absolute() / line)) for line in lines if line]
         root = path.parent.absolute()
         if paths and not all(file.is_relative_to(root) for file in paths):

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,13 @@ def digest(content: bytes) -> str:
 
 
 def free_name(name: str, is_free: Callable[[str], bool]) -> str:
-    """Return the first of `name`, `name-2`, `name-3` and so on that is free."""
-    return next(filter(is_free, itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))))
+    """Return the first of [`numbered_names`] that is free."""
+    return next(filter(is_free, numbered_names(name)))
+
+
+def numbered_names(name: str) -> Iterator[str]:
+    """Yield `name`, `name-2`, `name-3` and so on."""
+    return itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
 
 
 def _path(source: Any) -> Path | None:

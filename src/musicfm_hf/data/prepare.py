@@ -97,8 +97,9 @@ def prepare_dataset(
     audio = output / "audio" if reader.makes_audio else audio
     readers = reader.song_readers(source, audio, **options)
     songs, problems = read_all(tqdm(readers.items(), unit="song"), strict)
-    _write_problems(output, problems)
     if not songs:
+        if not (output / "info.json").exists():  # an earlier data set keeps its own
+            _write_problems(output, problems)
         reasons = "; ".join(f"{problem.id}: {problem.reason}" for problem in problems[:3])
         raise ValueError(f"No song has audio and labels ({reasons or 'the source has no songs'}).")
     splits = assign_splits(songs, seed, reader.fractions if fractions is None else fractions)
@@ -118,7 +119,7 @@ def prepare_dataset(
         "rows": {split: len(part) for split, part in splits.items()},
     }
     extra = reader.info(source, audio, **options) if reader.info is not None else {}
-    save(dataset, output, partial(_write_files, lists=lists, info=info | extra))
+    save(dataset, output, partial(_write_files, lists=lists, problems=problems, info=info | extra))
     return PreparedData(output, counts, problems)
 
 
@@ -156,12 +157,11 @@ def prepare_lists(
         "counts": counts,
     }
     with complete_files(output, last="info.json") as temporary:
-        _write_problems(temporary, problems)
         write_table(temporary / "licences.tsv", [(track.path, track.license) for track in usable])
         if reader.columns:
             rows = [(track.path, track.split, track.license, *track.details) for track in usable]
             write_table(temporary / "tracks.tsv", [("path", "split", "license", *reader.columns), *rows])
-        _write_files(temporary, lists, info)
+        _write_files(temporary, lists, problems, info)
         for path in temporary.iterdir():  # so that lists of two preparations never mix
             (output / path.name).unlink(missing_ok=True)
     return PreparedData(output, counts, problems)
@@ -214,8 +214,11 @@ def _listed(song: LabeledSong, folder: Path) -> str | None:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _write_files(folder: Path, lists: Mapping[str, Sequence[str]], info: dict[str, Any]) -> None:
-    """Write each list of paths to `NAME.txt`, and `info.json` with the versions of the packages."""
+def _write_files(
+    folder: Path, lists: Mapping[str, Sequence[str]], problems: Sequence[Problem], info: dict[str, Any]
+) -> None:
+    """Write each list of paths to `NAME.txt`, the problems, and `info.json` with the versions of the packages."""
+    _write_problems(folder, problems)
     for name, paths in lists.items():
         write_text(folder / f"{name}.txt", "".join(f"{path}\n" for path in paths))
     info["versions"] = {"musicfm_hf": __version__} | info.get("versions", {})

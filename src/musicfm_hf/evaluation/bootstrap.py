@@ -25,8 +25,9 @@ def center(samples: np.ndarray, score: float) -> np.ndarray:
 
 
 def centered_interval(samples: np.ndarray, score: float) -> tuple[float, float]:
-    """Return the 95 % interval of bootstrapped averages over tags; see [`center`]."""
-    return percentile_interval(center(samples, score))
+    """Return the 95 % interval of bootstrapped averages over tags, which are at most 1; see [`center`]."""
+    low, high = percentile_interval(center(samples, score))
+    return low, min(high, 1.0)
 
 
 def bootstrap_interval(

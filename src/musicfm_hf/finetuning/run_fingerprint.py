@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..data.labeled import LabeledSong
 from ..training.files import matching_files
@@ -145,9 +148,10 @@ def _encoder_digest(task: HeadArguments) -> str | None:
 def _songs_digest(task: HeadArguments, splits: Mapping[str, Sequence[LabeledSong]]) -> str:
     """Return a digest of ids, durations and annotations."""
     digest = hashlib.blake2b(digest_size=8)
-    for split, songs in splits.items():
-        for song in songs:
-            digest.update(repr((split, song.id, song.duration, task.annotation_of(song))).encode())
+    with np.printoptions(threshold=sys.maxsize):  # otherwise, the text of a long array has only its ends
+        for split, songs in splits.items():
+            for song in songs:
+                digest.update(repr((split, song.id, song.duration, task.annotation_of(song))).encode())
     return digest.hexdigest()
 
 

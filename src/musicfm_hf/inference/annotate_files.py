@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..data.catalog import AUDIO_EXTENSIONS
 from ..data.decoding import DecodedSong, SongLoader
-from ..data.identity import audio_place, free_name
+from ..data.identity import audio_place, free_name, numbered_names
 from ..data.shares import WHOLE, Share
 from ..data.written_files import CLICK_ENDING
 from ..tasks import task_of
@@ -159,9 +159,22 @@ def _share_of_songs(
         (source_name, source), name = sources[position], names[position]
         place = audio_place(source, source_name)
         if existing == "skip":  # names of other annotated songs are not used
-            name = free_name(name, partial(_is_free, output_dir, name, place, taken))
+            is_free = partial(_is_free, output_dir, name, place, taken)
+            name = _earlier_name(output_dir, source_name, place) or free_name(name, is_free)
         jobs.append(_Job(SongFiles(output_dir, name, endings), source, place))
     return jobs
+
+
+def _earlier_name(output_dir: Path, source_name: str, place: str) -> str | None:
+    """Return the name under which the same audio was annotated before, perhaps among songs with other names."""
+    for name in (_without_extension(source_name), source_name):
+        for candidate in numbered_names(name):
+            earlier = SongFiles(output_dir, candidate, ()).record().get("place")
+            if earlier == place:
+                return candidate
+            if earlier is None:
+                break
+    return None
 
 
 def _is_free(output_dir: Path, name: str, place: str, taken: Collection[str], candidate: str) -> bool:
@@ -187,15 +200,18 @@ def song_names(paths: Sequence[str]) -> list[str]:
     Return file names without their audio extension. Names that would then be equal keep it, and get a number if they
     are still equal.
     """
-    stems = [
-        (path.with_suffix("") if path.suffix.lower() in AUDIO_EXTENSIONS else path).as_posix()
-        for path in map(PurePosixPath, paths)
-    ]
+    stems = [_without_extension(path) for path in paths]
     count = Counter(stems)
     names: dict[str, None] = {}
     for stem, path in zip(stems, paths, strict=True):
         names[free_name(stem if count[stem] == 1 else path, lambda name: name not in names)] = None
     return list(names)
+
+
+def _without_extension(name: str) -> str:
+    """Return a name without the extension of an audio file."""
+    path = PurePosixPath(name)
+    return (path.with_suffix("") if path.suffix.lower() in AUDIO_EXTENSIONS else path).as_posix()
 
 
 def _endings(models: Mapping[str, HeadModel], formats: Sequence[str], picture: bool, click: str | None) -> list[str]:

@@ -24,6 +24,7 @@ from .encoder_digest import weights_digest
 from .exported import EncoderModel
 from .precision import quantization_of
 
+MOST_POOLED = 1000  # Hz
 FORMAT = 1  # incremented when the embeddings of a model change
 
 
@@ -53,7 +54,7 @@ def embed_files(
         sources: Pairs of a name, which may contain `/`, and a source for [`load_audio`] or a [`DatasetAudio`].
         output_dir: The folder to write to.
         settings ([`WindowSettings`]): Layer, windows and batch size.
-        pool: `"none"` for every frame, `"mean"` for one vector `(hidden_size,)` per song, or a rate in Hz.
+        pool: `"none"` for every frame, `"mean"` for one vector `(hidden_size,)` per song, or a rate in Hz, up to 1000.
         metadata: Further metadata of every file, such as `model` and `revision`.
         num_workers (`int`): Number of decoding processes; 0 decodes in this process.
         progress (`bool`): Show a progress bar with seconds of audio per second.
@@ -137,8 +138,8 @@ class _FileWriter:
 def _settings_metadata(model: EncoderModel, settings: WindowSettings, pool: str | float) -> dict[str, str]:
     """Return the metadata of all files, or raise a `ValueError` if a setting is out of range."""
     window_frames, overlap_frames = settings.frames(model.config)
-    if pool not in ("none", "mean") and not (isinstance(pool, Real) and pool > 0):
-        raise ValueError(f"`pool` must be 'none', 'mean' or a positive rate in Hz, got {pool!r}.")
+    if pool not in ("none", "mean") and not (isinstance(pool, Real) and 0 < pool <= MOST_POOLED):
+        raise ValueError(f"`pool` must be 'none', 'mean', or a rate above 0 and up to {MOST_POOLED} Hz, got {pool!r}.")
     return {
         "layer": str(model.config.num_hidden_layers if settings.layer is None else settings.layer),
         "frame_rate": str(model.config.frame_rate if pool == "none" else 0.0 if pool == "mean" else pool),

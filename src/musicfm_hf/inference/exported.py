@@ -28,6 +28,7 @@ from ..model.modeling_musicfm import (
     MusicFMModel,
     MusicFMPreTrainedModel,
 )
+from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 from ..model.outputs_musicfm import MusicFMQuantizerOutput
 from ..model.padding_musicfm import check_input
 from .runtimes import Run, model_files, open_runtime
@@ -211,11 +212,16 @@ def load_encoder(
 
     Raises:
         OSError: if the folder holds no model.
-        ValueError: if the folder holds an exported quantizer, the runtime does not support the device, or an exported
-            model would have to be quantized.
+        ValueError: if the folder holds a model for text and audio or an exported quantizer, the runtime does not
+            support the device, or an exported model would have to be quantized.
     """
     if not is_exported(folder):
         loaded: Any = AutoModel.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config)
+        if isinstance(loaded, MusicFMTextAudioModel):
+            raise ValueError(
+                f"{folder} holds a model for text and audio, which has one embedding for each passage of a song: "
+                "`musicfm index` writes them. Pass an encoder or a model with a head."
+            )
         return loaded.to(device or default_device)
     check_exported_precision(folder, quantization_config)
     model: Any = load_exported(folder, device or "cpu")

@@ -138,12 +138,14 @@ class SongAnnotation:
             The files that were written.
 
         Raises:
-            ValueError: if a format does not exist, or the results are not in order.
+            ValueError: if the name is empty, a format does not exist, or the results are not in order.
             ImportError: if `midi` is one of the formats, and mido or mir_eval is not installed.
         """
         formats = {formats} if isinstance(formats, str) else set(formats)
         if unknown := formats - set(FORMATS):
             raise ValueError(f"Formats are {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}.")
+        if not Path(name).name:
+            raise ValueError(f"`name` must name a song, such as 'album/song', got {name!r}.")
         base = Path(folder) / name
         names = []
         with complete_files(base.parent, last=f"{base.name}.json") as temporary:

@@ -46,8 +46,8 @@ def average_frames(
     step, shift = frame_rate / target_rate, frame_offset - 0.5
     start = (torch.arange(num_outputs, device=device, dtype=double) - 0.5 * centered) * step
     stop = start + step
-    span = math.ceil(step) + 1
-    first = (start - shift + 1e-9).floor().long()  # the first frame that an output overlaps
+    span = min(math.ceil(step), num_frames) + 1
+    first = (start - shift + 1e-9).floor().long().clamp(min=0)  # the first frame that an output overlaps
     index = first[:, None] + torch.arange(span, device=device)  # (outputs, span)
     begin = torch.where(index == 0, 0.0, index + shift)
     overlap = torch.minimum(stop[:, None], index + 1 + shift) - torch.maximum(start[:, None], begin)

@@ -1,5 +1,6 @@
 """The MusicFM models: encoder, target tokens, masked pretraining, heads."""
 
+import copy
 import math
 import os
 from collections.abc import Callable
@@ -674,6 +675,7 @@ class _MusicFMWithHead(MusicFMPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^head\.", r"^cqt_head\."]
 
     def __init__(self, config: MusicFMConfig):
+        config = copy.deepcopy(config)  # the caller's stays as it is
         super().__init__(config)
         # The default list of the configuration is for pretraining and ignores the logits.
         config.keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # type: ignore[misc]  # a ClassVar
@@ -822,6 +824,7 @@ class MusicFMForAudioFrameClassification(_MusicFMWithClassifier):
 
     def __init__(self, config: MusicFMConfig):
         if config.label_rate is None:
+            config = copy.deepcopy(config)
             config.label_rate = config.frame_rate
         super().__init__(config)
 

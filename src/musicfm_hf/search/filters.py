@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ..tasks import get_task, known_tasks
+from ..tasks import TaskSpec, get_task, known_tasks
+from ..tasks.annotations import Segment
 from .passage_labels import TEMPO, PassageLabels, field_of, respelled
 
 TEMPO_TOLERANCE = 0.04  # by which a tempo may differ from a single number
@@ -94,7 +95,7 @@ def _matching_labels(names: list[str], field: str, value: str) -> set[int]:
     spec = specs[0] if specs else None
     task_labels = set(spec.labels or ()) if spec is not None else set()
     value = respelled(value)
-    if value not in task_labels and task_labels.issuperset(names):
+    if value not in task_labels and task_labels.issuperset(names) and not _is_unknown(spec, value):
         value = _parsed(spec, value) or value
     matches = {index for index, name in enumerate(names) if name == value}
     if value in task_labels:
@@ -103,6 +104,11 @@ def _matching_labels(names: list[str], field: str, value: str) -> set[int]:
         listed = ", ".join(sorted(names)[:MOST_LISTED]) + (", …" if len(names) > MOST_LISTED else "")
         raise ValueError(f"No passage has the {field} {value!r}. Those of the catalog are {listed}.")
     return matches
+
+
+def _is_unknown(spec: TaskSpec | None, text: str) -> bool:
+    """Return whether a task maps a label only because it maps all, and remarks on it."""
+    return spec is not None and spec.remarks is not None and bool(spec.remarks([Segment(0.0, 1.0, text)], 1.0))
 
 
 def _parsed(spec: object, text: str) -> str | None:

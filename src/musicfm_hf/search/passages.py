@@ -1,8 +1,11 @@
 """Passages: the parts of songs that are embedded and found."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
+
+LEAST_HOP_SECONDS = 0.001
 
 
 class PassageSettings(NamedTuple):
@@ -13,12 +16,14 @@ class PassageSettings(NamedTuple):
 
     def check(self, least: float) -> None:
         """Raise a `ValueError` if passages are shorter than `least` seconds, or audio between them would be lost."""
-        if not self.seconds >= least:
-            raise ValueError(f"`passage_seconds` must be at least {least:g} for this model, got {self.seconds:g}.")
-        if not 0 < self.hop_seconds <= self.seconds:
+        if not least <= self.seconds < math.inf:
             raise ValueError(
-                f"`hop_seconds` must be more than 0 and at most `passage_seconds` ({self.seconds:g}), got "
-                f"{self.hop_seconds:g}."
+                f"`passage_seconds` must be at least {least:g} for this model, and finite, got {self.seconds:g}."
+            )
+        if not LEAST_HOP_SECONDS <= self.hop_seconds <= self.seconds:
+            raise ValueError(
+                f"`hop_seconds` must be at least {LEAST_HOP_SECONDS:g} and at most `passage_seconds` "
+                f"({self.seconds:g}), got {self.hop_seconds:g}."
             )
 
 

@@ -1,5 +1,6 @@
 """Search in an index of a catalog."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -185,11 +186,13 @@ class SearchIndex:
 
         Raises:
             FileNotFoundError: the query looks like a file and does not exist.
-            ValueError: the query has words and the model has no text tower; or a condition is invalid, or there are no
-                annotations.
+            ValueError: `top`, `start` or `end` is out of range; the query has words and the model has no text tower;
+                or a condition is invalid, or there are no annotations.
         """
         if top < 1:
             raise ValueError(f"`top` must be at least 1, got {top}.")
+        if not 0 <= start < (math.inf if end is None else end):
+            raise ValueError(f"`start` must be at least 0 and before `end`, in seconds, got {start} and {end}.")
         parsed = self._parse(query, words, start, end)
         allowed = None if not where else self._allowed(where)
         vectors = self._vectors(query, parsed)

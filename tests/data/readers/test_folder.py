@@ -211,6 +211,8 @@ def test_accents(tmp_path):
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none does not exist"):
         song_readers(tmp_path / "none")
+    with pytest.raises(ValueError, match="The source is an empty text"):
+        song_readers("")
     with pytest.raises(ValueError, match="neither audio nor annotations"):
         song_readers(tmp_path)
     with pytest.raises(ValueError, match="`lab_task` must be one of chords, sections, keys"):

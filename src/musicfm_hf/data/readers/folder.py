@@ -51,9 +51,11 @@ def song_readers(
 
     Raises:
         FileNotFoundError: a folder does not exist.
-        ValueError: the folders have neither audio nor annotations. The reader of a song raises it if two files differ
-            only in their extension, or the column of a `.lab` file is not known.
+        ValueError: the source is empty, or the folders have neither audio nor annotations. The reader of a song raises
+            it if two files differ only in their extension, or the column of a `.lab` file is not known.
     """
+    if not str(source):
+        raise ValueError("The source is an empty text. Pass a folder; `.` is this folder.")
     folder, audio_folder = Path(source), Path(audio or source)
     for path in (folder, audio_folder):
         if not path.is_dir():
