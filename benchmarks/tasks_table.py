@@ -239,7 +239,7 @@ def head(table: Mapping[str, Mapping[str, Any]]) -> str:
         "- **Settings:** each run trains the heads of all tasks at once (the spectrogram has a probe for each task). "
         "All rows have the same heads, decoders and length of crops, and heads read the learned sum of all hidden "
         "states. Full fine-tuning and LoRA have the same steps, start from the heads of a probe with the same seed, "
-        "and keep the checkpoint that is best on validation songs.",
+        "and are scored after the last step.",
     ]
     if any(cell["earlier"] for cell in cells):
         lines.append(
