@@ -16,6 +16,7 @@ from musicfm_hf import SongAnnotation
 from musicfm_hf.cli.annotate import main as annotate
 from musicfm_hf.cli.evaluate import main as evaluate
 from musicfm_hf.cli.finetune import main as finetune
+from musicfm_hf.cli.push import main as push
 from musicfm_hf.data.examples import with_annotation
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.finetuning.arguments import TaskArguments
@@ -88,6 +89,13 @@ def test_its_task_is_trained_scored_and_used(task_file, encoder, labeled, tmp_pa
 
     with pytest.raises(SystemExit, match=r"got 'meter'.*--task_file"):
         annotate([str(tmp_path / "song.wav"), *models[:2], "--output_dir", str(tmp_path / "other")])
+
+
+def test_a_push_knows_it(task_file, tmp_path, monkeypatch):
+    known = []
+    monkeypatch.setattr("musicfm_hf.cli.push.push", lambda *_, **__: known.extend(known_tasks()))
+    push([str(tmp_path), "you/musicfm-meter", "--task_file", str(task_file)])
+    assert "meter" in known
 
 
 def test_its_annotations_are_counted_in_beats(task_file, song):

@@ -456,6 +456,9 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_written(tmp_path, monke
     with pytest.raises(FileExistsError, match="does not hold just a converted model"):
         convert_checkpoint(CHECKPOINT, output, overwrite=True)
     (output / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="does not hold just a converted model"):  # a published one, or a run
+        convert_checkpoint(CHECKPOINT, output, overwrite=True)
+    (output / "config.json").rename(output / "conversion.json")
 
     def disk_full(*_, **__):
         raise OSError("No space left on device")
@@ -464,7 +467,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_written(tmp_path, monke
         patch.setattr("musicfm_hf.conversion.convert.write_card", disk_full)
         with pytest.raises(OSError, match="No space left"):
             convert_checkpoint(CHECKPOINT, output, overwrite=True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "mine.txt", "model"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["conversion.json", "mine.txt", "model"]
     convert_checkpoint(CHECKPOINT, output, overwrite=True)
     assert (output / "model.safetensors").is_file()
     assert not (output / "mine.txt").exists()
@@ -474,7 +477,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_written(tmp_path, monke
 def test_the_source_is_never_replaced(tmp_path, monkeypatch):
     folder = tmp_path / "published"
     source = save(folder, state_dict())
-    (folder / "config.json").write_text("{}")
+    (folder / "conversion.json").write_text("{}")
     for output in (folder, folder / ".." / "published"):
         with pytest.raises(FileExistsError, match="it is not replaced"):
             convert_checkpoint(source, output, overwrite=True)

@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
@@ -70,9 +72,24 @@ def test_audio_in_a_data_set(folder, tmp_path, kind):
             read_captions(str(path), "test")
 
 
+def test_parquet_of_other_programs(folder):
+    """Paths of the type `large_string`, and audio in a struct without the metadata of `datasets`."""
+    content = (folder / "audio/b.wav").read_bytes()
+    kinds = {
+        "paths": pa.array(["audio/b.wav"], pa.large_string()),
+        "bytes": pa.array([{"bytes": content, "path": None}]),
+    }
+    for name, audio in kinds.items():
+        pq.write_table(pa.table({"audio": audio, "caption": pa.array(["drums"])}), folder / f"{name}.parquet")
+        (song,), _ = read_captions(str(folder / f"{name}.parquet"))
+        assert song.captions == ("drums",)
+        np.testing.assert_array_equal(load_audio(fetch_audio(song.audio)), load_audio(folder / "audio/b.wav"))
+
+
 def test_rows_that_cannot_be_used_are_logged(folder):
     rows = [
         {"audio": "audio/a.wav", "caption": ["", None]},
+        {"audio": "audio/c.wav", "caption": float("nan")},  # as pandas writes a missing value
         {"audio": "audio/b.wav", "caption": "drums"},
         {"audio": "audio/gone.wav", "caption": "drums"},
     ]
@@ -80,6 +97,7 @@ def test_rows_that_cannot_be_used_are_logged(folder):
     assert [song.name for song in songs] == ["audio/b.wav"]
     assert [(problem.name, problem.reason) for problem in problems.records] == [
         ("audio/a.wav", "without caption"),
+        ("audio/c.wav", "without caption"),
         ("audio/gone.wav", "unreadable"),
     ]
     with pytest.raises(ValueError, match=r"no row with a caption and audio. 1 without caption, such as audio/a.wav"):
@@ -94,8 +112,9 @@ def test_rows_that_cannot_be_used_are_logged(folder):
         ('["audio/a.wav", "x"]', "line 1 must be an object"),
         ('{"audio": 3, "caption": "x"}', "line 1: `audio` must be a path, got 3"),
         ('{"audio": "audio/a.wav", "caption": {"text": "x"}}', "must be a text or a list of texts"),
+        ('{"audio": "audio/a.wav", "caption": 3}', "must be a text or a list of texts, got 3"),
     ],
-    ids=["column", "JSON", "list", "path", "caption"],
+    ids=["column", "JSON", "list", "path", "caption", "number"],
 )
 def test_malformed_lines(folder, text, message):
     (folder / "bad.jsonl").write_text(text + "\n")

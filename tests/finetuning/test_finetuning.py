@@ -550,6 +550,8 @@ def test_another_score_chooses_the_best_model(places, tmp_path):
     assert run.trainer.state.best_metric == max(entry["eval_downbeat_f"] for entry in entries)
     with pytest.raises(KeyError, match=r"eval_wrong.*eval_beat_f"):
         tune(places, tmp_path / "other", "probe", "--task", "beat", "--metric_for_best_model", "wrong")
+    with pytest.raises(ValueError, match=r"was made with metric_for_best_model 'downbeat_f', not None"):
+        tune(places, tmp_path / "run", "probe", "--task", "beat")
 
 
 def test_a_vocabulary_stays_with_the_model(places, labeled, tmp_path):

@@ -198,6 +198,8 @@ def test_mistakes_are_named(runs, versions, labeled, encoder):
     assert "same_mood" in error("--task", "same_mood")
     with pytest.raises(ValueError, match="one of same_song, same_material"):
         RetrievalArguments(task="same_mood", model="m", data="d")
+    with pytest.raises(ValueError, match="`classes_per_song` must be at least 1, got 0"):
+        RetrievalArguments(model="m", data="d", classes_per_song=0)
     with pytest.raises(ValueError, match="cannot be used with `random_encoder`"):
         RetrievalArguments(model="m", data="d", random_encoder=True, keep_head=True)
     with pytest.raises(ValueError, match="has nothing to annotate"):

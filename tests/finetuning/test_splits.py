@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.finetuning import QUICK, SHORT
 from safetensors.torch import load_file
-from transformers import AutoConfig, set_seed
+from transformers import AutoConfig, AutoModel, set_seed
 
 from musicfm_hf.data.examples import ReadWaveform
 from musicfm_hf.data.labeled import Source
@@ -157,6 +157,17 @@ def test_missing_and_unreadable_audio_is_found_before_training(settings, songs, 
     message = "training began" if split == "train" else f"{split} song {first.id}: .*broken.wav"
     with pytest.raises((ValueError, pytest.fail.Exception), match=message):
         finetune(*settings("chord/full"), broken)
+
+
+@pytest.mark.parametrize("method", ["probe", "full"])
+def test_weights_are_trained_in_full_precision(settings, encoder, songs, tmp_path, method):
+    """Updates are often too small for the precision in which an encoder may have been saved."""
+    saved = AutoModel.from_pretrained(encoder, dtype=torch.bfloat16)
+    saved.save_pretrained(tmp_path / "half")
+    task = replace(settings(f"chord/{method}")[0], model=str(tmp_path / "half"))
+    model = build_model(task, head_config(task, AutoConfig.from_pretrained(tmp_path / "half"), songs["train"]))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(model.musicfm.state_dict()[name].equal(value.float()) for name, value in saved.named_parameters())
 
 
 def test_a_random_encoder_has_no_pretrained_weight(settings, encoder, songs):

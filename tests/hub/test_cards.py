@@ -109,6 +109,9 @@ def test_evaluations_and_data_on_the_hub(server, folder):
         "- dataset:\n    id: alice/beatles\n    task_id: chord\n  value: 0.5\n"
         "  notes: major and minor chords (mir_eval majmin)\n"
     )
+    (folder / "evaluations/beatles.json").unlink()
+    push_folder(folder, HubTarget("alice/chord"))
+    assert ".eval_results/musicfm_hf.yaml" not in server.files("alice/chord")
 
 
 def test_calibration_errors_are_on_the_card(folder):

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForAudioFrameClassification, TrainingArguments
 
-from musicfm_hf import MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMInt8Config
+from musicfm_hf import SMALL_MODEL, MusicFMConfig, MusicFMForAudioFrameClassification, MusicFMInt8Config
 from musicfm_hf.cli.flags import add_hub_flags, share_result
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.hub.commits import HubTarget
+from musicfm_hf.hub.files import published_files
 from musicfm_hf.hub.push import hub_target, push, push_folder, push_result
 
 
@@ -273,3 +275,15 @@ def test_targets_of_arguments(server, tmp_path):
 def test_sharing_does_not_import_the_trainer():
     modules = modules_after("import musicfm_hf.hub.cards, musicfm_hf.hub.push, musicfm_hf.hub.space")
     assert not modules & heavy_modules()
+
+
+def test_evaluations_of_one_name_are_refused(folder, tmp_path):
+    paths = [tmp_path / name / "chord.json" for name in ("beatles", "rwc")]
+    with pytest.raises(ValueError, match=r"Several evaluations are named chord\.json: give each file a name"):
+        push(folder, "alice/chord", evaluations=paths)
+
+
+def test_the_small_model_is_pushed_with_its_head_for_search():
+    folder = Path(SMALL_MODEL)
+    names = {path.relative_to(folder).as_posix() for path in published_files(folder)}
+    assert {"model.safetensors", "beat/classifier.safetensors", "same_song/classifier.safetensors"} <= names

@@ -200,10 +200,17 @@ def test_a_second_run_does_what_is_left(tiny_model, folder, tmp_path):
     (output / "a.wav.safetensors").unlink()
     second = run()
     assert {name for name in second if second[name] != first[name]} == {"a.wav.safetensors"}
-    for changes in ({"metadata": {"revision": "2"}}, {"pool": 2.0}, {"settings": WindowSettings(layer=1)}):
+    assert run(metadata={"revision": "2"}) == second  # the weights are the same
+    for changes in ({"pool": 2.0}, {"settings": WindowSettings(layer=1)}):
         third = run(**changes)
         assert all(third[name] != second[name] for name in second)
         second = third
+
+
+def test_the_source_of_audio_in_memory_is_its_name(tiny_model, folder, tmp_path):
+    embed_files(tiny_model, [("a", (folder / "a.wav").read_bytes())], tmp_path, SETTINGS, num_workers=0)
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata()["source"] == "a"
 
 
 def embedded(model, source, output) -> dict[str, tuple[int, torch.Tensor]]:

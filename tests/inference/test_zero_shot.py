@@ -7,11 +7,12 @@ import pytest
 import soundfile
 import torch
 from helpers.audio import music
-from helpers.models import head
+from helpers.models import TINY, head
 from helpers.text_audio import processor, text_audio_model
 
 from musicfm_hf import MusicFMFeatureExtractor, ZeroShotTagger, annotate
 from musicfm_hf.cli.main import main
+from musicfm_hf.integrations.vectors import audio_vectors
 
 TAGS = ["piano", "sad", "drums"]
 
@@ -50,6 +51,21 @@ def test_similarities_of_a_song(song, expected):
     assert tagger(music(2.3), 24000) == pytest.approx(expected, abs=1e-5)
     assert model.training
     assert len(tagger(music(0.01), 24000)) == 3  # shorter than the model needs
+
+
+def test_encoders_that_take_normalized_audio():
+    """Loudness then makes no difference, and the outputs are those of the feature extractor and the model."""
+    audio = music(2.3)
+    model = text_audio_model(audio_config=TINY | {"do_normalize": True})
+    inputs = processor(model.config)(text=TAGS, audio=audio, sampling_rate=24000)
+    with torch.no_grad():
+        outputs = model(**inputs)
+        vectors = audio_vectors(model, torch.from_numpy(audio)[None], torch.ones(1, len(audio), dtype=torch.long))
+    torch.testing.assert_close(vectors, outputs.audio_embeds, rtol=0, atol=1e-5)
+    expected = dict(zip(TAGS, (outputs.audio_embeds @ outputs.text_embeds.T)[0].tolist(), strict=True))
+    tagger = ZeroShotTagger(model, processor(model.config), TAGS)
+    for loudness in (1.0, 0.1):
+        assert tagger(loudness * audio, 24000) == pytest.approx(expected, abs=1e-4)
 
 
 def test_beside_heads(song, expected):

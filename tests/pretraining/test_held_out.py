@@ -111,7 +111,9 @@ def test_batches_have_no_crop_of_a_held_out_song(folder, held_out, tmp_path):
     assert {Path(name).name for name in validation.names} <= held_out
 
 
-def test_a_quantizer_is_fitted_to_training_songs(folder, held_out, measured, tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_quantizer_is_fitted_to_training_songs(folder, held_out, measured, tmp_path, monkeypatch, is_given):
+    """Whether the songs to validate on are a share of the music or some of its files."""
     trained: list[str] = []
     loader_class = quantizer_module.CropLoader
 
@@ -124,6 +126,7 @@ def test_a_quantizer_is_fitted_to_training_songs(folder, held_out, measured, tmp
         train=[str(folder)],
         output_dir=str(tmp_path / "quantizer"),
         validation_fraction=FRACTION,
+        validation=[str(folder / name) for name in sorted(held_out)] if is_given else [],
         config=SIZE % "kmeans",
         crop_seconds=0.5,
         batch_size=2,

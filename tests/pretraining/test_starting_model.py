@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+import torch
 from helpers.models import TINY
 from transformers import logging as transformers_logging
 
@@ -23,6 +24,18 @@ def build(tmp_path):
         return build_model(ModelArguments(model=str(tmp_path / "model"), **settings), DataArguments(), arguments)
 
     return build
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_are_trained_in_full_precision(tmp_path, dtype):
+    """Updates are often too small for the precision in which a model may have been saved."""
+    model = MusicFMForPreTraining(MusicFMConfig(**TINY))
+    model.to(dtype).save_pretrained(tmp_path / "model")
+    arguments = PretrainingArguments(str(tmp_path / "run"), max_steps=1, report_to="none", use_cpu=True)
+    loaded = build_model(ModelArguments(model=str(tmp_path / "model")), DataArguments(), arguments)
+    weight = loaded.musicfm.layers[0].ffn1.output_dense.weight
+    assert weight.equal(model.musicfm.layers[0].ffn1.output_dense.weight.float())
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
 
 @pytest.fixture

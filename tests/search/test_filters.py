@@ -172,6 +172,7 @@ def test_files_made_by_hand_take_precedence(tmp_path):
     (tmp_path / "a/song.mp3.beats").write_text("0.5\n1.0\n")  # of a song whose name without extension is not its own
     assert read_song_events(tmp_path, "a/song.mp3")["beats"].times.tolist() == [0.5, 1.0]
     assert read_song_events(tmp_path, "b/song.mp3") == {}
+    assert read_song_events(tmp_path, "n" * 250 + ".mp3") == {}  # with the endings, too long for a file
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json is not JSON"):
         read_song_events(tmp_path, "bad.wav")
@@ -236,3 +237,15 @@ def test_labels_are_saved(folder, labels, tmp_path):
     loaded = PassageLabels.load(tmp_path / "labels")
     assert [loaded.of_passage(row) for row in range(5)] == [labels.of_passage(row) for row in range(5)]
     assert (loaded.names, loaded.num_songs) == (labels.names, 2)
+
+
+def test_an_index_outlives_its_annotations(tmp_path):
+    write_song(tmp_path / "songs/high.wav", [(0, 0, 0, 0.5)] * 2)
+    SongAnnotation(2.0, chords=[Segment(0, 2, "Gb:min")]).save(tmp_path / "annotations", "high")
+    places = (tmp_path / "songs", tmp_path / "index")
+    assert make_index(*places, annotations=str(tmp_path / "annotations")).annotated == 1
+    assert make_index(*places).annotated == 1
+    (tmp_path / "annotations").rename(tmp_path / "moved")
+    with pytest.warns(UserWarning, match="annotations does not exist any more: the index is without annotations"):
+        assert make_index(*places).annotated is None
+    assert make_index(*places, annotations=str(tmp_path / "moved")).annotated == 1

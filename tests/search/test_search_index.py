@@ -175,6 +175,7 @@ def test_a_model_without_text_tower_says_so(tiny_model, tmp_path):
     ("query", "arguments", "error", "message"),
     [
         ("none.wav", {}, FileNotFoundError, "does not exist"),
+        ("n" * 250 + ".wav", {}, FileNotFoundError, "does not exist"),  # longer than the name of a file may be
         ("300 Hz", {"top": 0}, ValueError, "`top` must be at least 1"),
         ("low.wav", {"start": -1.0}, ValueError, "`start` must be at least 0 and before `end`, .* got -1.0 and None"),
         ("low.wav", {"start": float("nan")}, ValueError, "`start` must be at least 0"),
@@ -337,6 +338,26 @@ def test_a_retrieval_model_embeds_passages_of_its_length_with_its_head(retrieval
     cosines = {(result.song, round(result.start, 3)): result.score for result in results}
     names = [("0.wav", 0.0), ("0.wav", 1.6), ("0.wav", 2.8), ("1.wav", 0.0)]
     assert cosines == pytest.approx(dict(zip(names, expected @ expected[3], strict=True)), abs=3e-3)
+
+
+def test_an_exported_retrieval_model_embeds_with_its_head_too(retrieval_model, monkeypatch):
+    name = str(retrieval_model / "model")
+    expected = load_embedder(name)[0].describe()
+    monkeypatch.setattr("musicfm_hf.search.embedders.is_exported", lambda folder: True)
+    monkeypatch.setattr("musicfm_hf.search.embedders.load_exported", MusicFMForXVector.from_pretrained)
+    assert load_embedder(name)[0].describe() == expected
+    with pytest.raises(ValueError, match="has an embedding head, which fixes the layer"):
+        load_embedder(name, windows=WindowSettings(layer=1))
+
+
+def test_a_part_of_a_song_without_a_file(tmp_path):
+    content = write_song(tmp_path / "song.wav", [(0.5, 0, 0, 0)] * 2).read_bytes()
+    settings = BuildSettings("tones", "1", "memory")
+    index_files(ToneEmbedder(), [("song", content)], tmp_path / "index", settings, num_workers=0, progress=False)
+    index = SearchIndex.load(tmp_path / "index", ToneEmbedder())
+    assert index.search("song", include_query=True)[0].song == "song"
+    with pytest.raises(ValueError, match="The audio of song is not a file at song, so a part of it cannot be"):
+        index.search("song@0-1")
 
 
 def test_a_retrieval_model_is_refused_with_a_layer_or_another_head(retrieval_model, tmp_path):

@@ -13,12 +13,14 @@ from helpers.paths import ROOT
 import musicfm_hf.study.cells
 from musicfm_hf.cli.main import main
 from musicfm_hf.cli.study import leave_process_group
+from musicfm_hf.finetuning.run import read_split
 from musicfm_hf.finetuning.trainer import FinetuningTrainer
 from musicfm_hf.pretraining.trainer import PretrainingTrainer
 from musicfm_hf.study.cells import Places, pretraining_settings
 from musicfm_hf.study.plan import divide_cells, plan_cells, read_study
 from musicfm_hf.study.report import judge, summarize
 from musicfm_hf.study.report_text import describe_difference, describe_finding, report_page
+from musicfm_hf.tasks.annotations import Segment
 
 # Four steps of pretraining and of each probe.
 TINY = {
@@ -325,8 +327,15 @@ def test_study_is_interrupted_and_resumed(run, monkeypatch, capsys):
     shorter = TINY | {"probe_settings": {**TINY["probe_settings"], "head_size": None}}
     with pytest.raises(SystemExit, match=r"probe.key.head_size 16, not None"):
         run("resumed", *only, study=shorter)
-    with pytest.raises(SystemExit, match=r"resumed was made with validation None, not \[\['listed', 8"):
+    with pytest.raises(SystemExit, match=r"resumed was made with validation \[\], not \[\['listed', 8"):
         run("resumed", *only, "--validation", str(folder.parent / "songs.txt"))
+
+    def relabeled(*arguments):
+        return [replace(song, keys=[Segment(0.0, song.duration, "C:maj")]) for song in read_split(*arguments)]
+
+    monkeypatch.setattr(musicfm_hf.study.cells, "read_split", relabeled)
+    with pytest.raises(SystemExit, match=r"resumed was made with key\.train '\w{16}', not '\w{16}'"):
+        run("resumed", *only)
 
 
 def test_half_of_the_songs(run):
@@ -387,6 +396,8 @@ def test_settings_of_a_cell(tmp_path):
     assert (settings["train"], settings["validation"]) == (["music"], ["valid"])
     assert settings["stats"] == str(tmp_path / "stats.json")
     assert "quantizer" not in settings
+    longer = replace(base, settings=base.settings | {"config": base.settings["config"] | {"n_fft": 1024}})
+    assert pretraining_settings(longer, places)["stats"] == str(tmp_path / "stats-n_fft_1024.json")
     assert pretraining_settings(kmeans, places)["quantizer"] == str(tmp_path / "quantizers" / kmeans.quantizer)
     assert pretraining_settings(half, places)["train"] == [str(tmp_path / "songs_0.5.txt")]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..hub.commits import HubTarget
 from ..hub.push import push
 from ..hub.space import push_space
+from ..tasks import load_task_file
 from .flags import REMOVED_IN, add_task_file_flag, command_parser, rename_flags, user_errors
 
 
@@ -25,6 +26,8 @@ def main(argv: Sequence[str]) -> None:
     """Push the folder and print the URL of the commit."""
     arguments = parse(argv)
     with user_errors("Not pushed"):
+        for path in arguments.task_file:
+            load_task_file(path)
         if arguments.space:
             target = HubTarget(arguments.repo, arguments.revision, not arguments.public)
             print(push_space(target, arguments.space, arguments.folder))

@@ -158,5 +158,5 @@ def _check_output(output_dir: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{output_dir} is a file. Choose a folder.")
     if not overwrite:
         raise FileExistsError(f"{output_dir} is not empty. Choose another folder, or pass `overwrite`.")
-    if not (output_dir / "config.json").is_file() or list(output_dir.glob("*.pt")):
+    if not (output_dir / "conversion.json").is_file() or list(output_dir.glob("*.pt")):
         raise FileExistsError(f"{output_dir} does not hold just a converted model; it is not replaced.")

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def _dataset_rows(source: str, dataset: Any, columns: tuple[str, str, str | None
     names = None if id_column is None else dataset.select_columns([id_column])[id_column]
     captions = dataset.select_columns([caption_column])[caption_column]
     audio = dataset.select_columns([audio_column])
-    if dataset.features[audio_column].dtype == "string":
+    if getattr(dataset.features[audio_column], "dtype", None) in ("string", "large_string"):
         folder = Path(source).absolute().parent
         for index, path in enumerate(audio[audio_column]):
             name = str(path) if names is None else str(names[index])
@@ -163,7 +164,7 @@ def _dataset_rows(source: str, dataset: Any, columns: tuple[str, str, str | None
         return
     try:
         audio = audio.cast_column(audio_column, Audio(decode=False))
-    except TypeError as error:
+    except (TypeError, NotImplementedError) as error:  # of pyarrow
         raise ValueError(f"The column `{audio_column}` of {source} has no audio files: {error}") from error
     for index in range(len(dataset)):
         name = f"{index:07d}" if names is None else str(names[index])
@@ -175,8 +176,9 @@ def _join_rows(source: str, rows: Iterable[_Row], problems: ProblemLog) -> list[
     audio: dict[str, Any] = {}
     captions: dict[str, list[str]] = {}
     for row in rows:
-        texts: Any = [row.caption] if isinstance(row.caption, str) or row.caption is None else row.caption
-        if isinstance(texts, Mapping) or not all(isinstance(text, str | None) for text in texts):
+        caption = None if isinstance(row.caption, float) and math.isnan(row.caption) else row.caption  # of pandas
+        texts: Any = [caption] if isinstance(caption, str) or caption is None else caption
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str | None) for text in texts):
             raise ValueError(f"{source}: the caption of {row.name} must be a text or a list of texts, got {texts!r}.")
         texts = [text.strip() for text in texts if text and text.strip()]
         if not texts:

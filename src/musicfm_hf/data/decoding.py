@@ -155,7 +155,7 @@ class _Songs:
         try:
             source = fetch_audio(source)
             state = audio_state(source)
-            origin = str(source.get("path") or name) if isinstance(source, dict) else str(source)
+            origin = _origin(name, source)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 content = load_audio(source, self.sampling_rate)
@@ -175,9 +175,15 @@ class _Songs:
     def fatal(self, index: int) -> DecodedSong:
         """Return a song at which its process was killed."""
         name, source = self.sources[index]
-        origin = str(source) if isinstance(source, str | os.PathLike) else name
+        origin = _origin(name, source)
         problem = "ended the process that decoded it: the file may be damaged, or memory may be short."
         return DecodedSong(name, origin, None, f"{origin} {problem}")
+
+
+def _origin(name: str, source: Any) -> str:
+    """Return the path of a source, or the name of one that is not a file."""
+    path = source.get("path") if isinstance(source, dict) else source
+    return str(path or name) if isinstance(path, str | os.PathLike) else name
 
 
 _songs: _Songs  # of a process that decodes

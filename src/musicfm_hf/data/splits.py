@@ -99,8 +99,9 @@ def _check_fractions(fractions: Sequence[float]) -> None:
 
 def draw_songs(songs: Sequence[LabeledSong], count: int | None, seed: int = 0) -> list[LabeledSong]:
     """
-    Draw songs at random, with all their versions (the songs of a `group`), in the order of `songs`. The draw depends
-    only on the names of the groups and the seed, and fewer songs are always a part of more songs.
+    Draw songs at random, with all their versions (the songs of a `group`), in the order of `songs`. Where songs are
+    grouped by album or artist, whole albums or artists are drawn. The draw depends only on the names of the groups and
+    the seed, and fewer songs are always a part of more songs.
 
     Args:
         count (`int`, *optional*): Number of groups to draw; if there are fewer, or by default, all songs are returned.

@@ -90,7 +90,7 @@ class HeadArguments:
     limit: int | None = field(default=None, metadata={"help": "Maximum number of songs to use from each split."})
     max_train_songs: int | None = field(
         default=None,
-        metadata={"help": "Train on this many songs, drawn at random; fewer songs are a part of more songs."},
+        metadata={"help": "Train on this many songs, with all versions, drawn at random; fewer are a part of more."},
     )
     songs_seed: int = field(default=0, metadata={"help": "Seed of that draw."})
     results: str = field(default="results", metadata={"help": "Folder for the JSON of scores."})
@@ -250,6 +250,8 @@ class RetrievalArguments(HeadArguments):
     def __post_init__(self) -> None:
         get_retrieval_task(self.task)
         self.check_encoder()
+        if self.classes_per_song < 1:
+            raise ValueError(f"`classes_per_song` must be at least 1, got {self.classes_per_song}.")
         if self.method == "probe" and self.speed:
             raise ValueError(
                 "A probe reads features that were computed once: leave `speed` at its default, or prepare more "

@@ -45,9 +45,8 @@ def build_model(arguments: HeadArguments, config: MusicFMConfig, subfolder: str 
         return model_class(config)
     folder = Path(arguments.model)
     name = str(folder.resolve()) if folder.is_dir() else arguments.model  # recorded in adapters
-    return model_class.from_encoder(
-        name, config, arguments.keep_head, revision=arguments.revision, subfolder=subfolder
-    )
+    source = {"revision": arguments.revision, "subfolder": subfolder}
+    return model_class.from_encoder(name, config, arguments.keep_head, dtype=torch.float32, **source)
 
 
 def head_config(

@@ -59,7 +59,8 @@ def run_fingerprint(
     recorded = task.recorded_settings().items()
     settings = {NAMES_ON_DISK.get(name, name): value for name, value in recorded if name not in unused}
     training = {name: getattr(arguments, name) for name in FINGERPRINT_ARGUMENTS}
-    inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": _songs_digest(task, splits)}
+    training["metric_for_best_model"] = arguments.chosen_score
+    inputs = {"encoder_digest": _encoder_digest(task), "songs_digest": songs_digest(task, splits)}
     if task.random_encoder:
         inputs["batch_statistics"] = "measured"  # those of earlier versions were the initial ones
     if task_files := settings.get("task_file"):
@@ -145,7 +146,7 @@ def _encoder_digest(task: HeadArguments) -> str | None:
     return digest.hexdigest()
 
 
-def _songs_digest(task: HeadArguments, splits: Mapping[str, Sequence[LabeledSong]]) -> str:
+def songs_digest(task: HeadArguments, splits: Mapping[str, Sequence[LabeledSong]]) -> str:
     """Return a digest of ids, durations and annotations."""
     digest = hashlib.blake2b(digest_size=8)
     with np.printoptions(threshold=sys.maxsize):  # otherwise, the text of a long array has only its ends

@@ -1,6 +1,5 @@
 """Push files in a single commit, so that either all of them or none are visible."""
 
-import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,8 @@ from .files import is_published
 
 # Seconds to wait after each attempt. The client itself retries uploads of files, but not the commit.
 RETRY_WAITS = (2, 10, None)
+
+EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"  # scores for data sets on the Hub
 
 
 class HubTarget(NamedTuple):
@@ -83,12 +84,16 @@ def commit_with_retries(api: HfApi, target: HubTarget, contents: dict[str, Path 
 def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
     """Add `contents`, and delete other files that earlier pushes published."""
     where: dict[str, Any] = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
-    is_ours = is_published if target.kind == "model" else re.compile(r"musicfm_hf/").match
     others = [name for name in api.list_repo_files(**where) if name not in contents]
     additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
     distinct = {addition.upload_info.sha256: addition for addition in additions}
     if len(distinct) < len(additions):  # once sent, large files are not sent again under another name
         api.preupload_lfs_files(additions=distinct.values(), free_memory=False, **where)
     operations: list[Any] = [*additions]
-    operations += [CommitOperationDelete(name) for name in others if is_ours(name)]
+    operations += [CommitOperationDelete(name) for name in others if _is_ours(name, target.kind)]
     return str(api.create_commit(operations=operations, commit_message=message, **where).commit_url)
+
+
+def _is_ours(name: str, kind: str) -> bool:
+    """Return whether a push may have published a file of a repository."""
+    return name.startswith("musicfm_hf/") if kind == "space" else name == EVAL_RESULTS or is_published(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import get_token
 
 from ..tasks import known_tasks
+from ..tasks.retrieval import RETRIEVAL_TASKS
 from ..training.files import is_hidden, list_files
 
 # Optimizer states, logs and lists of files are left out, because they may identify the user and the machine.
@@ -51,7 +52,7 @@ def is_published(name: str) -> bool:
     are in subfolders named after their tasks.
     """
     folder, _, rest = name.partition("/")
-    if folder in known_tasks() and "/" not in rest:
+    if folder in (*known_tasks(), *RETRIEVAL_TASKS) and "/" not in rest:
         name = rest
     return not is_hidden(name) and any(
         fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in PUBLISHED

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,8 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..training.files import complete_file, write_json
 from .cards import eval_result_entries, write_card
-from .commits import HubTarget, commit_with_retries
+from .commits import EVAL_RESULTS, HubTarget, commit_with_retries
 from .files import check_nothing_private, is_published, published_files
-
-EVAL_RESULTS = ".eval_results/musicfm_hf.yaml"
 
 
 class HubArguments(Protocol):
@@ -59,13 +58,17 @@ def push(
 
     Raises:
         FileNotFoundError: the folder or an evaluation does not exist.
-        ValueError, OSError: see [`push_folder`].
+        ValueError: two evaluations have the same name; or see [`push_folder`].
+        OSError: see [`push_folder`].
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist. Pass the output folder of a finished run.")
-    for path in evaluations:
-        with complete_file(folder / "evaluations" / Path(path).name) as temporary:
+    paths = [Path(path) for path in evaluations]
+    if repeated := [name for name, count in Counter(path.name for path in paths).items() if count > 1]:
+        raise ValueError(f"Several evaluations are named {repeated[0]}: give each file a name of its own.")
+    for path in paths:
+        with complete_file(folder / "evaluations" / path.name) as temporary:
             shutil.copy(path, temporary)
     return push_folder(folder, HubTarget(repo, revision, private, token), base_model, license)
 

@@ -55,7 +55,7 @@ def embed_files(
         output_dir: The folder to write to.
         settings ([`WindowSettings`]): Layer, windows and batch size.
         pool: `"none"` for every frame, `"mean"` for one vector `(hidden_size,)` per song, or a rate in Hz, up to 1000.
-        metadata: Further metadata of every file, such as `model` and `revision`.
+        metadata: Further metadata of every file, such as `model` and `revision`. Files with other ones are kept.
         num_workers (`int`): Number of decoding processes; 0 decodes in this process.
         progress (`bool`): Show a progress bar with seconds of audio per second.
         share ([`Share`]): Part of `sources` to embed, if several processes embed them, by default all. All of them
@@ -71,7 +71,7 @@ def embed_files(
     check_encoder(model)
     recorded = _settings_metadata(model, settings, pool)
     _check_names([name for name, _ in sources])
-    recorded |= {"weights": weights_digest(model), "format": str(FORMAT)} | (metadata or {})
+    recorded |= {"weights": weights_digest(model), "format": str(FORMAT)}
     names = {name for name, _ in sources}
     sources = [sources[position] for position in share.select(sources)]
     planned = {name: _plan(name, audio_place(source, name), Path(output_dir), names) for name, source in sources}
@@ -86,7 +86,8 @@ def embed_files(
     ):
         for song, embeddings in embed_songs(model, keyed_waveforms(loader), settings):
             path, place, _ = planned[song.name]
-            notes = recorded | {"source": song.origin, "source_place": place, "source_state": song.state}
+            made_from = {"source": song.origin, "source_place": place, "source_state": song.state}
+            notes = recorded | (metadata or {}) | made_from
             notes |= {"problem": song.problem} if song.problem else {}
             writer.write(song.name, path, _pooled(embeddings, pool, config, model.dtype), notes)
             finished += 1

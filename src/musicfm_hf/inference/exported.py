@@ -224,7 +224,16 @@ def load_encoder(
             )
         return loaded.to(device or default_device)
     check_exported_precision(folder, quantization_config)
-    model: Any = load_exported(folder, device or "cpu")
+    return encoder_of(load_exported(folder, device or "cpu"), folder)
+
+
+def encoder_of(model: Any, folder: str | os.PathLike) -> ExportedEncoder:
+    """
+    Return the encoder of what [`load_exported`] loaded.
+
+    Raises:
+        ValueError: if it is a quantizer.
+    """
     if isinstance(model, ExportedQuantizer):
         raise ValueError(f"{folder} holds an exported quantizer. Export an encoder: `musicfm export MODEL`.")
     if isinstance(model, dict):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..audio.waveform import to_waveform
+from ..model.feature_extraction_musicfm import normalize_waveform
 from ..model.modeling_text_audio_musicfm import MusicFMTextAudioModel
 from .embedding import eval_mode
 from .encoder_digest import weights_digest
@@ -97,7 +98,10 @@ class ZeroShotTagger:
             ValueError, TypeError: if the audio is not as described.
         """
         waveform = to_waveform(audio, sampling_rate, self.sampling_rate)
-        least = self.model.config.audio_config.min_samples
+        config = self.model.config.audio_config
+        least = config.min_samples
+        if config.do_normalize:
+            waveform = normalize_waveform(waveform)
         if len(waveform) < least:
             waveform = np.pad(waveform, (0, least - len(waveform)))
         inputs = torch.from_numpy(waveform)[None].to(self.model.device)

@@ -114,6 +114,8 @@ def audio_vectors(
         `(songs, size)` in the dtype and on the device of the model.
     """
     if isinstance(model, MusicFMTextAudioModel):
+        if model.config.audio_config.do_normalize:
+            input_values = _normalized(input_values, mask)
         return model.get_audio_features(input_values, mask).pooler_output
     if not torch.is_grad_enabled():
         songs = (
@@ -124,11 +126,16 @@ def audio_vectors(
         means = {row: frames.mean(0) for row, (frames, _) in embed_songs(model, songs, settings)}
         return torch.stack([means[row] for row in range(len(means))]).to(input_values.device, model.dtype)
     if model.config.do_normalize:
-        rows = [values[valid.bool()].cpu().numpy() for values, valid in zip(input_values, mask, strict=True)]
-        input_values = pad_waveforms([normalize_waveform(row) for row in rows])[0].to(input_values.device)
+        input_values = _normalized(input_values, mask)
     frames = model(input_values, mask, layer=layer).last_hidden_state
     frames_mask = model.frames_mask(mask)
     return zero_padding(frames, frames_mask[..., None]).sum(1) / frames_mask.sum(1, keepdim=True)
+
+
+def _normalized(input_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Scale each waveform to mean 0 and variance 1, without its padding."""
+    rows = [values[valid.bool()].cpu().numpy() for values, valid in zip(input_values, mask, strict=True)]
+    return pad_waveforms([normalize_waveform(row) for row in rows])[0].to(input_values.device)
 
 
 def embed_audio(model: EmbeddingModel, songs: Sequence[Any], layer: int | None = None) -> torch.Tensor:

@@ -69,13 +69,13 @@ def open_music(data: DataArguments) -> tuple[list[ListedSource | StreamedSource]
     sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
     if data.validation:
         songs = [song for source in data.validation for song in list_sources(source, data.audio_column)]
-        return [_without(source, songs) for source in sources], songs
+        return [without_songs(source, songs) for source in sources], songs
     if data.validation_fraction > 0:
         return hold_out_validation(sources, data.validation_fraction)
     return sources, []
 
 
-def _without(source: ListedSource | StreamedSource, songs: Iterable[Song]) -> ListedSource | StreamedSource:
+def without_songs(source: ListedSource | StreamedSource, songs: Iterable[Song]) -> ListedSource | StreamedSource:
     """Return a source without the files of songs. Streams and rows of data sets are returned unchanged."""
     if not isinstance(source, ListedSource):
         return source

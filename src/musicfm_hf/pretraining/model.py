@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers.utils import logging
 
@@ -85,7 +86,8 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
         if settings.stats is not None:
             raise ValueError("`--stats` applies to new models only: the model in `--model` already has statistics.")
         check_float(MusicFMConfig.from_pretrained(settings.model), settings.model, "trained")
-        loaded: Any = MusicFMForPreTraining.from_pretrained(settings.model, output_loading_info=True, **extra)
+        extra |= {"dtype": torch.float32, "output_loading_info": True}
+        loaded: Any = MusicFMForPreTraining.from_pretrained(settings.model, **extra)
         model, missing = loaded[0], loaded[1]["missing_keys"]
         _warn_of_ignored(config_values(settings.config, []), model.config)
         if settings.quantizer is None and any(name.startswith("quantizer.") for name in missing):

@@ -19,7 +19,7 @@ from ..model.quantization_musicfm import MusicFMKMeansQuantizer, MusicFMResidual
 from ..training.files import complete_model, write_json
 from ..training.records import environment, strip_absolute_paths
 from .arguments import QuantizerArguments
-from .data import hold_out_validation
+from .data import hold_out_validation, without_songs
 from .model import values_with_statistics
 from .token_statistics import count_tokens, unigram_entropy
 
@@ -52,6 +52,7 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
     sources = [open_source(source) for source in arguments.train]
     if arguments.validation:
         validation = [song for source in arguments.validation for song in list_sources(source)]
+        sources = [without_songs(source, validation) for source in sources]
     else:
         sources, validation = hold_out_validation(sources, arguments.validation_fraction)
     config = MusicFMConfig(**values_with_statistics(arguments, sources, output, arguments.seed))

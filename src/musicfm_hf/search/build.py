@@ -121,7 +121,7 @@ def build_index(
     geometry_name, geometry = _build_geometry(folder, store, earlier, common, embedder.standardize)
     faiss_name = _build_faiss(folder, store, geometry, earlier, common) if index_type == IVFPQ else None
     lookup_name = _write_lookup(folder, store, earlier, common)
-    annotations = settings.annotations or (None if earlier is None else earlier.annotations)
+    annotations = settings.annotations or _earlier_annotations(earlier)
     labels_name, annotated = _write_labels(folder, store, annotations)
     Manifest(
         model=settings.model,
@@ -144,6 +144,18 @@ def build_index(
     ).save(folder)
     _remove_unlisted(folder)
     return IndexSummary(store.num_songs, len(store), index_type, annotated)
+
+
+def _earlier_annotations(earlier: Manifest | None) -> str | None:
+    """Return the folder of annotations of an earlier index, and warn if it is gone."""
+    if earlier is None or earlier.annotations is None or Path(earlier.annotations).is_dir():
+        return None if earlier is None else earlier.annotations
+    warnings.warn(
+        f"The folder of annotations {earlier.annotations} does not exist any more: the index is without annotations. "
+        "If it has moved, repeat the command with `--annotations FOLDER`.",
+        stacklevel=3,
+    )
+    return None
 
 
 def _common_shards(earlier: Manifest | None, store: PassageStore) -> int:

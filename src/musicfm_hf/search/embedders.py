@@ -19,7 +19,7 @@ from ..inference.annotators import load_config
 from ..inference.embedding import WindowSettings, embed_songs, eval_mode
 from ..inference.encoder_digest import head_digest, weights_digest
 from ..inference.excerpts import embed_frames, trained_seconds
-from ..inference.exported import EncoderModel, is_exported, load_encoder
+from ..inference.exported import EncoderModel, check_exported_precision, encoder_of, is_exported, load_exported
 from ..inference.logits import layer_mix
 from ..inference.model_files import resolve_model
 from ..inference.precision import quantization_of
@@ -224,14 +224,18 @@ def load_embedder(
             apply to it.
     """
     folder, commit = resolve_model(name, revision)
+    model: Any
     if is_exported(folder):  # in its own precision, on the CPU
-        encoder = load_encoder(folder, dtype, None, torch.device("cpu"), quantization_config)
-        return EncoderEmbedder(encoder, windows), commit
-    embeds_clips = getattr(load_config(folder), "head_class", None) == MusicFMForXVector.__name__
-    auto_class = AutoModelForAudioXVector if embeds_clips else AutoModel
-    model = auto_class.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config)
-    model = model.to(device or "cpu").eval()
-    if embeds_clips:
+        check_exported_precision(folder, quantization_config)
+        model = load_exported(folder)
+        if not isinstance(model, MusicFMForXVector):
+            return EncoderEmbedder(encoder_of(model, folder), windows), commit
+    else:
+        embeds_clips = getattr(load_config(folder), "head_class", None) == MusicFMForXVector.__name__
+        auto_class = AutoModelForAudioXVector if embeds_clips else AutoModel
+        model = auto_class.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config)
+        model = model.to(device or "cpu").eval()
+    if isinstance(model, MusicFMForXVector):
         if windows.layer is not None:
             raise ValueError(f"{name} has an embedding head, which fixes the layer: leave out `--layer`.")
         return RetrievalEmbedder(model, windows), commit

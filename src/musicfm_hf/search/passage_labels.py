@@ -146,7 +146,7 @@ def read_song_events(folder: str | os.PathLike, name: str, place: str = "", stat
                 continue  # made by hand for a song of that name
             made_from = record.get("place", place)
             is_own = made_from == place or record.get("state") == state
-            if is_own or not Path(made_from).is_file():
+            if is_own or not os.path.isfile(made_from):
                 found.append((is_own, events))
     own = (events for is_own, events in found if is_own)
     return next(own, next((events for _, events in found), {}))
@@ -159,7 +159,7 @@ def _read_events(base: Path) -> dict[str, Any]:
     content = _read_json(json_file)
     for spec in map(get_task, known_tasks()):
         file = base.with_name(f"{base.name}.{spec.file_ending}")
-        if file.is_file():
+        if os.path.isfile(file):
             events[spec.column] = _READERS[spec.file_format](file)
         elif content.get(spec.column):
             events[spec.column] = _from_json(content[spec.column], f"{json_file}, {spec.column}")
@@ -168,7 +168,7 @@ def _read_events(base: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file of annotations; empty if it does not exist or holds something else."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
 """Queries as a user writes them: a song, a part of one, or words."""
 
+import os
 import re
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import NamedTuple
 
 from ..data.catalog import AUDIO_EXTENSIONS
@@ -53,14 +54,14 @@ def parse_query(text: str, find_song: Callable[[str], int | None]) -> Query:
     name, start, end = text, 0.0, None
     song = find_song(name)
     match = _PART.fullmatch(text)
-    if song is None and match is not None and not Path(text).is_file():
+    if song is None and match is not None and not os.path.isfile(text):
         name, start = match[1], _seconds(match[2])
         end = None if match[3] is None else _seconds(match[3])
         if end is not None and end <= start:
             raise ValueError(f"The part {match[2]}-{match[3]} of {name} ends before it starts.")
         song = find_song(name)
-    if Path(name).is_file() or song is not None:
-        return Query(song=song, path=name if Path(name).is_file() else None, start=start, end=end)
+    if os.path.isfile(name) or song is not None:
+        return Query(song=song, path=name if os.path.isfile(name) else None, start=start, end=end)
     if _looks_like_path(name):
         raise FileNotFoundError(
             f"{name} does not exist, and the index has no song of this name. If these are words, add `--words`."

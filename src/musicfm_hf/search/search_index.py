@@ -263,7 +263,7 @@ class SearchIndex:
     def _find_song(self, name: str) -> int | None:
         """Return the song with a name, or with a path, in the index."""
         by_name = self._lookup.find(name, self.store)
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             return by_name
         by_place = self._lookup.find(audio_place(name, name), self.store)
         is_same = by_name is not None and self.store.record(by_name).state == audio_state(name)
@@ -278,6 +278,11 @@ class SearchIndex:
         if parsed.song is not None and is_current and not parsed.is_part:
             return self.store.vectors(self.store.rows_of(parsed.song))
         source: Any = parsed.path or (query if record is None else record.place)
+        if record is not None and not os.path.isfile(source):
+            raise ValueError(
+                f"The audio of {record.name} is not a file at {source}, so a part of it cannot be embedded. Search "
+                "for the whole song, or pass the audio of the part in Python."
+            )
         duration = None if parsed.end is None else parsed.end - parsed.start
         embedder = self.embedder
         rate = embedder.sampling_rate

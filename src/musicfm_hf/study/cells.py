@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ..data.catalog import digest_names
 from ..data.sources import ListedSource, open_source
 from ..data.splits import SPLITS, split_by_name
 from ..finetuning.arguments import FinetuningArguments, TaskArguments
 from ..finetuning.layer_probes import probe_layers
 from ..finetuning.run import read_split
+from ..finetuning.run_fingerprint import songs_digest
+from ..model.configuration_musicfm import MusicFMConfig
 from ..pretraining.arguments import DataArguments, ModelArguments, PretrainingArguments, QuantizerArguments
-from ..pretraining.model import measure_statistics
+from ..pretraining.model import SPECTROGRAM_FIELDS, measure_statistics
 from ..pretraining.quantizers import train_quantizer
 from ..pretraining.run import pretrain
 from ..training.files import write_json, write_text
@@ -75,8 +76,16 @@ def pretraining_settings(cell: Cell, places: Places) -> dict[str, Any]:
     if cell.quantizer is not None:
         settings["quantizer"] = str(places.output_dir / "quantizers" / cell.quantizer)
     if settings.get("statistics", "band") != "config":
-        settings.setdefault("stats", str(places.output_dir / "stats.json"))
+        settings.setdefault("stats", str(_statistics_file(cell, places)))
     return {"report_to": "none"} | settings | {"output_dir": str(places.folder(cell))}
+
+
+def _statistics_file(cell: Cell, places: Places) -> Path:
+    """Return the file with the statistics of the music, for the spectrogram of a cell."""
+    config, defaults = MusicFMConfig(**cell.settings.get("config", {})), MusicFMConfig()
+    values = {name: getattr(config, name) for name in SPECTROGRAM_FIELDS}
+    changes = [f"-{name}_{value}" for name, value in values.items() if value != getattr(defaults, name)]
+    return places.output_dir / f"stats{''.join(changes)}.json"
 
 
 def probe_settings(study: Study, cell: Cell, task: str, places: Places) -> dict[str, Any]:
@@ -161,13 +170,12 @@ def check_study(study: Study, cells: Sequence[Cell], places: Places) -> None:
             _choose_songs(sources, cell.songs)
         if cell.quantizer is not None:
             _quantizer_arguments(study, cell, places)
-    songs = {}
+    songs: dict[str, Any] = {}
     for task in study.tasks if cells else ():
         arguments, _ = parse_probe(study, cells[0], task, places)
         for split in SPLITS:
-            songs[f"{task}.{split}"] = digest_names(song.id for song in read_split(arguments, split))
-    record: dict[str, Any] = {"train": [source.identity for source in sources]} | songs
-    record |= {"validation": validation} if validation else {}
+            songs[f"{task}.{split}"] = songs_digest(arguments, {split: read_split(arguments, split)})
+    record = {"train": [source.identity for source in sources], "validation": validation} | songs
     path = places.output_dir / "inputs.json"
     if path.is_file():
         require_same_settings(places.output_dir, json.loads(path.read_text(encoding="utf-8")), record, "--output_dir")
@@ -255,10 +263,10 @@ def _task_results(folder: Path, layers: Mapping[str, Any]) -> dict[str, Any]:
 def prepare_inputs(study: Study, cell: Cell, places: Places) -> None:
     """Make what cells share, once for all processes: statistics of the music, lists of songs, and quantizers."""
     sources = [open_source(source) for source in places.train]
-    statistics = places.output_dir / "stats.json"
+    statistics = _statistics_file(cell, places)
     with FileLock(places.output_dir / ".inputs.lock"):
         if pretraining_settings(cell, places).get("stats") == str(statistics):
-            measure_statistics(statistics, sources, STATISTICS_SEED)
+            measure_statistics(statistics, sources, STATISTICS_SEED, MusicFMConfig(**cell.settings.get("config", {})))
         if cell.songs < 1:
             paths = _choose_songs(sources, cell.songs)
             write_text(_songs_file(cell, places), "".join(f"{path}\n" for path in paths), errors="surrogateescape")

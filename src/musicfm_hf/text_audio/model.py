@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
 from ..model.adapters_musicfm import find_base
@@ -98,7 +99,7 @@ def _load(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, MusicFM
         raise OSError(f"The processor of {name} cannot be loaded: {error}") from error
     folder = Path(name)
     place = str(folder.resolve()) if folder.is_dir() else name  # recorded in adapters
-    return MusicFMTextAudioModel.from_pretrained(place, **at_revision), processor
+    return MusicFMTextAudioModel.from_pretrained(place, dtype=torch.float32, **at_revision), processor
 
 
 def _build_new(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, MusicFMTextAudioProcessor]:

@@ -266,11 +266,9 @@ def _fingerprint(
             digests[f"{name}_digest"] = digest.hexdigest()
     rows = {split: [[song.name, *song.captions] for song in songs] for split, songs in splits.items()}
     digests["captions_digest"] = hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
-    return {
-        "settings": strip_absolute_paths(vars(settings)),
-        "training": {name: getattr(arguments, name) for name in _FINGERPRINT_ARGUMENTS},
-        "inputs": digests,
-    }
+    training = {name: getattr(arguments, name) for name in _FINGERPRINT_ARGUMENTS}
+    training["metric_for_best_model"] = arguments.chosen_score
+    return {"settings": strip_absolute_paths(vars(settings)), "training": training, "inputs": digests}
 
 
 def _check_checkpoint(checkpoint: Path, fingerprint: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -65,9 +65,15 @@ class BestModelArguments(RecipeArguments):
         if self.train_sampling_strategy != "sequential":
             raise ValueError("`train_sampling_strategy` must be sequential, because examples are already random.")
 
+    @property
+    def chosen_score(self) -> str | None:
+        """The score that `metric_for_best_model` names; `None` for that of the task."""
+        name = self.metric_for_best_model
+        return None if name in (None, "loss") else name  # defaults of the Trainer, whatever the task
+
     def choose_by(self, score: str) -> None:
         """Let a score choose the best model, unless `metric_for_best_model` names another one."""
-        name = self.metric_for_best_model
-        if name in (None, "loss"):  # defaults of the Trainer, whatever the task
+        name = self.chosen_score
+        if name is None:
             name, self.greater_is_better = score, True
         self.metric_for_best_model = f"eval_{name.removeprefix('eval_')}"
