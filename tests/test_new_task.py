@@ -70,6 +70,7 @@ def test_its_task_is_trained_scored_and_used(task_file, encoder, labeled, tmp_pa
     card = write_card(tmp_path / "runs/meter").read_text(encoding="utf-8")
     assert "Time signature: 3/4 or 4/4" in card
     assert 'annotation.more["meters"]' in card
+    assert 'load_task_file("meter.py")' in card
     unregister_task("meter")
 
     soundfile.write(tmp_path / "song.wav", music(5.0), 24000)

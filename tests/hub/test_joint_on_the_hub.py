@@ -31,6 +31,7 @@ def test_pushing_and_loading(server, encoder, labeled, tmp_path):
         {content for name, content in files.items() if name.endswith("safetensors")}
     )
     card = ModelCard(files["README.md"].decode())
+    assert card.data.pipeline_tag is None  # no pipeline of Transformers takes a model from a subfolder
     assert {result.task_type for result in card.data.eval_results or []} == {"audio-classification"}
     song = load_songs(labeled, "test")[0].audio
     expected = annotate(load_annotators([tmp_path / "joint"]), song).to_dict()

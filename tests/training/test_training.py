@@ -320,6 +320,10 @@ def test_curves(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "run") == []  # it was drawn a moment ago
     callback.on_train_end(arguments, TrainerState(), TrainerControl())
     assert imread(tmp_path / "run/curves.png").shape == picture.shape
+    (tmp_path / "run/curves.png").unlink()
+    monkeypatch.setattr(curves, "is_matplotlib_available", lambda: False)
+    callback.on_train_end(arguments, state, TrainerControl())  # training does not fail at its end
+    assert os.listdir(tmp_path / "run") == []
 
 
 def test_settings_have_to_be_the_same():

@@ -5,11 +5,11 @@ Score methods without a trained encoder, as baselines for a model, on whole song
     musicfm baselines --data data/pop909 --split test --tasks structure tagging
     musicfm baselines --data data/versions --tasks same_song same_material
 
-beat: librosa's beat tracker, with a downbeat on every fourth beat from the first, and the same with all beats moved by
-the time that is best on validation songs. chord: chroma templates between
-annotated and between tracked beats. key: Krumhansl's profiles. structure: only the start and the end of the song, a
-boundary every eight annotated bars, and the second annotator (column `sections_2`). tagging: the frequency of each tag
-in the training songs.
+presence has no baselines. beat: librosa's beat tracker, with a downbeat on every fourth beat from the first, and the
+same with all beats moved by the time that is best on validation songs. chord: chroma templates between annotated and
+between tracked beats, for each vocabulary. key: Krumhansl's profiles. structure: only the start and the end of the
+song, a boundary every eight annotated bars, and the second annotator (column `sections_2`). tagging: the frequency of
+each tag in the training songs.
 
 The retrieval tasks are scored only if `--tasks` names them, because they need several versions of each song:
 same_song, same_material: MFCCs, and chroma compared in two ways, with the settings that are best on validation songs.

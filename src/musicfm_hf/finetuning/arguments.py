@@ -150,7 +150,7 @@ class TaskArguments(HeadArguments):
         "lora_targets": "lora_target_modules",
     }
 
-    task: str = field(default="", metadata={"help": "beat, chord, structure, key or tagging"})
+    task: str = field(default="", metadata={"help": "beat, chord, structure, key, tagging or presence"})
     task_file: str | None = field(default=None, metadata={"help": "Python file that defines a task of your own."})
     vocabulary: str | None = field(
         default=None,

@@ -211,6 +211,7 @@ def _finetuned(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> 
     return fields | {
         "task_about": spec.about,
         "task_limits": spec.limits,
+        "task_file": None if spec.source is None else spec.source.name,
         "result_expression": spec.result_expression,
         "labels": ", ".join(label_names(config)),
         "outputs": _outputs(config),
@@ -232,7 +233,7 @@ def _joint(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tupl
     sources = [*results.get("base_music", []), *results["data"]["tasks"].values()]
     sources += [head["data"] for head in heads_for_retrieval.values()]
     sources = list({source["name"]: source for source in sources}.values())
-    metadata |= {"datasets": _hub_ids(sources), "pipeline_tag": "audio-classification"}
+    metadata |= {"datasets": _hub_ids(sources)}
     if rows:
         metadata["eval_results"] = [entry for row in rows for entry in eval_results(row["task"], [row])]
     heads = [

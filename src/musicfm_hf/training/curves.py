@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import is_matplotlib_available, logging
 
 from .files import complete_file
+
+logger = logging.get_logger(__name__)
 
 SECONDS_BETWEEN = 30  # so that drawing takes little of a training with many checkpoints
 
@@ -36,6 +39,9 @@ class CurveCallback(TrainerCallback):
 
     def _draw(self, args: TrainingArguments, state: TrainerState) -> None:
         if not state.is_world_process_zero:
+            return
+        if not is_matplotlib_available():
+            logger.warning_once("No `curves.png`, because matplotlib is not installed: `pip install matplotlib`.")
             return
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

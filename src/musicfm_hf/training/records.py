@@ -84,8 +84,8 @@ def strip_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Return the `versions` of packages, the version of `python`, and the `machine` of this process."""
-    packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "librosa", "numpy")
-    scoring = ("mir_eval", "scikit-learn")  # of the extra `tasks`
+    packages = ("musicfm_hf", "transformers", "torch", "accelerate", "datasets", "peft", "numpy")
+    scoring = ("librosa", "mir_eval", "scikit-learn")  # of the extra `tasks`
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "versions": {name: version(name) for name in (*packages, *filter(_is_installed, scoring))},
