@@ -14,7 +14,7 @@ from .byte_view import read_at, replace_bytes, stream_size
 
 _TAILS = (1 << 15, 1 << 18, 1 << 21)  # bytes at the end that are searched, until a complete frame is among them
 _CHUNK = 1 << 22
-_PROBES = 16  # places in a long file at which the positions of frames are compared
+_PROBES = 8  # places in a long file at which the positions of frames are compared
 _INFO_OFFSET = 18  # of the 8 bytes with rate, channels, bits and length
 _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 _SAMPLE_BITS = (0, 8, 12, -1, 16, 20, 24, 32)
