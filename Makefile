@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := .venv-floor
 COMMA := ,
-# Processes of one thread each: the models of the tests are too small to use two threads well. Three keep two cores
-# busy, because some tests wait for other processes.
-PYTEST := -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
-# Modules are compiled when they are first imported; compiling all of them takes two minutes.
+# Two processes of one thread each: the models of the tests are too small to use two threads well.
+PYTEST := -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Modules are compiled when they are first imported, and kept; compiling all of them takes two minutes.
 INSTALL := -m pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14

@@ -84,7 +84,7 @@ def test_embed_shared_between_processes(converted, songs, tmp_path):
     [
         (["--layer", "9"], "`layer` must be between 0 and 3"),
         (["--overlap-seconds", "30"], "overlap"),
-        (["--pool", "-1"], "a rate must be positive"),
+        (["--pool", "-1"], "or a rate above 0 and up to 1000 Hz"),
         (["--batch-size", "0"], "must be at least 1"),
     ],
 )
