@@ -1,5 +1,6 @@
 """
-Train a head for beats, chords, structure, keys, tags or retrieval on a pretrained encoder, and score it on songs.
+Train a head for beats, chords, structure, keys, tags, music detection or retrieval on a pretrained encoder, and score
+it on songs.
 
   musicfm finetune chord/probe --model musicfm-msd --data data/pop909 --output_dir runs/chord
   musicfm finetune chord/lora small/lora --model runs/small --data data/pop909 --output_dir runs/chord-lora

@@ -82,8 +82,8 @@ def pretraining_settings(cell: Cell, places: Places) -> dict[str, Any]:
 
 def _statistics_file(cell: Cell, places: Places) -> Path:
     """Return the file with the statistics of the music, for the spectrogram of a cell."""
-    config, defaults = MusicFMConfig(**cell.settings.get("config", {})), MusicFMConfig()
-    values = {name: getattr(config, name) for name in SPECTROGRAM_FIELDS}
+    defaults = MusicFMConfig()
+    values = {name: getattr(cell.config, name) for name in SPECTROGRAM_FIELDS}
     changes = [f"-{name}_{value}" for name, value in values.items() if value != getattr(defaults, name)]
     return places.output_dir / f"stats{''.join(changes)}.json"
 
@@ -266,7 +266,7 @@ def prepare_inputs(study: Study, cell: Cell, places: Places) -> None:
     statistics = _statistics_file(cell, places)
     with FileLock(places.output_dir / ".inputs.lock"):
         if pretraining_settings(cell, places).get("stats") == str(statistics):
-            measure_statistics(statistics, sources, STATISTICS_SEED, MusicFMConfig(**cell.settings.get("config", {})))
+            measure_statistics(statistics, sources, STATISTICS_SEED, cell.config)
         if cell.songs < 1:
             paths = _choose_songs(sources, cell.songs)
             write_text(_songs_file(cell, places), "".join(f"{path}\n" for path in paths), errors="surrogateescape")

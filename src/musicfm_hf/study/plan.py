@@ -109,6 +109,11 @@ class Cell:
         """Name of the cell and of its files."""
         return f"{self.variant}-seed{self.seed}"
 
+    @property
+    def config(self) -> MusicFMConfig:
+        """Configuration of the model, without the statistics of the music."""
+        return MusicFMConfig(**self.settings.get("config", {}))
+
     def changed(self, base: Mapping[str, str]) -> dict[str, str]:
         """Return the levels that differ from the base."""
         return {factor: level for factor, level in self.levels.items() if level != base[factor]}
