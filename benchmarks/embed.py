@@ -1,14 +1,15 @@
 """
 Measure speed and memory of embedding, side by side with a plain implementation, at full size with random weights.
 
-    python benchmarks/embed.py --sections speed growth --plain_half_seconds 0.5
+    python benchmarks/embed.py --sections speed growth
     python benchmarks/embed.py --sections memory --dtypes float32
 
 The plain implementation is straightforward: it computes every layer, keeps all hidden states, predicts logits for all
-frames, uses channels-first convolutions, and applies batch norm separately. Both are timed in turn in one process, and
-medians are reported. Int8, of linear layers on a CPU, takes turns with float32. Memory and growth are measured in
-separate processes. The share of the rate of matrix products counts the multiplications of direct convolutions; an
-algorithm with fewer multiplications can exceed 100 %.
+frames, uses channels-first convolutions, and applies batch norm separately. It runs in the first of `--dtypes`, and
+this package in each of them. All take turns in one process, and medians are reported. Memory and growth are measured
+in separate processes. The share of the rate of matrix products counts the multiplications of direct convolutions; an
+algorithm with fewer multiplications can exceed 100 %. The limit is the time of the multiplications that remain, at the
+rate of matrix products, without any other work.
 """
 
 import argparse
@@ -17,23 +18,25 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from architecture import CODES, SECONDS, shares_of_multiplications
 from machine import describe, matrix_rate, peak_mb, seconds_of, start_peak
 from processes import measure_separately
 from reporting import RESULTS, markdown_table, write_report
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 import musicfm_hf
+from musicfm_hf import MusicFMConfig
+from musicfm_hf.model.int8_musicfm import MusicFMInt8Linear
 
-SECONDS = 30
 LAYERS = (3, 7, 12)
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "subsampling_conv_channels": 8}
-CODES = 4096  # of the published checkpoints
 
 
 def plain(model: musicfm_hf.MusicFMModel, head: nn.Linear, input_values: torch.Tensor) -> torch.Tensor:
@@ -61,10 +64,14 @@ def plain(model: musicfm_hf.MusicFMModel, head: nn.Linear, input_values: torch.T
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "int8", "bfloat16"], help="int8 needs float32")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=["float32", "bfloat16", "int8"],
+        help="the first one is also that of the plain way; int8 on a CPU only; bfloat16 is slow on many CPUs",
+    )
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--repeats", type=int, default=3, help="for float32; half precision is timed once on a CPU")
-    parser.add_argument("--plain_half_seconds", type=float, help="clip for the plain way in half precision")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds after the first one, which is not counted")
     parser.add_argument("--growth_seconds", nargs="*", type=float, default=[30.0, 300.0, 3600.0])
     parser.add_argument("--sections", nargs="+", default=["speed", "memory", "growth"])
     parser.add_argument(
@@ -75,16 +82,19 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a narrow model, for a trial")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.device != "cpu":
-        arguments.dtypes = [dtype for dtype in arguments.dtypes if dtype != "int8"]
     if arguments.measure:
         print(json.dumps(measure(**json.loads(arguments.measure))))
         return
+    if arguments.device != "cpu":
+        arguments.dtypes = [dtype for dtype in arguments.dtypes if dtype != "int8"]
     torch.manual_seed(0)
-    rates = {dtype: matrix_rate(arguments.device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
+    rates = {
+        name: int8_matrix_rate() if name == "int8" else matrix_rate(arguments.device, getattr(torch, name))
+        for name in arguments.dtypes
+    }
     machine = describe(arguments.device) | {"tflops": rates}
     with tempfile.TemporaryDirectory() as folder:
-        config = musicfm_hf.MusicFMConfig(**SMALL if arguments.small else {})
+        config = MusicFMConfig(**SMALL if arguments.small else {})
         musicfm_hf.MusicFMModel(config).save_pretrained(folder)
         results = {"machine": machine} | measure_sections(folder, rates, arguments)
     sections = [] if "speed" in arguments.sections else arguments.sections
@@ -97,15 +107,15 @@ def measure_sections(folder: str, tflops: dict[str, float], arguments: argparse.
     """Return the rows of each requested section."""
     results: dict[str, list[dict]] = {"speed": [], "memory": [], "growth": []}
     common = {"folder": folder, "device": arguments.device}
-    for dtype in arguments.dtypes:
+    if "speed" in arguments.sections:
         for batch_size in arguments.batch_sizes:
-            if "speed" in arguments.sections and dtype != "int8":
-                results["speed"] += speed(folder, dtype, batch_size, tflops, arguments)
-            if "memory" in arguments.sections and (dtype != "bfloat16" or arguments.device != "cpu"):
-                plain_ways = [] if dtype == "int8" else [("plain", None)]
-                for way, layer in [*plain_ways, *(("ours", layer) for layer in LAYERS)]:
-                    case = {"way": way, "layer": layer, "dtype": dtype, "batch_size": batch_size}
-                    results["memory"].append(separately(**common, **case))
+            results["speed"] += speed(folder, batch_size, tflops, arguments)
+    if "memory" in arguments.sections:
+        for dtype, batch_size in product(arguments.dtypes, arguments.batch_sizes):
+            plain_ways = [("plain", None)] if dtype == arguments.dtypes[0] else []
+            for way, layer in [*plain_ways, *(("ours", layer) for layer in LAYERS)]:
+                case = {"way": way, "layer": layer, "dtype": dtype, "batch_size": batch_size}
+                results["memory"].append(separately(**common, **case))
     long = {"way": "embed", "dtype": "float32", "batch_size": 1}
     if "memory" in arguments.sections:
         results["memory"].append(separately(**common, **long, layer=1, seconds=max(arguments.growth_seconds)))
@@ -115,47 +125,68 @@ def measure_sections(folder: str, tflops: dict[str, float], arguments: argparse.
     return results
 
 
-def speed(
-    folder: str, dtype: str, batch_size: int, tflops: dict[str, float], arguments: argparse.Namespace
-) -> list[dict]:
-    """Time a batch in both ways, with the ratio of their speeds; float32 also in int8."""
-    device = arguments.device
-    model = load(folder, dtype, device)
-    head = nn.Linear(model.config.hidden_size, CODES).to(device, model.dtype)
-    audio = 0.1 * torch.randn(batch_size, SECONDS * model.config.sampling_rate, device=device)
-    slow = device == "cpu" and dtype != "float32"
-    plain_seconds = (arguments.plain_half_seconds if slow else None) or SECONDS
-    clip = audio[:, : round(plain_seconds * model.config.sampling_rate)]
-    ways: dict[tuple[str, str, int | None], tuple[Callable, float]] = {
-        ("plain", dtype, None): (lambda: plain(model, head, clip), plain_seconds)
+def speed(folder: str, batch_size: int, tflops: dict[str, float], arguments: argparse.Namespace) -> list[dict]:
+    """Time a batch in the plain way and in each dtype, with the ratios of their times to that of the plain way."""
+    device, first = arguments.device, arguments.dtypes[0]
+    models = {dtype: load(folder, dtype, device) for dtype in arguments.dtypes}
+    head = nn.Linear(models[first].config.hidden_size, CODES).to(device, models[first].dtype)
+    audio = 0.1 * torch.randn(batch_size, SECONDS * models[first].config.sampling_rate, device=device)
+    ways: dict[tuple[str, str, int | None], Callable] = {
+        ("plain", first, None): lambda: plain(models[first], head, audio)
     }
-    models = {dtype: model}
-    if dtype == "float32" and "int8" in arguments.dtypes:
-        models["int8"] = load(folder, "int8", device)
-    for name, ours in models.items():
+    for dtype, model in models.items():
         for layer in LAYERS:
-            ways["ours", name, layer] = ((lambda ours=ours, layer=layer: ours(audio, layer=layer)), SECONDS)
-    times = {way: [] for way in ways}
+            ways["ours", dtype, layer] = partial(model, audio, layer=layer)
+    times: dict[tuple[str, str, int | None], list[float]] = {way: [] for way in ways}
     with torch.inference_mode():
-        for repeat in range(1 if slow else arguments.repeats + 1):  # the first one is a warm-up
-            for way, (function, _) in ways.items():
+        for repeat in range(arguments.repeats + 1):
+            for way, function in ways.items():
                 elapsed = seconds_of(function, device)
-                if slow or repeat > 0:
+                if repeat > 0:  # the first round is a warm-up
                     times[way].append(elapsed)
-    with FlopCounterMode(display=False) as counter:  # counted without computing
-        plain(model.to("meta"), head.to("meta"), audio[:1].to("meta"))
-    rate_of_plain = None
+    time_of_plain = statistics.median(times["plain", first, None])
     rows = []
-    for (way, name, layer), elapsed in times.items():
-        median, seconds = statistics.median(elapsed), ways[way, name, layer][1]
-        rate = batch_size * seconds / median
-        rate_of_plain = rate_of_plain or rate
-        row = {"way": way, "layer": layer, "dtype": name, "batch_size": batch_size, "seconds": seconds}
-        row |= {"time": median, "audio_seconds_per_second": rate, "ratio_to_plain": rate_of_plain / rate}
-        if layer in (None, LAYERS[-1]) and name == dtype:  # the arithmetic of a whole forward pass
-            row["share_of_matrix_rate"] = counter.get_total_flops() / SECONDS * rate / 1e12 / tflops[dtype]
+    for (way, dtype, layer), elapsed in times.items():
+        median = statistics.median(elapsed)
+        row = {"way": way, "layer": layer, "dtype": dtype, "batch_size": batch_size, "seconds": SECONDS}
+        row |= {"time": median, "audio_seconds_per_second": batch_size * SECONDS / median}
+        row["ratio_to_plain"] = median / time_of_plain
+        config = MusicFMConfig(**models[first].config.to_diff_dict() | {"num_hidden_layers": layer or LAYERS[-1]})
+        counts = shares_of_multiplications(config)
+        operations = 2 * batch_size * counts["multiplications"]
+        if layer is None:
+            operations += 2 * batch_size * counts["logits"]["multiplications"]
+        row["share_of_matrix_rate"] = operations / median / 1e12 / tflops[dtype]
+        if way == "ours":
+            row["limit"] = batch_size * least_seconds(counts, tflops, dtype, device) / time_of_plain
         rows.append(row)
     return rows
+
+
+def least_seconds(counts: dict[str, Any], tflops: dict[str, float], dtype: str, device: str) -> float:
+    """
+    Return the seconds of the multiplications at the rates of matrix products. On a CPU, but not in int8, those of the
+    3×3 convolutions are the remaining ones of Winograd's algorithms, F(4×4, 3×3) and F(4, 2), in float32.
+    """
+    total = counts["multiplications"]
+    if device != "cpu" or dtype == "int8":
+        return 2 * total / 1e12 / tflops[dtype]
+    stride_1, stride_2 = (counts[f"convolutions_with_stride_{stride}"]["multiplications"] for stride in (1, 2))
+    convolutions = 36 / 144 * stride_1 + 81 / 144 * stride_2
+    return (
+        2
+        * (convolutions / tflops.get("float32", tflops[dtype]) + (total - stride_1 - stride_2) / tflops[dtype])
+        / 1e12
+    )
+
+
+def int8_matrix_rate() -> float:
+    """Return the best rate of twenty products of square matrices in int8, with the rounding of the frames."""
+    layer = MusicFMInt8Linear.from_linear(nn.Linear(2048, 2048))
+    frames = torch.randn(2048, 2048)
+    with torch.inference_mode():
+        times = [seconds_of(lambda: layer(frames)) for _ in range(21)][1:]
+    return 2 * 2048**3 / min(times) / 1e12
 
 
 def load(folder: str, dtype: str, device: str) -> Any:
@@ -217,11 +248,11 @@ def report(results: dict[str, Any]) -> str:
 def speed_table(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
-        clip = "" if row["seconds"] == SECONDS else f", {row['seconds']:g} s clip"
-        share = f"{row['share_of_matrix_rate']:.0%}" if "share_of_matrix_rate" in row else ""
-        speeds = [f"{row['audio_seconds_per_second']:.2f}", f"{row['ratio_to_plain']:.2f}", share]
-        cells.append([f"{name(row)}, {row['dtype']}{clip}", f"{row['batch_size']}", *speeds])
-    header = ["", "batch", "audio s per s", "time per audio second, plain = 1", "share of matrix rate"]
+        limit = f"{row['limit']:.2f}" if "limit" in row else ""
+        speeds = [f"{row['audio_seconds_per_second']:.2f}", f"{row['ratio_to_plain']:.2f}", limit]
+        speeds.append(f"{row['share_of_matrix_rate']:.0%}")
+        cells.append([f"{name(row)}, {row['dtype']}", f"{row['batch_size']}", *speeds])
+    header = ["", "batch", "audio s per s", "time, plain = 1", "limit", "share of matrix rate"]
     return markdown_table(header, cells)
 
 

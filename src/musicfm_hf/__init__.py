@@ -35,7 +35,7 @@ _EXPORTS = {
         "embed",
     ),
     ".inference.exported": ("load_exported",),
-    ".inference.precision": ("fastest_dtype",),
+    ".inference.precision": ("fastest_precision",),
     ".inference.song_annotation": ("SongAnnotation",),
     ".inference.zero_shot": ("ZeroShotTagger",),
     ".model.configuration_musicfm": ("MusicFMConfig",),
@@ -98,7 +98,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from .inference.embedding import WindowSettings as WindowSettings
     from .inference.embedding import embed as embed
     from .inference.exported import load_exported as load_exported
-    from .inference.precision import fastest_dtype as fastest_dtype
+    from .inference.precision import fastest_precision as fastest_precision
     from .inference.song_annotation import SongAnnotation as SongAnnotation
     from .inference.zero_shot import ZeroShotTagger as ZeroShotTagger
     from .model.configuration_musicfm import MusicFMConfig as MusicFMConfig

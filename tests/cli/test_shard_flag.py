@@ -10,7 +10,7 @@ from helpers.audio import music
 from helpers.models import head
 from safetensors import safe_open
 
-from musicfm_hf import SearchIndex
+from musicfm_hf import MusicFMInt8Config, SearchIndex
 from musicfm_hf.cli.main import main
 from musicfm_hf.data.shares import Share
 from musicfm_hf.inference import precision
@@ -89,7 +89,10 @@ def test_jobs_share_a_folder_and_a_later_run_finds_all_done(run, tmp_path):
     ("flags", "message"),
     [
         (["--shard", "3/2"], "the number of jobs, such as 3/64"),
-        (["--shard", "1/2", "--dtype", "auto"], "With `--shard`, pass `--dtype float32` or `--dtype bfloat16`"),
+        (
+            ["--shard", "1/2", "--dtype", "auto"],
+            "With `--shard`, pass `--dtype float32`, `--dtype bfloat16` or `--quantize int8`",
+        ),
     ],
 )
 def test_mistakes_are_explained(run, flags, message, capsys):
@@ -98,25 +101,35 @@ def test_mistakes_are_explained(run, flags, message, capsys):
     assert message in str(end.value.code) + capsys.readouterr().err
 
 
-def test_the_dtype_is_chosen(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "chosen",
+    [{"dtype": torch.bfloat16}, {"dtype": torch.float32, "quantization_config": MusicFMInt8Config()}],
+    ids=["bfloat16", "int8"],
+)
+def test_the_precision_is_chosen(run, tmp_path, monkeypatch, chosen):
     """It is recorded like one that was named."""
-    devices = []
+    calls = []
 
-    def choose(device):
-        devices.append(str(device))
-        return torch.bfloat16
+    def choose(config, device):
+        calls.append((config.hidden_size, str(device)))
+        return chosen
 
-    monkeypatch.setattr(precision, "fastest_dtype", choose)
+    monkeypatch.setattr(precision, "fastest_precision", choose)
     run("--dtype", "auto")
-    assert devices == ["cpu"]
+    assert calls == [(32, "cpu")]
+    expected = {"dtype": "bfloat16"} if len(chosen) == 1 else {"dtype": "float32", "quantization": "int8"}
     if run.name == "embed":
         with safe_open(tmp_path / "0.wav.safetensors", "pt") as file:
-            assert file.metadata()["dtype"] == "bfloat16"
+            made = file.metadata()
     elif run.name == "annotate":
-        record = json.loads((tmp_path / ".0.made_from.json").read_text())
-        assert record["dtypes"] == {"chord": "torch.bfloat16"}
+        path = tmp_path / ".0.made_from.json"
+        record = json.loads(path.read_text())
+        run("--dtype", made_dtype := record["dtypes"]["chord"].removeprefix("torch."))
+        rounds = json.loads(path.read_text())["models"] != record["models"]  # the digest of the weights
+        made = {"dtype": made_dtype, "quantization": "int8" if rounds else None}
     else:
-        assert json.loads((tmp_path / "index.json").read_text())["made"]["dtype"] == "bfloat16"
+        made = json.loads((tmp_path / "index.json").read_text())["made"]
+    assert {name: made.get(name) for name in ("dtype", "quantization")} == {"quantization": None} | expected
 
 
 def test_int8(run, tmp_path, folder):

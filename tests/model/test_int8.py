@@ -24,7 +24,7 @@ from musicfm_hf.model import int8_musicfm
 from musicfm_hf.model.int8_musicfm import Int8Convolution, MusicFMInt8Linear, multiply_plainly, quantize_frames
 
 needs_kernel = pytest.mark.skipif(
-    not int8_musicfm._kernel_is_usable(), reason="oneDNN has no exact and fast int8 kernel on this processor"
+    not int8_musicfm.has_fast_int8(), reason="oneDNN has no exact and fast int8 kernel on this processor"
 )
 
 # The layer
@@ -87,7 +87,7 @@ def test_the_plain_product_equals_that_of_the_kernel(monkeypatch):
     with torch.no_grad():
         output = layer(frames)
         assert layer._packed is not None
-        monkeypatch.setattr(int8_musicfm, "_kernel_is_usable", lambda: False)
+        monkeypatch.setattr(int8_musicfm, "has_fast_int8", lambda: False)
         torch.testing.assert_close(layer(frames), output, rtol=1e-5, atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_a_kernel_that_is_missing_or_inexact_is_not_used(monkeypatch, fault):
             return multiply_plainly(values, weight, scales).clamp(-32768, 32767)
 
         monkeypatch.setattr(int8_musicfm, "_multiply_packed", saturated)
-    assert int8_musicfm._kernel_is_usable.__wrapped__() is False
+    assert int8_musicfm.has_fast_int8.__wrapped__() is False
 
 
 def test_weights_that_change_are_packed_again():

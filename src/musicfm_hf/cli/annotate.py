@@ -41,7 +41,6 @@ from ..data.catalog import list_sources
 from ..inference.annotate_files import CLICKS, AnnotatedFiles, annotate_files
 from ..inference.annotators import has_text_tower, load_annotators
 from ..inference.embedding import HeadModel, WindowSettings
-from ..inference.precision import quantization_config
 from ..inference.song_annotation import DEFAULT_FORMATS, FORMATS
 from ..inference.zero_shot import ZeroShotTagger
 from ..tasks import load_task_file
@@ -51,7 +50,7 @@ from .flags import (
     add_task_file_flag,
     add_window_flags,
     command_parser,
-    model_dtype,
+    model_precision,
     rename_flags,
     share_of_process,
     songs_in_words,
@@ -128,10 +127,7 @@ def _load_models(
             "OpenMuQ/MuQ-MuLan-large`."
         )
     device = arguments.device or state.device
-    precision = {
-        "dtype": model_dtype(arguments.dtype, device, arguments.shard, state),
-        "quantization_config": quantization_config(arguments.quantize, device),
-    }
+    precision = model_precision(arguments, arguments.models, device, state)
     models = load_annotators([name for name in arguments.models if name not in text_models], **precision)
     for model in models.values():
         model.to(device)

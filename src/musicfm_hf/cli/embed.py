@@ -30,13 +30,12 @@ from ..inference.embed_files import embed_files
 from ..inference.embedding import WindowSettings
 from ..inference.exported import load_encoder
 from ..inference.model_files import resolve_model
-from ..inference.precision import quantization_config
 from .flags import (
     add_catalog_flags,
     add_device_flags,
     add_window_flags,
     command_parser,
-    model_dtype,
+    model_precision,
     rename_flags,
     report_problems,
     share_of_process,
@@ -50,11 +49,10 @@ def main(argv: Sequence[str]) -> None:
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not embedded"):
         device = arguments.device or state.device
-        dtype = model_dtype(arguments.dtype, device, arguments.shard, state)
         folder, revision = resolve_model(arguments.model, arguments.revision)
+        precision = model_precision(arguments, [folder], device, state)
         sources = list_sources(arguments.source, arguments.audio_column)
-        quantization = quantization_config(arguments.quantize, device)
-        model = load_encoder(folder, dtype, arguments.device, state.device, quantization)
+        model = load_encoder(folder, arguments.device, state.device, **precision)
         problems = embed_files(
             model,
             sources,

@@ -32,7 +32,7 @@ from accelerate.utils import gather_object
 from ..data.catalog import list_sources
 from ..data.shares import WHOLE, Share
 from ..inference.embedding import WindowSettings
-from ..inference.precision import quantization_config
+from ..inference.model_files import resolve_model
 from ..search.build import INDEX_TYPES, BuildSettings, IndexSummary, build_index
 from ..search.embedders import Embedder, load_embedder
 from ..search.index_files import EmbeddedCatalog, embed_passages
@@ -42,7 +42,7 @@ from .flags import (
     add_device_flags,
     add_window_flags,
     command_parser,
-    model_dtype,
+    model_precision,
     report_problems,
     share_of_process,
     user_errors,
@@ -60,13 +60,13 @@ def main(argv: Sequence[str]) -> None:
         settings = BuildSettings(model, "", source, arguments.index_type, annotations)
         settings.check(arguments.output_dir)
         device = arguments.device or state.device
+        folder, _ = resolve_model(arguments.model, arguments.revision)
         embedder, revision = load_embedder(
             arguments.model,
             arguments.revision,
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
-            model_dtype(arguments.dtype, device, arguments.shard, state),
-            device,
-            quantization_config(arguments.quantize, device),
+            device=device,
+            **model_precision(arguments, [folder], device, state),
         )
         seconds = embedder.default_seconds if arguments.passage_seconds is None else arguments.passage_seconds
         hop = seconds if arguments.hop_seconds is None else arguments.hop_seconds

@@ -201,9 +201,9 @@ def load_exported(
 
 def load_encoder(
     folder: str | os.PathLike,
-    dtype: torch.dtype,
     device: str | None,
     default_device: torch.device,
+    dtype: torch.dtype = torch.float32,
     quantization_config: MusicFMInt8Config | None = None,
 ) -> EncoderModel:
     """

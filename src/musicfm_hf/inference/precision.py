@@ -1,4 +1,4 @@
-"""Precision of a model: the dtype in which it runs fastest on a device, and int8."""
+"""Precision of a model: dtypes and int8, and which of them is fastest on a device."""
 
 import json
 import time
@@ -11,40 +11,55 @@ import torch
 from huggingface_hub import constants
 from torch import nn
 
-from ..model.int8_musicfm import MusicFMInt8Config, is_int8
+from ..model.int8_musicfm import MusicFMInt8Config, MusicFMInt8Linear, has_fast_int8, is_int8
 from ..training.files import write_json
 from ..training.records import cpu_flags, processor_name
 
-LEAST_GAIN = 1.3  # below it, bfloat16 is not worth its rounding
-WIDTH, INNER_WIDTH, ROWS = 1024, 4096, 256  # of the feed-forward layers of published models; frames
+LEAST_GAIN = 1.3  # of a precision that rounds more
+ROWS = 256  # frames
 ROUNDS = 5
 
 # Names of instructions that multiply bfloat16, in `torch.cpu.get_capabilities` and in /proc/cpuinfo.
 _BFLOAT16_INSTRUCTIONS = frozenset(["amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "svebf16"])
 
 
-def fastest_dtype(device: str | torch.device | None = None) -> torch.dtype:
+def fastest_precision(config: Any, device: str | torch.device | None = None) -> dict[str, Any]:
     """
-    Choose the dtype in which the linear layers of a model are fastest, for `from_pretrained(…, dtype=…)`.
+    Choose the precision in which the encoder of a model is fastest on a device, as arguments for `from_pretrained`.
 
     - On a GPU with CUDA: bfloat16 from compute capability 8 on (Ampere), float16 for 7 (Volta, Turing), or float32.
-    - On a processor: bfloat16 if it has instructions for it (AMX, AVX512-BF16, or those of ARM), and products of
-      matrices are at least 1.3 times as fast as in float32. They are measured once, which takes a fraction of a
-      second, and the result is kept in `musicfm_hf/precision.json` in the cache folder of Hugging Face (`HF_HOME`),
-      by processor, version of PyTorch and number of threads. Never float16, which is slow on processors.
+    - On a processor: bfloat16 if it has instructions for it (AMX, AVX512-BF16, or those of ARM), or int8 if it has
+      those (VNNI, AMX), but only if products of matrices as in the feed-forward layers of the model are at least 1.3
+      times as fast as in a precision that rounds less. They are measured once, which takes a fraction of a second, and
+      the result is kept in `musicfm_hf/precision.json` in the cache folder of Hugging Face (`HF_HOME`), by processor,
+      version of PyTorch, number of threads and size of the layers. Never float16, which is slow on processors.
     - On other devices: float32.
 
     Args:
+        config ([`MusicFMConfig`] or [`MusicFMTextAudioConfig`]): Configuration of the model.
         device (*optional*): Device of the model; by default the GPU if CUDA is available, or the processor.
+
+    Returns:
+        `{"dtype": …}`, and `"quantization_config"` for int8, in which other parts of the model are in float32.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
-        return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
-    if device.type != "cpu" or not _has_bfloat16():
-        return torch.float32
-    seconds = _recorded_seconds()
-    return torch.bfloat16 if seconds["float32"] >= LEAST_GAIN * seconds["bfloat16"] else torch.float32
+        return {"dtype": torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32}
+    names = ["float32"]
+    if device.type == "cpu" and not is_int8(config):
+        names += ["bfloat16"] * _has_bfloat16() + ["int8"] * has_fast_int8()
+    if len(names) == 1:
+        return {"dtype": torch.float32}
+    encoder = getattr(config, "audio_config", config)
+    seconds = _recorded_seconds(names, encoder.hidden_size, encoder.intermediate_size)
+    chosen = names[0]
+    for name in names[1:]:
+        if seconds[chosen] >= LEAST_GAIN * seconds[name]:
+            chosen = name
+    if chosen == "int8":
+        return {"dtype": torch.float32, "quantization_config": MusicFMInt8Config()}
+    return {"dtype": getattr(torch, chosen)}
 
 
 def quantization_config(name: str | None, device: str | torch.device) -> MusicFMInt8Config | None:
@@ -80,26 +95,44 @@ def record_path() -> Path:
     return Path(constants.HF_HOME) / "musicfm_hf" / "precision.json"
 
 
-def measure_products(dtypes: Iterable[torch.dtype]) -> dict[str, float]:
+def measure_products(names: Iterable[str], width: int, inner_width: int) -> dict[str, float]:
     """
-    Measure the products of a feed-forward layer of the size of published models, on the CPU, with the present number
-    of threads.
+    Measure the two products of a feed-forward layer on the CPU, with the present number of threads.
+
+    Args:
+        names: `"int8"`, and names of dtypes.
+        width (`int`): Size of a frame.
+        inner_width (`int`): Size between the two products.
 
     Returns:
-        Seconds by name of dtype, the best of several rounds in which the dtypes take turns.
+        Seconds by name, the best of several rounds in which the precisions take turns.
     """
     generator = torch.Generator().manual_seed(0)
-    shapes = {"frames": (ROWS, WIDTH), "into": (INNER_WIDTH, WIDTH), "out": (WIDTH, INNER_WIDTH)}
-    values = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
-    cast = {dtype: {name: value.to(dtype) for name, value in values.items()} for dtype in dtypes}
-    best = {dtype: float("inf") for dtype in cast}
+    frames, into, out = (
+        torch.rand(shape, generator=generator) for shape in ((ROWS, width), (inner_width, width), (width, inner_width))
+    )
+    best: dict[str, float] = {}
     with torch.inference_mode():
+        ways = {name: (frames.to(_dtype(name)), [_layer(name, weight) for weight in (into, out)]) for name in names}
         for _ in range(ROUNDS + 1):  # the first round also prepares the kernels, and is not the best one
-            for dtype, tensors in cast.items():
+            for name, (values, layers) in ways.items():
                 began = time.perf_counter()
-                nn.functional.linear(nn.functional.linear(tensors["frames"], tensors["into"]), tensors["out"])
-                best[dtype] = min(best[dtype], time.perf_counter() - began)
-    return {str(dtype).removeprefix("torch."): seconds for dtype, seconds in best.items()}
+                for layer in layers:
+                    values = layer(values)
+                best[name] = min(best.get(name, float("inf")), time.perf_counter() - began)
+    return best
+
+
+def _dtype(name: str) -> torch.dtype:
+    """Return the dtype of the frames for a precision."""
+    return torch.float32 if name == "int8" else getattr(torch, name)
+
+
+def _layer(name: str, weight: torch.Tensor) -> nn.Module:
+    """Return a linear layer in a precision."""
+    layer = nn.Linear(*weight.T.shape, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.to(_dtype(name)), requires_grad=False)
+    return MusicFMInt8Linear.from_linear(layer) if name == "int8" else layer
 
 
 def _has_bfloat16() -> bool:
@@ -110,13 +143,14 @@ def _has_bfloat16() -> bool:
     return not flags or not _BFLOAT16_INSTRUCTIONS.isdisjoint(flags)
 
 
-def _recorded_seconds() -> dict[str, float]:
+def _recorded_seconds(names: list[str], width: int, inner_width: int) -> dict[str, float]:
     """Return the seconds of products on this machine, from the file if it has them."""
-    key = f"{processor_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} threads"
+    key = f"{processor_name()}, torch {torch.__version__}, {threads}, {width} to {inner_width}"
     records = _read_records()
     seconds: dict[str, float] = records.get(key, {})
-    if not _is_valid(seconds):
-        seconds = measure_products([torch.float32, torch.bfloat16])
+    if not _is_valid(seconds, names):
+        seconds = measure_products(names, width, inner_width)
         with suppress(OSError):  # without a file, the next process measures again
             write_json(record_path(), records | {key: seconds})
     return seconds
@@ -131,9 +165,8 @@ def _read_records() -> dict[str, Any]:
     return records if isinstance(records, dict) else {}
 
 
-def _is_valid(seconds: Any) -> bool:
-    """Return whether a record has a duration for both dtypes."""
-    names = ("float32", "bfloat16")
+def _is_valid(seconds: Any, names: list[str]) -> bool:
+    """Return whether a record has a duration for each precision."""
     return isinstance(seconds, dict) and all(
         isinstance(seconds.get(name), int | float) and seconds[name] > 0 for name in names
     )

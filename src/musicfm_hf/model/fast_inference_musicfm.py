@@ -102,8 +102,11 @@ class FastDepthwiseConvolution:
     """
     Inference of a depthwise convolution over time and of the following batch norm, if there is one, as one
     convolution. On a CPU, it is a convolution in two dimensions with the channels last, which needs no copies from and
-    to the layout of the linear layers.
+    to the layout of the linear layers. Exceptions are narrow models in bfloat16, because oneDNN (of PyTorch 2.13) does
+    not return from such a convolution with up to 32 channels on processors with AVX512-BF16.
     """
+
+    _NARROW = 32
 
     def __init__(self, conv: nn.Conv1d, norm: nn.BatchNorm1d | None):
         self.conv = conv
@@ -120,7 +123,8 @@ class FastDepthwiseConvolution:
         weight, bias = conv.weight, conv.bias
         if self.norm is not None:
             weight, bias = fold_batch_norm(conv, self.norm, hidden_states.dtype)
-        if hidden_states.device.type != "cpu":
+        is_narrow = conv.groups <= self._NARROW and hidden_states.dtype == torch.bfloat16
+        if hidden_states.device.type != "cpu" or is_narrow:
             return nn.functional.conv1d(hidden_states, weight, bias, padding=conv.padding, groups=conv.groups)
         weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         padding = (0, int(conv.padding[0]))

@@ -85,7 +85,7 @@ class MusicFMInt8Linear(nn.Module):
                 "`model.dequantize()`."
             )
         frames = hidden_states.reshape(-1, self.in_features).float()
-        if frames.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing() or not _kernel_is_usable():
+        if frames.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing() or not has_fast_int8():
             output = self._plain(frames)
         else:
             output = self._fast(frames)
@@ -156,7 +156,7 @@ class Int8Convolution:
     @staticmethod
     def applies(weight: torch.Tensor) -> bool:
         """Return whether it is faster than in float32: with a kernel for int8, and enough channels."""
-        return weight.device.type == "cpu" and weight.shape[1] >= 64 and _kernel_is_usable()
+        return weight.device.type == "cpu" and weight.shape[1] >= 64 and has_fast_int8()
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, time, bands, channels)` → `(batch, output frames, output bands, outputs)`."""
@@ -257,7 +257,7 @@ def _multiply_packed(
 
 
 @functools.cache
-def _kernel_is_usable() -> bool:
+def has_fast_int8() -> bool:
     """
     Return whether oneDNN's int8 kernel exists, is exact and is fast. Without the instructions for it (VNNI, AMX), it
     saturates on some processors, and on others oneDNN falls back to a kernel that is a thousand times slower.
