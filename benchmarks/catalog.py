@@ -1,8 +1,8 @@
 """
 Measure the parts of embedding a catalog, and all of it: a folder of mixed files that is written for this purpose.
 
-    python benchmarks/catalog.py
-    python benchmarks/catalog.py --files 40 --longest_seconds 60 --recipe small_kmeans --num_workers 1 2
+    python benchmarks/catalog.py --files 60 --dtype int8
+    python benchmarks/catalog.py --recipe small_kmeans --output_file benchmarks/results/catalog_small.json
 
 Files are wav, flac, mp3 and ogg, mono and stereo, from 8 to 96 kHz. Their lengths are from 2 s to 8 minutes, with
 about the same number of files for each factor of two. Measured in turn, for each number of decoding processes:
@@ -33,6 +33,7 @@ from musicfm_hf.data.catalog import Song, list_sources
 from musicfm_hf.data.decoding import SongLoader
 from musicfm_hf.data.synthetic import compose, synthesize
 from musicfm_hf.inference.embedding import embed_songs
+from musicfm_hf.model.int8_musicfm import quantize_to_int8
 from musicfm_hf.training.recipes import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,14 +57,18 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=7)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--num_workers", type=int, nargs="+", default=[1], help="processes that decode")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "int8"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "catalog.json")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     values = {} if arguments.recipe is None else read_recipe(str(ROOT / f"recipes/pretrain/{arguments.recipe}.yaml"))
     model = MusicFMModel(MusicFMConfig(**values.get("config", {})))
-    model = model.to(arguments.device, getattr(torch, arguments.dtype)).eval()
+    if arguments.dtype == "int8":
+        quantize_to_int8(model)
+    else:
+        model = model.to(arguments.device, getattr(torch, arguments.dtype))
+    model.eval()
     lengths = draw_lengths(arguments.files, arguments.shortest_seconds, arguments.longest_seconds, arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         write_catalog(Path(folder) / "music", lengths, arguments.seed)
@@ -71,7 +76,7 @@ def main() -> None:
         settings = WindowSettings(
             min(arguments.layer, model.config.num_hidden_layers), batch_size=arguments.batch_size
         )
-        values = describe_catalog(sources, lengths, model, settings)
+        values = describe_catalog(sources, lengths, model, settings) | {"dtype": arguments.dtype}
         values["machine"] = describe(arguments.device) | {"processors": torch.get_num_threads()}
         values["rows"] = measure(model, sources, Path(folder), settings, arguments.num_workers)
     for row in values["rows"]:
@@ -112,7 +117,6 @@ def describe_catalog(
         "weights": sum(parameter.numel() for parameter in model.parameters()),
         "layer": settings.layer,
         "batch_size": settings.batch_size,
-        "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 

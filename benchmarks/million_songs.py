@@ -4,9 +4,10 @@ Compute the time and the price of embedding a million songs from measured rates.
     python benchmarks/million_songs.py --processor_price 0.10 --price_date 2026-11
     python benchmarks/million_songs.py --processor_price 0.10 --gpu_price 2.50 --price_date 2026-11
 
-Prices are examples per hour, without currency: of a machine like that of `catalog.json`, and of a GPU like that of
-`gpu.json`, which is left out until that file exists. The rate of the processor is that of decoding and model together;
-that of the GPU is the best of its layer, and holds if enough processes decode at the rate of `catalog.json`.
+Prices are examples per hour, without currency: of a machine like those of `catalog.json` and `catalog_*.json`, and of
+a GPU like that of `gpu.json`, which is left out until that file exists. The rate of a processor is that of decoding and
+model together; that of the GPU is the best of its layer, and holds if enough processes decode at the rate of
+`catalog.json`.
 """
 
 import argparse
@@ -26,7 +27,9 @@ def main() -> None:
     parser.add_argument("--processor_price", type=float, required=True, help="example price per hour of a machine")
     parser.add_argument("--gpu_price", type=float, help="example price per hour of a GPU; needed if gpu.json exists")
     parser.add_argument("--price_date", required=True, help="date of the prices")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with catalog.json and gpu.json")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of catalog.json, catalog_*.json and gpu.json"
+    )
     parser.add_argument("--output_file", type=Path, default=RESULTS / "million_songs.json")
     arguments = parser.parse_args()
     catalog = read(arguments.results / "catalog.json")
@@ -37,7 +40,10 @@ def main() -> None:
         parser.error("gpu.json exists: pass --gpu_price")
     values = {name: getattr(arguments, name) for name in ("songs", "song_seconds", "price_date")}
     audio_seconds = arguments.songs * arguments.song_seconds
-    values["rows"] = [processor_row(catalog, audio_seconds, arguments.machines, arguments.processor_price)]
+    catalogs = [catalog, *map(read, sorted(arguments.results.glob("catalog_*.json")))]
+    values["rows"] = [
+        processor_row(one, audio_seconds, arguments.machines, arguments.processor_price) for one in catalogs
+    ]
     if gpu is not None and (row := gpu_row(gpu, catalog, audio_seconds, arguments.gpu_price)) is not None:
         values["rows"].append(row)
     write_report(arguments.output_file, values, report(values))
@@ -88,7 +94,7 @@ def report(values: dict[str, Any]) -> str:
     head = f"{values['songs']:,} songs of {values['song_seconds']:.0f} s; example prices of {values['price_date']}.\n"
     rows = [
         [
-            f"{row['about']}, `layer={row['layer']}`, {row['dtype']}",
+            f"{row['about']}; {row['weights'] / 1e6:.0f} million weights, `layer={row['layer']}`, {row['dtype']}",
             f"{row['audio_seconds_per_second']:,.0f}",
             f"{row['hours']:,.0f}",
             "" if row["decoding_processes"] is None else f"{row['decoding_processes']}",

@@ -10,13 +10,15 @@ import pytest
 import soundfile
 
 
-def test_a_small_catalog_is_measured(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_small_catalog_is_measured(tmp_path, monkeypatch, dtype):
     path = tmp_path / "catalog.json"
     words = "catalog.py --files 5 --shortest_seconds 0.5 --longest_seconds 2 --recipe small_kmeans --num_workers 0 1"
-    monkeypatch.setattr(sys, "argv", [*words.split(), "--device", "cpu", "--output_file", str(path)])
+    words += f" --device cpu --dtype {dtype}"
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--output_file", str(path)])
     catalog.main()
     values = json.loads(path.read_text())
-    assert (values["files"], values["layer"], values["dtype"]) == (5, 4, "float32")
+    assert (values["files"], values["layer"], values["dtype"]) == (5, 4, dtype)
     assert 0.5 <= values["shortest_seconds"] <= values["longest_seconds"] <= 2
     assert [row["num_workers"] for row in values["rows"]] == [0, 1]
     for row in values["rows"]:
@@ -74,6 +76,13 @@ def test_hours_and_price_of_processors(results, monkeypatch):
     (row,) = estimated(results, monkeypatch)
     assert row["hours"] == pytest.approx(12e6 / 3600 / 64)
     assert row["price"] == pytest.approx(12e6 / 3600 * 0.5)
+    other = {"rows": [{"audio_seconds_per_second": 40.0}], "weights": 5e6}
+    (results / "catalog_small.json").write_text(json.dumps(json.loads((results / "catalog.json").read_text()) | other))
+    assert [row["hours"] for row in estimated(results, monkeypatch)] == [
+        pytest.approx(12e6 / 3600 / 64),
+        pytest.approx(6e6 / 3600 / 64),
+    ]
+    (results / "catalog_small.json").unlink()
     (row,) = estimated(results, monkeypatch, "--machines", "1", "--songs", "1000", "--song_seconds", "72")
     assert (row["hours"], row["price"]) == (pytest.approx(1), pytest.approx(0.5))
 
