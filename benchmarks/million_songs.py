@@ -5,8 +5,8 @@ Compute the time and the price of embedding a million songs from measured rates.
     python benchmarks/million_songs.py --processor_price 0.10 --gpu_price 2.50 --price_date 2026-11
 
 Prices are examples per hour, without currency: of a machine like those of `catalog.json` and `catalog_*.json`, and of
-a GPU like that of `gpu.json`, which is left out until that file exists. The rate of a processor is that of decoding and
-model together; that of the GPU is the best of its layer, and holds if enough processes decode at the rate of
+a GPU like that of `gpu.json`, which is left out until that file exists. The rate of a processor is that of decoding
+and model together; that of the GPU is the best of its layer, and holds if enough processes decode at the rate of
 `catalog.json`.
 """
 
