@@ -59,6 +59,17 @@ def test_models_take_them(song, tiny_model):
     assert embed(tiny_model, song, layer=1).frames.shape == expected.frames.shape
 
 
+def test_a_waveform_is_not_copied_unless_pytorch_needs_it():
+    waveform = music(1.0)
+    assert np.shares_memory(to_waveform(waveform, 24000, 24000), waveform)
+    assert np.shares_memory(to_waveform(torch.from_numpy(waveform), 24000, 24000), waveform)
+    fixed = waveform.copy()
+    fixed.flags.writeable = False
+    for other in (fixed, waveform[::-1][::-1][::1], np.flip(np.flip(waveform).copy())):  # read-only, negative strides
+        torch.from_numpy(to_waveform(other, 24000, 24000))
+        np.testing.assert_array_equal(to_waveform(other, 24000, 24000), waveform)
+
+
 def test_annotating_takes_them(song):
     assert annotate(head("chord"), song).duration == 2.0
     assert annotate(head("chord"), {"array": read(song), "sampling_rate": 16000}).duration == 2.0

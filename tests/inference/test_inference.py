@@ -2,6 +2,7 @@ import copy
 import os
 import shutil
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,11 +11,12 @@ import soundfile
 import torch
 from datasets import Audio, Dataset
 from helpers.audio import music
+from helpers.models import TINY, random_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from musicfm_hf import embed
+from musicfm_hf import MusicFMConfig, embed
 from musicfm_hf.data.catalog import DatasetAudio, list_sources
 from musicfm_hf.data.decoding import SongLoader
 from musicfm_hf.data.identity import audio_state
@@ -77,6 +79,19 @@ def test_other_rates_are_resampled_and_the_model_is_left_as_it_was(tiny_model):
     assert frames.shape == (50, 32)
     assert frames.dtype == torch.float32
     assert embed(tiny_model.to(torch.bfloat16), music(2.0), RATE).frames.dtype == torch.float32
+
+
+def test_a_normalized_song_is_scaled_as_a_whole_without_copies():
+    plain, scaled = (random_model(MusicFMConfig(**TINY, do_normalize=value)) for value in (False, True))
+    quiet = np.concatenate([0.01 * music(30.0), 0.1 * music(42.0)])
+    settings = {"window_seconds": 10.0, "batch_size": 2}
+    expected = embed(plain, (quiet - quiet.mean()) / np.sqrt(quiet.var() + 1e-7), 24000, **settings).frames
+    tracemalloc.start()
+    found = embed(scaled, quiet, 24000, **settings).frames
+    _, peak = tracemalloc.get_traced_memory()  # of NumPy; PyTorch's is not traced
+    tracemalloc.stop()
+    torch.testing.assert_close(found, expected)
+    assert peak < 1.3 * quiet.nbytes  # differences from the mean, while the variance is computed
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def to_waveform(audio: Any, sampling_rate: int | None, target_rate: int) -> np.n
         target_rate (`int`): Rate of the result in Hz.
 
     Returns:
-        float32 `(samples,)`.
+        float32 `(samples,)`; without a copy if `audio` is that already, so do not write into it.
 
     Raises:
         FileNotFoundError: if the path does not exist.
@@ -68,10 +68,10 @@ def _resample_array(audio: Any, sampling_rate: int | None, target_rate: int) -> 
         raise TypeError(f"`audio` must be audio, got a model, {type(audio).__name__}: the model comes first.")
     rate = checked_rate(sampling_rate, "the rate of the waveform in Hz")
     extractor = MusicFMFeatureExtractor(sampling_rate=rate, min_samples=1)
-    waveforms = extractor(audio, rate, padding=False, return_attention_mask=False)["input_values"]
+    waveforms = extractor.waveforms(audio, rate)
     if len(waveforms) != 1:
         raise ValueError(f"`audio` must be one waveform of shape (samples,), got {len(waveforms)} of them.")
-    waveform = resample(waveforms[0], rate, target_rate)
+    waveform = np.require(resample(waveforms[0], rate, target_rate), requirements=["C", "W"])  # as PyTorch needs it
     if not len(waveform):
         raise ValueError(f"`audio` is empty at {target_rate} Hz: it has {len(waveforms[0])} samples.")
     return waveform

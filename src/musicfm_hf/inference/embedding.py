@@ -12,7 +12,7 @@ import torch
 from ..audio.waveform import to_waveform
 from ..audio.windows import Window, plan_windows
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.feature_extraction_musicfm import normalize_waveform
+from ..model.feature_extraction_musicfm import mean_and_deviation
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from .exported import EncoderModel
 
@@ -170,7 +170,7 @@ def embed_songs(
                 raise ValueError(f"{name} has {len(waveform)} samples, but the model needs {config.min_samples}.")
             song = _Song(key, waveform, model.output_frames(len(waveform)))
             if config.do_normalize:
-                song.waveform = normalize_waveform(waveform)
+                song.scale = mean_and_deviation(waveform)
             windows = settings.plan(config, len(waveform), song.num_frames)
             song.missing = len(windows)
             pending.add(_PendingWindow(song, window) for window in windows)
@@ -186,6 +186,7 @@ class _Song:
     def __init__(self, key: Any, waveform: np.ndarray, num_frames: int):
         self.key = key
         self.waveform = waveform
+        self.scale: tuple[np.floating, np.floating] | None = None  # see `do_normalize`; applied to each window
         self.num_frames = num_frames
         self.missing = 0
         self.frames: torch.Tensor | None = None
@@ -251,8 +252,11 @@ def _encode_batch(
     input_values = torch.zeros(len(chosen), longest, dtype=torch.float32)
     attention_mask = torch.zeros(len(chosen), longest, dtype=torch.bool)
     for row, (song, window) in enumerate(chosen):
-        audio = torch.from_numpy(song.waveform[window.start_sample : window.stop_sample])
-        input_values[row, : len(audio)] = audio
+        audio = song.waveform[window.start_sample : window.stop_sample]
+        if song.scale is not None:
+            mean, deviation = song.scale
+            audio = (audio - mean) / deviation
+        input_values[row, : len(audio)] = torch.from_numpy(audio)
         attention_mask[row, : len(audio)] = True
     # If weights are offloaded, accelerate moves the input to the right device.
     device = torch.device("cpu") if model.device.type == "meta" else model.device

@@ -131,6 +131,31 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
                 or has several channels and `to_mono` is not given. The message names the item.
             TypeError: if audio is not numeric.
         """
+        if truncation and max_length is not None and max_length < self.min_samples:
+            raise ValueError(f"`max_length` is {max_length} samples, but the model needs at least {self.min_samples}.")
+        waveforms = self.waveforms(raw_audio, sampling_rate, to_mono)
+        if padding is None:
+            padding = return_tensors is not None or pad_to_multiple_of is not None
+        padded = self.pad(
+            BatchFeature({"input_values": waveforms}),
+            padding=padding,
+            max_length=max_length,
+            truncation=truncation,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_attention_mask=return_attention_mask,
+            return_tensors=return_tensors,
+        )
+        if "attention_mask" in padded:
+            padded[self.attention_mask_name] = padded.pop("attention_mask")
+        return MusicFMBatchFeature(padded.data)
+
+    def waveforms(
+        self, raw_audio: Any, sampling_rate: int | None = None, to_mono: str | None = None
+    ) -> list[np.ndarray]:
+        """
+        Check audio and return its waveforms, each float32 `(samples,)`, without padding and without copies of what is
+        float32 already. Arguments and errors are those of a call.
+        """
         raw_audio, sampling_rate = _unwrap_rows(raw_audio, sampling_rate)
         if sampling_rate is None:
             logger.warning_once(
@@ -144,25 +169,8 @@ class MusicFMFeatureExtractor(SequenceFeatureExtractor):
             )
         if to_mono is not None and to_mono not in _TO_MONO:
             raise ValueError(f"`to_mono` must be one of {', '.join(_TO_MONO)}, got {to_mono!r}.")
-        if truncation and max_length is not None and max_length < self.min_samples:
-            raise ValueError(f"`max_length` is {max_length} samples, but the model needs at least {self.min_samples}.")
-
-        if padding is None:
-            padding = return_tensors is not None or pad_to_multiple_of is not None
         items = _split_batch(raw_audio, waveform_ndim=1 if to_mono is None else 2)
-        waveforms = [self._waveform(item, index, to_mono) for index, item in enumerate(items)]
-        padded = self.pad(
-            BatchFeature({"input_values": waveforms}),
-            padding=padding,
-            max_length=max_length,
-            truncation=truncation,
-            pad_to_multiple_of=pad_to_multiple_of,
-            return_attention_mask=return_attention_mask,
-            return_tensors=return_tensors,
-        )
-        if "attention_mask" in padded:
-            padded[self.attention_mask_name] = padded.pop("attention_mask")
-        return MusicFMBatchFeature(padded.data)
+        return [self._waveform(item, index, to_mono) for index, item in enumerate(items)]
 
     def _waveform(self, item: Any, index: int, to_mono: str | None) -> np.ndarray:
         """Check item `index` and return it as float32 `(samples,)`."""
@@ -240,9 +248,15 @@ def _mix(audio: np.ndarray, channel: int | None, name: str) -> np.ndarray:
     return average
 
 
+def mean_and_deviation(audio: np.ndarray) -> tuple[np.floating, np.floating]:
+    """Return the mean and the standard deviation of a waveform `(samples,)` by which `do_normalize` scales it."""
+    return audio.mean(), np.sqrt(audio.var() + 1e-7)
+
+
 def normalize_waveform(audio: np.ndarray) -> np.ndarray:
     """Scale a waveform `(samples,)` to zero mean and unit variance, as `do_normalize` does."""
-    return (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+    mean, deviation = mean_and_deviation(audio)
+    return (audio - mean) / deviation
 
 
 def decoded_row(decoder: Any) -> dict[str, Any]:
@@ -341,5 +355,6 @@ __all__ = [
     "choose_channel",
     "decoded_row",
     "explain_canceled",
+    "mean_and_deviation",
     "normalize_waveform",
 ]
