@@ -1,7 +1,7 @@
 """
 Measure the parts of embedding a catalog, and all of it: a folder of mixed files that is written for this purpose.
 
-    python benchmarks/catalog.py --files 60 --dtype int8
+    python benchmarks/catalog.py --files 16 --dtype int8
     python benchmarks/catalog.py --recipe small_kmeans --output_file benchmarks/results/catalog_small.json
 
 Files are wav, flac, mp3 and ogg, mono and stereo, from 8 to 96 kHz. Their lengths are from 2 s to 8 minutes, with

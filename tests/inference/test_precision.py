@@ -26,7 +26,7 @@ def fastest(device=None, config=CONFIG):
 def measured(tmp_path, monkeypatch):
     """A processor with bfloat16, int8 and a cache folder of its own; the seconds to measure, and the measurements."""
     monkeypatch.setattr(precision.constants, "HF_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(precision, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
     monkeypatch.setattr(precision, "has_fast_int8", lambda: True)
     seconds, calls = {"float32": 2.0, "bfloat16": 1.0, "int8": 0.9}, []
 
@@ -61,7 +61,7 @@ def test_a_precision_that_rounds_more_has_to_be_faster_by_the_least_gain(measure
     [(True, False, ["float32", "bfloat16"]), (False, True, ["float32", "int8"]), (False, False, None)],
 )
 def test_only_what_the_processor_has_is_measured(measured, monkeypatch, has_bfloat16, has_int8, names):
-    monkeypatch.setattr(precision, "_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(precision, "has_fast_int8", lambda: has_int8)
     assert fastest("cpu") == ("float32" if names is None else names[1])
     assert [call[0] for call in measured[1]] == ([] if names is None else [names])
@@ -128,7 +128,7 @@ def test_a_cache_that_cannot_be_written_is_measured_each_time(measured, tmp_path
 def test_processors_without_bfloat16_are_not_measured(measured, monkeypatch, capabilities, expected):
     monkeypatch.undo()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert precision._has_bfloat16() is expected
+    assert precision.has_bfloat16() is expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_processors_without_bfloat16_are_not_measured(measured, monkeypatch, cap
 def test_older_versions_of_pytorch_read_the_flags_of_linux(monkeypatch, flags, expected):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
-    assert precision._has_bfloat16() is expected
+    assert precision.has_bfloat16() is expected
 
 
 @pytest.mark.parametrize(

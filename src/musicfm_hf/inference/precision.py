@@ -48,7 +48,7 @@ def fastest_precision(config: Any, device: str | torch.device | None = None) -> 
         return {"dtype": torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32}
     names = ["float32"]
     if device.type == "cpu" and not is_int8(config):
-        names += ["bfloat16"] * _has_bfloat16() + ["int8"] * has_fast_int8()
+        names += ["bfloat16"] * has_bfloat16() + ["int8"] * has_fast_int8()
     if len(names) == 1:
         return {"dtype": torch.float32}
     encoder = getattr(config, "audio_config", config)
@@ -135,7 +135,7 @@ def _layer(name: str, weight: torch.Tensor) -> nn.Module:
     return MusicFMInt8Linear.from_linear(layer) if name == "int8" else layer
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Return whether the processor multiplies bfloat16; true if that is unknown, so that it is measured."""
     if hasattr(torch.cpu, "get_capabilities"):  # in recent versions of PyTorch
         return any(torch.cpu.get_capabilities().get(name) for name in _BFLOAT16_INSTRUCTIONS)
