@@ -87,6 +87,8 @@ def main() -> None:
         return
     if arguments.device != "cpu":
         arguments.dtypes = [dtype for dtype in arguments.dtypes if dtype != "int8"]
+        if not arguments.dtypes:
+            parser.error("int8 is for CPUs: pass another of --dtypes")
     torch.manual_seed(0)
     rates = {
         name: int8_matrix_rate() if name == "int8" else matrix_rate(arguments.device, getattr(torch, name))

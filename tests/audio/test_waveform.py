@@ -65,9 +65,11 @@ def test_a_waveform_is_not_copied_unless_pytorch_needs_it():
     assert np.shares_memory(to_waveform(torch.from_numpy(waveform), 24000, 24000), waveform)
     fixed = waveform.copy()
     fixed.flags.writeable = False
-    for other in (fixed, waveform[::-1][::-1][::1], np.flip(np.flip(waveform).copy())):  # read-only, negative strides
-        torch.from_numpy(to_waveform(other, 24000, 24000))
-        np.testing.assert_array_equal(to_waveform(other, 24000, 24000), waveform)
+    for other in (fixed, np.flip(np.flip(waveform).copy())):  # read-only; with a negative stride
+        copy = to_waveform(other, 24000, 24000)
+        assert copy.flags.writeable
+        assert copy.flags.c_contiguous
+        np.testing.assert_array_equal(copy, waveform)
 
 
 def test_annotating_takes_them(song):

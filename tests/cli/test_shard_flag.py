@@ -1,19 +1,22 @@
 """`--shard`, `--dtype auto` and `--quantize int8` of `musicfm embed`, `annotate` and `index`."""
 
+import argparse
 import json
 import shutil
 
 import pytest
 import soundfile
 import torch
+from accelerate import PartialState
 from helpers.audio import music
-from helpers.models import head
+from helpers.models import TINY, head
 from safetensors import safe_open
 
-from musicfm_hf import MusicFMInt8Config, SearchIndex
+from musicfm_hf import MusicFMConfig, MusicFMInt8Config, SearchIndex
+from musicfm_hf.cli.flags import model_precision
 from musicfm_hf.cli.main import main
-from musicfm_hf.data.shares import Share
-from musicfm_hf.inference import precision
+from musicfm_hf.data.shares import WHOLE, Share
+from musicfm_hf.inference import exported, precision
 
 NAMES = [f"{number}.wav" for number in range(6)] + ["broken.mp3"]
 SECOND_OF_TWO = [NAMES[position] for position in Share(2, 2).select([(name, None) for name in NAMES])]
@@ -130,6 +133,41 @@ def test_the_precision_is_chosen(run, tmp_path, monkeypatch, chosen):
     else:
         made = json.loads((tmp_path / "index.json").read_text())["made"]
     assert {name: made.get(name) for name in ("dtype", "quantization")} == {"quantization": None} | expected
+
+
+@pytest.fixture
+def choose(tmp_path, monkeypatch):
+    """A function that returns the precision for models, whose names are their widths, and the width that it is for."""
+    for width in (32, 64):
+        MusicFMConfig(**TINY | {"hidden_size": width}).save_pretrained(tmp_path / str(width))
+    saved = MusicFMConfig(**TINY | {"hidden_size": 96})
+    saved.quantization_config = MusicFMInt8Config().to_dict()
+    saved.save_pretrained(tmp_path / "int8")
+    measured = []
+
+    def fastest(config, device):
+        measured.append(config.hidden_size)
+        return {"dtype": torch.float32, "quantization_config": MusicFMInt8Config()}
+
+    monkeypatch.setattr(precision, "fastest_precision", fastest)
+    monkeypatch.setattr(exported, "is_exported", lambda name: "exported" in str(name))
+
+    def choose(*names, quantize=None):
+        measured.clear()
+        arguments = argparse.Namespace(dtype="auto", quantize=quantize, shard=WHOLE)
+        found = model_precision(arguments, lambda: [str(tmp_path / name) for name in names], "cpu", PartialState())
+        assert found["dtype"] is torch.float32
+        return found["quantization_config"] is not None, list(measured)
+
+    return choose
+
+
+def test_the_precision_is_that_of_the_widest_model(choose):
+    assert choose("32", "64") == (True, [64])
+    assert choose("64", "int8") == choose("int8", "64") == (True, [64])  # which has its precision
+    assert choose("int8") == (False, [])
+    assert choose("64", "exported") == choose("exported") == (False, [])  # they cannot be quantized
+    assert choose("64", quantize="int8") == (True, [])
 
 
 def test_int8(run, tmp_path, folder):

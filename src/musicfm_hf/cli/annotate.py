@@ -127,7 +127,7 @@ def _load_models(
             "OpenMuQ/MuQ-MuLan-large`."
         )
     device = arguments.device or state.device
-    precision = model_precision(arguments, arguments.models, device, state)
+    precision = model_precision(arguments, lambda: arguments.models, device, state)
     models = load_annotators([name for name in arguments.models if name not in text_models], **precision)
     for model in models.values():
         model.to(device)

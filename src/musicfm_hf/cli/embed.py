@@ -49,8 +49,10 @@ def main(argv: Sequence[str]) -> None:
     state = PartialState(timeout=timedelta(days=30))  # one process may finish long before the others
     with user_errors("Not embedded"):
         device = arguments.device or state.device
+        precision = model_precision(
+            arguments, lambda: [resolve_model(arguments.model, arguments.revision)[0]], device, state
+        )
         folder, revision = resolve_model(arguments.model, arguments.revision)
-        precision = model_precision(arguments, [folder], device, state)
         sources = list_sources(arguments.source, arguments.audio_column)
         model = load_encoder(folder, arguments.device, state.device, **precision)
         problems = embed_files(

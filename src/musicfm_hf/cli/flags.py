@@ -2,7 +2,7 @@
 
 import argparse
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..data.shares import Share
     from ..hub.commits import HubTarget
+    from ..model.int8_musicfm import MusicFMInt8Config
 
 MOST_LISTED = 20  # songs with problems
 
@@ -194,11 +195,15 @@ def _device(text: str) -> str:
 
 
 def model_precision(
-    arguments: argparse.Namespace, models: Sequence[str], device: "str | torch.device", state: "PartialState"
+    arguments: argparse.Namespace,
+    find_models: Callable[[], Sequence[str]],
+    device: "str | torch.device",
+    state: "PartialState",
 ) -> dict[str, Any]:
     """
     Return the dtype and the `quantization_config` for `--dtype` and `--quantize`. For `auto`, the main process chooses
-    what is fastest for the widest of the models, so that all processes have the same.
+    what is fastest for the widest of the models, so that all processes have the same; `find_models` is called only
+    then. Beside exported models, which have a precision of their own, it is float32.
 
     Raises:
         ValueError: `auto` with `--shard`, because jobs on different machines could choose differently.
@@ -209,31 +214,45 @@ def model_precision(
     from ..inference.precision import quantization_config
 
     quantization = quantization_config(arguments.quantize, device)
-    precision = {"dtype": torch.float32, "quantization_config": quantization}
-    if arguments.dtype != "auto":
-        return precision | {"dtype": getattr(torch, arguments.dtype)}
+    is_auto = arguments.dtype == "auto"
+    precision = {
+        "dtype": torch.float32 if is_auto else getattr(torch, arguments.dtype),
+        "quantization_config": quantization,
+    }
+    if not is_auto or quantization is not None:
+        return precision
     if not arguments.shard.is_whole:
         raise ValueError(
             "`--dtype auto` may choose differently on the machines of several jobs. With `--shard`, pass `--dtype "
             "float32`, `--dtype bfloat16` or `--quantize int8`, the same for all jobs."
         )
-    if quantization is not None:
-        return precision
+    return precision | _fastest_precision(find_models(), device, state)
+
+
+def _fastest_precision(
+    models: Sequence[str], device: "str | torch.device", state: "PartialState"
+) -> "dict[str, torch.dtype | MusicFMInt8Config]":
+    """Return what the main process finds fastest for the widest of the models that are not int8 models already."""
     from accelerate.utils import broadcast_object_list
 
-    chosen = [_fastest_precision(models, device) if state.is_main_process else None]
-    return precision | broadcast_object_list(chosen)[0]
-
-
-def _fastest_precision(models: Sequence[str], device: "str | torch.device") -> dict[str, Any]:
-    """Return what is fastest for the widest of the models; exported ones have a precision of their own."""
     from ..inference.annotators import load_config
     from ..inference.exported import is_exported
     from ..inference.precision import fastest_precision
+    from ..model.int8_musicfm import is_int8
 
-    configs = [load_config(name) for name in models if not is_exported(name)]
-    encoders = [getattr(config, "audio_config", config) for config in configs]
-    return fastest_precision(max(encoders, key=lambda encoder: encoder.hidden_size), device) if encoders else {}
+    if any(map(is_exported, models)):
+        return {}
+    configs = [config for config in map(load_config, models) if not is_int8(config)]
+    if not configs:
+        return {}
+    widest = max(configs, key=_width)
+    return broadcast_object_list([fastest_precision(widest, device) if state.is_main_process else None])[0]
+
+
+def _width(config: Any) -> int:
+    """Return the size of the frames of an encoder or an audio tower."""
+    encoder: Any = getattr(config, "audio_config", config)
+    return encoder.hidden_size
 
 
 def add_task_file_flag(parser: argparse.ArgumentParser) -> None:

@@ -60,13 +60,15 @@ def main(argv: Sequence[str]) -> None:
         settings = BuildSettings(model, "", source, arguments.index_type, annotations)
         settings.check(arguments.output_dir)
         device = arguments.device or state.device
-        folder, _ = resolve_model(arguments.model, arguments.revision)
+        precision = model_precision(
+            arguments, lambda: [resolve_model(arguments.model, arguments.revision)[0]], device, state
+        )
         embedder, revision = load_embedder(
             arguments.model,
             arguments.revision,
             WindowSettings(arguments.layer, arguments.window_seconds, arguments.overlap_seconds, arguments.batch_size),
             device=device,
-            **model_precision(arguments, [folder], device, state),
+            **precision,
         )
         seconds = embedder.default_seconds if arguments.passage_seconds is None else arguments.passage_seconds
         hop = seconds if arguments.hop_seconds is None else arguments.hop_seconds

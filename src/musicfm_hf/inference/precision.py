@@ -15,9 +15,9 @@ from ..model.int8_musicfm import MusicFMInt8Config, MusicFMInt8Linear, has_fast_
 from ..training.files import write_json
 from ..training.records import cpu_flags, processor_name
 
-LEAST_GAIN = 1.3  # of a precision that rounds more
+LEAST_GAIN = 1.3  # of a precision that rounds more than the one chosen so far
 ROWS = 256  # frames
-ROUNDS = 5
+ROUNDS = 20
 
 # Names of instructions that multiply bfloat16, in `torch.cpu.get_capabilities` and in /proc/cpuinfo.
 _BFLOAT16_INSTRUCTIONS = frozenset(["amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "svebf16"])
@@ -29,10 +29,11 @@ def fastest_precision(config: Any, device: str | torch.device | None = None) -> 
 
     - On a GPU with CUDA: bfloat16 from compute capability 8 on (Ampere), float16 for 7 (Volta, Turing), or float32.
     - On a processor: bfloat16 if it has instructions for it (AMX, AVX512-BF16, or those of ARM), or int8 if it has
-      those (VNNI, AMX), but only if products of matrices as in the feed-forward layers of the model are at least 1.3
-      times as fast as in a precision that rounds less. They are measured once, which takes a fraction of a second, and
-      the result is kept in `musicfm_hf/precision.json` in the cache folder of Hugging Face (`HF_HOME`), by processor,
-      version of PyTorch, number of threads and size of the layers. Never float16, which is slow on processors.
+      those (VNNI, AMX), but only where products of matrices as in the feed-forward layers of the model are faster by
+      a factor of 1.3: bfloat16 than float32, and int8 than whichever of these was chosen. They are measured once,
+      which takes about a second. The result is kept in `musicfm_hf/precision.json` in the cache folder of Hugging
+      Face (`HF_HOME`), by processor, version of PyTorch, number of threads and size of the layers. Never float16,
+      which is slow on processors.
     - On other devices: float32.
 
     Args:
@@ -130,7 +131,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def _layer(name: str, weight: torch.Tensor) -> nn.Module:
     """Return a linear layer in a precision."""
-    layer = nn.Linear(*weight.T.shape, bias=False, device="meta")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.to(_dtype(name)), requires_grad=False)
     return MusicFMInt8Linear.from_linear(layer) if name == "int8" else layer
 

@@ -243,7 +243,7 @@ def _mix(audio: np.ndarray, channel: int | None, name: str) -> np.ndarray:
     average, energies = audio.mean(axis=0), np.einsum("ij,ij->i", audio, audio)
     if channels_cancel(float(np.dot(average, average)), energies):
         chosen = choose_channel(energies)
-        warnings.warn(explain_canceled(name, chosen), stacklevel=4)
+        warnings.warn(explain_canceled(name, chosen), stacklevel=5)
         return audio[chosen]
     return average
 
