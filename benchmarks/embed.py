@@ -92,7 +92,7 @@ def main() -> None:
     torch.manual_seed(0)
     rates = {
         name: int8_matrix_rate() if name == "int8" else matrix_rate(arguments.device, getattr(torch, name))
-        for name in arguments.dtypes
+        for name in (arguments.dtypes if "speed" in arguments.sections else [])
     }
     machine = describe(arguments.device) | {"tflops": rates}
     with tempfile.TemporaryDirectory() as folder:
@@ -234,7 +234,7 @@ def report(results: dict[str, Any]) -> str:
     machine = results["machine"]
     rates = ", ".join(f"{dtype} {rate:.3g} TFLOP/s" for dtype, rate in machine["tflops"].items())
     versions = f"torch {machine['torch']}, transformers {machine['transformers']}"
-    parts = [f"{machine['device']}; {versions}; matrix products: {rates}.\n"]
+    parts = [f"{machine['device']}; {versions}" + (f"; matrix products: {rates}.\n" if rates else ".\n")]
     if results["speed"]:
         parts.append(speed_table(results["speed"]))
     if results["memory"]:
