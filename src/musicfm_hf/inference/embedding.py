@@ -12,7 +12,7 @@ import torch
 from ..audio.waveform import to_waveform
 from ..audio.windows import Window, plan_windows
 from ..model.configuration_musicfm import MusicFMConfig
-from ..model.feature_extraction_musicfm import mean_and_deviation
+from ..model.feature_extraction_musicfm import mean_and_deviation, normalize_waveform
 from ..model.modeling_musicfm import MusicFMForAudioClassification, MusicFMForAudioFrameClassification
 from .exported import EncoderModel
 
@@ -254,8 +254,7 @@ def _encode_batch(
     for row, (song, window) in enumerate(chosen):
         audio = song.waveform[window.start_sample : window.stop_sample]
         if song.scale is not None:
-            mean, deviation = song.scale
-            audio = (audio - mean) / deviation
+            audio = normalize_waveform(audio, song.scale)
         input_values[row, : len(audio)] = torch.from_numpy(audio)
         attention_mask[row, : len(audio)] = True
     # If weights are offloaded, accelerate moves the input to the right device.

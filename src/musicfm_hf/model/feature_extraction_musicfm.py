@@ -253,9 +253,12 @@ def mean_and_deviation(audio: np.ndarray) -> tuple[np.floating, np.floating]:
     return audio.mean(), np.sqrt(audio.var() + 1e-7)
 
 
-def normalize_waveform(audio: np.ndarray) -> np.ndarray:
-    """Scale a waveform `(samples,)` to zero mean and unit variance, as `do_normalize` does."""
-    mean, deviation = mean_and_deviation(audio)
+def normalize_waveform(audio: np.ndarray, scale: tuple[np.floating, np.floating] | None = None) -> np.ndarray:
+    """
+    Scale a waveform `(samples,)` to zero mean and unit variance, as `do_normalize` does. For a part of a song, `scale`
+    is the mean and the deviation of the song.
+    """
+    mean, deviation = mean_and_deviation(audio) if scale is None else scale
     return (audio - mean) / deviation
 
 
