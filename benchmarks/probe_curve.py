@@ -5,7 +5,9 @@ Probe the checkpoints of a pretraining run, random weights and the log-mel spect
     python benchmarks/probe_curve.py --run runs/small --data data/pop909 --tasks chord key --layers 2 4
 
 The probes are those of `musicfm finetune TASK/probe small/probe` on `--limit` songs of each split, and the scores are
-for the validation songs. The script writes `probe_curve.json` and `probe_curve.png`.
+for the validation songs. How much a score falls until the last checkpoint is the difference from its highest earlier
+value, with random weights as the first, by the paired bootstrap over songs, and Holm's correction for all curves. The
+script writes `probe_curve.json` and `probe_curve.png`.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from matplotlib.figure import Figure
 from probes import parse, train_probe
 from reporting import RESULTS
 
+from musicfm_hf.evaluation.bootstrap import correct_intervals, percentile_interval
+from musicfm_hf.evaluation.scoring import difference_samples
 from musicfm_hf.finetuning.run import read_split
 from musicfm_hf.tasks import get_task, known_tasks
 from musicfm_hf.training.files import complete_file, write_json
@@ -38,43 +42,72 @@ def main() -> None:
     saved = sorted(int(path.name.split("-")[1]) for path in arguments.run.glob("checkpoint-*"))
     steps = [step for step in saved if arguments.steps is None or step in arguments.steps]
     curves: dict[str, dict] = {}
+    songs: dict[str, dict[int, list]] = {}
     for task in arguments.tasks:
-        curves[task] = curve(task, steps, arguments)
+        curves[task], songs[task] = curve(task, steps, arguments)
         settings = {"songs": arguments.limit, "steps": steps}
-        write_json(arguments.output_file, {"curves": curves, "settings": settings} | environment())
+        results = {"curves": curves, "falls": falls(curves, songs), "settings": settings} | environment()
+        write_json(arguments.output_file, results)
         draw(curves, arguments.output_file.with_suffix(".png"))
 
 
-def curve(task: str, steps: list[int], arguments: argparse.Namespace) -> dict[str, Any]:
+def curve(task: str, steps: list[int], arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[int, list]]:
     """
     Return the scores of each layer as `(minutes of pretraining, score)`, with random weights at 0, and the score of
-    the spectrogram.
+    the spectrogram; and, for each layer, the scores of songs at each of these points.
     """
     results = json.loads((arguments.run / "results.json").read_text())
     minutes_per_step = results["seconds"] / 60 / results["training"]["max_steps"]
-    layers = {}
+    metric = get_task(task).metric
+    layers: dict[int, list[tuple[float, float]]] = {}
+    songs: dict[int, list] = {}
     for layer in arguments.layers:
         flags = ["--layer", str(layer)]
-        layers[layer] = [(0.0, score(task, arguments.run, [*flags, "--random_encoder", "true"], arguments))]
-        for step in steps:
-            checkpoint = arguments.run / f"checkpoint-{step}"
-            layers[layer].append((step * minutes_per_step, score(task, checkpoint, flags, arguments)))
-    log_mel = score(task, arguments.run, ["--log_mel", "true"], arguments)
-    return {"score": get_task(task).metric, "layers": layers, "log_mel_with_context": log_mel}
+        points = [probe(task, arguments.run, [*flags, "--random_encoder", "true"], arguments)]
+        points += [probe(task, arguments.run / f"checkpoint-{step}", flags, arguments) for step in steps]
+        minutes = [step * minutes_per_step for step in (0, *steps)]
+        layers[layer] = [
+            (minute, point["scores"]["validation"][metric]["mean"])
+            for minute, point in zip(minutes, points, strict=True)
+        ]
+        songs[layer] = [point["scores_of_songs"]["validation"] for point in points]
+    log_mel = probe(task, arguments.run, ["--log_mel", "true"], arguments)["scores"]["validation"][metric]["mean"]
+    return {"score": metric, "layers": layers, "log_mel_with_context": log_mel}, songs
 
 
-def score(task: str, model: Path, flags: list[str], arguments: argparse.Namespace) -> float:
-    """Return the score of a probe on the validation songs."""
+def falls(curves: dict[str, dict[str, Any]], songs: dict[str, dict[int, list]]) -> dict[str, dict[int, dict]]:
+    """
+    Return task → layer → the last score minus the highest earlier one: `minutes` of the latter, the `mean` difference,
+    its 95 % `interval`, and what [`correct_intervals`] returns for all of them.
+    """
+    differences, samples = {}, {}
+    for task, of_task in curves.items():
+        for layer, points in of_task["layers"].items():
+            minutes, values = zip(*points, strict=True)
+            highest = values.index(max(values[:-1]))
+            before, after = ([songs[task][layer][index]] for index in (highest, -1))
+            mean, samples[f"{task} {layer}"] = difference_samples(task, before, after, of_task["score"])
+            interval = percentile_interval(samples[f"{task} {layer}"])
+            differences[task, layer] = {"minutes": minutes[highest], "mean": mean, "interval": interval}
+    corrected = correct_intervals(samples)
+    by_task: dict[str, dict[int, dict]] = {task: {} for task in curves}
+    for (task, layer), difference in differences.items():
+        by_task[task][layer] = difference | corrected[f"{task} {layer}"]
+    return by_task
+
+
+def probe(task: str, model: Path, flags: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the results of a probe, which has scores for validation songs only."""
     words = ["--model", str(model), "--data", arguments.data, "--seed", "1"]
     words += ["--limit", str(arguments.limit), "--cache", arguments.cache, "--report_to", "none"]
     words += ["--output_dir", str(arguments.run / f"probe_{task}"), "--save_strategy", "no", "--eval_strategy", "no"]
     words += ["--load_best_model_at_end", "false", "--early_stopping_patience", "0", "--disable_tqdm", "true"]
     settings, training = parse(task, "probe", [*words, *flags])
     splits = {split: read_split(settings, split) for split in ("train", "validation")}
-    scores = train_probe(settings, training, splits).results["scores"]["validation"]
-    mean = scores[get_task(task).metric]["mean"]
+    results = train_probe(settings, training, splits).results
+    mean = results["scores"]["validation"][get_task(task).metric]["mean"]
     print(f"{task}, {model.name} {' '.join(flags)}: {mean:.4f}", flush=True)
-    return mean
+    return results
 
 
 def draw(curves: dict[str, dict[str, Any]], path: Path) -> None:

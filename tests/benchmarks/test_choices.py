@@ -186,7 +186,32 @@ def test_the_curve_of_probes_is_of_validation_songs(monkeypatch, tmp_path):
     splits = []
     monkeypatch.setattr(probe_curve, "read_split", lambda settings, split: splits.append(split) or [])
     results = {"scores": {split: {"majmin": {"mean": mean}} for split, mean in (("validation", 0.5), ("test", 0.9))}}
+    results["scores_of_songs"] = {split: {"song": {"majmin": 0.5}} for split in ("validation", "test")}
     monkeypatch.setattr(probe_curve, "train_probe", lambda *arguments: SimpleNamespace(results=results))
-    arguments = SimpleNamespace(data="data", limit=2, cache="cache", run=tmp_path)
-    assert probe_curve.score("chord", tmp_path, ["--layer", "1"], arguments) == 0.5
-    assert splits == ["train", "validation"]
+    (tmp_path / "results.json").write_text('{"seconds": 120, "training": {"max_steps": 8}}')
+    arguments = SimpleNamespace(data="data", limit=2, cache="cache", run=tmp_path, layers=[1])
+    curve, songs = probe_curve.curve("chord", [4, 8], arguments)
+    assert curve == {
+        "score": "majmin",
+        "layers": {1: [(0.0, 0.5), (1.0, 0.5), (2.0, 0.5)]},
+        "log_mel_with_context": 0.5,
+    }
+    assert songs == {1: [{"song": {"majmin": 0.5}}] * 3}
+    assert splits == ["train", "validation"] * 4
+
+
+def test_falls_are_differences_from_the_highest_earlier_score():
+    """The first layer falls by 0.2 in every song after the second point; the second one rises to the last point."""
+
+    def songs(*means: float) -> list[dict]:
+        return [{str(index): {"majmin": mean + index / 100} for index in range(8)} for mean in means]
+
+    curve = {"score": "majmin", "layers": {1: [(0.0, 0.5), (3.0, 0.8), (6.0, 0.6)], 2: [(0.0, 0.5), (3.0, 0.6)]}}
+    falls = probe_curve.falls({"chord": curve}, {"chord": {1: songs(0.5, 0.8, 0.6), 2: songs(0.5, 0.6)}})["chord"]
+    assert falls[1]["minutes"] == 3.0
+    assert falls[2]["minutes"] == 0.0
+    assert falls[1]["mean"] == pytest.approx(-0.2)
+    assert falls[1]["interval"] == pytest.approx((-0.2, -0.2))
+    assert falls[2]["mean"] == pytest.approx(0.1)
+    assert falls[1]["holds"]
+    assert falls[1]["corrected_interval"] == pytest.approx((-0.2, -0.2))

@@ -39,6 +39,14 @@ RECIPES = recipe_names("pretrain")
 # Settings
 
 
+def test_without_an_accelerator_bfloat16_needs_no_other_flag(tmp_path, monkeypatch):
+    """Transformers refuses `bf16` without an accelerator, unless `use_cpu` says that the CPU is meant."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    arguments = PretrainingArguments(str(tmp_path), max_steps=1, bf16=True, report_to="none")
+    assert arguments.use_cpu
+    assert arguments.device == torch.device("cpu")
+
+
 @dataclass
 class Settings:
     name: str = "none"

@@ -1,6 +1,5 @@
 """Arguments that all training shares."""
 
-import os
 from dataclasses import dataclass, field
 
 import torch
@@ -27,9 +26,10 @@ class RecipeArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
-            self.use_cpu = True  # otherwise, processes without accelerators wait for each other forever
-        self.dataloader_pin_memory &= torch.accelerator.is_available()
+        if not torch.accelerator.is_available():
+            # Otherwise, `bf16` is refused, and several processes wait for each other forever.
+            self.use_cpu = True
+            self.dataloader_pin_memory = False
         super().__post_init__()
         if self.max_steps <= 0:
             raise ValueError("`max_steps` is required, because the data is endless.")
