@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -448,6 +449,7 @@ def test_early_stopping():
         return control.should_training_stop
 
     assert not stops()
+    assert not stops(np.nan, np.nan, np.nan, np.nan)  # the validation songs do not have this score
     assert not stops(0.1)
     assert not stops(0.1, 0.2, 0.2)
     assert stops(0.1, 0.2, 0.2, 0.2)
@@ -548,8 +550,9 @@ def test_another_score_chooses_the_best_model(places, tmp_path):
     assert args.metric_for_best_model == "eval_downbeat_f"
     assert args.greater_is_better
     assert run.trainer.state.best_metric == max(entry["eval_downbeat_f"] for entry in entries)
-    with pytest.raises(KeyError, match=r"eval_wrong.*eval_beat_f"):
+    with pytest.raises(ValueError, match=r"must be one of beat_f, .*downbeat_f, .*got 'wrong'"):
         tune(places, tmp_path / "other", "probe", "--task", "beat", "--metric_for_best_model", "wrong")
+    assert not list((tmp_path / "other").glob("checkpoint-*"))
     with pytest.raises(ValueError, match=r"was made with metric_for_best_model 'downbeat_f', not None"):
         tune(places, tmp_path / "run", "probe", "--task", "beat")
 
@@ -617,6 +620,45 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
     assert not torch.allclose(without.eval()(waveform[None]).logits, expected, atol=0.01)  # the matrices matter
 
 
+# Songs that cannot be trained on or scored
+
+
+def run_on(places, output, splits, *flags):
+    argv = [*SHORT, *places, "--output_dir", str(output), *flags]
+    return finetune(*parse_recipe((TaskArguments, FinetuningArguments), argv), splits)
+
+
+def test_songs_without_a_label_that_can_be_learned(places, songs, tmp_path):
+    """Such as chords that the vocabulary lacks. One label is enough."""
+    unknown = [replace(song, chords=[Segment(0.0, song.duration, "X")]) for song in songs]
+    splits = {"train": unknown, "validation": songs[:1]}
+    with pytest.raises(ValueError, match=rf"None of the {len(songs)} training songs has chords that .* can learn"):
+        run_on(places, tmp_path / "none", splits, "--method", "probe")
+    splits["train"] = [*unknown[:-1], replace(songs[0], chords=[Segment(0.0, 0.5, "X"), Segment(0.5, 1.0, "C:maj")])]
+    assert run_on(places, tmp_path / "one", splits, "--method", "probe").trainer.state.global_step == 4
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_short_songs_are_named_before_training(places, songs, tmp_path, method, split):
+    """A probe names them when it computes features."""
+    splits = {name: list(songs) for name in ("train", "validation", "test")}
+    splits[split][1] = replace(songs[1], id="brief", duration=0.02)
+    message = rf"1 of {len(songs)} {split} songs are shorter than the 0.043 s that .* such as brief \(0.020 s\)"
+    with pytest.raises(ValueError, match=message):
+        run_on(places, tmp_path / "run", splits, "--method", method)
+
+
+def test_a_score_that_the_validation_songs_lack(places, songs, tmp_path, caplog):
+    """One song has no mean average precision of tags: each tag has only positive or only negative examples."""
+    splits = {"train": songs, "validation": songs[:1]}
+    flags = ["--method", "probe", "--task", "tagging", "--early_stopping_patience", "1"]
+    run = run_on(places, tmp_path / "run", splits, *flags)
+    assert run.trainer.state.global_step == 4
+    assert np.isnan(run.results["scores"]["validation"]["map"]["mean"])
+    assert "No map can be computed for the validation songs" in caplog.text
+
+
 # Misuse
 
 
@@ -628,7 +670,11 @@ def test_an_adapter_equals_the_model_it_was_saved_from(places, tmp_path, songs, 
         (["--data="], "`--data` is required"),
         (["--method", "lora", "--log_mel"], "is a baseline of probes: use `--method probe`"),
         (["--keep_head", "--random_encoder"], "it cannot be used with `random_encoder`"),
-        (["--keep_head"], r"cannot be kept, because it has task None, not 'chord'; id2label"),
+        (
+            ["--keep_head"],
+            r"cannot be kept, because it has task None, not 'chord'; id2label of 2 labels with 'LABEL_0', 'LABEL_1', "
+            r"not of 25 labels with 'C:maj', 'C:min', 'C#:maj', …; ",
+        ),
         (["--probe_steps", "5"], "the steps of a probe are `--max_steps`"),
         (["--method", "full", "--probe_steps", "-1"], "`probe_steps` must be at least 0, got -1"),
         (["--max_train_songs", "0"], "`max_train_songs` must be at least 1, got 0"),

@@ -368,7 +368,12 @@ def test_mean_score_selects_checkpoints(finished):
         if "eval_mean" in entry:
             main = [entry[f"eval_{name}"] for name in ("chord_majmin", "key_key_weighted", "tagging_map")]
             assert entry["eval_mean"] == pytest.approx(np.nanmean(main))
-    assert finished("full")[0].trainer.args.metric_for_best_model == "eval_mean"
+    trainer = finished("full")[0].trainer
+    assert trainer.args.metric_for_best_model == "eval_mean"
+    names = trainer.score_names(trainer.config, trainer.eval_dataset)
+    assert names[0] == "mean"
+    logged = next(entry for entry in trainer.state.log_history if "eval_mean" in entry)
+    assert {f"eval_{name}" for name in names} == {name for name in logged if name.startswith("eval_")}
 
 
 # Runs that are repeated and interrupted

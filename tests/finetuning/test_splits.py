@@ -1,12 +1,13 @@
 """Which songs fine-tuning learns from, chooses by, and is scored on."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers.finetuning import QUICK, SHORT
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, set_seed
 
 from musicfm_hf.data.examples import ReadWaveform
@@ -187,6 +188,21 @@ def test_a_random_encoder_has_no_pretrained_weight(settings, encoder, songs):
     assert not [name for name in matrices if random[name].equal(saved[name])]
     moved = [name for name in saved if name.endswith(("running_mean", "running_var"))]
     assert not [name for name in moved if random[name].equal(saved[name])]
+
+
+def test_a_random_encoder_does_not_depend_on_the_weights_of_the_saved_one(settings, encoder, songs, tmp_path):
+    """So that results of another encoder with the same configuration are those of the same run."""
+    shutil.copytree(encoder, tmp_path / "other")
+    tensors = load_file(encoder / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "other/model.safetensors")
+
+    def digests(*flags) -> set[str]:
+        task, arguments = settings("chord/probe", *flags)
+        tasks = [replace(task, model=str(folder)) for folder in (encoder, tmp_path / "other")]
+        return {run_fingerprint(task, arguments, songs)["inputs"]["encoder_digest"] for task in tasks}
+
+    assert len(digests()) == 2
+    assert len(digests("--random_encoder", "true")) == 1
 
 
 def test_a_run_uses_the_random_encoder(settings, encoder, songs):

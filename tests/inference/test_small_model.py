@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -12,10 +13,12 @@ from musicfm_hf import SMALL_MODEL, SearchIndex, annotate, load_annotators
 from musicfm_hf.cli import annotate as command
 from musicfm_hf.cli.main import find_small_model, main
 from musicfm_hf.data.synthetic import write_song
-from musicfm_hf.evaluation.evaluate import evaluate_models
+from musicfm_hf.evaluation import evaluate as evaluation
+from musicfm_hf.evaluation.evaluate import evaluate, evaluate_models
 from musicfm_hf.hub.cards import license_of, write_card
 from musicfm_hf.inference.annotate_files import AnnotatedFiles
 from musicfm_hf.tasks import get_task, known_tasks
+from musicfm_hf.tasks.annotations import SONG_COLUMNS, Segment
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +118,18 @@ def test_its_card(tmp_path):
     assert card[scores:training] == pushed[pushed.index("## Scores") : pushed.index("## Training")]
 
 
-def test_it_is_not_calibrated_in_place(tmp_path):
-    with pytest.raises(ValueError, match=r"is a part of the package.*Copy its folder"):
-        evaluate_models([SMALL_MODEL], tmp_path, calibrate=0.5)
+@pytest.mark.parametrize("place", ["{}", "{}/chord", "{}/", "{}/../musicfm-small/chord", "link", "relative"])
+def test_it_is_not_calibrated_in_place(tmp_path, monkeypatch, place):
+    """However its path is written."""
+    song = SimpleNamespace(**dict.fromkeys(SONG_COLUMNS) | {"chords": [Segment(0.0, 1.0, "C:maj")]}, more={})
+    monkeypatch.setattr(evaluation, "load_songs_of", lambda data, split: [song])
+    monkeypatch.chdir(Path(SMALL_MODEL).parent if place == "relative" else tmp_path)
+    (tmp_path / "link").symlink_to(SMALL_MODEL)
+    model = "musicfm-small/chord" if place == "relative" else place.format(SMALL_MODEL)
+    with pytest.raises(ValueError, match=r"a part of the package.*Copy its folder"):
+        evaluate_models([model], "data", calibrate=0.5)
+    with pytest.raises(ValueError, match=r"a part of the package.*Copy its folder"):
+        evaluate(SMALL_MODEL, "data", task="chord", calibrate=0.5)
 
 
 def test_it_annotates_by_default(tmp_path, monkeypatch):

@@ -118,6 +118,8 @@ def counted(*positions):
         ([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5], 17, "got 5 without a return to 1"),  # one a bar
         ([0, 1, 2, 3] * 4, 1, "bars that begin with 0: add 1"),
         ([2, 0, 1, 2, 0, 1, 2, 0], 2, "bars that begin with 0"),
+        ([0, 1, 2, 3, 0, 1, 2, 3, 1, 2, 3, *[0, 1, 2, 3] * 2], 1, "bars that begin with 0"),  # a beat is missing
+        ([0, 1, 2, 3, 0, 2, 3, *[0, 1, 2, 3] * 2], 1, "bars that begin with 0"),
         ([4, 3, 2, 1] * 4, 2, "got 3 after 4"),
     ],
 )
@@ -196,6 +198,15 @@ def test_tags_as_text(tmp_path):
         "no vocals",
         "#1 hit",
     ]
+
+
+def test_tags_in_two_forms_of_unicode(tmp_path):
+    """macOS stores accents separately from letters."""
+    assert read_tags(written(tmp_path / "a.tags", "caf\u00e9\ncafe\u0301\n")) == ["caf\u00e9"]
+    rows = [{"time": 0.0, "duration": 1.0, "value": "cafe\u0301", "confidence": 1.0}]
+    annotation = {"namespace": "tag_open", "data": rows}
+    jams = written(tmp_path / "a.jams", json.dumps({"file_metadata": {"duration": 1.0}, "annotations": [annotation]}))
+    assert read_tags(jams) == ["caf\u00e9"]
 
 
 def test_written_is_read(tmp_path):

@@ -26,7 +26,8 @@ def one_hot(*labels):
 
 SPELLINGS = {
     "C:maj": "C|Cmaj|C major|C:maj|C:major|c major|C-major|C_major|CM|C M|B#|B♯ major|Dbb|C ionian|C:lyd|CMixolydian",
-    "A:min": "Am|A m|A:min|a minor|A Minor|A MINOR|a|A:aeo|A aeolian|A dorian|A:phrygian|A locrian|A natural minor",
+    "A:min": "Am|A m|A:min|a minor|A Minor|A MINOR|a|A:aeo|A aeolian|A dorian|A:phrygian|A locrian"
+    "|A natural minor|A Harmonic Minor|A MELODIC MINOR",
     "F#:maj": "F#|Gb|G♭|Gb:maj|F♯ major|F sharp major|F-sharp major|G flat major|Gflat|E## major",
     "B:maj": "B|Cb|Cb major|C♭|C-flat major|A## major",
     "E:maj": "E|Fb|Fb:maj",

@@ -89,6 +89,19 @@ def test_bars_and_beats(tmp_path):
         to_beats(read(tmp_path, "a.csv", "0.5,one\n"))
 
 
+def test_bars_and_beats_from_0(tmp_path):
+    """Alone, 1.0 is the first position; beside 1.1, it is a beat 0 in bar 1."""
+
+    def labels(*texts):
+        return "".join(f"{index / 2}\t{index / 2}\t{text}\n" for index, text in enumerate(texts))
+
+    rows = read(tmp_path, "a.txt", labels("1.0", "2.0", "3.0", "1.0"))
+    assert to_beats(rows).positions.tolist() == [1, 2, 3, 1]
+    rows = read(tmp_path, "a.txt", labels(*(f"{bar}.{beat}" for bar in range(1, 4) for beat in range(4))))
+    with pytest.raises(ValueError, match=r"a.txt, line 1: .*got bars that begin with 0: add 1 to every position"):
+        to_beats(rows)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -104,6 +117,29 @@ def test_bars_and_beats(tmp_path):
 )
 def test_layers(tmp_path, text):
     assert to_segments(read(tmp_path, "a.csv", text)) == [Segment(0.5, 2.0, "C:maj(9,11)"), Segment(2.0, 3.0, "N")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0,52,C:maj\n2,10,G:maj\n4,05,A:min\n",
+        "0,50,10,25,verse\n10,75,9,00,chorus\n",
+        "0,52,1\n1,60,2\n2,70,3\n",
+        "1,05\n2,10\n3,20\n",
+        "time,label\n0,52,C:maj\n2,10,G:maj\n",
+        "start,end,label\n0,50,10,25,verse\n10,75,19,75,chorus\n",
+    ],
+)
+def test_decimal_commas_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match=r"a.csv, line \d: commas may be decimal points or separate columns, got "):
+        read(tmp_path, "a.csv", text)
+
+
+def test_whole_seconds(tmp_path):
+    assert to_beats(read(tmp_path, "a.csv", "1,1\n2,2\n3,1\n")).positions.tolist() == [1, 2, 1]
+    assert to_beats(read(tmp_path, "a.csv", "time,value,label\n1,120,1\n2,119,2\n")).positions.tolist() == [1, 2]
+    rows = read(tmp_path, "a.csv", 'start,end,label\n0,2,"C:maj(9,11)"\n2,3,N\n')
+    assert to_segments(rows) == [Segment(0.0, 2.0, "C:maj(9,11)"), Segment(2.0, 3.0, "N")]
 
 
 def test_beats_of_time_values(tmp_path):

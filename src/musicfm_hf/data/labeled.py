@@ -227,17 +227,18 @@ def audio_seconds(audio: Any) -> float:
     return samples / rate
 
 
-def check_audio(splits: Mapping[str, Sequence[LabeledSong]]) -> None:
+def check_audio(splits: Mapping[str, Sequence[LabeledSong]], min_seconds: float = 0.0) -> None:
     """
-    Check, before a training, that all audio files exist and that those of validation and test songs can be read:
-    training leaves out songs that cannot, but scores are those of all songs.
+    Check, before a training, that all audio files exist and are long enough, and that those of validation and test
+    songs can be read: training leaves out songs that cannot, but scores are those of all songs.
 
     Args:
         splits: Songs by the name of their split, which may follow that of a task, as in `key/train`.
+        min_seconds (`float`): Seconds of audio that the model needs.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        UnusableSongError: the audio of a validation or test song cannot be read.
+        UnusableSongError: songs are too short, or the audio of a validation or test song cannot be read.
     """
     for split, songs in splits.items():
         audio = [song.audio if isinstance(song.audio, Mapping) else {"path": song.audio} for song in songs]
@@ -246,6 +247,12 @@ def check_audio(splits: Mapping[str, Sequence[LabeledSong]]) -> None:
             raise FileNotFoundError(
                 f"The audio of {len(missing)} of {len(songs)} {split} songs does not exist, such as {missing[0]}. Put "
                 "it back, or prepare the data again."
+            )
+        short = [f"{song.id} ({song.duration:.3f} s)" for song in songs if song.duration < min_seconds]
+        if short:
+            raise UnusableSongError(
+                f"{len(short)} of {len(songs)} {split} songs are shorter than the {min_seconds:.3f} s that the model "
+                f"needs, such as {short[0]}. Leave them out, and prepare the data again."
             )
         for song in songs if split.rpartition("/")[2] != "train" else ():
             try:

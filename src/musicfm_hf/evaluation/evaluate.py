@@ -87,8 +87,8 @@ def evaluate(
 
     Raises:
         ValueError: the model has no task, no song is annotated for its task, there are several models and no `task`,
-            effects are asked for a model that searches songs, or a model is to be calibrated that searches songs or
-            is not a folder.
+            effects are asked for a model that searches songs, or a model is to be calibrated that searches songs, is
+            not a folder, or is the small model of the package.
         OSError: the model or the data set does not exist.
     """
     settings = settings or WindowSettings(batch_size=8)
@@ -204,6 +204,11 @@ def _check_request(model: str, saved: Any, is_search: bool, effects: float, conf
         )
     if config_file is not None and not config_file.is_file():
         raise ValueError(f"{model} is not a folder with a model: download it to calibrate it.")
+    if config_file is not None and config_file.resolve().is_relative_to(Path(SMALL_MODEL).resolve()):
+        raise ValueError(
+            f"{model} is the small model, a part of the package, which is not changed. Copy its folder, "
+            f"{SMALL_MODEL}, and calibrate the copy."
+        )
 
 
 def _calibrate(config: MusicFMConfig, items: SongItems, share: float, config_file: Path) -> dict[str, Any]:
@@ -269,11 +274,6 @@ def evaluate_models(
     names = [strip_absolute_paths({"model": str(model)})["model"] for model in models]
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name in {', '.join(names)}: pass distinct relative paths.")
-    if calibrate is not None and SMALL_MODEL in map(str, models):
-        raise ValueError(
-            f"The small model is a part of the package, and is not changed. Copy its folder, {SMALL_MODEL}, and "
-            "calibrate the copy."
-        )
     settings, data_sets = settings or WindowSettings(batch_size=8), _as_list(data)
     request = _Request(data_sets, split, settings, device, limit, effects, effects_seed, calibrate)
     places: dict[str, tuple[str, dict[str, str]]] = {}

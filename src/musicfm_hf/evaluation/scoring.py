@@ -7,7 +7,7 @@ import numpy as np
 
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
-from ..tasks import get_task, task_of
+from ..tasks import get_task, label_names, task_of
 from ..tasks.averages import drop_nan
 from ..tasks.calibration import Items
 from .bootstrap import bootstrap_interval, center, centered_interval, draw_runs, percentile_interval
@@ -32,6 +32,14 @@ def score_song(config: MusicFMConfig, song: LabeledSong, logits: np.ndarray) -> 
     results = spec.further_results(config, logits, events) if spec.scored_results else {}
     values = {name: value for name, (value, _) in results.items()}
     return spec.score_song(spec.annotation_of(song), events, values)
+
+
+def score_names(config: MusicFMConfig, song: LabeledSong) -> list[str]:
+    """Return the names of the averages of a task's scores; `song` is any one that is annotated for it."""
+    frames = max(1, round(song.duration * (config.label_rate or 0)))
+    return list(
+        average_scores(config, {song.id: score_song(config, song, np.zeros((frames, len(label_names(config)))))})
+    )
 
 
 class Rated(NamedTuple):

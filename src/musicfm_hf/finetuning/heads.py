@@ -63,7 +63,8 @@ def head_config(
         vocabulary: Songs whose labels the head predicts if the task defines no labels; the training songs by default.
 
     Raises:
-        ValueError: a setting of the decoder is wrong, or the head of the saved model cannot be kept.
+        ValueError: a setting of the decoder is wrong, no training song has a label that the head can learn, or the
+            head of the saved model cannot be kept.
     """
     spec = arguments.spec
     labels = spec.label_names(songs if vocabulary is None else vocabulary)
@@ -93,9 +94,20 @@ def head_config(
     if arguments.keep_head:
         check_kept_head(config, base, arguments.model)
     check_decoding(config)
+    if not any(_has_label(config, song) for song in songs):
+        raise ValueError(
+            f"None of the {len(songs)} training songs has {spec.column} that a model for {arguments.task} can learn: "
+            "all of their labels are ignored, such as X for unknown chords."
+        )
     if arguments.balance > 0:
         config.class_weights = class_weights(config, songs, arguments.balance)
     return config
+
+
+def _has_label(config: MusicFMConfig, song: LabeledSong) -> bool:
+    """Return whether any label of a song is trained on."""
+    frames = config.frame_counts(max(round(song.duration * config.sampling_rate), config.min_samples))[-1]
+    return bool((crop_targets(config, song, 0.0, frames)[..., 0] >= 0).any())
 
 
 def retrieval_config(

@@ -13,7 +13,7 @@ from ..data.examples import ReadWaveform
 from ..data.labeled import LabeledSong
 from ..data.splits import SPLITS
 from ..evaluation.calibration import fit_calibration, summarize_calibration
-from ..evaluation.scoring import average_scores, rate_song, scores_with_intervals
+from ..evaluation.scoring import average_scores, rate_song, score_names, scores_with_intervals
 from ..hub.cards import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache
@@ -55,13 +55,20 @@ class JointTrainer(FinetuningTrainer):
     logits: Any  # JointModel.song_logits without its settings
 
     def __init__(self, *args: Any, configs: Mapping[str, MusicFMConfig], **kwargs: Any):
-        super().__init__(*args, **kwargs)
         self.configs = configs
+        super().__init__(*args, **kwargs)
         self.data_collator = collate_joint
         self._losses: dict[str, list[torch.Tensor]] = {}  # since the last log entry
 
     def main_score(self, config: MusicFMConfig) -> str:
         return MEAN
+
+    def score_names(self, config: MusicFMConfig, songs: Sequence[TaskSong]) -> Sequence[str]:
+        example = dict(songs)  # a song of each task
+        return [
+            MEAN,
+            *(f"{task}_{name}" for task in self.configs for name in score_names(self.configs[task], example[task])),
+        ]
 
     def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         averages = {task: average_scores(self.configs[task], rows) for task, rows in scores.items()}

@@ -22,7 +22,7 @@ from ..inference.excerpts import embed_excerpts
 from ..inference.feature_cache import EncoderFeatures, FeatureCache
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForXVector
-from ..tasks.retrieval import METRIC, Excerpt, get_retrieval_task
+from ..tasks.retrieval import METRIC, SCORES, Excerpt, get_retrieval_task
 from .arguments import FinetuningArguments, RetrievalArguments
 from .heads import add_lora, retrieval_config
 from .pitch_maps import ChromaFeatures, PitchMaps, PitchTargets, fit_pitch_maps, songs_to_fit
@@ -43,6 +43,9 @@ class RetrievalTrainer(FinetuningTrainer):
 
     def main_score(self, config: MusicFMConfig) -> str:
         return METRIC
+
+    def score_names(self, config: MusicFMConfig, songs: Sequence[Any]) -> Sequence[str]:
+        return list(SCORES)
 
     def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         return average_searches(scores)

@@ -165,9 +165,10 @@ def start_run(
         ValueError: if the checkpoint was made with other settings, another encoder or other songs.
         FileNotFoundError, UnusableSongError: see [`check_audio`].
     """
-    if task.method != "probe":  # a probe reads all songs first, unless their features are cached
-        check_audio(splits)
     task = pin_revision(task)
+    if task.method != "probe":  # a probe reads all songs first, unless their features are cached
+        encoder = AutoConfig.from_pretrained(task.model, revision=task.revision)
+        check_audio(splits, encoder.min_samples / encoder.sampling_rate)
     checkpoint = _find_checkpoint(arguments)
     task = _as_it_began(task, checkpoint)
     fingerprint = run_fingerprint(task, arguments, splits)

@@ -135,12 +135,16 @@ def load_matching_results(
 
 
 def _encoder_digest(task: HeadArguments) -> str | None:
-    """Return a digest of the files in a folder, or `None` for a repository, which is identified by its revision."""
+    """
+    Return a digest of the files in a folder, or `None` for a repository, which is identified by its revision. A random
+    encoder depends on the configuration alone.
+    """
     folder = Path(task.model)
     if not folder.is_dir():
         return None
     digest = hashlib.blake2b(digest_size=8)
-    for path in (folder / "config.json", *matching_files(folder, "*.safetensors")):
+    weights = [] if task.random_encoder else matching_files(folder, "*.safetensors")
+    for path in (folder / "config.json", *weights):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data.labeled import LabeledSong
 from ..model.configuration_musicfm import MusicFMConfig
+from ..tasks import label_names
 from .arguments import Arguments, FinetuningArguments, HeadArguments
 
 FOLDER = ".probe"  # in the output folder, until the probe is trained
@@ -88,7 +89,7 @@ def check_kept_head(config: MusicFMConfig, saved: MusicFMConfig, model: str) -> 
     """
     names = ("task", "id2label", "label_rate", "classifier_layer", "use_weighted_layer_sum", "classifier_proj_size")
     different = [
-        f"{name} {getattr(saved, name)!r:.80}, not {getattr(config, name)!r:.80}"
+        f"{name} {_describe(name, saved, config)}, not {_describe(name, config, saved)}"
         for name in names
         if getattr(saved, name) != getattr(config, name)
     ]
@@ -97,3 +98,15 @@ def check_kept_head(config: MusicFMConfig, saved: MusicFMConfig, model: str) -> 
             f"The head of {model} cannot be kept, because it has {'; '.join(different)}. Use the settings that it was "
             "trained with, or leave out `--keep_head`."
         )
+
+
+def _describe(name: str, config: MusicFMConfig, other: MusicFMConfig) -> str:
+    """Describe a value of a configuration; of labels, their number and some that another configuration lacks."""
+    if name != "id2label":
+        return repr(getattr(config, name))
+    labels, others = label_names(config), label_names(other)
+    own = [label for label in labels if label not in others]
+    text = f"of {len(labels)} labels"
+    if own:
+        text += f" with {', '.join(map(repr, own[:3]))}" + (", …" if len(own) > 3 else "")
+    return text if own or len(labels) != len(others) else f"{text} in its order"

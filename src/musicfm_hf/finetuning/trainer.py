@@ -1,5 +1,6 @@
 """The Trainer for heads, which evaluates on whole songs."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from ..data.examples import TaskCrops, collate_examples
 from ..data.labeled import LabeledSong
 from ..data.pairs import PairCrops
-from ..evaluation.scoring import average_scores, rate_song
+from ..evaluation.scoring import average_scores, rate_song, score_names
 from ..inference.feature_cache import FeatureCache
 from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import task_of
@@ -23,6 +25,8 @@ from ..training.optimizer import two_rate_optimizer
 from ..training.trainer import ResumableTrainer
 from .arguments import FinetuningArguments
 from .run_fingerprint import PROGRESS, Fingerprint
+
+logger = logging.get_logger(__name__)
 
 
 class FinetuningTrainer(ResumableTrainer):
@@ -57,7 +61,7 @@ class FinetuningTrainer(ResumableTrainer):
         started: float | None = None,
         **kwargs: Any,
     ):
-        args.choose_by(self.main_score(config))
+        args.choose_by(self.main_score(config), self.score_names(config, songs))
         super().__init__(
             model=model,
             args=args,
@@ -76,6 +80,10 @@ class FinetuningTrainer(ResumableTrainer):
     def main_score(self, config: MusicFMConfig) -> str:
         """Return the score that selects checkpoints."""
         return task_of(config).metric
+
+    def score_names(self, config: MusicFMConfig, songs: Sequence[Any]) -> Sequence[str]:
+        """Return the names of the scores of an evaluation."""
+        return score_names(config, songs[0])
 
     def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         """Average the output of [`score_songs`]."""
@@ -125,6 +133,12 @@ class FinetuningTrainer(ResumableTrainer):
             self.evaluated[self.state.global_step] = (scores, self.items)
         averages = self.average(scores)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in averages.items()}
+        if math.isnan(metrics.get(str(self.args.metric_for_best_model), 0.0)):
+            name = str(self.args.metric_for_best_model).removeprefix("eval_")
+            logger.warning_once(
+                f"No {name} can be computed for the validation songs, so it cannot choose a checkpoint or stop "
+                "training. Add validation songs, or choose another score with `--metric_for_best_model`."
+            )
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -173,7 +187,7 @@ class EarlyStopping(TrainerCallback):
     ) -> None:
         name = args.metric_for_best_model
         values = np.array([entry[name] for entry in state.log_history if name in entry])
-        if len(values):
+        if np.isfinite(values).any():  # otherwise, the validation songs do not have this score
             best = int(np.where(np.isnan(values), -np.inf, values).argmax())
             control.should_training_stop |= len(values) - 1 - best >= self.patience
 

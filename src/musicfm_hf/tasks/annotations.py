@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -112,8 +113,9 @@ def read_segments(path: str | os.PathLike, namespace: str | None = None, column:
 
 def read_tags(path: str | os.PathLike) -> list[str]:
     """
-    Read tags without repetitions, in the order of the file. From a JAMS file, read all annotations whose namespace
-    begins with `tag_`. Any other file is text with one tag per line.
+    Read tags without repetitions, in the order of the file, in the Unicode form NFC, so that accents that are stored
+    separately make no other tag. From a JAMS file, read all annotations whose namespace begins with `tag_`. Any other
+    file is text with one tag per line.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -121,14 +123,14 @@ def read_tags(path: str | os.PathLike) -> list[str]:
     """
     path = Path(path)
     if path.suffix.lower() != ".jams":
-        tags = (line.strip() for line in read_text(path).splitlines())
+        tags = (normalize("NFC", line.strip()) for line in read_text(path).splitlines())
         return list(dict.fromkeys(tag for tag in tags if tag))
     annotations, _ = read_jams(path)
     tag_annotations = [annotation for annotation in annotations if annotation.namespace.startswith("tag_")]
     if not tag_annotations:
         raise ValueError(f"{path} has no annotation tag_…, only {name_all(annotations)}.")
     labels = (
-        to_label(value, place)
+        normalize("NFC", to_label(value, place))
         for annotation in tag_annotations
         for (_, _, value), place in zip(annotation.observations, annotation.places, strict=True)
     )

@@ -21,7 +21,7 @@ LABELS = (*(f"{name}:maj" for name in PITCH_NAMES), *(f"{name}:min" for name in 
 
 _SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 # A letter, sharps or flats, and a mode, with or without a separator. The variant of minor is ignored.
-_KEY = re.compile(r"([A-Ga-g])((?:#|b|[ -]?(?i:sharp|flat)\b)*)[ :_-]*(?:(?:natural|harmonic|melodic)[ _-]?)?(.*)")
+_KEY = re.compile(r"([A-Ga-g])((?:#|b|[ -]?(?i:sharp|flat)\b)*)[ :_-]*(?:(?i:natural|harmonic|melodic)[ _-]?)?(.*)")
 _FLAT_OR_SEPARATOR = re.compile(r"[A-Ga-g]-(?:[ :].*)?")
 _SIGNS = str.maketrans({"♯": "#", "♭": "b"} | dict.fromkeys("\N{HYPHEN}\N{NON-BREAKING HYPHEN}–—\N{MINUS SIGN}", "-"))
 # Modes, grouped by their third. M and m are distinguished before the rest is lower-cased.

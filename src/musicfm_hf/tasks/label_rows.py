@@ -16,7 +16,7 @@ from .values import to_position
 
 # Labels that Sonic Visualiser gives to new items until they are renamed.
 _UNNAMED = frozenset(["new point", "new region", "new label", "new item"])
-_BAR_AND_BEAT = re.compile(r"[0-9]+\.([1-9][0-9]*)")  # 4.1 is the first beat of bar 4
+_BAR_AND_BEAT = re.compile(r"[0-9]+\.([0-9]+)")  # 4.1 is the first beat of bar 4
 _END = "end"  # label of a point that ends the segment before it
 
 
@@ -32,13 +32,16 @@ class LabelRow(NamedTuple):
 def to_beats(rows: Sequence[LabelRow]) -> Beats:
     """
     Convert labels to beats at their starts. The text is the position in the bar, such as `1`, or the number of the bar
-    and the position, such as `4.1`; without a text, the position is unknown.
+    and the position, such as `4.1`; without a text, the position is unknown. In a file where every number ends with
+    `.0`, such as `1.0`, these are positions.
 
     Raises:
         ValueError: if a text is no position, or the beats do not pass [`check_beats`].
     """
     _check_order(rows)
-    positions = [_position(row) for row in rows]
+    numbers = [match for row in rows if (match := _BAR_AND_BEAT.fullmatch(row.text))]
+    has_bars = any(int(match[1]) for match in numbers)
+    positions = [_position(row, has_bars) for row in rows]
     beats = Beats(np.array([row.start for row in rows], np.float64), np.array(positions, np.int64))
     check_beats(beats, lambda index: rows[index].place if rows else "The file")
     return beats
@@ -93,11 +96,11 @@ def check_labels(segments: Sequence[Segment], path: Path) -> None:
             )
 
 
-def _position(row: LabelRow) -> int:
-    """Return the position in the bar that a label specifies, or 0."""
+def _position(row: LabelRow, has_bars: bool) -> int:
+    """Return the position in the bar that a label specifies, or 0. With `has_bars`, the bar may precede it."""
     if not row.text or row.text.lower() in _UNNAMED:
         return 0
-    match = _BAR_AND_BEAT.fullmatch(row.text)
+    match = _BAR_AND_BEAT.fullmatch(row.text) if has_bars else None
     return to_position(match[1] if match else row.text, row.place)
 
 

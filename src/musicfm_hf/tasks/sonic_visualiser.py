@@ -81,10 +81,12 @@ def _read_columns(path: Path) -> list[LabelRow]:
     if not lines:
         return []
     if is_number(lines[0][1][0]):
+        _check_points(lines, 2)
         columns = _guess_columns(lines)
         last = max(columns.values())
     else:
         columns, last, lines = _header_columns(*lines[0]), len(lines[0][1]) - 1, lines[1:]
+        _check_points(lines, last + 1)
     return [_to_row(place, fields, columns, last) for place, fields in lines]
 
 
@@ -95,6 +97,22 @@ def _check_separator(line: str, path: Path) -> None:
         raise ValueError(
             f"{path}: its columns are separated by `;`: separate them by commas or tabs, and write decimal points, "
             f"got {line!r}."
+        )
+
+
+def _check_points(lines: Sequence[tuple[str, Sequence[str]]], num_columns: int) -> None:
+    """
+    Raise an error if the commas between columns may be decimal points: no line has a point before its label, all have
+    more than `num_columns` fields, and the second one is a whole number, or it has a leading zero, as in `4,05`.
+    """
+    heads = [fields[:2] for _, fields in lines]
+    if not all(len(head) == 2 and all(number.isdigit() for number in head) for head in heads):
+        return
+    has_more = all(len(fields) > num_columns for _, fields in lines)
+    if lines and (has_more or any(len(number) > 1 and number[0] == "0" for _, number in heads)):
+        raise ValueError(
+            f"{lines[0][0]}: commas may be decimal points or separate columns, got {','.join(lines[0][1])!r}: write "
+            "decimal points, such as 0.5 or 2.0, and put labels that contain commas between quotes."
         )
 
 

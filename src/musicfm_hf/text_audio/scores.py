@@ -13,6 +13,7 @@ DEPTHS = CUTOFFS
 DIRECTIONS = ("text_to_music", "music_to_text")
 MEASURES = ("map", *(f"recall_at_{depth}" for depth in DEPTHS), "median_rank")
 MAIN_SCORE = "map"  # mean of both directions
+SCORES = (MAIN_SCORE, *(f"{direction}_{measure}" for direction in DIRECTIONS for measure in MEASURES))
 
 SongScores = dict[str, np.ndarray]  # score → one value for each song
 

@@ -19,7 +19,7 @@ from ..training.trainer import ResumableTrainer
 from .arguments import TextAudioTrainingArguments
 from .data import CaptionCrops, CollatePairs, WholeSongs
 from .model import is_encoder
-from .scores import MAIN_SCORE, SongScores, averages, caption_matrix, song_scores
+from .scores import MAIN_SCORE, SCORES, SongScores, averages, caption_matrix, song_scores
 
 # The scores of each song, which texts are captions of which songs, and the names of the songs.
 ScoredSongs = tuple[SongScores, np.ndarray, list[str]]
@@ -59,7 +59,7 @@ class TextAudioTrainer(ResumableTrainer):
         seconds: float = 0.0,
         **kwargs: Any,
     ):
-        args.choose_by(MAIN_SCORE)
+        args.choose_by(MAIN_SCORE, SCORES)
         super().__init__(
             model=model,
             args=args,

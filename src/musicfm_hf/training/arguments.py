@@ -1,5 +1,6 @@
 """Arguments that all training shares."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -71,9 +72,17 @@ class BestModelArguments(RecipeArguments):
         name = self.metric_for_best_model
         return None if name in (None, "loss") else name  # defaults of the Trainer, whatever the task
 
-    def choose_by(self, score: str) -> None:
-        """Let a score choose the best model, unless `metric_for_best_model` names another one."""
+    def choose_by(self, score: str, scores: Collection[str]) -> None:
+        """
+        Let a score choose the best model, unless `metric_for_best_model` names another one.
+
+        Raises:
+            ValueError: it is not one of `scores`, those of an evaluation.
+        """
         name = self.chosen_score
         if name is None:
             name, self.greater_is_better = score, True
-        self.metric_for_best_model = f"eval_{name.removeprefix('eval_')}"
+        name = name.removeprefix("eval_")
+        if name not in scores:
+            raise ValueError(f"`metric_for_best_model` must be one of {', '.join(scores)}, got {name!r}.")
+        self.metric_for_best_model = f"eval_{name}"

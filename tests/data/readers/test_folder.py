@@ -70,6 +70,21 @@ def test_folders_of_annotations_apart(tmp_path):
     assert song.beats.positions.tolist() == [0]
 
 
+def test_labels_of_other_programs_in_folders_of_annotations(tmp_path):
+    """A text that belongs to no song is ignored."""
+    write(tmp_path / "audio/a/song.wav")
+    write(tmp_path / "labels/chords/a/song.csv", "0.0,C\n1.5,end\n")
+    write(tmp_path / "labels/sections/a/song.txt", "0.0\t2.0\tverse\n")
+    write(tmp_path / "labels/beats/a/song.beats.txt", "0.5\t0.5\t1\n")
+    write(tmp_path / "labels/chords/README.txt", "These chords were labeled by hand.\n")
+    songs, problems = read(tmp_path / "labels", tmp_path / "audio")
+    assert not problems
+    song = songs["a/song"]
+    assert song.chords == [Segment(0.0, 1.5, "C")]
+    assert song.sections == [Segment(0.0, 2.0, "verse")]
+    assert song.beats.positions.tolist() == [1]
+
+
 @pytest.mark.parametrize("name", ["beats", "chords", "sections", "keys", "tags", "jams"])
 def test_songs_in_a_folder_called_like_annotations(tmp_path, name):
     """An album, a genre or an instrument: its songs have annotations beside them, or below a folder of labels."""

@@ -3,8 +3,9 @@ A user's own folder: audio files, and annotation files with the same names.
 
 The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
 `a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where the
-suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. A folder with such a name that holds audio is
-like any other folder of songs. `tasks/annotations.py` describes the formats.
+suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. There, names of files of other programs need no
+kind either: `chords/a/song.csv`. A folder with such a name that holds audio is like any other folder of songs.
+`tasks/annotations.py` describes the formats.
 
 Files of `musicfm annotate` that were corrected in other programs are read too: `a/song.chords.txt` (and beats, keys,
 sections) of Audacity, `a/song.chords.csv` or `.svl` of Sonic Visualiser, and `a/song.json`. If several files have one
@@ -81,8 +82,9 @@ def song_readers(
             unread.append(path.relative_to(folder))
             continue
         column, name = kind[0], _name(kind[1])
-        if path.suffix.lower() == ".json" and name not in songs:
-            continue  # other JSON, such as the settings of a program
+        has_kind = path.with_suffix("").suffix[1:].lower() == column
+        if name not in songs and not has_kind and path.suffix.lower() in (".json", *LABEL_READERS):
+            continue  # another file, such as the settings of a program
         _put(paths.setdefault(name, {}), f"{column}{_format(path)}", path, name, faulty)
         annotations.setdefault(name, []).append(AnnotationFile(path, Path(kind[1]).name, column))
     if not (songs or annotations or faulty):
@@ -142,7 +144,9 @@ def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Pat
         right = f"{name.with_suffix('').name}.{_SINGULAR[ending]}{suffix}"
         raise ValueError(f"{where} has labels under a name that is not known: rename it to {right}.")
     if suffix in LABEL_READERS:
-        return (ending, name.with_suffix("").as_posix()) if ending in ("beats", *SEGMENT_COLUMNS) else None
+        if ending in ("beats", *SEGMENT_COLUMNS):
+            return ending, name.with_suffix("").as_posix()
+        return (folder, name.as_posix()) if folder in ("beats", *SEGMENT_COLUMNS) else None
     if suffix != ".lab":
         return (_SUFFIXES[suffix], name.as_posix()) if suffix in _SUFFIXES else None
     if ending in ("beats", *SEGMENT_COLUMNS):
