@@ -27,6 +27,17 @@ def test_every_command_has_help(capsys, command):
     assert f"usage: musicfm {command}" in capsys.readouterr().out
 
 
+def test_an_interrupted_command_prints_no_traceback(capsys, monkeypatch):
+    def interrupt(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("musicfm_hf.cli.embed.main", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        main(["embed", "music"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "musicfm: interrupted\n"
+
+
 def test_a_wrong_command_is_named(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["fintune"])

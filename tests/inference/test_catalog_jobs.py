@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -149,6 +150,25 @@ def test_odd_names_of_songs(songs, tmp_path):
     assert written == {f"{latin}.json", f"{latin}.jams", f"{latin}.png"}
     title = json.loads((tmp_path / f"{latin}.jams").read_text(encoding="utf-8"))["file_metadata"]["title"]
     assert title == "caf\ufffd"
+
+
+def test_a_file_that_occurs_twice_is_annotated_once(songs, tmp_path):
+    """Audio in memory has no place, so equal names do not mean equal audio."""
+    content = (songs / "0.wav").read_bytes()
+    sources = [("0.wav", str(songs / "0.wav"))] * 2 + [("a", content), ("a", content)]
+    annotate_files({"beat": head("beat")}, sources, tmp_path, SETTINGS, ["json"], picture=False, num_workers=0)
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {"0.json", "a.json", "a-2.json"}
+
+
+def test_links_to_audio_that_is_gone_are_problems(songs, tmp_path):
+    (tmp_path / "music").mkdir()
+    shutil.copy(songs / "0.wav", tmp_path / "music/a.wav")
+    (tmp_path / "music/b.wav").symlink_to(tmp_path / "unmounted/b.wav")
+    sources = list_sources(tmp_path / "music")
+    models = {"beat": head("beat")}
+    result = annotate_files(models, sources, tmp_path / "out", SETTINGS, ["json"], picture=False, num_workers=0)
+    assert [name for name, _ in result.problems] == ["b"]
+    assert "does not exist" in result.problems[0][1]
 
 
 def test_two_processes_divide_the_songs(songs, tmp_path, server):

@@ -43,6 +43,12 @@ def test_clicks_alone(tmp_path):
     assert not clicks[: RATE // 2].any()
 
 
+def test_clicks_under_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.click.wav")
+    SONG.write_clicks(path)
+    assert soundfile.info(path.open("rb")).frames == 88200
+
+
 def test_clicks_over_the_song(tmp_path):
     song = music(2.0, RATE) / np.abs(music(2.0, RATE)).max()
     SONG.write_clicks(tmp_path / "mix.wav", song.astype(np.float32), RATE)

@@ -32,6 +32,7 @@ from transformers.utils import logging
 
 from musicfm_hf import (
     MusicFMConfig,
+    MusicFMFeatureExtractor,
     MusicFMForAudioClassification,
     MusicFMForPreTraining,
     MusicFMModel,
@@ -326,6 +327,16 @@ def test_nothing_is_logged_about_the_model(caplog, monkeypatch):
 
 
 # Models that are not MusicFM
+
+
+def test_the_name_of_a_feature_extractor(encoder, song, tmp_path):
+    encoder.save_pretrained(tmp_path)
+    extractor = MusicFMFeatureExtractor.from_model_config(encoder.config)
+    extractor.save_pretrained(tmp_path)
+    folder = str(tmp_path)
+    found = pipeline("feature-extraction", model=folder, feature_extractor=folder)(song, return_tensors=True)
+    expected = pipeline("feature-extraction", model=folder, feature_extractor=extractor)(song, return_tensors=True)
+    assert found.equal(expected)
 
 
 def test_other_models_get_the_pipelines_of_transformers(tmp_path):

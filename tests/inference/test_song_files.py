@@ -106,7 +106,10 @@ def test_marks_of_uncertain_items(tmp_path):
     assert "chords" not in other.uncertain
     found.chords = found.chords[:1]
     assert found.to_dict()["chords"] == [{"start": 0.0, "end": 1.0, "label": "C:maj"}]
-    assert "uncertain" not in str(SongAnnotation.load(tmp_path / "song.jams").to_dict())
+    from_jams = SongAnnotation.load(tmp_path / "song.jams")
+    assert "uncertain" not in str(from_jams.to_dict())
+    assert from_jams.probabilities["downbeats"].tolist() == [0.7, 0.2]
+    assert "downbeat_probabilities" not in from_jams.more
     (tmp_path / "song.json").write_text(json.dumps(content | {"keys": [{"uncertain": "yes"}]}))
     with pytest.raises(ValueError, match=r"song.json, keys"):
         SongAnnotation.load(tmp_path / "song.json")

@@ -341,6 +341,15 @@ def test_dequantize(saved):
     torch.testing.assert_close(model.layers[1].ffn1.output_dense.weight, layer.weight * layer.weight_scale[:, None])
 
 
+def test_dequantize_after_saving(saved, tmp_path):
+    _, folder, _, int8_folder = saved
+    model = AutoModel.from_pretrained(folder, quantization_config=MusicFMInt8Config())
+    model.save_pretrained(tmp_path / "int8")
+    weights = AutoModel.from_pretrained(int8_folder).dequantize().state_dict()
+    found = model.dequantize().state_dict()
+    assert all(found[name].equal(weight) for name, weight in weights.items())
+
+
 def test_int8_models_cannot_be_trained(saved, tmp_path):
     folder = saved[-1]
     with pytest.raises(ValueError, match="int8 model, which cannot be trained"):

@@ -68,6 +68,20 @@ def test_only_new_and_changed_songs_are_embedded_and_removed_ones_leave(songs, t
     assert len(list((tmp_path / "index").iterdir())) == len(before)
 
 
+@pytest.mark.parametrize("kind", ["geometry", "lookup"])
+def test_files_that_are_lost_are_made_again(songs, tmp_path, kind):
+    make_index(songs, tmp_path / "index")
+    expected = contents(tmp_path / "index")
+    results = SearchIndex.load(tmp_path / "index").search("low.wav")
+    (lost,) = (tmp_path / "index").glob(f"{kind}-*")
+    lost.unlink()
+    embedder = ToneEmbedder()
+    make_index(songs, tmp_path / "index", embedder)
+    assert embedder.num_embedded == 0
+    assert contents(tmp_path / "index") == expected
+    assert SearchIndex.load(tmp_path / "index").search("low.wav") == results
+
+
 class StopError(Exception):
     pass
 

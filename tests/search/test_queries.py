@@ -30,6 +30,7 @@ def parse(tmp_path, monkeypatch):
         ("slow piano, sad", Query(words="slow piano, sad")),
         ("AC/DC at 120 BPM", Query(words="AC/DC at 120 BPM")),
         ("piano", Query(words="piano")),
+        ("live @ the club", Query(words="live @ the club")),
     ],
 )
 def test_queries(parse, text, query):
@@ -42,7 +43,19 @@ def test_a_path_that_does_not_exist_is_not_taken_as_words(parse, text):
         parse(text)
 
 
-@pytest.mark.parametrize(("text", "message"), [("song.mp3@90-70", "ends before it starts"), ("  ", "is empty")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("song.mp3@90-70", "ends before it starts"),
+        ("  ", "is empty"),
+        ("song.mp3@1:10", "'1:10' is not a part of song.mp3: write .*such as song.mp3@1:10-1:30"),
+        ("song.mp3@-30", "'-30' is not a part of song.mp3"),
+        ("song.mp3@0:10 - 0:15", "'0:10 - 0:15' is not a part"),
+        ("song.mp3@0\N{EN DASH}5", "is not a part"),
+        ("album/known.flac@x", "'x' is not a part of album/known.flac"),
+        ("none.flac@", "'' is not a part of none.flac"),
+    ],
+)
 def test_wrong_queries(parse, text, message):
     with pytest.raises(ValueError, match=message):
         parse(text)

@@ -1,5 +1,6 @@
 """Searching an index by songs, parts of songs and words."""
 
+import os
 import shutil
 
 import numpy as np
@@ -246,6 +247,14 @@ def test_the_data_set_of_an_index(index):
     np.testing.assert_array_equal(embeddings, index.store.vectors(np.arange(7)))
     filtered = dataset.filter(lambda row: row["start"] == 0)
     assert filtered["song"][:] == ["album/rising.wav", "high.wav", "low.wav"]
+
+
+def test_the_data_set_of_songs_whose_names_are_no_text(songs, tmp_path):
+    (tmp_path / "songs").mkdir()
+    shutil.copy(songs / "low.wav", tmp_path / "songs" / os.fsdecode(b"caf\xe9.wav"))
+    make_index(tmp_path / "songs", tmp_path / "index")
+    index = SearchIndex.load(tmp_path / "index", ToneEmbedder())
+    assert set(index.dataset()["song"][:]) == {"caf\N{REPLACEMENT CHARACTER}.wav"}
 
 
 def test_a_data_set_is_searched_by_faiss(index):

@@ -67,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .. import register_auto_classes
 
     register_auto_classes()
-    import_module(f".{name.replace('-', '_')}", __package__).main(find_small_model(name, arguments))
+    try:
+        import_module(f".{name.replace('-', '_')}", __package__).main(find_small_model(name, arguments))
+    except KeyboardInterrupt:
+        print("musicfm: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def escape_unprintable() -> None:

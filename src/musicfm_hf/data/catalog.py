@@ -64,8 +64,9 @@ def list_audio(folder: str | os.PathLike) -> list[Path]:
     """
     List the audio files below a folder, searched recursively for the extensions in `AUDIO_EXTENSIONS`, sorted, without
     [hidden files][musicfm_hf.training.files.is_hidden], click tracks of `musicfm annotate`, and links to folders.
+    Links to files that do not exist are listed, so that they are problems instead of missing songs.
     """
-    paths = (path for path in list_files(folder) if path.suffix.lower() in AUDIO_EXTENSIONS)
+    paths = (path for path in list_files(folder, with_broken_links=True) if path.suffix.lower() in AUDIO_EXTENSIONS)
     return [path for path in paths if not is_click_track(path)]
 
 

@@ -94,7 +94,7 @@ def head_config(
     if arguments.keep_head:
         check_kept_head(config, base, arguments.model)
     check_decoding(config)
-    if not any(_has_label(config, song) for song in songs):
+    if songs and not any(_has_label(config, song) for song in songs):
         raise ValueError(
             f"None of the {len(songs)} training songs has {spec.column} that a model for {arguments.task} can learn: "
             "all of their labels are ignored, such as X for unknown chords."

@@ -59,5 +59,5 @@ def write_click_track(
         peak = float(np.abs(waveform).max(initial=0.0))
         audio += waveform * np.float32(min(1.0, _SONG_LEVEL / peak) if peak else 1.0)
         audio = audio.clip(-1.0, 1.0)
-    with complete_file(path) as temporary:
-        soundfile.write(temporary, audio, sampling_rate, subtype="PCM_16", format="WAV")
+    with complete_file(path) as temporary, temporary.open("wb") as file:  # its name may have bytes that are no text
+        soundfile.write(file, audio, sampling_rate, subtype="PCM_16", format="WAV")

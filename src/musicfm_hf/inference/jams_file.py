@@ -4,7 +4,8 @@ Research*, ISMIR 2014), for other programs and data sets.
 
 Beats are `beat_position`, or `beat` if a position is unknown; chords are `chord`, sections `segment_open`, keys
 `key_mode`, tags `tag_open`, and the tempo is `tempo`. The confidence of an observation is its probability, or null if
-it is unknown. All other results are in the sandbox `musicfm_hf` as in the JSON file of the song.
+it is unknown. All other results are in the sandbox `musicfm_hf` as in the JSON file of the song, and so are the
+probabilities of downbeats, which are observations of beats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ TOOL = f"musicfm_hf {__version__}"
 _NAMESPACES = {"chords": "chord", "sections": "segment_open", "keys": "key_mode"}
 _BEAT_UNIT = 4  # beats are written as quarter notes: models do not tell which note value is the beat
 _MODES = {"maj": "major", "min": "minor"}
+_DOWNBEATS = "downbeat_probabilities"  # name in the sandbox
 _MIN_CONFIDENCE = 1e-4  # observations with a confidence of 0 do not count
 
 
@@ -70,6 +72,8 @@ def write_jams(path: Path, song: JamsSong, title: str) -> None:
             }
         )
     others = {name: values for name, values in song.to_dict().items() if name not in written}
+    if (probabilities := song.probabilities.get("downbeats")) is not None:
+        others[_DOWNBEATS] = np.round(probabilities, 4).tolist()
     metadata = {
         "title": readable_name(title),
         "artist": "",
@@ -94,6 +98,7 @@ def read_jams_song(path: Path) -> dict[str, Any]:
     """
     annotations, duration = read_jams(path)
     content: dict[str, Any] = {**read_sandbox(path, SANDBOX)}
+    of_downbeats = content.pop(_DOWNBEATS, [])
     content["duration"] = duration or 0.0
     for column, names in NAMESPACES.items():
         present = [name for name in names if any(annotation.namespace == name for annotation in annotations)]
@@ -110,6 +115,10 @@ def read_jams_song(path: Path) -> dict[str, Any]:
             content["tags"] = content.get("tags", {}) | dict(zip(values, confidences, strict=True))
         elif annotation.namespace == "tempo" and values:
             content.setdefault("tempo", values[0])
+    downbeats = [row for row in content.get("beats", []) if row["position"] == 1]
+    if len(downbeats) == len(of_downbeats):
+        for row, probability in zip(downbeats, of_downbeats, strict=True):
+            row["downbeat_probability"] = probability
     return content
 
 

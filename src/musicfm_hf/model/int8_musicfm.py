@@ -341,8 +341,10 @@ class MusicFMInt8Quantizer(HfQuantizer):
         _require_grad(model, False)
         return model
 
-    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+    def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
         """Put linear layers in place of int8 layers."""
+        if isinstance(dtype, str):  # which the dtype in the configuration of a saved model is
+            dtype = getattr(torch, dtype)
         _replace(model, MusicFMInt8Linear, lambda layer: layer.to_linear(dtype or model.dtype))
         _require_grad(model, True)
         return model

@@ -54,6 +54,8 @@ class MusicFMPipeline(Pipeline):
     def __init__(self, model: Any, *args: Any, feature_extractor: Any = None, **kwargs: Any):
         if feature_extractor is None:
             feature_extractor = MusicFMFeatureExtractor.from_model_config(model.config)
+        elif isinstance(feature_extractor, str):
+            feature_extractor = MusicFMFeatureExtractor.from_pretrained(feature_extractor)
         super().__init__(model, *args, feature_extractor=feature_extractor, **kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:

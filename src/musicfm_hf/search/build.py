@@ -117,11 +117,13 @@ def build_index(
         raise ValueError(f"No song of {settings.source} could be read: the index would be empty.")
     store = PassageStore(shards)
     index_type = _index_type(settings.index_type, len(store))
+    annotations = settings.annotations or _earlier_annotations(earlier)
+    if earlier is not None and not all(path.is_file() for path in _derived_files(folder, earlier)):
+        earlier = None  # they are made again from the shards
     common = _common_shards(earlier, store)
     geometry_name, geometry = _build_geometry(folder, store, earlier, common, embedder.standardize)
     faiss_name = _build_faiss(folder, store, geometry, earlier, common) if index_type == IVFPQ else None
     lookup_name = _write_lookup(folder, store, earlier, common)
-    annotations = settings.annotations or _earlier_annotations(earlier)
     labels_name, annotated = _write_labels(folder, store, annotations)
     Manifest(
         model=settings.model,
@@ -144,6 +146,12 @@ def build_index(
     ).save(folder)
     _remove_unlisted(folder)
     return IndexSummary(store.num_songs, len(store), index_type, annotated)
+
+
+def _derived_files(folder: Path, manifest: Manifest) -> list[Path]:
+    """Return the files of an index that are made from its shards and needed to change it."""
+    names = (manifest.geometry, manifest.lookup, manifest.faiss_file)
+    return [folder / name for name in names if name is not None]
 
 
 def _earlier_annotations(earlier: Manifest | None) -> str | None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..training.files import readable_name
 from .shards import PassageStore, Shard
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def to_dataset(store: PassageStore) -> "Dataset":
         songs = np.repeat(np.arange(shard.num_songs), np.diff(shard.song_rows))
         values = pa.Array.from_buffers(pa.float16(), shard.vectors.size, [None, pa.py_buffer(shard.vectors)])
         columns = {
-            "song": pa.array([record.name for record in records]).take(pa.array(songs)),
+            "song": pa.array([readable_name(record.name) for record in records]).take(pa.array(songs)),
             "path": pa.array([record.place for record in records]).take(pa.array(songs)),
             "start": pa.array(shard.starts),
             "end": pa.array(shard.ends),

@@ -47,7 +47,7 @@ def parse_query(text: str, find_song: Callable[[str], int | None]) -> Query:
 
     Raises:
         FileNotFoundError: the query looks like a file and neither exists nor is in the index.
-        ValueError: it is empty, or a part ends before it starts.
+        ValueError: it is empty, a part ends before it starts, or what follows the `@` after a song is not a part.
     """
     if not text.strip():
         raise ValueError("The query is empty. Pass a song, a part of one such as song.mp3@1:10-1:30, or words.")
@@ -62,6 +62,12 @@ def parse_query(text: str, find_song: Callable[[str], int | None]) -> Query:
         song = find_song(name)
     if os.path.isfile(name) or song is not None:
         return Query(song=song, path=name if os.path.isfile(name) else None, start=start, end=end)
+    before, at, part = text.rpartition("@")
+    if at and match is None and (os.path.isfile(before) or find_song(before) is not None or _looks_like_path(before)):
+        raise ValueError(
+            f"{part!r} is not a part of {before}: write its start and end in seconds or minutes, such as "
+            f"{before}@1:10-1:30 or {before}@70-."
+        )
     if _looks_like_path(name):
         raise FileNotFoundError(
             f"{name} does not exist, and the index has no song of this name. If these are words, add `--words`."

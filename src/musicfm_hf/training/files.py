@@ -14,6 +14,9 @@ from uuid import uuid4
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # Names that `save_pretrained` of Transformers and of PEFT gives to weights, and to the files that refer to them.
 _MODEL_FILES = (
@@ -49,13 +52,24 @@ def readable_name(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def list_files(folder: str | os.PathLike) -> list[Path]:
-    """List the files below a folder that are not hidden, sorted, without following links to folders."""
+def list_files(folder: str | os.PathLike, with_broken_links: bool = False) -> list[Path]:
+    """
+    List the files below a folder that are not hidden, sorted, without following links to folders. Folders that cannot
+    be read are left out, with a warning.
+
+    Args:
+        folder: Folder to search.
+        with_broken_links (`bool`): Also list links to files that do not exist, as when a disk is not mounted.
+    """
     files: list[Path] = []
-    for root, folders, names in os.walk(os.fspath(folder)):
+    for root, folders, names in os.walk(os.fspath(folder), onerror=_warn):
         folders[:] = [name for name in folders if not is_hidden(name)]
         files += [Path(root, name) for name in names if not is_hidden(name)]
-    return sorted(path for path in files if path.is_file())
+    return sorted(path for path in files if path.is_file() or (with_broken_links and not path.exists()))
+
+
+def _warn(error: OSError) -> None:
+    logger.warning(f"{error.filename} is left out, because it cannot be read ({error.strerror}).")
 
 
 def matching_files(folder: str | os.PathLike, pattern: str) -> list[Path]:
