@@ -5,9 +5,9 @@ Probe the checkpoints of a pretraining run, random weights and the log-mel spect
     python benchmarks/probe_curve.py --run runs/small --data data/pop909 --tasks chord key --layers 2 4
 
 The probes are those of `musicfm finetune TASK/probe small/probe` on `--limit` songs of each split, and the scores are
-for the validation songs. How much a score falls until the last checkpoint is the difference from its highest earlier
-value, with random weights as the first, by the paired bootstrap over songs, and Holm's correction for all curves. The
-script writes `probe_curve.json` and `probe_curve.png`.
+for the validation songs. How much a score falls is the difference between the last and the first checkpoint, by the
+paired bootstrap over songs, with Holm's correction for all curves. The script writes `probe_curve.json` and
+`probe_curve.png`.
 """
 
 import argparse
@@ -77,18 +77,17 @@ def curve(task: str, steps: list[int], arguments: argparse.Namespace) -> tuple[d
 
 def falls(curves: dict[str, dict[str, Any]], songs: dict[str, dict[int, list]]) -> dict[str, dict[int, dict]]:
     """
-    Return task → layer → the last score minus the highest earlier one: `minutes` of the latter, the `mean` difference,
-    its 95 % `interval`, and what [`correct_intervals`] returns for all of them.
+    Return task → layer → the score of the last checkpoint minus that of the first: the `mean` difference, its 95 %
+    `interval`, and what [`correct_intervals`] returns for all of them. Layers with fewer than two are left out.
     """
     differences, samples = {}, {}
     for task, of_task in curves.items():
-        for layer, points in of_task["layers"].items():
-            minutes, values = zip(*points, strict=True)
-            highest = values.index(max(values[:-1]))
-            before, after = ([songs[task][layer][index]] for index in (highest, -1))
-            mean, samples[f"{task} {layer}"] = difference_samples(task, before, after, of_task["score"])
-            interval = percentile_interval(samples[f"{task} {layer}"])
-            differences[task, layer] = {"minutes": minutes[highest], "mean": mean, "interval": interval}
+        for layer, points in songs[task].items():
+            if len(points) < 3:
+                continue
+            mean, drawn = difference_samples(task, [points[1]], [points[-1]], of_task["score"])
+            samples[f"{task} {layer}"] = drawn
+            differences[task, layer] = {"mean": mean, "interval": percentile_interval(drawn)}
     corrected = correct_intervals(samples)
     by_task: dict[str, dict[int, dict]] = {task: {} for task in curves}
     for (task, layer), difference in differences.items():

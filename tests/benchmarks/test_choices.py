@@ -200,18 +200,16 @@ def test_the_curve_of_probes_is_of_validation_songs(monkeypatch, tmp_path):
     assert splits == ["train", "validation"] * 4
 
 
-def test_falls_are_differences_from_the_highest_earlier_score():
-    """The first layer falls by 0.2 in every song after the second point; the second one rises to the last point."""
+def test_falls_are_differences_between_the_last_and_the_first_checkpoint():
+    """The first layer falls by 0.2 in every song; of the second one, there is a single checkpoint."""
 
     def songs(*means: float) -> list[dict]:
         return [{str(index): {"majmin": mean + index / 100} for index in range(8)} for mean in means]
 
-    curve = {"score": "majmin", "layers": {1: [(0.0, 0.5), (3.0, 0.8), (6.0, 0.6)], 2: [(0.0, 0.5), (3.0, 0.6)]}}
-    falls = probe_curve.falls({"chord": curve}, {"chord": {1: songs(0.5, 0.8, 0.6), 2: songs(0.5, 0.6)}})["chord"]
-    assert falls[1]["minutes"] == 3.0
-    assert falls[2]["minutes"] == 0.0
+    of_layers = {1: songs(0.9, 0.8, 0.85, 0.6), 2: songs(0.5, 0.6)}
+    falls = probe_curve.falls({"chord": {"score": "majmin"}}, {"chord": of_layers})["chord"]
+    assert list(falls) == [1]
     assert falls[1]["mean"] == pytest.approx(-0.2)
     assert falls[1]["interval"] == pytest.approx((-0.2, -0.2))
-    assert falls[2]["mean"] == pytest.approx(0.1)
     assert falls[1]["holds"]
     assert falls[1]["corrected_interval"] == pytest.approx((-0.2, -0.2))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import suppress
 
 import pytest
 import soundfile
@@ -152,12 +153,17 @@ def test_odd_names_of_songs(songs, tmp_path):
     assert title == "caf\ufffd"
 
 
-def test_a_file_that_occurs_twice_is_annotated_once(songs, tmp_path):
-    """Audio in memory has no place, so equal names do not mean equal audio."""
-    content = (songs / "0.wav").read_bytes()
-    sources = [("0.wav", str(songs / "0.wav"))] * 2 + [("a", content), ("a", content)]
-    annotate_files({"beat": head("beat")}, sources, tmp_path, SETTINGS, ["json"], picture=False, num_workers=0)
-    assert {path.name for path in tmp_path.glob("[!.]*")} == {"0.json", "a.json", "a-2.json"}
+def test_a_song_and_its_folder_are_annotated_once(songs, tmp_path, capsys):
+    """From other folders, it would be another song of the name."""
+    head("beat").save_pretrained(tmp_path / "model")
+    (tmp_path / "music").mkdir()
+    song = shutil.copy(songs / "0.wav", tmp_path / "music/0.wav")
+    words = ["--models", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out"), "--no_picture"]
+    words += ["--format", "json", "--device", "cpu", "--num_workers", "0"]
+    with suppress(SystemExit):
+        annotate_command.main([str(song), str(tmp_path / "music"), str(song), *words])
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {"0.json"}
+    assert "1 song" in capsys.readouterr().out
 
 
 def test_links_to_audio_that_is_gone_are_problems(songs, tmp_path):

@@ -37,7 +37,9 @@ def test_queries(parse, text, query):
     assert parse(text) == query
 
 
-@pytest.mark.parametrize("text", ["none.mp3", "none.mp3@1:10-1:30", "./none", "music/none", "two words.flac"])
+@pytest.mark.parametrize(
+    "text", ["none.mp3", "none.mp3@1:10-1:30", "./none", "music/none", "two words.flac", "/data/me@host/none.wav"]
+)
 def test_a_path_that_does_not_exist_is_not_taken_as_words(parse, text):
     with pytest.raises(FileNotFoundError, match=r"does not exist.*--words"):
         parse(text)

@@ -97,6 +97,9 @@ def test_bars_and_beats_from_0(tmp_path):
 
     rows = read(tmp_path, "a.txt", labels("1.0", "2.0", "3.0", "1.0"))
     assert to_beats(rows).positions.tolist() == [1, 2, 3, 1]
+    rows = read(tmp_path, "a.txt", labels("1.0", "2.0", "2.5", "4.0", "1.0"))  # a slip of the pen
+    with pytest.raises(ValueError, match=r"a.txt, line 3: the position in the bar must be a whole number"):
+        to_beats(rows)
     rows = read(tmp_path, "a.txt", labels(*(f"{bar}.{beat}" for bar in range(1, 4) for beat in range(4))))
     with pytest.raises(ValueError, match=r"a.txt, line 1: .*got bars that begin with 0: add 1 to every position"):
         to_beats(rows)
@@ -138,6 +141,9 @@ def test_decimal_commas_are_refused(tmp_path, text):
 def test_whole_seconds(tmp_path):
     assert to_beats(read(tmp_path, "a.csv", "1,1\n2,2\n3,1\n")).positions.tolist() == [1, 2, 1]
     assert to_beats(read(tmp_path, "a.csv", "time,value,label\n1,120,1\n2,119,2\n")).positions.tolist() == [1, 2]
+    for text in ("0\t1\tverse\n30\t2\tchorus\n60\t1\tend\n", '"0","1","verse"\n"30","2","chorus"\n"60","1","end"\n'):
+        rows = read(tmp_path, "a.csv", text)
+        assert to_segments(rows) == [Segment(0.0, 30.0, "verse"), Segment(30.0, 60.0, "chorus")]
     rows = read(tmp_path, "a.csv", 'start,end,label\n0,2,"C:maj(9,11)"\n2,3,N\n')
     assert to_segments(rows) == [Segment(0.0, 2.0, "C:maj(9,11)"), Segment(2.0, 3.0, "N")]
 

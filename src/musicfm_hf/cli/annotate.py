@@ -28,9 +28,11 @@ a cluster (this is the third of 64), which write to one folder. When all are don
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -66,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     with user_errors("Not annotated"):
         for path in arguments.task_file:
             load_task_file(path)
-        sources = [source for songs in arguments.songs for source in list_sources(songs)]
+        sources = _each_once([source for songs in arguments.songs for source in list_sources(songs)])
         models, tagger = _load_models(arguments, state)
         outcome = annotate_files(
             models,
@@ -90,6 +92,15 @@ def main(argv: Sequence[str]) -> None:
     )
     if state.is_main_process:
         _report(outcome, len(arguments.shard.select(sources)), arguments)
+
+
+def _each_once(sources: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return sources without files that occur twice under one name, such as a song and the folder that it is in."""
+    once: dict[Any, tuple[str, Any]] = {}
+    for index, (name, source) in enumerate(sources):
+        place = os.path.abspath(source) if isinstance(source, str) else index
+        once.setdefault((name, place), (name, source))
+    return list(once.values())
 
 
 def _draws_pictures(arguments: argparse.Namespace, state: PartialState) -> bool:

@@ -64,10 +64,14 @@ def list_audio(folder: str | os.PathLike) -> list[Path]:
     """
     List the audio files below a folder, searched recursively for the extensions in `AUDIO_EXTENSIONS`, sorted, without
     [hidden files][musicfm_hf.training.files.is_hidden], click tracks of `musicfm annotate`, and links to folders.
-    Links to files that do not exist are listed, so that they are problems instead of missing songs.
+    Links to files that do not exist are listed, so that they are problems instead of missing songs, unless the song
+    exists in another format.
     """
-    paths = (path for path in list_files(folder, with_broken_links=True) if path.suffix.lower() in AUDIO_EXTENSIONS)
-    return [path for path in paths if not is_click_track(path)]
+    paths = [path for path in list_files(folder, with_broken_links=True) if path.suffix.lower() in AUDIO_EXTENSIONS]
+    broken = {path for path in paths if not path.exists()}
+    present = {path.with_suffix("") for path in paths if path not in broken} if broken else set()
+    kept = (path for path in paths if path not in broken or path.with_suffix("") not in present)
+    return [path for path in kept if not is_click_track(path)]
 
 
 def list_sources(source: str | os.PathLike, audio_column: str = "audio") -> list[Song]:

@@ -57,8 +57,8 @@ def annotate_files(
 ) -> AnnotatedFiles:
     """
     Annotate a catalog: for every `(name, source)` the files of [`SongAnnotation.save`] and a picture, named after
-    the song without its extension. Two songs whose names would be the same keep their extensions, or get a number. A
-    file that occurs twice under one name is annotated once. Songs are decoded in workers while the models run.
+    the song without its extension. Two songs whose names would be the same keep their extensions, or get a number.
+    Songs are decoded in workers while the models run.
 
     Args:
         models: As for [`annotate`].
@@ -96,7 +96,7 @@ def annotate_files(
     formats = list(formats)
     _check_output(models, formats, click, write_tags)
     endings = _endings(models, formats, picture, click)
-    jobs = _share_of_songs(share, _each_once(sources), Path(output_dir), endings, existing)
+    jobs = _share_of_songs(share, sources, Path(output_dir), endings, existing)
     annotated = [job.song.name for job in jobs if job.song.existing()]
     if annotated and existing == "refuse":
         raise _exists(output_dir, annotated, len(jobs))
@@ -146,15 +146,6 @@ class _Job(NamedTuple):
     song: SongFiles
     source: Any
     place: str
-
-
-def _each_once(sources: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Return sources without files that occur twice under one name, such as a song and the folder that it is in."""
-    files: dict[Any, tuple[str, Any]] = {}
-    for index, (name, source) in enumerate(sources):
-        place = audio_place(source, name)
-        files.setdefault((name, index if place == name else place), (name, source))  # the place of samples is no file
-    return list(files.values())
 
 
 def _share_of_songs(

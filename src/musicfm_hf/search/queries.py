@@ -63,7 +63,8 @@ def parse_query(text: str, find_song: Callable[[str], int | None]) -> Query:
     if os.path.isfile(name) or song is not None:
         return Query(song=song, path=name if os.path.isfile(name) else None, start=start, end=end)
     before, at, part = text.rpartition("@")
-    if at and match is None and (os.path.isfile(before) or find_song(before) is not None or _looks_like_path(before)):
+    is_song = os.path.isfile(before) or PurePath(before).suffix.lower() in AUDIO_EXTENSIONS
+    if at and match is None and is_song and "/" not in part:
         raise ValueError(
             f"{part!r} is not a part of {before}: write its start and end in seconds or minutes, such as "
             f"{before}@1:10-1:30 or {before}@70-."

@@ -75,10 +75,12 @@ def check_positions(positions: np.ndarray, place: Callable[[int], str]) -> None:
             f"{place(known[-1])}: {EXPECTED}, got {values[-1]} without a return to 1 since {values[0]}. A count "
             "through the song is not a position."
         )
-    # Most zeros are followed by 1, and most ones are preceded by 0; not all of them, because beats may be missing.
+    # Zeros are followed by 1, and ones preceded by 0: all of them or, if there are several, most, because beats may be
+    # missing.
     starts = np.flatnonzero((positions[:-1] == 0) & (positions[1:] == 1))
-    zeros, ones = np.count_nonzero(positions[:-1] == 0), np.count_nonzero(positions[1:] == 1)
-    if zeros > 1 and positions.max() > 1 and 2 * len(starts) > max(zeros, ones):
+    zeros, ones = int((positions[:-1] == 0).sum()), int((positions[1:] == 1).sum())
+    share = len(starts) / max(zeros, ones, 1)
+    if zeros > 1 and positions.max() > 1 and (share == 1 or (len(starts) > 3 and share > 0.5)):
         raise ValueError(f"{place(starts[0])}: {EXPECTED}, got bars that begin with 0: add 1 to every position.")
 
 

@@ -32,15 +32,15 @@ class LabelRow(NamedTuple):
 def to_beats(rows: Sequence[LabelRow]) -> Beats:
     """
     Convert labels to beats at their starts. The text is the position in the bar, such as `1`, or the number of the bar
-    and the position, such as `4.1`; without a text, the position is unknown. In a file where every number ends with
-    `.0`, such as `1.0`, these are positions.
+    and the position, such as `4.1`; without a text, the position is unknown. If most numbers end with `.0`, such as
+    `1.0`, these are positions.
 
     Raises:
         ValueError: if a text is no position, or the beats do not pass [`check_beats`].
     """
     _check_order(rows)
     numbers = [match for row in rows if (match := _BAR_AND_BEAT.fullmatch(row.text))]
-    has_bars = any(int(match[1]) for match in numbers)
+    has_bars = 2 * sum(int(match[1]) > 0 for match in numbers) >= len(numbers)
     positions = [_position(row, has_bars) for row in rows]
     beats = Beats(np.array([row.start for row in rows], np.float64), np.array(positions, np.int64))
     check_beats(beats, lambda index: rows[index].place if rows else "The file")

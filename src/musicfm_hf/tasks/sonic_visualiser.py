@@ -80,13 +80,16 @@ def _read_columns(path: Path) -> list[LabelRow]:
     lines = [(f"{path}, line {number}", fields) for number, fields in numbered if any(fields)]
     if not lines:
         return []
+    has_commas = reader.dialect.delimiter == "," and '"' not in first
     if is_number(lines[0][1][0]):
-        _check_points(lines, 2)
+        if has_commas:
+            _check_points(lines, 2)
         columns = _guess_columns(lines)
         last = max(columns.values())
     else:
         columns, last, lines = _header_columns(*lines[0]), len(lines[0][1]) - 1, lines[1:]
-        _check_points(lines, last + 1)
+        if has_commas:
+            _check_points(lines, last + 1)
     return [_to_row(place, fields, columns, last) for place, fields in lines]
 
 

@@ -71,12 +71,14 @@ def test_folders_of_annotations_apart(tmp_path):
 
 
 def test_labels_of_other_programs_in_folders_of_annotations(tmp_path):
-    """A text that belongs to no song is ignored."""
+    """If the song has no other file of the kind. Texts, which may be anything, need the kind in their names."""
     write(tmp_path / "audio/a/song.wav")
     write(tmp_path / "labels/chords/a/song.csv", "0.0,C\n1.5,end\n")
-    write(tmp_path / "labels/sections/a/song.txt", "0.0\t2.0\tverse\n")
+    write(tmp_path / "labels/chords/a/song.txt", "Am  C\nHello world\n")
+    write(tmp_path / "labels/sections/a/song.lab", "0 2 verse\n")
+    write(tmp_path / "labels/sections/a/song.csv", "no,layer\n")
     write(tmp_path / "labels/beats/a/song.beats.txt", "0.5\t0.5\t1\n")
-    write(tmp_path / "labels/chords/README.txt", "These chords were labeled by hand.\n")
+    write(tmp_path / "labels/chords/settings.csv", "name,value\n")
     songs, problems = read(tmp_path / "labels", tmp_path / "audio")
     assert not problems
     song = songs["a/song"]

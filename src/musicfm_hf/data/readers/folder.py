@@ -3,9 +3,9 @@ A user's own folder: audio files, and annotation files with the same names.
 
 The annotations of `a/song.flac` are `a/song.beats`, `a/song.chords.lab`, `a/song.keys.lab`, `a/song.sections.lab`,
 `a/song.tags` and `a/song.jams`; or files in folders named beats, chords, keys, sections, tags and jams, where the
-suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. There, names of files of other programs need no
-kind either: `chords/a/song.csv`. A folder with such a name that holds audio is like any other folder of songs.
-`tasks/annotations.py` describes the formats.
+suffix `.lab` suffices for all kinds except JAMS: `chords/a/song.lab`. There, layers of Sonic Visualiser need no kind
+either, if the song has no other file of the kind: `chords/a/song.csv`. A folder with such a name that holds audio is
+like any other folder of songs. `tasks/annotations.py` describes the formats.
 
 Files of `musicfm annotate` that were corrected in other programs are read too: `a/song.chords.txt` (and beats, keys,
 sections) of Audacity, `a/song.chords.csv` or `.svl` of Sonic Visualiser, and `a/song.json`. If several files have one
@@ -72,6 +72,7 @@ def song_readers(
     paths: dict[str, dict[str, Path]] = {}
     annotations: dict[str, list[AnnotationFile]] = {}
     unread: list[Path] = []
+    layers: list[tuple[str, str | None, Path]] = []  # without a kind in their names
     for path in list_files(folder):
         try:
             kind = _kind(path.relative_to(folder), columns, lab_task, path)
@@ -85,8 +86,14 @@ def song_readers(
         has_kind = path.with_suffix("").suffix[1:].lower() == column
         if name not in songs and not has_kind and path.suffix.lower() in (".json", *LABEL_READERS):
             continue  # another file, such as the settings of a program
+        if not has_kind and path.suffix.lower() in LABEL_READERS:
+            layers.append((name, column, path))
+            continue
         _put(paths.setdefault(name, {}), f"{column}{_format(path)}", path, name, faulty)
         annotations.setdefault(name, []).append(AnnotationFile(path, Path(kind[1]).name, column))
+    for name, column, path in layers:
+        if all(file.column != column for file in annotations.get(name, [])):
+            annotations.setdefault(name, []).append(AnnotationFile(path, Path(name).name, column))
     if not (songs or annotations or faulty):
         raise ValueError(f"{folder} and {audio_folder} have neither audio nor annotations.")
     faulty = _not_annotated(unread, songs.keys() - annotations.keys()) | faulty
@@ -146,7 +153,8 @@ def _kind(path: Path, columns: Collection[str], lab_task: str | None, where: Pat
     if suffix in LABEL_READERS:
         if ending in ("beats", *SEGMENT_COLUMNS):
             return ending, name.with_suffix("").as_posix()
-        return (folder, name.as_posix()) if folder in ("beats", *SEGMENT_COLUMNS) else None
+        is_layer = folder in ("beats", *SEGMENT_COLUMNS) and suffix != ".txt"  # a text may be anything
+        return (folder, name.as_posix()) if is_layer else None
     if suffix != ".lab":
         return (_SUFFIXES[suffix], name.as_posix()) if suffix in _SUFFIXES else None
     if ending in ("beats", *SEGMENT_COLUMNS):
