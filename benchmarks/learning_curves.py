@@ -16,12 +16,12 @@ COLORS = {"probe": "tab:blue", "LoRA": "tab:green", "full": "tab:orange"}
 def curve(results: Mapping[str, Any], task: str, row: str) -> list[tuple[int, float, list[float]]]:
     """
     Return the points of a row: number of training songs, mean score on test songs, and the score of each seed. The
-    last one is the cell of the table, with all songs, unless it is of the earlier study.
+    last one is the cell of the table, with all songs, if it has runs.
     """
     few = results["few"][task].get(row, {})
     points = [(int(size), values["mean"], values["seeds"]) for size, values in few.items()]
-    whole, metric = results["table"][task].get(row) or {"earlier": True}, get_task(task).metric
-    if points and not whole["earlier"]:
+    whole, metric = results["table"][task].get(row), get_task(task).metric
+    if points and whole:
         points.append((whole["songs"]["train"], whole["test"][metric], whole["seeds"][metric]))
     return sorted(points)
 

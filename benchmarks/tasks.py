@@ -40,7 +40,7 @@ from probes import parse, recipes, train_probe
 from processes import musicfm
 from reporting import RESULTS
 from run_store import RunStore
-from tasks_table import BASELINE, FLAGS, FULLS, LOG_MEL, LORAS, ROWS, STUDY, is_earlier, write_table
+from tasks_table import BASELINE, FLAGS, FULLS, LOG_MEL, LORAS, ROWS, STUDY, write_table
 
 from musicfm_hf.data.splits import SPLITS
 from musicfm_hf.evaluation.baselines import score_data_set
@@ -273,7 +273,7 @@ def expected_minutes(cell: Cell, runs: dict[str, Any]) -> float | None:
         run["seconds"]
         for run in runs.values()
         if "about" not in run
-        and not is_earlier([run])
+        and run["row"] in ROWS
         and (METHODS.get(run["row"], "probe"), run["row"] == LOG_MEL) == (cell.method, cell.row == LOG_MEL)
         and run["task"] == next(iter(cell.records))
     ]

@@ -1,8 +1,8 @@
 """
 Tables of the recorded runs of benchmarks/tasks.py: methods by tasks, few labeled songs, differences on test songs.
 
-A row is a method with its starting point. Cells whose runs do not exist yet show runs of the earlier study, marked
-with a dagger; these are compared only with each other.
+A row is a method with its starting point. Runs of an earlier study, in which each task had models of its own, have a
+table of their own, and are not compared.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,13 +29,7 @@ FULLS = ("full (random)", "full (pretrained)")
 ROWS = (BASELINE, LOG_MEL, *PROBES, *LORAS, *FULLS)
 TRAINED_ROWS = ROWS[1:]
 # Rows of the earlier study, with heads that started from random weights and, except for probes, one seed.
-EARLIER = {
-    "log-mel with context": LOG_MEL,
-    "random encoder": PROBES[0],
-    "pretrained probe": PROBES[1],
-    "LoRA": LORAS[1],
-    "full": FULLS[1],
-}
+EARLIER = ("log-mel with context", "random encoder", "pretrained probe", "LoRA", "full")
 # Differences, first minus second. With few songs, the first two.
 PAIRS = (
     (PROBES[1], PROBES[0]),
@@ -59,9 +53,10 @@ def write_table(folder: Path) -> dict[str, Any]:
     trained = [runs[name] for name in sorted(runs) if "about" not in runs[name]]
     chosen = {task: {row: cell_runs(trained, task, row) for row in TRAINED_ROWS} for task in STUDY}
     few = few_songs(trained)
-    results: dict[str, dict] = {"table": {}, "few": few_cells(few), "baselines": {}}
+    results: dict[str, dict] = {"table": {}, "few": few_cells(few), "earlier": {}, "baselines": {}}
     for task, of_rows in chosen.items():
         results["table"][task] = {row: cell(task, *of_row) for row, of_row in of_rows.items()}
+        results["earlier"][task] = {row: cell(task, *cell_runs(trained, task, row)) for row in EARLIER}
     results["differences"] = all_differences(chosen, few, baselines)
     for name, run in baselines.items():
         about = {key: run[key] for key in ("task", "metric", "about", "chosen") if key in run}
@@ -75,10 +70,11 @@ def write_table(folder: Path) -> dict[str, Any]:
 
 
 def report(results: Mapping[str, Any]) -> str:
-    """Return the head of the table, the table, and the differences, separated by empty lines."""
+    """Return the head of the table, the tables, and the differences, separated by empty lines."""
     table, differences = results["table"], results["differences"]
-    parts = [head(table), scores_table(table, results["baselines"]), differences_table(differences)]
-    return "\n".join(parts + ([few_table(results["few"])] if any(results["few"].values()) else []))
+    parts = [head(table), scores_table(table, ROWS, results["baselines"]), differences_table(differences)]
+    parts += [few_table(results["few"]), scores_table(results["earlier"], EARLIER, {})]
+    return "\n".join(part for part in parts if part)
 
 
 # Runs
@@ -117,8 +113,6 @@ def select(runs: Runs, task: str, row: str, songs: int | None = None) -> Runs:
 def cell_runs(runs: Runs, task: str, row: str) -> tuple[Runs, Runs]:
     """Return the runs of all layers that a cell of the table is made of, and those of the chosen layer."""
     of_row = select(runs, task, row)
-    for earlier, name in EARLIER.items():
-        of_row = of_row or (select(runs, task, earlier) if name == row else [])
     return of_row, best_runs(task, of_row)
 
 
@@ -132,10 +126,6 @@ def few_songs(runs: Runs) -> dict[str, dict[int, dict[str, Runs]]]:
             if of_size := {row: of_row for row, of_row in of_size.items() if of_row}:
                 of_task[size] = of_size
     return few
-
-
-def is_earlier(runs: Runs) -> bool:
-    return bool(runs) and runs[0]["row"] in EARLIER
 
 
 # Values
@@ -152,7 +142,6 @@ def cell(task: str, runs: Runs, chosen: Runs) -> dict[str, Any]:
     test = {name: [run["scores"]["test"][name]["mean"] for run in chosen] for name in best["scores"]["test"]}
     return {
         "command": best["command"],
-        "earlier": is_earlier(chosen),
         "layer": reader(best),
         "validation": {str(reader(run)): validation_score(task, run) for run in first_seed(runs)},
         "validation_score": validation_score(task, best),
@@ -211,7 +200,7 @@ def _comparisons(
     for task, of_rows in chosen.items():
         runs, metric = {row: best for row, (_, best) in of_rows.items() if best}, get_task(task).metric
         for ours, theirs in PAIRS:
-            if ours in runs and theirs in runs and is_earlier(runs[ours]) == is_earlier(runs[theirs]):
+            if ours in runs and theirs in runs:
                 yield task, f"{metric}: {ours} − {theirs}", runs[ours], runs[theirs], metric
         for score in STUDY[task]["scores"]:
             name = baseline_of(task, score, baselines)
@@ -241,19 +230,7 @@ def head(table: Mapping[str, Mapping[str, Any]]) -> str:
         "states. Full fine-tuning and LoRA have the same steps, start from the heads of a probe with the same seed, "
         "and are scored after the last step.",
     ]
-    if any(cell["earlier"] for cell in cells):
-        lines.append(
-            "- **†** Not of this study but of an earlier one: heads started from random weights, steps differed "
-            "between rows, random encoders had no batch statistics, the decoder of sections was tuned for one row, "
-            "full fine-tuning and LoRA for tags were trained on crops of 10 s instead of 29.1 s, and each run trained "
-            "one task on one layer, chosen on validation songs."
-        )
     return "\n".join(lines) + "\n"
-
-
-def mark(cell: Mapping[str, Any]) -> str:
-    """Return the marks of a cell that has fewer than three seeds or is of the earlier study."""
-    return seeds_mark(min(cell["seeds"].values(), key=len)) + ("†" if cell["earlier"] else "")
 
 
 def seeds_mark(seeds: Sequence[float]) -> str:
@@ -261,11 +238,11 @@ def seeds_mark(seeds: Sequence[float]) -> str:
     return "\\*" * len(seeds) if len(seeds) < 3 else ""
 
 
-def scores_table(table: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
+def scores_table(table: Mapping[str, Any], names: Sequence[str], baselines: Mapping[str, Any]) -> str:
     """Return a table of methods by scores of tasks, on the test songs."""
     columns = [(task, score) for task, study in STUDY.items() for score in study["scores"]]
     rows = []
-    for row in ROWS:
+    for row in names:
         cells = [row]
         for task, name in columns:
             if row == BASELINE:
@@ -273,7 +250,7 @@ def scores_table(table: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
                 cells.append("" if baseline is None else f"{baselines[baseline]['scores'][name]['mean']:.3f}")
             else:
                 values = table[task][row]
-                cells.append(f"{values['test'][name]:.3f}{mark(values)}" if values else "")
+                cells.append(f"{values['test'][name]:.3f}{seeds_mark(values['seeds'][name])}" if values else "")
         if any(cells[1:]):
             rows.append(cells)
     return markdown_table(["", *(f"{task}, {name}" for task, name in columns)], rows)

@@ -130,25 +130,14 @@ def test_the_layer_is_chosen_by_the_first_seed():
     assert {run["settings"]["layer"] for run in tasks_table.best_runs("chord", runs)} == {1}
 
 
-def test_cells_of_the_earlier_study_are_compared_only_with_each_other():
-    """A cell shows runs of the earlier study until it has its own."""
-    before = [run_of(None, row="full"), run_of(1, row="pretrained probe"), run_of(1, row="random encoder")]
-    now = [run_of(1, seed, row=PROBES[0]) for seed in (1, 2)]
-
-    def compared(runs):
-        chosen = {"chord": {row: tasks_table.cell_runs(runs, "chord", row) for row in (*PROBES, FULLS[1])}}
-        return list(tasks_table.all_differences(chosen, {}, {})["chord"])
-
-    assert compared(before) == [
-        "majmin: probe (pretrained) − probe (random)",
-        "majmin: full (pretrained) − probe (pretrained)",
+def test_runs_of_the_earlier_study_are_apart():
+    before = [run_of(None, row="full"), run_of(1, row="pretrained probe")]
+    now = [run_of(1, seed, row=row) for row in PROBES for seed in (1, 2)]
+    chosen = {"chord": {row: tasks_table.cell_runs([*before, *now], "chord", row) for row in (*PROBES, FULLS[1])}}
+    assert list(tasks_table.all_differences(chosen, {}, {})["chord"]) == [
+        "majmin: probe (pretrained) − probe (random)"
     ]
-    assert compared([*before, *now]) == ["majmin: full (pretrained) − probe (pretrained)"]
-    runs, best = tasks_table.cell_runs([*before, *now], "chord", PROBES[0])
-    assert [run["training"]["seed"] for run in best] == [1, 2]
-    cell = tasks_table.cell("chord", runs, best)
-    assert tasks_table.mark(cell) == "\\*\\*"
-    assert tasks_table.mark(tasks_table.cell("chord", *tasks_table.cell_runs(before, "chord", PROBES[0]))) == "\\*†"
+    assert [run["training"]["seed"] for run in chosen["chord"][PROBES[0]][1]] == [1, 2]
     assert [tasks_table.seeds_mark([0.5] * count) for count in (1, 2, 3, 4)] == ["\\*", "\\*\\*", "", ""]
 
 
