@@ -83,7 +83,7 @@ class FinetuningTrainer(ResumableTrainer):
 
     def score_names(self, config: MusicFMConfig, songs: Sequence[Any]) -> Sequence[str]:
         """Return the names of the scores of an evaluation."""
-        return score_names(config, songs[0])
+        return score_names(config, songs[0]) if songs else [self.main_score(config)]
 
     def average(self, scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         """Average the output of [`score_songs`]."""
