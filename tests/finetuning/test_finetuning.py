@@ -673,7 +673,7 @@ def test_a_score_that_the_validation_songs_lack(places, songs, tmp_path, caplog)
         (
             ["--keep_head"],
             r"cannot be kept, because it has task None, not 'chord'; id2label of 2 labels with 'LABEL_0', 'LABEL_1', "
-            r"not of 25 labels with 'C:maj', 'C:min', 'C#:maj', …; ",
+            r"not of 25 labels with 'C:maj', 'C#:maj', 'D:maj', …; ",
         ),
         (["--probe_steps", "5"], "the steps of a probe are `--max_steps`"),
         (["--method", "full", "--probe_steps", "-1"], "`probe_steps` must be at least 0, got -1"),
