@@ -55,12 +55,7 @@ def song_readers(
         ValueError: the source is empty, or the folders have neither audio nor annotations. The reader of a song raises
             it if two files differ only in their extension, or the column of a `.lab` file is not known.
     """
-    if not str(source):
-        raise ValueError("The source is an empty text. Pass a folder; `.` is this folder.")
-    folder, audio_folder = Path(source), Path(audio or source)
-    for path in (folder, audio_folder):
-        if not path.is_dir():
-            raise FileNotFoundError(f"The folder {path} does not exist")
+    folder, audio_folder = _check_folders(source, audio)
     if lab_task not in (None, *SEGMENT_COLUMNS):
         raise ValueError(f"`lab_task` must be one of {', '.join(SEGMENT_COLUMNS)}, got {lab_task!r}.")
     songs: dict[str, Path] = {}
@@ -102,6 +97,17 @@ def song_readers(
         for name in sorted(songs.keys() | annotations.keys() | faulty.keys())
     }
     return readers | faulty
+
+
+def _check_folders(source: str | os.PathLike, audio: str | os.PathLike | None) -> tuple[Path, Path]:
+    """Return the folders of annotations and of audio, or raise an error if one of them does not exist."""
+    if not str(source):
+        raise ValueError("The source is an empty text. Pass a folder; `.` is this folder.")
+    folders = Path(source), Path(audio or source)
+    for path in folders:
+        if not path.is_dir():
+            raise FileNotFoundError(f"The folder {path} does not exist")
+    return folders
 
 
 def _name(path: str | Path) -> str:
