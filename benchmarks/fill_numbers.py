@@ -18,7 +18,7 @@ A number, or a text such as the name of a machine, is placed between two marks w
 file and the keys of the value, separated by slashes. Items of a list are selected by their index (`-1` is the last)
 or by their values (`way=plain&batch_size=1`):
 
-    Chords: <!-- number: tasks/table/chord/pretrained probe/test/majmin -->.869<!-- end --> of the time, after
+    Chords: <!-- number: tasks/earlier/chord/pretrained probe/test/majmin -->.869<!-- end --> of the time, after
     <!-- number: pretraining_small/seconds / 60 -->52.8<!-- end --> minutes
 
 The number keeps the format of the one that it replaces: decimals, leading zero, sign and thousands separators. For a
@@ -26,7 +26,7 @@ new number, write zeros in that format (`.000`, `+0.00`, `0,000`).
 
 A value can be scaled (` * 100`, ` / 60`), or combined with another by division or subtraction (`FILE/KEY / FILE/KEY`),
 from left to right. `min`, `max` and `mean` aggregate over all keys or items that have the rest of the path:
-`min(tasks/table/*/full/seconds) / 60`. The mark of a number cannot begin a line or a list item, because Markdown would
+`min(tasks/earlier/*/full/seconds) / 60`. The mark of a number cannot begin a line or a list item, because Markdown would
 treat the comment as a block of HTML. Fenced code is not changed.
 """
 

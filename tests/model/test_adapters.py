@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import TINY, head
 from huggingface_hub import HfApi, RepoUrl
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForAudioFrameClassification, AutoModelForPreTraining
@@ -21,7 +22,6 @@ from musicfm_hf import (
 from musicfm_hf.finetuning.arguments import TaskArguments
 from musicfm_hf.finetuning.heads import add_lora, save_finetuned
 from musicfm_hf.model import adapters_musicfm
-from tests.helpers.models import TINY, head
 
 URL = "https://huggingface.co/alice/model"
 WAVEFORM = torch.randn(1, 24000, generator=torch.Generator().manual_seed(0))
