@@ -26,8 +26,8 @@ new number, write zeros in that format (`.000`, `+0.00`, `0,000`).
 
 A value can be scaled (` * 100`, ` / 60`), or combined with another by division or subtraction (`FILE/KEY / FILE/KEY`),
 from left to right. `min`, `max` and `mean` aggregate over all keys or items that have the rest of the path:
-`min(tasks/earlier/*/full/seconds) / 60`. The mark of a number cannot begin a line or a list item, because Markdown would
-treat the comment as a block of HTML. Fenced code is not changed.
+`min(tasks/earlier/*/full/seconds) / 60`. The mark of a number cannot begin a line or a list item, because Markdown
+would treat the comment as a block of HTML. Fenced code is not changed.
 """
 
 import argparse
