@@ -11,6 +11,7 @@ from helpers.paths import ROOT
 NOT_RUN = re.compile(r"DeepSpeed|FSDP|flash[ _]attention", re.IGNORECASE)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EVALUATION = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+COMPARING_PAGES = [ROOT / f"docs/{name}.md" for name in ("evaluation", "measurements", "scoring")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -41,12 +42,19 @@ def test_scores_come_with_their_caveats():
     assert not [title for title in titles if "good for" in title or "pretraining adds" in title]
 
 
-def test_comparisons_are_those_that_hold_after_the_correction():
-    """Sentences of docs/evaluation.md that compare name their rows, and the recorded differences support them."""
+def test_pages_compare_what_was_compared():
+    claims = [path.read_text(encoding="utf-8").count("<!-- claim:") for path in COMPARING_PAGES]
+    assert claims[0] >= 8
+    assert claims[1] >= 2
+
+
+@pytest.mark.parametrize("page", COMPARING_PAGES, ids=lambda path: path.name)
+def test_comparisons_are_those_that_hold_after_the_correction(page):
+    """Sentences that compare name their rows, and the recorded differences support them."""
     results = {name: json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in SOURCES.values()}
-    found = sentences(EVALUATION)
-    assert sum("<!-- claim:" in sentence for sentence in found) >= 8
-    assert EVALUATION.count("<!-- claim:") == sum(sentence.count("<!-- claim:") for sentence in found)
+    text = page.read_text(encoding="utf-8")
+    found = sentences(text)
+    assert text.count("<!-- claim:") == sum(sentence.count("<!-- claim:") for sentence in found)
     assert [problem for sentence in found if (problem := check_sentence(sentence, results))] == []
 
 
@@ -99,7 +107,7 @@ def test_sentences_are_told_apart():
 
 
 def test_key_scores_say_which_fifths_count():
-    for path in ("src/musicfm_hf/tasks/key.py", "src/musicfm_hf/metrics/key.py", "docs/evaluation.md"):
+    for path in ("src/musicfm_hf/tasks/key.py", "src/musicfm_hf/metrics/key.py", "docs/scoring.md"):
         text = re.sub(r"\s+", " ", (ROOT / path).read_text(encoding="utf-8"))
         assert re.search(r"fifth below[^.]*(0|none|mir_eval)", text), path
         assert "MIREX" in text

@@ -164,6 +164,19 @@ def test_half_precision_by_default(tiny_model, songs, tmp_path):
     assert cache(songs[1], 0, 5, np.random.default_rng(0))["hidden_states"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", ["layers", "spectrogram"])
+def test_reading_does_not_depend_on_autocast(tiny_model, songs, tmp_path, kind):
+    """`--bf16 true` scores songs under autocast, which has no float16 on CPUs."""
+    features = EncoderFeatures(tiny_model, LAYERS, SETTINGS) if kind == "layers" else LogMelFeatures(tiny_model.config)
+    cache = FeatureCache(tmp_path, features)
+    cache.fill(songs[1:], 0, progress=False)
+    expected = cache.read(songs[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cache.read(songs[1])
+    assert found.dtype == torch.float16
+    assert found.equal(expected)
+
+
 def test_all_layers_serve_each(tiny_model, songs, tmp_path):
     every = FeatureCache(tmp_path, EncoderFeatures(tiny_model, LAYERS, SETTINGS), torch.float32)
     every.fill(songs[1:], 0, progress=False)

@@ -169,6 +169,7 @@ class FeatureCache:
                 bar.update()
         loader.raise_if_unusable()
 
+    @torch.autocast("cpu", enabled=False)  # it would refuse to join tensors in float16
     def read(self, song: LabeledSong, start: int = 0, frames: int | None = None) -> torch.Tensor:
         """
         Read frames from `start` on, in the dtype of the cache: `(frames, width)`, or `(frames, layers, width)` for
