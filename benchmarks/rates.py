@@ -18,12 +18,12 @@ from typing import Any
 from probes import recipes
 from processes import musicfm
 from reporting import RESULTS, markdown_table, write_report
-from tasks import METHODS, Cell, Study
+from tasks import METHODS, Cell, Study, rate_flags
 from tasks_table import STUDY
 
 from musicfm_hf.tasks import get_task
 
-RATES = {"full": (1e-4, 3e-4, 1e-3), "lora": (1e-3, 3e-3)}
+CANDIDATES = {"full": (1e-4, 3e-4, 1e-3), "lora": (1e-3, 3e-3)}
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     values: dict[str, dict[str, Any]] = {}
     for row in arguments.rows:
         cell = Cell(row)
-        for rate in RATES[cell.method]:
+        for rate in CANDIDATES[cell.method]:
             output = arguments.runs / f"{cell.name}_{rate:g}"
             if not arguments.table:
                 train(study, cell, rate, output)
@@ -51,7 +51,7 @@ def main() -> None:
 
 def train(study: Study, cell: Cell, rate: float, output: Path) -> None:
     """Train a row with a rate, unless this has been done."""
-    rates = ["--learning_rate", f"{rate:g}", "--encoder_learning_rate", f"{rate:g}", "--disable_tqdm", "true"]
+    rates = [*rate_flags(rate), "--disable_tqdm", "true"]
     folders = ["--results", str(output.parent / "results"), "--output_dir", str(output)]
     musicfm("finetune", *recipes(cell.task, cell.method), *study.flags(cell), *rates, *folders)
 

@@ -40,7 +40,7 @@ from probes import parse, recipes, train_probe
 from processes import musicfm
 from reporting import RESULTS
 from run_store import RunStore
-from tasks_table import BASELINE, FLAGS, FULLS, LOG_MEL, LORAS, ROWS, STUDY, write_table
+from tasks_table import BASELINE, FLAGS, FULLS, LOG_MEL, LORAS, RATES, ROWS, STUDY, write_table
 
 from musicfm_hf.data.splits import SPLITS
 from musicfm_hf.evaluation.baselines import score_data_set
@@ -104,6 +104,11 @@ def main() -> None:
             return print(study.plan())
         study.run()
     write_table(arguments.store)
+
+
+def rate_flags(rate: float) -> list[str]:
+    """Return the flags of `musicfm finetune` for one learning rate of heads and encoder, or of LoRA's matrices."""
+    return ["--learning_rate", f"{rate:g}", "--encoder_learning_rate", f"{rate:g}"]
 
 
 def _songs(text: str) -> int | None:
@@ -187,7 +192,10 @@ class Study:
         else:
             flags += ["--log_mel", "true"]
         if cell.row in METHODS:
-            flags += [*shlex.split(FLAGS["finetuning"]), *arguments.finetuning_flags]
+            flags += shlex.split(FLAGS["finetuning"])
+            if (rate := RATES.get(cell.row)) is not None:
+                flags += rate_flags(rate)
+            flags += arguments.finetuning_flags
         if "random" in cell.row:
             flags += ["--random_encoder", "true"]
         flags += ["--cache", arguments.cache, "--report_to", "none"]

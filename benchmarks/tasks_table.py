@@ -22,6 +22,7 @@ from musicfm_hf.tasks import get_task
 _FILE = yaml.safe_load(Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8"))
 STUDY: dict[str, dict[str, Any]] = _FILE["tasks"]
 FLAGS: dict[str, str] = _FILE["flags"]
+RATES: dict[str, float] = _FILE["rates"]
 BASELINE, LOG_MEL = "classical baseline", "probe (log-mel)"
 PROBES = ("probe (random)", "probe (pretrained)")
 LORAS = ("LoRA (random)", "LoRA (pretrained)")

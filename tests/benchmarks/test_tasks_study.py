@@ -1,9 +1,11 @@
 """A tiny study of tasks from the first probe to the tables."""
 
+import json
 import shlex
 import sys
 
 import pytest
+import rates
 import tasks
 import tasks_table
 from helpers.finetuning import QUICK, SHORT
@@ -56,7 +58,8 @@ def tiny(monkeypatch, short, labeled, encoder, tmp_path):
     return run
 
 
-def test_the_study_from_probes_to_tables(tiny, tmp_path, capsys):
+def test_the_study_from_probes_to_tables(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tasks, "RATES", {"full (random)": 0.002})
     rows = [tasks_table.LOG_MEL, *tasks_table.PROBES, *tasks_table.FULLS]
     flags = ["--rows", *rows, "--seeds", 1, "--songs", 2, "all"]
     assert tiny(*flags, "--plan") == []
@@ -72,6 +75,9 @@ def test_the_study_from_probes_to_tables(tiny, tmp_path, capsys):
         assert run["settings"].get("random_encoder") == ("random" in run["row"])
         method = "full" if run["row"] in tasks_table.FULLS else "probe"
         assert run["method"] == method
+        if method == "full":
+            rates_of_run = (run["training"]["learning_rate"], run["training"]["encoder_learning_rate"])
+            assert rates_of_run == ((0.002, 0.002) if "random" in run["row"] else (0.01, 0.001))
         is_joint = run["row"] != tasks_table.LOG_MEL
         assert run["settings"]["weighted_layer_sum"] == is_joint
         assert run["command"].startswith(f"musicfm finetune {'joint' if is_joint else run['task']}/{method} ")
@@ -90,3 +96,31 @@ def test_the_study_from_probes_to_tables(tiny, tmp_path, capsys):
     tasks_table.FLAGS["all"] += " --head_size 8"
     with pytest.raises(ValueError, match=r"was made with head_size 16, not 8. Pass another `--store`"):
         tiny(*flags)
+
+
+def test_rates_are_chosen_on_validation_songs(short, labeled, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "STUDY", tasks.STUDY)
+    monkeypatch.setattr(rates, "CANDIDATES", {"full": (0.001, 0.1)})
+    trained = []
+
+    def musicfm(*words):
+        trained.append(words)
+        main(list(words))
+
+    monkeypatch.setattr(rates, "musicfm", musicfm)
+    row = "full (pretrained)"
+    places = ["--model", encoder, "--data", labeled, "--runs", tmp_path / "runs", "--store", tmp_path]
+    places += ["--cache", tmp_path / "features", "--rows", row]
+    monkeypatch.setattr(sys, "argv", ["rates.py", *map(str, places)])
+    rates.main()
+    assert len(trained) == 2
+    values = json.loads((tmp_path / "rates.json").read_text())[row]
+    assert set(values) == {"0.001", "0.1"}
+    for rate, found in values.items():
+        run = json.loads((tmp_path / f"runs/joint_full-pretrained_1_{rate}/results.json").read_text())
+        assert (run["training"]["learning_rate"], run["training"]["encoder_learning_rate"]) == (float(rate),) * 2
+        scores = [run["scores"]["validation"][task][get_task(task).metric]["mean"] for task in ("chord", "key")]
+        assert list(found["scores"].values()) == scores
+        assert found["mean"] == pytest.approx(sum(scores) / 2)
+    assert f"**{rates.chosen(values)}**" in (tmp_path / "rates.md").read_text()
+    assert rates.chosen({"0.1": {"mean": 0.5}, "0.2": {"mean": 0.7}, "0.3": {"mean": 0.6}}) == "0.2"
