@@ -36,7 +36,7 @@ from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.evaluation.baselines import BASELINES, fit_priors
 from musicfm_hf.evaluation.bootstrap import correct_intervals
 from musicfm_hf.evaluation.classical import features_of_songs
-from musicfm_hf.evaluation.scoring import Scores, average_scores, difference_samples, scores_with_intervals
+from musicfm_hf.evaluation.scoring import Scores, average_scores, difference_of_systems, scores_with_intervals
 from musicfm_hf.finetuning.run import finetune, read_split, read_splits, save_run
 from musicfm_hf.inference.annotators import load_annotators
 from musicfm_hf.inference.embedding import WindowSettings
@@ -186,13 +186,13 @@ def commands_of(vocabulary: str, arguments: argparse.Namespace) -> list[str]:
 def compare(of_songs: Mapping[str, Scores], first: str) -> dict[str, dict[str, Any]]:
     """Return the differences of the other systems from the first, with Holm's correction for all of them."""
     drawn = {
-        f"{metric}: {name} − {first}": difference_samples(TASK, [of_songs[first]], [scores], metric, DRAWS)
+        f"{metric}: {name} − {first}": difference_of_systems(TASK, [of_songs[first]], [scores], metric, DRAWS)
         for name, scores in of_songs.items()
         for metric in METRICS
         if name != first
     }
-    corrected = correct_intervals({name: samples for name, (_, samples) in drawn.items()})
-    return {name: {"mean": mean} | corrected[name] for name, (mean, _) in drawn.items()}
+    corrected = correct_intervals(drawn)
+    return {name: {"mean": difference.mean} | corrected[name] for name, difference in drawn.items()}
 
 
 def choose_decoder(

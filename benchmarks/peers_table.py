@@ -10,8 +10,8 @@ from reporting import markdown_table, write_report
 from run_store import RunStore
 from tasks_table import ENVIRONMENT, STUDY
 
-from musicfm_hf.evaluation.bootstrap import bootstrap_interval, correct_intervals, percentile_interval
-from musicfm_hf.evaluation.scoring import difference_samples
+from musicfm_hf.evaluation.bootstrap import Difference, bootstrap_interval, correct_intervals
+from musicfm_hf.evaluation.scoring import difference_of_systems
 from musicfm_hf.tasks import get_task
 
 MIN_SONGS = 10  # with fewer, neither scores nor differences are shown, because intervals would mean nothing
@@ -23,19 +23,20 @@ def write_table(store: Path) -> None:
     runs = list(RunStore(store).read().values())
     data = list(dict.fromkeys(run["data"] for run in runs))
     results: dict[str, Any] = {"tools": tools(runs), "data": {name: {} for name in data}}
-    samples = {}
+    compared: dict[tuple, Difference] = {}
     for name in data:
         for task in STUDY:
             rows = rows_of([run for run in runs if (run["data"], run["task"]) == (name, task)])
             if any("test" in row for row in rows.values()):
                 results["data"][name][task] = {label: describe(row) for label, row in rows.items()}
-                samples |= {(name, task, *pair): drawn for pair, drawn in differences(task, rows).items()}
-    corrected = correct_intervals({str(key): drawn for key, (_, drawn, _) in samples.items()})
+                compared |= {(name, task, *pair): value for pair, value in differences(task, rows).items()}
+    corrected = correct_intervals({str(key): value for key, value in compared.items()})
     results["differences"] = [
         dict(zip(("data", "task", "metric", "ours", "theirs"), key, strict=True))
-        | {"mean": mean, "songs": songs, "interval": percentile_interval(drawn)}
+        | value.summary()
+        | {"songs": value.songs}
         | corrected[str(key)]
-        for key, (mean, drawn, songs) in samples.items()
+        for key, value in compared.items()
     ]
     last = runs[-1] if runs else {}
     results |= {key: last[key] for key in ENVIRONMENT if key in last}
@@ -91,10 +92,10 @@ def score(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"mean": float(np.nanmean(values)), "interval": bootstrap_interval(values)}
 
 
-def differences(task: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str, str], tuple]:
+def differences(task: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str, str], Difference]:
     """
-    Return the mean, the bootstrap samples and the number of songs of the difference between each of our rows and each
-    tool, for each score that both have, on the songs that both have.
+    Return the difference between each of our rows and each tool, for each score that both have, on the songs that both
+    have.
     """
     result = {}
     scored = {label: row for label, row in rows.items() if "test" in row}
@@ -105,8 +106,7 @@ def differences(task: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[
                 songs = [song for song in pair[0][0] if all(song in run for runs in pair for run in runs)]
                 if len(songs) >= MIN_SONGS and all(metric in run[songs[0]] for runs in pair for run in runs):
                     shared = [[{song: run[song] for song in songs} for run in runs] for runs in pair]
-                    mean, drawn = difference_samples(task, *shared, metric, DRAWS)
-                    result[metric, ours, theirs] = mean, drawn, len(songs)
+                    result[metric, ours, theirs] = difference_of_systems(task, *shared, metric, DRAWS)
     return result
 
 

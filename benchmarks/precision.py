@@ -29,7 +29,7 @@ from musicfm_hf.audio.reading import load_audio
 from musicfm_hf.data.examples import with_annotation
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
-from musicfm_hf.evaluation.scoring import average_scores, paired_difference, score_song
+from musicfm_hf.evaluation.scoring import average_scores, difference_of_systems, score_song
 from musicfm_hf.inference.annotators import group_by_encoder, load_annotators
 from musicfm_hf.inference.embedding import HeadModel, WindowSettings, embed_songs
 from musicfm_hf.inference.logits import head_logits, layer_mix
@@ -83,7 +83,7 @@ def measure_scores(folders: Sequence[str], songs: Sequence[LabeledSong]) -> list
             row |= {precision: averages[precision][metric] for precision in PRECISIONS}
             for precision in REDUCED:
                 pair = [scores["float32"][task]], [scores[precision][task]]
-                row[f"{precision}_difference"] = paired_difference(task, *pair, metric)
+                row[f"{precision}_difference"] = difference_of_systems(task, *pair, metric).summary()
             rows.append(row)
     return rows
 

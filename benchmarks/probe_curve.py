@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from probes import parse, train_probe
 from reporting import RESULTS
 
-from musicfm_hf.evaluation.bootstrap import correct_intervals, percentile_interval
-from musicfm_hf.evaluation.scoring import difference_samples
+from musicfm_hf.evaluation.bootstrap import Difference, correct_intervals
+from musicfm_hf.evaluation.scoring import difference_of_systems
 from musicfm_hf.finetuning.run import read_split
 from musicfm_hf.tasks import get_task, known_tasks
 from musicfm_hf.training.files import complete_file, write_json
@@ -80,18 +80,16 @@ def falls(curves: dict[str, dict[str, Any]], songs: dict[str, dict[int, list]]) 
     Return task → layer → the score of the last checkpoint minus that of the first: the `mean` difference, its 95 %
     `interval`, and what [`correct_intervals`] returns for all of them. Layers with fewer than two are left out.
     """
-    differences, samples = {}, {}
+    compared: dict[tuple[str, int], Difference] = {}
     for task, of_task in curves.items():
         for layer, points in songs[task].items():
             if len(points) < 3:
                 continue
-            mean, drawn = difference_samples(task, [points[1]], [points[-1]], of_task["score"])
-            samples[f"{task} {layer}"] = drawn
-            differences[task, layer] = {"mean": mean, "interval": percentile_interval(drawn)}
-    corrected = correct_intervals(samples)
+            compared[task, layer] = difference_of_systems(task, [points[1]], [points[-1]], of_task["score"])
+    corrected = correct_intervals({f"{task} {layer}": value for (task, layer), value in compared.items()})
     by_task: dict[str, dict[int, dict]] = {task: {} for task in curves}
-    for (task, layer), difference in differences.items():
-        by_task[task][layer] = difference | corrected[f"{task} {layer}"]
+    for (task, layer), value in compared.items():
+        by_task[task][layer] = value.summary() | corrected[f"{task} {layer}"]
     return by_task
 
 

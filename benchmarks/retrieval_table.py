@@ -7,7 +7,7 @@ import numpy as np
 from reporting import markdown_table, write_report
 from run_store import RunStore
 
-from musicfm_hf.evaluation.bootstrap import bootstrap_interval
+from musicfm_hf.evaluation.bootstrap import bootstrap_interval, correct_intervals
 from musicfm_hf.evaluation.retrieval import search_difference
 from musicfm_hf.evaluation.retrieval_baselines import RETRIEVAL_BASELINES
 from musicfm_hf.tasks.retrieval import METRIC, RETRIEVAL_TASKS, SCORES
@@ -35,16 +35,15 @@ def write_table(store: Path) -> None:
         for row, found in of_row.items():
             cells[row] = cell(found)
         songs[task] = {row: [run["scores_of_songs"]["test"] for run in found] for row, found in of_row.items()}
-    pairs = {task: compared(cells) for task, cells in table.items()}
-    # Bonferroni: all intervals together contain the true differences with a probability of 95 %.
-    share = 1 - 0.05 / max(1, sum(map(len, pairs.values())))
-    differences = {
-        task: {
-            f"{ours} − {theirs}": search_difference(songs[task][theirs], songs[task][ours], METRIC, share)
-            for ours, theirs in pairs[task]
-        }
-        for task in table
+    values = {
+        (task, f"{ours} − {theirs}"): search_difference(songs[task][theirs], songs[task][ours], METRIC)
+        for task, cells in table.items()
+        for ours, theirs in compared(cells)
     }
+    corrected = correct_intervals({f"{task} {name}": value for (task, name), value in values.items()})
+    differences: dict[str, dict[str, Any]] = {task: {} for task in table}
+    for (task, name), value in values.items():
+        differences[task][name] = value.summary() | corrected[f"{task} {name}"]
     results: dict[str, Any] = {"table": table, "differences": differences}
     last = next(reversed(runs.values()), {})
     results |= {key: last[key] for key in ENVIRONMENT if key in last}
@@ -103,6 +102,7 @@ def differences_table(differences: dict[str, dict[str, Any]]) -> str:
     rows = []
     for task, of_task in differences.items():
         for name, value in of_task.items():
-            low, high = value["interval"]
-            rows.append([task, name, f"{value['mean']:+.3f}", f"{low:+.3f} to {high:+.3f}"])
+            low, high = value["corrected_interval"]
+            mean = f"{value['mean']:+.3f}"
+            rows.append([task, name, f"**{mean}**" if value["holds"] else mean, f"{low:+.3f} to {high:+.3f}"])
     return markdown_table(["", "difference in mAP on test songs", "mean", "corrected 95 % interval"], rows)

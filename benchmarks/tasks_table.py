@@ -15,8 +15,8 @@ from learning_curves import curve, draw_curves
 from reporting import markdown_table, write_report
 from run_store import RunStore
 
-from musicfm_hf.evaluation.bootstrap import correct_intervals, percentile_interval
-from musicfm_hf.evaluation.scoring import difference_samples, mean_over_runs
+from musicfm_hf.evaluation.bootstrap import Difference, correct_intervals
+from musicfm_hf.evaluation.scoring import difference_of_systems, mean_over_runs
 from musicfm_hf.tasks import get_task
 
 _FILE = yaml.safe_load(Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8"))
@@ -181,16 +181,16 @@ def all_differences(
     Return task → "score: ours − theirs" → `mean`, 95 % `interval`, number of `seeds` on either side and, with Holm's
     correction for all of these differences, `corrected_interval`, `p` and `holds`.
     """
-    compared: dict[tuple[str, str], tuple[dict[str, Any], np.ndarray]] = {}
+    compared: dict[tuple[str, str], Difference] = {}
+    seeds: dict[tuple[str, str], list[int]] = {}
     for task, name, ours, theirs, metric in _comparisons(chosen, few, baselines):
         sides = [[run["scores_of_songs"]["test"] for run in runs] for runs in (theirs, ours)]
-        mean, samples = difference_samples(task, *sides, metric)
-        seeds = [len(ours), len(theirs)]
-        compared[task, name] = {"mean": mean, "interval": percentile_interval(samples), "seeds": seeds}, samples
-    corrected = correct_intervals({f"{task} {name}": samples for (task, name), (_, samples) in compared.items()})
+        compared[task, name] = difference_of_systems(task, *sides, metric)
+        seeds[task, name] = [len(ours), len(theirs)]
+    corrected = correct_intervals({f"{task} {name}": values for (task, name), values in compared.items()})
     differences: dict[str, dict[str, dict[str, Any]]] = {task: {} for task in chosen}
-    for (task, name), (values, _) in compared.items():
-        differences[task][name] = values | corrected[f"{task} {name}"]
+    for (task, name), value in compared.items():
+        differences[task][name] = value.summary() | {"seeds": seeds[task, name]} | corrected[f"{task} {name}"]
     return differences
 
 

@@ -94,8 +94,8 @@ def test_scores_of_vectors_and_their_differences():
     assert average_searches(bad)["recall_at_1"] == 0.0
     assert searches_with_intervals(good)["map"] == {"mean": 1.0, "songs": 2, "interval": (1.0, 1.0)}
     difference = search_difference([bad], [good, bad], "map")
-    assert difference["mean"] == pytest.approx(0.25)
-    assert difference["interval"] == pytest.approx((0.25, 0.25))
+    assert (difference.mean, difference.songs) == (pytest.approx(0.25), 2)
+    np.testing.assert_allclose(difference.samples, 0.25)
 
 
 def test_whitening_gives_the_covariance_one():

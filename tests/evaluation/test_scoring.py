@@ -14,16 +14,15 @@ from musicfm_hf.data.examples import crop_targets
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.data.labeled_dataset import load_songs
 from musicfm_hf.evaluation.bootstrap import (
+    Difference,
     bootstrap_interval,
     correct_intervals,
     draw_runs,
     percentile_interval,
-    two_sided_p,
 )
 from musicfm_hf.evaluation.scoring import (
     average_scores,
-    difference_samples,
-    paired_difference,
+    difference_of_systems,
     score_song,
     scores_with_intervals,
 )
@@ -277,25 +276,29 @@ def test_paired_difference():
     A song without a score on one side is left out. The seeds differ from the other system by 0.1 and 0.3 on all songs,
     so only the draw of seeds counts: a quarter of all samples has the first twice, another one the second.
     """
-    first = {"a": {"beat_f": 0.2}, "b": {"beat_f": 0.4}, "c": {"beat_f": NAN}}
-    second = [
-        {"a": {"beat_f": 0.3}, "b": {"beat_f": 0.5}, "c": {"beat_f": 0.9}},
-        {"a": {"beat_f": 0.5}, "b": {"beat_f": 0.7}, "c": {"beat_f": 0.9}},
-    ]
-    found = paired_difference("beat", [first], second, "beat_f")
-    assert found["mean"] == pytest.approx(0.2)
-    assert found["interval"] == pytest.approx((0.1, 0.3))
-    assert paired_difference("beat", [first], second[:1], "beat_f")["interval"] == pytest.approx((0.1, 0.1))
-    paired = paired_difference("beat", [second[0], second[1]], [second[1], second[0]], "beat_f")
-    assert paired["mean"] == 0.0
-    assert paired["interval"] == pytest.approx((-0.2, 0.2))
-    same = paired_difference("beat", second, second, "beat_f")  # seed by seed
-    assert same == {"mean": 0.0, "interval": (0.0, 0.0)}
-    none = paired_difference("beat", [{"a": {"beat_f": NAN}}], [{"a": {"beat_f": 0.5}}], "beat_f")
-    assert all(math.isnan(value) for value in (none["mean"], *none["interval"]))
+    first = {str(song): {"beat_f": 0.05 * song} for song in range(8)} | {"c": {"beat_f": NAN}}
+
+    def plus(shift):
+        return {song: {"beat_f": 0.9 if song == "c" else row["beat_f"] + shift} for song, row in first.items()}
+
+    second = [plus(0.1), plus(0.3)]
+    found = difference_of_systems("beat", [first], second, "beat_f")
+    assert (found.mean, found.songs) == (pytest.approx(0.2), 8)
+    assert percentile_interval(found.samples) == pytest.approx((0.1, 0.3))
+    # A standard deviation of 0.1 / sqrt(2), and 2.3646 for seven degrees of freedom.
+    half = 2.3646 * 0.1 / 2**0.5 * (8 / 7) ** 0.5
+    assert found.interval() == pytest.approx((0.2 - half, 0.2 + half), rel=0.02)
+    assert difference_of_systems("beat", [first], second[:1], "beat_f").interval() == pytest.approx((0.1, 0.1))
+    paired = difference_of_systems("beat", [second[0], second[1]], [second[1], second[0]], "beat_f")
+    assert paired.mean == 0.0
+    assert percentile_interval(paired.samples) == pytest.approx((-0.2, 0.2))
+    same = difference_of_systems("beat", second, second, "beat_f")  # seed by seed
+    assert same.summary() == {"mean": 0.0, "interval": (0.0, 0.0)}
+    none = difference_of_systems("beat", [{"a": {"beat_f": NAN}}], [{"a": {"beat_f": 0.5}}], "beat_f")
+    assert all(math.isnan(value) for value in (none.mean, *none.interval()))
     chords = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.5, "seconds": 9.0}}
     better = {"a": {"majmin": 0.0, "seconds": 0.0}, "b": {"majmin": 0.75, "seconds": 9.0}}
-    assert paired_difference("chord", [chords], [better], "majmin")["mean"] == pytest.approx(0.25)
+    assert difference_of_systems("chord", [chords], [better], "majmin").mean == pytest.approx(0.25)
 
 
 def test_songs_of_a_difference_are_drawn():
@@ -304,13 +307,14 @@ def test_songs_of_a_difference_are_drawn():
     values = generator.normal(0.1, 0.2, 40)
     first = {str(song): {"beat_f": 0.0} for song in range(40)}
     second = {str(song): {"beat_f": value} for song, value in enumerate(values)}
-    mean, samples = difference_samples("beat", [first], [second], "beat_f", draws=40_000)
+    mean, samples, songs = difference_of_systems("beat", [first], [second], "beat_f", draws=40_000)
+    assert songs == 40
     assert mean == pytest.approx(values.mean())
     assert samples.shape == (40_000,)
     assert samples.std() == pytest.approx(values.std() / 40**0.5, rel=0.02)
     assert percentile_interval(samples) == pytest.approx(bootstrap_interval(values, draws=40_000), abs=0.003)
     shifted = [{song: {"beat_f": row["beat_f"] + shift} for song, row in second.items()} for shift in (-0.3, 0.0, 0.3)]
-    _, wide = difference_samples("beat", [first], shifted, "beat_f", draws=40_000)
+    wide = difference_of_systems("beat", [first], shifted, "beat_f", draws=40_000).samples
     # Three runs with a variance of 0.06 between them, drawn with replacement.
     assert wide.var() == pytest.approx(samples.var() + 0.06 / 3, rel=0.03)
 
@@ -325,16 +329,30 @@ def test_runs_are_drawn_in_pairs():
     assert len(np.unique(ours - with_two)) > 10
 
 
-def evenly(low: float, high: float) -> np.ndarray:
-    return np.linspace(low, high, 100_001)
+def difference(mean: float, error: float, songs: int = 50) -> Difference:
+    """A difference whose samples have a standard deviation such that its standard error is `error`."""
+    deviation = error * ((songs - 1) / songs) ** 0.5
+    return Difference(mean, np.array([mean - deviation, mean + deviation] * 50), songs)
 
 
 def test_p_values():
-    assert two_sided_p(evenly(-1, 99)) == pytest.approx(0.02, abs=1e-4)
-    assert two_sided_p(evenly(-99, 1)) == pytest.approx(0.02, abs=1e-4)
-    assert two_sided_p(np.zeros(5)) == 1
-    assert two_sided_p(np.array([NAN])) == 1
-    assert two_sided_p(evenly(1, 2)) == 0
+    """Student's t with 49 degrees of freedom: 2.0096 for 0.05, and 3.4 for 0.00135 (normal: 0.0007)."""
+    assert difference(2.0096, 1.0).p == pytest.approx(0.05, abs=1e-4)
+    assert difference(-3.4, 1.0).p == pytest.approx(0.00135, abs=1e-5)
+    assert difference(-2.0096, 1.0).interval() == pytest.approx((-4.0192, 0.0), abs=1e-4)
+    assert difference(0.0, 0.0).p == 1
+    assert Difference(NAN, np.array([NAN]), 0).p == 1
+    assert difference(1.0, 0.0, songs=10).p == 2**-9
+    assert difference(1.0, 0.0, songs=10).interval() == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("songs", [1, 2, 5])
+def test_few_songs_show_nothing(songs):
+    """Five songs that agree have a probability of 1 / 16 without a difference."""
+    found = correct_intervals({"a": difference(1.0, 0.001, songs)})["a"]
+    assert not found["holds"]
+    assert np.isnan(found["corrected_interval"]).all()
+    assert correct_intervals({"a": difference(1.0, 0.001, 6)})["a"]["holds"]
 
 
 def test_correction_for_many_comparisons():
@@ -342,20 +360,35 @@ def test_correction_for_many_comparisons():
     Of three, with p = 0, 0.02 and 0.04, all hold: 0.02 is less than 0.05 / 2, and 0.04 less than 0.05. With a fourth,
     0.02 is more than 0.05 / 3, and nothing after it holds, though 0.04 is less than 0.05.
     """
-    differences = {"c": evenly(-2, 98), "a": evenly(5, 105), "b": evenly(-99, 1)}
+    differences = {"c": difference(2.1099, 1.0), "a": difference(20.0, 1.0), "b": difference(-2.4049, 1.0)}
     found = correct_intervals(differences)
     assert list(found) == list(differences)
+    assert [value["p"] for value in found.values()] == pytest.approx([0.04, 0, 0.02], abs=1e-4)
     assert [value["holds"] for value in found.values()] == [True, True, True]
-    assert found["a"]["corrected_interval"] == pytest.approx((5 + 5 / 6, 105 - 5 / 6), abs=0.01)
-    assert found["b"]["corrected_interval"] == pytest.approx((-99 + 1.25, 1 - 1.25), abs=0.01)
-    assert found["c"]["corrected_interval"] == pytest.approx((-2 + 2.5, 98 - 2.5), abs=0.01)
-    more = correct_intervals(differences | {"d": evenly(-3, 97)})
+    assert found["a"]["corrected_interval"] == pytest.approx((20 - 2.4796, 20 + 2.4796), abs=2e-3)  # 0.05 / 3
+    assert found["b"]["corrected_interval"] == pytest.approx((-2.4049 - 2.3125, -2.4049 + 2.3125), abs=2e-3)
+    assert found["c"]["corrected_interval"] == pytest.approx((2.1099 - 2.0096, 2.1099 + 2.0096), abs=2e-3)
+    more = correct_intervals(differences | {"d": difference(1.9, 1.0)})
     assert {name for name, value in more.items() if value["holds"]} == {"a"}
-    assert more["c"]["corrected_interval"] == pytest.approx((-2 + 5 / 6, 98 - 5 / 6), abs=0.01)
+    assert more["c"]["corrected_interval"] == pytest.approx((2.1099 - 2.4796, 2.1099 + 2.4796), abs=2e-3)
     for value in [*found.values(), *more.values()]:
         low, high = value["corrected_interval"]
         assert value["holds"] == (not low <= 0 <= high)
-    assert not correct_intervals({"e": np.array([NAN, NAN])})["e"]["holds"]
+    assert not correct_intervals({"e": Difference(NAN, np.array([NAN, NAN]), 3)})["e"]["holds"]
+
+
+@pytest.mark.parametrize(("songs", "differences"), [(50, 46), (10, 9)])
+def test_errors_are_as_rare_as_promised(songs, differences):
+    """Of 400 studies without a true difference, at most about 20 find one; 33 are three standard deviations more."""
+    generator = np.random.default_rng(0)
+    weights = generator.multinomial(songs, np.full(songs, 1 / songs), size=2000) / songs
+    wrong = 0
+    for _ in range(400):
+        values = generator.standard_normal((songs, differences))
+        samples = weights @ values
+        named = {str(k): Difference(values[:, k].mean(), samples[:, k], songs) for k in range(differences)}
+        wrong += any(found["holds"] for found in correct_intervals(named).values())
+    assert 4 <= wrong <= 32
 
 
 def test_paired_difference_of_tags():
@@ -374,9 +407,9 @@ def test_paired_difference_of_tags():
         }
 
     good, better = rows(truth + noise), rows(1.2 * truth + noise)
-    same = paired_difference("tagging", [good], [rows(2 * truth + 2 * noise)], "map")
-    assert same == {"mean": 0.0, "interval": (0.0, 0.0)}
-    found = paired_difference("tagging", [good], [better], "map")
+    same = difference_of_systems("tagging", [good], [rows(2 * truth + 2 * noise)], "map")
+    assert same.summary() == {"mean": 0.0, "interval": (0.0, 0.0)}
+    found = difference_of_systems("tagging", [good], [better], "map").summary()
     config = config_of("tagging", None, TAGS)
     scores = [scores_with_intervals(config, own)["map"] for own in (good, better)]
     assert found["mean"] == pytest.approx(scores[1]["mean"] - scores[0]["mean"])
@@ -390,4 +423,4 @@ def test_systems_with_other_tags_are_not_compared():
         return {str(song): {"probabilities": dict.fromkeys(labels, 0.5), "tags": ["slow"]} for song in range(2)}
 
     with pytest.raises(ValueError, match=r"The systems predict different labels: slow, fast or slow, loud\."):
-        paired_difference("tagging", [rows("slow", "fast")], [rows("slow", "loud")], "map")
+        difference_of_systems("tagging", [rows("slow", "fast")], [rows("slow", "loud")], "map")

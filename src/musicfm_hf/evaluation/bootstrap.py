@@ -1,7 +1,7 @@
 """Bootstrap intervals over songs and over runs with several seeds, and their correction for many comparisons."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """
     Return an interval of the mean from the percentile bootstrap over songs (Efron, Tibshirani, *An Introduction to the
-    Bootstrap*, 1993), ignoring nan. For differences between two systems on the same songs, this is the paired
-    bootstrap.
+    Bootstrap*, 1993), ignoring nan. For differences between two systems, see [`Difference`].
 
     Args:
         values: One number for each song.
@@ -48,10 +47,12 @@ def bootstrap_interval(
         The lower and upper limits; nan without values.
     """
     values = drop_nan(values)
-    if not len(values):
-        return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    return percentile_interval(values[generator.integers(len(values), size=(draws, len(values)))].mean(1), share)
+    return percentile_interval(draw_means(values, seed, draws), share) if len(values) else (float("nan"), float("nan"))
+
+
+def draw_means(values: np.ndarray, seed: int = 0, draws: int = 10_000) -> np.ndarray:
+    """Return the means `(draws,)` of as many values `(songs,)`, drawn with replacement."""
+    return values[np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))].mean(1)
 
 
 def draw_runs(samples: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
@@ -71,33 +72,88 @@ def draw_runs(samples: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     return np.take_along_axis(np.stack(samples), chosen, axis=0).mean(0)
 
 
-def two_sided_p(samples: np.ndarray) -> float:
+class Difference(NamedTuple):
     """
-    Return twice the share of bootstrapped differences on the side of 0 where fewer are, at most 1; 1 without samples.
-    """
-    values = drop_nan(samples)
-    return min(1.0, 2 * float(min((values <= 0).mean(), (values >= 0).mean()))) if len(values) else 1.0
-
-
-def correct_intervals(differences: Mapping[str, np.ndarray], level: float = 0.05) -> dict[str, dict[str, Any]]:
-    """
-    Correct many comparisons by the step-down procedure of Holm (*A Simple Sequentially Rejective Multiple Test
-    Procedure*, 1979): the probability that any of those that hold is an error is at most `level`.
+    Difference between two systems on the same songs.
 
     Args:
-        differences: Name → bootstrapped differences `(draws,)`.
+        mean (`float`): Mean difference.
+        samples (`np.ndarray` of shape `(draws,)`): Mean differences of bootstrap samples.
+        songs (`int`): Number of songs.
+    """
+
+    mean: float
+    samples: np.ndarray
+    songs: int
+
+    @property
+    def standard_error(self) -> float:
+        """
+        Standard deviation of the samples, times sqrt(n / (n - 1)) for n songs, because a bootstrap sample varies as
+        the songs do around their own mean; nan with fewer than two songs.
+        """
+        values = drop_nan(self.samples)
+        if self.songs < 2 or not len(values):
+            return float("nan")
+        return float(values.std() * np.sqrt(self.songs / (self.songs - 1)))
+
+    @property
+    def smallest_p(self) -> float:
+        """p-value of a sign test if all songs agree, 2^(1 - n): so many songs cannot show more than that."""
+        return 2.0 ** (1 - self.songs)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of [`interval`], at least [`smallest_p`]; 1 without songs."""
+        from scipy.stats import t
+
+        error = self.standard_error
+        if np.isnan(error) or self.mean == 0:
+            return 1.0
+        tail = float(t.sf(abs(self.mean) / error, self.songs - 1)) if error else 0.0
+        return min(1.0, max(2 * tail, self.smallest_p))
+
+    def interval(self, share: float = 0.95) -> tuple[float, float]:
+        """
+        Return the interval that contains the true difference with probability `share`: quantiles of Student's t times
+        the bootstrapped standard error (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 12).
+        Quantiles of the samples themselves would be too close for 10 to 50 songs, the more so the larger the share
+        (Hesterberg, *What Teachers Should Know About the Bootstrap*, 2015). Limits are nan with too few songs to
+        exclude anything at this share.
+        """
+        from scipy.stats import t
+
+        if self.songs < 2 or self.smallest_p > 1 - share:
+            return float("nan"), float("nan")
+        half = float(t.ppf((1 + share) / 2, self.songs - 1)) * self.standard_error
+        return self.mean - half, self.mean + half
+
+    def summary(self) -> dict[str, Any]:
+        """Return the `mean` and the 95 % `interval`."""
+        return {"mean": self.mean, "interval": self.interval()}
+
+
+def correct_intervals(differences: Mapping[str, Difference], level: float = 0.05) -> dict[str, dict[str, Any]]:
+    """
+    Correct many comparisons by the step-down procedure of Holm (*A Simple Sequentially Rejective Multiple Test
+    Procedure*, 1979): the probability that any of those that hold is an error is at most `level`, as far as the
+    t-distribution describes the means. It does well for differences that are about as often above as below their mean,
+    and less well for few songs with rare, large differences.
+
+    Args:
+        differences: Name → difference.
         level (`float`): Probability of an error.
 
     Returns:
-        Name → `p`, [`two_sided_p`] without correction; `corrected_interval`, at the level at which Holm's procedure
-        tests this difference; and `holds`: whether this interval excludes 0. Without samples, limits are nan.
+        Name → `p`, without correction; `corrected_interval`, [`Difference.interval`] at the level at which Holm's
+        procedure tests this difference; and `holds`: whether this interval excludes 0.
     """
-    p_values = {name: two_sided_p(samples) for name, samples in differences.items()}
+    p_values = {name: difference.p for name, difference in differences.items()}
     corrected, failed = {}, None
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         # After the first that does not hold, none does, and their intervals are those of the same step.
         share = 1 - level / (len(p_values) - rank) if failed is None else failed
-        low, high = percentile_interval(differences[name], share)
+        low, high = differences[name].interval(share)
         holds = failed is None and (low > 0 or high < 0)
         failed = failed if holds else share
         corrected[name] = {"p": p_values[name], "corrected_interval": (low, high), "holds": holds}

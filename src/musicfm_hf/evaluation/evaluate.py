@@ -28,7 +28,7 @@ from ..training.files import write_json
 from ..training.records import environment, strip_absolute_paths
 from .calibration import SongItems, fit_calibration, summarize_calibration, summarize_items
 from .retrieval import score_vectors, search_difference, searches_with_intervals
-from .scoring import Rated, paired_difference, rate_song, scores_with_intervals
+from .scoring import Rated, difference_of_systems, rate_song, scores_with_intervals
 
 Data = str | os.PathLike | Sequence[str | os.PathLike]  # one data set or several, whose songs are scored together
 
@@ -309,8 +309,8 @@ def _compare_with_first(results: Mapping[str, dict[str, Any]]) -> None:
             difference = (
                 search_difference(*scores, first["metric"])
                 if first["task"] in RETRIEVAL_TASKS
-                else paired_difference(first["task"], *scores, first["metric"])
+                else difference_of_systems(first["task"], *scores, first["metric"])
             )
-            result["difference"] = {"metric": first["metric"]} | difference
+            result["difference"] = {"metric": first["metric"]} | difference.summary()
         except ValueError as error:
             result["not_compared"] = str(error)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..tasks.retrieval import SCORES, Search, score
-from .bootstrap import bootstrap_interval
+from .bootstrap import Difference, bootstrap_interval, draw_means
 
 SearchScores = Mapping[str, Mapping[str, float]]  # song → its scores
 
@@ -46,23 +46,20 @@ def searches_with_intervals(scores: SearchScores) -> dict[str, dict[str, Any]]:
     }
 
 
-def search_difference(
-    first: Sequence[SearchScores], second: Sequence[SearchScores], metric: str, share: float = 0.95
-) -> dict[str, Any]:
+def search_difference(first: Sequence[SearchScores], second: Sequence[SearchScores], metric: str) -> Difference:
     """
     Compare two systems on the same songs.
 
     Args:
         first, second: Runs of each system, for example with several seeds, which are averaged.
         metric (`str`): Score to compare.
-        share (`float`): Share of the samples in the interval; more than 0.95 if several differences are shown.
 
     Returns:
-        `mean` of the second system minus that of the first, and the `interval` of the paired bootstrap.
+        The second system minus the first, with the paired bootstrap over songs.
     """
     values = [[np.mean([run[song][metric] for run in runs]) for song in first[0]] for runs in (first, second)]
     differences = np.subtract(values[1], values[0])
-    return {"mean": float(differences.mean()), "interval": bootstrap_interval(differences, share=share)}
+    return Difference(float(differences.mean()), draw_means(differences), len(differences))
 
 
 def whitening(vectors: np.ndarray, share: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

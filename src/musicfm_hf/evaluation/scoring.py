@@ -10,7 +10,7 @@ from ..model.configuration_musicfm import MusicFMConfig
 from ..tasks import get_task, label_names, task_of
 from ..tasks.averages import drop_nan
 from ..tasks.calibration import Items
-from .bootstrap import bootstrap_interval, center, centered_interval, draw_runs, percentile_interval
+from .bootstrap import Difference, bootstrap_interval, center, centered_interval, draw_runs, percentile_interval
 from .calibration import collect_items
 
 Scores = Mapping[str, Mapping[str, Any]]  # song id → the scores of the song
@@ -99,63 +99,48 @@ def scores_with_intervals(config: MusicFMConfig, scores: Scores) -> dict[str, di
     return summary
 
 
-def paired_difference(task: str, first: Sequence[Scores], second: Sequence[Scores], metric: str) -> dict[str, Any]:
+def difference_of_systems(
+    task: str, first: Sequence[Scores], second: Sequence[Scores], metric: str, draws: int = 10_000
+) -> Difference:
     """
-    Compare two systems on the same songs.
+    Compare two systems on the same songs by the paired bootstrap over songs and runs. Each sample draws as many songs,
+    the same for both systems, and as many runs of each system; two systems with equally many runs stay paired run by
+    run (see [`draw_runs`]). With few runs, this underestimates how much another set of seeds would change.
 
     Args:
         task (`str`): Task of both systems.
         first, second: Runs of each system, for example with several seeds; each run maps song ids to scores.
         metric (`str`): Score to compare.
-
-    Returns:
-        `mean` of the second system minus that of the first, and the 95 % `interval` of the paired bootstrap over songs
-        and runs; see [`difference_samples`].
-
-    Raises:
-        ValueError: if the systems predict different labels.
-    """
-    mean, samples = difference_samples(task, first, second, metric)
-    return {"mean": mean, "interval": percentile_interval(samples)}
-
-
-def difference_samples(
-    task: str, first: Sequence[Scores], second: Sequence[Scores], metric: str, draws: int = 10_000
-) -> tuple[float, np.ndarray]:
-    """
-    Draw bootstrap samples of the difference between two systems on the same songs. Each sample draws as many songs,
-    the same for both systems, and as many runs of each system; two systems with equally many runs stay paired run by
-    run (see [`draw_runs`]). With few runs, this underestimates how much another set of seeds would change.
-
-    Args:
-        task, first, second, metric: As for [`paired_difference`].
         draws (`int`): Number of samples.
 
     Returns:
-        The mean of the second system minus that of the first, and the samples `(draws,)`. Songs without the score in
-        any run are left out; without songs, both are nan.
+        The second system minus the first. Songs without the score in any run are left out; without songs, the mean
+        and the samples are nan.
 
     Raises:
         ValueError: if the systems predict different labels.
     """
-    (before, drawn_before), (after, drawn_after) = _draw_scores(task, (first, second), metric, draws)
+    songs, ((before, drawn_before), (after, drawn_after)) = _draw_scores(task, (first, second), metric, draws)
     samples = drawn_after - drawn_before
     mean = after - before
     # Averages over sets of songs have a bias that need not cancel.
-    return mean, center(samples, mean) if get_task(task).set_scores is not None else samples
+    return Difference(mean, center(samples, mean) if get_task(task).set_scores is not None else samples, songs)
 
 
 def mean_over_runs(task: str, runs: Sequence[Scores], metric: str) -> dict[str, Any]:
     """Return the `mean` of a score over runs, and its 95 % bootstrap `interval` over songs and runs."""
-    ((mean, samples),) = _draw_scores(task, (runs,), metric, 10_000)
+    _, ((mean, samples),) = _draw_scores(task, (runs,), metric, 10_000)
     is_set = get_task(task).set_scores is not None
     return {"mean": mean, "interval": centered_interval(samples, mean) if is_set else percentile_interval(samples)}
 
 
 def _draw_scores(
     task: str, systems: Sequence[Sequence[Scores]], metric: str, draws: int
-) -> list[tuple[float, np.ndarray]]:
-    """Return, for each system, its mean score over songs and runs, and the scores of bootstrap samples `(draws,)`."""
+) -> tuple[int, list[tuple[float, np.ndarray]]]:
+    """
+    Return the number of songs and, for each system, its mean score over songs and runs, and the scores of bootstrap
+    samples `(draws,)`.
+    """
     spec, names = get_task(task), list(systems[0][0])
     rows_of = [[[run[name] for name in names] for run in runs] for runs in systems]
     if spec.set_scores is not None:
@@ -163,7 +148,7 @@ def _draw_scores(
         if len(labels) > 1:
             lists = " or ".join(sorted(map(", ".join, labels)))
             raise ValueError(f"The systems predict different labels: {lists}.")
-        return [
+        return len(names), [
             (
                 float(np.mean([spec.set_scores.average(rows)[metric] for rows in runs])),
                 draw_runs([spec.set_scores.draw(rows, draws)[metric] for rows in runs]),
@@ -174,7 +159,7 @@ def _draw_scores(
     valid = ~np.isnan(np.concatenate(values)).any(axis=0)
     songs = int(valid.sum())
     if not songs:
-        return [(float("nan"), np.full(draws, np.nan)) for _ in values]
+        return 0, [(float("nan"), np.full(draws, np.nan)) for _ in values]
     weights = np.random.default_rng(0).multinomial(songs, np.full(songs, 1 / songs), size=draws) / songs
     of_systems = [of_system[:, valid] for of_system in values]  # (runs, songs)
-    return [(float(scores.mean()), draw_runs(list(scores @ weights.T))) for scores in of_systems]
+    return songs, [(float(scores.mean()), draw_runs(list(scores @ weights.T))) for scores in of_systems]

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.bootstrap import correct_intervals
+from ..evaluation.bootstrap import Difference, correct_intervals
 from ..evaluation.layer_map import layer_table, plot_layers
-from ..evaluation.scoring import difference_samples, mean_over_runs
+from ..evaluation.scoring import difference_of_systems, mean_over_runs
 from ..tasks import get_task
 from ..training.files import complete_file, write_json, write_text
 from ..training.records import environment
@@ -94,7 +94,7 @@ def _differences(study: Study, cells: Sequence[Cell], results: Results) -> list[
     """Compare the variants that differ from the base in one factor with the base."""
     changes = {cell.variant: cell.changed(study.base) for cell in cells}
     entries: list[dict[str, Any]] = []
-    samples: dict[str, np.ndarray] = {}
+    differences: dict[str, Difference] = {}
     for variant, changed in changes.items():
         if len(changed) != 1 or variant not in results or "base" not in results:
             continue
@@ -107,11 +107,11 @@ def _differences(study: Study, cells: Sequence[Cell], results: Results) -> list[
             if not all([*before, *after]):
                 continue
             metric = get_task(task).metric
-            mean, drawn = difference_samples(task, before, after, metric)
-            entry = {"factor": factor, "level": level, "task": task, "metric": metric, "seeds": seeds, "mean": mean}
-            samples[str(len(entries))] = drawn
-            entries.append(entry)
-    corrected = correct_intervals(samples)
+            difference = difference_of_systems(task, before, after, metric)
+            differences[str(len(entries))] = difference
+            entry = {"factor": factor, "level": level, "task": task, "metric": metric, "seeds": seeds}
+            entries.append(entry | {"mean": difference.mean})
+    corrected = correct_intervals(differences)
     return [entry | corrected[str(position)] for position, entry in enumerate(entries)]
 
 
