@@ -41,8 +41,8 @@ def _introduction(summary: Mapping[str, Any]) -> str:
         "its 95 % bootstrap interval over songs and seeds.",
         "Each difference compares a variant that changes one factor with the base, on the same songs. Holm's "
         f"procedure corrects the intervals of the {count} differences together, so that the probability of one or "
-        "more wrong statements is about 5 % at most. A difference whose corrected interval includes 0 is called undecided; "
-        "this does not show that two variants are equally good.",
+        "more wrong statements is about 5 % at most. A difference whose corrected interval includes 0 is called "
+        "undecided; this does not show that two variants are equally good.",
     ]
     if seeds == 1:
         sentences.append(
