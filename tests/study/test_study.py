@@ -487,6 +487,14 @@ def test_page(small, summary):
     assert "| 25 Hz loses nothing. | mixed |" in page
 
 
+def test_cells_that_ran_before_a_factor_was_added(small):
+    """Finished cells record the levels of their time; the table has those of the plan, below their factors."""
+    none = {"chord": (0, 0), "key": (0, 0)}
+    results = {"base": {0: result("base", {"Rate of frames": "25 Hz"}, none)}}
+    page = report_page(small, summarize(small, plan_cells(small), results))
+    assert "| base | conformer | 25 Hz | 4.0M |" in page
+
+
 def test_nothing_is_claimed_without_an_interval_that_excludes_0():
     entry = {"task": "chord", "metric": "majmin", "mean": -0.1234, "corrected_interval": (-0.3, 0.1), "holds": False}
     assert describe_difference(entry) == "chord (majmin) −0.123 [−0.300, +0.100], undecided"

@@ -38,7 +38,7 @@ _SHIFTS = [step / 200 for step in range(-20, 21)]
 class Priors(NamedTuple):
     """Statistics of the annotations of training songs, and what was chosen on validation songs."""
 
-    function: str  # the section function with the longest total time
+    function: str | None  # the section function with the longest total time; `None` if no song has sections
     tags: dict[str, float]  # the share of songs with each tag
     beat_shift: float | None = None  # seconds to add to tracked beats; `None` without validation songs
 
@@ -67,7 +67,7 @@ class Baseline(NamedTuple):
 
 def fit_priors(songs: Sequence[LabeledSong]) -> Priors:
     """
-    Collect statistics of the sections and tags of training songs. If no song has sections, the function is verse. If
+    Collect statistics of the sections and tags of training songs. If no song has sections, the function is `None`. If
     no song has tags, `tags` is empty.
     """
     seconds: dict[str, float] = {}
@@ -78,7 +78,7 @@ def fit_priors(songs: Sequence[LabeledSong]) -> Priors:
     tagged = [song.tags for song in songs if song.tags is not None]
     labels = sorted({tag for tags in tagged for tag in tags})
     shares = {label: sum(label in tags for tags in tagged) / len(tagged) for label in labels}
-    return Priors(max(seconds, key=seconds.__getitem__, default="verse"), shares)
+    return Priors(max(seconds, key=seconds.__getitem__, default=None), shares)
 
 
 def fit_beat_shift(songs: Sequence[LabeledSong], features: dict[str, AudioFeatures]) -> float:
@@ -120,10 +120,14 @@ def _chords_on_true_beats(
 
 
 def _grids(song: LabeledSong, priors: Priors) -> list[list[Segment]]:
-    """Return the eight-bar grids that start at each of the first eight bars, or none if downbeats are unknown."""
-    if song.beats is None or not (song.beats.positions == 1).any():
+    """
+    Return the eight-bar grids that start at each of the first eight bars, or none if downbeats or the usual function
+    are unknown.
+    """
+    function = priors.function
+    if function is None or song.beats is None or not (song.beats.positions == 1).any():
         return []
-    return [bar_grid(song.beats, song.duration, priors.function, bar) for bar in range(BARS_PER_SECTION)]
+    return [bar_grid(song.beats, song.duration, function, bar) for bar in range(BARS_PER_SECTION)]
 
 
 def _true_grid(song: LabeledSong, features: AudioFeatures, priors: Priors) -> list[Segment] | None:
@@ -204,7 +208,7 @@ BASELINES = {
     "start_and_end": Baseline(
         structure.TASK.name,
         "no boundaries except start and end; the function with the most time in training songs",
-        lambda song, features, priors: [Segment(0.0, song.duration, priors.function)],
+        lambda song, features, priors: priors.function and [Segment(0.0, song.duration, priors.function)],
         priors=True,
     ),
     "eight_bars": Baseline(

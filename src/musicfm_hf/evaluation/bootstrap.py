@@ -17,17 +17,18 @@ def percentile_interval(samples: np.ndarray, share: float = 0.95) -> tuple[float
 
 def center(samples: np.ndarray, score: float) -> np.ndarray:
     """
-    Shift bootstrapped averages over tags so that their mean is the score, without those that are nan. The shift is
-    needed because songs that are drawn twice have the same rank, which increases the average precision.
+    Shift bootstrapped averages over tags, or calibration errors, so that their mean is the score, without those that
+    are nan. The shift is needed because songs that are drawn twice have the same rank, which increases the average
+    precision, and because chance, which the sample adds once more, increases an absolute error.
     """
     values = drop_nan(samples)
     return values - values.mean() + score if len(values) else values
 
 
 def centered_interval(samples: np.ndarray, score: float) -> tuple[float, float]:
-    """Return the 95 % interval of bootstrapped averages over tags, which are at most 1; see [`center`]."""
+    """Return the 95 % interval of bootstrapped scores between 0 and 1; see [`center`]."""
     low, high = percentile_interval(center(samples, score))
-    return low, min(high, 1.0)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def bootstrap_interval(

@@ -18,7 +18,7 @@ from ..tasks.calibration import (
     join_items,
     scale,
 )
-from .bootstrap import percentile_interval
+from .bootstrap import centered_interval
 
 SongItems = Mapping[str, Mapping[str, Items]]  # song id → result → its items
 
@@ -103,7 +103,7 @@ def summarize_items(
             "items": int((joined.weights > 0).sum()),
             "probability": float(joined.weights @ joined.probabilities / total),
             "right": float(joined.weights @ joined.right / total),
-            "ece": {"mean": calibration_error(joined), "interval": _error_interval(parts)},
+            "ece": {"mean": (error := calibration_error(joined)), "interval": _error_interval(parts, error)},
         }
         marked = is_uncertain(joined.probabilities, (calibration or {}).get(name))
         if marked is not None:
@@ -133,11 +133,11 @@ def _by_result(items: SongItems) -> dict[str, list[Items]]:
     return {name: [parts[name] for parts in items.values() if name in parts] for name in names}
 
 
-def _error_interval(parts: list[Items], draws: int = 10_000) -> tuple[float, float]:
-    """Return the 95 % interval of the calibration error over bootstrap samples of songs."""
+def _error_interval(parts: list[Items], error: float, draws: int = 10_000) -> tuple[float, float]:
+    """Return the 95 % interval of a calibration error over bootstrap samples of songs; see [`center`]."""
     errors, totals = map(np.array, zip(*map(bin_errors, parts), strict=True))  # (songs, bins), (songs,)
     songs = len(parts)
     drawn = np.random.default_rng(0).multinomial(songs, np.full(songs, 1 / songs), size=draws)
     weights = drawn @ totals
     samples = np.abs(drawn @ errors).sum(axis=1)[weights > 0] / weights[weights > 0]
-    return percentile_interval(samples)
+    return centered_interval(samples, error)

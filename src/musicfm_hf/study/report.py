@@ -63,16 +63,17 @@ def summarize(study: Study, cells: Sequence[Cell], results: Results) -> dict[str
     """
     finished = sum(map(len, results.values()))
     differences = _differences(study, cells, results)
+    levels = {cell.variant: cell.levels for cell in cells}
     return {
         "cells": {"planned": len(cells), "finished": finished},
         "base": study.base,
-        "rows": {variant: _row(study, runs) for variant, runs in results.items()},
+        "rows": {variant: _row(study, levels[variant], runs) for variant, runs in results.items()},
         "differences": differences,
         "findings": [judge(study, position, differences) for position in range(len(study.findings))],
     }
 
 
-def _row(study: Study, runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def _row(study: Study, levels: Mapping[str, str], runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """Summarize the runs of a variant with all seeds."""
     first = next(iter(runs.values()))
     scores: dict[str, dict[str, Any]] = {}
@@ -81,7 +82,7 @@ def _row(study: Study, runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         if all(songs):
             scores[task] = {metric: mean_over_runs(task, songs, metric) for metric in study.metrics(task)}
     return {
-        "levels": first["levels"],
+        "levels": dict(levels),
         "seeds": sorted(runs),
         "parameters": first["pretraining"]["parameters"],
         "minutes": float(np.mean([run["pretraining"]["seconds"] for run in runs.values()])) / 60,

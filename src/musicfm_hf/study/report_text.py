@@ -66,7 +66,9 @@ def _table(study: Study, summary: Mapping[str, Any]) -> str:
     for variant, row in summary["rows"].items():
         scores = [row["scores"].get(task, {}).get(metric) for task, metric in columns]
         shown = ["" if score is None else _score(score) for score in scores]
-        lines.append(_line([variant, *row["levels"].values(), f"{row['parameters'] / 1e6:.1f}M", *shown]))
+        lines.append(
+            _line([variant, *(row["levels"][factor] for factor in factors), f"{row['parameters'] / 1e6:.1f}M", *shown])
+        )
     note = (
         "The rows of the paper come from other training music and other test songs: compare differences between rows, "
         "not scores."
