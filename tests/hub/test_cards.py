@@ -54,6 +54,18 @@ def test_an_evaluation_of_version_0_1_is_on_the_card(tmp_path):
     assert re.search(rf"\| others \| test \| beat F-measure .* \| {mean:.3f} \|", write_card(folder).read_text())
 
 
+def test_card_of_a_run_that_diverged(tmp_path):
+    """Scores that are not numbers are written as null, and left out of the card."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(VERSION_0_1 / "encoder", folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["scores"]["eval_cross_entropy"] = None
+    (folder / "results.json").write_text(json.dumps(results))
+    text = write_card(folder).read_text()
+    assert "cross-entropy (nats)" not in text
+    assert [kind for kind, _, _ in metrics(ModelCard(text))] == ["accuracy"]
+
+
 def test_card_has_the_numbers_of_the_results(server, folder):
     write_card(folder, "alice/chord")
     card = ModelCard.load(folder / "README.md")

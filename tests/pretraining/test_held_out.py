@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from datasets import Dataset
 from helpers.audio import music
+from transformers import logging as transformers_logging
 
 import musicfm_hf.pretraining.model as model_module
 import musicfm_hf.pretraining.quantizers as quantizer_module
@@ -86,6 +88,33 @@ def test_given_validation_songs_leave_all_others(folder, measured, tmp_path):
     assert [name for name, _ in validation] == ["0.wav", "4.wav"]
     data.validation = [str(folder)]  # all: a test of overfitting
     assert {name for name, _ in open_music(data)[0][0].songs} == names
+
+
+def test_a_file_of_two_sources_is_not_trained_on_if_one_holds_it_out(folder, tmp_path, caplog):
+    """Favorites that are drawn more often, in a folder within the other one and in a list."""
+    favorites = tmp_path / "favorites"
+    favorites.mkdir()
+    for number in range(4):
+        os.symlink(folder / f"{number}.wav", favorites / f"other-{number}.wav")
+    (tmp_path / "list.txt").write_text("".join(f"{folder}/{number}.wav\n" for number in range(3)))
+    names = [str(folder), str(favorites), str(tmp_path / "list.txt")]
+    sources, validation = open_music(DataArguments(train=names, validation_fraction=FRACTION))
+    held = [os.path.realpath(audio) for _, audio in validation]
+    assert len(held) == len(set(held)) >= 2
+    assert not {os.path.realpath(audio) for source in sources for _, audio in source.songs} & set(held)
+
+
+def test_rows_are_not_compared(folder, tmp_path, caplog):
+    rows = Dataset.from_dict({"audio": [str(path) for path in sorted(folder.iterdir())]})
+    rows.save_to_disk(tmp_path / "rows")
+    data = DataArguments(train=[str(folder)], validation=[str(tmp_path / "rows")])
+    transformers_logging.enable_propagation()
+    try:
+        _, validation = open_music(data)
+    finally:
+        transformers_logging.disable_propagation()
+    assert len(validation) == 6
+    assert "Rows of data sets are not compared with the training songs" in caplog.text
 
 
 def test_statistics_are_those_of_the_spectrogram_of_the_model(folder, tmp_path):

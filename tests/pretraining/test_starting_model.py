@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from helpers.models import TINY
+from peft import LoraConfig
 from transformers import logging as transformers_logging
 
 from musicfm_hf import MusicFMConfig, MusicFMForPreTraining, MusicFMModel, MusicFMQuantizerModel
@@ -24,6 +25,17 @@ def build(tmp_path):
         return build_model(ModelArguments(model=str(tmp_path / "model"), **settings), DataArguments(), arguments)
 
     return build
+
+
+def test_an_adapter_is_refused(tmp_path):
+    """All of its base's weights would be frozen."""
+    MusicFMModel(MusicFMConfig(**TINY)).save_pretrained(tmp_path / "base")
+    model = MusicFMModel.from_pretrained(tmp_path / "base")
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    arguments = PretrainingArguments(str(tmp_path / "run"), max_steps=1, report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match=r"adapter is an adapter\. Pass its base model, or merge the adapter into it"):
+        build_model(ModelArguments(model=str(tmp_path / "adapter")), DataArguments(), arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -26,5 +26,6 @@ def main(argv: list[str]) -> None:
         run = prepare_pretraining(model_arguments, data_arguments, arguments)
     results = run.train()
     if arguments.should_save:
-        run.trainer.log_metrics("eval", results["scores"])
+        if results["scores"]:
+            run.trainer.log_metrics("eval", results["scores"])
         share_result(arguments.output_dir, target)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tasks.values import read_text
-from ..training.files import list_files
+from ..training.files import list_files, readable_name
 from .written_files import is_click_track
 
 AUDIO_EXTENSIONS = frozenset(
@@ -118,6 +118,15 @@ def _is_hub_id(source: str | os.PathLike) -> bool:
     return not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
 
 
+def _prepared_info(folder: Path) -> dict[str, Any] | None:
+    """Return the `info.json` of `musicfm prepare` in a folder; `None` without one, or for a file of something else."""
+    try:
+        info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return info if isinstance(info, dict) and {"name", "source"} <= info.keys() else None
+
+
 def describe_source(source: str | os.PathLike) -> dict[str, str]:
     """
     Describe music for results and cards: its `name` and, if known, its `licence`, `homepage` and `citation`. They come
@@ -126,11 +135,12 @@ def describe_source(source: str | os.PathLike) -> dict[str, str]:
     """
     path = Path(source)
     for folder in (path, path.parent):
-        if (folder / "info.json").is_file():
-            info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-            return {"name": folder.resolve().name} | {key: info[key] for key in _DESCRIPTION if info.get(key)}
+        if info := _prepared_info(folder):
+            name = readable_name(folder.resolve().name)
+            return {"name": name} | {key: info[key] for key in _DESCRIPTION if info.get(key)}
     if not _is_hub_id(source):
-        return {"name": path.name}
+        is_pattern = not path.exists() and any(letter in path.name for letter in "*?[")
+        return {"name": readable_name(f"{path.absolute().parent.name}/{path.name}" if is_pattern else path.name)}
     from datasets import load_dataset_builder
 
     info = load_dataset_builder(str(source)).info

@@ -22,6 +22,11 @@ def hash_name(name: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
+def is_held_out(name: str, fraction: float, seed: int = 0) -> bool:
+    """Return whether [`split_by_name`] makes a song a validation song."""
+    return hash_name(name, seed) < fraction * 2**63
+
+
 def split_by_name(songs: Sequence[Song], fraction: float, seed: int = 0) -> tuple[list[Song], list[Song]]:
     """
     Divide songs into training songs and about `fraction` of validation songs. The assignment of a song depends only on
@@ -34,7 +39,7 @@ def split_by_name(songs: Sequence[Song], fraction: float, seed: int = 0) -> tupl
         raise ValueError(f"`fraction` must be between 0 and 1, got {fraction}.")
     sides: tuple[list[Song], list[Song]] = ([], [])
     for song in songs:
-        sides[hash_name(song[0], seed) < fraction * 2**63].append(song)
+        sides[is_held_out(song[0], fraction, seed)].append(song)
     if not all(sides):
         raise ValueError(
             f"A fraction of {fraction} divides {len(songs)} songs into {len(sides[0])} to train on and "

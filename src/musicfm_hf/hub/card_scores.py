@@ -38,12 +38,12 @@ PRETRAINING_SCORES = {
 }
 
 
-def pretraining_rows(scores: Mapping[str, float]) -> list[dict[str, str]]:
+def pretraining_rows(scores: Mapping[str, float | None]) -> list[dict[str, str]]:
     """Return rows of the scores of masked pretraining, for the table of a card."""
     return [
         {"label": label, "shown": f"{scores[name]:.3f}"}
         for name, label in PRETRAINING_SCORES.items()
-        if name in scores
+        if scores.get(name) is not None  # nan is written as null
     ]
 
 
@@ -60,7 +60,7 @@ def text_audio_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         }
         | {"interval": "{:.3f} to {:.3f}".format(*scores[name]["interval"]), "chance": f"{scores[name]['chance']:.3f}"}
         for name, (kind, label) in TEXT_AUDIO_SCORES.items()
-        if name in scores
+        if name in scores and scores[name]["mean"] is not None
     ]
 
 

@@ -185,6 +185,7 @@ def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) ->
         metadata["eval_results"] = [
             EvalResult("masked-token-prediction", **data, metric_type=kind, metric_value=scores[name])
             for name, kind in (("eval_cross_entropy", "cross_entropy"), ("eval_accuracy", "accuracy"))
+            if scores.get(name) is not None
         ]
     return _training_fields(folder, results) | {"scores": rows, "sources": sources}, metadata
 

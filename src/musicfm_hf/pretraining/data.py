@@ -10,7 +10,7 @@ from transformers.utils import logging
 from ..data.catalog import list_sources
 from ..data.crops import CropLoader, FixedCrops, collate_crops, fixed_crops
 from ..data.sources import ListedSource, Song, StreamedSource, open_source
-from ..data.splits import split_by_name
+from ..data.splits import is_held_out, split_by_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import sample_mask
 from .arguments import DataArguments, PretrainingArguments
@@ -69,6 +69,10 @@ def open_music(data: DataArguments) -> tuple[list[ListedSource | StreamedSource]
     sources = [open_source(source, data.streaming, data.audio_column) for source in data.train]
     if data.validation:
         songs = [song for source in data.validation for song in list_sources(source, data.audio_column)]
+        if any(_path_of(song) is None for song in songs):
+            logger.warning(
+                "Rows of data sets are not compared with the training songs: make sure that `--validation` has others."
+            )
         return [without_songs(source, songs) for source in sources], songs
     if data.validation_fraction > 0:
         return hold_out_validation(sources, data.validation_fraction)
@@ -79,12 +83,8 @@ def without_songs(source: ListedSource | StreamedSource, songs: Iterable[Song]) 
     """Return a source without the files of songs. Streams and rows of data sets are returned unchanged."""
     if not isinstance(source, ListedSource):
         return source
-    files = {os.path.realpath(audio) for _, audio in songs if isinstance(audio, str | os.PathLike)}
-    others = [
-        (name, audio)
-        for name, audio in source.songs
-        if not (isinstance(audio, str | os.PathLike) and os.path.realpath(audio) in files)
-    ]
+    files = {path for song in songs if (path := _path_of(song)) is not None}
+    others = [song for song in source.songs if _path_of(song) not in files]
     if len(others) == len(source.songs):
         return source
     if not others:
@@ -96,22 +96,49 @@ def without_songs(source: ListedSource | StreamedSource, songs: Iterable[Song]) 
     return ListedSource(others, source.name)
 
 
+def _path_of(song: Song) -> str | None:
+    """Return the real path of the file of a song; `None` for a row of a data set."""
+    return os.path.realpath(song[1]) if isinstance(song[1], str | os.PathLike) else None
+
+
 def hold_out_validation(
     sources: Sequence[ListedSource | StreamedSource], fraction: float
 ) -> tuple[list[ListedSource | StreamedSource], list[Song]]:
     """
-    Hold out a share of the songs of each listed source for validation, chosen by name. Streams are not divided.
+    Hold out a share of the songs of each listed source for validation, chosen by name. Streams are not divided. A file
+    that several sources have is trained on in all of them or in none, as the first of them decides.
 
     Returns:
-        The sources without these songs, and the songs.
+        The sources without these songs, and the songs, each file once.
+
+    Raises:
+        ValueError: no song of a source is left to train on.
     """
-    training, validation = [], []
+    training: list[ListedSource | StreamedSource] = []
+    validation: list[Song] = []
+    decided: dict[str | None, bool] = {}  # real path → whether it is a validation song
     for source in sources:
-        if isinstance(source, ListedSource):
-            songs, held_out = split_by_name(source.songs, fraction)
-            source = ListedSource(songs, source.name)
-            validation += held_out
-        training.append(source)
+        if not isinstance(source, ListedSource):
+            training.append(source)
+            continue
+        paths = [_path_of(song) for song in source.songs]
+        if decided.keys().isdisjoint(paths):
+            split_by_name(source.songs, fraction)  # raises an error if one side is empty
+        songs = []
+        for song, path in zip(source.songs, paths, strict=True):
+            held_out = decided.get(path, is_held_out(song[0], fraction))
+            if not held_out:
+                songs.append(song)
+            elif path not in decided:
+                validation.append(song)
+            if path is not None:
+                decided[path] = held_out
+        if not songs:
+            raise ValueError(
+                f"All songs of {source.name} are held out for validation. Leave it out, or pass other songs as "
+                "`--validation`."
+            )
+        training.append(ListedSource(songs, source.name))
     return training, validation
 
 

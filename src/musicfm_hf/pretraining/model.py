@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..data.catalog import digest_names
 from ..data.sources import ListedSource, StreamedSource
 from ..data.statistics import mel_statistics
+from ..model.adapters_musicfm import find_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.int8_musicfm import check_float
 from ..model.modeling_musicfm import MusicFMForPreTraining, MusicFMQuantizerModel
@@ -85,6 +86,10 @@ def build_model(settings: ModelArguments, data: DataArguments, args: Pretraining
             raise ValueError("`--set` applies to new models only: the model in `--model` already has a configuration.")
         if settings.stats is not None:
             raise ValueError("`--stats` applies to new models only: the model in `--model` already has statistics.")
+        if find_base(settings.model) is not None:
+            raise ValueError(
+                f"{settings.model} is an adapter. Pass its base model, or merge the adapter into it with PEFT first."
+            )
         check_float(MusicFMConfig.from_pretrained(settings.model), settings.model, "trained")
         extra |= {"dtype": torch.float32, "output_loading_info": True}
         loaded: Any = MusicFMForPreTraining.from_pretrained(settings.model, **extra)

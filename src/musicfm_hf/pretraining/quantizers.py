@@ -103,8 +103,8 @@ def fit_kmeans(model: MusicFMQuantizerModel, batches: Iterable[dict[str, Any]], 
     if not isinstance(quantizer, MusicFMKMeansQuantizer):
         raise ValueError(f"`quantizer_type` must be 'kmeans', got {config.quantizer_type!r}.")
     collected = []
-    with torch.inference_mode():
-        for batch in tqdm(batches, desc="features", unit="batch"):
+    for batch in tqdm(batches, desc="features", unit="batch"):
+        with torch.inference_mode():  # not around the loader, whose threads change tensors
             collected.append(quantizer.split(feature_vectors(model, batch)))
     for index, (name, size) in enumerate(zip(config.kmeans_features, config.codebook_sizes, strict=True)):
         vectors = torch.cat([parts[index] for parts in collected]).cpu().numpy()
@@ -231,7 +231,7 @@ def _recorded_settings(arguments: QuantizerArguments, recipe: str | None) -> dic
     for name in ("config", "statistics"):  # those of the recipe
         del settings[name]
     settings = {"recipe": recipe, "output": settings.pop("output_dir"), **settings}
-    return strip_absolute_paths({name: str(value) for name, value in settings.items()})
+    return {name: str(value) for name, value in strip_absolute_paths(settings).items()}
 
 
 def replace_stale_codes(

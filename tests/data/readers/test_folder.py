@@ -302,6 +302,13 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     info = json.loads((tmp_path / "out/info.json").read_text())
     assert info["licence"] == "CC0"
     assert describe_source(tmp_path / "out")["name"] == "out"  # and not that of the command
+    (tmp_path / "music/info.json").write_text('[{"licence": "CC0"}]')  # of another program
+    assert describe_source(tmp_path / "music") == {"name": "music"}
+    (tmp_path / "music/info.json").write_text('{"licence": "CC0"}')
+    assert describe_source(tmp_path / "music") == {"name": "music"}
+    (tmp_path / "music/info.json").unlink()
+    assert describe_source(tmp_path / "music/*.tar") == {"name": "music/*.tar"}
+    assert describe_source(os.fsdecode(os.fsencode(tmp_path) + b"/mus\xe9e")) == {"name": "mus\ufffde"}
     assert info["counts"]["left out"] == 1
     assert info["rows"] == {split: len(lists[name]) for split, name in zip(info["rows"], lists, strict=True)}
     write(tmp_path / "music/8.lab", "0 2 H\n")
