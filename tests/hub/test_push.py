@@ -13,7 +13,7 @@ from helpers.finished_run import change_results
 from helpers.models import TINY
 from helpers.modules import heavy_modules, modules_after
 from helpers.paths import ROOT
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForAudioFrameClassification, TrainingArguments
@@ -22,7 +22,7 @@ from musicfm_hf import SMALL_MODEL, MusicFMConfig, MusicFMForAudioFrameClassific
 from musicfm_hf.cli.flags import add_hub_flags, share_result
 from musicfm_hf.hub.cards import write_card
 from musicfm_hf.hub.commits import HubTarget
-from musicfm_hf.hub.files import published_files
+from musicfm_hf.hub.files import check_nothing_private, published_files
 from musicfm_hf.hub.push import hub_target, push, push_folder, push_result
 
 
@@ -174,6 +174,42 @@ def test_nothing_private_is_pushed(server, folder):
     with pytest.raises(ValueError, match=r"results\.json contains your token"):
         push_folder(folder, HubTarget("alice/chord"))
     assert server.files("alice/chord") == {}
+
+
+def test_paths_within_other_paths_are_not_private(folder, monkeypatch):
+    """A short home folder is a part of many relative paths; letters beyond ASCII are escaped in JSON."""
+    text = folder / "text.json"
+
+    def is_private(content: str) -> bool:
+        text.write_text(content)
+        try:
+            check_nothing_private(folder, [text])
+        except ValueError:
+            return True
+        return False
+
+    monkeypatch.setattr(Path, "home", lambda: Path("/data"))
+    assert not is_private('{"data": "small/data/sheets", "other": "../data/x", "more": "/data2"}')
+    assert all(map(is_private, ['{"a": "/data/x"}', '{"a": "file:///data"}', "['/data/x']"]))
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/bjørn"))
+    assert all(map(is_private, ['{"a": "/home/bjørn/x"}', json.dumps({"a": "/home/bjørn/x"})]))
+
+
+def test_files_of_others_are_kept(server, folder):
+    """The first push into a repository adds files; further ones delete what an earlier one published."""
+    api = HfApi()
+    api.create_repo("alice/mine")
+    theirs = {"README.md": b"My model", "tokenizer.json": b"{}", "beat/model.safetensors": b"1", "notes.txt": b"n"}
+    operations = [CommitOperationAdd(name, content) for name, content in theirs.items()]
+    api.create_commit("alice/mine", operations=operations, commit_message="mine")
+    push_folder(folder, HubTarget("alice/mine"))
+    assert set(theirs) <= set(server.files("alice/mine"))
+    assert b"musicfm_hf" in server.files("alice/mine")["README.md"]
+    (folder / "curves.png").write_bytes(b"picture")
+    push_folder(folder, HubTarget("alice/chord"))
+    (folder / "curves.png").unlink()
+    push_folder(folder, HubTarget("alice/chord"))
+    assert "curves.png" not in server.files("alice/chord")
 
 
 def test_a_folder_without_weights_or_results(server, tmp_path, folder):

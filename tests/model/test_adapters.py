@@ -103,6 +103,43 @@ def test_a_base_that_was_replaced(adapter, tmp_path, changes, message, auto_clas
         auto_class.from_pretrained(adapter)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"subsampling_time_strides": [2, 1]},
+        {"hidden_act": "gelu"},
+        {"rotary_after_projection": True},
+        {"conv_depthwise_kernel_size": 9},
+        {"num_mel_bins": 80},
+    ],
+)
+def test_a_base_with_another_architecture(folders, adapter, tmp_path, changes):
+    """With a configuration beside the adapter, also where all weights would fit."""
+    config = MusicFMConfig.from_pretrained(folders[0])
+    config.save_pretrained(adapter)
+    MusicFMForAudioFrameClassification(MusicFMConfig(**config.to_dict() | changes)).save_pretrained(tmp_path / "other")
+    name_base(adapter, base_model_name_or_path=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=f"cannot be used with .*other: it was trained for {next(iter(changes))} "):
+        FRAMES.from_pretrained(adapter)
+
+
+def test_a_second_adapter(folders, adapter, tmp_path):
+    adapted = folders[2]
+    expected = adapted(WAVEFORM).logits
+    model = FRAMES.from_pretrained(adapter)
+    model.load_adapter(adapter, adapter_name="second")
+    model.set_adapter("second")
+    torch.testing.assert_close(model.eval()(WAVEFORM).logits, expected, rtol=0, atol=1e-6)
+    model.set_adapter("default")
+    torch.testing.assert_close(model(WAVEFORM).logits, expected, rtol=0, atol=1e-6)
+    name_base(adapter, target_modules=["q_proj", "v_proj", "k_proj"])
+    with pytest.raises(ValueError, match="it lacks 6 weights"):
+        model.load_adapter(adapter, adapter_name="third")
+    assert set(model.peft_config) == {"default", "second"}
+    assert model.active_adapters() == ["default"]
+    torch.testing.assert_close(model(WAVEFORM).logits, expected, rtol=0, atol=1e-6)
+
+
 def test_a_file_without_a_part_of_its_adapter(adapter):
     name_base(adapter, target_modules=["q_proj", "v_proj", "k_proj"])
     with pytest.raises(ValueError, match=r"does not fit .*base: it lacks 6 weights.*such as musicfm\..*k_proj\.lora_"):

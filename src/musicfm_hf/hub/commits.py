@@ -56,7 +56,8 @@ class HubTarget(NamedTuple):
 def commit_with_retries(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
     """
     Make the files of a repository equal to `contents` in a single commit, and retry if the Hub fails. Files in the
-    repository that the package did not publish are kept.
+    repository that the package did not publish are kept, and all files that `contents` does not replace if the card of
+    the repository is none of this package.
 
     Args:
         api: Client with the token to use.
@@ -84,14 +85,24 @@ def commit_with_retries(api: HfApi, target: HubTarget, contents: dict[str, Path 
 def _commit(api: HfApi, target: HubTarget, contents: dict[str, Path | bytes], message: str) -> str:
     """Add `contents`, and delete other files that earlier pushes published."""
     where: dict[str, Any] = {"repo_id": target.repo, "revision": target.revision, "repo_type": target.kind}
-    others = [name for name in api.list_repo_files(**where) if name not in contents]
+    files = list(api.list_repo_files(**where))
+    others = [name for name in files if name not in contents]
     additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
     distinct = {addition.upload_info.sha256: addition for addition in additions}
     if len(distinct) < len(additions):  # once sent, large files are not sent again under another name
         api.preupload_lfs_files(additions=distinct.values(), free_memory=False, **where)
     operations: list[Any] = [*additions]
-    operations += [CommitOperationDelete(name) for name in others if _is_ours(name, target.kind)]
+    if target.kind == "space" or _was_pushed(api, files, **where):
+        operations += [CommitOperationDelete(name) for name in others if _is_ours(name, target.kind)]
     return str(api.create_commit(operations=operations, commit_message=message, **where).commit_url)
+
+
+def _was_pushed(api: HfApi, files: list[str], **where: Any) -> bool:
+    """Return whether the card in a repository is one of this package, so that its files come from an earlier push."""
+    if "README.md" not in files:
+        return False
+    card = Path(api.hf_hub_download(filename="README.md", **where))
+    return "musicfm_hf" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def _is_ours(name: str, kind: str) -> bool:

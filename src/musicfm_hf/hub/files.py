@@ -1,5 +1,6 @@
 """Select the files of a folder to publish, and check them for private information."""
 
+import json
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -72,8 +73,9 @@ def check_nothing_private(folder: Path, paths: Iterable[Path], token: str | None
         ValueError: a file contains the token, the home folder, or the parent of `folder`.
     """
     tokens = [re.escape(value) for value in (token, get_token()) if value]
-    places = [re.escape(str(place)) for place in {Path.home(), folder.resolve().parent} if len(place.parts) > 1]
-    secret = re.compile("|".join([*tokens, *(f"{place}(?![\\w-])" for place in places)]) or r"(?!)")
+    private = [str(place) for place in {Path.home(), folder.resolve().parent} if len(place.parts) > 1]
+    places = {re.escape(text) for place in private for text in (place, json.dumps(place)[1:-1])}  # also as in JSON
+    secret = re.compile("|".join([*tokens, *(f"(?<![\\w.-]){place}(?![\\w-])" for place in places)]) or r"(?!)")
     for path in paths:
         if path.suffix in (".safetensors", ".png"):
             continue

@@ -24,14 +24,38 @@ _MISSING_IS_ALLOWED = ("_raise_exceptions_for_missing_entries", "_raise_exceptio
 # Settings of `MusicFMConfig` that `PreTrainedModel.from_pretrained` takes as arguments of its own.
 _OF_THE_MODEL = ("attn_implementation", "dtype", "experts_implementation", "quantization_config", "torch_dtype")
 
-# Settings in which two encoders must agree for an adapter to fit both.
-_ENCODER_SHAPE = (
+# Settings in which two encoders must agree for an adapter to fit both: all that weights and hidden states depend on.
+# Statistics of the spectrogram belong to the weights of the base model.
+_ENCODER_SETTINGS = (
     "encoder_type",
     "front_end",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
     "intermediate_size",
+    "hidden_act",
+    "conv_depthwise_kernel_size",
+    "conformer_conv_norm",
+    "rotary_embedding_base",
+    "rotary_after_projection",
+    "use_final_layer_norm",
+    "layer_norm_eps",
+    "sampling_rate",
+    "n_fft",
+    "hop_length",
+    "num_mel_bins",
+    "subsampling_conv_channels",
+    "subsampling_time_strides",
+    "convnext_channels",
+    "convnext_depths",
+    "convnext_layer_norm_eps",
+    "conv_dim",
+    "conv_kernel",
+    "conv_stride",
+    "feat_extract_activation",
+    "do_stable_layer_norm",
+    "num_conv_pos_embeddings",
+    "num_conv_pos_embedding_groups",
 )
 
 
@@ -60,7 +84,7 @@ def find_base(folder_or_repo: str | os.PathLike, **kwargs: Any) -> tuple[str, st
     return base_model, recorded.get("revision") or "main"
 
 
-def _has_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> bool:
+def has_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> bool:
     """Return whether a folder or Hub repository has a configuration. The arguments are those of [`find_base`]."""
     missing = dict.fromkeys(_MISSING_IS_ALLOWED, False)
     return cached_file(folder_or_repo, CONFIG_NAME, **kwargs, **missing) is not None
@@ -79,7 +103,7 @@ def adapter_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> MusicFMC
         ValueError: if neither `folder_or_repo` nor a base model has a configuration.
         OSError: if the base model does not exist.
     """
-    if _has_config(folder_or_repo, **kwargs):
+    if has_config(folder_or_repo, **kwargs):
         return MusicFMConfig.from_pretrained(folder_or_repo, **kwargs)
     base = find_base(folder_or_repo, **kwargs)
     if base is None:
@@ -128,18 +152,23 @@ def check_base(adapter: str | os.PathLike, config: MusicFMConfig, base_model: st
         kwargs: Arguments of the Hub, among [`HUB_ARGUMENTS`].
 
     Raises:
-        ValueError: if the base model has another shape, or is an int8 model.
+        ValueError: if the base model has another architecture or size, or is an int8 model.
         OSError: if the base model cannot be loaded.
     """
     base = _base_config(adapter, base_model, **kwargs)
     check_float(base, base_model, "adapted")
+    own, of_base = config.to_dict(), base.to_dict()
     differences = [
-        f"{name} {getattr(config, name)} (it has {getattr(base, name)})"
-        for name in _ENCODER_SHAPE
-        if getattr(config, name) != getattr(base, name)
+        f"{name} {own[name]} (it has {of_base[name]})"
+        for name in _ENCODER_SETTINGS
+        if _as_list(own[name]) != _as_list(of_base[name])
     ]
     if differences:
         raise ValueError(f"The adapter cannot be used with {base_model}: it was trained for {', '.join(differences)}.")
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _base_config(adapter: str | os.PathLike, base_model: str, **kwargs: Any) -> MusicFMConfig:
@@ -217,7 +246,7 @@ class MusicFMWithAdapters(PreTrainedModel):
         model, has_head = cls._load_base(base_model, config, *model_args, **arguments | base_hub)
         loading = model.load_adapter(adapter, adapter_kwargs=hub)
         if not has_head:
-            model._check_head(adapter, base_model, _has_config(adapter, **hub))
+            model._check_head(adapter, base_model, has_config(adapter, **hub))
         if is_int8(quantization):
             merge_adapters(model)
             model._hf_peft_config_loaded = False
@@ -235,21 +264,33 @@ class MusicFMWithAdapters(PreTrainedModel):
 
     def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
         """
-        Load a PEFT adapter as [`PreTrainedModel`] does.
+        Load a PEFT adapter as [`PreTrainedModel`] does, also beside others. If it raises an error, a model with other
+        adapters is as before.
 
         Raises:
             ValueError: if the adapter does not fit the model.
         """
+        others = list(getattr(self, "peft_config", {}))
+        active = self.active_adapters() if others else []
         adapter = args[0] if args else kwargs.get("peft_model_id")
         try:
             loading = super().load_adapter(*args, **kwargs)
-        except RuntimeError as error:
-            if "mismatched_sizes" not in str(error):
-                raise
-            raise ValueError(
-                f"The adapter {adapter} does not fit {self.name_or_path or 'the model'}: weights have other sizes "
-                "there, which the log lists. Load it with the base model that it was trained on."
-            ) from error
+            self._check_loading(loading, adapter, others)
+        except Exception as error:
+            for name in [name for name in getattr(self, "peft_config", {}) if others and name not in others]:
+                self.delete_adapter(name)
+            if others:
+                self.set_adapter(active)
+            if isinstance(error, RuntimeError) and "mismatched_sizes" in str(error):
+                raise ValueError(
+                    f"The adapter {adapter} does not fit {self.name_or_path or 'the model'}: weights have other sizes "
+                    "there, which the log lists. Load it with the base model that it was trained on."
+                ) from error
+            raise
+        return loading
+
+    def _check_loading(self, loading: Any, adapter: Any, others: list[str]) -> None:
+        """Raise a `ValueError` if weights of an adapter were left over, or if others than those of `others` lack."""
         ignored = "|".join(self._keys_to_ignore_on_load_unexpected or ["$"])
         unexpected = {name for name in loading.unexpected_keys if re.search(ignored, name) is None}
         fault = f"The adapter {adapter} does not fit {self.name_or_path or 'the model'}:"
@@ -258,12 +299,11 @@ class MusicFMWithAdapters(PreTrainedModel):
                 f"{fault} {len(unexpected)} of its weights, such as {min(unexpected)}, have no counterpart there. "
                 "Load it with the base model that it was trained on."
             )
-        if missing := loading.missing_keys:
+        if missing := {name for name in loading.missing_keys if set(name.split(".")).isdisjoint(others)}:
             raise ValueError(
                 f"{fault} it lacks {len(missing)} weights that its adapter_config.json describes, such as "
                 f"{min(missing)}."
             )
-        return loading
 
     def save_pretrained(
         self,
@@ -309,4 +349,12 @@ class MusicFMWithAdapters(PreTrainedModel):
             )
 
 
-__all__ = ["HUB_ARGUMENTS", "MusicFMWithAdapters", "adapter_config", "check_base", "find_base", "merge_adapters"]
+__all__ = [
+    "HUB_ARGUMENTS",
+    "MusicFMWithAdapters",
+    "adapter_config",
+    "check_base",
+    "find_base",
+    "has_config",
+    "merge_adapters",
+]
