@@ -86,7 +86,8 @@ def test_the_description(exported, encoder):
     assert description["models"] == [str(encoder)]
     assert description["hidden_states"] == {"1": "last_hidden_state"}
     check = description["check"]
-    assert len(check["samples"]) == len(set(check["samples"])) == 3
+    assert len(check["samples"]) == len(set(check["samples"])) == 4
+    assert min(check["samples"]) == 1025
     assert 0 < check["largest_deviation"] < 2e-5
     assert check["largest_value"] > 1
     assert {path.name for path in exported.iterdir()} == {
@@ -179,6 +180,43 @@ def test_annotator_of_two_heads(annotator, runs, tmp_path):
     assert stopped.value.code == 0
     lines = (tmp_path / "out/song.chords.lab").read_text().splitlines()
     assert [line.split()[2] for line in lines] == [chord.label for chord in expected.chords]
+
+
+def test_heads_on_short_audio(tmp_path):
+    """A label frame of the head for keys averages more frames than the items have."""
+    folders = [str(tmp_path / task) for task in ("beat", "chord", "key")]
+    for folder in folders:
+        head(Path(folder).name).save_pretrained(folder)
+    check = export_model(folders, tmp_path / "out").check
+    assert min(check["samples"]) == 1025
+    names = ["logits_beat", "logits_chord", "logits_key"]
+    session = runtime.InferenceSession(tmp_path / "out/model.onnx")
+    models = [load_annotators([folder])[folder] for folder in folders]
+    for samples in (1025, 1920, 2880):
+        audio = torch.from_numpy(music(samples / RATE))[None]
+        inputs = {"input_values": audio.numpy(), "attention_mask": np.ones(audio.shape, bool)}
+        for model, logits in zip(models, session.run(names, inputs), strict=True):
+            torch.testing.assert_close(torch.from_numpy(logits), model(audio).logits, rtol=0, atol=2e-5)
+
+
+def test_failures_of_a_runtime_are_reported(encoder, tmp_path, monkeypatch, capsys):
+    """The written graph lacks an output, or is no graph."""
+
+    def write(graph, config, frames, folder, *settings):
+        graph.outputs = graph.outputs | {"missing": ("batch",)}
+        shutil.copy(tmp_path / "graph.onnx", folder / "model.onnx")
+
+    export_model(encoder, tmp_path / "first", layer=1)
+    monkeypatch.setattr(export, "write_model", write)
+    graph = onnx.load(tmp_path / "first/model.onnx")
+    graph.graph.output.pop(0)
+    onnx.save(graph, tmp_path / "graph.onnx")
+    with pytest.raises(SystemExit, match=r"Not exported: The exported model fails for inputs of the shape \(2, \d+\)"):
+        main(["export", str(encoder), "--output_dir", str(tmp_path / "out"), "--layer", "1"])
+    (tmp_path / "graph.onnx").write_bytes(b"none")
+    with pytest.raises(SystemExit, match=r"Not exported: The exported model cannot be loaded by onnx"):
+        main(["export", str(encoder), "--output_dir", str(tmp_path / "out"), "--layer", "1"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_deviates_leaves_no_folder(exported, encoder, tmp_path, monkeypatch):

@@ -52,8 +52,8 @@ def export_model(
     Export a saved model to a folder that [`musicfm_hf.load_exported`] and other programs load. The graph takes
     waveforms: the mel spectrogram is part of it, in float32. The batch size and the length are dynamic.
 
-    The written model is compared with PyTorch: a padded batch with items of two lengths, and an item of a third length
-    alone. None of these lengths was traced.
+    The written model is compared with PyTorch: a padded batch with items of two lengths, an item of a third length
+    alone, and one of the shortest length. None of these lengths was traced.
 
     Args:
         models: Folder or Hub repository of an encoder, a model with a head (or an adapter), or a quantizer; or several
@@ -77,8 +77,8 @@ def export_model(
         [`Export`].
 
     Raises:
-        ValueError: if settings do not go together, the models do not share an encoder, or the exported model deviates
-            from PyTorch by more than the limit; in this case, nothing is written.
+        ValueError: if settings do not go together, the models do not share an encoder, or the exported model does not
+            run or deviates from PyTorch by more than the limit; in this case, nothing is written.
         ImportError: if a library is missing. The message contains the command that installs it.
         FileExistsError: if `output_dir` is not empty, and `overwrite` is false or it does not hold an exported model.
         OSError: if a model does not exist.
@@ -131,7 +131,10 @@ def _write_and_check(subject: Subject, folder: Path, settings: dict[str, Any]) -
     kind, dtype, quantize, device = (settings[name] for name in ("format", "dtype", "quantize", "device"))
     with quiet():
         write_model(graph, subject.config, frames, folder, kind, dtype, quantize, device)
-    run = open_runtime(folder, kind, list(graph.outputs), device)
+    try:
+        run = open_runtime(folder, kind, list(graph.outputs), device)
+    except Exception as error:  # each runtime has errors of its own
+        raise ValueError(f"The exported model cannot be loaded by {kind}: {error}") from error
     check = judge(compare(run, expected, batches, subject.counts), quantize or dtype)
     subject.config.to_json_file(folder / "config.json")
     MusicFMFeatureExtractor.from_model_config(subject.config).to_json_file(folder / "preprocessor_config.json")
