@@ -30,6 +30,10 @@ from musicfm_hf.cli.main import main
 from musicfm_hf.export import export
 from musicfm_hf.export.check import Comparison, judge
 from musicfm_hf.export.graph import QuantizerGraph, trace, traced_frames, truncate
+from musicfm_hf.export.subjects import load_subject
+from musicfm_hf.finetuning.joint_arguments import JointArguments
+from musicfm_hf.finetuning.joint_files import save_joint
+from musicfm_hf.finetuning.joint_model import JointModel
 from musicfm_hf.inference.exported import ExportedEncoder
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -296,6 +300,23 @@ def test_models_that_do_not_go_together(encoder, runs, tmp_path):
         export_model([runs[0], tmp_path / "beat"], tmp_path / "out")
     with pytest.raises(ValueError, match="a model with a head, which determines the layer"):
         export_model(runs[0], tmp_path / "out", layer=1)
+
+
+def test_models_that_were_trained_jointly(runs, tmp_path):
+    """All heads are exported, unless the encoder is asked for."""
+    folder, tasks = str(tmp_path / "joint"), ["chord", "tagging"]
+    arguments = JointArguments(tasks=tasks, model=folder, data=["none"])
+    models = dict(zip(tasks, load_annotators(runs).values(), strict=True))
+    save_joint(JointModel(models, dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1.0)), arguments, folder)
+    joint, separate = (load_subject(folders, "model", None) for folders in ([folder], runs))
+    assert (joint.part, list(joint.heads)) == ("heads", tasks)
+    values, mask = padded_batch([music(1.0)])
+    torch.testing.assert_close(joint.expected(values, mask), separate.expected(values, mask), rtol=0, atol=1e-5)
+    for part, layer in (("encoder", None), ("encoder", 1), ("model", 1)):
+        encoder = load_subject([folder], part, layer)
+        assert (encoder.part, encoder.config.task_folders) == ("encoder", None)
+    with pytest.raises(ValueError, match=r"joint/chord and .*chord are both for the task chord"):
+        load_subject([folder, runs[0]], "model", None)
 
 
 def test_encoder_of_a_model_with_a_head(runs):

@@ -56,14 +56,16 @@ def export_model(
     alone, and one of the shortest length. None of these lengths was traced.
 
     Args:
-        models: Folder or Hub repository of an encoder, a model with a head (or an adapter), or a quantizer; or several
-            models with a head, one for each task, with equal encoders, which then share one pass.
+        models: Folder or Hub repository of an encoder, a model with a head (or an adapter), a quantizer, or models
+            that were trained jointly; or several models with a head, one for each task, with equal encoders, which
+            then share one pass.
         output_dir: Folder to write. It appears only when it is complete and has passed the comparison.
         format (`str`): `"onnx"`, `"openvino"`, or `"aoti"`: a package of AOTInductor, compiled for this machine.
         part (`str`): `"model"`: all of it; of a model for masked pretraining, the encoder. `"encoder"`: the encoder
             alone. `"quantizer"`: the quantizer of a model for masked pretraining.
         layer (`int`, *optional*): For an encoder, the layer to stop after, from 1 to `config.num_hidden_layers` (the
-            default). Later layers are not in the graph. With heads, the last layer that one of them reads is the last.
+            default). Later layers are not in the graph. Models that were trained jointly are exported as an encoder
+            if it is given. With heads, the last layer that one of them reads is the last.
         dtype (`str`): `"float32"`; `"float16"`, for ONNX on GPUs, and to halve the weights of OpenVINO, which computes
             in float32; or for `"aoti"` also `"bfloat16"`.
         quantize (`str`, *optional*): `"int8"`: weights of the linear layers in int8, for ONNX and OpenVINO. ONNX
