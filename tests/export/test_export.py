@@ -203,6 +203,31 @@ def test_heads_on_short_audio(tmp_path):
             torch.testing.assert_close(torch.from_numpy(logits), model(audio).logits, rtol=0, atol=2e-5)
 
 
+def test_deviations_are_relative_to_the_largest_value_of_the_output():
+    """Embeddings of norm 1 have small values; an item with small ones is judged by those of the others."""
+    vector = torch.tensor([[0.06, 0.08], [0.0, 0.08]])
+    small = Comparison("embeddings", 5, vector * 0.01 + 1e-6, vector * 0.01)
+    assert judge([Comparison("embeddings", 7, vector, vector), small], "float32")["limit"] == pytest.approx(8e-6)
+    with pytest.raises(ValueError, match=r"embeddings deviates by 5e-05 from PyTorch's, which reaches 0.08; at most"):
+        judge([Comparison("embeddings", 5, vector + 5e-5, vector)], "float32")
+    with pytest.raises(ValueError, match=r"logits deviates by 1e-07 .* which reaches 0; at most 1e-10 is allowed"):
+        judge([Comparison("logits", 5, vector * 0 + 1e-7, vector * 0)], "float32")
+    for precision in ("float32", "float16", "bfloat16", "int8"):
+        assert judge([Comparison("logits", 5, vector * 0, vector * 0)], precision)["largest_deviation"] == 0
+
+
+def test_single_values_in_low_precision():
+    """Their cosine is 1 or -1, which says nothing about an output with one label."""
+    value = torch.tensor([[4.0], [-0.01]])
+    outcome = judge([Comparison("logits", 5, torch.tensor([[4.1], [0.05]]), value)], "int8")
+    assert outcome["limit"] == pytest.approx(0.8)
+    with pytest.raises(ValueError, match=r"deviates by 4 .*; at most 0.8 is allowed in int8: export in float32"):
+        judge([Comparison("logits", 5, value * 2, value)], "int8")
+    wide = torch.tensor([[3.0, 4.0]])
+    with pytest.raises(ValueError, match=r"deviates by 2 .*; at most 0.4 is allowed in bfloat16"):
+        judge([Comparison("logits", 5, wide * 1.5, wide)], "bfloat16")
+
+
 def test_failures_of_a_runtime_are_reported(encoder, tmp_path, monkeypatch, capsys):
     """The written graph lacks an output, or is no graph."""
 
@@ -253,7 +278,9 @@ def test_judging():
     }
     with pytest.raises(ValueError, match=r"logits deviates by 1 from PyTorch's, which reaches 8; at most 0.0008 is"):
         judge([*same, Comparison("logits", 7, turned, vector)], "float32")
-    with pytest.raises(ValueError, match=r"0.9600 in int8, and must be at least 0.98"):  # 24 / 25
+    with pytest.raises(
+        ValueError, match=r"is 0.9600, and must be at least 0.98 in int8: export in float32"
+    ):  # 24 / 25
         judge([Comparison("logits", 7, turned, vector)], "int8")
     with pytest.raises(ValueError, match="not finite"):
         judge([Comparison("logits", 7, vector / 0, vector)], "int8")
