@@ -1,6 +1,7 @@
 """Evaluation of several models: a song is encoded once for all models with equal encoders, with unchanged scores."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.models import head
 
-from musicfm_hf import MusicFMModel, WindowSettings
+from musicfm_hf import MusicFMModel, WindowSettings, export_model, load_annotators
 from musicfm_hf.cli import evaluate as command
 from musicfm_hf.data.labeled import Source
 from musicfm_hf.data.labeled_dataset import build, load_songs, save
@@ -116,6 +117,52 @@ def test_calibration_shares_one_pass(folders, labeled, windows, tmp_path):
         found, alone = (json.loads(Path(place[task], "config.json").read_text()) for place in (together, single))
         assert_equal(found["calibration"], alone["calibration"])
         assert found["calibration"] is not None
+
+
+@pytest.fixture(scope="module")
+def exported(folders, tmp_path_factory) -> Path:
+    """Folders `one`, an exported head for chords, and `several`, which has one for tags too."""
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    root = tmp_path_factory.mktemp("exported")
+    export_model(folders["chord"], root / "one")
+    export_model([folders["chord"], folders["tagging"]], root / "several")
+    return root
+
+
+def test_heads_of_an_export_are_scored_like_the_models(exported, folders, labeled, tmp_path):
+    names = {"one": "chord", "several/chord": "chord", "several/tagging": "tagging"}
+    expected = {name: evaluate(folders[task], labeled, settings=SETTINGS) for name, task in names.items()}
+    found = evaluate_models([exported / "one", exported / "several"], labeled, settings=SETTINGS)["models"]
+    assert list(found) == list(names)
+    for name, result in found.items():
+        result.pop("difference", None)
+        assert_equal(result, expected[name])
+    assert_equal(evaluate(exported / "one", labeled, settings=SETTINGS), expected["one"])
+    tags = evaluate(exported / "several", labeled, settings=SETTINGS, task="tagging")
+    assert_equal(tags, expected["several/tagging"])
+    with pytest.raises(ValueError, match=r"several has models for chord, tagging: pass `task`"):
+        evaluate(exported / "several", labeled)
+    with pytest.raises(ValueError, match=r"several has models for chord, tagging, and none for beat"):
+        evaluate(exported / "several", labeled, task="beat")
+    songs = [replace(song, chords=None) for song in load_songs(labeled, "test")]
+    save(build({"test": songs}, Source("", "", "", "")), tmp_path)
+    found = evaluate_models([exported / "several"], tmp_path, settings=SETTINGS)["models"]
+    assert list(found) == ["several/tagging"]
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+def test_calibration_of_an_export_is_saved_with_the_head(name, exported, folders, labeled, tmp_path):
+    options = {"split": "validation", "settings": SETTINGS, "calibrate": 0.5}
+    shutil.copytree(exported / name, tmp_path / name)
+    shutil.copytree(folders["chord"], tmp_path / "original")
+    found = evaluate_models([tmp_path / name], labeled, **options)["models"]
+    expected = evaluate(tmp_path / "original", labeled, **options)
+    assert_equal(found["one" if name == "one" else "several/chord"]["calibration"], expected["calibration"])
+    (original,) = load_annotators([tmp_path / "original"]).values()
+    models = {model.config.task: model for model in load_annotators([tmp_path / name]).values()}
+    assert_equal(models["chord"].config.calibration, original.config.calibration)
+    assert all(model.config.calibration for model in models.values())
 
 
 def test_songs_of_several_data_sets_are_scored_together(folders, labeled, tmp_path):

@@ -30,6 +30,10 @@ from musicfm_hf.cli.main import main
 from musicfm_hf.export import export
 from musicfm_hf.export.check import Comparison, judge
 from musicfm_hf.export.graph import QuantizerGraph, trace, traced_frames, truncate
+from musicfm_hf.export.subjects import load_subject
+from musicfm_hf.finetuning.joint_arguments import JointArguments
+from musicfm_hf.finetuning.joint_files import save_joint
+from musicfm_hf.finetuning.joint_model import JointModel
 from musicfm_hf.inference.exported import ExportedEncoder
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -86,7 +90,8 @@ def test_the_description(exported, encoder):
     assert description["models"] == [str(encoder)]
     assert description["hidden_states"] == {"1": "last_hidden_state"}
     check = description["check"]
-    assert len(check["samples"]) == len(set(check["samples"])) == 3
+    assert len(check["samples"]) == len(set(check["samples"])) == 4
+    assert min(check["samples"]) == 1025
     assert 0 < check["largest_deviation"] < 2e-5
     assert check["largest_value"] > 1
     assert {path.name for path in exported.iterdir()} == {
@@ -181,6 +186,68 @@ def test_annotator_of_two_heads(annotator, runs, tmp_path):
     assert [line.split()[2] for line in lines] == [chord.label for chord in expected.chords]
 
 
+def test_heads_on_short_audio(tmp_path):
+    """A label frame of the head for keys averages more frames than the items have."""
+    folders = [str(tmp_path / task) for task in ("beat", "chord", "key")]
+    for folder in folders:
+        head(Path(folder).name).save_pretrained(folder)
+    check = export_model(folders, tmp_path / "out").check
+    assert min(check["samples"]) == 1025
+    names = ["logits_beat", "logits_chord", "logits_key"]
+    session = runtime.InferenceSession(tmp_path / "out/model.onnx")
+    models = [load_annotators([folder])[folder] for folder in folders]
+    for samples in (1025, 1920, 2880):
+        audio = torch.from_numpy(music(samples / RATE))[None]
+        inputs = {"input_values": audio.numpy(), "attention_mask": np.ones(audio.shape, bool)}
+        for model, logits in zip(models, session.run(names, inputs), strict=True):
+            torch.testing.assert_close(torch.from_numpy(logits), model(audio).logits, rtol=0, atol=2e-5)
+
+
+def test_deviations_are_relative_to_the_largest_value_of_the_output():
+    """Embeddings of norm 1 have small values; an item with small ones is judged by those of the others."""
+    vector = torch.tensor([[0.06, 0.08], [0.0, 0.08]])
+    small = Comparison("embeddings", 5, vector * 0.01 + 1e-6, vector * 0.01)
+    assert judge([Comparison("embeddings", 7, vector, vector), small], "float32")["limit"] == pytest.approx(8e-6)
+    with pytest.raises(ValueError, match=r"embeddings deviates by 5e-05 from PyTorch's, which reaches 0.08; at most"):
+        judge([Comparison("embeddings", 5, vector + 5e-5, vector)], "float32")
+    with pytest.raises(ValueError, match=r"logits deviates by 1e-07 .* which reaches 0; at most 1e-10 is allowed"):
+        judge([Comparison("logits", 5, vector * 0 + 1e-7, vector * 0)], "float32")
+    for precision in ("float32", "float16", "bfloat16", "int8"):
+        assert judge([Comparison("logits", 5, vector * 0, vector * 0)], precision)["largest_deviation"] == 0
+
+
+def test_single_values_in_low_precision():
+    """Their cosine is 1 or -1, which says nothing about an output with one label."""
+    value = torch.tensor([[4.0], [-0.01]])
+    outcome = judge([Comparison("logits", 5, torch.tensor([[4.1], [0.05]]), value)], "int8")
+    assert outcome["limit"] == pytest.approx(0.8)
+    with pytest.raises(ValueError, match=r"deviates by 4 .*; at most 0.8 is allowed in int8: export in float32"):
+        judge([Comparison("logits", 5, value * 2, value)], "int8")
+    wide = torch.tensor([[3.0, 4.0]])
+    with pytest.raises(ValueError, match=r"deviates by 2 .*; at most 0.4 is allowed in bfloat16"):
+        judge([Comparison("logits", 5, wide * 1.5, wide)], "bfloat16")
+
+
+def test_failures_of_a_runtime_are_reported(encoder, tmp_path, monkeypatch, capsys):
+    """The written graph lacks an output, or is no graph."""
+
+    def write(graph, config, frames, folder, *settings):
+        graph.outputs = graph.outputs | {"missing": ("batch",)}
+        shutil.copy(tmp_path / "graph.onnx", folder / "model.onnx")
+
+    export_model(encoder, tmp_path / "first", layer=1)
+    monkeypatch.setattr(export, "write_model", write)
+    graph = onnx.load(tmp_path / "first/model.onnx")
+    graph.graph.output.pop(0)
+    onnx.save(graph, tmp_path / "graph.onnx")
+    with pytest.raises(SystemExit, match=r"Not exported: The exported model fails for inputs of the shape \(2, \d+\)"):
+        main(["export", str(encoder), "--output_dir", str(tmp_path / "out"), "--layer", "1"])
+    (tmp_path / "graph.onnx").write_bytes(b"none")
+    with pytest.raises(SystemExit, match=r"Not exported: The exported model cannot be loaded by onnx"):
+        main(["export", str(encoder), "--output_dir", str(tmp_path / "out"), "--layer", "1"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_deviates_leaves_no_folder(exported, encoder, tmp_path, monkeypatch):
     """The written graph has the weights of another model."""
     random_model(MusicFMConfig(**TINY | {"num_hidden_layers": 2}), seed=1).save_pretrained(tmp_path / "other")
@@ -211,7 +278,9 @@ def test_judging():
     }
     with pytest.raises(ValueError, match=r"logits deviates by 1 from PyTorch's, which reaches 8; at most 0.0008 is"):
         judge([*same, Comparison("logits", 7, turned, vector)], "float32")
-    with pytest.raises(ValueError, match=r"0.9600 in int8, and must be at least 0.98"):  # 24 / 25
+    with pytest.raises(
+        ValueError, match=r"is 0.9600, and must be at least 0.98 in int8: export in float32"
+    ):  # 24 / 25
         judge([Comparison("logits", 7, turned, vector)], "int8")
     with pytest.raises(ValueError, match="not finite"):
         judge([Comparison("logits", 7, vector / 0, vector)], "int8")
@@ -258,6 +327,23 @@ def test_models_that_do_not_go_together(encoder, runs, tmp_path):
         export_model([runs[0], tmp_path / "beat"], tmp_path / "out")
     with pytest.raises(ValueError, match="a model with a head, which determines the layer"):
         export_model(runs[0], tmp_path / "out", layer=1)
+
+
+def test_models_that_were_trained_jointly(runs, tmp_path):
+    """All heads are exported, unless the encoder is asked for."""
+    folder, tasks = str(tmp_path / "joint"), ["chord", "tagging"]
+    arguments = JointArguments(tasks=tasks, model=folder, data=["none"])
+    models = dict(zip(tasks, load_annotators(runs).values(), strict=True))
+    save_joint(JointModel(models, dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1.0)), arguments, folder)
+    joint, separate = (load_subject(folders, "model", None) for folders in ([folder], runs))
+    assert (joint.part, list(joint.heads)) == ("heads", tasks)
+    values, mask = padded_batch([music(1.0)])
+    torch.testing.assert_close(joint.expected(values, mask), separate.expected(values, mask), rtol=0, atol=1e-5)
+    for part, layer in (("encoder", None), ("encoder", 1), ("model", 1)):
+        encoder = load_subject([folder], part, layer)
+        assert (encoder.part, encoder.config.task_folders) == ("encoder", None)
+    with pytest.raises(ValueError, match=r"joint/chord and .*chord are both for the task chord"):
+        load_subject([folder, runs[0]], "model", None)
 
 
 def test_encoder_of_a_model_with_a_head(runs):

@@ -129,3 +129,17 @@ def test_counts_of_a_tensor_are_those_of_numbers(rates, centered):
     for offset in (0.0, 0.625):
         expected = [count_averages(number, *rates, offset, centered) for number in numbers.tolist()]
         assert count_averages(numbers, *rates, offset, centered).tolist() == expected
+
+
+@pytest.mark.parametrize("rates", [(25.0, 0.5), (25.0, 8.0), (25.0, 20.0)])
+@pytest.mark.parametrize("centered", [False, True])
+def test_an_exported_graph_averages_any_number_of_frames(rates, centered):
+    class Average(torch.nn.Module):
+        def forward(self, frames):
+            return average_frames(frames, *rates, 0.0, centered)
+
+    dynamic = {1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Average(), (torch.randn(2, 200, 3),), dynamic_shapes=(dynamic,), strict=False)
+    for num_frames in (1, 2, 3, 27, 300):
+        frames = torch.randn(2, num_frames, 3)
+        torch.testing.assert_close(program.module(check_guards=False)(frames), Average()(frames))

@@ -12,8 +12,8 @@ results as JSON. Models with the same encoder share one pass through it.
 
 It also compares the probabilities of beats, chords and so on with the share of them that is right. Models are
 calibrated on the validation songs when they are fine-tuned. --calibrate does so with the songs of this command, and
-saves the result in the configuration of the model: use it for models that were trained without calibration, or with
-validation songs of your own kind of music.
+saves the result in the configuration of the model, or of the head of an exported model: use it for models that were
+trained without calibration, or with validation songs of your own kind of music.
 """
 
 import argparse

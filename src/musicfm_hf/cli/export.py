@@ -5,10 +5,12 @@ Export a saved model, so that other programs can run it: to ONNX (ONNX Runtime, 
     musicfm export musicfm-msd --output_dir exported --layer 7
     musicfm export musicfm-msd --output_dir exported-int8 --format openvino --quantize int8
     musicfm export runs/beat runs/chord --output_dir annotator
+    musicfm export musicfm-small --output_dir annotator
 
 The graph takes waveforms (the mel spectrogram is part of it), in batches of any size and length, with a mask. Models
-with a head that have the same encoder share one pass through it. The written model is compared with PyTorch; if it
-deviates, no folder is left. `musicfm embed --model` and `musicfm annotate --models` take the folder.
+with a head that have the same encoder share one pass through it; so do those that were trained jointly, of which
+--layer or --part encoder exports the encoder alone. The written model is compared with PyTorch; if it deviates, no
+folder is left. `musicfm embed --model` and `musicfm annotate --models` take the folder.
 """
 
 import argparse

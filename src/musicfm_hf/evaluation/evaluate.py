@@ -19,6 +19,7 @@ from ..data.song_effects import SongEffects
 from ..inference.annotators import load_annotators, load_config, share_encoder
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.excerpts import embed_excerpts
+from ..inference.exported import HEADS, is_exported, load_exported, read_description
 from ..inference.logits import shared_logits
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMForXVector
@@ -73,12 +74,13 @@ def evaluate(
             the model's context, in batches of 8.
         device (`str`): Device to compute on.
         limit (`int`, *optional*): Maximum number of songs to score.
-        task (`str`, *optional*): Task to score, if `model` holds several models that were trained jointly.
+        task (`str`, *optional*): Task to score, if `model` holds several models that were trained jointly, or an
+            export of several models.
         effects (`float`): Share of the songs that get audio effects; see [`SongEffects`].
         effects_seed (`int`): Seed of the effects.
         calibrate (`float`, *optional*): Calibrate the model on these songs and save the calibration in its
-            `config.json`. Items that are right less often than this share are uncertain, 0.5 when models are
-            fine-tuned; see [`fit_calibration`].
+            `config.json`, or that of its head in an export. Items that are right less often than this share are
+            uncertain, 0.5 when models are fine-tuned; see [`fit_calibration`].
 
     Returns:
         `task`, `metric` (the name of the main score of the task), `window_seconds`, `scores` (averages with
@@ -93,8 +95,27 @@ def evaluate(
     """
     settings = settings or WindowSettings(batch_size=8)
     request = _Request(_as_list(data), split, settings, device, limit, effects, effects_seed, calibrate)
-    places = {str(model): (str(model), {} if task is None else {"subfolder": task})}
-    return _evaluate_places(places, request)[str(model)]
+    return _evaluate_places({str(model): _place(str(model), task)}, request)[str(model)]
+
+
+def _place(model: str, task: str | None) -> tuple[str, dict[str, str]]:
+    """Return a folder or repository, and the subfolder of its model for a task, if it is in one."""
+    if task is not None and not is_exported(model):
+        return model, {"subfolder": task}
+    subfolders = _subfolders(model)
+    if task is None and len(subfolders) > 1:
+        raise ValueError(f"{model} has models for {', '.join(subfolders)}: pass `task`, or use `evaluate_models`.")
+    if task is not None and task not in subfolders:
+        raise ValueError(f"{model} has models for {', '.join(subfolders) or 'no task'}, and none for {task}.")
+    tasks = list(subfolders) if task is None else [task]
+    return model, {"subfolder": subfolders[tasks[0]]} if tasks else {}
+
+
+def _subfolders(model: str) -> dict[str, str]:
+    """Return task → subfolder for models that were trained jointly or exported; empty for any other."""
+    if is_exported(model):
+        return {name: f"{HEADS}/{name}" for name in read_description(model)["heads"]}
+    return {task: task for task in getattr(load_config(model), "task_folders", None) or []}
 
 
 def _evaluate_places(places: Places, request: _Request) -> dict[str, dict[str, Any]]:
@@ -150,8 +171,13 @@ def _evaluate_heads(places: Places, request: _Request) -> dict[str, dict[str, An
 def _load_groups(places: Places) -> list[dict[str, HeadModel]]:
     """Load models with a head, grouped by their encoder, which is in memory only once."""
     groups: dict[Any, dict[str, HeadModel]] = {}
+    exported = {model: load_annotators([model]) for model, _ in places.values() if is_exported(model)}
     for name, (model, subfolder) in places.items():
-        (head,) = load_annotators([model], **subfolder).values()
+        if model in exported:
+            task = Path(subfolder["subfolder"]).name
+            (head,) = (head for head in exported[model].values() if head.config.task == task)
+        else:
+            (head,) = load_annotators([model], **subfolder).values()
         share_encoder(head, [next(iter(group.values())) for group in groups.values()])
         groups.setdefault(head.musicfm, {})[name] = head
     return list(groups.values())
@@ -193,10 +219,6 @@ def _config_file(model: str, subfolder: Mapping[str, str]) -> Path:
 
 def _check_request(model: str, saved: Any, is_search: bool, effects: float, config_file: Path | None) -> None:
     """Raise a `ValueError` if a model cannot be scored as asked. `config_file` is to be written after calibration."""
-    if getattr(saved, "task_folders", None):
-        raise ValueError(
-            f"{model} has models for {', '.join(saved.task_folders)}: pass `task`, or use `evaluate_models`."
-        )
     if is_search and (effects or config_file is not None):
         raise ValueError(
             f"{model} searches songs: it is scored without effects, and has no probabilities to calibrate. Leave "
@@ -231,7 +253,7 @@ def evaluate_retrieval(
     Score the search of a saved embedding model among the versions of songs. Arguments, results and errors are those of
     [`evaluate`]; `limit` counts songs, not versions, and `songs` has the mean scores of the queries of each song.
     """
-    head = MusicFMForXVector.from_pretrained(model).eval()
+    head: Any = load_exported(model) if is_exported(model) else MusicFMForXVector.from_pretrained(model).eval()
     head.to(device)
     settings = settings or WindowSettings(batch_size=8)
     songs = limit_groups(load_songs_of(_as_list(data), split), limit)
@@ -260,7 +282,8 @@ def evaluate_models(
 ) -> dict[str, Any]:
     """
     Evaluate several models as [`evaluate`] does, and compare models that have the same task as the first one with it.
-    Models that were trained jointly are evaluated as `NAME/TASK`, for the tasks that the songs have annotations for.
+    Models that were trained jointly, and several heads of an export, are evaluated as `NAME/TASK`, for the tasks that
+    the songs have annotations for.
     A song is encoded once for all models with equal encoders.
 
     Returns:
@@ -278,18 +301,18 @@ def evaluate_models(
     request = _Request(data_sets, split, settings, device, limit, effects, effects_seed, calibrate)
     places: dict[str, tuple[str, dict[str, str]]] = {}
     for name, model in zip(names, map(str, models), strict=True):
-        tasks = getattr(load_config(model), "task_folders", None)
-        if not tasks:
-            places[name] = model, {}
+        subfolders = _subfolders(model)
+        if not subfolders or (is_exported(model) and len(subfolders) == 1):
+            places[name] = _place(model, None)
             continue
         songs = load_songs_of(data_sets, split)
-        scored = [task for task in tasks if any(map(get_task(task).is_annotated, songs))]
+        scored = [task for task in subfolders if any(map(get_task(task).is_annotated, songs))]
         if not scored:
             raise ValueError(
                 f"None of the {len(songs)} songs of {', '.join(data_sets)} ({split}) is annotated for a task of "
                 f"{model}."
             )
-        places |= {f"{name}/{task}": (model, {"subfolder": task}) for task in scored}
+        places |= {f"{name}/{task}": (model, {"subfolder": subfolders[task]}) for task in scored}
     results = _evaluate_places(places, request)
     _compare_with_first(results)
     used: dict[str, Any] = {"data": data_sets if len(data_sets) > 1 else data_sets[0], "split": split}

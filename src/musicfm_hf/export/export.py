@@ -52,18 +52,20 @@ def export_model(
     Export a saved model to a folder that [`musicfm_hf.load_exported`] and other programs load. The graph takes
     waveforms: the mel spectrogram is part of it, in float32. The batch size and the length are dynamic.
 
-    The written model is compared with PyTorch: a padded batch with items of two lengths, and an item of a third length
-    alone. None of these lengths was traced.
+    The written model is compared with PyTorch: a padded batch with items of two lengths, an item of a third length
+    alone, and one of the shortest length. None of these lengths was traced.
 
     Args:
-        models: Folder or Hub repository of an encoder, a model with a head (or an adapter), or a quantizer; or several
-            models with a head, one for each task, with equal encoders, which then share one pass.
+        models: Folder or Hub repository of an encoder, a model with a head (or an adapter), a quantizer, or models
+            that were trained jointly; or several models with a head, one for each task, with equal encoders, which
+            then share one pass.
         output_dir: Folder to write. It appears only when it is complete and has passed the comparison.
         format (`str`): `"onnx"`, `"openvino"`, or `"aoti"`: a package of AOTInductor, compiled for this machine.
         part (`str`): `"model"`: all of it; of a model for masked pretraining, the encoder. `"encoder"`: the encoder
             alone. `"quantizer"`: the quantizer of a model for masked pretraining.
         layer (`int`, *optional*): For an encoder, the layer to stop after, from 1 to `config.num_hidden_layers` (the
-            default). Later layers are not in the graph. With heads, the last layer that one of them reads is the last.
+            default). Later layers are not in the graph. Models that were trained jointly are exported as an encoder
+            if it is given. With heads, the last layer that one of them reads is the last.
         dtype (`str`): `"float32"`; `"float16"`, for ONNX on GPUs, and to halve the weights of OpenVINO, which computes
             in float32; or for `"aoti"` also `"bfloat16"`.
         quantize (`str`, *optional*): `"int8"`: weights of the linear layers in int8, for ONNX and OpenVINO. ONNX
@@ -77,8 +79,8 @@ def export_model(
         [`Export`].
 
     Raises:
-        ValueError: if settings do not go together, the models do not share an encoder, or the exported model deviates
-            from PyTorch by more than the limit; in this case, nothing is written.
+        ValueError: if settings do not go together, the models do not share an encoder, or the exported model does not
+            run or deviates from PyTorch by more than the limit; in this case, nothing is written.
         ImportError: if a library is missing. The message contains the command that installs it.
         FileExistsError: if `output_dir` is not empty, and `overwrite` is false or it does not hold an exported model.
         OSError: if a model does not exist.
@@ -131,7 +133,10 @@ def _write_and_check(subject: Subject, folder: Path, settings: dict[str, Any]) -
     kind, dtype, quantize, device = (settings[name] for name in ("format", "dtype", "quantize", "device"))
     with quiet():
         write_model(graph, subject.config, frames, folder, kind, dtype, quantize, device)
-    run = open_runtime(folder, kind, list(graph.outputs), device)
+    try:
+        run = open_runtime(folder, kind, list(graph.outputs), device)
+    except Exception as error:  # each runtime has errors of its own
+        raise ValueError(f"The exported model cannot be loaded by {kind}: {error}") from error
     check = judge(compare(run, expected, batches, subject.counts), quantize or dtype)
     subject.config.to_json_file(folder / "config.json")
     MusicFMFeatureExtractor.from_model_config(subject.config).to_json_file(folder / "preprocessor_config.json")

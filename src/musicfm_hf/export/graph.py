@@ -143,8 +143,13 @@ def noisy_tones(lengths: Sequence[int], sampling_rate: int) -> Batch:
 
 def lengths(config: MusicFMConfig, frames: Sequence[int]) -> list[int]:
     """Return lengths in samples that give at least these numbers of frames, and are no whole number of frames."""
-    least = max(config.min_samples, config.n_fft // 2 + 1)  # the latter for a quantizer
+    least = least_samples(config)
     return [least + count * config.samples_per_frame + 7 * index for index, count in enumerate(frames, 1)]
+
+
+def least_samples(config: MusicFMConfig) -> int:
+    """Return the length in samples of the shortest item that any part of a model takes."""
+    return max(config.min_samples, config.n_fft // 2 + 1)  # the latter for a quantizer
 
 
 def traced_frames(config: MusicFMConfig, label_rates: Sequence[float]) -> int:

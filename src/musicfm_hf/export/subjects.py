@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from ..inference.annotators import group_by_encoder, load_annotators, load_config
+from ..inference.annotators import group_by_encoder, joint_places, load_annotators, load_config
 from ..inference.exported import HEAD_CLASSES, ExportedHead
 from ..model.adapters_musicfm import merge_adapters
 from ..model.configuration_musicfm import MusicFMConfig
@@ -44,11 +44,14 @@ class Subject(NamedTuple):
 
 def load_subject(folders: Sequence[str], part: str, layer: int | None) -> Subject:
     """
-    Load models in float32; the arguments are those of [`export_model`].
+    Load models in float32; the arguments are those of [`export_model`]. A folder of models that were trained jointly
+    stands for all of them, unless the encoder is asked for.
 
     Raises:
         ValueError: if the arguments do not fit the models.
     """
+    if part == "model" and layer is None:
+        folders = [place for folder in folders for place in joint_places(folder)]
     configs = {folder: load_config(folder) for folder in folders}
     for folder, config in configs.items():
         if not isinstance(config, MusicFMConfig):
@@ -83,6 +86,7 @@ def _encoder(folder: str, layer: int | None) -> Subject:
     """Load an encoder."""
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     config = model.config
+    config.task_folders = None
     last = config.num_hidden_layers if layer is None else layer
     if not 1 <= last <= config.num_hidden_layers:
         raise ValueError(f"`layer` must be between 1 and {config.num_hidden_layers}, got {layer}.")

@@ -46,7 +46,9 @@ def average_frames(
     step, shift = frame_rate / target_rate, frame_offset - 0.5
     start = (torch.arange(num_outputs, device=device, dtype=double) - 0.5 * centered) * step
     stop = start + step
-    span = min(math.ceil(step), num_frames) + 1
+    span = math.ceil(step) + 1
+    if not isinstance(num_frames, torch.SymInt):  # an exported graph has the same span for any number of frames
+        span = min(span, num_frames + 1)
     first = (start - shift + 1e-9).floor().long().clamp(min=0)  # the first frame that an output overlaps
     index = first[:, None] + torch.arange(span, device=device)  # (outputs, span)
     begin = torch.where(index == 0, 0.0, index + shift)
