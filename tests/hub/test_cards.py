@@ -9,11 +9,13 @@ import pytest
 from helpers.facts import CHECKPOINT_FACTS, FALSE_CLAIMS
 from helpers.finished_run import change_results
 from helpers.paths import FIXTURES, ROOT
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
-from musicfm_hf.hub.cards import license_of, write_card
+from musicfm_hf.hub.cards import write_card
 from musicfm_hf.hub.commits import HubTarget
+from musicfm_hf.hub.licenses import license_of
 from musicfm_hf.hub.push import push_folder
+from musicfm_hf.pretraining.run import base_of
 
 VERSION_0_1 = FIXTURES / "version_0_1"
 
@@ -52,6 +54,36 @@ def test_an_evaluation_of_version_0_1_is_on_the_card(tmp_path):
     (folder / "evaluations/others.json").write_text(json.dumps(evaluation))
     mean = evaluation["models"]["out/beat_probe"]["scores"]["beat_f"]["mean"]
     assert re.search(rf"\| others \| test \| beat F-measure .* \| {mean:.3f} \|", write_card(folder).read_text())
+
+
+def test_card_of_continued_pretraining(server, tmp_path):
+    """It names the model that pretraining continued from, and has its license."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(VERSION_0_1 / "encoder", folder)
+    HfApi().create_repo("alice/base")
+    card = b"---\nlicense: cc-by-nc-4.0\n---\n"
+    HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="alice/base")
+    commit = (
+        HfApi().upload_folder(folder_path=folder, path_in_repo=".", repo_id="alice/base", ignore_patterns="*.md").oid
+    )
+    (folder / "README.md").unlink()
+    change_results(folder, **base_of("alice/base"))
+    card = ModelCard(write_card(folder).read_text())
+    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "alice/base")
+    assert f"| continued from | `alice/base`, revision `{uploaded.oid}` |" in card.text
+
+
+def test_card_of_an_encoder_alone(tmp_path):
+    """Such as one in int8, which has neither the quantizer nor the prediction head."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(VERSION_0_1 / "encoder", folder)
+    text = write_card(folder).read_text()
+    assert "so `AutoModelForPreTraining` can continue pretraining" in text
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["MusicFMModel"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    text = write_card(folder).read_text()
+    assert "these weights cannot continue pretraining" in text
+    assert "so `AutoModelForPreTraining` can" not in text
 
 
 def test_card_of_a_run_that_diverged(tmp_path):

@@ -15,7 +15,8 @@ from musicfm_hf.cli.main import find_small_model, main
 from musicfm_hf.data.synthetic import write_song
 from musicfm_hf.evaluation import evaluate as evaluation
 from musicfm_hf.evaluation.evaluate import evaluate, evaluate_models
-from musicfm_hf.hub.cards import license_of, write_card
+from musicfm_hf.hub.cards import write_card
+from musicfm_hf.hub.licenses import license_of
 from musicfm_hf.inference.annotate_files import AnnotatedFiles
 from musicfm_hf.tasks import get_task, known_tasks
 from musicfm_hf.tasks.annotations import SONG_COLUMNS, Segment

@@ -20,15 +20,17 @@ from helpers.text_audio import (
     tokenizer,
     write_songs,
 )
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 
-from musicfm_hf import MusicFMTextAudioModel, ZeroShotTagger
+from musicfm_hf import MusicFMModel, MusicFMTextAudioModel, ZeroShotTagger
 from musicfm_hf.cli.main import main
 from musicfm_hf.data.captions import read_captions
 from musicfm_hf.search.search_index import SearchIndex
 from musicfm_hf.text_audio.arguments import TextAudioArguments, TextAudioTrainingArguments
 from musicfm_hf.text_audio.data import CaptionCrops, CollatePairs
+from musicfm_hf.text_audio.model import build_model
 from musicfm_hf.text_audio.trainer import TextAudioTrainer
 from musicfm_hf.training.recipes import parse_recipe, recipe_names
 
@@ -115,6 +117,29 @@ def test_songs_of_two_splits(runs, songs, tmp_path):
     places = ["--train", songs / "train.jsonl", "--validation", songs / "train.jsonl", "--model", runs / "towers"]
     with pytest.raises(SystemExit, match="6 songs of `--validation` are also in `--train`"):
         main(["train-text-audio", *SHORT, *map(str, places), "--output_dir", str(tmp_path)])
+
+
+def test_songs_of_two_splits_under_other_paths(runs, songs, tmp_path):
+    """The same file through a link to its folder."""
+    (tmp_path / "link").symlink_to(songs)
+    places = ["--train", songs / "train.jsonl", "--validation", tmp_path / "link/train.jsonl"]
+    places += ["--model", runs / "towers"]
+    with pytest.raises(SystemExit, match="6 songs of `--validation` are also in `--train`"):
+        main(["train-text-audio", *SHORT, *map(str, places), "--output_dir", str(tmp_path / "run")])
+
+
+def test_a_new_model_on_an_adapted_encoder(runs, encoder, tmp_path):
+    """The adapter is merged into the audio encoder."""
+    model = MusicFMModel.from_pretrained(encoder)
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    expected = model.eval()(torch.ones(1, 24000)).last_hidden_state
+    arguments = TextAudioArguments(
+        audio_model=str(tmp_path / "adapter"), text_model=str(runs / "text"), train="t", validation="v"
+    )
+    built, _ = build_model(arguments)
+    found = built.audio_model.eval()(torch.ones(1, 24000)).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_songs_that_are_no_audio(runs, songs, tmp_path):

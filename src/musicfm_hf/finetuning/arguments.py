@@ -1,16 +1,14 @@
 """Settings of fine-tuning."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
-
-from transformers.utils import cached_file
 
 from ..data.labeled import LabeledSong
 from ..tasks import TaskSpec, get_task, load_task_file
 from ..tasks.events import comparable
 from ..tasks.retrieval import RETRIEVAL_TASKS, get_retrieval_task
 from ..training.arguments import BestModelArguments
+from ..training.records import commit_of
 
 Arguments = TypeVar("Arguments", bound="HeadArguments")
 
@@ -267,7 +265,4 @@ class RetrievalArguments(HeadArguments):
 
 def pin_revision(arguments: Arguments) -> Arguments:
     """Set `revision` to the commit if the model is a repository, and to `None` if it is a folder."""
-    if Path(arguments.model).is_dir():
-        return replace(arguments, revision=None)
-    file = cached_file(arguments.model, "config.json", revision=arguments.revision)
-    return replace(arguments, revision=Path(str(file)).parent.name)
+    return replace(arguments, revision=commit_of(arguments.model, arguments.revision))

@@ -14,7 +14,7 @@ from ..data.labeled import LabeledSong
 from ..data.splits import SPLITS
 from ..evaluation.calibration import fit_calibration, summarize_calibration
 from ..evaluation.scoring import average_scores, rate_song, score_names, scores_with_intervals
-from ..hub.cards import license_of
+from ..hub.licenses import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache
 from ..model.configuration_musicfm import MusicFMConfig

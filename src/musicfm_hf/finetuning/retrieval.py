@@ -16,7 +16,7 @@ from ..data.labeled import LabeledSong
 from ..data.labeled_dataset import load_songs, split_names
 from ..data.pairs import PairCrops, limit_groups
 from ..evaluation.retrieval import average_searches, score_vectors, searches_with_intervals
-from ..hub.cards import license_of
+from ..hub.licenses import license_of
 from ..inference.embedding import WindowSettings
 from ..inference.excerpts import embed_excerpts
 from ..inference.feature_cache import EncoderFeatures, FeatureCache

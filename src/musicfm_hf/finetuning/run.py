@@ -17,7 +17,7 @@ from ..data.labeled_dataset import load_songs, split_names
 from ..data.splits import draw_songs
 from ..evaluation.calibration import fit_calibration, summarize_calibration
 from ..evaluation.scoring import scores_with_intervals
-from ..hub.cards import license_of
+from ..hub.licenses import license_of
 from ..inference.embedding import HeadModel, WindowSettings
 from ..inference.feature_cache import EncoderFeatures, FeatureCache, LogMelFeatures
 from ..inference.logits import song_logits

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
 from ..model.configuration_musicfm import MusicFMConfig
@@ -27,6 +26,7 @@ from .card_scores import (
     score_rows,
     text_audio_rows,
 )
+from .licenses import license_of
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
 
@@ -72,20 +72,6 @@ def write_card(
     fields["license"] = license or _known_license(folder, results, fields["base"])
     write_text(folder / "README.md", _render(kind, fields, metadata))
     return folder / "README.md"
-
-
-def license_of(name: str | Path, revision: str | None = None) -> str | None:
-    """
-    Return the license on the card of a model in a folder or, with a revision, in a repository. Return `None` if the
-    card cannot be read or states no license.
-    """
-    try:
-        local = Path(name) / "README.md"
-        path = local if revision is None else hf_hub_download(str(name), "README.md", revision=revision)
-        stated = ModelCard.load(path).data.license
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return None if stated == "other" else stated
 
 
 def eval_result_entries(folder: str | Path) -> list[EvalResultEntry]:
@@ -179,6 +165,9 @@ def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) ->
     rows = pretraining_rows(scores)
     sources = results.get("music", [])
     metadata: dict[str, Any] = {"pipeline_tag": "feature-extraction", "datasets": _hub_ids(sources)}
+    base = results.get("base", {})
+    if base:
+        metadata |= _base_of(folder, results)[1]
     if rows:
         names = ", ".join(source["name"] for source in sources) or "not stated"
         data: dict[str, Any] = {"dataset_type": names, "dataset_name": names, "dataset_split": "validation"}
@@ -187,7 +176,9 @@ def _pretrained(folder: Path, config: MusicFMConfig, results: dict[str, Any]) ->
             for name, kind in (("eval_cross_entropy", "cross_entropy"), ("eval_accuracy", "accuracy"))
             if scores.get(name) is not None
         ]
-    return _training_fields(folder, results) | {"scores": rows, "sources": sources}, metadata
+    has_heads = any("PreTraining" in name for name in config.architectures or ["PreTraining"])
+    fields = {"scores": rows, "sources": sources, "base": base, "has_heads": has_heads}
+    return _training_fields(folder, results) | fields, metadata
 
 
 def _quantizer(folder: Path, config: MusicFMConfig, results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

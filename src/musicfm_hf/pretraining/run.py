@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 from transformers import set_seed
 
 from ..data.catalog import describe_source
+from ..hub.licenses import license_of
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
 from ..training.curves import CurveCallback
 from ..training.files import complete_files, write_json
-from ..training.records import RECORDED_ARGUMENTS, environment, strip_absolute_paths
+from ..training.records import RECORDED_ARGUMENTS, commit_of, environment, strip_absolute_paths
 from ..training.trainer import find_checkpoint
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .data import build_data
@@ -70,6 +71,15 @@ class PretrainingRun(NamedTuple):
         return results
 
 
+def base_of(model: str | None) -> dict[str, Any]:
+    """Return what `results.json` has of the model that pretraining continues from: its name and its license."""
+    if model is None:
+        return {}
+    commit = commit_of(model)
+    base = strip_absolute_paths({"name": model, "revision": commit})
+    return {"base": base, "base_licence": license_of(model, commit)}
+
+
 def prepare_pretraining(
     model_arguments: ModelArguments, data_arguments: DataArguments, arguments: PretrainingArguments
 ) -> PretrainingRun:
@@ -90,6 +100,7 @@ def prepare_pretraining(
         trainer.load_progress(Path(checkpoint))  # raises before training if the checkpoint does not match
     settings = {
         "music": music,
+        **base_of(model_arguments.model),
         "data": strip_absolute_paths(vars(data_arguments)),
         "model": strip_absolute_paths(vars(model_arguments)),
     }

@@ -2,12 +2,10 @@
 
 import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from ..training.arguments import BestModelArguments
+from ..training.records import commit_of
 
 METHODS = ("towers", "full", "lora")
 
@@ -124,7 +122,4 @@ class TextAudioArguments:
 
 def pin_revision(arguments: TextAudioArguments) -> TextAudioArguments:
     """Set `revision` to the commit if the model is a repository, and to `None` if it is a folder or new."""
-    if not arguments.model or Path(arguments.model).is_dir():
-        return replace(arguments, revision=None)
-    file = cached_file(arguments.model, "config.json", revision=arguments.revision)
-    return replace(arguments, revision=Path(str(file)).parent.name)
+    return replace(arguments, revision=commit_of(arguments.model, arguments.revision) if arguments.model else None)

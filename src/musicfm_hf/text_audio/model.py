@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
-from ..model.adapters_musicfm import find_base
+from ..model.adapters_musicfm import find_base, merge_adapters
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.feature_extraction_musicfm import MusicFMFeatureExtractor
@@ -118,6 +118,7 @@ def _build_new(arguments: TextAudioArguments) -> tuple[MusicFMTextAudioModel, Mu
     )
     model = MusicFMTextAudioModel(config)
     audio = MusicFMModel.from_pretrained(arguments.audio_model)
+    merge_adapters(audio)
     text = XLMRobertaModel.from_pretrained(arguments.text_model, add_pooling_layer=False)
     model.audio_model.load_state_dict(audio.state_dict())
     model.text_model.load_state_dict(text.state_dict())

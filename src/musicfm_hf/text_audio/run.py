@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +15,14 @@ from ..data.crop_reader import AudioProblem, ProblemLog
 from ..finetuning.heads import save_finetuned
 from ..finetuning.trainer import EarlyStopping
 from ..hub.card_scores import MUSIC_AND_TEXT
-from ..hub.cards import license_of
+from ..hub.licenses import license_of
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..training.curves import CurveCallback
 from ..training.files import complete_files, matching_files, write_json
 from ..training.records import (
     OPTIMIZER_ARGUMENTS,
     RECORDED_ARGUMENTS,
+    commit_of,
     environment,
     require_same_settings,
     strip_absolute_paths,
@@ -168,7 +170,7 @@ def prepare_training(settings: TextAudioArguments, arguments: TextAudioTrainingA
         "trained_parameters": sum(weight.numel() for weight in trained.parameters() if weight.requires_grad),
         "base": {"name": names["model"] or None, "revision": settings.revision},
         "encoders": {"audio": names["audio_model"], "text": names["text_model"]} if not settings.model else None,
-        "base_licence": license_of(base, settings.revision),
+        "base_licence": license_of(base, commit_of(base, settings.revision)),
         "data": describe_source(settings.train) | {"songs": {name: len(songs) for name, songs in splits.items()}},
         "test_data": describe_source(settings.test) if settings.test else None,
     }
@@ -201,9 +203,10 @@ def read_splits(settings: TextAudioArguments) -> tuple[dict[str, list[CaptionedS
             splits[split] = songs[: settings.limit]
             for problem in problems.records:
                 log.add(problem)
-    paths = {song.audio for song in splits["train"] if isinstance(song.audio, str)}
+    paths = {os.path.realpath(song.audio) for song in splits["train"] if isinstance(song.audio, str)}
     for split in splits.keys() - {"train"}:
-        shared = [song.name for song in splits[split] if isinstance(song.audio, str) and song.audio in paths]
+        others = [song for song in splits[split] if isinstance(song.audio, str)]
+        shared = [song.name for song in others if os.path.realpath(song.audio) in paths]
         if shared:
             raise ValueError(
                 f"{len(shared)} songs of `--{split}` are also in `--train`, such as {shared[0]}: scores of songs that "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import CONFIG_NAME, cached_file
 
 # Fields of TrainingArguments that are recorded in the results of every run.
 RECORDED_ARGUMENTS = [
@@ -117,3 +118,19 @@ def _is_installed(package: str) -> bool:
 def _cpu_info() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.is_file() else []
+
+
+def commit_of(model: str, revision: str | None = None) -> str | None:
+    """
+    Return the commit of a model in a repository; `None` for a folder.
+
+    Args:
+        model: Folder or repository.
+        revision: Branch, tag or commit.
+
+    Raises:
+        OSError: it is neither.
+    """
+    if Path(model).is_dir():
+        return None
+    return Path(str(cached_file(model, CONFIG_NAME, revision=revision))).parent.name
