@@ -40,9 +40,8 @@ def test_table_of_small_models(labeled, encoder, tmp_path, monkeypatch):
         values = [systems[system]["scores"][name]["mean"] for system in ("majmin", "full")]
         difference = results["differences"]["chord"][f"{name}: full − majmin"]
         assert difference["mean"] == pytest.approx(values[1] - values[0])
-        low, high = difference["corrected_interval"]
-        assert low <= difference["mean"] <= high
-        assert difference["holds"] == (low > 0 or high < 0)
+        assert difference["corrected_interval"] == [None, None]  # of a few songs
+        assert not difference["holds"]
     seconds = {kind: value["seconds"] for kind, value in systems["majmin"]["types"].items()}
     assert seconds == {kind: value["seconds"] for kind, value in systems["full"]["types"].items()}
     assert "| majmin |" in (tmp_path / "chords.md").read_text()

@@ -63,9 +63,7 @@ def test_card_of_continued_pretraining(server, tmp_path):
     HfApi().create_repo("alice/base")
     card = b"---\nlicense: cc-by-nc-4.0\n---\n"
     HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="alice/base")
-    commit = (
-        HfApi().upload_folder(folder_path=folder, path_in_repo=".", repo_id="alice/base", ignore_patterns="*.md").oid
-    )
+    uploaded = HfApi().upload_folder(folder_path=folder, repo_id="alice/base", ignore_patterns="*.md")
     (folder / "README.md").unlink()
     change_results(folder, **base_of("alice/base"))
     card = ModelCard(write_card(folder).read_text())

@@ -17,6 +17,7 @@ trained without calibration, or with validation songs of your own kind of music.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,10 @@ def _describe_calibration(summary: dict[str, Any]) -> str:
 
 
 def format_interval(value: dict[str, Any], sign: str = "") -> str:
-    """Return the interval of a score in brackets, or an empty string if it has none."""
+    """Return the interval of a score in brackets, a note that songs are too few for it, or an empty string."""
     if "interval" not in value:
         return ""
     low, high = value["interval"]
+    if math.isnan(low):
+        return " (too few songs for an interval)"
     return f" [{low:{sign}.3f}, {high:{sign}.3f}]"
