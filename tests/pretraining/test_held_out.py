@@ -146,9 +146,9 @@ def test_a_quantizer_is_fitted_to_training_songs(folder, held_out, measured, tmp
     trained: list[str] = []
     loader_class = quantizer_module.CropLoader
 
-    def spy(sources, **settings):
+    def spy(sources, weights, **settings):
         trained.extend(Path(song[0]).name for source in sources for song in source.songs)
-        return loader_class(sources, **settings)
+        return loader_class(sources, weights, **settings)
 
     monkeypatch.setattr(quantizer_module, "CropLoader", spy)
     arguments = QuantizerArguments(

@@ -579,14 +579,14 @@ def test_variants(server, data, bad, tmp_path, recipe, settings, rate):
 
 def test_streams_without_validation_songs(server, data, tmp_path):
     """A quantizer and a model learn from shards alone; the model has a card, and no scores."""
-    where = ["--train", data / "tar", "--set", *SIZE, *KMEANS]
+    where = ["--train", data / "tar", data / "parquet", "--weights", "1", "2", "--set", *SIZE, *KMEANS]
     arguments = ["recipes/pretrain/tiny.yaml", *where, "--output", tmp_path / "quantizer", "--statistics", "config"]
-    arguments += ["--validation", data / "valid", "--crop-seconds", "1", "--hours", "0.005", "--num-workers", "0"]
+    arguments += ["--validation_fraction", "0", "--crop-seconds", "1", "--hours", "0.005", "--num-workers", "0"]
     code, log = server.run_script("train_quantizer.py", *arguments, "--batch-size", "2", log=tmp_path / "log")
     assert code == 0, log
-    settings = json.loads((tmp_path / "quantizer/report.json").read_text())["settings"]
-    assert settings["train"] == "['tar']"
-    assert settings["validation"] == "['valid']"
+    report = json.loads((tmp_path / "quantizer/report.json").read_text())
+    assert report["settings"]["train"] == "['tar', 'parquet']"  # no absolute paths
+    assert report["validation"] == {}
     flags = [TINY[0], *SHORT, *where, "--eval_strategy", "no", "--max_steps", "1", "--statistics", "config"]
     pretrain(server, tmp_path / "run", *flags, "--quantizer", tmp_path / "quantizer")
     assert results(tmp_path / "run")["scores"] == {}

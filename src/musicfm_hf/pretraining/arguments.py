@@ -100,12 +100,18 @@ class QuantizerArguments:
 
     train: list[str] = field(default_factory=list, metadata={"help": "Music, as for `musicfm pretrain`."})
     output_dir: str = field(default="", metadata={"help": "Folder for the quantizer."})
+    weights: list[float] | None = field(
+        default=None, metadata={"help": "Relative frequencies at which these sources are drawn."}
+    )
     validation: list[str] | None = field(
         default=None, metadata={"help": "Songs to report on; by default a share of `train`."}
     )
     validation_fraction: float = field(
-        default=0.02, metadata={"help": "Share of the songs to hold out, by name, if `validation` is not given."}
+        default=0.02,
+        metadata={"help": "Share of the songs to hold out, by name, if `validation` is not given; 0 for no report."},
     )
+    streaming: bool = field(default=False, metadata={"help": "Stream data sets on the Hub."})
+    audio_column: str = field(default="audio", metadata={"help": "Column that holds the audio."})
     config: str = field(default="{}", metadata={"help": "Values of MusicFMConfig: a mapping in YAML, JSON here."})
     set: list[str] = field(
         default_factory=list, metadata={"help": "Values of MusicFMConfig as name=value …, over `config`."}

@@ -13,7 +13,7 @@ from ..data.sources import ListedSource, Song, StreamedSource, open_source
 from ..data.splits import is_held_out, split_by_name
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.masking_musicfm import sample_mask
-from .arguments import DataArguments, PretrainingArguments
+from .arguments import DataArguments, PretrainingArguments, QuantizerArguments
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +61,7 @@ def build_data(
     return loader, crops
 
 
-def open_music(data: DataArguments) -> tuple[list[ListedSource | StreamedSource], list[Song]]:
+def open_music(data: DataArguments | QuantizerArguments) -> tuple[list[ListedSource | StreamedSource], list[Song]]:
     """
     Open the sources of music, and divide them into training sources and validation songs. Errors are those of
     [`build_data`].

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.catalog import describe_source, list_sources
+from ..data.catalog import describe_source
 from ..data.crops import CropLoader, collate_crops, fixed_crops
-from ..data.sources import Song, open_source
+from ..data.sources import Song
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.modeling_musicfm import MusicFMQuantizerModel
 from ..model.quantization_musicfm import MusicFMKMeansQuantizer, MusicFMResidualQuantizer
 from ..training.files import complete_model, write_json
 from ..training.records import environment, strip_absolute_paths
 from .arguments import QuantizerArguments
-from .data import hold_out_validation, without_songs
+from .data import open_music
 from .model import values_with_statistics
 from .token_statistics import count_tokens, unigram_entropy
 
@@ -49,17 +49,13 @@ def train_quantizer(arguments: QuantizerArguments, recipe: str | None = None) ->
     """
     output = Path(arguments.output_dir)
     music = [describe_source(source) for source in arguments.train]
-    sources = [open_source(source) for source in arguments.train]
-    if arguments.validation:
-        validation = [song for source in arguments.validation for song in list_sources(source)]
-        sources = [without_songs(source, validation) for source in sources]
-    else:
-        sources, validation = hold_out_validation(sources, arguments.validation_fraction)
+    sources, validation = open_music(arguments)
     config = MusicFMConfig(**values_with_statistics(arguments, sources, output, arguments.seed))
     if config.quantizer_type == "random_projection":
         raise ValueError("The `quantizer_type` random_projection needs no training: run `musicfm pretrain` directly.")
     loader = CropLoader(
         sources,
+        arguments.weights,
         crop_seconds=arguments.crop_seconds,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
