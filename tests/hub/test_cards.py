@@ -68,7 +68,23 @@ def test_card_of_continued_pretraining(server, tmp_path):
     change_results(folder, **base_of("alice/base"))
     card = ModelCard(write_card(folder).read_text())
     assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "alice/base")
+    assert "**Weights:** cc-by-nc-4.0." in card.text
     assert f"| continued from | `alice/base`, revision `{uploaded.oid}` |" in card.text
+
+
+def test_a_license_without_an_identifier(tmp_path):
+    """The card of a base names it, and so does the card of what is made of it, also if that is written again."""
+    (tmp_path / "base").mkdir()
+    text = "---\nlicense: other\nlicense_name: research-only-1.0\nlicense_link: LICENSE\n---\n"
+    (tmp_path / "base/README.md").write_text(text)
+    folder = tmp_path / "encoder"
+    shutil.copytree(VERSION_0_1 / "encoder", folder)
+    (folder / "README.md").unlink()
+    change_results(folder, **base_of(str(tmp_path / "base")))
+    for _ in range(2):
+        card = ModelCard(write_card(folder).read_text())
+        assert (card.data.license, card.data.get("license_name")) == ("other", "research-only-1.0")
+        assert "**Weights:** research-only-1.0." in card.text
 
 
 def test_card_of_an_encoder_alone(tmp_path):

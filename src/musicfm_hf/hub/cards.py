@@ -26,11 +26,9 @@ from .card_scores import (
     score_rows,
     text_audio_rows,
 )
-from .licenses import license_of
+from .licenses import license_metadata, license_of
 
 TAGS = ["musicfm", "music", "music-information-retrieval"]
-
-NOT_STATED = "not-stated"  # `license_name` on the Hub for weights without a known license
 
 # File with the results → template of the card; `results.json` is written by both kinds of training.
 RESULTS_FILES = {"conversion.json": "converted", "report.json": "quantizer", "results.json": None}
@@ -129,12 +127,10 @@ def _known_license(folder: Path, results: dict[str, Any], base: dict[str, Any]) 
 
 def _render(kind: str, fields: dict[str, Any], metadata: dict[str, Any]) -> str:
     """Return the text of a card with its YAML metadata, checked by the Hub's own parser."""
-    if fields["license"] == "other":
-        metadata = metadata | {"license_name": NOT_STATED}
+    metadata = metadata | license_metadata(fields["license"])
     data = ModelCardData(
         model_name=fields["title"],
         library_name="peft" if fields.get("method") == "lora" else "transformers",
-        license=fields["license"],
         tags=[*TAGS, *fields["tags"]],
         **metadata,
     )
