@@ -14,6 +14,8 @@ from musicfm_hf import (
     MusicFMTextAudioModel,
     MusicFMTextAudioProcessor,
 )
+from musicfm_hf.text_audio.arguments import TextAudioArguments
+from musicfm_hf.text_audio.model import add_lora
 
 from .audio import music
 from .models import TINY
@@ -66,6 +68,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def processor(config: MusicFMTextAudioConfig | None = None) -> MusicFMTextAudioProcessor:
     extractor = MusicFMFeatureExtractor.from_model_config(config or text_audio_config())
     return MusicFMTextAudioProcessor(extractor, tokenizer())
+
+
+def save_adapter(base: Path, folder: Path, with_config: bool = True) -> MusicFMTextAudioModel:
+    """Save a LoRA adapter with random weights, as training does, and return the adapted model."""
+    model = MusicFMTextAudioModel.from_pretrained(base)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        adapted = add_lora(model, TextAudioArguments(str(base), train="train", validation="validation", method="lora"))
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0.0, 0.3)
+    adapted.save_pretrained(folder)
+    if with_config:
+        model.config.save_pretrained(folder)
+    processor().save_pretrained(folder)
+    return adapted.eval().get_base_model()
 
 
 def write_songs(folder: Path, count: int = 10) -> None:

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from helpers.audio import music
 from helpers.models import TINY, head
-from helpers.text_audio import processor, text_audio_model
+from helpers.text_audio import processor, save_adapter, text_audio_model
 
 from musicfm_hf import MusicFMFeatureExtractor, ZeroShotTagger, annotate
 from musicfm_hf.cli.main import main
@@ -102,6 +102,18 @@ def test_the_command(folder, song, expected, tmp_path, capsys):
     assert list(json.loads((tmp_path / "out/song.json").read_text())["similarities"]) == [
         tag for tag in expected if tag != "drums"
     ]
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_the_command_with_an_adapter(folder, song, tmp_path, with_config):
+    adapted = save_adapter(folder, tmp_path / "lora", with_config)
+    expected = ZeroShotTagger(adapted, processor(), TAGS)(song)
+    flags = ["--tags", "piano,sad,drums", "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["annotate", str(song), "--models", str(tmp_path / "lora"), *flags])
+    found = json.loads((tmp_path / "out/song.json").read_text())["similarities"]
+    assert found == {tag: pytest.approx(value, abs=1e-4) for tag, value in expected.items()}
+    assert found != pytest.approx(ZeroShotTagger(text_audio_model(), processor(), TAGS)(song), abs=1e-3)
 
 
 def test_wrong_use(folder, song, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.audio import music, padded_batch
 from helpers.models import TINY, head, random_model
-from helpers.text_audio import text_audio_model
+from helpers.text_audio import save_adapter, text_audio_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
@@ -317,6 +317,19 @@ def test_an_adapter_is_merged_before(tmp_path):
     loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "int8").eval()
     with torch.no_grad():
         assert torch.equal(loaded(input_values).logits, logits)
+
+
+def test_an_adapter_of_music_and_text_is_merged_before(tmp_path):
+    text_audio_model().save_pretrained(tmp_path / "base")
+    adapted = save_adapter(tmp_path / "base", tmp_path / "adapter")
+    quantized = AutoModel.from_pretrained(tmp_path / "adapter", quantization_config=MusicFMInt8Config()).eval()
+    assert isinstance(quantized.audio_model.layers[0].self_attn.q_proj, MusicFMInt8Linear)
+    input_values = torch.from_numpy(music(1.0))[None]
+    with torch.no_grad():
+        found, expected, plain = (
+            model.get_audio_features(input_values).pooler_output for model in (quantized, adapted, text_audio_model())
+        )
+    assert (found - expected).norm() < 0.2 * (plain - expected).norm()
 
 
 def test_an_adapter_needs_a_float_base(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from helpers.audio import music
 from helpers.models import TINY
 from helpers.search import ToneEmbedder, make_index, write_song, write_songs
-from helpers.text_audio import processor, text_audio_model
+from helpers.text_audio import processor, save_adapter, text_audio_model
 
 from musicfm_hf import (
     BuildSettings,
@@ -22,6 +22,7 @@ from musicfm_hf import (
     index_files,
     load_embedder,
 )
+from musicfm_hf.cli.main import main
 from musicfm_hf.data.catalog import list_sources
 from musicfm_hf.data.labeled import LabeledSong
 from musicfm_hf.inference.excerpts import embed_excerpts
@@ -305,6 +306,20 @@ def test_words_are_compared_with_passages_by_a_model_of_music_and_words(towers):
     assert (first.song, round(first.start, 1)) == best
     assert first.score == pytest.approx(expected[best], abs=2e-3)
     assert index.search("0.wav")[0].song in ("1.wav", "2.wav")
+
+
+def test_the_command_with_an_adapter_of_music_and_words(towers, tmp_path):
+    adapted = save_adapter(towers / "model", tmp_path / "lora")
+    model = ["--model", str(tmp_path / "lora"), "--device", "cpu"]
+    main(["index", str(towers / "songs"), *model, "--output_dir", str(tmp_path / "index")])
+    audio = torch.from_numpy(soundfile.read(towers / "songs/1.wav", dtype="float32")[0])
+    with torch.no_grad():
+        expected = adapted.get_audio_features(audio[None, :24000]).pooler_output[0]
+        text = adapted.get_text_features(**processor()(text=["sad piano"])).pooler_output[0]
+    index = SearchIndex.load(tmp_path / "index")
+    results = index.search("sad piano", top=7, every_passage=True)
+    found = {(result.song, result.start): result.score for result in results}
+    assert found["1.wav", 0.0] == pytest.approx(float(expected @ text), abs=2e-3)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import suppress
 
 import pytest
 import torch
@@ -27,7 +26,6 @@ from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 from musicfm_hf import MusicFMModel, MusicFMTextAudioModel, ZeroShotTagger
 from musicfm_hf.cli.main import main
 from musicfm_hf.data.captions import read_captions
-from musicfm_hf.search.search_index import SearchIndex
 from musicfm_hf.text_audio.arguments import TextAudioArguments, TextAudioTrainingArguments
 from musicfm_hf.text_audio.data import CaptionCrops, CollatePairs
 from musicfm_hf.text_audio.model import build_model
@@ -350,17 +348,6 @@ def test_an_adapter_gives_the_embeddings_of_the_trained_model(runs, songs):
     assert found["trained_parameters"] == sum(weight.numel() for weight in adapter.values())
     loaded = MusicFMTextAudioModel.from_pretrained(runs / "lora")
     assert loaded.state_dict().keys() == model.state_dict().keys()
-
-
-def test_an_adapter_tags_and_indexes(runs, songs, tmp_path):
-    """`musicfm annotate --tags` and `musicfm index` take the adapter as they take a model."""
-    song, adapter = str(songs / "2.wav"), str(runs / "lora")
-    with suppress(SystemExit):
-        main(["annotate", song, "--models", adapter, "--tags", "piano, sad", "--output_dir", str(tmp_path)])
-    assert set(json.loads((tmp_path / "2.json").read_text())["similarities"]) == {"piano", "sad"}
-    with suppress(SystemExit):
-        main(["index", song, "--model", adapter, "--output_dir", str(tmp_path / "index")])
-    assert len(SearchIndex.load(tmp_path / "index")) > 0
 
 
 def test_a_resumed_run_is_the_same_run(runs, songs, tmp_path, monkeypatch):

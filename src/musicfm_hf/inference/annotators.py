@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoConfig
 
 from .. import SMALL_MODEL
-from ..model.adapters_musicfm import HUB_ARGUMENTS, adapter_config, find_base, has_config
+from ..model.adapters_musicfm import HUB_ARGUMENTS, adapter_config, find_base
 from ..model.configuration_musicfm import MusicFMConfig
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..model.modeling_musicfm import (
@@ -135,9 +135,8 @@ def share_encoder(model: HeadModel, others: Iterable[HeadModel]) -> None:
 
 def load_config(name: str, **hub: Any) -> Any:
     """Load the configuration of a model, or of an adapted model."""
-    if find_base(name, **hub) is not None and not has_config(name, **hub):
-        return adapter_config(name, **hub)
-    return AutoConfig.from_pretrained(name, **hub)
+    is_adapter = find_base(name, **hub) is not None
+    return adapter_config(name, AutoConfig, **hub) if is_adapter else AutoConfig.from_pretrained(name, **hub)
 
 
 def _auto_class(config: MusicFMConfig) -> Any:

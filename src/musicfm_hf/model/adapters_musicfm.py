@@ -84,31 +84,32 @@ def find_base(folder_or_repo: str | os.PathLike, **kwargs: Any) -> tuple[str, st
     return base_model, recorded.get("revision") or "main"
 
 
-def has_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> bool:
+def _has_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> bool:
     """Return whether a folder or Hub repository has a configuration. The arguments are those of [`find_base`]."""
     missing = dict.fromkeys(_MISSING_IS_ALLOWED, False)
     return cached_file(folder_or_repo, CONFIG_NAME, **kwargs, **missing) is not None
 
 
-def adapter_config(folder_or_repo: str | os.PathLike, **kwargs: Any) -> MusicFMConfig:
+def adapter_config(folder_or_repo: str | os.PathLike, config_class: Any = MusicFMConfig, **kwargs: Any) -> Any:
     """
     Load the configuration of an adapted model: that beside the adapter, or, without one, that of its base model. A
     model without an adapter has its own.
 
     Args:
         folder_or_repo: Folder or Hub repository of the adapter.
+        config_class: Class of the configuration; `AutoConfig` for a model of any kind.
         kwargs: Arguments of the Hub, among [`HUB_ARGUMENTS`].
 
     Raises:
         ValueError: if neither `folder_or_repo` nor a base model has a configuration.
         OSError: if the base model does not exist.
     """
-    if has_config(folder_or_repo, **kwargs):
-        return MusicFMConfig.from_pretrained(folder_or_repo, **kwargs)
+    if _has_config(folder_or_repo, **kwargs):
+        return config_class.from_pretrained(folder_or_repo, **kwargs)
     base = find_base(folder_or_repo, **kwargs)
     if base is None:
         raise ValueError(f"{folder_or_repo} has neither a {CONFIG_NAME} nor an adapter.")
-    return _base_config(folder_or_repo, base[0], **kwargs | {"revision": base[1], "subfolder": ""})
+    return _base_config(folder_or_repo, base[0], config_class, **kwargs | {"revision": base[1], "subfolder": ""})
 
 
 def _change_config(
@@ -155,7 +156,7 @@ def check_base(adapter: str | os.PathLike, config: MusicFMConfig, base_model: st
         ValueError: if the base model has another architecture or size, or is an int8 model.
         OSError: if the base model cannot be loaded.
     """
-    base = _base_config(adapter, base_model, **kwargs)
+    base: MusicFMConfig = _base_config(adapter, base_model, **kwargs)
     check_float(base, base_model, "adapted")
     own, of_base = config.to_dict(), base.to_dict()
     differences = [
@@ -171,10 +172,10 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _base_config(adapter: str | os.PathLike, base_model: str, **kwargs: Any) -> MusicFMConfig:
+def _base_config(adapter: str | os.PathLike, base_model: str, config_class: Any = MusicFMConfig, **kwargs: Any) -> Any:
     """Load the configuration of the base model of an adapter, or raise an `OSError` that names both."""
     try:
-        return MusicFMConfig.from_pretrained(base_model, **kwargs)
+        return config_class.from_pretrained(base_model, **kwargs)
     except OSError as error:
         raise OSError(
             f"The base model of the adapter {adapter}, {base_model}, cannot be loaded. If it has moved, set "
@@ -246,13 +247,9 @@ class MusicFMWithAdapters(PreTrainedModel):
         model, has_head = cls._load_base(base_model, config, *model_args, **arguments | base_hub)
         loading = model.load_adapter(adapter, adapter_kwargs=hub)
         if not has_head:
-            model._check_head(adapter, base_model, has_config(adapter, **hub))
+            model._check_head(adapter, base_model, _has_config(adapter, **hub))
         if is_int8(quantization):
-            merge_adapters(model)
-            model._hf_peft_config_loaded = False
-            del model.peft_config
-            vars(model).pop("_weight_conversions", None)  # the names of weights in the file of the adapter
-            quantize_to_int8(model)
+            model._merge_and_quantize()
         return (model, loading.to_dict()) if with_info else model  # type: ignore[return-value]  # as Transformers does
 
     @classmethod
@@ -261,6 +258,14 @@ class MusicFMWithAdapters(PreTrainedModel):
     ) -> tuple[Self, bool]:
         """Load a model without its adapter, and return whether its head, if it has one, was loaded."""
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs), True
+
+    def _merge_and_quantize(self) -> None:
+        """Merge the adapter into the model, and quantize the model to int8."""
+        merge_adapters(self)
+        self._hf_peft_config_loaded = False
+        del self.peft_config
+        vars(self).pop("_weight_conversions", None)  # the names of weights in the file of the adapter
+        quantize_to_int8(self)
 
     def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
         """
@@ -355,6 +360,5 @@ __all__ = [
     "adapter_config",
     "check_base",
     "find_base",
-    "has_config",
     "merge_adapters",
 ]

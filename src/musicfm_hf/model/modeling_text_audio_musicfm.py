@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .adapters_musicfm import HUB_ARGUMENTS, MusicFMWithAdapters, find_base
 from .configuration_text_audio_musicfm import MusicFMTextAudioConfig
+from .int8_musicfm import is_int8
 from .keywords_musicfm import check_keywords
 from .modeling_musicfm import MusicFMModel, eager_attention_forward
 from .padding_musicfm import align_left, check_input, item_lengths, zero_padding
@@ -203,7 +204,8 @@ class MusicFMTextAudioModel(MusicFMWithAdapters):
     ) -> Self:
         """
         Load a model as [`PreTrainedModel`] does, or a PEFT adapter on the base model that it names, at the revision
-        that it names.
+        that it names. With a [`MusicFMInt8Config`] as `quantization_config`, the adapter is merged into the model,
+        which is then quantized.
 
         Raises:
             ValueError: if the adapter does not fit its base model.
@@ -218,9 +220,14 @@ class MusicFMTextAudioModel(MusicFMWithAdapters):
         if base is None:
             return load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         base_model, revision = base
+        quantize = is_int8(kwargs.get("quantization_config"))
+        if quantize:
+            del kwargs["quantization_config"]
         with_info = kwargs.pop("output_loading_info", False)
         model = load(base_model, *model_args, config=config, **kwargs | {"revision": revision, "subfolder": ""})
         loading = model.load_adapter(adapter, adapter_kwargs=hub)
+        if quantize:
+            model._merge_and_quantize()
         return (model, loading.to_dict()) if with_info else model  # type: ignore[return-value]  # as Transformers does
 
     def get_input_embeddings(self) -> nn.Module:
