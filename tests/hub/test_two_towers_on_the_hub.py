@@ -1,16 +1,18 @@
 """Models with an audio tower and a text tower on the Hub."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.audio import music
-from helpers.text_audio import processor, text_audio_model
+from helpers.text_audio import processor, save_adapter, text_audio_model
 from huggingface_hub import HfApi
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from musicfm_hf import MusicFMTextAudioModel, ZeroShotTagger
+from musicfm_hf.hub import push
 
 NAME = "alice/two-towers"
 TAGS = ["piano", "drums"]
@@ -47,6 +49,20 @@ def test_loading(server, repository):
     assert [scores[tag] for tag in TAGS] == pytest.approx(logits[0].softmax(0).tolist(), abs=1e-5)
     similarities = ZeroShotTagger.from_pretrained(repository, TAGS)(music(2.3), 24000)
     assert [similarities[tag] for tag in TAGS] == pytest.approx((logits[0] / 10).tolist(), abs=1e-5)
+
+
+def test_the_base_of_an_adapter(server, repository, tmp_path):
+    """A push records the repository of the base and its commit, if the adapter fits."""
+    adapter = tmp_path / "adapter"
+    save_adapter(tmp_path / "model", adapter)
+    push._pin_base_model(adapter, HfApi(), repository)
+    recorded = json.loads((adapter / "adapter_config.json").read_text())
+    assert (recorded["base_model_name_or_path"], recorded["revision"]) == (NAME, HfApi().model_info(NAME).sha)
+    config = text_audio_model().config
+    config.audio_config.hidden_act = "gelu"
+    config.save_pretrained(adapter)
+    with pytest.raises(ValueError, match=r"with alice/two-towers: it was trained for audio_config\.hidden_act gelu"):
+        push._pin_base_model(adapter, HfApi(), repository)
 
 
 def test_sentence_transformers(server, repository, tmp_path):

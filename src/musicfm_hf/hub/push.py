@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import yaml
 from huggingface_hub import HfApi, ModelCard, eval_result_entries_to_yaml
+from transformers import AutoConfig
 
-from ..model.adapters_musicfm import check_base
-from ..model.configuration_musicfm import MusicFMConfig
+from ..model.adapters_musicfm import check_base, encoder_differences
 from ..model.configuration_text_audio_musicfm import MusicFMTextAudioConfig
 from ..training.files import complete_file, write_json
 from .cards import eval_result_entries, write_card
@@ -186,24 +186,22 @@ def _pin_base_model(folder: Path, api: HfApi, base_model: str | None) -> None:
             "first, then pass its repository as the base model (`musicfm push … --base_model REPO`)."
         )
     commit = api.model_info(base_model).sha
-    values, _ = MusicFMConfig.get_config_dict(folder)
-    if values["model_type"] == MusicFMTextAudioConfig.model_type:
-        _check_text_audio_base(folder, base_model, revision=commit, token=api.token)
+    config = AutoConfig.from_pretrained(folder)
+    if isinstance(config, MusicFMTextAudioConfig):
+        _check_text_audio_base(config, base_model, revision=commit, token=api.token)
     else:
-        check_base(folder, MusicFMConfig.from_pretrained(folder), base_model, revision=commit, token=api.token)
+        check_base(folder, config, base_model, revision=commit, token=api.token)
     write_json(path, adapter_config | {"base_model_name_or_path": base_model, "revision": commit})
 
 
-def _check_text_audio_base(folder: Path, base_model: str, **kwargs: Any) -> None:
+def _check_text_audio_base(config: MusicFMTextAudioConfig, base_model: str, **kwargs: Any) -> None:
     """Check that the base model of an adapter of music and text has the towers that the adapter was trained for."""
-    config = MusicFMTextAudioConfig.from_pretrained(folder)
     base = MusicFMTextAudioConfig.from_pretrained(base_model, **kwargs)
     names = ("audio_layer", "audio_transformer", "text_transformer", "projection_dim")
     pairs = [(name, getattr(config, name), getattr(base, name)) for name in names]
     sizes = ("hidden_size", "num_hidden_layers", "intermediate_size")
-    for part in ("audio_config", "text_config"):
-        own, other = getattr(config, part), getattr(base, part)
-        pairs += [(f"{part}.{name}", getattr(own, name), getattr(other, name)) for name in sizes]
+    pairs += [(f"text_config.{name}", *(getattr(part.text_config, name) for part in (config, base))) for name in sizes]
     differences = [f"{name} {own} (it has {other})" for name, own, other in pairs if own != other]
+    differences += [f"audio_config.{text}" for text in encoder_differences(config.audio_config, base.audio_config)]
     if differences:
         raise ValueError(f"The adapter cannot be used with {base_model}: it was trained for {', '.join(differences)}.")

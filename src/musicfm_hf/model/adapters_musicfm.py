@@ -53,6 +53,7 @@ _ENCODER_SETTINGS = (
     "conv_kernel",
     "conv_stride",
     "feat_extract_activation",
+    "do_normalize",
     "do_stable_layer_norm",
     "num_conv_pos_embeddings",
     "num_conv_pos_embedding_groups",
@@ -158,14 +159,18 @@ def check_base(adapter: str | os.PathLike, config: MusicFMConfig, base_model: st
     """
     base: MusicFMConfig = _base_config(adapter, base_model, **kwargs)
     check_float(base, base_model, "adapted")
-    own, of_base = config.to_dict(), base.to_dict()
-    differences = [
-        f"{name} {own[name]} (it has {of_base[name]})"
-        for name in _ENCODER_SETTINGS
-        if _as_list(own[name]) != _as_list(of_base[name])
-    ]
-    if differences:
+    if differences := encoder_differences(config, base):
         raise ValueError(f"The adapter cannot be used with {base_model}: it was trained for {', '.join(differences)}.")
+
+
+def encoder_differences(config: MusicFMConfig, base: MusicFMConfig) -> list[str]:
+    """Return the settings of an adapted encoder that differ from those of its base, with both values."""
+    own, of_base = ({name: getattr(part, name) for name in _ENCODER_SETTINGS} for part in (config, base))
+    return [
+        f"{name} {value} (it has {of_base[name]})"
+        for name, value in own.items()
+        if _as_list(value) != _as_list(of_base[name])
+    ]
 
 
 def _as_list(value: Any) -> Any:
@@ -238,9 +243,10 @@ class MusicFMWithAdapters(PreTrainedModel):
         loaded: Any = None
         if by_auto_class:
             loaded = MusicFMConfig.from_pretrained(pretrained_model_name_or_path, **given_hub)  # type: ignore[arg-type]
-        config, arguments = _change_config(adapter_config(adapter, **hub), config, loaded, kwargs)
+        own_config = adapter_config(adapter, **hub)
         base_hub = {"revision": revision, "subfolder": ""}
-        check_base(adapter, config, base_model, **hub | base_hub)
+        check_base(adapter, own_config, base_model, **hub | base_hub)
+        config, arguments = _change_config(own_config, config, loaded, kwargs)
         if is_int8(quantization):
             del arguments["quantization_config"]
         with_info = arguments.pop("output_loading_info", False)
@@ -359,6 +365,7 @@ __all__ = [
     "MusicFMWithAdapters",
     "adapter_config",
     "check_base",
+    "encoder_differences",
     "find_base",
     "merge_adapters",
 ]
