@@ -54,14 +54,14 @@ def assert_equal(found, expected):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert_equal(found[name], value)
-    elif isinstance(expected, list):
+    elif isinstance(expected, list | tuple):
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
             assert_equal(one, other)
     elif isinstance(expected, float | np.floating):
         assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
     else:
-        assert found == pytest.approx(expected) if isinstance(expected, tuple) else found == expected
+        assert found == expected
 
 
 @pytest.mark.parametrize("effects", [0.0, 1.0])
