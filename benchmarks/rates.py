@@ -1,7 +1,7 @@
 """
 Choose the learning rates of full fine-tuning and LoRA in benchmarks/tasks.py, on validation songs.
 
-    python benchmarks/rates.py --model runs/small --data data/pop909 --runs runs/rates
+    python benchmarks/rates.py --model runs/small --data data/pop909 --runs runs/rates --validation_songs 50
     python benchmarks/rates.py --table --runs runs/rates  # only write the table of finished runs
 
 Each row is trained with each rate, which heads and encoder (or LoRA's matrices) share, with the flags of
